@@ -1,0 +1,40 @@
+"""ResNet-18 with batch norm: 20 convolutions in 8 residual blocks, 2 dense layers.
+
+After arXiv:1512.03385, with biases in the blocks and a hidden dense layer.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import nn
+
+from utils.layers import BasicBlock, Network, conv_block, dense_block, dropout, initialise, linear
+
+
+class ResNet18(Network):
+    """ResNet-18 with batch norm: 20 convolutions in 8 residual blocks, 2 dense layers."""
+
+    #: residual blocks in each stage
+    depths: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
+
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
+        super().__init__(in_channels, num_classes, image_size)
+        width = 64
+        stem = conv_block(in_channels, width, 7, 3, stride=2, bias=False)
+        pool = nn.MaxPool2d(3, stride=2, padding=1)
+        blocks: list[nn.Module] = []
+        for stage, depth in enumerate(self.depths):
+            outputs = 64 * 2**stage
+            for _ in range(depth):
+                # the first block of each later stage doubles the channels and halves the image
+                blocks.append(BasicBlock(width, outputs, stride=outputs // width))
+                width = outputs
+        self.features = nn.Sequential(*stem, pool, *blocks, nn.AdaptiveAvgPool2d(2))
+        self.classifier = nn.Sequential(
+            dropout(),
+            *dense_block(width * 2 * 2, 256),
+            dropout(),
+            linear(256, num_classes),
+        )
+        initialise(self)

@@ -1,0 +1,96 @@
+"""A folder of one's own images."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from utils.dataset import FolderDataSet, reading
+from utils.errors import UsageError
+from utils.suggest import one_line
+from utils.vision import torchvision
+
+
+class Pictures:
+    """Image files that become square colour images of one size when they are asked for."""
+
+    def __init__(self, files: list[tuple[str, int]], image_size: int) -> None:
+        self.paths = [path for path, _ in files]
+        self.targets = [target for _, target in files]
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        """Return the number of files."""
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return one image (uint8, (3, image_size, image_size)): shorter side resized, centre cut out."""
+        path = Path(self.paths[index])
+        with reading(path), Image.open(path) as image:
+            size = (self.image_size, self.image_size)
+            square = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
+
+
+class IMAGEFOLDER(FolderDataSet):
+    """Your own images in DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/* (or val), any size, colour.
+
+    The classes are the folders in `train`, sorted by name; those in `test` must be among them. `val` is used
+    where there is no `test`. Normalised with the constants of ImageNet.
+    """
+
+    in_channels = 3
+    mean = (0.485, 0.456, 0.406)
+    std = (0.229, 0.224, 0.225)
+
+    def _folder(self, train: bool) -> Path:
+        """Return the folder of one part; UsageError where there is none."""
+        names = ("train",) if train else ("test", "val")
+        wanted = f"DIR/{' or DIR/'.join(names)} with one folder of images for every class"
+        if self.data_dir is None:
+            raise UsageError(f"IMAGEFOLDER needs --data_dir DIR and in it {wanted}")
+        root = Path(self.data_dir).expanduser()
+        for folder in (root / name for name in names):
+            if folder.is_dir():
+                return folder
+        raise UsageError(f"--data_dir {root} has no folder {' or '.join(names)}: IMAGEFOLDER needs {wanted}")
+
+    @staticmethod
+    def _class_folders(folder: Path) -> list[str]:
+        """Return the sorted names of the folders in `folder`, hidden ones (.ipynb_checkpoints) left out."""
+        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        if not names:
+            raise UsageError(f"{folder} has no folders: IMAGEFOLDER needs one with images for every class")
+        return names
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names of the folders in DATA_DIR/train, sorted."""
+        return tuple(self._class_folders(self._folder(train=True)))
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]
+        """The number of folders in DATA_DIR/train."""
+        return len(self.class_names)
+
+    def open(self, train: bool, image_size: int) -> Pictures:
+        """Return the images of one part, as squares of `image_size` pixels."""
+        folder = self._folder(train)
+        extra = sorted(set(self._class_folders(folder)) - set(self.class_names))
+        if extra:
+            raise UsageError(one_line(f"{folder} has classes that `train` lacks: {', '.join(extra)}"))
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        reader = torchvision().datasets.folder
+        files = reader.make_dataset(str(folder), numbers, reader.IMG_EXTENSIONS, allow_empty=True)
+        wanted = f"IMAGEFOLDER reads files that end in {', '.join(reader.IMG_EXTENSIONS)}"
+        if not files:
+            raise UsageError(f"{folder} has no images: {wanted}")
+        empty = sorted(set(self.class_names) - {self.class_names[target] for _, target in files})
+        if train and empty:
+            raise UsageError(one_line(f"{folder} has no images of {', '.join(empty)}: {wanted}"))
+        return Pictures(files, image_size)

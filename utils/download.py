@@ -1,0 +1,99 @@
+"""Downloads that give up in time, say why, print nothing and leave nothing behind when they fail."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import io
+import os
+import socket
+import tarfile
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from utils.suggest import one_line
+
+DOWNLOAD_TIMEOUT = 15.0
+"""Seconds without an answer after which a download has failed."""
+
+_DOWNLOAD_ERRORS = (
+    OSError, EOFError, ValueError, RuntimeError, http.client.HTTPException, tarfile.TarError, zlib.error,
+)  # fmt: skip
+
+
+def answering(urls: Sequence[str], seconds: float) -> tuple[list[str], str]:
+    """Ask all `urls` at once; return those that answer within `seconds`, and why the others do not.
+
+    A socket timeout alone bounds neither the look-up of a name nor the number of addresses that are tried one
+    after the other, so the asking is done by threads that are left behind when the time is up.
+    """
+    answers: dict[str, str] = {}
+
+    def ask(url: str) -> None:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds):
+                answers[url] = ""
+        except urllib.error.HTTPError as error:
+            error.close()
+            answers[url] = ""  # somebody is there; whether the file is will turn out
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            answers[url] = one_line(error) or type(error).__name__
+
+    threads = [threading.Thread(target=ask, args=(url,), daemon=True) for url in urls]
+    for thread in threads:
+        thread.start()
+    end = time.monotonic() + seconds
+    for thread in threads:
+        thread.join(max(0.0, end - time.monotonic()))
+    silent = f"no answer within {seconds:g} s"
+    reasons = {url: answers.get(url, silent) for url in urls}
+    live = [url for url, reason in reasons.items() if not reason]
+    return live, "; ".join(f"{url}: {reason}" for url, reason in reasons.items() if reason)
+
+
+@contextlib.contextmanager
+def _quiet_and_impatient() -> Iterator[None]:
+    """Silence torchvision's progress bar and give its sockets, which have none, a timeout."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def download(
+    fetch: Callable[[Path, Sequence[str]], None], sources: Sequence[str], root: Path, layout: str
+) -> str | None:
+    """Fill `root / layout`; return None, or why it failed, in which case nothing is left behind.
+
+    fetch(folder, live) downloads from those of `sources` that answer and leaves the files in
+    `folder / layout`. That is a temporary folder inside `root`: the files move to their place only when all
+    are there, so that neither a failure nor a killed process leaves half a data set for the next run to find.
+    """
+    live, silence = answering(sources, DOWNLOAD_TIMEOUT)
+    if not live:
+        return f"download failed ({silence})"
+    goal = root / layout
+    created = [folder for folder in (goal, *goal.parents) if not folder.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=root) as arriving, _quiet_and_impatient():
+            fetch(Path(arriving), live)
+            goal.mkdir(parents=True, exist_ok=True)
+            for file in sorted((Path(arriving) / layout).iterdir()):
+                os.replace(file, goal / file.name)
+        return None
+    except _DOWNLOAD_ERRORS as error:
+        return f"download failed ({one_line(error) or type(error).__name__})"
+    finally:
+        for folder in created:  # innermost first; those that hold the data set are not empty and stay
+            with contextlib.suppress(OSError):
+                folder.rmdir()

@@ -1,0 +1,91 @@
+"""Make the embedded data set FASHION_MINI from the full Fashion-MNIST.
+
+    python -m utils.make_fashion_mini [--source DIR] [--output FILE]
+
+The choice depends on nothing but a seed and the positions of the images in the published files, so the same
+arrays come out everywhere and always. Prints the mean and standard deviation of the training pixels, which
+belong into the class.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.data.FASHION import FASHION
+from utils.data.FASHION_MINI import FASHION_MINI
+from utils.errors import UsageError
+
+SEED = 333
+SOURCE = FASHION.system_folders[0]
+PER_CLASS = {"train": 600, "test": 200}
+
+
+def chosen(labels: np.ndarray, part: str, per_class: int) -> np.ndarray:
+    """Return `per_class` positions of every class in `labels` (int64, (N,)), ascending.
+
+    The positions with the smallest hashes are taken: unlike the stream of a random generator a hash stays the
+    same in every version of every library.
+    """
+
+    def rank(position: int) -> bytes:
+        return hashlib.sha256(f"{SEED} {part} {position}".encode()).digest()
+
+    positions: list[int] = []
+    for label in np.unique(labels):
+        candidates = np.flatnonzero(labels == label).tolist()
+        if len(candidates) < per_class:
+            raise UsageError(f"class {label} has {len(candidates)} {part} images, {per_class} are needed")
+        positions += sorted(candidates, key=rank)[:per_class]
+    return np.sort(np.asarray(positions))
+
+
+def make(source: Path) -> dict[str, np.ndarray]:
+    """Return {train,test}_images, uint8 (N, 28, 28), and {train,test}_labels, uint8 (N,)."""
+    full = FASHION()
+    arrays: dict[str, np.ndarray] = {}
+    for part, per_class in PER_CLASS.items():
+        # not `load`, which would also look elsewhere
+        missing = [name for name in full.files(part == "train") if full.path(source, name) is None]
+        if missing:
+            raise UsageError(f"--source {source} lacks {', '.join(missing)}")
+        images, labels = full.read(source, part == "train")
+        positions = chosen(labels.numpy(), part, per_class)
+        arrays[f"{part}_images"] = images.squeeze(1).numpy()[positions]
+        arrays[f"{part}_labels"] = labels.numpy()[positions].astype(np.uint8)
+    return arrays
+
+
+def statistics(images: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of the pixels of `images` (uint8), scaled to [0, 1]."""
+    pixels = torch.from_numpy(images).double() / 255
+    return pixels.mean().item(), pixels.std(correction=0).item()
+
+
+def main() -> int:
+    """Write the file; return the exit code."""
+    parser = argparse.ArgumentParser(description="Make the embedded data set FASHION_MINI.")
+    parser.add_argument("--source", type=Path, default=SOURCE, metavar="DIR",
+                        help="folder with the idx files of Fashion-MNIST (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--output", type=Path, default=FASHION_MINI.file, metavar="FILE",
+                        help="file to write (default: %(default)s)")  # fmt: skip
+    options = parser.parse_args()
+    try:
+        arrays = make(options.source)
+    except UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    with options.output.open("wb") as file:  # given a path, NumPy would add an ending of its own
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+    mean, std = statistics(arrays["train_images"])
+    print(f"{options.output}: {options.output.stat().st_size:,} bytes, mean {mean:.4f}, std {std:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

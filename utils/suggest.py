@@ -1,0 +1,30 @@
+"""One-line messages for names that do not exist, with the nearest name that does."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def one_line(text: object, limit: int = 300) -> str:
+    """Return `text` with all white space folded into single blanks, cut after `limit` characters."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= limit else line[: limit - 3] + "..."
+
+
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """Return the entry of `allowed` that looks most like `name`, upper and lower case alike, or None."""
+    folded: dict[str, str] = {}
+    for entry in allowed:
+        folded.setdefault(entry.casefold(), entry)  # on equal spellings the first entry wins
+    matches = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.6)
+    return folded[matches[0]] if matches else None
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> str:
+    """Return one line such as "unknown model 'VG16': did you mean 'VGG16'? (one of ResNet18, VGG16)"."""
+    names = list(allowed)
+    match = nearest(given, names)
+    hint = f": did you mean '{match}'?" if match is not None else ""
+    choice = f"one of {', '.join(names)}" if names else "there are none"
+    return f"unknown {kind} '{one_line(given)}'{hint} ({choice})"
