@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import nn
+
+from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
+from framework.pruning.producers import producer_parameters, sum_over_channels
+from framework.schedule import After, Schedule
+from utils.errors import UsageError
+
+
+class ChannelNorm(Criterion):
+    """Norm of each channel's weights (`p` 1 or 2), after training, then the rest is tuned.
+
+    The norm runs over the rows of all producers of the channel, without biases. Li, Kadav, Durdanovic, Samet
+    and Graf, 2016, arXiv:1608.08710.
+    """
+
+    granularity = "channel"
+    schedule: ClassVar[Schedule] = After()
+    data = Data("random", batches=1)  # only to trace the groups where none are given
+    paper = "arXiv:1608.08710"
+
+    def __init__(self, *, p: int = 1) -> None:
+        if p not in (1, 2):
+            raise UsageError(f"ChannelNorm: p is 1 or 2, got {p}")
+        super().__init__(p=p)
+        self.p = p
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """(sum |w|^p)^(1/p) of every free channel, `(channels,)` per group."""
+        free, _ = with_groups(model, batches, groups)
+        weights = producer_parameters(model, free, biases=False)
+        factors = {name: w.detach().sign() if self.p == 1 else w.detach() for name, w in weights.items()}
+        sums = sum_over_channels(free, weights, factors)  # sum w * sign(w) or w * w
+        return {name: total.clamp(min=0).pow(1 / self.p).float() for name, total in sums.items()}

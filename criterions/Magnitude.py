@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import nn
+
+from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
+from framework.prunable import prunable_weights
+from framework.schedule import After, Schedule
+
+
+class Magnitude(Criterion):
+    """Absolute value of each weight, after training, then the rest is tuned.
+
+    Han, Pool, Tran and Dally, 2015, arXiv:1506.02626.
+    """
+
+    granularity = "weight"
+    schedule: ClassVar[Schedule] = After()
+    paper = "arXiv:1506.02626"
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """|w| of every prunable weight, in the weight's shape."""
+        return {name: weight.detach().abs().float() for name, weight in prunable_weights(model).items()}

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+from criterions.SNIP import SNIP
+from framework.schedule import ITERATIVE, Before, Schedule
+
+
+class SNIPit(SNIP):
+    """SNIP in rising steps before training, each one scoring the weights that are left.
+
+    Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
+    """
+
+    schedule: ClassVar[Schedule] = Before(steps=ITERATIVE)
+    paper = "arXiv:2006.00896"

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
+from framework.prunable import prunable_weights
+from framework.schedule import Before, Schedule
+
+
+class UnstructuredRandom(Criterion):
+    """Weights at random over the whole network, before training: the control of every weight criterion."""
+
+    granularity = "weight"
+    schedule: ClassVar[Schedule] = Before()
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """Uniform in [0, 1), from the criterion's own seed and step, in each weight's shape."""
+        generator = self.generator()
+        return {
+            name: torch.rand(weight.shape, generator=generator).to(weight.device)
+            for name, weight in prunable_weights(model).items()
+        }

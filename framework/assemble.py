@@ -1,0 +1,185 @@
+"""From a checked config to the parts of a run, each with what "auto" means here resolved in the config."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from framework.checkpoint import is_ours, load_model, load_tensors, read_file
+from framework.config import RunConfig
+from framework.criterion import Criterion
+from framework.loss import Loss
+from framework.plugins import build, option_names, registry
+from framework.pruning.pruner import Pruner
+from framework.run_folder import SUFFIX
+from framework.schedule import After, Before, During, Never, Schedule, chosen
+from utils.errors import UsageError
+from utils.loaders import Loaders, make_loaders
+
+#: the words of --schedule; a schedule of a plug-in's own has none
+WHEN: dict[type, str] = {Before: "before", During: "during", After: "after"}
+
+
+def prepare_machine(config: RunConfig) -> None:
+    """Device, threads, determinism and seeds; what was "auto" is resolved in the config."""
+    if config.device == "auto":
+        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    config.threads = torch.get_num_threads()
+    torch.set_flush_denormal(True)
+    # Some CUDA kernels (adaptive pooling backward) have no deterministic version: torch then warns.
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = config.deterministic
+    torch.backends.cudnn.benchmark = config.cudnn_benchmark
+    seed_everything(config.seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, numpy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+def build_loaders(config: RunConfig) -> Loaders:
+    """The data set's loaders, on the device; the config gets the image size and the number of classes."""
+    options = {"data_dir": config.data_dir, "download": config.download} | config.options("dataset")
+    dataset = build("datasets", config.data_set, **options)
+    loaders = make_loaders(
+        dataset,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        val_share=config.val_share,
+        tuning=config.tuning,
+        augment=config.augment,
+        normalize=config.normalize,
+        image_size=config.image_size,
+        num_classes=config.num_classes,
+        limit_train_batches=config.limit_train_batches,
+        limit_test_batches=config.limit_test_batches,
+        random_shuffle_labels=config.random_shuffle_labels,
+        device=config.device,
+        workers=config.workers,
+    )
+    config.image_size, config.num_classes = loaders.image_size, loaders.num_classes
+    return loaders
+
+
+def build_model(config: RunConfig, loaders: Loaders) -> nn.Module:
+    """A new network, one from a checkpoint, or a new one with pretrained weights; on the device."""
+    seed_everything(config.seed)
+    options = {
+        "in_channels": loaders.in_channels,
+        "num_classes": loaders.num_classes,
+        "image_size": loaders.image_size,
+    } | config.options("model")
+    if config.checkpoint_name is not None:
+        file = Path(config.checkpoint_name) / "models" / f"{config.checkpoint_model}{SUFFIX}"
+        model = load_network(file, config.model, options)
+    elif config.pretrained is not None:
+        model = load_pretrained(Path(config.pretrained), config.model, options)
+    else:
+        model = build("models", config.model, **options)
+    return model.to(config.device)
+
+
+def load_network(file: Path, name: str, options: dict[str, Any]) -> nn.Module:
+    """The network in a file of ours, cut and masked as it was; it must be `name` and fit the data."""
+    _, header = read_file(file)
+    if header["model"] != name:
+        raise UsageError(f"{file} holds {header['model']}, not {name}: use --model {header['model']}")
+    for option, wanted in options.items():
+        saved = header["options"].get(option, wanted)
+        if saved != wanted:
+            raise UsageError(f"{file} was made with {option} {saved}, this data set or command asks for {wanted}")
+    return load_model(file)
+
+
+def load_pretrained(file: Path, name: str, options: dict[str, Any]) -> nn.Module:
+    """The network in a file of ours, or a new one with the tensors of any other safetensors file."""
+    if is_ours(file):
+        return load_network(file, name, options)
+    model = build("models", name, **options)
+    assert isinstance(model, nn.Module)
+    load_tensors(file, model)
+    return model
+
+
+def build_loss(config: RunConfig) -> Loss:
+    """The loss with those of the flags it knows."""
+    taken = option_names(registry.get("losses", config.loss))
+    flags = {name: getattr(config, name) for name in ("l1_reg", "lp_reg", "label_smoothing") if name in taken}
+    loss: Loss = build("losses", config.loss, **(flags | config.options("loss")))
+    return loss
+
+
+def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimizer over all parameters; "fused" is on wherever torch has it for this optimizer and device."""
+    taken = option_names(registry.get("optimizers", config.optimizer))
+    options: dict[str, Any] = {
+        "params": model.parameters(),
+        "lr": config.learning_rate,
+        "weight_decay": config.l2_reg,
+    }
+    if config.optimizer == "SGD":
+        options["momentum"] = config.momentum
+    if config.fused == "auto":
+        able = "fused" in taken and torch.device(config.device).type in ("cpu", "cuda")
+        config.fused = "on" if able else "off"
+    if config.fused == "on":
+        if "fused" not in taken:
+            raise UsageError(f"--fused on: {config.optimizer} has no fused step")
+        options["fused"] = True
+    found: torch.optim.Optimizer = build("optimizers", config.optimizer, **(options | config.options("optimizer")))
+    return found
+
+
+def build_lr_schedule(
+    config: RunConfig, optimizer: torch.optim.Optimizer
+) -> torch.optim.lr_scheduler.LRScheduler | None:
+    """The schedule of the learning rate, stepped once an epoch."""
+    schedulers = torch.optim.lr_scheduler
+    if config.lr_schedule == "step":
+        return schedulers.StepLR(optimizer, config.lr_step, config.lr_gamma)
+    if config.lr_schedule == "multistep":
+        return schedulers.MultiStepLR(optimizer, list(config.lr_milestones), config.lr_gamma)
+    if config.lr_schedule == "cosine":
+        return schedulers.CosineAnnealingLR(optimizer, max(1, config.epochs))
+    return None
+
+
+def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
+    """The listener that prunes, with a plan that is known to fit into the epochs; the config gets the details."""
+    own = criterion.schedule
+    if not isinstance(own, Schedule):
+        who = type(criterion).__name__
+        raise UsageError(f"{who}: schedule {own!r} is none; for example Before(), During() or After()")
+    if getattr(own, "steps", 1) > 1 and "snip_steps" not in config.given:
+        config.snip_steps = own.steps - 2  # type: ignore[attr-defined]
+    # what prunes nothing does so whenever it is asked to
+    schedule = own
+    if not isinstance(own, Never):
+        schedule = chosen(own, config.schedule, config.prune_delay, config.prune_freq, config.snip_steps)
+    plan = schedule.plan(config.pruning_limit, config.epochs)
+    config.scope = config.scope or criterion.scope
+    config.schedule = WHEN.get(type(schedule))
+    if isinstance(schedule, During):
+        config.prune_delay, config.prune_freq = schedule.delay, schedule.freq
+    return Pruner(
+        criterion,
+        plan,
+        seed=config.seed,
+        scope=config.scope,
+        protect=config.protect,
+        outer_layers=bool(config.outer_layer_pruning),
+    )

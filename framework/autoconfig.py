@@ -1,0 +1,124 @@
+"""Fill settings that follow from others, by the rules of utils/autoconfig.json.
+
+A rule is {"when": {...}, "set": {...}, "why": "..."}. A condition's name is a setting ("model") or a fact
+of the catalog ("criterion.granularity"), its value the value wanted or a list of those that will do. What the
+user gave is never touched, and the first rule that fills a setting wins. A plug-ins folder may bring an
+autoconfig.json of its own, which goes before ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from framework.config import FLAGS, GROUPS, KINDS, RunConfig, parse_values
+from framework.plugins import ROOT, registry
+from utils.errors import UsageError
+from utils.suggest import unknown
+
+SHIPPED = ROOT / "utils" / "autoconfig.json"
+FACTS = ("name", "granularity", "schedule", "when", "paper")
+CONDITIONS = [*FLAGS, *(f"{group}.{fact}" for group in GROUPS for fact in FACTS)]
+KEYS = ("when", "set", "why")
+
+
+class Fill(NamedTuple):
+    """One setting that autoconfig filled."""
+
+    field: str
+    value: Any
+    why: str
+
+    def __str__(self) -> str:
+        return f"autoconfig: {self.field} = {json.dumps(self.value)} ({self.why})"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A checked rule, and the file it came from."""
+
+    when: dict[str, Any]
+    set: dict[str, Any]
+    why: str
+    file: Path
+
+    def holds(self, config: RunConfig) -> bool:
+        """Whether all conditions are met."""
+        return all(_fact(name, config) in _listed(wanted) for name, wanted in self.when.items())
+
+    def explain(self, config: RunConfig) -> str:
+        """The reason, with {field} replaced by the field's value."""
+        try:
+            return self.why.format_map({name: getattr(config, name) for name in FLAGS})
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise UsageError(f"{self.file}: why {self.why!r} names no setting: {error}") from error
+
+
+def fill(config: RunConfig, folders: Sequence[Path] = ()) -> list[Fill]:
+    """Fill in `config` what the user did not set; return what was filled, in order.
+
+    `folders` are the plug-ins folders. Without autoconfig `outer_layer_pruning` is False unless given.
+    Raises UsageError for a malformed rule file or an unknown plug-in name.
+    """
+    filled = []
+    if config.autoconfig:
+        taken = set(config.given)
+        for rule in load_rules(folders):
+            if rule.set.keys() <= taken or not rule.holds(config):
+                continue
+            for name, value in rule.set.items():
+                if name not in taken:
+                    taken.add(name)
+                    setattr(config, name, value)
+                    filled.append(Fill(name, value, rule.explain(config)))
+    if config.outer_layer_pruning is None:
+        config.outer_layer_pruning = False
+    return filled
+
+
+def load_rules(folders: Sequence[Path] = ()) -> list[Rule]:
+    """The rules of the plug-ins folders that have some, then ours; all checked."""
+    files = [folder / "autoconfig.json" for folder in folders]
+    return [rule for file in [*filter(Path.is_file, files), SHIPPED] for rule in _read(file)]
+
+
+def _read(file: Path) -> list[Rule]:
+    try:
+        rules = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{file}, line {error.lineno}: {error.msg}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} cannot be read: {error}") from error
+    if not isinstance(rules, list):
+        raise UsageError(f"{file} must hold a list of rules")
+    return [_check(rule, f"{file}, rule {number}", file) for number, rule in enumerate(rules, 1)]
+
+
+def _check(rule: Any, where: str, file: Path) -> Rule:
+    if not isinstance(rule, dict) or not isinstance(rule.get("why"), str):
+        raise UsageError(f'{where} must be {{"when": {{...}}, "set": {{...}}, "why": "..."}}')
+    for key in rule:
+        if key not in KEYS:
+            raise UsageError(f"{where}: {unknown('key', key, KEYS)}")
+    when, values = rule.get("when", {}), rule.get("set")
+    if not isinstance(when, dict) or not isinstance(values, dict):
+        raise UsageError(f"{where}: when and set must be mappings")
+    for name in when:
+        if name not in CONDITIONS:
+            raise UsageError(f"{where}: {unknown('condition', name, CONDITIONS)}")
+    return Rule(when, parse_values(values, where), rule["why"], file)
+
+
+def _fact(name: str, config: RunConfig) -> Any:
+    group, dot, fact = name.partition(".")
+    if not dot:
+        return getattr(config, name)
+    field = GROUPS[group]
+    return getattr(registry.describe(KINDS[field], getattr(config, field)), fact)
+
+
+def _listed(wanted: Any) -> list[Any]:
+    return wanted if isinstance(wanted, list) else [wanted]

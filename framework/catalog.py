@@ -1,0 +1,106 @@
+"""What a plug-in's source says about it, read with `ast`: no plug-in is imported to be listed or checked."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UsageError
+
+#: class attributes of a criterion that `list` shows
+DECLARED = ("granularity", "schedule", "paper")
+SCORE_ARGUMENTS = ["self", "model", "batches", "loss", "groups"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of `python main.py list`."""
+
+    kind: str
+    name: str
+    summary: str
+    granularity: str = ""
+    schedule: str = ""
+    paper: str = ""
+
+    @property
+    def when(self) -> str:
+        """before, during, after or never."""
+        return self.schedule.split("(")[0].split(".")[-1].lower()
+
+
+def read_entry(kind: str, name: str, file: Path, siblings: Mapping[str, Path]) -> Entry:
+    """Describe a plug-in; what its class does not declare is looked up in its bases among `siblings`."""
+    summary = (ast.get_docstring(class_node(name, file)) or "").split("\n")[0].strip()
+    declared: dict[str, str] = {}
+    seen: set[str] = set()
+    queue = [(name, file)]
+    while queue:
+        current, source = queue.pop(0)
+        for attribute, value in _attributes(class_node(current, source)).items():
+            declared.setdefault(attribute, value)
+        for base in _bases(current, source):
+            if base in siblings and base not in seen:
+                seen.add(base)
+                queue.append((base, siblings[base]))
+    return Entry(kind, name, summary, **declared)
+
+
+def check_source(kind: str, name: str, file: Path) -> None:
+    """Raise UsageError, naming the file, when its class is missing or its `score` breaks the contract."""
+    node = class_node(name, file)
+    if kind != "criterions":
+        return
+    for method in node.body:
+        if isinstance(method, ast.FunctionDef) and method.name == "score":
+            arguments = [argument.arg for argument in method.args.posonlyargs + method.args.args]
+            if arguments != SCORE_ARGUMENTS or len(method.args.defaults) != 1:
+                raise UsageError(
+                    f"{file}: {name}.score takes ({', '.join(arguments)}), "
+                    "expected (self, model, batches, loss, groups=None)"
+                )
+
+
+def class_node(name: str, file: Path) -> ast.ClassDef:
+    """The class statement that must be in the file of its name."""
+    classes = [node for node in _parse(file).body if isinstance(node, ast.ClassDef)]
+    for node in classes:
+        if node.name == name:
+            return node
+    others = ", ".join(node.name for node in classes) or "no class"
+    raise UsageError(f"{file}: expected a class named {name} (as the file), found {others}")
+
+
+def _parse(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes(), filename=str(file))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
+    except (SyntaxError, ValueError) as error:  # ValueError: null bytes
+        raise UsageError(f"{file} is not Python: {error}") from error
+
+
+def _attributes(node: ast.ClassDef) -> dict[str, str]:
+    found = {}
+    for statement in node.body:
+        if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            targets: list[ast.expr] = [statement.target]
+        elif isinstance(statement, ast.Assign):
+            targets = statement.targets
+        else:
+            continue
+        for target in targets:
+            if isinstance(target, ast.Name) and target.id in DECLARED and statement.value is not None:
+                value = statement.value
+                found[target.id] = str(value.value) if isinstance(value, ast.Constant) else ast.unparse(value)
+    return found
+
+
+def _bases(name: str, file: Path) -> list[str]:
+    """Names of the base classes, as they are called where they come from."""
+    imports = [node for node in _parse(file).body if isinstance(node, ast.ImportFrom)]
+    origin = {alias.asname: alias.name for node in imports for alias in node.names if alias.asname}
+    bases = [ast.unparse(base).split(".")[-1] for base in class_node(name, file).bases]
+    return [origin.get(base, base) for base in bases]

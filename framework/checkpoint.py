@@ -1,0 +1,311 @@
+"""Networks on disk: safetensors and JSON, never pickle; a file from a stranger can at worst be refused.
+
+A file holds the tensors, for each cut dimension the original indices that were kept, and the masks as packed
+bits. Its one metadata key, `secateur`, names the architecture. Equal models give equal bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from framework.lineage import lineage_of
+from framework.plugins import build
+from framework.pruning.attributes import follow_shapes
+from framework.pruning.masks import Masks
+from utils.atomic import replacing
+from utils.errors import UsageError
+from utils.suggest import one_line
+
+FORMAT = 1
+KEY = "secateur"
+KEPT, MASK = "secateur.kept/", "secateur.mask/"
+DIMENSIONS = ("0", "1")
+
+
+def save_model(model: nn.Module, path: str | Path) -> Path:
+    """Write the network, cut and masked as it is, into one safetensors file; the old file stays until the new
+    one is complete. Returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = serialize(model)
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+    return path
+
+
+def serialize(model: nn.Module) -> bytes:
+    """The bytes of the file."""
+    tensors, aliases = _unique(model)
+    lineage = lineage_of(model)
+    for (name, dim), index in lineage.kept.items():
+        tensors[f"{KEPT}{dim}/{name}"] = index.to(torch.int64)
+    for name, mask in Masks(model).items():
+        tensors[f"{MASK}{name}"] = _pack(mask)
+    header = {
+        "aliases": aliases,
+        "format": FORMAT,
+        "model": lineage.name,
+        "options": lineage.options,
+    }
+    try:
+        text = json.dumps(header, sort_keys=True)
+    except TypeError as error:
+        raise UsageError(f"the options of {lineage.name} cannot be saved: {error}") from error
+    return bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, {KEY: text}))
+
+
+def file_size(model: nn.Module) -> int:
+    """Bytes of the file that `save_model` would write."""
+    return len(serialize(model))
+
+
+def load_model(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+    """Rebuild a saved network on the CPU, in training mode as constructors leave it.
+
+    The architecture comes from the registry by the name in the file; a network outside the registry is given
+    dense as `model`, and becomes the saved one (its parameters are new objects: make the optimizer afterwards).
+    Raises UsageError for a missing, damaged or foreign file, and for one that does not fit the model, which
+    then stays as it was.
+    """
+    try:
+        return _load(path, model)
+    except UsageError as error:  # it may quote names from a stranger's file, with whatever is in them
+        raise UsageError(one_line(error)) from error
+
+
+def _load(path: str | Path, model: nn.Module | None) -> nn.Module:
+    tensors, header = read_file(path)
+    kept, masks, values = _sorted_out(tensors, header, path)
+    given = model is not None
+    if model is None:
+        model = _architecture(header, path)
+    elif lineage_of(model).kept:
+        raise UsageError(f"load_model needs the dense network, and this {type(model).__name__} was cut before")
+    everywhere = _under_all_names(kept, header["aliases"])
+    _check_fits(model, everywhere, values, path)
+    _check_masks(model, masks, values, path)
+    if not given and _has_unsaved_buffers(model):  # they have no values on the meta device
+        model = _construct(header, path)
+    _fill(model, values)
+    lineage = lineage_of(model)
+    lineage.kept = kept
+    if header["model"] is not None:
+        lineage.name, lineage.options = header["model"], header["options"]
+    lineage.output_layers = None
+    follow_shapes(model)
+    parameters = dict(model.named_parameters())
+    held = Masks(model)
+    held.drop()
+    held.hold({name: _unpack(bits, parameters[name].shape) for name, bits in masks.items()})
+    return model
+
+
+def _architecture(header: dict[str, Any], path: str | Path) -> nn.Module:
+    """The dense network without values: a file that does not fit it must not cost memory."""
+    if header["model"] is None:
+        raise UsageError(f"{path} holds a network outside the registry: pass the dense one to load_model")
+    with torch.device("meta"):
+        return _construct(header, path)
+
+
+def _construct(header: dict[str, Any], path: str | Path) -> nn.Module:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = build("models", header["model"], **header["options"])
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    except Exception as error:  # options from a stranger's file meet a constructor that expects sane ones
+        raise UsageError(f"{path}: {header['model']} cannot be built: {one_line(error)}") from error
+    assert isinstance(model, nn.Module)
+    return model
+
+
+def _has_unsaved_buffers(model: nn.Module) -> bool:
+    saved = model.state_dict()
+    return any(buffer.is_meta for name, buffer in model.named_buffers() if name not in saved)
+
+
+def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors and the header; UsageError if this is no file of ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}")
+    with _blaming(path), safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if KEY not in metadata:
+        raise UsageError(f"{path} was not written by Secateur: its metadata has no key '{KEY}'")
+    try:
+        header = json.loads(metadata[KEY])
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: its header is damaged: {one_line(error)}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise UsageError(f"{path} has a format this version cannot read (it reads {FORMAT})")
+    _check_header(header, path)
+    return tensors, header
+
+
+def is_ours(path: str | Path) -> bool:
+    """Whether this is a safetensors file that `save_model` wrote."""
+    with _blaming(path), safe_open(str(path), framework="pt") as file:
+        return KEY in (file.metadata() or {})
+
+
+def load_tensors(path: str | Path, model: nn.Module) -> None:
+    """Fill a dense network with the tensors of a safetensors file from anywhere, by name; all must fit."""
+    with _blaming(path):
+        values = load_file(str(path))
+    _check_fits(model, {}, values, path)
+    model.load_state_dict(values)
+
+
+@contextmanager
+def _blaming(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # safetensors raises what its parser and torch happen to raise
+        raise UsageError(f"{path} is damaged or no safetensors file: {one_line(error)}") from error
+
+
+def _check_header(header: dict[str, Any], path: str | Path) -> None:
+    for key, kind in (("aliases", dict), ("options", dict), ("model", (str, type(None)))):
+        if key not in header or not isinstance(header[key], kind):
+            raise UsageError(f"{path}: the header's '{key}' is damaged")
+    if not all(isinstance(name, str) for name in header["aliases"].values()):
+        raise UsageError(f"{path}: the header has something else than a name where a name belongs")
+
+
+def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of the state by name; a tensor with several names once, and the other names as its aliases."""
+    first: dict[int, str] = {}
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    storages: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor):
+            raise UsageError(f"{type(model).__name__} keeps '{name}' in its state, which is no tensor")
+        if id(tensor) in first:
+            aliases[name] = first[id(tensor)]
+            continue
+        first[id(tensor)] = name
+        storage = tensor.untyped_storage().data_ptr()
+        # safetensors refuses views of one memory; they are saved each by itself
+        tensors[name] = tensor.detach().cpu().clone() if storage in storages else tensor.detach().cpu()
+        storages.add(storage)
+    return tensors, aliases
+
+
+Kept = dict[tuple[str, int], Tensor]
+
+
+def _sorted_out(
+    tensors: dict[str, Tensor], header: dict[str, Any], path: str | Path
+) -> tuple[Kept, dict[str, Tensor], dict[str, Tensor]]:
+    kept: Kept = {}
+    masks, values = {}, {}
+    for name, tensor in tensors.items():
+        if name.startswith(KEPT):
+            dim, _, target = name.removeprefix(KEPT).partition("/")
+            if dim not in DIMENSIONS:
+                raise UsageError(f"{path}: '{name}' is no index of a dimension")
+            kept[target, int(dim)] = tensor
+        elif name.startswith(MASK):
+            masks[name.removeprefix(MASK)] = tensor
+        else:
+            values[name] = tensor
+    for alias, target in header["aliases"].items():
+        if target not in values:
+            raise UsageError(f"{path}: '{alias}' stands for '{target}', which is missing")
+        values[alias] = values[target]
+    return kept, masks, values
+
+
+def _under_all_names(kept: Kept, aliases: dict[str, str]) -> Kept:
+    """What was cut from a tensor, for each of its names."""
+    found = dict(kept)
+    for (name, dim), index in kept.items():
+        first = aliases.get(name, name)
+        for other in (first, *(alias for alias, target in aliases.items() if target == first)):
+            found[other, dim] = index
+    return found
+
+
+def _check_masks(model: nn.Module, masks: dict[str, Tensor], values: dict[str, Tensor], path: str | Path) -> None:
+    """Every mask belongs to a parameter and has one bit for each of its entries."""
+    parameters = dict(model.named_parameters())
+    for name, bits in masks.items():
+        fits = name in parameters and bits.dtype == torch.uint8 and bits.dim() == 1
+        if not fits or len(bits) != -(-values[name].numel() // 8):
+            raise UsageError(f"{path}: the mask of '{name}' does not fit")
+
+
+def _check_fits(model: nn.Module, kept: Kept, values: dict[str, Tensor], path: str | Path) -> None:
+    """Every tensor of the model is in the file, in the shape that the recorded cuts leave."""
+    state = model.state_dict()
+    strangers = sorted(set(state) ^ set(values))
+    if strangers:
+        where = "the file lacks" if strangers[0] in state else "the model lacks"
+        raise UsageError(f"{path} does not fit {type(model).__name__}: {where} '{strangers[0]}'")
+    shapes = {name: list(tensor.shape) for name, tensor in state.items()}
+    for (name, dim), index in kept.items():
+        if name not in shapes or dim >= len(shapes[name]) or not _is_index(index, shapes[name][dim]):
+            raise UsageError(f"{path} does not fit {type(model).__name__}: bad indices of '{name}' along {dim}")
+        shapes[name][dim] = len(index)
+    for name, shape in shapes.items():
+        value = values[name]
+        if list(value.shape) != shape:
+            raise UsageError(
+                f"{path} does not fit {type(model).__name__}: '{name}' is {tuple(value.shape)}, "
+                f"expected {tuple(shape)}"
+            )
+        # another precision is loaded as it was saved, but integers are no weights
+        dtypes = {value.dtype, state[name].dtype}
+        if len(dtypes) > 1 and not all(dtype.is_floating_point for dtype in dtypes):
+            raise UsageError(
+                f"{path} does not fit {type(model).__name__}: '{name}' is {value.dtype}, "
+                f"expected {state[name].dtype}"
+            )
+
+
+def _is_index(index: Tensor, size: int) -> bool:
+    if index.dtype != torch.int64 or index.dim() != 1 or len(index) == 0:
+        return False
+    return bool((index >= 0).all() and (index < size).all() and (index.diff() > 0).all())
+
+
+def _fill(model: nn.Module, values: dict[str, Tensor]) -> None:
+    """Put the saved tensors in place; tied parameters stay tied."""
+    lineage_of(model)  # the dense shapes are recorded before they change
+    made: dict[int, nn.Parameter] = {}
+    for name, old in model.state_dict(keep_vars=True).items():
+        owner_name, _, attribute = name.rpartition(".")
+        owner = model.get_submodule(owner_name)
+        # a copy: what safetensors gives lies in the mapped file
+        value = values[name].clone().to("cpu" if old.is_meta else old.device)
+        if isinstance(old, nn.Parameter):
+            if id(old) not in made:
+                made[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad)
+            owner._parameters[attribute] = made[id(old)]
+        else:
+            owner._buffers[attribute] = value
+
+
+def _pack(mask: Tensor) -> Tensor:
+    """0/1 tensor to bits, eight a byte, the first entry in the lowest bit."""
+    flat = (mask.detach().cpu() != 0).flatten().to(torch.uint8)
+    flat = nn.functional.pad(flat, (0, -len(flat) % 8)).reshape(-1, 8)
+    return (flat << torch.arange(8, dtype=torch.uint8)).sum(dim=1).to(torch.uint8)
+
+
+def _unpack(bits: Tensor, shape: torch.Size) -> Tensor:
+    flat = (bits.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
+    return flat.flatten()[: shape.numel()].reshape(shape).bool()

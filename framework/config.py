@@ -1,0 +1,219 @@
+"""Every setting of a run: one typed field per flag of the command line."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import partial
+from typing import Any
+
+from framework.flags import Flag, flag, flags_of
+from utils.errors import UsageError
+from utils.suggest import unknown
+
+# The plug-in kind behind each field that names a plug-in.
+KINDS = {
+    "model": "models",
+    "prune_criterion": "criterions",
+    "loss": "losses",
+    "optimizer": "optimizers",
+    "train_scheme": "trainers",
+    "test_scheme": "testers",
+    "data_set": "datasets",
+}
+# The field whose plug-in a group of `--set GROUP.KEY=VALUE` speaks to.
+GROUPS = {
+    "model": "model",
+    "loss": "loss",
+    "optimizer": "optimizer",
+    "criterion": "prune_criterion",
+    "trainer": "train_scheme",
+    "tester": "test_scheme",
+    "dataset": "data_set",
+}
+NameSet = set[str]  # inside the class the name `set` is a field
+
+_what = partial(flag, group="What to run")
+_train = partial(flag, group="Training")
+_prune = partial(flag, group="Pruning")
+_data = partial(flag, group="Data")
+_folder = partial(flag, group="Run folder and checkpoints")
+_machine = partial(flag, group="Machine")
+_extend = partial(flag, group="Plug-ins and configuration")
+
+
+@dataclass
+class RunConfig:
+    """The settings of one run, with the defaults of the command line.
+
+    `given` holds the names of the fields that a flag or a config file set; autoconfig leaves those alone.
+    `notes` holds what was decided for the user, one line each, for the log.
+    """
+
+    model: str = _what("LeNet5", help="network", metavar="NAME")
+    prune_criterion: str = _what("SNAPit", help="pruning criterion; EmptyCrit prunes nothing", metavar="NAME")
+    data_set: str = _what("FASHION_MINI", help="data set", metavar="NAME")
+    loss: str = _what("CrossEntropy", help="loss", metavar="NAME")
+    optimizer: str = _what("ADAM", help="optimizer", metavar="NAME")
+    train_scheme: str = _what("DefaultTrainer", help="trainer", metavar="NAME")
+    test_scheme: str = _what("Accuracy", help="tester", metavar="NAME")
+    eval: bool = _what(False, help="only evaluate a checkpoint")
+    train_dense: bool = _what(False, help="also train the dense network, to compare with")
+    tuning: bool = _what(False, help="hold out 20 % of the training set and leave the test set alone")
+
+    epochs: int = _train(10, help="passes over the training set", low=0)
+    batch_size: int = _train(128, help="samples per step", low=1)
+    seed: int = _train(333, help="seed of everything random", low=0, high=2**32 - 1)
+    learning_rate: float = _train(2e-3, help="learning rate", low=0)
+    momentum: float = _train(0.9, help="momentum of SGD", low=0, below=1)
+    l2_reg: float = _train(5e-5, help="weight decay", low=0)
+    l1_reg: float = _train(0.0, help="weight of the L1 norm in the loss", low=0)
+    lp_reg: float = _train(0.0, help="weight of the L0.2 norm in the loss", low=0)
+    label_smoothing: float = _train(0.0, help="label smoothing of the loss", low=0, high=1)
+    grad_clip: float = _train(10.0, help="largest L2 norm of the gradient; 0 or less: off")
+    grad_noise: float = _train(0.0, help="deviation of the normal noise added to gradients", low=0)
+    lr_schedule: str = _train(
+        "none", help="how the learning rate falls", choices=("none", "step", "multistep", "cosine")
+    )
+    lr_step: int = _train(30, help="epochs between falls, for step", low=1)
+    lr_milestones: tuple[int, ...] = _train(
+        (), help="epochs of the falls, for multistep: 30,60,80", low=1, metavar="N,N,..."
+    )
+    lr_gamma: float = _train(0.1, help="factor of each fall", low=0)
+    max_training_minutes: float = _train(0.0, help="stop training after so many minutes; 0 or less: off")
+    eval_freq: int = _train(0, help="also validate every N batches; 0: at epoch ends only", low=0)
+    save_freq: int = _train(0, help="also save a checkpoint every N epochs; 0: off", low=0)
+
+    pruning_limit: float = _prune(0.5, help="sparsity to reach, of nodes or of weights", low=0, below=1)
+    snip_steps: int = _prune(5, help="steps of the iterative criterions", low=0)
+    schedule: str | None = _prune(
+        None, help="when to prune; default: the criterion's own", choices=("before", "during", "after")
+    )
+    prune_delay: int | None = _prune(None, help="epochs before the first pruning during training", low=0)
+    prune_freq: int | None = _prune(None, help="epochs between prunings during training", low=1)
+    scope: str | None = _prune(
+        None, help="what competes with what; default: the criterion's own", choices=("global", "layer", "row")
+    )
+    outer_layer_pruning: bool | None = _prune(None, help="also prune the first and the last layer's weights")
+    protect: tuple[str, ...] = _prune(
+        (), help="never prune modules whose name begins so; repeatable", metavar="PREFIX"
+    )
+
+    data_dir: str | None = _data(None, help="where the data set lies", metavar="DIR")
+    download: bool = _data(True, help="download a data set that is not there")
+    val_share: float = _data(0.1, help="share of the training set to pick the best checkpoint by", low=0, below=1)
+    image_size: int | None = _data(None, help="resize images to N x N", low=1)
+    augment: str = _data(
+        "none",
+        help="augmentation of the training set",
+        choices=("none", "flip", "crop_flip", "cutout", "cutout_rotate"),
+    )
+    normalize: str = _data("dataset", help="scale of the inputs", choices=("unit", "imagenet", "dataset"))
+    num_classes: int | None = _data(None, help="number of classes; must be the data set's", low=1)
+    limit_train_batches: int | None = _data(None, help="use only N batches of each epoch", low=1)
+    limit_test_batches: int | None = _data(None, help="use only N batches of each evaluation", low=1)
+    random_shuffle_labels: bool = _data(False, help="shuffle the labels of the training set")
+    workers: int = _data(2, help="processes that load data sets too large for memory", low=0)
+
+    results_dir: str = _folder("results", help="where run folders are made", metavar="DIR")
+    run_name: str | None = _folder(
+        None, help="end of the run folder's name; default: MODEL_CRITERION", metavar="NAME"
+    )
+    checkpoint_name: str | None = _folder(
+        None,
+        help="run folder to go on from, a name under --results_dir or a path; with --eval the newest",
+        metavar="FOLDER",
+    )
+    checkpoint_model: str | None = _folder(
+        None, help="file under its models/; default: MODEL_finished", metavar="STEM"
+    )
+    pretrained: str | None = _folder(
+        None, help="safetensors file or run folder whose weights to start from", metavar="PATH"
+    )
+
+    device: str = _machine("auto", help="auto, cpu, cuda, cuda:N or mps", metavar="DEVICE")
+    threads: int | None = _machine(None, help="CPU threads; default: torch's own choice", low=1)
+    deterministic: bool = _machine(True, help="same seed, same bits")
+    cudnn_benchmark: bool = _machine(False, help="let cuDNN pick the fastest algorithms")
+    memory_format: str = _machine(
+        "auto", help="layout of tensors; auto measures", choices=("auto", "contiguous", "channels_last")
+    )
+    train_memory_format: str = _machine(
+        "auto",
+        help="layout after pruning before training; auto measures",
+        choices=("auto", "contiguous", "channels_last"),
+    )
+    fused: str = _machine("auto", help="fused optimizer step", choices=("auto", "on", "off"))
+    progress: str = _machine("auto", help="progress bars; auto: on a terminal", choices=("auto", "on", "off"))
+
+    autoconfig: bool = _extend(True, help="fill settings that follow from others")
+    plugins: tuple[str, ...] = _extend((), help="folder with plug-ins of your own; repeatable", metavar="DIR")
+    hidden_dim: int | None = _extend(None, help="short for --set model.hidden_dim=N", low=1)
+    set: dict[str, dict[str, Any]] = _extend(
+        {}, help="option of a plug-in; repeatable; groups: " + ", ".join(GROUPS), metavar="GROUP.KEY=VALUE"
+    )
+
+    given: NameSet = field(default_factory=NameSet)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as YAML can hold them, in the order of the fields."""
+        values = {name: getattr(self, name) for name in FLAGS}
+        return {
+            name: list(value) if isinstance(value, tuple) else copy.deepcopy(value)
+            for name, value in values.items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "") -> RunConfig:
+        """The config that `values` describes; every key counts as given.
+
+        Raises UsageError, beginning with `source`, for an unknown key or a value of another type.
+        """
+        parsed = parse_values(values, source)
+        return cls(**parsed, given=NameSet(parsed))
+
+    def options(self, group: str) -> dict[str, Any]:
+        """What `--set` says for a group ("model", "criterion", ...), with the shorthand flags folded in."""
+        found = dict(self.set.get(group, {}))
+        if group == "model" and self.hidden_dim is not None:
+            found["hidden_dim"] = self.hidden_dim
+        return found
+
+    def default_run_name(self) -> str:
+        """The run name when the user gave none."""
+        return f"eval_{self.model}" if self.eval else f"{self.model}_{self.prune_criterion}"
+
+    def default_checkpoint_model(self) -> str:
+        """The checkpoint's stem when the user gave none."""
+        return f"{self.model}_finished"
+
+
+FLAGS: dict[str, Flag] = flags_of(RunConfig)
+assert {f.name for f in fields(RunConfig)} == {*FLAGS, "given", "notes"}
+
+
+def parse_values(values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+    """Give each value its field's type; UsageError names `source`, the key and the nearest match."""
+    prefix = f"{source}: " if source else ""
+    parsed: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in FLAGS:
+            raise UsageError(prefix + unknown("setting", str(name), FLAGS))
+        where = f"{prefix}{name}" if source else f"--{name}"
+        parsed[name] = _parse_set(value, where) if name == "set" else FLAGS[name].parse(value, where)
+    return parsed
+
+
+def _parse_set(value: Any, where: str) -> dict[str, dict[str, Any]]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where} must be a mapping of group to options, got {value!r}")
+    for group, options in value.items():
+        if group not in GROUPS:
+            raise UsageError(unknown(f"group of {where}", str(group), GROUPS))
+        if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
+            raise UsageError(f"{where}.{group} must be a mapping of option to value, got {options!r}")
+    return {group: dict(options) for group, options in value.items()}

@@ -1,0 +1,113 @@
+"""What a person sees of a run: lines, tables and progress bars, and the same lines in output/log.txt."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+#: where bars were asked for but cannot move (a pipe, a file): seconds between two lines of progress
+LINE_EVERY = 10.0
+
+
+class Console:
+    """Prints to standard output; bars only on a terminal (`progress` auto) or when asked for (on).
+
+    Asked for in a pipe or a file, a plain line from time to time takes the place of the bar.
+    """
+
+    def __init__(self, progress: str = "auto") -> None:
+        self._terminal = sys.stdout.isatty()
+        # Text is printed as it is: no markup, and no `:name:` turned into a picture in a path.
+        self._rich = RichConsole(
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+            width=None if self._terminal else 120,
+        )
+        self._tracked = progress == "on" or (progress == "auto" and self._terminal)
+        self._lines: list[str] = []
+        self._log: Path | None = None
+        self._progress: Progress | None = None
+
+    def say(self, text: str) -> None:
+        """One line, or several."""
+        self._rich.print(text)
+        self.note(text)
+
+    def show(self, table: Table) -> None:
+        """A table; the log gets it as plain text."""
+        self._rich.print(table)
+        plain = RichConsole(width=120, no_color=True, force_terminal=False, file=io.StringIO())
+        with plain.capture() as captured:
+            plain.print(table)
+        self.note("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+    def note(self, text: str) -> None:
+        """A line for the log alone; kept back until there is one."""
+        if self._log is None:
+            self._lines.append(text)
+            return
+        # a path may hold bytes that are no UTF-8
+        with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text + "\n")
+
+    def log_to(self, path: Path) -> None:
+        """From now on write every line to this file too, those said before first."""
+        self._log = path
+        lines, self._lines = self._lines, []
+        for line in lines:
+            self.note(line)
+
+    def track(self, items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
+        """The items, with their progress shown where it is to be."""
+        if not self._tracked or total < 2:
+            return items
+        return self._with_bar(items, title, total) if self._terminal else self._with_lines(items, title, total)
+
+    def close(self) -> None:
+        """Take away a bar that an error has left, and show the cursor again."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def _with_bar(self, items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+        outermost = self._progress is None
+        if self._progress is None:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                console=self._rich,
+                transient=True,
+            )
+            self._progress.start()
+        bars = self._progress
+        task = bars.add_task(title, total=total)
+        try:
+            for item in items:
+                yield item
+                bars.advance(task)
+        finally:
+            with contextlib.suppress(KeyError):  # closed already
+                bars.remove_task(task)
+            if outermost:
+                self.close()
+
+    def _with_lines(self, items: Iterable[Any], title: str, total: int) -> Iterator[Any]:
+        last = time.monotonic()
+        for done, item in enumerate(items, 1):
+            yield item
+            if time.monotonic() - last >= LINE_EVERY and done < total:
+                self._rich.print(f"{title}: {done}/{total}")
+                last = time.monotonic()

@@ -1,0 +1,186 @@
+"""The contract of a pruning criterion, and the passes over data that most criterions share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from framework.prunable import prunable_weights
+from framework.schedule import Before, Schedule
+from framework.untouched import untouched
+from utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from framework.pruning.channels import ChannelGroup
+
+#: name -> float32 tensor, higher = keep: parameter names for weights, group names for channels
+Scores = Mapping[str, Tensor]
+Batch = tuple[Tensor, Tensor]
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+Groups = Mapping[str, "ChannelGroup"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a criterion wants to see: "none", "random" batches of the training set, or "balanced" classes.
+
+    Give either `batches` (of the run's batch size) or `samples` (in all).
+    """
+
+    kind: str = "none"
+    batches: int | None = None
+    samples: int | None = None
+
+
+class Criterion(ABC):
+    """Scores weights or channels; what is lowest is pruned first. Works on any `torch.nn.Module`.
+
+    A new criterion is one file in criterions/: the class attributes below, and `score`.
+    """
+
+    #: "weight", "channel", or "both" (one ranking over both)
+    granularity: ClassVar[str]
+    #: "global", "layer" or "row": over what the scores are ranked
+    scope: ClassVar[str] = "global"
+    #: when it prunes unless told otherwise
+    schedule: ClassVar[Schedule] = Before()
+    #: a fixed score threshold instead of a target share
+    threshold: float | None = None
+    #: what it wants to see
+    data: ClassVar[Data] = Data("none")
+    #: "arXiv:1810.02340"
+    paper: ClassVar[str] = ""
+    #: seed and step of the criterion's own random numbers; set by the run
+    seed: int = 0
+    step: int = 0
+
+    def __init__(self, **options: Any) -> None:
+        self.__dict__.update(options)
+        self._options = options
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options.items())})"
+
+    @abstractmethod
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """Score every prunable weight (its parameter's shape) or channel (`(channels,)` for each free group).
+
+        Pure: weights, buffers, mode and gradients are afterwards as before. `batches` is passed over once;
+        `groups` are the groups that will be cut, None means traced from the first inputs.
+        """
+
+    def start(self, model: nn.Module) -> None:  # noqa: B027
+        """Remember what is needed of the model before anything happens; never changes the model."""
+
+    def observe(self, model: nn.Module, loss: Tensor) -> None:  # noqa: B027
+        """Called after each training batch, for criterions that track their scores."""
+
+    def generator(self) -> torch.Generator:
+        """Random numbers that depend on the run's seed and the pruning step alone."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
+
+
+def free_groups(groups: Groups) -> dict[str, ChannelGroup]:
+    """The groups that may be pruned, in forward order."""
+    return {name: group for name, group in groups.items() if group.protected is None}
+
+
+def with_groups(
+    model: nn.Module, batches: Iterable[Batch], groups: Groups | None
+) -> tuple[dict[str, ChannelGroup], Iterable[Batch]]:
+    """The free groups, traced from the first inputs where none were given, and all the batches still."""
+    if groups is not None:
+        return free_groups(groups), batches
+    from framework.pruning.channels import channel_groups
+
+    batches = list(batches)
+    if not batches:
+        raise UsageError("channel groups can only be traced from a batch: pass groups or batches")
+    return free_groups(channel_groups(model, batches[0][0][:1])), batches
+
+
+@contextmanager
+def scoring(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and the user's gradients put aside; modes, buffers and gradients come back whatever happens."""
+    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    with untouched(model), torch.enable_grad():
+        try:
+            for parameter in gradients:
+                parameter.grad = None
+            yield
+        finally:
+            for parameter, gradient in gradients.items():
+                parameter.grad = gradient
+
+
+def mean_gradients(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    loss: LossFunction,
+    parameters: Mapping[str, nn.Parameter],
+) -> tuple[dict[str, Tensor], float]:
+    """Gradient of the mean loss over all samples, and that loss; call it inside `scoring`.
+
+    `loss` is a mean over its batch, so a batch weighs by its size. The gradients accumulate in `.grad`, which
+    autograd does in place: the peak of memory is that of one training step.
+    """
+    tensors = list(parameters.values())
+    for tensor in tensors:
+        tensor.requires_grad_(True)
+    samples, total = 0, torch.zeros((), dtype=torch.float64)
+    for inputs, targets in batches:
+        value = loss(model(inputs), targets) * len(inputs)
+        if not value.requires_grad:
+            raise UsageError("the loss does not depend on the weights to be scored: there is no gradient")
+        value.backward(inputs=tensors)
+        total += value.detach().cpu()
+        samples += len(inputs)
+    if samples == 0:
+        raise UsageError("the criterion needs data and got no batch")
+    found = {}
+    for name, tensor in parameters.items():
+        gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
+        found[name] = gradient.div_(samples)
+    return found, float(total) / samples
+
+
+def check_scores(
+    scores: Scores, model: nn.Module, groups: Groups | None, criterion: Criterion
+) -> dict[str, Tensor]:
+    """The scores as float32, or a UsageError that names the wrong key, shape or NaN."""
+    expected: dict[str, tuple[int, ...]] = {}
+    if criterion.granularity in ("weight", "both"):
+        expected |= {name: tuple(weight.shape) for name, weight in prunable_weights(model).items()}
+    if criterion.granularity in ("channel", "both"):
+        expected |= {name: (group.channels,) for name, group in free_groups(groups or {}).items()}
+    who = f"{type(criterion).__name__}.score"
+    if not isinstance(scores, Mapping):
+        raise UsageError(f"{who} returned {type(scores).__name__}, expected a mapping from name to tensor")
+    _check_keys(who, scores, list(expected))
+    checked = {}
+    for name, shape in expected.items():
+        if not isinstance(scores[name], Tensor):
+            raise UsageError(f"{who}: '{name}' is {type(scores[name]).__name__}, expected a tensor")
+        if tuple(scores[name].shape) != shape:
+            raise UsageError(f"{who}: '{name}' has shape {tuple(scores[name].shape)}, expected {shape}")
+        checked[name] = scores[name].detach().float()
+        if checked[name].isnan().any():
+            raise UsageError(f"{who}: '{name}' has NaN")
+    return checked
+
+
+def _check_keys(who: str, scores: Scores, expected: Sequence[str]) -> None:
+    missing = [name for name in expected if name not in scores]
+    if missing:
+        raise UsageError(f"{who} lacks {', '.join(repr(name) for name in missing)}")
+    extra = [name for name in scores if name not in set(expected)]
+    if extra:
+        raise UsageError(f"{who} has unknown {', '.join(repr(name) for name in extra)}")

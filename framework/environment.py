@@ -1,0 +1,88 @@
+"""Where a run took place: versions, machine, device, commit."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "accelerate", "click", "foolbox", "matplotlib", "numpy", "pillow", "plotly", "pluggy", "PyYAML", "ray",
+    "rich", "safetensors", "tensorboard", "torch", "torchvision",
+)  # fmt: skip
+
+
+def describe_environment(device: str, root: Path) -> dict[str, Any]:
+    """JSON-able facts about this process; `root` is the source tree whose commit is looked up."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "cpu": _cpu_model(),
+        "cores": _cores(),
+        "threads": _threads(),
+        "device": device,
+        "device_name": _device_name(device),
+        "git": git_state(root),
+    }
+
+
+def git_state(root: Path) -> dict[str, Any] | None:
+    """The commit and whether files differ from it; None where `root` is not under version control.
+
+    A copy of the tree inside another repository (a run folder's codebase) is not: git does not track it.
+    """
+    if _git(root, "ls-files", "--error-unmatch", "main.py") is None:
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit.strip(), "dirty": bool(_git(root, "status", "--porcelain", "--", "."))}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):  # no git here
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:  # not Linux
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int | None:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _threads() -> int | None:
+    torch = sys.modules.get("torch")  # None in a process that has not needed it
+    return torch.get_num_threads() if torch is not None else None
+
+
+def _device_name(device: str) -> str:
+    torch = sys.modules.get("torch")
+    if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
+        return str(torch.cuda.get_device_name(device))
+    return _cpu_model() if device == "cpu" else device

@@ -1,0 +1,145 @@
+"""One flag of the command line: its type, its limits and its help, read off a field of `RunConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from utils.errors import UsageError
+from utils.suggest import unknown
+
+WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+
+
+def flag(default: Any, group: str, help: str, **limits: Any) -> Any:
+    """Return a dataclass field for a flag.
+
+    `limits` may be `choices` (allowed words), `low`, `high` (inclusive), `below` (exclusive) and `metavar`.
+    """
+    metadata = {"group": group, "help": help, **limits}
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=dict, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Flag:
+    """What the command line, the config file and the checks know of one field."""
+
+    name: str
+    type: type
+    default: Any
+    group: str
+    help: str
+    optional: bool = False  # None is a value
+    many: bool = False  # a tuple; repeatable on the command line, or comma separated integers
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    below: float | None = None
+    metavar: str = ""
+
+    def parse(self, value: Any, where: str = "") -> Any:
+        """Turn what a file or the command line holds into the field's type.
+
+        Raises UsageError that begins with `where` (default "--name") when the value is of another type.
+        """
+        where = where or f"--{self.name}"
+        if value is None and self.optional:
+            return None
+        if not self.many:
+            return self._parse_one(value, where)
+        if value is None:
+            return ()
+        if isinstance(value, str):
+            value = [part for part in value.split(",") if part.strip()] if self.type is int else [value]
+        if not isinstance(value, Sequence):
+            value = [value]
+        return tuple(self._parse_one(part, where) for part in value)
+
+    def _parse_one(self, value: Any, where: str) -> Any:
+        parsed: Any = None
+        if self.type is bool:
+            parsed = value if isinstance(value, bool) else None
+        elif self.type is str:
+            parsed = _text(value, self.choices)
+        elif isinstance(value, str | int | float) and not isinstance(value, bool):
+            parsed = _number(value, self.type)
+        if parsed is None:
+            raise UsageError(f"{where} must be {WORDS[self.type]}, got {_shown(value)}")
+        return parsed
+
+    def check(self, value: Any) -> None:
+        """Raise UsageError when the value is not among the choices or outside the limits."""
+        for part in value if self.many else (value,):
+            if part is None:
+                continue
+            if self.choices and part not in self.choices:
+                raise UsageError(unknown(f"--{self.name}", str(part), self.choices))
+            if self.type in (int, float) and not self._inside(part):
+                raise UsageError(f"--{self.name} must be {self.limits()}, got {part}")
+
+    def _inside(self, number: float) -> bool:
+        return (
+            math.isfinite(number)
+            and (self.low is None or number >= self.low)
+            and (self.high is None or number <= self.high)
+            and (self.below is None or number < self.below)
+        )
+
+    def limits(self) -> str:
+        """The allowed range in words, for example "in [0, 1)" or "at least 1"."""
+        if self.below is not None:
+            return f"in [{self.low:g}, {self.below:g})"
+        if self.high is not None:
+            return f"in [{self.low:.10g}, {self.high:.10g}]"
+        return "a finite number" if self.low is None else f"at least {self.low:g}"
+
+
+def flags_of(cls: type) -> dict[str, Flag]:
+    """The flags of a dataclass, by name, in the order of its fields; fields without metadata are no flags."""
+    hints = typing.get_type_hints(cls)
+    found = {}
+    for field in dataclasses.fields(cls):
+        if field.metadata:
+            kind, optional, many = _unwrap(hints[field.name])
+            default = {} if field.default is dataclasses.MISSING else field.default
+            found[field.name] = Flag(field.name, kind, default, optional=optional, many=many, **field.metadata)
+    return found
+
+
+def _unwrap(hint: Any) -> tuple[type, bool, bool]:
+    """Split a type hint into its plain type, whether None is allowed and whether it is a tuple."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return arguments[0], True, False
+    if origin is tuple:
+        return arguments[0], False, True
+    return (origin or hint), False, False
+
+
+def _text(value: Any, choices: Sequence[str]) -> str | None:
+    if isinstance(value, bool):  # YAML reads a bare on/off as a truth value
+        word = "on" if value else "off"
+        return word if word in choices else None
+    if isinstance(value, str | int | float | datetime.date):
+        return str(value)
+    return None
+
+
+def _number(value: str | int | float, kind: type) -> int | float | None:
+    try:
+        number: int | float = kind(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if isinstance(value, str) or number == value or number != number else None
+
+
+def _shown(value: Any) -> str:
+    return "a mapping" if isinstance(value, Mapping) else "null" if value is None else repr(value)

@@ -1,0 +1,58 @@
+"""What a network was when it was dense: the reference of every sparsity, and what a checkpoint needs.
+
+The record lies on the model itself, so that it goes along with `copy.deepcopy`, and it is the one place that
+knows which of the original channels are left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_ATTRIBUTE = "_secateur_lineage"
+
+
+@dataclass
+class Lineage:
+    """`dense` has the shape of every tensor before the first cut; `kept` the original indices still there,
+    per (tensor, dimension), for the dimensions that were cut."""
+
+    name: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    dense: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    #: names of the layers whose outputs are the model's outputs; None until they were traced
+    output_layers: tuple[str, ...] | None = None
+
+    def record_cut(self, tensor: str, dim: int, index: Tensor) -> None:
+        """Compose: `index` holds the positions, among those left, that stay along `dim` of `tensor`."""
+        index = index.cpu()
+        before = self.kept.get((tensor, dim), torch.arange(self.dense[tensor][dim]))
+        self.kept[tensor, dim] = before[index]
+
+
+def has_lineage(model: nn.Module) -> bool:
+    """Whether anything was recorded of this model yet."""
+    return _ATTRIBUTE in model.__dict__
+
+
+def set_lineage(model: nn.Module, lineage: Lineage) -> None:
+    """Give the model a record, for instance that of the model it is a copy of."""
+    model.__dict__[_ATTRIBUTE] = lineage
+
+
+def lineage_of(model: nn.Module) -> Lineage:
+    """The model's record; a model without one is taken as dense as it stands."""
+    found: Lineage | None = model.__dict__.get(_ATTRIBUTE)
+    if found is None:
+        shapes = {
+            name: tuple(tensor.shape)
+            for name, tensor in model.state_dict(keep_vars=True).items()
+            if isinstance(tensor, Tensor)
+        }
+        found = Lineage(dense=shapes)
+        set_lineage(model, found)
+    return found

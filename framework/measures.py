@@ -1,0 +1,194 @@
+"""Size and speed of a network: one definition of each number.
+
+Prunable weights are the weights of convolutions and linear layers, by type; biases and norms never count.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from framework.lineage import lineage_of
+from framework.prunable import output_dim, prunable_layers, prunable_weights, tensor_name
+from framework.pruning.masks import Masks
+from framework.untouched import untouched
+
+LATENCY_BATCHES = (1, 64)
+
+
+def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) -> dict[str, Any]:
+    """Size and speed of the network as it stands.
+
+    `params` (all parameters), `macs` (multiply-adds of one sample), `effective_macs` (those of layers with
+    masked weights scaled by their density), `bytes` (of the file that `save_model` writes), `csr_bytes` (with
+    the prunable weights in sparse rows; None without masks), `weight_sparsity` and `node_sparsity` against
+    the dense network, `latency_ms` ({"1": ..., "64": ...}, or None without `latency`). The model is not
+    changed.
+    """
+    from framework.checkpoint import file_size
+
+    macs, by_layer = count_macs(model, example_input)
+    density = {name: _density(module) for name, module in prunable_layers(model).items()}
+    saved = sum(count * (1 - density[name]) for name, count in by_layer.items())
+    return {
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": macs,
+        "effective_macs": round(macs - saved),
+        "bytes": file_size(model),
+        "csr_bytes": csr_bytes(model) if len(Masks(model)) else None,
+        "weight_sparsity": weight_sparsity(model),
+        "node_sparsity": node_sparsity(model, example_input),
+        "latency_ms": measure_latency([model], example_input)[0] if latency else None,
+    }
+
+
+def weight_sparsity(model: nn.Module) -> float:
+    """1 - non-zero prunable weights now / those of the dense network; cut and masked count alike."""
+    dense = lineage_of(model).dense
+    total = left = 0
+    for name, weight in prunable_weights(model).items():
+        total += _numel(dense.get(name, tuple(weight.shape)))
+        left += int(torch.count_nonzero(weight))
+    return 1 - left / total if total else 0.0
+
+
+def node_sparsity(model: nn.Module, example_input: Tensor) -> float:
+    """1 - output units of prunable layers now / those of the dense network, the output layers left out.
+
+    A unit whose weights are all zero counts as gone. 0 for a network without hidden units.
+    """
+    from framework.pruning.channels import channel_groups
+
+    lineage = lineage_of(model)
+    if lineage.output_layers is None:
+        channel_groups(model, example_input)
+    total = left = 0
+    for name, module in prunable_layers(model).items():
+        if name in (lineage.output_layers or ()):
+            continue
+        weight, dim = module.weight, output_dim(module)
+        assert isinstance(weight, Tensor)
+        total += lineage.dense.get(tensor_name(name, "weight"), tuple(weight.shape))[dim]
+        left += int(weight.detach().movedim(dim, 0).flatten(1).any(dim=1).sum())
+    return 1 - left / total if total else 0.0
+
+
+def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, int]]:
+    """Multiply-adds of one sample: of the whole network (attention included), and per prunable layer."""
+    by_layer: dict[str, int] = {}
+    counter = FlopCounterMode(display=False)
+
+    def count(name: str, before: list[int]) -> Any:
+        def start(*_: Any) -> None:
+            before.append(counter.get_total_flops())
+
+        def end(*_: Any) -> None:
+            by_layer[name] = by_layer.get(name, 0) + (counter.get_total_flops() - before.pop()) // 2
+
+        return start, end
+
+    handles = []
+    for name, module in prunable_layers(model).items():
+        start, end = count(name, [])
+        handles += [module.register_forward_pre_hook(start), module.register_forward_hook(end)]
+    try:
+        with untouched(model), torch.no_grad(), _attention_in_parts(), counter:
+            model(example_input[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return counter.get_total_flops() // 2, by_layer
+
+
+@contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """Attention by matrix products: the counter does not know its fused kernels on the CPU."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def measure_latency(
+    models: Sequence[nn.Module],
+    example_input: Tensor,
+    batches: Sequence[int] = LATENCY_BATCHES,
+    repeats: int = 30,
+    warmup: int = 3,
+) -> list[dict[str, float]]:
+    """Median milliseconds of a forward pass per batch size, for each model, the runs taken in turns.
+
+    Eval mode, `inference_mode`, as many threads as torch has now, every model in its own memory format.
+    """
+    timed: list[dict[str, list[float]]] = [{str(size): [] for size in batches} for _ in models]
+    for size in batches:
+        inputs = example_input[:1].expand(size, *example_input.shape[1:]).contiguous()
+        for repeat in range(-warmup, repeats):
+            for model, times in zip(models, timed, strict=True):
+                with evaluating(model), torch.inference_mode():
+                    seconds = _time(model, inputs)
+                if repeat >= 0:
+                    times[str(size)].append(1000 * seconds)
+    return [{size: statistics.median(values) for size, values in times.items()} for times in timed]
+
+
+def _time(model: nn.Module, inputs: Tensor) -> float:
+    _synchronize(inputs.device)
+    start = time.perf_counter()
+    model(inputs)
+    _synchronize(inputs.device)
+    return time.perf_counter() - start
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def csr_bytes(model: nn.Module) -> int:
+    """Bytes with prunable weights as sparse rows (values, 32-bit columns, 32-bit row ends), the rest dense."""
+    weights = prunable_weights(model)
+    total = 0
+    for name, tensor in model.state_dict().items():
+        if name in weights:
+            filled = int(torch.count_nonzero(tensor))
+            total += filled * (tensor.element_size() + 4) + 4 * (len(tensor) + 1)
+        else:
+            total += tensor.numel() * tensor.element_size()
+    return total
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and afterwards every module's own mode again."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _density(module: nn.Module) -> float:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return int(torch.count_nonzero(weight)) / max(1, weight.numel())
+
+
+def _numel(shape: Sequence[int]) -> int:
+    total = 1
+    for size in shape:
+        total *= size
+    return total

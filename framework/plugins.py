@@ -1,0 +1,227 @@
+"""Names to classes: a plug-in is a file whose name equals the name of the class in it.
+
+Listing names reads folders, describing a plug-in parses its file, and only `get` imports anything, so the
+command line can answer `--help` and `list` without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from framework.catalog import Entry, check_source, read_entry
+from utils.errors import UsageError
+from utils.suggest import unknown
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = {
+    "models": "models",
+    "criterions": "criterions",
+    "trainers": "trainers",
+    "testers": "testers",
+    "losses": "losses",
+    "datasets": "utils/data",
+}
+# torch's own optimizers by the names of the command line; a table, because they need no files of ours.
+OPTIMIZERS = {
+    "ADADELTA": "Adadelta",
+    "ADAM": "Adam",
+    "ADAMW": "AdamW",
+    "RMSPROP": "RMSprop",
+    "SGD": "SGD",
+}
+
+
+class Registry:
+    """Finds plug-ins by name in the built-in folders and in every folder added later.
+
+    `add_folder` takes a folder with the same layout (models/, criterions/, ..., utils/data/).
+    """
+
+    kinds: tuple[str, ...] = (*FOLDERS, "optimizers")
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._files: dict[str, dict[str, Path]] = {kind: {} for kind in FOLDERS}
+        self._classes: dict[tuple[str, str], type] = {}
+        self._root = root
+        self.folders: list[Path] = []
+        for kind, found in _scan(root).items():
+            self._files[kind].update(found)
+
+    def add_folder(self, folder: str | Path) -> None:
+        """Register every plug-in below `folder`; all are checked before any is added.
+
+        Raises UsageError, naming the file: no such folder, no plug-in in it, a name that is taken, a file
+        without its class, a criterion whose `score` has other arguments than the contract's.
+        """
+        path = Path(folder).resolve()
+        if path in self.folders:
+            return
+        if not path.is_dir():
+            raise UsageError(f"plug-ins folder {folder} does not exist")
+        found = _scan(path)
+        if not any(found.values()):
+            places = ", ".join(f"{place}/*.py" for place in FOLDERS.values())
+            raise UsageError(f"plug-ins folder {folder} has no plug-in: looked for {places}")
+        for kind, files in found.items():
+            for name, file in files.items():
+                if name in self._files[kind]:
+                    raise UsageError(f"{file}: the name {name} is taken by {self._files[kind][name]}")
+                check_source(kind, name, file)
+        for kind, files in found.items():
+            self._files[kind].update(files)
+        self.folders.append(path)
+
+    def names(self, kind: str) -> list[str]:
+        """Sorted names of one kind; imports nothing."""
+        if kind == "optimizers":
+            return sorted(OPTIMIZERS)
+        return sorted(self._of_kind(kind))
+
+    def is_shipped(self, kind: str, name: str) -> bool:
+        """Whether the plug-in is one of ours, not a user's."""
+        return (
+            kind == "optimizers"
+            or self._files[kind][name].is_relative_to(self._root)
+            and not any(self._files[kind][name].is_relative_to(folder) for folder in self.folders)
+        )
+
+    def describe(self, kind: str, name: str) -> Entry:
+        """Summary, granularity, schedule and paper of a plug-in, read from its source, not imported."""
+        if kind == "optimizers":
+            self.check_name(kind, name)
+            return Entry(kind, name, f"torch.optim.{OPTIMIZERS[name]}")
+        file, bases = self.file(kind, name), dict(self._of_kind(kind))
+        if kind == "criterions":
+            bases["Criterion"] = ROOT / "framework" / "criterion.py"  # the defaults
+        return read_entry(kind, name, file, bases)
+
+    def file(self, kind: str, name: str) -> Path:
+        """The source file of a plug-in."""
+        self.check_name(kind, name)
+        return self._files[kind][name]
+
+    def check_name(self, kind: str, name: str) -> None:
+        """Raise UsageError with the nearest match unless `name` exists."""
+        if name not in self.names(kind):
+            raise UsageError(unknown(_singular(kind), name, self.names(kind)))
+
+    def get(self, kind: str, name: str) -> type:
+        """The class; imports the one file it is in."""
+        if kind == "optimizers":
+            self.check_name(kind, name)
+            found: type = getattr(importlib.import_module("torch.optim"), OPTIMIZERS[name])
+            return found
+        if (kind, name) not in self._classes:
+            file = self.file(kind, name)
+            check_source(kind, name, file)
+            cls = getattr(self._module(kind, name, file), name)
+            _check_class(kind, cls, file)
+            self._classes[kind, name] = cls
+        return self._classes[kind, name]
+
+    def _module(self, kind: str, name: str, file: Path) -> ModuleType:
+        if file.parent == self._root / FOLDERS[kind]:
+            return importlib.import_module(f"{FOLDERS[kind].replace('/', '.')}.{name}")
+        folder = next(index for index, path in enumerate(self.folders) if file.is_relative_to(path))
+        module_name = f"secateur_plugins_{id(self)}_{folder}.{kind}.{name}"
+        spec = importlib.util.spec_from_file_location(module_name, file)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise UsageError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+        return module
+
+    def _of_kind(self, kind: str) -> dict[str, Path]:
+        if kind not in self._files:
+            raise UsageError(unknown("kind", kind, self.kinds))
+        return self._files[kind]
+
+
+def build(kind: str, name: str, /, **options: Any) -> Any:
+    """An instance of the plug-in `name` of `kind`.
+
+    Raises UsageError with the nearest match for an unknown kind, name or option. A model remembers its name
+    and options, so that `save_model` can write a file from which `load_model` rebuilds it.
+    """
+    cls = registry.get(kind, name)
+    check_options(cls, name, options)
+    instance = cls(**options)
+    if kind == "models":
+        from framework.lineage import lineage_of
+
+        lineage_of(instance).name, lineage_of(instance).options = name, dict(options)
+    return instance
+
+
+def check_options(cls: type, name: str, options: Iterable[str]) -> None:
+    """Raise UsageError for the first option that the constructor does not take."""
+    allowed = option_names(cls)
+    for option in options:
+        if option not in allowed:
+            raise UsageError(
+                unknown(f"option of {name}", option, allowed)
+                if allowed
+                else f"{name} takes no options, got {option!r}"
+            )
+
+
+def option_names(cls: type) -> list[str]:
+    """Names a constructor accepts, following `**options` up the classes it is passed on to."""
+    names: list[str] = []
+    for base in cls.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        names += [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return list(dict.fromkeys(names))
+
+
+def _scan(root: Path) -> dict[str, dict[str, Path]]:
+    return {
+        kind: {file.stem: file for file in sorted((root / folder).glob("[!_]*.py"))}
+        for kind, folder in FOLDERS.items()
+    }
+
+
+def _check_class(kind: str, cls: object, file: Path) -> None:
+    if not isinstance(cls, type):
+        raise UsageError(f"{file}: {file.stem} is not a class")
+    base = _base(kind)
+    if not issubclass(cls, base):
+        raise UsageError(f"{file}: {cls.__name__} must be a subclass of {base.__module__}.{base.__name__}")
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    if missing:
+        raise UsageError(f"{file}: {cls.__name__} lacks {', '.join(missing)}")
+
+
+def _base(kind: str) -> type:
+    module, name = {
+        "models": ("torch.nn", "Module"),
+        "criterions": ("framework.criterion", "Criterion"),
+        "trainers": ("framework.trainer", "Trainer"),
+        "testers": ("framework.tester", "Tester"),
+        "losses": ("framework.loss", "Loss"),
+        "datasets": ("utils.dataset", "DataSet"),
+    }[kind]
+    base: type = getattr(importlib.import_module(module), name)
+    return base
+
+
+def _singular(kind: str) -> str:
+    return {"losses": "loss", "datasets": "data_set"}.get(kind, kind[:-1])
+
+
+registry = Registry()

@@ -1,0 +1,90 @@
+"""From the command line to a complete, checked config: files, plug-ins, autoconfig, checks, in this order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from framework.autoconfig import fill
+from framework.config import RunConfig
+from framework.config_file import merge
+from framework.hooks import installed_folders
+from framework.plugins import registry
+from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
+from framework.validate import check_config
+from utils.errors import UsageError
+
+# How a run's data was prepared; and what else decides the digits of a test.
+INHERITED = ("data_set", "data_dir", "image_size", "normalize", "num_classes", "val_share", "tuning", "seed")
+INHERITED_BY_TESTS = ("batch_size", "loss", "limit_test_batches")
+
+
+def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig:
+    """The config of a run: `flags` over `file` over the defaults, filled by autoconfig, checked, resolved.
+
+    What was decided for the user is in `notes`. Raises UsageError for everything that can be known to be
+    wrong before a model is built; no file is written.
+    """
+    config = merge(flags, file)
+    add_plugins(config.plugins)
+    inherit(config)
+    config.notes += map(str, fill(config, registry.folders))
+    check_config(config)
+    resolve(config)
+    return config
+
+
+def inherit(config: RunConfig) -> None:
+    """Take from a checkpoint's own run what says how its data was prepared, unless the user said otherwise.
+
+    The same network tested on images of another size or scale would give another accuracy.
+    """
+    if not config.eval and config.checkpoint_name is None:
+        return
+    registry.check_name("models", config.model)
+    run = run_folder_of(find_checkpoint(config))
+    saved = run.read_config()
+    if saved is None:
+        return
+    names = INHERITED + (INHERITED_BY_TESTS if config.eval else ())
+    taken = []
+    for name in names:
+        value = getattr(saved, name)
+        if name in config.given:
+            continue
+        if value != getattr(config, name):
+            taken.append(f"{name} {value}")
+        setattr(config, name, value)
+        config.given.add(name)
+    if config.eval and "memory_format" not in config.given:
+        config.memory_format = saved.train_memory_format
+    if taken:
+        config.notes.append(f"as in {run.name}: {', '.join(taken)}")
+
+
+def add_plugins(folders: Iterable[str]) -> None:
+    """Register the plug-ins of installed packages and of `folders`."""
+    for package, folder in installed_folders():
+        try:
+            registry.add_folder(folder)
+        except UsageError as error:
+            raise UsageError(f"installed package {package}: {error}") from error
+    for given in folders:
+        registry.add_folder(given)
+
+
+def resolve(config: RunConfig) -> None:
+    """Fill in default names and make paths absolute, so that a saved config repeats the run."""
+    if config.eval or config.checkpoint_name is not None:
+        file = find_checkpoint(config)
+        if config.checkpoint_name is None:
+            config.notes.append(f"checkpoint: {file} (the newest run that has one)")
+        config.checkpoint_name = str(run_folder_of(file).path.resolve())
+        config.checkpoint_model = file.stem
+    if config.pretrained is not None:
+        file = find_pretrained(config.pretrained, config.model, config.results_dir)
+        config.pretrained = str(file.resolve())
+    if config.data_dir is not None:
+        config.data_dir = str(Path(config.data_dir).absolute())
+    config.run_name = config.run_name or config.default_run_name()

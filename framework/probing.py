@@ -1,0 +1,124 @@
+"""Choices made by measurement: which memory format this network trains fastest in, on this machine.
+
+Both formats compute the same numbers up to rounding, so a choice is remembered: in the run's config.yaml, for
+its repetition, and in a small cache, so that the next run of the same network here makes the same one and gives
+the same bits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from framework.criterion import scoring
+from framework.measures import count_macs
+from utils.atomic import write_json
+
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+#: below so many multiply-adds a sample there is nothing to gain, and the default is taken unmeasured
+WORTH_MEASURING = 20_000_000
+#: channels-last must be this much faster, or noise would decide
+MARGIN = 0.95
+SAMPLES, REPEATS = 16, 5
+
+
+def memory_format(model: nn.Module, example_input: Tensor) -> str:
+    """The name in FORMATS that a forward and backward pass is faster in; the model is unchanged."""
+    if example_input.dim() != 4 or count_macs(model, example_input)[0] < WORTH_MEASURING:
+        return "contiguous"
+    key = _key(model, example_input)
+    known = _read_cache()
+    if known.get(key) not in FORMATS:
+        known[key] = _measure(model, example_input)
+        _write_cache(known)
+    return known[key]
+
+
+def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
+    """Bring all 4-D parameters into a memory format, in place."""
+    model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack this form
+
+
+def _measure(model: nn.Module, example_input: Tensor) -> str:
+    inputs = example_input[:1].expand(SAMPLES, *example_input.shape[1:])
+    before = _layout(model)
+    times: dict[str, list[float]] = {name: [] for name in FORMATS}
+    try:
+        for repeat in range(REPEATS + 1):  # the first is warm-up
+            for name, layout in FORMATS.items():
+                lay_out(model, layout)
+                seconds = _pass(model, inputs.contiguous(memory_format=layout))
+                if repeat:
+                    times[name].append(seconds)
+    finally:
+        lay_out(model, before)
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    faster = medians["channels_last"] < MARGIN * medians["contiguous"]
+    return "channels_last" if faster else "contiguous"
+
+
+def _layout(model: nn.Module) -> torch.memory_format:
+    wide = [p for p in model.parameters() if p.dim() == 4 and not p.is_contiguous()]
+    return torch.channels_last if wide else torch.contiguous_format
+
+
+def _pass(model: nn.Module, inputs: Tensor) -> float:
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with scoring(model):
+        start = time.perf_counter()
+        torch.autograd.grad(model(inputs).square().mean(), parameters, allow_unused=True)
+        if inputs.device.type == "cuda":
+            torch.cuda.synchronize(inputs.device)
+        return time.perf_counter() - start
+
+
+def _key(model: nn.Module, example_input: Tensor) -> str:
+    """Everything the speed depends on."""
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+    device = example_input.device
+    hardware = (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {_processor()}"
+    )
+    facts = [
+        torch.__version__,
+        device.type,
+        hardware,
+        torch.get_num_threads(),
+        tuple(example_input.shape[1:]),
+        shapes,
+    ]
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+def _processor() -> str:
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def _cache_file() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "secateur" / "memory_formats.json"
+
+
+def _read_cache() -> dict[str, str]:
+    try:
+        found = json.loads(_cache_file().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _write_cache(known: dict[str, str]) -> None:
+    """A cache that cannot be written costs a measurement next time, nothing else."""
+    try:
+        _cache_file().parent.mkdir(parents=True, exist_ok=True)
+        write_json(_cache_file(), known)
+    except OSError:
+        return

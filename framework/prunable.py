@@ -1,0 +1,45 @@
+"""Which layers have prunable weights: convolutions and linear layers, found by type, never by name."""
+
+from __future__ import annotations
+
+from torch import nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+
+
+def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Module name to module, in registration order; a module used twice is listed once."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
+
+
+def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameter name to weight of every prunable layer; a weight shared by two layers is listed once."""
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for name, module in prunable_layers(model).items():
+        weight = module.weight
+        if isinstance(weight, nn.Parameter) and id(weight) not in seen:
+            seen.add(id(weight))
+            found[tensor_name(name, "weight")] = weight
+    return found
+
+
+def tensor_name(module: str, attribute: str) -> str:
+    """`state_dict` name of a module's tensor; the root module has the name ''."""
+    return f"{module}.{attribute}" if module else attribute
+
+
+def output_dim(module: nn.Module) -> int:
+    """Dimension of the weight along which the layer's output units lie."""
+    return 1 if isinstance(module, TRANSPOSED) else 0
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """Whether a convolution filters each channel by itself, so that its channels follow their producer."""
+    return (
+        isinstance(module, CONVOLUTIONS)
+        and module.groups > 1
+        and module.groups == module.in_channels == module.out_channels
+    )

@@ -1,0 +1,116 @@
+"""Which slices of which tensors belong to one channel: traced from a forward pass, never guessed from names.
+
+What a group is, and the one call that finds them; `tracing` has the engine behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from framework.lineage import lineage_of
+from framework.prunable import prunable_layers
+from utils.errors import UsageError
+from utils.suggest import unknown
+
+MODEL_OUTPUT = "model output"
+
+
+class Slice(NamedTuple):
+    """What each channel of a group owns along one dimension of one tensor."""
+
+    tensor: str
+    dim: int
+    #: `(channels, k)` int64: the positions along `dim` that channel c owns
+    index: Tensor  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels of one or more layers, and every slice that must go when a channel goes.
+
+    conv "a" of 8 outputs, batch norm "n", linear "b" behind a 2x2 flatten: the group "a" has 8 channels and
+    the slices (a.weight, 0, (8, 1)), (a.bias, 0, (8, 1)), (n.weight, 0, (8, 1)), ..., (b.weight, 1, (8, 4)).
+    """
+
+    name: str
+    channels: int
+    slices: tuple[Slice, ...]
+    #: `(channels,)`: the channels' indices in the dense network, composed over cuts
+    origin: Tensor
+    #: layers that mix other channels into these (depthwise convolutions and norms only follow)
+    producers: tuple[str, ...]
+    #: those of `slices` that are the producers' weights along their outputs, and their biases
+    produced: tuple[Slice, ...]
+    #: prunable layers whose output units are these channels: producers and depthwise convolutions
+    layers: tuple[str, ...]
+    #: None when free, else why the group is never cut
+    protected: str | None = None
+    #: False where a cut is known to differ from a mask, because something reduces over the channels
+    exact: bool = True
+
+
+Groups = Mapping[str, ChannelGroup]
+
+
+def channel_groups(
+    model: nn.Module, example_input: Tensor, protect: Sequence[str] = (), inexact: bool = False
+) -> dict[str, ChannelGroup]:
+    """All channel groups of a network in forward order, named by their (first) producing module.
+
+    `example_input` is a batch the model accepts; one sample is used. `protect` takes module-name prefixes:
+    groups whose channels they have as outputs are never cut. Protected are also groups that reach the model's
+    output and those whose cut, tried on a copy, does not compute what a mask computes; `inexact` frees those
+    where only the numbers differ, such as behind a LayerNorm, as long as the network runs. The model is not
+    changed. Raises UsageError if the model rejects the input or has no prunable layer.
+    """
+    if not prunable_layers(model):
+        raise UsageError(f"{type(model).__name__} has no prunable layer (convolution or linear)")
+    _check_prefixes(model, protect)
+    from framework.pruning.tracing import trace
+
+    groups = trace(model, example_input[:1], inexact)
+    for name, group in groups.items():
+        for prefix in protect:
+            hit = [layer for layer in group.layers if layer == prefix or layer.startswith(prefix + ".")]
+            if hit and group.protected is None:
+                groups[name] = replace(group, protected=f"protected by name: {prefix}")
+    outputs = [group.layers for group in groups.values() if group.protected == MODEL_OUTPUT]
+    lineage_of(model).output_layers = tuple(dict.fromkeys(sum(outputs, ())))
+    return groups
+
+
+def remap(
+    groups: Groups, positions: Mapping[tuple[str, int], Tensor], keep: Mapping[str, Tensor]
+) -> dict[str, ChannelGroup]:
+    """The groups after a cut: `positions` has, per cut (tensor, dim), the new position of each old one."""
+    after = {}
+    for name, group in groups.items():
+        rows = keep[name].cpu().nonzero().flatten() if name in keep else torch.arange(group.channels)
+
+        def moved(parts: tuple[Slice, ...], rows: Tensor = rows) -> tuple[Slice, ...]:
+            found = []
+            for part in parts:
+                index, new = part.index[rows], positions.get((part.tensor, part.dim))
+                found.append(part._replace(index=index if new is None else new[index]))
+            return tuple(found)
+
+        after[name] = replace(
+            group,
+            channels=len(rows),
+            slices=moved(group.slices),
+            produced=moved(group.produced),
+            origin=group.origin[rows],
+        )
+    return after
+
+
+def _check_prefixes(model: nn.Module, protect: Sequence[str]) -> None:
+    names = [name for name, _ in model.named_modules()]
+    for prefix in protect:
+        if not any(name == prefix or name.startswith(prefix + ".") for name in names):
+            raise UsageError(unknown("module to protect", prefix, list(prunable_layers(model))))

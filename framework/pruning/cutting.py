@@ -1,0 +1,277 @@
+"""Removing channels from everything that has them: parameters, gradients, buffers, masks, optimizer state,
+attributes, and the companions (rewind copies, EMA, initial weights)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.lineage import Lineage, has_lineage, lineage_of, set_lineage
+from framework.pruning.attributes import follow_shapes
+from framework.pruning.channels import ChannelGroup, Groups, remap
+from framework.pruning.masks import PREFIX, Masks
+from utils.errors import UsageError
+from utils.suggest import unknown
+
+#: (tensor name, dimension) -> positions that stay, ascending
+Staying = dict[str, dict[int, Tensor]]
+Companion = MutableMapping[str, Tensor] | nn.Module
+
+
+@dataclass
+class _Plan:
+    """Everything that will replace something, made before anything is replaced."""
+
+    parameters: list[tuple[nn.Parameter, nn.Parameter]] = field(default_factory=list)
+    #: (module, attribute, new tensor)
+    buffers: list[tuple[nn.Module, str, Tensor]] = field(default_factory=list)
+    entries: list[tuple[MutableMapping[str, Tensor], str, Tensor]] = field(default_factory=list)
+    states: list[tuple[nn.Parameter, dict[str, Any]]] = field(default_factory=list)
+
+
+def cut(
+    model: nn.Module,
+    keep: Mapping[str, Tensor],
+    groups: Groups,
+    optimizer: Any = None,
+    companions: Sequence[Companion] = (),
+) -> dict[str, ChannelGroup]:
+    """Take the channels that are off in `keep` (group name -> bool `(channels,)`) out of the network.
+
+    Parameters are replaced by smaller ones, so a graph that still holds the old ones stays valid; the
+    optimizer's groups and states are re-keyed to the new ones and sliced alike. `companions` are mappings
+    from tensor name to tensor, or twin modules, that are cut in the same way. Everything is planned before
+    anything changes: an error leaves all as it was. Returns the groups of the smaller network.
+
+    Raises UsageError for a mask of an unknown or protected group, of the wrong length, or without a channel
+    left, and for an optimizer state or companion that does not fit.
+    """
+    _check(keep, groups)
+    _check_current(model, groups)
+    removed = {name: ~mask.cpu() for name, mask in keep.items() if not bool(mask.all())}
+    if not removed:
+        return dict(groups)
+    staying, positions = _staying(model, removed, groups)
+    twins = [_inner(companion) for companion in companions if isinstance(companion, nn.Module)]
+    plan = _Plan()
+    _plan_module(plan, model, staying)
+    _plan_optimizer(plan, optimizer, staying, model)
+    for twin in twins:
+        _plan_module(plan, twin, staying, like=model)
+    for companion in companions:
+        if not isinstance(companion, nn.Module):
+            _plan_mapping(plan, companion, staying, model)
+    lineages = [lineage_of(model), *(_twin_lineage(twin, model) for twin in twins)]
+    _apply(plan, [model, *twins], optimizer)
+    for module, lineage in zip([model, *twins], lineages, strict=True):
+        follow_shapes(module)
+        for tensor, dims in staying.items():
+            for dim, index in dims.items():
+                lineage.record_cut(tensor, dim, index)
+    return remap(groups, positions, keep)
+
+
+def shrink(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    """The entries of `tensor` that stay, laid out in memory as it is (channels-last stays channels-last)."""
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda dim: -strides[dim])
+    physical = tensor.permute(order)
+    for dim, index in dims.items():
+        physical = physical.index_select(order.index(dim), index.to(tensor.device))
+    return physical.permute([order.index(dim) for dim in range(tensor.dim())])
+
+
+def _staying(
+    model: nn.Module, removed: Mapping[str, Tensor], groups: Groups
+) -> tuple[Staying, dict[tuple[str, int], Tensor]]:
+    """Positions that stay along each cut dimension, and the new position of each old one (-1 where gone)."""
+    sizes = {name: tensor.shape for name, tensor in _tensors(model).items()}
+    stays: dict[tuple[str, int], Tensor] = {}
+    for name, off in removed.items():
+        for tensor, dim, index in groups[name].slices:
+            mask = stays.setdefault((tensor, dim), torch.ones(sizes[tensor][dim], dtype=torch.bool))
+            mask[index[off].flatten()] = False
+    staying: Staying = {}
+    positions = {}
+    for (tensor, dim), mask in stays.items():
+        staying.setdefault(tensor, {})[dim] = mask.nonzero().flatten()
+        positions[tensor, dim] = torch.where(mask, mask.cumsum(0) - 1, -1)
+    named = _tensors(model)
+    first_names = {id(named[name]): name for name in staying}
+    for name, one in named.items():  # a tied tensor is cut once, and its other names are recorded
+        if id(one) in first_names:
+            staying.setdefault(name, staying[first_names[id(one)]])
+    return staying, positions
+
+
+def _plan_module(plan: _Plan, module: nn.Module, staying: Staying, like: nn.Module | None = None) -> None:
+    """New parameters (gradients along), buffers and masks of one module."""
+    reference = _tensors(like) if like is not None else {}
+    own = _tensors(module)
+    seen: set[int] = set()
+    for name, dims in staying.items():
+        old = own.get(name)
+        if old is None or reference and old.shape != reference[name].shape:
+            shape = "is missing" if old is None else f"has shape {tuple(old.shape)}, unlike the model's"
+            raise UsageError(f"companion {type(module).__name__}: '{name}' {shape}")
+        owner_name, _, attribute = name.rpartition(".")
+        owner = module.get_submodule(owner_name)
+        if isinstance(old, nn.Parameter):
+            if id(old) not in seen:  # tied ones have several names
+                plan.parameters.append((old, _smaller(old, dims)))
+            seen.add(id(old))
+        else:
+            plan.buffers.append((owner, attribute, shrink(old, dims)))
+        mask = owner._buffers.get(PREFIX + attribute)
+        if mask is not None:
+            plan.buffers.append((owner, PREFIX + attribute, shrink(mask, dims)))
+
+
+def _smaller(old: nn.Parameter, dims: Mapping[int, Tensor]) -> nn.Parameter:
+    new = nn.Parameter(shrink(old.detach(), dims), requires_grad=old.requires_grad)
+    if old.grad is not None:
+        new.grad = shrink(old.grad.detach(), dims)
+    return new
+
+
+def _plan_optimizer(plan: _Plan, optimizer: Any, staying: Staying, model: nn.Module) -> None:
+    if optimizer is None:
+        return
+    inner = unwrapped(optimizer)
+    if isinstance(inner, torch.optim.LBFGS):
+        raise UsageError("LBFGS keeps one flat state for all parameters together: it cannot be cut")
+    names = {id(tensor): name for name, tensor in _tensors(model).items()}
+    for old, _ in list(plan.parameters):
+        if old in inner.state:
+            name = names[id(old)]
+            state = {
+                key: _smaller_state(value, key, old, name, staying[name], type(inner).__name__)
+                for key, value in inner.state[old].items()
+            }
+            plan.states.append((old, state))
+
+
+def _smaller_state(
+    value: Any, key: str, parameter: Tensor, name: str, dims: Mapping[int, Tensor], optimizer: str
+) -> Any:
+    """Tensors of the parameter's shape are sliced like it, scalars stay, other shapes are refused."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.shape == parameter.shape:
+        return shrink(value, dims)
+    if value.numel() == 1:
+        return value
+    raise UsageError(
+        f"{optimizer}'s state '{key}' of '{name}' has shape {tuple(value.shape)}, unlike its parameter "
+        f"{tuple(parameter.shape)}: it cannot be cut"
+    )
+
+
+def _plan_mapping(plan: _Plan, companion: MutableMapping[str, Tensor], staying: Staying, model: nn.Module) -> None:
+    reference = _tensors(model)
+    for name, dims in staying.items():
+        if name not in companion:
+            continue
+        if companion[name].shape != reference[name].shape:
+            raise UsageError(
+                f"companion: '{name}' has shape {tuple(companion[name].shape)}, the model's has "
+                f"{tuple(reference[name].shape)}"
+            )
+        plan.entries.append((companion, name, shrink(companion[name].detach(), dims)))
+
+
+def _apply(plan: _Plan, modules: Sequence[nn.Module], optimizer: Any) -> None:
+    new = {id(old): parameter for old, parameter in plan.parameters}
+    for module in modules:
+        for owner in module.modules():
+            for attribute, old in owner._parameters.items():
+                if old is not None and id(old) in new:
+                    owner._parameters[attribute] = new[id(old)]
+    for owner, attribute, buffer in plan.buffers:
+        owner._buffers[attribute] = buffer
+    for mapping, name, tensor in plan.entries:
+        mapping[name] = tensor
+    if optimizer is None:
+        return
+    inner = unwrapped(optimizer)
+    for group in inner.param_groups:
+        group["params"] = [new.get(id(parameter), parameter) for parameter in group["params"]]
+    for old, state in plan.states:
+        del inner.state[old]
+        inner.state[new[id(old)]] = state
+
+
+def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer inside a wrapper that keeps it as `.optimizer` (accelerate's is an Optimizer itself)."""
+    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+        optimizer = inner
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise UsageError(f"{type(optimizer).__name__} is no torch optimizer")
+    return optimizer
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    """The network inside an `AveragedModel`, which keeps its copy as `.module`."""
+    return module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else module
+
+
+def _twin_lineage(twin: nn.Module, model: nn.Module) -> Lineage:
+    """The twin's record; one that was copied before the model had a record gets the model's."""
+    if not has_lineage(twin):
+        set_lineage(twin, copy.deepcopy(lineage_of(model)))
+    return lineage_of(twin)
+
+
+def _check_current(model: nn.Module, groups: Groups) -> None:
+    """Groups traced before an earlier cut point past the ends of the tensors."""
+    sizes = {name: tensor.shape for name, tensor in _tensors(model).items()}
+    for name, group in groups.items():
+        for tensor, dim, index in group.slices:
+            if tensor not in sizes or int(index.max()) >= sizes[tensor][dim]:
+                raise UsageError(
+                    f"group '{name}' does not fit the network: it was traced on another one, or before a cut "
+                    "(take the groups that cut returned)"
+                )
+
+
+def _check(keep: Mapping[str, Tensor], groups: Groups) -> None:
+    for name, mask in keep.items():
+        if name not in groups:
+            raise UsageError(unknown("channel group", name, list(groups)))
+        group = groups[name]
+        if mask.dtype != torch.bool or tuple(mask.shape) != (group.channels,):
+            raise UsageError(
+                f"the keep mask of '{name}' is {mask.dtype} {tuple(mask.shape)}, expected bool ({group.channels},)"
+            )
+        if group.protected is not None and not bool(mask.all()):
+            raise UsageError(f"group '{name}' is protected ({group.protected}) and cannot be cut")
+        if not bool(mask.any()):
+            raise UsageError(f"the keep mask of '{name}' leaves no channel")
+
+
+def mask_channels(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> None:
+    """Mask instead of cut: every parameter entry of a removed channel's slices is zero and held there."""
+    _check(keep, groups)
+    Masks(model).hold(channel_masks(model, keep, groups))
+
+
+def channel_masks(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
+    """Parameter name -> bool mask that is off where a removed channel owns an entry."""
+    parameters = dict(model.named_parameters())
+    masks: dict[str, Tensor] = {}
+    for name, mask in keep.items():
+        off = ~mask.cpu()
+        for tensor, dim, index in groups[name].slices:
+            if tensor in parameters:
+                held = masks.setdefault(tensor, torch.ones_like(parameters[tensor], dtype=torch.bool))
+                held.index_fill_(dim, index[off].flatten().to(held.device), False)
+    return masks

@@ -1,0 +1,151 @@
+"""Weight masks: they belong to the model, hold what is pruned at zero, and cost one fused call per step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from framework.prunable import prunable_weights, tensor_name
+from utils.errors import UsageError
+
+PREFIX = "mask_of_"
+#: optimizer -> model -> the hook that applies the model's masks after each step
+_ATTACHED: WeakKeyDictionary[torch.optim.Optimizer, WeakKeyDictionary[nn.Module, Any]] = WeakKeyDictionary()
+
+
+class Masks(Mapping[str, Tensor]):
+    """The masks of a model: parameter name -> 0/1 tensor of the parameter's shape and dtype.
+
+    A mask is a buffer next to its parameter: it moves between devices and is copied with the model, and stays
+    out of `state_dict`, whose names do not change (`save_model` writes the masks as packed bits). A `Masks` is
+    a view: make as many as you like.
+    """
+
+    #: goes up whenever any model gets a mask or loses one
+    _changes: ClassVar[int] = 0
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        #: modules with a mask, and the masked attribute; as they were at change number `_walked`
+        self._places: list[tuple[nn.Module, str]] = []
+        self._walked = -1
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {
+            tensor_name(module_name, attribute.removeprefix(PREFIX)): buffer
+            for module_name, module in self._model.named_modules()
+            for attribute, buffer in module._buffers.items()
+            if attribute.startswith(PREFIX) and buffer is not None
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._buffers()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._buffers())
+
+    def __len__(self) -> int:
+        return len(self._buffers())
+
+    def hold(self, keep: Mapping[str, Tensor]) -> None:
+        """Set to zero, from now on, the entries that are off in `keep` (parameter name -> mask).
+
+        Entries that an earlier mask holds stay held.
+        """
+        parameters = dict(self._model.named_parameters())
+        for name, mask in keep.items():
+            if name not in parameters:
+                raise UsageError(f"the model has no parameter '{name}' to mask")
+            if mask.shape != parameters[name].shape:
+                raise UsageError(
+                    f"the mask of '{name}' has shape {tuple(mask.shape)}, expected {tuple(parameters[name].shape)}"
+                )
+        before = self._buffers()
+        for name, mask in keep.items():
+            # laid out in memory like its parameter, or applying it would be slower
+            value = torch.zeros_like(parameters[name], requires_grad=False).copy_(mask != 0)
+            if name in before:
+                value = value * before[name]
+            owner, attribute = _owner(self._model, name)
+            owner.register_buffer(PREFIX + attribute, value, persistent=False)
+        Masks._changes += 1
+        self.apply()
+
+    def drop(self) -> None:
+        """Hold nothing any more; the entries stay zero until something changes them."""
+        for name in list(self):
+            owner, attribute = _owner(self._model, name)
+            delattr(owner, PREFIX + attribute)
+        Masks._changes += 1
+
+    @torch.no_grad()
+    def apply(self) -> None:
+        """Zero the masked entries. Your own training loop calls this after each optimizer step, or `attach`."""
+        parameters, masks = self._paired()
+        if masks:
+            torch._foreach_mul_(parameters, masks)
+
+    @torch.no_grad()
+    def apply_to_gradients(self) -> None:
+        """Zero the gradients of masked entries, so that clipping sees only what can move."""
+        parameters, masks = self._paired()
+        pairs = [(p.grad, m) for p, m in zip(parameters, masks, strict=True) if p.grad is not None]
+        if pairs:
+            torch._foreach_mul_([gradient for gradient, _ in pairs], [mask for _, mask in pairs])
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
+        """Apply the masks after every step of `optimizer`; the function returned ends that.
+
+        To attach them again changes nothing: pruning every few epochs does not make steps slower.
+        """
+        models = _ATTACHED.setdefault(optimizer, WeakKeyDictionary())
+
+        def reapply(_optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+            self.apply()
+
+        def end() -> None:
+            if self._model in models:
+                models.pop(self._model).remove()
+
+        if self._model not in models:
+            models[self._model] = optimizer.register_step_post_hook(reapply)
+        return end
+
+    def _paired(self) -> tuple[list[Tensor], list[Tensor]]:
+        # A cut replaces parameters and masks, but not the modules they lie in: these are looked for anew only when
+        # masks came or went, since that walk takes as long as applying the masks of a small network.
+        if self._walked != Masks._changes:
+            self._places = [
+                (module, attribute.removeprefix(PREFIX))
+                for module in self._model.modules()
+                for attribute in module._buffers
+                if attribute.startswith(PREFIX)
+            ]
+            self._walked = Masks._changes
+        parameters: list[Tensor] = []
+        masks: list[Tensor] = []
+        for module, attribute in self._places:
+            parameter, mask = module._parameters[attribute], module._buffers[PREFIX + attribute]
+            assert parameter is not None and mask is not None
+            parameters.append(parameter)
+            masks.append(mask)
+        return parameters, masks
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the prunable weights present that the masks hold at zero."""
+        weights = prunable_weights(self._model)
+        held = sum(int((self[name] == 0).sum()) for name in weights if name in self)
+        return held / max(1, sum(weight.numel() for weight in weights.values()))
+
+    def __repr__(self) -> str:
+        return f"Masks({len(self)} tensors, {self.sparsity:.2%} of the prunable weights held at zero)"
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    module_name, _, attribute = name.rpartition(".")
+    return model.get_submodule(module_name), attribute

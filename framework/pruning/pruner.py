@@ -1,0 +1,137 @@
+"""The listener that prunes: it runs criterion, selection and mask or cut when the schedule says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from framework.criterion import Criterion, Groups
+from framework.hooks import hookimpl
+from framework.measures import count_macs
+from framework.pruning.cutting import unwrapped
+from framework.pruning.masks import Masks
+from framework.pruning.selection import Keep
+from framework.pruning.step import PruneEvent, PruningStep
+from framework.schedule import BEFORE_TRAINING
+
+if TYPE_CHECKING:
+    from framework.trainer import Trainer
+
+#: how far off a target may lie before it is worth a warning: one unit in a hundred
+TOLERANCE = 0.01
+
+
+class Pruner:
+    """Prunes the trainer's network at the moments of `plan` (moment -> targets, see `schedule`)."""
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        plan: Mapping[int, Sequence[float]],
+        *,
+        seed: int = 0,
+        scope: str | None = None,
+        protect: Sequence[str] = (),
+        outer_layers: bool = True,
+    ) -> None:
+        self.criterion, self.plan, self.seed = criterion, plan, seed
+        self.scope, self.protect, self.outer_layers = scope, protect, outer_layers
+        #: every step so far; masks and scores only of the last one
+        self.events: list[PruneEvent] = []
+        self._step: PruningStep | None = None
+        self._masks: Masks | None = None
+
+    def prepare(self, model: nn.Module, example_input: Tensor) -> None:
+        """Trace the network; UsageError if there is nothing that this criterion could prune."""
+        if self.plan:
+            self._step = PruningStep(
+                model,
+                self.criterion,
+                example_input,
+                scope=self.scope,
+                protect=self.protect,
+                outer_layers=self.outer_layers,
+            )
+
+    @property
+    def groups(self) -> Groups:
+        """The channel groups as they are now; none before `prepare`."""
+        return self._step.groups if self._step is not None else {}
+
+    @hookimpl
+    def run_started(self, trainer: Trainer) -> None:
+        """Hold the masks the network came with, then prune if it is to be done before training."""
+        self._masks = Masks(trainer.model)
+        self._masks.attach(unwrapped(trainer.optimizer))
+        if self._step is None:
+            self.prepare(trainer.model, trainer.example_input)
+        if self._step is not None:
+            self._step.optimizer, self._step.companions = trainer.optimizer, trainer.companions
+        self.criterion.seed = self.seed
+        self.criterion.start(trainer.model)
+        self._prune(trainer, self.plan.get(BEFORE_TRAINING, ()))
+
+    @hookimpl
+    def gradients_ready(self, trainer: Trainer) -> None:
+        """Clipping must not see the gradients of masked weights."""
+        if self._masks is not None:
+            self._masks.apply_to_gradients()
+
+    @hookimpl
+    def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
+        """Criterions may track their scores in training."""
+        self.criterion.observe(trainer.model, loss)
+
+    @hookimpl
+    def epoch_ended(self, trainer: Trainer) -> None:
+        """Prune if this epoch's end is in the plan."""
+        self._prune(trainer, self.plan.get(trainer.epoch, ()))
+
+    @hookimpl
+    def training_ended(self, trainer: Trainer) -> None:
+        """A run that was stopped early may not have come to its last pruning."""
+        missed = [targets[-1] for moment, targets in sorted(self.plan.items()) if moment > trainer.epoch]
+        if missed:
+            asked = f"sparsity {missed[-1]:.4f} was never asked for"
+            trainer.warn(f"{type(self.criterion).__name__}: training ended before the last pruning: {asked}")
+
+    def _prune(self, trainer: Trainer, targets: Sequence[float]) -> None:
+        for target in trainer.track(targets, "prune", len(targets)):
+            self._prune_to(trainer, target)
+        if targets and self.criterion.threshold is None:
+            self._warn_if_off(trainer, targets[-1], self.events[-1].reached)
+
+    def _warn_if_off(self, trainer: Trainer, asked: float, reached: float) -> None:
+        if abs(reached - asked) > TOLERANCE:
+            why = "what is left is protected or the last of its layer"
+            why = why if reached < asked else "as much was gone already, or goes only together"
+            who = type(self.criterion).__name__
+            trainer.warn(f"{who}: asked for sparsity {asked:.4f}, reached {reached:.4f}: {why}")
+
+    def _prune_to(self, trainer: Trainer, target: float) -> None:
+        assert self._step is not None
+        data = self.criterion.data
+        trainer.optimizer.zero_grad(set_to_none=True)
+        batches = trainer.loaders.scoring_batches(
+            data.kind,
+            batches=data.batches,
+            samples=data.samples,
+            batch_size=trainer.loaders.train.batch_size,
+            seed=self.seed,
+            step=self.criterion.step,
+        )
+        layout = trainer.memory_format
+        batches = [(inputs.contiguous(memory_format=layout), targets) for inputs, targets in batches]
+        trainer.count_macs(sum(len(inputs) for inputs, _ in batches))
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(self.seed * 1_000_003 + self.criterion.step)
+            event = self._step(target, batches, trainer.loss)
+        trainer.macs = count_macs(trainer.model, trainer.example_input)[0]
+        if self.events:  # of those before only the numbers are kept: scores are as large as the network
+            self.events[-1] = replace(self.events[-1], keep=Keep({}), scores={})
+        self.events.append(event)
+        trainer.hooks.pruned(trainer=trainer, event=event)

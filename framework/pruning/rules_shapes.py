@@ -1,0 +1,294 @@
+"""What operations do to labels: those that move entries about, and cut, join or repeat tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from framework.pruning.labels import FIXED
+from framework.pruning.rules import Arguments, Context, Fields, rule, tensors, unsupported
+
+
+@rule("clone contiguous _to_copy alias detach lift_fresh lift_fresh_copy native_dropout")
+def unchanged(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """The same entries in the same places."""
+    ctx.give(tensors(out)[0], dict(ctx.fields(args[0])))
+
+
+@rule("as_strided as_strided_")
+def restrided(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Only where nothing but the memory layout changes."""
+    if tuple(args[1]) == tuple(args[0].shape) and not (len(args) > 3 and args[3]):
+        ctx.give(out, dict(ctx.fields(args[0])))
+    else:
+        unsupported(ctx, name, args, out)
+
+
+@rule("permute transpose t unsqueeze squeeze movedim")
+def axes_moved(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Axes change places: an empty tensor whose sizes are the axes' numbers shows which comes where."""
+    x = args[0]
+    # 1 stays 1, since squeeze looks at it; the others are told apart by their size
+    sizes = [1 if size == 1 else axis + 2 for axis, size in enumerate(x.shape)]
+    moved = getattr(torch, name)(torch.empty(sizes, device="meta"), *args[1:])
+    fields: Fields = {}
+    for axis, labels in ctx.fields(x).items():
+        if x.shape[axis] > 1:  # a channel that is alone on its axis never goes
+            fields[moved.shape.index(axis + 2)] = labels
+    ctx.give(out, fields)
+
+
+@rule("expand")
+def expanded(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """New axes come first; axes of size one repeat."""
+    shift = out.dim() - args[0].dim()
+    fields = {axis + shift: labels for axis, labels in ctx.fields(args[0]).items() if len(labels) > 1}
+    ctx.give(out, fields)
+
+
+@rule("view _unsafe_view reshape _reshape_alias flatten unflatten view_as")
+def viewed(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Axes are merged and split: only those that a field's axis is merged with matter to it."""
+    x = args[0]
+    blocks = _blocks(x.shape, out.shape)
+    fields: Fields = {}
+    for axis, labels in ctx.fields(x).items():
+        before, after = next(block for block in blocks if axis in block[0])
+        place = _placed(labels, before.index(axis), [x.shape[one] for one in before])
+        found = _axis_of(ctx, place.reshape([out.shape[one] for one in after]), labels)
+        if found is not None:
+            _add(ctx, fields, after[found[0]], found[1])
+    ctx.give(out, fields)
+
+
+@rule("pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle repeat")
+def rearranged(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Entries move in another way: the positions go through the operation themselves."""
+    x = args[0]
+    function = torch.Tensor.repeat if name == "repeat" else getattr(torch, name.removeprefix("native_"))
+    fields: Fields = {}
+    for axis, labels in ctx.fields(x).items():
+        moved = function(_placed(labels, axis, x.shape).contiguous(), *args[1:])
+        found = _axis_of(ctx, moved, labels, prefer=1)
+        if found is not None:
+            _add(ctx, fields, *found)
+    ctx.give(out, fields)
+
+
+def _placed(labels: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
+    """The positions of the labels along `axis`, int64 of the whole shape."""
+    sizes = [len(labels) if one == axis else 1 for one in range(len(shape))]
+    return torch.arange(len(labels)).reshape(sizes).expand(list(shape))
+
+
+def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """The least runs of axes of both shapes that hold equally many entries."""
+    blocks: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(before) or j < len(after):
+        left: list[int] = []
+        right: list[int] = []
+        m = n = 1
+        while not left or not right or m != n:
+            if i < len(before) and (not left or m < n):
+                m, i = m * before[i], i + 1
+                left.append(i - 1)
+            elif j < len(after) and (not right or n < m):
+                n, j = n * after[j], j + 1
+                right.append(j - 1)
+            else:
+                break
+        if blocks and not (left and right):  # ones at the end belong to the last block
+            blocks[-1][0].extend(left)
+            blocks[-1][1].extend(right)
+        else:
+            blocks.append((left, right))
+    return blocks
+
+
+def _axis_of(ctx: Context, moved: Tensor, labels: Tensor, prefer: int | None = None) -> tuple[int, Tensor] | None:
+    """The axis along which moved positions vary, and the labels along it.
+
+    Where they vary along several axes, labels are tied so that only one is left to cut, `prefer` or the last:
+    code that splits an axis in two as a rule holds the first number fixed (conv groups, heads) and computes the
+    other.
+    """
+    if len(labels) == 1:  # the only channel of its kind never goes
+        return None
+    varying = [
+        axis
+        for axis, size in enumerate(moved.shape)
+        if size > 1 and not bool((moved == moved.narrow(axis, 0, 1)).all())
+    ]
+    for axis in range(moved.dim()):
+        if axis not in varying:
+            moved = moved.narrow(axis, 0, 1)
+    left = prefer if prefer in varying else varying[-1]
+    first = moved
+    for axis in varying:
+        if axis != left:
+            first = first.narrow(axis, 0, 1)
+    if len(varying) > 1:
+        ctx.labels.join(labels[moved], labels[first])
+    return left, labels[first.reshape(-1)]
+
+
+def _add(ctx: Context, fields: Fields, axis: int, labels: Tensor) -> None:
+    """Merging two labelled axes into one leaves no slice that belongs to one channel."""
+    if axis in fields:
+        ctx.stay(fields[axis], "two kinds of channels on one axis")
+        ctx.stay(labels, "two kinds of channels on one axis")
+    fields[axis] = labels
+
+
+@rule("cat concatenate")
+def concatenated(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Along the axis of the joint labels follow each other; along the others they meet."""
+    parts = [tensor for tensor in args[0] if tensor.numel()]
+    joint = (args[1] if len(args) > 1 else 0) % out.dim()
+    fields: Fields = {}
+    for axis in range(out.dim()):
+        each = [ctx.fields(part).get(axis) for part in parts]
+        some = [labels for labels in each if labels is not None]
+        if not some:
+            continue
+        if axis == joint:
+            filled = [
+                torch.full((part.shape[axis],), FIXED) if labels is None else labels
+                for part, labels in zip(parts, each, strict=True)
+            ]
+            fields[axis] = torch.cat(filled)
+        elif len(some) == len(parts):
+            for labels in some[1:]:
+                ctx.labels.join(some[0], labels)
+            fields[axis] = some[0]
+        else:
+            for labels in some:
+                ctx.stay(labels, "meets a constant of its size: aten.cat")
+    ctx.give(out, fields)
+
+
+@rule("stack")
+def stacked(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """A concatenation along a new axis."""
+    new = (args[1] if len(args) > 1 else 0) % out.dim()
+    parts = []
+    for tensor in args[0]:
+        part = tensor.unsqueeze(new)
+        ctx.give(part, {axis + (axis >= new): labels for axis, labels in ctx.fields(tensor).items()})
+        parts.append(part)
+    concatenated(ctx, "cat", (parts, new), out)
+
+
+@rule("slice")
+def sliced(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """A piece of an axis. Where the axis is so many equal pieces they shrink alike; whether the code finds
+    another piece again in a smaller network only a trial can tell."""
+    x, axis, start, _, step = args
+    axis %= x.dim()
+    fields = dict(ctx.fields(x))
+    size, whole = out.shape[axis], x.shape[axis]
+    if axis in fields and size != whole:
+        labels = fields[axis]
+        start = min(max(0, (start or 0) + (whole if (start or 0) < 0 else 0)), whole)
+        if step == 1 and size > 1 and whole % size == 0 and start % size == 0:
+            _tie_pieces(ctx, labels, size)
+        fields[axis] = labels[start : start + size * step : step]
+    ctx.give(out, fields)
+
+
+@rule("split split_with_sizes unsafe_split unsafe_split_with_sizes chunk unsafe_chunk tensor_split")
+def split(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Equal pieces shrink alike; unequal ones stay."""
+    axis = (args[2] if len(args) > 2 else 0) % args[0].dim()
+    fields = dict(ctx.fields(args[0]))
+    sizes = [piece.shape[axis] for piece in out]
+    labels = fields.pop(axis, None)
+    if labels is not None and len(set(sizes)) == 1 < sizes[0]:
+        _tie_pieces(ctx, labels, sizes[0])
+    elif labels is not None and len(sizes) > 1:
+        ctx.stay(labels, "split into unequal parts" if len(set(sizes)) > 1 else "split into single channels")
+    start = 0
+    for piece, size in zip(out, sizes, strict=True):
+        own = {} if labels is None else {axis: labels[start : start + size]}
+        ctx.give(piece, fields | own)
+        start += size
+
+
+def _tie_pieces(ctx: Context, labels: Tensor, size: int) -> None:
+    pieces = labels.reshape(-1, size)
+    ctx.labels.join(pieces, pieces[:1])
+
+
+@rule("unbind")
+def unbound(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Every position of an axis becomes a tensor."""
+    axis = (args[1] if len(args) > 1 else 0) % args[0].dim()
+    for piece in out:
+        _drop_axis(ctx, args[0], axis, piece)
+
+
+@rule("select")
+def selected(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """One position of an axis."""
+    _drop_axis(ctx, args[0], args[1] % args[0].dim(), out)
+
+
+def _drop_axis(ctx: Context, x: Tensor, dropped: int, out: Tensor) -> None:
+    fields: Fields = {}
+    for axis, labels in ctx.fields(x).items():
+        if axis == dropped:
+            ctx.stay(labels, "selected at a constant position")
+        else:
+            fields[axis - (axis > dropped)] = labels
+    ctx.give(out, fields)
+
+
+@rule("index")
+def indexed(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Positions picked by tensors of indices, next to each other; the other axes go through."""
+    x, given = args[0], args[1]
+    used = [axis for axis, one in enumerate(given) if one is not None]
+    together = used == list(range(used[0], used[-1] + 1)) and given[used[0]].dtype != torch.bool
+    width = out.dim() - (x.dim() - len(used))
+    fields: Fields = {}
+    for axis, labels in ctx.fields(x).items():
+        if axis in used or not together:
+            ctx.stay(labels, "indexed at constant positions")
+        else:
+            fields[axis if axis < used[0] else axis - len(used) + width] = labels
+    ctx.give(out, fields)
+
+
+@rule("constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d")
+def padded(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Padding along the channels adds fixed positions."""
+    x, amounts = args[0], list(args[1])
+    fields: Fields = {}
+    for axis, labels in ctx.fields(x).items():
+        at = 2 * (x.dim() - 1 - axis)
+        here = amounts[at : at + 2]
+        if not any(here):
+            fields[axis] = labels
+        elif name == "constant_pad_nd" and min(here) >= 0:
+            fields[axis] = torch.nn.functional.pad(labels, here, value=FIXED)
+        else:
+            ctx.stay(labels, "padded or cropped along its axis")
+    ctx.give(out, fields)
+
+
+@rule("roll flip")
+def rolled(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Positions along some axes change places; channels there would come to lie elsewhere."""
+    given = args[2] if name == "roll" and len(args) > 2 else args[1] if name == "flip" else ()
+    moved = {axis % args[0].dim() for axis in given} or set(range(args[0].dim()))
+    fields: Fields = {}
+    for axis, labels in ctx.fields(args[0]).items():
+        if axis in moved:
+            ctx.stay(labels, f"unsupported op: aten.{name}")
+        else:
+            fields[axis] = labels
+    ctx.give(out, fields)

@@ -1,0 +1,128 @@
+"""One pruning step: score, select, then mask weights or cut channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.criterion import Batch, Criterion, Groups, LossFunction, check_scores, free_groups
+from framework.lineage import lineage_of
+from framework.measures import node_sparsity, weight_sparsity
+from framework.prunable import prunable_layers, prunable_weights, tensor_name
+from framework.pruning.channels import channel_groups
+from framework.pruning.cutting import Companion, cut, unwrapped
+from framework.pruning.masks import Masks
+from framework.pruning.selection import SCOPES, Keep, lowest
+from framework.pruning.targets import keep_channels, keep_weights
+from utils.errors import UsageError
+from utils.suggest import unknown
+
+
+@dataclass
+class PruneEvent:
+    """What one pruning step did."""
+
+    asked: float
+    #: sparsity of the criterion's kind (nodes for channels, weights for weights) after the step
+    reached: float
+    keep: Keep
+    scores: dict[str, Tensor]
+
+
+@dataclass
+class PruningStep:
+    """Scores and prunes one network, as often as asked; it owns the channel groups between the steps."""
+
+    model: nn.Module
+    criterion: Criterion
+    example_input: Tensor
+    scope: str | None = None
+    protect: Sequence[str] = ()
+    #: prune the first and the last layer too (weight criterions)
+    outer_layers: bool = True
+    optimizer: Any = None
+    companions: Sequence[Companion] = ()
+    groups: Groups = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        granularity = getattr(self.criterion, "granularity", None)
+        if granularity not in ("weight", "channel"):
+            who = type(self.criterion).__name__
+            raise UsageError(f"{who}: granularity {granularity!r} cannot be pruned (weight or channel)")
+        self._check_scope()
+        if self.optimizer is not None:
+            unwrapped(self.optimizer)  # refused now, and not after the model was changed
+        self.groups = channel_groups(self.model, self.example_input, self.protect)
+        if self.criterion.granularity == "channel" and not free_groups(self.groups):
+            reasons = sorted({str(group.protected) for group in self.groups.values()})
+            raise UsageError(f"{type(self.model).__name__} has no channel to prune: {'; '.join(reasons)}")
+
+    def _check_scope(self) -> None:
+        scope, name = self.scope or self.criterion.scope, type(self.criterion).__name__
+        allowed = SCOPES if self.criterion.granularity == "weight" else SCOPES[:2]
+        if scope not in allowed:
+            raise UsageError(f"{name}: {unknown('scope', scope, allowed)}")
+
+    def __call__(self, target: float, batches: Iterable[Batch], loss: LossFunction) -> PruneEvent:
+        """Prune down to `target` of the dense network, or as far towards it as it goes."""
+        weightwise = self.criterion.granularity == "weight"
+        groups = None if weightwise else free_groups(self.groups)
+        raw = self.criterion.score(self.model, batches, loss, groups)
+        scores = check_scores(raw, self.model, self.groups, self.criterion)
+        scope = self.scope or self.criterion.scope
+        if weightwise:
+            keep = self._keep_weights(scores, target, scope)
+            Masks(self.model).hold(keep)
+        else:
+            keep = self._keep_channels(scores, target, scope)
+            self.groups = cut(self.model, keep, self.groups, self.optimizer, self.companions)
+        self.criterion.step += 1
+        return PruneEvent(target, self.sparsity(), keep, scores)
+
+    def sparsity(self) -> float:
+        """Node sparsity for a channel criterion, else weight sparsity."""
+        if self.criterion.granularity == "channel":
+            return node_sparsity(self.model, self.example_input)
+        return weight_sparsity(self.model)
+
+    def spared(self) -> set[str]:
+        """Weights never pruned: protected by name, and the outer layers unless these are asked for."""
+        hit = {
+            tensor_name(name, "weight")
+            for name in prunable_layers(self.model)
+            if any(name == prefix or name.startswith(prefix + ".") for prefix in self.protect)
+        }
+        if not self.outer_layers:
+            names = list(prunable_weights(self.model))
+            first = next(iter(self.groups.values())).producers[0]
+            hit |= {tensor_name(first, "weight")} | {
+                tensor_name(layer, "weight") for layer in lineage_of(self.model).output_layers or ()
+            }
+            hit &= set(names)
+        return hit
+
+    def _keep_weights(self, scores: dict[str, Tensor], target: float, scope: str) -> Keep:
+        if self.criterion.threshold is None:
+            return keep_weights(self.model, scores, target, scope, self.spared())
+        limit, spared = self.criterion.threshold, self.spared()
+        return Keep(
+            {
+                name: score > limit if name not in spared else torch.ones_like(score, dtype=torch.bool)
+                for name, score in scores.items()
+            }
+        )
+
+    def _keep_channels(self, scores: dict[str, Tensor], target: float, scope: str) -> Keep:
+        if self.criterion.threshold is None:
+            return keep_channels(self.model, self.groups, scores, target, scope)
+        # At least the best channel of a group stays, or the layer would be gone.
+        return Keep(
+            {
+                name: (score > self.criterion.threshold) | ~lowest(score, len(score) - 1)
+                for name, score in scores.items()
+            }
+        )

@@ -1,0 +1,312 @@
+"""Channel groups by labels: run the network once, let every operation move the labels, see which ones met.
+
+Each position along each dimension of each parameter and buffer has a label. While the network runs on one sample,
+a dispatch mode sees every operation of ATen and moves the labels along with the entries; where tensors are added,
+multiplied or contracted, labels join. Labels that joined belong to one channel; channels that own alike slices
+form a group. No architecture is known here: residual sums, concatenations, channel shuffles, grouped and depthwise
+convolutions, squeeze-and-excite and attention are what their operations do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from framework.lineage import lineage_of
+from framework.measures import evaluating
+from framework.prunable import is_depthwise, output_dim, prunable_layers, tensor_name
+from framework.pruning import rules_shapes as rules_shapes  # registers its rules
+from framework.pruning.channels import MODEL_OUTPUT, ChannelGroup, Slice
+from framework.pruning.masks import PREFIX
+from framework.pruning.proof import refuted
+from framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
+from utils.errors import UsageError
+
+#: pointwise operations that torch does not tag as such
+POINTWISE = frozenset(
+    [
+        "hardswish",
+        "hardsigmoid",
+        "hardtanh",
+        "dropout",
+        "masked_fill",
+        "relu6",
+        "celu",
+        "selu",
+        "rrelu",
+        "_prelu_kernel",
+    ]
+)
+#: operations that make tensors from sizes alone
+CREATING = frozenset(
+    ["zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones",
+     "new_full", "new_empty"]
+)  # fmt: skip
+
+
+class _Tracer(TorchDispatchMode):
+    """Applies the rule of every operation that sees a label."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self.context = context
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        ctx, given = self.context, _bound(func, args, kwargs or {})
+        if not any(ctx.fields(tensor) for tensor in tensors(given)) or not tensors(out):
+            return out
+        name = func.overloadpacket.__name__
+        plain = name.rstrip("_") if not name.startswith("_") else name  # relu_ is relu in place
+        if name in RULES:
+            RULES[name](ctx, name, given, out)
+        elif torch.Tag.pointwise in func.tags or plain in POINTWISE:
+            pointwise(ctx, name, given, out)
+        elif plain in RULES:
+            RULES[plain](ctx, plain, given, out)
+        elif name not in CREATING:
+            unsupported(ctx, name, given, out)
+        return out
+
+
+def _bound(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    """All arguments in the order of the operation's schema, defaults filled in."""
+    given = list(args)
+    for argument in func._schema.arguments[len(args) :]:
+        given.append(kwargs.get(argument.name, argument.default_value))
+    return given
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The labels of one dimension of one tensor: `start`, `start + 1`, ..."""
+
+    tensor: str
+    dim: int
+    start: int
+    size: int
+
+
+def trace(model: nn.Module, example: Tensor, inexact: bool) -> dict[str, ChannelGroup]:
+    """Groups by name in forward order; see `channel_groups`. The model is not changed."""
+    with evaluating(model), _buffers_restored(model):
+        context, runs, order = _follow(model, example)
+        groups = _named(_collect(model, context, runs, order, inexact))
+        for name, reason in refuted(model, example, groups).items():
+            groups[name] = replace(groups[name], protected=reason)
+    return groups
+
+
+def _follow(model: nn.Module, example: Tensor) -> tuple[Context, list[_Run], list[str]]:
+    """Run the model with labels; also returns the prunable layers in the order in which they first ran."""
+    context = Context()
+    runs = _label(model, context)
+    order: list[str] = []
+    layers = set(prunable_layers(model))
+
+    def enter(name: str) -> Any:
+        return lambda *_: context.where.append(name)
+
+    def leave(name: str) -> Any:
+        def hook(*_: Any) -> None:
+            context.where.pop()
+            if name in layers and name not in order:
+                order.append(name)
+
+        return hook
+
+    handles = []
+    for name, module in model.named_modules():
+        handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave(name))]
+    try:
+        with _plain_attention(), torch.no_grad(), _Tracer(context):
+            out = model(example)
+    except Exception as error:
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"{type(model).__name__} rejects an input of shape {tuple(example.shape)}: {message}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    for leaf in tree_leaves(out):
+        for labels in context.fields(leaf).values():
+            context.labels.stay(labels, MODEL_OUTPUT)
+    return context, runs, order
+
+
+def _label(model: nn.Module, context: Context) -> list[_Run]:
+    """Give labels to all parameters and buffers; a tensor with two names is known by its first."""
+    runs: list[_Run] = []
+    seen: set[int] = set()
+    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
+        if id(tensor) in seen or tensor.dim() == 0 or name.rpartition(".")[2].startswith(PREFIX):
+            continue
+        seen.add(id(tensor))
+        fields = {}
+        for dim, size in enumerate(tensor.shape):
+            fields[dim] = context.labels.run(size)
+            runs.append(_Run(name, dim, context.labels.count - size, size))
+        context.give(tensor, fields)
+    return runs
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """nn.MultiheadAttention by its single steps, not as the one fused operation of its fast path."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def _buffers_restored(model: nn.Module) -> Iterator[None]:
+    """A forward pass may count or draw random numbers: buffers and the random state are as before afterwards."""
+    before = [
+        (module._buffers, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        for holder, name, buffer, values in before:
+            holder[name] = buffer
+            if not torch.equal(buffer, values):
+                with torch.no_grad():
+                    buffer.copy_(values)
+
+
+#: run number -> the positions in it
+Owned = dict[int, list[int]]
+
+
+def _collect(
+    model: nn.Module, context: Context, runs: list[_Run], order: list[str], inexact: bool
+) -> list[ChannelGroup]:
+    """Channels that own equally many positions of the same slices, for the same reason, are a group."""
+    root = context.labels.components()
+    stay, loose = context.labels.reasons(root, inexact)
+    layers = _outputs(model, runs, order)
+    producing = torch.zeros(len(runs), dtype=torch.bool)
+    for number, names in layers.items():
+        producing[number] = not all(is_depthwise(model.get_submodule(name)) for name in names)
+    by_signature: dict[Any, list[Owned]] = {}
+    for component, owned in _channels(root, runs, producing):
+        shape = tuple((number, len(positions)) for number, positions in owned.items())
+        by_signature.setdefault((shape, stay.get(component), component in loose), []).append(owned)
+    groups = [
+        _group(model, runs, layers, order, channels, reason, not free)
+        for (_, reason, free), channels in by_signature.items()
+    ]
+    covered = {name for group in groups for name in group.layers}
+    groups += [_closed(model, name) for name in order if name not in covered]
+    return sorted(groups, key=lambda one: (order.index(one.producers[0]), int(one.produced[0].index.min())))
+
+
+def _outputs(model: nn.Module, runs: list[_Run], order: list[str]) -> dict[int, list[str]]:
+    """Run number of a weight's output dimension -> the layers with this weight, in forward order."""
+    first_name = {
+        id(tensor): name for name, tensor in reversed(list(model.named_parameters(remove_duplicate=False)))
+    }
+    number = {(run.tensor, run.dim): at for at, run in enumerate(runs)}
+    found: dict[int, list[str]] = {}
+    for name in order:
+        module = model.get_submodule(name)
+        key = first_name.get(id(module.weight), tensor_name(name, "weight")), output_dim(module)
+        if key in number:
+            found.setdefault(number[key], []).append(name)
+    return found
+
+
+def _channels(root: Tensor, runs: list[_Run], producing: Tensor) -> Iterator[tuple[int, Owned]]:
+    """Every component that some layer produces, with the positions it owns in each run."""
+    sizes = torch.tensor([run.size for run in runs])
+    run_of = torch.repeat_interleave(torch.arange(len(runs)), sizes)
+    position = torch.arange(len(run_of)) - torch.tensor([run.start for run in runs])[run_of]
+    members = torch.isin(root, root[producing[run_of]].unique()).nonzero().flatten()
+    members = members[root[members].argsort(stable=True)]
+    components, counts = root[members].unique_consecutive(return_counts=True)
+    numbers, positions = run_of[members].tolist(), position[members].tolist()
+    start = 0
+    for component, count in zip(components.tolist(), counts.tolist(), strict=True):
+        owned: Owned = {}
+        for at in range(start, start + count):
+            owned.setdefault(numbers[at], []).append(positions[at])
+        start += count
+        yield component, owned
+
+
+def _group(
+    model: nn.Module,
+    runs: list[_Run],
+    outputs: Mapping[int, list[str]],
+    order: list[str],
+    channels: list[Owned],
+    reason: str | None,
+    exact: bool,
+) -> ChannelGroup:
+    own = {name: number for number in channels[0] for name in outputs.get(number, ())}
+    layers = sorted(own, key=order.index)
+    producers = [name for name in layers if not is_depthwise(model.get_submodule(name))]
+    lead = own[producers[0]]
+    channels.sort(key=lambda owned: owned[lead][0])  # positions are ascending
+    slices = {
+        number: Slice(runs[number].tensor, runs[number].dim, torch.tensor([owned[number] for owned in channels]))
+        for number in channels[0]
+    }
+    biases = {tensor_name(name, "bias") for name in producers}
+    produced = [slices[lead]] + [
+        part
+        for number, part in slices.items()
+        if number != lead and (part.tensor in biases or any(name in producers for name in outputs.get(number, ())))
+    ]
+    first = slices[lead].index[:, 0]
+    kept = lineage_of(model).kept.get((runs[lead].tensor, runs[lead].dim))
+    return ChannelGroup(
+        name=producers[0],
+        channels=len(channels),
+        slices=tuple(slices.values()),
+        origin=first.clone() if kept is None else kept[first],
+        producers=tuple(producers),
+        produced=tuple(produced),
+        layers=tuple(layers),
+        protected=reason,
+        exact=exact,
+    )
+
+
+def _closed(model: nn.Module, name: str) -> ChannelGroup:
+    """The outputs of a layer whose weight is no parameter of its own."""
+    module, weight = model.get_submodule(name), tensor_name(name, "weight")
+    values = module.weight
+    assert isinstance(values, Tensor)
+    positions = torch.arange(values.shape[output_dim(module)])
+    part = Slice(weight, output_dim(module), positions.unsqueeze(1))
+    reason = f"unsupported op: {weight} is computed from other tensors"
+    if is_depthwise(module):
+        reason = "meets a constant of its size: depthwise convolution"
+    return ChannelGroup(name, len(positions), (part,), positions, (name,), (part,), (name,), reason)
+
+
+def _named(groups: list[ChannelGroup]) -> dict[str, ChannelGroup]:
+    """The first producer's name, with #1, #2, ... where one layer produces several groups."""
+    names = [group.name for group in groups]
+    named: dict[str, ChannelGroup] = {}
+    for at, group in enumerate(groups):
+        number = names[: at + 1].count(group.name)
+        name = f"{group.name}#{number}" if names.count(group.name) > 1 else group.name
+        named[name] = replace(group, name=name)
+    return named

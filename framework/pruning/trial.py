@@ -1,0 +1,52 @@
+"""A criterion is scored once on two samples before anything is written."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+from torch import nn
+
+from framework.criterion import Criterion, Data, Groups, LossFunction, check_scores, free_groups
+from utils.errors import UsageError
+from utils.loaders import Loaders
+from utils.suggest import unknown
+
+KINDS = ("none", "random", "balanced")
+
+
+def try_criterion(
+    criterion: Criterion, file: Path, model: nn.Module, loaders: Loaders, loss: LossFunction, groups: Groups
+) -> None:
+    """Raise UsageError, naming the file, if its scores break the contract or it raises.
+
+    `groups` are the model's channel groups. A copy of the criterion is tried: the run's own remembers nothing.
+    """
+    try:
+        criterion = copy.deepcopy(criterion)
+        data = criterion.data
+        _check_data(data)
+        if data.kind == "balanced":
+            batches = loaders.scoring_batches(
+                "balanced", batches=None, samples=2 * loaders.num_classes, batch_size=2, seed=0, step=0
+            )
+        else:
+            batches = loaders.scoring_batches("random", batches=None, samples=2, batch_size=2, seed=0, step=0)
+        given = batches if data.kind != "none" else []
+        criterion.start(model)
+        free = None if criterion.granularity == "weight" else free_groups(groups)
+        scores = criterion.score(model, given, loss, free)
+        check_scores(scores, model, groups, criterion)
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
+    except Exception as error:
+        raise UsageError(
+            f"{file}: {type(criterion).__name__}.score fails: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_data(data: Data) -> None:
+    if data.kind not in KINDS:
+        raise UsageError(unknown("kind of data", data.kind, KINDS))
+    if data.kind != "none" and (data.batches is None) == (data.samples is None):
+        raise UsageError(f"{data} must say how much: batches or samples, one of the two")

@@ -1,0 +1,149 @@
+"""The listener that records: metrics.jsonl, TensorBoard, and a line per epoch on the console."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from framework.checkpoint import file_size
+from framework.console import Console
+from framework.hooks import hookimpl
+from framework.measures import csr_bytes, node_sparsity, weight_sparsity
+from framework.pruning.masks import Masks
+from framework.pruning.pruner import PruneEvent
+from framework.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from framework.trainer import Trainer
+
+
+class Recorder:
+    """One row per evaluation; TensorBoard's x-axis is the number of training samples seen.
+
+    Keys: acc/, loss/ and penalty/ for train, val and test; sparse/weight, sparse/node, sparse/hm (harmonic mean
+    of weight sparsity and the latest accuracy), sparse/log_disk_size (ln of the bytes, sparse rows where masked);
+    time/gpu_time (ms a batch) and time/batch_time (s a batch, evaluation included) where batches were trained on
+    since the last row, time/flops_per_sample (multiply-adds), time/flops_log_cum (log10, training and scoring);
+    cuda/ram_footprint (bytes).
+    """
+
+    def __init__(self, folder: RunFolder, console: Console) -> None:
+        self._folder, self._console = folder, console
+        self._writer = SummaryWriter(str(folder.tensorboard))
+        self.rows: list[dict[str, Any]] = []
+        #: those of `rows` that end an epoch
+        self.epochs: list[dict[str, Any]] = []
+        self._started = self._epoch_started = time.monotonic()
+        #: since the last row: when batches began, when the last one ended, how many
+        self._since = self._until = self._started
+        self._batches = 0
+
+    @hookimpl
+    def run_started(self, trainer: Trainer) -> None:
+        """Time counts from here: pruning before training comes next, and it is part of the cost."""
+        self._started = time.monotonic()
+
+    @hookimpl
+    def epoch_started(self, trainer: Trainer) -> None:
+        """Start the clock of the batches."""
+        self._epoch_started = self._since = time.monotonic()
+
+    @hookimpl
+    def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
+        """Count; nothing is read from the device."""
+        self._batches += 1
+        self._until = time.monotonic()
+
+    @hookimpl
+    def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
+        """Say how far the step went."""
+        self._console.say(
+            f"pruned {type_name(trainer, event)} to {event.reached:.4f} (asked {event.asked:.4f}), "
+            f"{trainer.macs:,} MACs a sample"
+        )
+
+    @hookimpl
+    def warned(self, trainer: Trainer, message: str) -> None:
+        """Warnings go to the console and the log."""
+        self._console.say(f"warning: {message}")
+
+    @hookimpl
+    def evaluated(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """A row within an epoch, or after the test."""
+        self.write(trainer, metrics)
+
+    @hookimpl(tryfirst=True)
+    def epoch_ended(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """A row for the epoch, of the network as it was trained and evaluated, before any pruning now."""
+        row = self.write(trainer, metrics)
+        self.epochs.append(row)
+        shown = {"loss": "loss/train", "acc": "acc/train", "val loss": "loss/val", "val acc": "acc/val"}
+        parts = [f"{label} {row[key]:.4f}" for label, key in shown.items() if key in row]
+        seconds = time.monotonic() - self._epoch_started
+        self._console.say(
+            f"epoch {trainer.epoch + 1}/{trainer.settings.epochs}  {'  '.join(parts)}  "
+            f"node sparsity {row['sparse/node']:.4f}  weight sparsity {row['sparse/weight']:.4f}  {seconds:.1f} s"
+        )
+
+    def write(self, trainer: Trainer, metrics: dict[str, float]) -> dict[str, Any]:
+        """Append a row with these metrics and the state of the network; returns it."""
+        row: dict[str, Any] = {
+            "epoch": trainer.epoch,
+            "step": trainer.progress.step,
+            "samples": trainer.progress.samples,
+            "seconds": round(time.monotonic() - self._started, 3),
+            **metrics,
+            **self._state(trainer, metrics),
+        }
+        self.rows.append(row)
+        with self._folder.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
+        for key, value in row.items():
+            if "/" in key:
+                self._writer.add_scalar(key, value, trainer.progress.samples)
+        self._writer.flush()
+        return row
+
+    def close(self) -> None:
+        """Finish the TensorBoard file; an error of the run that is on its way matters more than one here."""
+        with contextlib.suppress(OSError):
+            self._writer.close()
+
+    def _state(self, trainer: Trainer, metrics: dict[str, float]) -> dict[str, float]:
+        weight = weight_sparsity(trainer.model)
+        accuracy = next(
+            (metrics[f"acc/{part}"] for part in ("test", "val", "train") if f"acc/{part}" in metrics), 0.0
+        )
+        size = csr_bytes(trainer.model) if len(Masks(trainer.model)) else file_size(trainer.model)
+        state = {
+            "sparse/weight": weight,
+            "sparse/node": node_sparsity(trainer.model, trainer.example_input),
+            "sparse/hm": 2 * weight * accuracy / (weight + accuracy) if weight + accuracy > 0 else 0.0,
+            "sparse/log_disk_size": math.log(size),
+            "time/flops_per_sample": float(trainer.macs),
+            "time/flops_log_cum": math.log10(max(1, trainer.progress.cumulative_macs)),
+        }
+        if self._batches:
+            now = time.monotonic()
+            state["time/gpu_time"] = 1000 * (self._until - self._since) / self._batches
+            state["time/batch_time"] = (now - self._since) / self._batches
+            self._since, self._batches = now, 0
+        if trainer.example_input.device.type == "cuda":
+            state["cuda/ram_footprint"] = float(torch.cuda.memory_allocated(trainer.example_input.device))
+        return state
+
+
+def type_name(trainer: Trainer, event: PruneEvent) -> str:
+    """nodes or weights: what the event's sparsity is a share of."""
+    return "nodes" if all(mask.dim() == 1 for mask in event.keep.values()) else "weights"
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,130 @@
+"""The result of a run: report.json, and the same numbers as a table."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+
+from framework.checkpoint import file_size
+from framework.config import RunConfig
+from framework.lineage import lineage_of
+from framework.measures import count_macs, csr_bytes, measure, measure_latency, node_sparsity, weight_sparsity
+from framework.plugins import build
+from framework.probing import lay_out
+from framework.pruning.masks import Masks
+from framework.trainer import Trainer
+
+
+def dense_twin(model: nn.Module, example_input: Tensor) -> nn.Module:
+    """The architecture before any pruning, with arbitrary weights: for sizes and speed only."""
+    lineage = lineage_of(model)
+    try:
+        with torch.device("meta"):  # weights are not drawn: for a large network that takes seconds
+            twin: nn.Module = build("models", str(lineage.name), **lineage.options)
+        twin = twin.to_empty(device=example_input.device)
+    except (RuntimeError, NotImplementedError):  # a constructor that reads the values of its tensors
+        twin = build("models", str(lineage.name), **lineage.options).to(example_input.device)
+    for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+        # Plain numbers: uninitialised memory may hold denormals, which are slow, and NaN.
+        if tensor.is_floating_point():
+            tensor.data.fill_(1.0) if "running_var" in name else tensor.data.normal_(std=0.02)
+        else:
+            tensor.data.zero_()
+    return twin
+
+
+def make_report(
+    trainer: Trainer, config: RunConfig, accuracy: float, dense_accuracy: float | None, seconds: float
+) -> dict[str, Any]:
+    """All numbers of a finished run; both networks are timed in turns, in the format the run trained in."""
+    model, example = trainer.model, trainer.example_input
+    twin = dense_twin(model, example)
+    lay_out(twin, trainer.memory_format)
+    latency = measure_latency([twin, model], example)
+    dense_macs = count_macs(twin, example)[0]
+    pruned = measure(model, example, latency=False)
+    return {
+        "model": config.model,
+        "criterion": config.prune_criterion,
+        "data_set": config.data_set,
+        "seed": config.seed,
+        "asked_sparsity": 0.0 if config.prune_criterion == "EmptyCrit" else config.pruning_limit,
+        "reached": {
+            "weight_sparsity": weight_sparsity(model),
+            "node_sparsity": node_sparsity(model, example),
+        },
+        "dense": {
+            "accuracy": dense_accuracy,
+            "params": sum(parameter.numel() for parameter in twin.parameters()),
+            "macs": dense_macs,
+            "bytes": file_size(twin),
+            "latency_ms": latency[0],
+        },
+        "pruned": {
+            "accuracy": accuracy,
+            "params": pruned["params"],
+            "macs": pruned["macs"],
+            "effective_macs": pruned["effective_macs"],
+            "bytes": pruned["bytes"],
+            "csr_bytes": csr_bytes(model) if len(Masks(model)) else None,
+            "latency_ms": latency[1],
+        },
+        "train": {
+            "epochs": trainer.epoch + 1 if trainer.progress.step else 0,
+            "seconds": round(seconds, 3),
+            "cumulative_macs": trainer.progress.cumulative_macs,
+            "dense_cumulative_macs": 3 * dense_macs * trainer.progress.samples,
+            "stopped": trainer.progress.stopped,
+        },
+        "threads": torch.get_num_threads(),
+        "warnings": trainer.progress.warnings,
+    }
+
+
+def report_table(report: dict[str, Any], granularity: str) -> Table:
+    """Dense network against pruned one."""
+    dense, pruned, reached = report["dense"], report["pruned"], report["reached"]
+    table = Table(title=f"{report['model']} on {report['data_set']}, {report['criterion']}", title_justify="left")
+    for title in ("", "dense", "pruned", "ratio"):
+        table.add_column(title, justify="left" if not title else "right")
+    shown = None if dense["accuracy"] is None else f"{dense['accuracy']:.4f}"
+    table.add_row("test accuracy", shown or "not trained", f"{pruned['accuracy']:.4f}", "")
+    for kind in ("node", "weight"):
+        asked = (
+            f" (asked {report['asked_sparsity']:.4f})" if (kind == "node") == (granularity == "channel") else ""
+        )
+        table.add_row(f"{kind} sparsity{asked}", "0", f"{reached[f'{kind}_sparsity']:.4f}", "")
+    for key, label in (("params", "parameters"), ("macs", "MACs a sample"), ("bytes", "bytes on disk")):
+        table.add_row(label, f"{dense[key]:,}", f"{pruned[key]:,}", _ratio(dense[key], pruned[key]))
+    if pruned["csr_bytes"] is not None:
+        table.add_row(
+            "MACs at density",
+            f"{dense['macs']:,}",
+            f"{pruned['effective_macs']:,}",
+            _ratio(dense["macs"], pruned["effective_macs"]),
+        )
+        table.add_row(
+            "bytes as sparse rows",
+            f"{dense['bytes']:,}",
+            f"{pruned['csr_bytes']:,}",
+            _ratio(dense["bytes"], pruned["csr_bytes"]),
+        )
+    for size, slow in dense["latency_ms"].items():
+        fast = pruned["latency_ms"][size]
+        table.add_row(f"latency, batch {size}", f"{slow:.2f} ms", f"{fast:.2f} ms", _ratio(slow, fast))
+    train = report["train"]
+    table.add_row(
+        "training MACs",
+        f"{train['dense_cumulative_macs']:.3e}",
+        f"{train['cumulative_macs']:.3e}",
+        _ratio(train["dense_cumulative_macs"], train["cumulative_macs"]),
+    )
+    table.add_row("training time", "", f"{train['seconds']:.1f} s", "")
+    return table
+
+
+def _ratio(dense: float, pruned: float) -> str:
+    return f"{dense / pruned:.2f}x" if pruned else ""

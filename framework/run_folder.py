@@ -1,0 +1,257 @@
+"""The dated folder that a run leaves behind; the only file that knows what its files are called.
+
+results/<YYYY-MM-DD>_<HH-MM-SS>_<run name>/
+    codebase/            the source tree as it was, with the --plugins folders under codebase/plugins/
+    command.txt          the command line, quoted for a shell
+    config.yaml          every setting; `python codebase/main.py --config config.yaml` repeats the run
+    environment.json     versions, machine, device, commit, start time
+    metrics.jsonl        one line per evaluation
+    tensorboard/         the same as curves
+    models/              <Model>_<suffix>.safetensors
+    output/log.txt       what was printed
+    plots/               PNG files
+    report.json          the result
+"""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from framework.config import GROUPS, RunConfig
+from framework.environment import describe_environment
+from framework.plugins import ROOT
+from framework.snapshot import TOP_NEVER, copy_tree
+from utils import atomic
+from utils.errors import RunError, UsageError
+from utils.suggest import nearest
+
+SUFFIX = ".safetensors"
+FINISHED = "finished"
+STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
+UNSAFE = re.compile(r"[^\w+=,@-]")  # \w is letters and digits of any language
+LONGEST = 60  # characters of a run name; file systems stop at 255 bytes
+# Settings that do not change what the dense network learns: the pruning, names and places, what is shown or
+# saved, and how the same arithmetic is carried out. Every other setting counts, new ones too.
+NOT_DENSE = {
+    "prune_criterion", "pruning_limit", "snip_steps", "schedule", "prune_delay", "prune_freq", "scope",
+    "outer_layer_pruning", "protect", "train_dense", "run_name", "results_dir", "checkpoint_model",
+    "save_freq", "progress", "plugins", "autoconfig", "download", "memory_format",
+    "train_memory_format", "fused", "threads",
+}  # fmt: skip
+
+
+class RunFolder:
+    """The paths of one run, and the files that describe it. `RunFolder(path)` opens one that is there."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.name = self.path.name
+        self.codebase = self.path / "codebase"
+        self.command = self.path / "command.txt"
+        self.config = self.path / "config.yaml"
+        self.environment = self.path / "environment.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.tensorboard = self.path / "tensorboard"
+        self.models = self.path / "models"
+        self.log = self.path / "output" / "log.txt"
+        self.plots = self.path / "plots"
+        self.report = self.path / "report.json"
+        self.started = datetime.datetime.now().astimezone()
+        self._plugins: dict[str, str] = {}  # as given -> as copied, relative to the run folder
+
+    @classmethod
+    def create(cls, config: RunConfig, command: str, root: Path = ROOT) -> RunFolder:
+        """Make the folder under `config.results_dir` and write all that is known before the run starts.
+
+        `root` is the source tree to copy. Raises RunError when something cannot be written.
+        """
+        try:
+            folder = cls(_new_folder(config))
+            folder.make_places()
+            folder._copy_sources(config, root)
+            atomic.write_text(folder.command, command + "\n")
+            folder.write_config(config)
+            folder.write_environment(config, root)
+        except OSError as error:
+            raise RunError(f"cannot write the run folder in {config.results_dir}: {error}") from error
+        return folder
+
+    def make_places(self) -> None:
+        """The folders for what a training run writes."""
+        for place in (self.tensorboard, self.models, self.log.parent, self.plots):
+            place.mkdir(parents=True)
+
+    def checkpoint(self, model_name: str, suffix: str = FINISHED) -> Path:
+        """models/<Model>_<suffix>.safetensors"""
+        return self.models / f"{model_name}_{suffix}{SUFFIX}"
+
+    def stems(self) -> list[str]:
+        """Names of the checkpoints that are there, without the ending."""
+        files = self.models.glob(f"[!.]*{SUFFIX}")
+        return sorted(file.name.removesuffix(SUFFIX) for file in files if file.is_file())
+
+    def write_config(self, config: RunConfig) -> None:
+        """Write config.yaml, again once choices were measured; plug-in folders are named as copied."""
+        import yaml
+
+        values = config.to_dict()
+        values["plugins"] = [self._plugins.get(folder, folder) for folder in config.plugins]
+        atomic.write_text(self.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+
+    def read_config(self) -> RunConfig | None:
+        """The settings of the run, None where config.yaml is missing, damaged or of another version."""
+        import yaml
+
+        try:
+            return RunConfig.from_dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
+        except (OSError, ValueError, AttributeError, yaml.YAMLError):  # UsageError is a ValueError
+            return None
+
+    def write_environment(self, config: RunConfig, root: Path = ROOT) -> None:
+        """Write environment.json, again once the device and the threads are known."""
+        facts = describe_environment(config.device, root)
+        atomic.write_json(self.environment, {**facts, "started": self.started.isoformat(timespec="seconds")})
+
+    def _copy_sources(self, config: RunConfig, root: Path) -> None:
+        skip = [Path(config.results_dir), self.path]
+        copy_tree(root, self.codebase, skip, TOP_NEVER)
+        for given in config.plugins:
+            source = Path(given).resolve()
+            target = self.codebase / "plugins" / source.name
+            if source != root.resolve() / "plugins" / source.name:  # else it is copied already
+                target.parent.mkdir(exist_ok=True)
+                target = _make_unused(target)
+                copy_tree(source, target, skip)
+            self._plugins[given] = target.relative_to(self.path).as_posix()
+
+
+def find_checkpoint(config: RunConfig) -> Path:
+    """The checkpoint that `--checkpoint_name` and `--checkpoint_model` mean.
+
+    The name is a folder under `results_dir` or a path to a run folder; without it the newest run folder that
+    has the checkpoint. Raises UsageError that says where it looked.
+    """
+    stem = (config.checkpoint_model or config.default_checkpoint_model()).removesuffix(SUFFIX)
+    if config.checkpoint_name is not None:
+        return _checkpoint_in(_find_folder(config.checkpoint_name, config.results_dir), stem)
+    folders = _run_folders(config.results_dir)
+    for folder in reversed(folders):
+        if stem in folder.stems():
+            return folder.models / f"{stem}{SUFFIX}"
+    hint = _did_you_mean(stem, sorted({other for folder in folders for other in folder.stems()}))
+    raise UsageError(f"no run in {config.results_dir} has models/{stem}{SUFFIX}{hint}")
+
+
+def find_pretrained(value: str, model: str, results_dir: str = "results") -> Path:
+    """The safetensors file that `--pretrained` means: a file, or `model`'s finished one in a run folder."""
+    path = Path(value)
+    if path.is_file():
+        if not _is_safetensors(path):
+            raise UsageError(f"--pretrained {value} is not a safetensors file")
+        return path
+    if not (path.is_dir() or (Path(results_dir) / value).is_dir()) and path.suffix:
+        raise UsageError(f"--pretrained {value}: no such file")
+    return _checkpoint_in(_find_folder(value, results_dir, "--pretrained"), f"{model}_{FINISHED}")
+
+
+def finished_dense_run(config: RunConfig) -> Path | None:
+    """The newest finished run that trained the dense network as `config` would; None where there is none.
+
+    That is a run with EmptyCrit, a report, and equal values in every setting but those of `NOT_DENSE`. Give
+    the config in the same state as it is saved in (with what the run has filled in). Runs from a checkpoint
+    do not count, because what they started from need not have been dense.
+    """
+    if config.checkpoint_name is not None or config.eval:
+        return None
+    wanted = _dense_settings(config)
+    for folder in reversed(_run_folders(config.results_dir)):
+        other = folder.read_config() if folder.report.is_file() else None
+        if other is None or other.prune_criterion != "EmptyCrit" or other.checkpoint_name is not None:
+            continue
+        if not other.eval and _dense_settings(other) == wanted:
+            return folder.path
+    return None
+
+
+def _dense_settings(config: RunConfig) -> dict[str, Any]:
+    values = {name: value for name, value in config.to_dict().items() if name not in NOT_DENSE}
+    # an option on the command line or by its short flag, an empty group or none: the same
+    options = {group: config.options(group) for group in GROUPS if group != "criterion"}
+    return {**values, "set": options, "hidden_dim": None, "device": config.device.partition(":")[0]}
+
+
+def run_folder_of(checkpoint: Path) -> RunFolder:
+    """The run folder that a checkpoint lies in."""
+    return RunFolder(checkpoint.parent.parent)
+
+
+def _run_folders(results_dir: str | Path) -> list[RunFolder]:
+    """Oldest first: by the stamp in the name and, within a second, by the time of the last checkpoint."""
+    places = Path(results_dir)
+    found = [RunFolder(path) for path in places.iterdir() if path.is_dir()] if places.is_dir() else []
+    return sorted((folder for folder in found if folder.stems()), key=_age)
+
+
+def _age(folder: RunFolder) -> tuple[str, int, str]:
+    written = max((file.stat().st_mtime_ns for file in folder.models.glob(f"*{SUFFIX}")), default=0)
+    stamp = STAMP.match(folder.name)
+    moment = datetime.datetime.fromtimestamp(written / 1e9).strftime("%Y-%m-%d_%H-%M-%S")
+    return (stamp.group() if stamp else moment), written, folder.name
+
+
+def _find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -> RunFolder:
+    places = [Path(results_dir) / value, Path(value)]
+    for place in places:
+        if place.is_dir():
+            return RunFolder(place)
+    known = Path(results_dir)
+    names = [path.name for path in known.iterdir() if path.is_dir()] if known.is_dir() else []
+    looked = " or ".join(dict.fromkeys(str(place) for place in places))
+    raise UsageError(f"{flag} {value}: no run folder {looked}{_did_you_mean(value, names)}")
+
+
+def _checkpoint_in(folder: RunFolder, stem: str) -> Path:
+    stems = folder.stems()
+    if stem in stems:
+        return folder.models / f"{stem}{SUFFIX}"
+    held = f"it has {', '.join(stems)}" if stems else "it has no checkpoint"
+    raise UsageError(f"no checkpoint {stem}{SUFFIX} in {folder.models}{_did_you_mean(stem, stems)} ({held})")
+
+
+def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    match = nearest(name, allowed)
+    return f": did you mean '{match}'?" if match else ""
+
+
+def _is_safetensors(file: Path) -> bool:
+    """Whether the file begins as the format says: the header's length in 8 bytes, then JSON."""
+    with file.open("rb") as opened:
+        start = opened.read(9)
+    length = int.from_bytes(start[:8], "little")
+    return start[8:] == b"{" and length <= file.stat().st_size - 8
+
+
+def _new_folder(config: RunConfig) -> Path:
+    results = Path(config.results_dir)
+    results.mkdir(parents=True, exist_ok=True)
+    stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    name = UNSAFE.sub("-", config.run_name or config.default_run_name())[:LONGEST]
+    return _make_unused(results / f"{stamp}_{name}")
+
+
+def _make_unused(path: Path) -> Path:
+    """Make `path`, or the first of path_2, path_3, ... that is not there; no two processes get the same."""
+    for number in itertools.count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}_{number}")
+        try:
+            os.mkdir(candidate)
+            return candidate
+        except FileExistsError:
+            continue
+    raise AssertionError("itertools.count ends never")

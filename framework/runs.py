@@ -1,0 +1,268 @@
+"""A run from a checked config: make the folder, train or evaluate, report."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework import assemble, probing
+from framework.checkpoint import save_model
+from framework.checkpointer import Checkpointer
+from framework.config import RunConfig
+from framework.console import Console
+from framework.criterion import Criterion
+from framework.hooks import hookimpl, manager
+from framework.lineage import lineage_of
+from framework.plugins import build, registry
+from framework.pruning.masks import Masks
+from framework.pruning.pruner import Pruner
+from framework.pruning.trial import try_criterion
+from framework.recorder import Recorder
+from framework.report import make_report, report_table
+from framework.run_folder import FINISHED, RunFolder, finished_dense_run
+from framework.schedule import BEFORE_TRAINING
+from framework.tester import Tester
+from framework.trainer import Parts, Settings, Trainer
+from utils.atomic import read_json, write_json
+from utils.errors import RunError, UsageError
+from utils.loaders import Loaders
+
+
+def run(config: RunConfig, command: str) -> Path:
+    """Carry out the config; returns the run folder. Bad input is a UsageError before anything is written."""
+    console = Console(config.progress)
+    try:
+        for note in config.notes:
+            console.say(note)
+        assemble.prepare_machine(config)
+        folder = (evaluate if config.eval else train)(config, command, console)
+        console.say(str(folder.path))
+    finally:
+        console.close()
+    return folder.path
+
+
+def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
+    """Test a checkpoint; the tester's results are the run's report."""
+    tester: Tester = build("testers", config.test_scheme, **config.options("tester"))
+    loss = assemble.build_loss(config)
+    loaders = assemble.build_loaders(config)
+    model = assemble.build_model(config, loaders)
+    layout = probing.FORMATS.get(config.memory_format, torch.contiguous_format)
+    probing.lay_out(model, layout)
+    loaders.test.memory_format = layout
+    folder = RunFolder.create(config, command)
+    with _explaining(folder, config.model, console):
+        console.log_to(folder.log)
+        batches = console.track(loaders.test, "evaluate", len(loaders.test))
+        results = tester.evaluate(model, batches, loss, seed=config.seed)
+        checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
+        write_json(
+            folder.report,
+            {"model": config.model, "checkpoint": checkpoint, "data_set": config.data_set, "seed": config.seed,
+             "tester": config.test_scheme, **results},
+        )  # fmt: skip
+        console.say(f"{checkpoint} on {config.data_set}")
+        for key, value in results.items():
+            console.say(f"  {key}: {value}")
+    return folder
+
+
+def train(config: RunConfig, command: str, console: Console) -> RunFolder:
+    """Prune and train one network, and measure it against the dense one."""
+    criterion: Criterion = build("criterions", config.prune_criterion, **config.options("criterion"))
+    pruner = assemble.build_pruner(config, criterion)
+    loss = assemble.build_loss(config)
+    loaders = assemble.build_loaders(config)  # after what is quickly known to be wrong: it may download
+    model = assemble.build_model(config, loaders)
+    example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
+    _check_dense(config, model)
+    _check_single_samples(config, model, example)
+    pruner.prepare(model, example)
+    if pruner.plan:  # ours too: a user's own may lie in criterions/ beside them
+        file = registry.file("criterions", config.prune_criterion)
+        try_criterion(criterion, file, model, loaders, loss, pruner.groups)
+    if "memory_format" in config.given and config.memory_format != "auto" and config.train_memory_format == "auto":
+        config.train_memory_format = config.memory_format
+    if config.memory_format == "auto":
+        config.memory_format = probing.memory_format(model, example)
+    trainer = build_trainer(config, model, loaders)
+    folder = RunFolder.create(config, command)
+    with _explaining(folder, config.model, console):
+        console.log_to(folder.log)
+        dense_accuracy = _dense_accuracy(config, folder, console)
+        report = train_in(folder, config, trainer, pruner, console, dense_accuracy)
+        console.show(report_table(report, criterion.granularity))
+    return folder
+
+
+def build_trainer(config: RunConfig, model: nn.Module, loaders: Loaders) -> Trainer:
+    """The trainer with all its parts, except the listeners."""
+    optimizer = assemble.build_optimizer(config, model)
+    parts = Parts(
+        model, assemble.build_loss(config), optimizer, loaders, assemble.build_lr_schedule(config, optimizer)
+    )
+    settings = Settings(
+        epochs=config.epochs,
+        grad_clip=config.grad_clip,
+        grad_noise=config.grad_noise,
+        eval_freq=config.eval_freq,
+        max_training_minutes=config.max_training_minutes,
+        seed=config.seed,
+        memory_format=probing.FORMATS[config.memory_format],
+    )
+    trainer: Trainer = build("trainers", config.train_scheme, parts=parts, settings=settings,
+                             **config.options("trainer"))  # fmt: skip
+    return trainer
+
+
+def train_in(
+    folder: RunFolder,
+    config: RunConfig,
+    trainer: Trainer,
+    pruner: Pruner,
+    console: Console,
+    dense_accuracy: float | None,
+) -> dict[str, Any]:
+    """Train with all listeners, test once, and write everything into the folder; returns the report."""
+    recorder = Recorder(folder, console)
+    layout = Layout(config, folder, bool(pruner.plan.get(BEFORE_TRAINING)))
+    saver = Checkpointer(folder, config.model, config.save_freq)
+    trainer.hooks = manager([recorder, pruner, layout, saver], installed=True).hook
+    trainer.track = console.track
+    assemble.seed_everything(config.seed)
+    start = time.monotonic()
+    try:
+        trainer.train()
+        seconds = time.monotonic() - start
+        if trainer.progress.stopped is not None:
+            console.say(f"stopped: {trainer.progress.stopped}")
+        test = trainer.evaluate(trainer.loaders.test)
+        recorder.write(trainer, {f"{key}/test": value for key, value in test.items()})
+    finally:
+        recorder.close()
+    save_model(trainer.model, folder.checkpoint(config.model, FINISHED))
+    if config.prune_criterion == "EmptyCrit" and not is_pruned(trainer.model):
+        dense_accuracy = test["acc"]  # this is the dense network
+    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds)
+    from framework.plots import draw_all  # matplotlib: a run that is refused need not wait for it
+
+    title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
+    draw_all(folder.plots, recorder.epochs, trainer.model, pruner.events, title)
+    write_json(folder.report, report)  # last: a folder with a report is a finished run
+    return report
+
+
+@contextlib.contextmanager
+def _explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None]:
+    """A run that fails says why in its log too, and where the last good network is.
+
+    Whatever was wrong could not be known before the run began: it has failed, it was not called wrongly.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, BrokenPipeError):
+        _note(console, "interrupted")
+        raise
+    except (RunError, UsageError, OSError) as error:
+        last = folder.checkpoint(model, "last")
+        kept = f"; the last good network is {last}" if last.is_file() else ""
+        where = f"{folder.path}: " if isinstance(error, OSError) else ""
+        _note(console, f"error: {where}{error}{kept}")
+        raise RunError(f"{where}{error}{kept}") from error
+    except Exception as error:
+        _note(console, f"error: {type(error).__name__}: {error}")
+        raise
+
+
+def _note(console: Console, text: str) -> None:
+    with contextlib.suppress(OSError):  # the disk may be what has failed
+        console.note(text)
+
+
+class Layout:
+    """The listener that lays the network out again once it was pruned before training: small networks may
+    train faster in another memory format than the dense one was scored in."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, pruned_before: bool) -> None:
+        self._config, self._folder, self._pruned_before = config, folder, pruned_before
+
+    @hookimpl
+    def run_started(self, trainer: Trainer) -> None:
+        """Choose, and note the choice in config.yaml for a repetition."""
+        config = self._config
+        if config.train_memory_format == "auto":
+            config.train_memory_format = (
+                probing.memory_format(trainer.model, trainer.example_input)
+                if self._pruned_before
+                else config.memory_format
+            )
+            self._folder.write_config(config)
+        trainer.use_memory_format(probing.FORMATS[config.train_memory_format])
+
+
+def is_pruned(model: nn.Module) -> bool:
+    """Whether anything was cut or masked."""
+    return bool(lineage_of(model).kept) or len(Masks(model)) > 0
+
+
+def _check_dense(config: RunConfig, model: nn.Module) -> None:
+    """The dense network is trained from where this run starts; it cannot start from a pruned one."""
+    if config.train_dense and is_pruned(model):
+        start = config.checkpoint_name or config.pretrained
+        raise UsageError(f"--train_dense: {start} is pruned already, there is no dense network to train from it")
+
+
+def _check_single_samples(config: RunConfig, model: nn.Module, example: Tensor) -> None:
+    """Batches of one sample cannot train every network: a norm over a batch needs more than one value."""
+    if config.batch_size > 1 or config.epochs == 0:
+        return
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).train()(example)
+    except ValueError as error:
+        raise UsageError(f"--batch_size 1: {config.model} cannot be trained on single samples: {error}") from error
+
+
+def _dense_accuracy(config: RunConfig, folder: RunFolder, console: Console) -> float | None:
+    """Test accuracy of the dense network: trained now on request, else from a finished run like it, else None."""
+    if config.prune_criterion == "EmptyCrit":
+        return None
+    if config.train_dense:
+        return _train_dense(config, folder, console)
+    found = finished_dense_run(config)
+    if found is None:
+        return None
+    accuracy: float | None = read_json(RunFolder(found).report)["dense"]["accuracy"]
+    if accuracy is not None:  # None where it began with a pruned network
+        console.say(f"dense accuracy from {found}")
+    return accuracy
+
+
+def _train_dense(config: RunConfig, folder: RunFolder, console: Console) -> float:
+    """Train the dense network with the same settings, into the run folder's dense/."""
+    console.say("training the dense network")
+    plain = RunConfig.from_dict(
+        config.to_dict() | {"prune_criterion": "EmptyCrit", "set": _without_criterion(config)}
+    )
+    plain.train_memory_format = config.memory_format
+    inner = RunFolder(folder.path / "dense")
+    inner.make_places()
+    loaders = assemble.build_loaders(plain)
+    trainer = build_trainer(plain, assemble.build_model(plain, loaders), loaders)
+    pruner = Pruner(build("criterions", "EmptyCrit"), {})
+    report = train_in(inner, plain, trainer, pruner, console, None)
+    accuracy: float = report["pruned"]["accuracy"]
+    console.say(f"the dense network reaches {accuracy:.4f}; now the pruned one")
+    return accuracy
+
+
+def _without_criterion(config: RunConfig) -> dict[str, Any]:
+    return {group: options for group, options in config.set.items() if group != "criterion"}

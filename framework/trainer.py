@@ -1,0 +1,128 @@
+"""What every trainer has, and what listeners may read of a run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from framework.loss import Loss
+from framework.measures import count_macs
+from framework.probing import lay_out
+from framework.pruning.cutting import Companion
+from utils.loaders import BatchLoader, Loaders
+
+
+@dataclass
+class Parts:
+    """What a run is put together from."""
+
+    model: nn.Module
+    loss: Loss
+    optimizer: torch.optim.Optimizer
+    loaders: Loaders
+    #: stepped once an epoch
+    lr_schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+    #: the hooks of the listeners, `framework.hooks.manager(...).hook`
+    hooks: Any = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how the network is trained."""
+
+    epochs: int = 10
+    #: largest L2 norm of the gradient; 0 or less: no clipping
+    grad_clip: float = 10.0
+    #: standard deviation of the normal noise added to every gradient
+    grad_noise: float = 0.0
+    #: also evaluate every n batches; 0: at epoch ends only
+    eval_freq: int = 0
+    #: wall-clock limit; 0 or less: none
+    max_training_minutes: float = 0.0
+    seed: int = 333
+    memory_format: torch.memory_format = torch.contiguous_format
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    epoch: int = 0
+    #: optimizer steps so far
+    step: int = 0
+    #: training samples seen so far
+    samples: int = 0
+    #: 3 x forward multiply-adds x samples, scoring passes included
+    cumulative_macs: int = 0
+    #: why training ended before its last epoch, if it did
+    stopped: str | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+def no_bar(items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
+    """Progress that shows nothing."""
+    return items
+
+
+class Trainer(ABC):
+    """Trains the network of `parts`; hooks are called on the way.
+
+    Attributes for listeners: `model`, `optimizer`, `loss`, `loaders`, `hooks`, `settings`, `progress`,
+    `epoch` (0-based), `example_input` (one sample on the device), `memory_format`, `macs` (of one sample through
+    the network as it is), `companions` (cut along with the network), `accelerator`.
+    """
+
+    def __init__(self, parts: Parts, settings: Settings, **options: Any) -> None:
+        self.accelerator = Accelerator(cpu=next(parts.model.parameters()).device.type == "cpu")
+        self.settings, self.progress = settings, Progress()
+        self.loss, self.loaders, self.hooks = parts.loss, parts.loaders, parts.hooks
+        self.model: nn.Module = self.accelerator.prepare(parts.model)
+        self.optimizer: Any = self.accelerator.prepare(parts.optimizer)
+        self.lr_schedule = parts.lr_schedule
+        self.companions: list[Companion] = []
+        #: shows a progress bar over an iterable: (items, title, how many)
+        self.track: Track = no_bar
+        self.use_memory_format(settings.memory_format)
+        batch = parts.loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)
+        self.example_input: Tensor = batch[0][0]
+        self.macs = count_macs(self.model, self.example_input)[0]
+        self.__dict__.update(options)
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that runs or has just ended, 0-based."""
+        return self.progress.epoch
+
+    def use_memory_format(self, memory_format: torch.memory_format) -> None:
+        """Lay out 4-D parameters, and every batch from now on, in this format."""
+        self.memory_format = memory_format
+        lay_out(self.model, memory_format)
+        for loader in (self.loaders.train, self.loaders.val, self.loaders.test):
+            if loader is not None:
+                loader.memory_format = memory_format
+
+    def count_macs(self, samples: int) -> None:
+        """Add a forward and a backward pass of `samples` to the cumulative multiply-adds."""
+        self.progress.cumulative_macs += 3 * self.macs * samples
+
+    def warn(self, message: str) -> None:
+        """Tell the listeners; the report lists it too."""
+        self.progress.warnings.append(message)
+        self.hooks.warned(trainer=self, message=message)
+
+    @abstractmethod
+    def train(self) -> None:
+        """Train to the end, calling the hooks."""
+
+    @abstractmethod
+    def evaluate(self, loader: BatchLoader) -> dict[str, float]:
+        """At least `acc` (share of correct samples) and `loss` (mean over samples); the model keeps its mode."""

@@ -1,0 +1,45 @@
+"""Looking at a model without leaving a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from framework.pruning.masks import PREFIX
+
+
+@contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; afterwards modes, `requires_grad` and buffers are as before, whatever happens.
+
+    Eval mode leaves the buffers of torch's own layers alone; those of other people's layers may count calls.
+    Masks are not copied: no forward pass writes to them, and they are as large as the weights.
+    """
+    modes = {module: module.training for module in model.modules()}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    buffers = [
+        (module, name, buffer, buffer._version, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and not name.startswith(PREFIX)
+    ]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+        for parameter, requires_grad in wanted.items():
+            parameter.requires_grad_(requires_grad)
+        for module, name, buffer, version, copy in buffers:
+            _restore(module, name, buffer, version, copy)
+
+
+@torch.no_grad()
+def _restore(module: nn.Module, name: str, buffer: Tensor, version: int, copy: Tensor) -> None:
+    module._buffers[name] = buffer
+    if buffer._version != version:
+        buffer.copy_(copy)

@@ -1,0 +1,137 @@
+"""Everything that can be wrong with a config, found before a model is built or a folder made."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from framework.catalog import check_source
+from framework.config import FLAGS, GROUPS, KINDS, RunConfig
+from framework.plugins import option_names, registry
+from framework.run_folder import find_checkpoint, find_pretrained
+from utils.errors import UsageError
+from utils.suggest import nearest, unknown
+
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d+))?")
+# Constructor arguments that have a flag (None: the framework's own), by group of --set.
+TAKEN: dict[str, dict[str, str | None]] = {
+    "optimizer": {"params": None, "lr": "learning_rate", "weight_decay": "l2_reg", "fused": "fused"},
+    "model": {"in_channels": None, "num_classes": "num_classes", "image_size": "image_size"},
+    "loss": {"l1_reg": "l1_reg", "lp_reg": "lp_reg", "label_smoothing": "label_smoothing"},
+    "trainer": {"parts": None, "settings": None},
+    "dataset": {"data_dir": "data_dir", "download": "download"},
+}
+
+
+def check_config(config: RunConfig) -> None:
+    """Raise UsageError, in one line, for the first thing that is wrong; changes and builds nothing."""
+    for name, flag in FLAGS.items():
+        if name in KINDS:
+            _check_plugin(KINDS[name], getattr(config, name))
+        elif name != "set":
+            flag.check(getattr(config, name))
+    _check_combinations(config)
+    _check_pruning(config)
+    _check_paths(config)
+    _check_options(config)
+    check_device(config.device)  # last: it may import torch
+
+
+def check_device(device: str) -> None:
+    """Raise UsageError unless `device` is a word we know and a device that is there."""
+    match = DEVICES.fullmatch(device)
+    if match is None:
+        raise UsageError(unknown("device", device, ("auto", "cpu", "cuda", "cuda:N", "mps")))
+    if device in ("auto", "cpu"):
+        return
+    import torch
+
+    if device == "mps":
+        if not torch.backends.mps.is_available():
+            raise UsageError("--device mps: this machine or torch has no MPS device; try --device auto")
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if count == 0:
+        raise UsageError(f"--device {device}: this machine or torch has no CUDA device; try --device auto")
+    if int(match["index"] or 0) >= count:
+        raise UsageError(f"--device {device}: there are {count} CUDA devices, the last is cuda:{count - 1}")
+
+
+def _check_plugin(kind: str, name: str) -> None:
+    registry.check_name(kind, name)
+    if kind != "optimizers":
+        check_source(kind, name, registry.file(kind, name))
+
+
+def _check_combinations(config: RunConfig) -> None:
+    if config.lr_schedule == "multistep" and not config.lr_milestones:
+        raise UsageError("--lr_schedule multistep needs --lr_milestones, for example 30,60,80")
+    if config.data_set == "IMAGEFOLDER" and config.data_dir is None:
+        raise UsageError("--data_set IMAGEFOLDER needs --data_dir, a folder with train/ and test/ or val/")
+    if config.pretrained is not None and config.checkpoint_name is not None:
+        raise UsageError("--pretrained and --checkpoint_name exclude each other: both give the first weights")
+    if config.eval and config.pretrained is not None:
+        raise UsageError("--eval reads a checkpoint: give --checkpoint_name, not --pretrained")
+    if config.checkpoint_model is not None and config.checkpoint_name is None and not config.eval:
+        raise UsageError("--checkpoint_model needs --checkpoint_name, or --eval for the newest run")
+
+
+def _check_pruning(config: RunConfig) -> None:
+    name = config.prune_criterion
+    if registry.describe("criterions", name).granularity != "channel":
+        return
+    if config.outer_layer_pruning and "outer_layer_pruning" in config.given:
+        raise UsageError(f"--outer_layer_pruning is for weight criterions; {name} prunes channels")
+    if config.scope == "row":
+        raise UsageError(f"--scope row is for weight criterions; {name} prunes channels (global or layer)")
+
+
+def _check_paths(config: RunConfig) -> None:
+    folder = Path(config.results_dir)
+    for place in (folder, *folder.absolute().parents):
+        if place.exists():
+            if not place.is_dir():
+                raise UsageError(f"--results_dir {folder}: {place} is a file, not a folder")
+            if not os.access(place, os.W_OK):
+                raise UsageError(f"--results_dir {folder}: {place} cannot be written to")
+            break
+    # a folder that is missing may be made by a download
+    if config.data_dir is not None and Path(config.data_dir).is_file():
+        raise UsageError(f"--data_dir {config.data_dir} is a file, not a folder")
+    if config.pretrained is not None:
+        find_pretrained(config.pretrained, config.model, config.results_dir)
+    if config.eval or config.checkpoint_name is not None:
+        find_checkpoint(config)
+
+
+def _check_options(config: RunConfig) -> None:
+    """Options of plug-ins; imports each plug-in that was given one, and no other."""
+    for group, options in config.set.items():
+        for option in options:
+            if group not in GROUPS:
+                raise UsageError(unknown("group of --set", group, GROUPS))
+            _check_option(group, option, getattr(config, GROUPS[group]))
+    if config.hidden_dim is None:
+        return
+    if "hidden_dim" not in option_names(registry.get("models", config.model)):
+        raise UsageError(f"--hidden_dim: {config.model} has no such option")
+    if config.set.get("model", {}).get("hidden_dim", config.hidden_dim) != config.hidden_dim:
+        raise UsageError("--hidden_dim and --set model.hidden_dim say different things")
+
+
+def _check_option(group: str, option: str, name: str) -> None:
+    taken = dict(TAKEN.get(group, {}))
+    if name == "SGD":  # the other optimizers have no flag for it
+        taken["momentum"] = "momentum"
+    if option in taken:
+        instead = f"use --{taken[option]}" if taken[option] else "the run sets it itself"
+        raise UsageError(f"--set {group}.{option}: {instead}")
+    known = option_names(registry.get(KINDS[GROUPS[group]], name))
+    allowed = [other for other in known if other not in taken]
+    if not allowed:
+        raise UsageError(f"--set {group}.{option}: {name} takes no options")
+    if option not in allowed:
+        match = nearest(option, allowed)
+        hint = f": did you mean '{match}'?" if match else ""
+        raise UsageError(f"--set {group}.{option}: unknown option of {name}{hint} (one of {', '.join(allowed)})")

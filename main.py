@@ -1,0 +1,164 @@
+"""Secateur's command line: `python main.py --flags` runs, `python main.py list` shows the plug-ins."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from framework import __version__
+from framework.config import FLAGS
+from framework.flags import Flag
+from utils.errors import RunError, UsageError
+from utils.suggest import nearest, unknown
+
+ALIASES = {"loss": "losses", "data_set": "datasets", "data_sets": "datasets"}
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
+
+
+class Sections(click.Group):
+    """A group whose help shows the flags under the headings of the config."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each group of flags, then the rest, then the commands."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                flag = FLAGS.get(parameter.name or "")
+                sections.setdefault(flag.group if flag else "Command", []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records, col_max=34)
+        self.format_commands(ctx, formatter)
+
+
+def option_for(flag: Flag) -> click.Option:
+    """The click option of one field. Values stay text here: the config gives them their type."""
+    if flag.type is bool:
+        return click.Option([flag.name, f"--{flag.name}/--no_{flag.name}"], default=None, help=_help(flag))
+    metavar = flag.metavar or "|".join(flag.choices) or flag.type.__name__.upper()
+    repeatable = flag.many and flag.type is str or flag.type is dict
+    return click.Option(
+        [flag.name, f"--{flag.name}"], multiple=repeatable, metavar=metavar, help=_help(flag)
+    )  # fmt: skip
+
+
+def _help(flag: Flag) -> str:
+    if flag.default in (None, (), {}):
+        return flag.help
+    default = ("on" if flag.default else "off") if flag.type is bool else flag.default
+    return f"{flag.help}  [{default}]"
+
+
+@click.group(
+    cls=Sections, invoke_without_command=True, params=[option_for(flag) for flag in FLAGS.values()],
+    context_settings={"max_content_width": 120},
+)  # fmt: skip
+@click.option("config_file", "--config", metavar="FILE", help="settings in YAML or JSON; flags win over them")
+@click.version_option(__version__, prog_name="Secateur")
+@click.pass_context
+def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
+    """Prune a network before, during or after training, and measure what is left.
+
+    Without any flag: LeNet5, pruned to half its nodes by SNAPit and trained on FASHION_MINI. Everything the
+    run leaves is in one folder under results/. `python main.py list` shows what can be chosen by name.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    given = {
+        name: value
+        for name, value in flags.items()
+        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    from framework.prepare import prepare_run
+
+    config = prepare_run(given, Path(config_file) if config_file is not None else None)
+    from framework.runs import run
+
+    run(config, ctx.obj)
+
+
+@cli.command("list")
+@click.argument("kind", required=False)
+@click.option("plugins", "--plugins", multiple=True, metavar="DIR", help="show this folder's too; repeatable")
+@click.pass_context
+def list_plugins(ctx: click.Context, kind: str | None, plugins: tuple[str, ...]) -> None:
+    """Show the names to choose from, of all kinds or of one.
+
+    KIND is models, criterions, losses, optimizers, trainers, testers or datasets.
+    """
+    from framework.plugins import registry
+    from framework.prepare import add_plugins
+
+    kinds = registry.kinds if kind is None else (_kind(kind, registry.kinds),)
+    assert ctx.parent is not None
+    add_plugins((*ctx.parent.params["plugins"], *plugins))
+    from framework.listing import print_tables
+
+    print_tables(kinds)
+
+
+def _kind(given: str, kinds: Sequence[str]) -> str:
+    word = given.lower()
+    found = ALIASES.get(word, word if word in kinds else f"{word}s")
+    if found not in kinds:
+        raise UsageError(unknown("kind", given, kinds))
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit code: 0, 1 failed run, 2 usage error, 130 interrupted."""
+    command = shlex.join(sys.orig_argv if arguments is None else ["python", "main.py", *arguments])
+    try:
+        code = cli.main(arguments, prog_name="python main.py", standalone_mode=False, obj=command)
+    except click.Abort as error:
+        if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D; here it is a broken file
+            traceback.print_exception(error.__cause__)
+            return 1
+        return _fail("interrupted", 130)
+    except click.ClickException as error:
+        return _fail(_explain(error), 2)
+    except UsageError as error:
+        return _fail(str(error), 2)
+    except RunError as error:
+        return _fail(str(error), 1)
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return code if isinstance(code, int) else 0
+
+
+def _explain(error: click.ClickException) -> str:
+    if isinstance(error, click.NoSuchOption):
+        ctx = error.ctx
+        names = (
+            [
+                name
+                for parameter in ctx.command.get_params(ctx)
+                for name in (*parameter.opts, *parameter.secondary_opts)
+                if name.startswith("--")
+            ]
+            if ctx
+            else []
+        )
+        match = nearest(error.option_name, names)
+        hint = f"did you mean '{match}'?" if match else "see python main.py --help"
+        return f"unknown flag '{error.option_name}': {hint}"
+    return error.format_message()
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"error: {CONTROL.sub(' ', message).strip()}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

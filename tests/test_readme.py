@@ -1,0 +1,122 @@
+"""Every command and snippet in README.md and docs/extending.md runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from framework.measures import measure_latency
+from main import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for language, text in BLOCKS
+    if language == "bash"
+    for line in text.splitlines()
+    if line.startswith("python main.py")
+]
+# the same command on less: README's own flags come first, the last of two equal flags wins
+SHORT = ["--epochs", "4", "--limit_train_batches", "1", "--limit_test_batches", "1", "--batch_size", "4"]
+NARROW = ["--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to run the commands in, with the plug-ins of the README."""
+    place = tmp_path_factory.mktemp("readme")
+    for path, text in re.findall(
+        r"Save this as `(my_plugins/\S+?)`:\n\n```python\n(.*?)```", README, flags=re.DOTALL
+    ):
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_text(text)
+    return place
+
+
+def test_the_readme_shows_two_plugins_of_the_promised_length(folder: Path) -> None:
+    lines = {
+        path.stem: [line for line in path.read_text().splitlines() if line.strip()]
+        for path in folder.rglob("my_plugins/*/*.py")
+    }
+    assert set(lines) == {"GradientNorm", "Mixup"}
+    assert len(lines["GradientNorm"]) <= 15
+    assert len(lines["Mixup"]) <= 10
+
+
+def test_commands_were_found() -> None:
+    assert len(COMMANDS) >= 12
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    words = shlex.split(command)[2:]
+    if "list" in words or "--help" in words:
+        assert main(words) == 0
+        assert "SNAPit" in capsys.readouterr().out
+        return
+    if "VGG16" in words:  # a pass of the full network takes a while: fewer are timed, one run makes the checkpoint
+        monkeypatch.setattr("framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
+        monkeypatch.setattr("framework.probing.REPEATS", 1)
+        if "SNAPit" not in words:
+            _vgg16_run(folder)
+    if "results/MY_RUN" in words:
+        words[words.index("results/MY_RUN")] = str(next((folder / "results").glob("*vgg16_for_readme*")))
+    assert main([*words, *SHORT, *NARROW]) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert (folder / last / "report.json").is_file()
+
+
+def _vgg16_run(folder: Path) -> None:
+    if not list((folder / "results").glob("*vgg16_for_readme*")):
+        command = "--model VGG16 --prune_criterion SNAP --pruning_limit 0.9 --run_name vgg16_for_readme --epochs 1"
+        assert main([*command.split(), *SHORT[2:], *NARROW]) == 0
+
+
+def test_the_script_runs(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    script = next(text for language, text in BLOCKS if language == "python" and "save_model" in text)
+    exec(compile(script, "README.md", "exec"), {})
+    shown = capsys.readouterr().out.splitlines()
+    asked, reached = map(float, shown[0].split())
+    assert asked == 0.5
+    assert reached == pytest.approx(0.5, abs=0.001)
+    assert "model output" in shown[2]
+
+
+def test_the_files_the_readme_names_exist() -> None:
+    for name in re.findall(r"\]\((docs/\S+?)\)", README) + re.findall(r"`(configs/\S+?)`", README):
+        assert (ROOT / name).is_file(), name
+
+
+def test_no_placeholder_is_left() -> None:
+    assert not re.search(r"@[A-Z_]+@", README)
+
+
+def test_the_hooks_of_the_guide_are_real() -> None:
+    guide = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"```(toml|python)\n(.*?)```", guide, flags=re.DOTALL))
+    assert tomllib.loads(blocks["toml"])["project"]["entry-points"]["secateur"]
+    namespace: dict[str, object] = {"__file__": str(ROOT / "my_package.py")}
+    exec(compile(blocks["python"], "extending.md", "exec"), namespace)
+    from types import SimpleNamespace
+
+    from framework.hooks import HookSpecs, manager
+
+    plugin = SimpleNamespace(**{name: namespace[name] for name in ("plugin_folders", "epoch_ended")})
+    relay = manager([plugin]).hook
+    assert relay.plugin_folders() == [[ROOT / "plugins"]]
+    named = re.findall(r"`(\w+)`", guide.split("lists the hooks")[1].split("with what they are told")[0])
+    assert sorted(named) == sorted(n for n in vars(HookSpecs) if not n.startswith("_") and n != "plugin_folders")
