@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-slow lint bench clean
+.PHONY: setup demo test test-slow lint bench coverage clean
 
 setup: $(READY)
 
@@ -34,6 +34,10 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.score
 	$(BIN)/python -m benchmarks.snapit
+
+# every classification network of torchvision up to 150 M parameters: half an hour on 2 cores
+coverage: $(READY)
+	$(BIN)/python -m benchmarks.coverage --markdown docs/coverage_table.md
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
+from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
 from framework.pruning.producers import producer_parameters, sum_over_channels
 from framework.schedule import After, Schedule
 from utils.errors import UsageError
@@ -20,7 +20,6 @@ class ChannelNorm(Criterion):
 
     granularity = "channel"
     schedule: ClassVar[Schedule] = After()
-    data = Data("random", batches=1)  # only to trace the groups where none are given
     paper = "arXiv:1608.08710"
 
     def __init__(self, *, p: int = 1) -> None:

@@ -5,27 +5,17 @@ from typing import ClassVar
 
 from torch import nn
 
-from framework.criterion import (
-    Batch,
-    Criterion,
-    Data,
-    Groups,
-    LossFunction,
-    Scores,
-    mean_gradients,
-    scoring,
-    with_groups,
-)
-from framework.pruning.producers import producer_parameters, sum_over_channels
+from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
+from framework.pruning.gates import gate_gradients
 from framework.schedule import Before, Schedule
 
 
 class SNAP(Criterion):
     """Node sensitivity |dL/dc| / |L| of a gate c = 1 on each channel, once before training.
 
-    The gate multiplies the producer's output before the norm, so that dL/dc = sum w * g + b * g_b over the
-    channel's rows and bias: no gate is needed. Several producers of one channel are added before the absolute
-    value. Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
+    The gate multiplies the producer's output z before the norm, so that dL/dc = sum z * dL/dz over samples and
+    positions = sum w * g + b * g_b over the channel's rows and bias: no gate is needed. Several producers of one
+    channel are added before the absolute value. Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
     """
 
     granularity = "channel"
@@ -36,10 +26,8 @@ class SNAP(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|sum w * g + b * g_b| / (1e-8 + |L|) of every free channel, `(channels,)` per group."""
+        """|dL/dc| / (1e-8 + |L|) of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
-        parameters = producer_parameters(model, free)
         with scoring(model):
-            gradients, mean_loss = mean_gradients(model, batches, loss, parameters)
-        gates = sum_over_channels(free, parameters, gradients)
+            gates, mean_loss = gate_gradients(model, batches, loss, free)
         return {name: (gate.abs() / (1e-8 + abs(mean_loss))).float() for name, gate in gates.items()}

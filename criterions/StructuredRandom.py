@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
+from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
 from framework.schedule import Before, Schedule
 
 
@@ -16,7 +16,6 @@ class StructuredRandom(Criterion):
     granularity = "channel"
     scope = "layer"
     schedule: ClassVar[Schedule] = Before()
-    data = Data("random", batches=1)  # only to trace the groups where none are given
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None

@@ -135,21 +135,32 @@ def mean_gradients(
     tensors = list(parameters.values())
     for tensor in tensors:
         tensor.requires_grad_(True)
-    samples, total = 0, torch.zeros((), dtype=torch.float64)
-    for inputs, targets in batches:
-        value = loss(model(inputs), targets) * len(inputs)
-        if not value.requires_grad:
-            raise UsageError("the loss does not depend on the weights to be scored: there is no gradient")
-        value.backward(inputs=tensors)
-        total += value.detach().cpu()
-        samples += len(inputs)
-    if samples == 0:
-        raise UsageError("the criterion needs data and got no batch")
+    samples, mean_loss = add_gradients(model, batches, loss, tensors)
     found = {}
     for name, tensor in parameters.items():
         gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
         found[name] = gradient.div_(samples)
-    return found, float(total) / samples
+    return found, mean_loss
+
+
+def add_gradients(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, inputs: Sequence[Tensor] | None
+) -> tuple[int, float]:
+    """Add the gradients of the samples' losses to `.grad` of `inputs` (None: all that require one).
+
+    Returns the number of samples and their mean loss.
+    """
+    samples, total = 0, torch.zeros((), dtype=torch.float64)
+    for images, targets in batches:
+        value = loss(model(images), targets) * len(images)
+        if not value.requires_grad:
+            raise UsageError("the loss does not depend on the weights to be scored: there is no gradient")
+        value.backward(inputs=inputs)
+        total += value.detach().cpu()
+        samples += len(images)
+    if samples == 0:
+        raise UsageError("the criterion needs data and got no batch")
+    return samples, float(total) / samples
 
 
 def check_scores(

@@ -15,7 +15,7 @@ from framework.measures import count_macs, csr_bytes, measure, measure_latency, 
 from framework.plugins import build
 from framework.probing import lay_out
 from framework.pruning.masks import Masks
-from framework.trainer import Trainer
+from framework.trainer import Progress, Trainer
 
 
 def dense_twin(model: nn.Module, example_input: Tensor) -> nn.Module:
@@ -72,15 +72,19 @@ def make_report(
             "csr_bytes": csr_bytes(model) if len(Masks(model)) else None,
             "latency_ms": latency[1],
         },
-        "train": {
-            "epochs": trainer.epoch + 1 if trainer.progress.step else 0,
-            "seconds": round(seconds, 3),
-            "cumulative_macs": trainer.progress.cumulative_macs,
-            "dense_cumulative_macs": 3 * dense_macs * trainer.progress.samples,
-            "stopped": trainer.progress.stopped,
-        },
+        "train": _train_part(trainer.progress, dense_macs, seconds),
         "threads": torch.get_num_threads(),
         "warnings": trainer.progress.warnings,
+    }
+
+
+def _train_part(progress: Progress, dense_macs: int, seconds: float) -> dict[str, Any]:
+    return {
+        "epochs": progress.epoch + 1 if progress.step else 0,
+        "seconds": round(seconds, 3),
+        "cumulative_macs": progress.cumulative_macs,
+        "dense_cumulative_macs": 3 * dense_macs * progress.samples,
+        "stopped": progress.stopped,
     }
 
 

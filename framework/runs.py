@@ -79,6 +79,8 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     """Prune and train one network, and measure it against the dense one."""
     criterion: Criterion = build("criterions", config.prune_criterion, **config.options("criterion"))
     pruner = assemble.build_pruner(config, criterion)
+    if config.schedule == "before" and (config.prune_delay, config.prune_freq) != (None, None):
+        console.say(f"{config.prune_criterion} prunes before training: prune_delay and prune_freq have no effect")
     loss = assemble.build_loss(config)
     loaders = assemble.build_loaders(config)  # after what is quickly known to be wrong: it may download
     model = assemble.build_model(config, loaders)

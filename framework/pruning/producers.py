@@ -33,27 +33,34 @@ def sum_over_channels(
 
     With gradients as factors this is the gradient of a gate on the producers' output.
     """
-    units: dict[str, Tensor] = {}
+    dims = {part.tensor: part.dim for group in groups.values() for part in group.produced}
+    units = {
+        name: per_unit(parameters[name].detach(), factors[name], dim)
+        for name, dim in dims.items()
+        if name in parameters
+    }
+    return add_units(groups, units)
+
+
+def per_unit(parameter: Tensor, factor: Tensor, dim: int) -> Tensor:
+    """Sum of parameter * factor over all dimensions but `dim`."""
+    if parameter.dim() == 1:
+        return parameter * factor
+    return torch.linalg.vecdot(parameter.movedim(dim, 0).flatten(1), factor.movedim(dim, 0).flatten(1))
+
+
+def add_units(groups: Mapping[str, ChannelGroup], units: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Per channel, the sum of `units` (producers' tensor -> one number a unit) over what it owns."""
     totals = {}
     for name, group in groups.items():
         total = None
         for part in group.produced:
-            if part.tensor not in parameters:
-                continue
-            if part.tensor not in units:
-                parameter = parameters[part.tensor].detach()
-                units[part.tensor] = _per_unit(parameter, factors[part.tensor], part.dim)
-            each = units[part.tensor][part.index.to(units[part.tensor].device)].sum(dim=1)
-            total = each if total is None else total + each
+            if part.tensor in units:
+                each = units[part.tensor][part.index.to(units[part.tensor].device)].sum(dim=1)
+                total = each if total is None else total + each
         assert total is not None, f"group {name} has no producer"
         totals[name] = total
     return totals
-
-
-def _per_unit(parameter: Tensor, factor: Tensor, dim: int) -> Tensor:
-    if parameter.dim() == 1:
-        return parameter * factor
-    return torch.linalg.vecdot(parameter.movedim(dim, 0).flatten(1), factor.movedim(dim, 0).flatten(1))
 
 
 def units_per_channel(model: nn.Module, group: ChannelGroup) -> int:

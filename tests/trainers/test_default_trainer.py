@@ -483,44 +483,41 @@ def test_the_memory_format_reaches_weights_and_batches(make: Make) -> None:
     assert layouts == [True] * 3
 
 
+class Surgeon:
+    """Prunes after the first epoch and compares the optimizer's momentum before and after."""
+
+    def __init__(self) -> None:
+        self.pruner = Pruner(SNAPitDuring(), {0: [0.5]}, seed=SEED)
+        self.before: dict[str, Tensor] = {}
+        self.checked = 0
+
+    @staticmethod
+    def momentum(trainer: Any) -> dict[str, Tensor]:
+        inner = trainer.optimizer.optimizer
+        assert set(inner.param_groups[0]["params"]) == set(trainer.model.parameters()) == set(inner.state)
+        return {name: inner.state[p]["momentum_buffer"] for name, p in trainer.model.named_parameters()}
+
+    @hookimpl(tryfirst=True)
+    def epoch_ended(self, trainer: Any) -> None:
+        self.before = {name: buffer.clone() for name, buffer in self.momentum(trainer).items()}
+
+    @hookimpl
+    def pruned(self, trainer: Any) -> None:
+        after = self.momentum(trainer)
+        assert all(after[name].shape == p.shape for name, p in trainer.model.named_parameters())
+        keep = {name: mask.nonzero().flatten() for name, mask in self.pruner.events[-1].keep.items()}
+        first, second = keep["features.0"], keep["features.4"]
+        assert torch.equal(after["features.0.weight"], self.before["features.0.weight"][first])
+        assert torch.equal(after["features.4.weight"], self.before["features.4.weight"][second][:, first])
+        self.checked += 1
+
+
 def test_momentum_survives_a_cut_during_training(make: Make) -> None:
-    before: dict[str, Tensor] = {}
-
-    class Before:
-        @hookimpl(tryfirst=True)
-        def epoch_ended(self, trainer: Any) -> None:
-            names = {id(p): name for name, p in trainer.model.named_parameters()}
-            inner = trainer.optimizer.optimizer
-            before.update(
-                {names[id(p)]: inner.state[p]["momentum_buffer"].clone() for p in inner.param_groups[0]["params"]}
-            )
-
-    pruner = Pruner(SNAPitDuring(), {0: [0.5]}, seed=SEED)
-    trainer = make(Before(), pruner, epochs=2)
-    shapes = {name: p.shape for name, p in trainer.model.named_parameters()}
-    checked = []
-
-    class After:
-        @hookimpl
-        def pruned(self, trainer: Any) -> None:
-            inner = trainer.optimizer.optimizer
-            keep = {name: mask.nonzero().flatten() for name, mask in pruner.events[-1].keep.items()}
-            for parameter in trainer.model.parameters():
-                state = inner.state[parameter]["momentum_buffer"]
-                assert state.shape == parameter.shape
-                assert parameter in set(inner.param_groups[0]["params"])
-            rows = before["features.0.weight"][keep["features.0"]]
-            first = trainer.model.get_parameter("features.0.weight")
-            assert torch.equal(inner.state[first]["momentum_buffer"], rows)
-            columns = before["features.4.weight"][keep["features.4"]][:, keep["features.0"]]
-            second = trainer.model.get_parameter("features.4.weight")
-            assert torch.equal(inner.state[second]["momentum_buffer"], columns)
-            checked.append(True)
-
-    trainer.hooks = manager([Before(), pruner, After()]).hook
+    surgeon = Surgeon()
+    trainer = make(surgeon, surgeon.pruner, epochs=2)
+    size = sum(parameter.numel() for parameter in trainer.model.parameters())
     trainer.train()
-    assert checked == [True]
-    now = {name: p.shape for name, p in trainer.model.named_parameters()}
-    assert sum(s.numel() for s in now.values()) < 0.6 * sum(s.numel() for s in shapes.values())
+    assert surgeon.checked == 1
+    assert sum(parameter.numel() for parameter in trainer.model.parameters()) < 0.6 * size
     assert trainer.macs < 497_160
     assert trainer.progress.step == 6  # and it trained on with what was left

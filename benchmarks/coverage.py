@@ -1,0 +1,190 @@
+"""Which of torchvision's classification networks can be pruned, and is the cut exact?
+
+    python -m benchmarks.coverage [--names resnet18 swin_t] [--largest 150] [--json FILE] [--markdown FILE]
+
+Every network is pruned at 50 % of every free channel group, at random. Columns: groups that are free and
+protected (and why), parameters and multiply-adds before and after, the largest difference between the cut network
+and the masked one relative to the largest output, with made-up norms and biases; the seconds that tracing,
+selecting and cutting took; latency of one image before and after, in turns; and how many more groups are free
+with `inexact=True`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import json
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from framework.measures import count_macs, measure_latency
+from framework.pruning.channels import ChannelGroup, channel_groups
+from framework.pruning.cutting import cut, mask_channels
+from utils.vision import torchvision
+
+SIZES = {"inception_v3": 299}
+#: one per family, the smallest
+FAMILIES = [
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
+    "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18",
+    "resnext50_32x4d", "shufflenet_v2_x0_5", "squeezenet1_1", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_16",
+    "wide_resnet50_2",
+]  # fmt: skip
+
+
+def networks() -> list[str]:
+    """Names of all classification networks of torchvision."""
+    models = torchvision().models
+    return sorted(models.list_models(module=models))
+
+
+@torch.no_grad()
+def scramble(model: nn.Module) -> None:
+    """Norms and biases as after training: on a fresh network a wrong cut could pass for a right one."""
+    for module in model.modules():
+        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm)):
+            for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
+                if name in ("weight", "running_var"):
+                    tensor.uniform_(0.5, 1.5)
+                elif tensor.is_floating_point():
+                    tensor.normal_(0, 0.1)
+        elif isinstance(module, (nn.Conv2d, nn.Linear)) and module.bias is not None:
+            module.bias.normal_(0, 0.1)
+
+
+def half(groups: dict[str, ChannelGroup]) -> dict[str, Tensor]:
+    """A random half of the channels of every free group."""
+    keep = {}
+    for name, group in groups.items():
+        if group.protected is None and group.channels > 1:
+            keep[name] = torch.zeros(group.channels, dtype=torch.bool)
+            keep[name][torch.randperm(group.channels)[: -(-group.channels // 2)]] = True
+    return keep
+
+
+def check(name: str, latency_repeats: int = 10) -> dict[str, Any]:
+    """One row of the table."""
+    torch.manual_seed(0)
+    model = torchvision().models.get_model(name, weights=None).eval()
+    scramble(model)
+    size = SIZES.get(name, 224)
+    images = torch.randn(2, 3, size, size)
+    start = time.perf_counter()
+    groups = channel_groups(model, images)
+    keep = half(groups)
+    masked = copy.deepcopy(model)  # the copy is the check's, not the cut's
+    copied = time.perf_counter()
+    mask_channels(masked, keep, groups)
+    with torch.no_grad():
+        expected = masked(images)
+    macs, params = count_macs(model, images)[0], _count(model)
+    dense = copy.deepcopy(model)
+    begin = time.perf_counter()
+    cut(model, keep, groups)
+    seconds = copied - start + time.perf_counter() - begin
+    with torch.no_grad():
+        error = float((model(images) - expected).abs().max() / expected.abs().max())
+    before, after = measure_latency([dense, model], images, batches=(1,), repeats=latency_repeats, warmup=1)
+    reasons = Counter(group.protected for group in groups.values() if group.protected)
+    return {
+        "name": name,
+        "free": len(keep),
+        "protected": dict(reasons),
+        "params": params,
+        "params_after": _count(model),
+        "macs": macs,
+        "macs_after": count_macs(model, images)[0],
+        "error": error,
+        "seconds": seconds,
+        "latency_ms": before["1"],
+        "latency_ms_after": after["1"],
+        "free_inexact": _free_inexact(name, images),
+    }
+
+
+def _free_inexact(name: str, images: Tensor) -> int:
+    groups = channel_groups(torchvision().models.get_model(name, weights=None).eval(), images, inexact=True)
+    return sum(group.protected is None and group.channels > 1 for group in groups.values())
+
+
+def _count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def summary(reasons: dict[str, int]) -> str:
+    """Reasons in a few words: the same kind once, with its number."""
+    kinds = Counter[str]()
+    for reason, count in reasons.items():
+        if reason != "model output":
+            kinds[reason.split(" at ")[0]] += count
+    return ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+
+
+COLUMNS = ["network", "free", "protected", "free inexact", "params", "MACs", "error", "seconds", "latency"]
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """The texts of one row."""
+    if "failed" in row:
+        return [row["name"], "failed", row["failed"], "", "", "", "", "", ""]
+    return [
+        row["name"],
+        str(row["free"]),
+        summary(row["protected"]),
+        str(row["free_inexact"]),
+        f"{row['params'] / 1e6:.1f} → {row['params_after'] / 1e6:.1f} M",
+        f"{row['macs'] / 1e9:.2f} → {row['macs_after'] / 1e9:.2f} G",
+        f"{row['error']:.0e}",
+        f"{row['seconds']:.1f}",
+        f"{row['latency_ms']:.0f} → {row['latency_ms_after']:.0f} ms",
+    ]
+
+
+def main() -> None:
+    """Check the networks one after the other; each row is printed and written as soon as it is there."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--names", nargs="*", help="these networks; default: all")
+    parser.add_argument("--families", action="store_true", help="the smallest of each family")
+    parser.add_argument("--largest", type=float, default=150, help="leave out larger ones; million parameters")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--markdown", type=Path)
+    given = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for name in given.names or (FAMILIES if given.families else networks()):
+        with torch.device("meta"):
+            size = _count(torchvision().models.get_model(name, weights=None)) / 1e6
+        if size > given.largest:
+            print(f"{name}: left out, {size:.0f} M parameters")
+            continue
+        try:
+            rows.append(check(name))
+        except Exception as error:
+            rows.append({"name": name, "failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"})
+        print("  ".join(cells(rows[-1])), flush=True)
+        gc.collect()
+        if given.json:
+            given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        if given.markdown:
+            given.markdown.write_text(markdown(rows), encoding="utf-8")
+    table = Table(*COLUMNS)
+    for row in rows:
+        table.add_row(*cells(row))
+    Console(width=200).print(table)
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """The table as it stands in docs/coverage.md."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in rows)]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""SNAPit on VGG16 and training what it leaves: `python -m benchmarks.snapit`.
+
+The unit is one plain forward and backward pass of the dense VGG16 with a batch of 128 images (1 x 32 x 32), in
+contiguous memory format, measured in the same run.
+
+1. Pruning: SNAPit to 93 % of the nodes gone, everything included: tracing, 7 scorings of 5 batches, each on what
+   the last one left, selecting, cutting, and measuring which memory format to use, before and after.
+2. Training: an epoch of 47 batches of DefaultTrainer on the network this leaves.
+3. The cut network against the dense one, beside the ratio of their multiply-adds, and where its step spends time.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.overhead import SEED, adam, loaders, make_trainer
+from benchmarks.timing import Row, by_turns, head, record, show
+from framework import build
+from framework.measures import count_macs, measure_latency
+from framework.probing import FORMATS, _measure, lay_out
+from framework.pruning.pruner import Pruner
+from framework.pruning.step import PruningStep
+from framework.schedule import targets
+from utils.loaders import Batch, Loaders
+
+PRUNING_TARGET, TRAINING_TARGET = 8.0, 4.0
+LIMIT, STEPS, BATCHES = 0.93, 7, 47
+#: operations of a step by what they belong to, by a part of their name
+KINDS = {
+    "convolution": ("convolution",),
+    "batch norm": ("batch_norm",),
+    "linear": ("addmm", "aten::mm", "linear"),
+    "pooling": ("pool",),
+    "activation": ("leaky_relu", "dropout", "bernoulli"),
+    "optimizer": ("adam", "foreach"),
+}
+
+
+def dense_pass(model: nn.Module, batch: Batch) -> Callable[[], float]:
+    """One forward and backward pass, the unit; its seconds."""
+
+    def run() -> float:
+        model.train()
+        model.zero_grad(set_to_none=True)
+        start = time.perf_counter()
+        nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+        return time.perf_counter() - start
+
+    return run
+
+
+def pruning(dense: nn.Module, found: Loaders, keep: list[nn.Module]) -> Callable[[], float]:
+    """SNAPit as a run does it; its seconds. The pruned network is left in `keep`."""
+
+    def run() -> float:
+        model = copy.deepcopy(dense)
+        model.zero_grad(set_to_none=True)
+        criterion = build("criterions", "SNAPit")
+        start = time.perf_counter()
+        batches = found.scoring_batches("random", batches=5, samples=None, batch_size=128, seed=SEED, step=0)
+        step = PruningStep(model, criterion, batches[0][0][:1])
+        layout = FORMATS[_measure(model, batches[0][0][:1])]
+        lay_out(model, layout)
+        for number, target in enumerate(targets(LIMIT, STEPS)):
+            batches = found.scoring_batches(
+                "random", batches=5, samples=None, batch_size=128, seed=SEED, step=number
+            )
+            placed = [(inputs.contiguous(memory_format=layout), labels) for inputs, labels in batches]
+            step(target, placed, nn.functional.cross_entropy)
+        lay_out(model, FORMATS[_measure(model, batches[0][0][:1])])
+        seconds = time.perf_counter() - start
+        keep[:] = [model]
+        return seconds
+
+    return run
+
+
+def training(model: nn.Module, found: Loaders, layout: torch.memory_format) -> Callable[[], float]:
+    """An epoch of DefaultTrainer; its seconds."""
+    pruner = Pruner(build("criterions", "EmptyCrit"), {})
+    trainer: Any = make_trainer(model, found, pruner, layout)
+    pruner.run_started(trainer)
+
+    def run() -> float:
+        start = time.perf_counter()
+        trainer.train_epoch()
+        return time.perf_counter() - start
+
+    return run
+
+
+def in_units(dense: nn.Module, found: Loaders, repeats: int) -> tuple[list[Row], nn.Module, int]:
+    """Pruning and training in units, and the pruned network."""
+    batch = found.scoring_batches("random", batches=1, samples=None, batch_size=128, seed=SEED, step=0)[0]
+    keep: list[nn.Module] = []
+    unit, prune = dense_pass(dense, batch), pruning(dense, found, keep)
+    first = by_turns({"unit": unit, "SNAPit": prune}, repeats)
+    small = keep[0]
+    layout = FORMATS[_measure(small, batch[0][:1])]
+    epochs = {"unit": unit, "epoch": training(copy.deepcopy(small), found, layout)}
+    second = by_turns(epochs, 3 * repeats)
+    length = len(found.train)
+    rows = [
+        first.ratio("SNAPit", "unit", label="SNAPit 0.93 (original 11)", target=PRUNING_TARGET),
+        second.ratio(
+            "epoch", "unit", label=f"epoch of {BATCHES} batches (original 5.1)", target=TRAINING_TARGET,
+            scale=BATCHES / length,
+        ),
+    ]  # fmt: skip
+    return rows, small, first.disturbed + second.disturbed
+
+
+def against_dense(dense: nn.Module, small: nn.Module, batch: Batch, repeats: int) -> tuple[list[Row], int]:
+    """How many times faster the cut network is, beside how many times fewer multiply-adds it has."""
+    turns = by_turns({"dense": dense_pass(dense, batch), "cut": dense_pass(small, batch)}, repeats)
+    macs = count_macs(dense, batch[0])[0] / count_macs(small, batch[0])[0]
+    slow, fast = measure_latency([dense, small], batch[0], batches=(1, 64), repeats=max(5, repeats), warmup=1)
+    rows = [Row("multiply-adds", macs), turns.ratio("dense", "cut", label="forward and backward, batch 128")]
+    rows += [Row(f"forward, batch {size}", slow[size] / fast[size]) for size in slow]
+    return rows, turns.disturbed
+
+
+def where(small: nn.Module, found: Loaders) -> list[Row]:
+    """Shares of the processor time of training steps of the cut network."""
+    model = copy.deepcopy(small)
+    optimizer = adam(model)
+    model.train()
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        for _, (inputs, labels) in zip(range(5), found.train, strict=False):
+            optimizer.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(model(inputs), labels).backward()
+            optimizer.step()
+    shares = dict.fromkeys([*KINDS, "other"], 0.0)
+    for event in recorded.key_averages():
+        name = event.key.lower()
+        kind = next((kind for kind, parts in KINDS.items() if any(part in name for part in parts)), "other")
+        shares[kind] += event.self_cpu_time_total
+    total = sum(shares.values())
+    return [Row(kind, share / total) for kind, share in shares.items()]
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Few turns.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers here.")
+def main(quick: bool, file: Path | None) -> None:
+    """Print what SNAPit costs, and what it saves."""
+    torch.set_flush_denormal(True)
+    head()
+    torch.manual_seed(SEED)
+    found = loaders(image_size=32)
+    dense = build("models", "VGG16", image_size=32)
+    rows, small, disturbed = in_units(dense, found, 2 if quick else 5)
+    show("In forward and backward passes of the dense network", rows, ("units", "quartiles"))
+    batch = found.scoring_batches("random", batches=1, samples=None, batch_size=128, seed=SEED, step=0)[0]
+    faster, again = against_dense(dense, small, batch, 3 if quick else 7)
+    show("The cut network: times less or faster than dense", faster, ("times", "quartiles"))
+    shares = where(small, found)
+    show("Where a training step of the cut network spends its time", shares, ("share", ""))
+    head(disturbed + again)
+    record(file, {"units": rows, "against dense": faster, "where": shares})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Timing by turns on a machine that others use too, and the table in which the benchmarks print their ratios."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+#: processor time of other processes, as a share of one core, from which on a measurement is taken again
+BUSY = 0.15
+#: seconds that the measurements of one comparison may wait for a quiet machine, all together
+PATIENCE = 120.0
+
+
+@dataclass
+class Row:
+    """One line of a result: a ratio (or another number), its spread and the target it has to stay below."""
+
+    name: str
+    value: float
+    #: first and third quartile of the ratios, one for each turn
+    low: float | None = None
+    high: float | None = None
+    target: float | None = None
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """ "met" or "missed"; nothing where there is no target."""
+        return "" if self.target is None else "met" if self.value <= self.target else "missed"
+
+
+@dataclass
+class Turns:
+    """Seconds of each contestant, one entry a turn; `disturbed` of them while other processes were busy."""
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    disturbed: int = 0
+
+    def median(self, name: str) -> float:
+        """Median seconds of a contestant."""
+        return statistics.median(self.seconds[name])
+
+    def ratio(
+        self, name: str, to: str, *, label: str = "", target: float | None = None, scale: float = 1.0
+    ) -> Row:
+        """Median of the ratios `name` / `to` of each turn times `scale`, with the quartiles."""
+        pairs = zip(self.seconds[name], self.seconds[to], strict=True)
+        return spread(label or name, [scale * one / other for one, other in pairs], target)
+
+
+def spread(name: str, values: Sequence[float], target: float | None = None) -> Row:
+    """Median and quartiles of some values."""
+    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    return Row(name, middle, low, high, target)
+
+
+def by_turns(
+    contestants: Mapping[str, Callable[[], float | None]],
+    repeats: int,
+    warmup: int = 1,
+    patience: float = PATIENCE,
+) -> Turns:
+    """Run every contestant once a turn, after `warmup` turns that do not count.
+
+    A contestant returns its own seconds, or None to be timed from outside. While other processes keep more than
+    `BUSY` of a core, the measurement is taken again, until `patience` seconds went into that.
+    """
+    turns = Turns({name: [] for name in contestants})
+    for turn in range(-warmup, repeats):
+        for name, run in contestants.items():
+            seconds, busy = _timed(run)
+            while busy and patience > 0 and turn >= 0:
+                patience -= seconds
+                seconds, busy = _timed(run)
+            if turn >= 0:
+                turns.seconds[name].append(seconds)
+                turns.disturbed += busy
+    return turns
+
+
+def _timed(run: Callable[[], float | None]) -> tuple[float, bool]:
+    others, start = _other_processes(), time.perf_counter()
+    own = run()
+    wall = time.perf_counter() - start
+    busy = _other_processes() - others
+    return wall if own is None else own, busy > max(0.03, BUSY * wall)  # the clock ticks every 0.01 s
+
+
+def _other_processes() -> float:
+    """Processor seconds that other processes have used so far; 0 where the system does not tell."""
+    try:
+        line = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
+    except OSError:
+        return 0.0
+    user, nice, system, _idle, _wait, irq, soft, steal = map(int, line[1:9])
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    own = sum(one.ru_utime + one.ru_stime for one in usage)
+    return (user + nice + system + irq + soft + steal) / 100 - own
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers depend on."""
+    names = []
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": f"{names[0] if names else platform.processor()} ({torch.backends.cpu.get_cpu_capability()})",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def show(title: str, rows: Sequence[Row], columns: tuple[str, str] = ("ratio", "quartiles")) -> None:
+    """Print rows as a plain table."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("")
+    for column in (*columns, "target", ""):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for row in rows:
+        quartiles = "" if row.low is None or row.high is None else f"{row.low:.3f}-{row.high:.3f}"
+        target = "" if row.target is None else f"<= {row.target:g}"
+        table.add_row(row.name, f"{row.value:.3f}", quartiles, target, row.verdict, row.note)
+    Console(width=120, highlight=False).print(table, "")
+
+
+def head(disturbed: int | None = None) -> None:
+    """Print the machine; or, at the end, how many measurements other processes disturbed after all."""
+    if disturbed is None:
+        facts = machine()
+        print(f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}\n")
+    elif disturbed:
+        print(f"{disturbed} measurements were taken while other processes were busy.")
+
+
+def record(file: Path | None, results: Mapping[str, Sequence[Row]]) -> None:
+    """Write the rows of each table, and the machine, as JSON; nothing without a file."""
+    if file is not None:
+        tables = {name: [asdict(row) | {"verdict": row.verdict} for row in rows] for name, rows in results.items()}
+        file.write_text(json.dumps({"machine": machine(), **tables}, indent=2) + "\n", encoding="utf-8")

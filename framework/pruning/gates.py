@@ -1,0 +1,128 @@
+"""The gradient of a gate on each channel, from passes that need no gradient of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from framework.criterion import Batch, LossFunction, add_gradients
+from framework.prunable import output_dim, tensor_name
+from framework.pruning.channels import ChannelGroup
+from framework.pruning.producers import add_units, per_unit, producer_parameters
+from utils.errors import UsageError
+
+#: relative difference up to which two ways to compute one gradient agree
+SAME = 1e-3
+
+
+def gate_gradients(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Mapping[str, ChannelGroup]
+) -> tuple[dict[str, Tensor], float]:
+    """Gradient of the mean loss by a gate c = 1 on each channel, and that loss; call it inside `scoring`.
+
+    The gate multiplies the output z of a producer, before the norm, so that dL/dc = sum z * dL/dz over samples and
+    positions, which is also sum w * g + b * g_b over the channel's row and bias. The first form needs no gradient
+    of a weight, a third of the work of a pass; where it cannot be had, and one sample is tried to find out, the
+    second is taken. Several producers of one channel are added.
+    """
+    rest = iter(batches)
+    first = next(rest, None)
+    if first is None:
+        raise UsageError("the criterion needs data and got no batch")
+    parameters = producer_parameters(model, groups)
+    heard = _heard(model, first[0][:1], parameters)
+    _freeze(model)
+    unheard = {
+        name: tensor
+        for name, tensor in parameters.items()
+        if tensor_name(name.rpartition(".")[0], "weight") not in heard
+    }
+    for tensor in unheard.values():
+        tensor.requires_grad_(True)
+    with _listening(model, heard) as units:
+        samples, mean_loss = add_gradients(model, chain([first], rest), loss, None)
+    units |= _from_gradients(model, unheard)
+    return {name: gate.div_(samples) for name, gate in add_units(groups, units).items()}, mean_loss
+
+
+def _heard(model: nn.Module, sample: Tensor, parameters: Mapping[str, nn.Parameter]) -> set[str]:
+    """The producers' weights for which the output tells the gate's gradient.
+
+    It does not where something else uses the weight too, or changes the output in place.
+    """
+    _freeze(model)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    weights = {name for name in parameters if name.rpartition(".")[2] == "weight"}
+    with _listening(model, weights) as units:
+        outputs = [one for one in tree_leaves(model(sample)) if isinstance(one, Tensor) and one.requires_grad]
+        if outputs:
+            torch.stack([one.float().square().mean() for one in outputs]).sum().backward()
+    expected = _from_gradients(model, parameters)
+    for parameter in model.parameters():
+        parameter.grad = None
+    return {name for name, unit in units.items() if _agree(unit, expected, name)}
+
+
+def _agree(found: Tensor, expected: Mapping[str, Tensor], weight: str) -> bool:
+    bias = expected.get(tensor_name(weight.rpartition(".")[0], "bias"))
+    sums = expected[weight] if bias is None else expected[weight] + bias
+    if found.shape != sums.shape:
+        return False
+    return bool(torch.linalg.vector_norm(found - sums) <= SAME * torch.linalg.vector_norm(sums))
+
+
+def _from_gradients(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Sum of parameter * gradient for each output unit, of weights and biases each."""
+    units = {}
+    for name, parameter in parameters.items():
+        gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+        dim = output_dim(model.get_submodule(name.rpartition(".")[0]))
+        units[name] = per_unit(parameter.detach(), gradient, dim)
+    return units
+
+
+@contextmanager
+def _listening(model: nn.Module, weights: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+    """Inside, backward passes add up sum z * dL/dz for each output unit of the weights' layers."""
+    units: dict[str, Tensor] = {}
+    handles = []
+    try:
+        for name in weights:
+            module = model.get_submodule(name.rpartition(".")[0])
+            handles.append(module.register_forward_hook(_listener(name, units)))
+        yield units
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _listener(name: str, units: dict[str, Tensor]) -> Callable[..., Any]:
+    def listen(module: Any, _inputs: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor) or not torch.is_grad_enabled():
+            return None
+        if not output.requires_grad:  # nothing before it has a gradient
+            output = output.requires_grad_().clone()  # the clone, for a leaf must not be changed in place
+        channel = output.dim() - 1 - (module.weight.dim() - 2)
+        others = [dim for dim in range(output.dim()) if dim != channel]
+        units.setdefault(name, output.new_zeros(output.shape[channel]))
+        values = output.detach()
+
+        def add(gradient: Tensor) -> None:
+            units[name] += (values * gradient).sum(others)
+
+        output.register_hook(add)
+        return output
+
+    return listen
+
+
+def _freeze(model: nn.Module) -> None:
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
