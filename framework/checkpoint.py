@@ -28,7 +28,6 @@ from utils.suggest import one_line
 FORMAT = 1
 KEY = "secateur"
 KEPT, MASK = "secateur.kept/", "secateur.mask/"
-DIMENSIONS = ("0", "1")
 
 
 def save_model(model: nn.Module, path: str | Path) -> Path:
@@ -95,9 +94,9 @@ def _load(path: str | Path, model: nn.Module | None) -> nn.Module:
     _check_masks(model, masks, values, path)
     if not given and _has_unsaved_buffers(model):  # they have no values on the meta device
         model = _construct(header, path)
-    _fill(model, values)
-    lineage = lineage_of(model)
+    lineage = lineage_of(model)  # of the dense network, while it is one
     lineage.kept = kept
+    _fill(model, values)
     if header["model"] is not None:
         lineage.name, lineage.options = header["model"], header["options"]
     lineage.output_layers = None
@@ -218,7 +217,7 @@ def _sorted_out(
     for name, tensor in tensors.items():
         if name.startswith(KEPT):
             dim, _, target = name.removeprefix(KEPT).partition("/")
-            if dim not in DIMENSIONS:
+            if not (dim.isascii() and dim.isdecimal() and len(dim) <= 2):
                 raise UsageError(f"{path}: '{name}' is no index of a dimension")
             kept[target, int(dim)] = tensor
         elif name.startswith(MASK):

@@ -45,14 +45,24 @@ def set_lineage(model: nn.Module, lineage: Lineage) -> None:
 
 
 def lineage_of(model: nn.Module) -> Lineage:
-    """The model's record; a model without one is taken as dense as it stands."""
+    """The model's record; a model without one is taken as dense as it stands.
+
+    Until the first cut a user may still swap layers, as one does for new classes: the dense network is then the
+    new one, and it is no longer the architecture it was built as.
+    """
     found: Lineage | None = model.__dict__.get(_ATTRIBUTE)
     if found is None:
-        shapes = {
-            name: tuple(tensor.shape)
-            for name, tensor in model.state_dict(keep_vars=True).items()
-            if isinstance(tensor, Tensor)
-        }
-        found = Lineage(dense=shapes)
+        found = Lineage(dense=_shapes(model))
         set_lineage(model, found)
+    elif not found.kept:
+        shapes = _shapes(model)
+        if shapes != found.dense:
+            found.dense, found.name, found.options, found.output_layers = shapes, None, {}, None
     return found
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    return {
+        name: tuple(tensor.shape) for name, tensor in tensors if not name.rpartition(".")[2].startswith("mask_of_")
+    }

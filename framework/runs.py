@@ -39,8 +39,6 @@ def run(config: RunConfig, command: str) -> Path:
     """Carry out the config; returns the run folder. Bad input is a UsageError before anything is written."""
     console = Console(config.progress)
     try:
-        for note in config.notes:
-            console.say(note)
         assemble.prepare_machine(config)
         folder = (evaluate if config.eval else train)(config, command, console)
         console.say(str(folder.path))
@@ -61,6 +59,8 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
     folder = RunFolder.create(config, command)
     with _explaining(folder, config.model, console):
         console.log_to(folder.log)
+    for note in config.notes:
+        console.say(note)
         batches = console.track(loaders.test, "evaluate", len(loaders.test))
         results = tester.evaluate(model, batches, loss, seed=config.seed)
         checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
@@ -86,7 +86,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     model = assemble.build_model(config, loaders)
     example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
     _check_dense(config, model)
-    _check_single_samples(config, model, example)
+    _check_single_samples(config, loaders, model, example)
     pruner.prepare(model, example)
     if pruner.plan:  # ours too: a user's own may lie in criterions/ beside them
         file = registry.file("criterions", config.prune_criterion)
@@ -99,6 +99,8 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     folder = RunFolder.create(config, command)
     with _explaining(folder, config.model, console):
         console.log_to(folder.log)
+    for note in config.notes:
+        console.say(note)
         dense_accuracy = _dense_accuracy(config, folder, console)
         report = train_in(folder, config, trainer, pruner, console, dense_accuracy)
         console.show(report_table(report, criterion.granularity))
@@ -222,15 +224,15 @@ def _check_dense(config: RunConfig, model: nn.Module) -> None:
         raise UsageError(f"--train_dense: {start} is pruned already, there is no dense network to train from it")
 
 
-def _check_single_samples(config: RunConfig, model: nn.Module, example: Tensor) -> None:
+def _check_single_samples(config: RunConfig, loaders: Loaders, model: nn.Module, example: Tensor) -> None:
     """Batches of one sample cannot train every network: a norm over a batch needs more than one value."""
-    if config.batch_size > 1 or config.epochs == 0:
+    if min(config.batch_size, loaders.train.num_samples) > 1 or config.epochs == 0:
         return
     try:
         with torch.no_grad():
             copy.deepcopy(model).train()(example)
     except ValueError as error:
-        raise UsageError(f"--batch_size 1: {config.model} cannot be trained on single samples: {error}") from error
+        raise UsageError(f"{config.model} cannot be trained on batches of a single sample: {error}") from error
 
 
 def _dense_accuracy(config: RunConfig, folder: RunFolder, console: Console) -> float | None:

@@ -70,6 +70,8 @@ def channel_groups(
     """
     if not prunable_layers(model):
         raise UsageError(f"{type(model).__name__} has no prunable layer (convolution or linear)")
+    if not isinstance(example_input, Tensor) or example_input.dim() == 0:
+        raise UsageError(f"example_input is a batch, one tensor; got {type(example_input).__name__}")
     _check_prefixes(model, protect)
     from framework.pruning.tracing import trace
 

@@ -181,8 +181,9 @@ def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     if groups == 1:
         ctx.labels.join(incoming, read)
     elif transposed:
-        for labels in (produced, read, incoming):
+        for labels in (produced, read, incoming, *ctx.fields(bias).values()):
             ctx.stay(labels, "unsupported op: grouped transposed convolution")
+        return
     elif len(read) == 1:  # filters of each input channel: whole conv groups go
         each = produced.reshape(groups, -1)
         ctx.labels.join(each, each[:, :1])

@@ -31,12 +31,12 @@ def restrided(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 def axes_moved(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Axes change places: an empty tensor whose sizes are the axes' numbers shows which comes where."""
     x = args[0]
-    # 1 stays 1, since squeeze looks at it; the others are told apart by their size
-    sizes = [1 if size == 1 else axis + 2 for axis, size in enumerate(x.shape)]
+    # squeeze looks for ones, and what it drops was alone on its axis and never goes; the others need no ones
+    sizes = [1 if size == 1 and name == "squeeze" else axis + 2 for axis, size in enumerate(x.shape)]
     moved = getattr(torch, name)(torch.empty(sizes, device="meta"), *args[1:])
     fields: Fields = {}
     for axis, labels in ctx.fields(x).items():
-        if x.shape[axis] > 1:  # a channel that is alone on its axis never goes
+        if axis + 2 in moved.shape:
             fields[moved.shape.index(axis + 2)] = labels
     ctx.give(out, fields)
 
@@ -45,7 +45,11 @@ def axes_moved(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 def expanded(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """New axes come first; axes of size one repeat."""
     shift = out.dim() - args[0].dim()
-    fields = {axis + shift: labels for axis, labels in ctx.fields(args[0]).items() if len(labels) > 1}
+    fields = {
+        axis + shift: labels
+        for axis, labels in ctx.fields(args[0]).items()
+        if out.shape[axis + shift] == len(labels)
+    }
     ctx.give(out, fields)
 
 
@@ -116,8 +120,12 @@ def _axis_of(ctx: Context, moved: Tensor, labels: Tensor, prefer: int | None = N
     code that splits an axis in two as a rule holds the first number fixed (conv groups, heads) and computes the
     other.
     """
-    if len(labels) == 1:  # the only channel of its kind never goes
-        return None
+    if len(labels) == 1:  # the only channel on its axis: every position of a merged axis is its own
+        wide = [axis for axis, size in enumerate(moved.shape) if size > 1]
+        if len(wide) > 1 or not moved.dim():
+            return None
+        left = wide[0] if wide else 0
+        return left, labels.expand(moved.shape[left])
     varying = [
         axis
         for axis, size in enumerate(moved.shape)

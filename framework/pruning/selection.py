@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from utils.errors import UsageError
+from utils.suggest import unknown
 
 SCOPES = ("global", "layer", "row")
 
@@ -45,6 +46,9 @@ def select(
     Raises UsageError for NaN, a sparsity outside [0, 1], an unknown scope or masks of another shape.
     """
     _check(scores, sparsity, scope, current, gone)
+    for name in floor if isinstance(floor, Mapping) else ():
+        if name not in scores:
+            raise UsageError(unknown("name without scores", name, list(scores)))
     if scope == "row":
         return _select_rows(scores, sparsity, floor, current, gone)
     alive = {name: _alive(name, score, current) for name, score in scores.items()}
@@ -173,6 +177,10 @@ def _check(
             raise UsageError(
                 f"the mask of '{name}' has shape {tuple(current[name].shape)}, its scores {tuple(score.shape)}"
             )
+    for given in (current, gone):
+        for name in given or {}:
+            if name not in scores:
+                raise UsageError(unknown("name without scores", name, list(scores)))
     for name, count in (gone or {}).items():
         if count < 0:
             raise UsageError(f"'{name}' cannot have {count} entries gone")

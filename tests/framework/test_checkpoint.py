@@ -491,3 +491,22 @@ def test_a_copy_of_a_loaded_model_saves_the_same_bytes(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     path.write_bytes(good_file())
     assert serialize(copy.deepcopy(load_model(path, seeded(ConvNet, 1)))) == good_file()
+
+
+def test_a_cut_along_a_later_dimension_comes_back(tmp_path: Path) -> None:
+    class Placed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+            self.place = nn.Parameter(torch.randn(1, 5, 16))
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.head(self.embed(inputs) + self.place)
+
+    from framework import channel_groups, cut, load_model, save_model
+
+    torch.manual_seed(0)
+    model, inputs = Placed(), torch.randn(2, 5, 6)
+    cut(model, {"embed": torch.arange(16) % 3 > 0}, channel_groups(model, inputs))
+    again = load_model(save_model(model, tmp_path / "cut.safetensors"), Placed())
+    assert torch.equal(model(inputs), again(inputs))

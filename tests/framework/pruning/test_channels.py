@@ -639,3 +639,33 @@ def test_a_chain_of_linear_layers() -> None:
         ("2", 6, None),
         ("4", 4, "model output"),
     ]
+
+
+def test_layers_of_one_output_unit() -> None:
+    groups = channel_groups(nn.Sequential(Linear(3, 8), nn.ReLU(), Linear(8, 1)), torch.randn(4, 3))
+    assert groups["2"].protected == "model output"
+    assert [(part.tensor, part.dim) for part in groups["2"].slices] == [("2.weight", 0), ("2.bias", 0)]
+    hidden = nn.Sequential(Linear(3, 1), nn.ReLU(), Linear(1, 4))
+    assert shapes(channel_groups(hidden, torch.randn(4, 3))["0"]).keys() == {
+        ("0.weight", 0),
+        ("0.bias", 0),
+        ("2.weight", 1),
+    }
+    flat = Net(lambda s, x: s.b(s.a(x).flatten(1)), a=Conv(3, 1, 1), b=Linear(64, 4))
+    assert shapes(channel_groups(flat, images())["a"])["b.weight", 1] == (1, 64)
+
+
+def test_a_grouped_transposed_convolution_is_protected_by_name() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(4, 8, 3, groups=2), nn.ReLU(), Conv(8, 3, 1))
+    found = reasons(model, torch.randn(2, 4, 5, 5))
+    assert found == {"0": "unsupported op: grouped transposed convolution at 0", "2": "model output"}
+
+
+def test_a_layer_swapped_before_the_first_cut_belongs_to_the_dense_network() -> None:
+    from framework import build, measure, prune
+
+    model = build("models", "LeNet5", in_channels=1, num_classes=10, image_size=28)
+    model.classifier[5] = Linear(84, 100)
+    example = torch.randn(2, 1, 28, 28)
+    assert measure(model, example, latency=False)["weight_sparsity"] == 0
+    assert prune(model, "Magnitude", 0.5, example_input=example).reached == pytest.approx(0.5, abs=1e-5)
