@@ -59,8 +59,8 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
     folder = RunFolder.create(config, command)
     with _explaining(folder, config.model, console):
         console.log_to(folder.log)
-    for note in config.notes:
-        console.say(note)
+        for note in config.notes:
+            console.say(note)
         batches = console.track(loaders.test, "evaluate", len(loaders.test))
         results = tester.evaluate(model, batches, loss, seed=config.seed)
         checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
@@ -99,8 +99,8 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     folder = RunFolder.create(config, command)
     with _explaining(folder, config.model, console):
         console.log_to(folder.log)
-    for note in config.notes:
-        console.say(note)
+        for note in config.notes:
+            console.say(note)
         dense_accuracy = _dense_accuracy(config, folder, console)
         report = train_in(folder, config, trainer, pruner, console, dense_accuracy)
         console.show(report_table(report, criterion.granularity))
