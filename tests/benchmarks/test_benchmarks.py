@@ -1,0 +1,131 @@
+"""The benchmarks run on tiny sizes and say what they should; no time is asserted."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import choices, overhead, score, snapit, timing
+from benchmarks.timing import Row, by_turns
+from framework import build
+from framework.measures import count_macs
+from utils.loaders import Loaders
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, and no waiting for a quiet machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(timing, "BUSY", math.inf)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny(batches: int | None = None, **options: object) -> Loaders:
+    """Loaders of small batches in place of the benchmarks' own."""
+    return overhead.make_loaders(
+        build("datasets", "FASHION_MINI"), batch_size=4, seed=0, val_share=0, limit_train_batches=2, **options
+    )
+
+
+def check(rows: Sequence[Row]) -> None:
+    assert rows
+    for row in rows:
+        assert row.name
+        assert math.isfinite(row.value) and row.value >= 0
+        assert row.low is None or row.high is None or row.low <= row.value <= row.high
+        assert row.verdict == ("" if row.target is None else "met" if row.value <= row.target else "missed")
+
+
+def test_contestants_take_turns_and_the_warm_up_does_not_count() -> None:
+    order: list[str] = []
+    turns = by_turns({name: lambda name=name: order.append(name) for name in "ab"}, repeats=3, warmup=1)
+    assert order == list("ab" * 4)
+    assert {name: len(seconds) for name, seconds in turns.seconds.items()} == {"a": 3, "b": 3}
+
+
+def test_a_contestant_may_time_itself_and_ratios_are_those_of_each_turn() -> None:
+    mine = iter([9.0, 2.0, 4.0, 6.0])
+    turns = by_turns({"mine": lambda: next(mine), "unit": lambda: 2.0}, repeats=3)
+    row = turns.ratio("mine", "unit", target=2.0, scale=0.5)
+    assert (row.value, row.verdict, turns.median("mine")) == (1.0, "met", 4.0)
+    assert turns.ratio("mine", "unit", target=1.9).verdict == "missed"
+
+
+def test_a_disturbed_measurement_is_taken_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 0.0, 0.0, 5.0, 5.0, 5.0])  # other processes use 5 s of the second measurement of three
+    monkeypatch.setattr(timing, "BUSY", 0.1)
+    monkeypatch.setattr(timing, "_other_processes", lambda: next(clock))
+    runs: list[int] = []
+    turns = by_turns({"a": lambda: runs.append(1)}, repeats=2, warmup=0)
+    assert (len(runs), len(turns.seconds["a"]), turns.disturbed) == (3, 2, 0)
+
+
+def test_tables_and_files_hold_every_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [Row("one", 0.5, 0.4, 0.6, target=1.0), Row("two", 2.0, target=1.0, note="slow")]
+    timing.head()
+    timing.show("A title", rows)
+    timing.head(2)
+    shown = capsys.readouterr().out
+    for text in ("threads", "A title", "0.500", "0.400-0.600", "<= 1", "met", "missed", "slow", "2 measurements"):
+        assert text in shown
+    timing.record(tmp_path / "found.json", {"rows": rows})
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert [row["verdict"] for row in found["rows"]] == ["met", "missed"]
+    assert set(found["machine"]) == {"cpu", "threads", "torch"}
+
+
+def test_overhead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "loaders", tiny)
+    rows, disturbed = overhead.measure("LeNet5", repeats=2)
+    check(rows)
+    assert [row.target for row in rows] == [None, None, overhead.TARGET]
+    assert disturbed == 0
+
+
+def test_score() -> None:
+    torch.manual_seed(0)
+    found = tiny()
+    model, batches = build("models", "LeNet5"), overhead.scoring_batches(found)
+    times, memory, _ = score.measure(model, batches[:2], repeats=2)
+    check(times + memory)
+    assert [row.name.split(",")[0] for row in times] == ["SNIP", "SNAP"]
+    assert all("MiB" in row.note for row in memory)
+
+
+def test_snapit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "loaders", tiny)
+    torch.manual_seed(0)
+    dense, found = build("models", "LeNet5"), tiny()
+    rows, small, _ = snapit.in_units(dense, found, repeats=1)
+    check(rows)
+    assert [row.target for row in rows] == [snapit.PRUNING_TARGET, snapit.TRAINING_TARGET]
+    batch = next(iter(found.train))
+    assert count_macs(small, batch[0])[0] < count_macs(dense, batch[0])[0]
+    check(snapit.against_dense(dense, small, batch, repeats=2)[0])
+    shares = snapit.where(small, found)
+    check(shares)
+    assert sum(row.value for row in shares) == pytest.approx(1)
+
+
+def test_choices() -> None:
+    torch.manual_seed(0)
+    model, found = build("models", "LeNet5"), tiny()
+    check(choices.layers("LeNet5", model, found, repeats=2, count=1)[0])
+    check(choices.optimizers("LeNet5", model, found, repeats=2, count=1)[0])
+    assert not any(module.training is False for module in model.modules())
+    assert all(isinstance(parameter, nn.Parameter) for parameter in model.parameters())
+
+
+def test_training_for_the_comparison_of_denormals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "loaders", tiny)
+    seconds, digest = choices.train(True, "LeNet5", 3)
+    assert seconds > 0
+    assert (digest, len(digest)) == (choices.train(True, "LeNet5", 3)[1], 64)
