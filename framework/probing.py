@@ -23,8 +23,8 @@ from framework.measures import count_macs
 from utils.atomic import write_json
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-#: below so many multiply-adds a sample there is nothing to gain, and the default is taken unmeasured; VGG16 without
-#: 93 % of its channels, of 6 to 12 millions, trains in three quarters of the time where it is channels-last
+#: below so many multiply-adds a sample there is nothing to gain, and the default is taken unmeasured; VGG16
+#: without 93 % of its channels, of 6 to 12 millions, trains in three quarters of the time if it is channels-last
 WORTH_MEASURING = 2_000_000
 #: channels-last must be this much faster, or noise would decide
 MARGIN = 0.95
