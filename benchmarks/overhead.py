@@ -34,9 +34,10 @@ BATCH = 128
 
 
 def loaders(batches: int | None = None, **options: Any) -> Loaders:
-    """Batches of FASHION_MINI without a validation part: 47 of them, or fewer."""
+    """Batches of FASHION_MINI, unless told otherwise without a validation part: 47 of them, or fewer."""
     dataset = build("datasets", "FASHION_MINI")
-    return make_loaders(dataset, batch_size=BATCH, seed=SEED, val_share=0, limit_train_batches=batches, **options)
+    given = {"val_share": 0, "limit_train_batches": batches, **options}
+    return make_loaders(dataset, batch_size=BATCH, seed=SEED, **given)
 
 
 def scoring_batches(found: Loaders, step: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:

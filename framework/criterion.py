@@ -25,6 +25,9 @@ Batch = tuple[Tensor, Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 Groups = Mapping[str, "ChannelGroup"]
 
+#: the activations of fewer samples are not what fills memory
+WORTH_HALVING = 16
+
 
 @dataclass(frozen=True)
 class Data:
@@ -130,7 +133,7 @@ def mean_gradients(
     """Gradient of the mean loss over all samples, and that loss; call it inside `scoring`.
 
     `loss` is a mean over its batch, so a batch weighs by its size. The gradients accumulate in `.grad`, which
-    autograd does in place: the peak of memory is that of one training step.
+    autograd does in place.
     """
     tensors = list(parameters.values())
     for tensor in tensors:
@@ -148,19 +151,47 @@ def add_gradients(
 ) -> tuple[int, float]:
     """Add the gradients of the samples' losses to `.grad` of `inputs` (None: all that require one).
 
-    Returns the number of samples and their mean loss.
+    The gradients of the first batch are there while the next ones pass, so these go in halves, or the peak of
+    memory would be above that of a training step: where the loss is a mean over samples that do not see each
+    other. Returns the number of samples and their mean loss.
     """
     samples, total = 0, torch.zeros((), dtype=torch.float64)
-    for images, targets in batches:
-        value = loss(model(images), targets) * len(images)
-        if not value.requires_grad:
-            raise UsageError("the loss does not depend on the weights to be scored: there is no gradient")
-        value.backward(inputs=inputs)
-        total += value.detach().cpu()
-        samples += len(images)
+    halve = not any(map(_mixes_samples, model.modules()))
+    for number, (images, targets) in enumerate(batches):
+        for part, wanted in _halves(images, targets) if halve and number else [(images, targets)]:
+            outputs = model(part)
+            value = loss(outputs, wanted) * len(part)
+            if not value.requires_grad:
+                raise UsageError("the loss does not depend on the weights to be scored: there is no gradient")
+            halve = halve and (number > 0 or _is_mean(loss, outputs, wanted, value))
+            value.backward(inputs=inputs)
+            total += value.detach().cpu()
+            samples += len(part)
+            del outputs, value  # they hold the graph's end while the next one grows
     if samples == 0:
         raise UsageError("the criterion needs data and got no batch")
     return samples, float(total) / samples
+
+
+def _halves(images: Tensor, targets: Tensor) -> list[Batch]:
+    size = -(-len(images) // 2)
+    return list(zip(images.split(size), targets.split(size), strict=True))
+
+
+def _mixes_samples(module: nn.Module) -> bool:
+    """A norm that has no statistics of its own takes those of the batch, in eval mode too."""
+    return isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is None
+
+
+@torch.no_grad()
+def _is_mean(loss: LossFunction, outputs: Any, targets: Any, total: Tensor) -> bool:
+    """Whether the loss of a batch is the mean of the losses of its halves, weighed by their sizes."""
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        return False
+    if len(outputs) != len(targets) or len(outputs) < WORTH_HALVING:
+        return False
+    parts = torch.stack([loss(part, wanted) * len(part) for part, wanted in _halves(outputs, targets)])
+    return bool((parts.sum() - total).abs() <= 1e-4 * parts.abs().sum())
 
 
 def check_scores(

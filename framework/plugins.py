@@ -151,12 +151,19 @@ class Registry:
 def build(kind: str, name: str, /, **options: Any) -> Any:
     """An instance of the plug-in `name` of `kind`.
 
-    Raises UsageError with the nearest match for an unknown kind, name or option. A model remembers its name
-    and options, so that `save_model` can write a file from which `load_model` rebuilds it.
+    Raises UsageError with the nearest match for an unknown kind, name or option, and for a value that the
+    constructor does not take. A model remembers its name and options, so that `save_model` can write a file from
+    which `load_model` rebuilds it.
     """
     cls = registry.get(kind, name)
     check_options(cls, name, options)
-    instance = cls(**options)
+    try:
+        instance = cls(**options)
+    except UsageError:
+        raise
+    except (TypeError, ValueError) as error:  # an option of the wrong type or size
+        given = f"{name}({', '.join(options)})"
+        raise UsageError(f"{given}: {type(error).__name__}: {error}") from error
     if kind == "models":
         from framework.lineage import lineage_of
 

@@ -83,6 +83,8 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
         console.say(f"{config.prune_criterion} prunes before training: prune_delay and prune_freq have no effect")
     loss = assemble.build_loss(config)
     loaders = assemble.build_loaders(config)  # after what is quickly known to be wrong: it may download
+    if config.eval_freq and loaders.val is None:
+        config.notes.append("no validation images (--val_share 0): --eval_freq has no effect")
     model = assemble.build_model(config, loaders)
     example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
     _check_dense(config, model)

@@ -112,10 +112,10 @@ def _listener(name: str, units: dict[str, Tensor]) -> Callable[..., Any]:
         channel = output.dim() - 1 - (module.weight.dim() - 2)
         others = [dim for dim in range(output.dim()) if dim != channel]
         units.setdefault(name, output.new_zeros(output.shape[channel]))
-        values = output.detach()
+        kept = [output.detach()]
 
         def add(gradient: Tensor) -> None:
-            units[name] += (values * gradient).sum(others)
+            units[name] += (kept.pop() * gradient).sum(others)  # popped: this function lives as long as the loss
 
         output.register_hook(add)
         return output

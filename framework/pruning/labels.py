@@ -43,7 +43,9 @@ class Labels:
         root = torch.arange(self.count)
         if not self._joined:
             return root
-        one, other = torch.cat(self._joined, dim=1).unique(dim=1)
+        one, other = torch.cat(self._joined, dim=1)
+        pairs = (one * self.count + other).unique()  # a number each: many times faster than unique columns
+        one, other = pairs // self.count, pairs % self.count
         while True:  # each round, the least label on both sides of a pair spreads to both, and roots are followed
             low = torch.minimum(root[one], root[other])
             new = root.scatter_reduce(0, root[one], low, "amin").scatter_reduce(0, root[other], low, "amin")

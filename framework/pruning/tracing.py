@@ -189,10 +189,6 @@ def _buffers_restored(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(values)
 
 
-#: run number -> the positions in it
-Owned = dict[int, list[int]]
-
-
 def _collect(
     model: nn.Module, context: Context, runs: list[_Run], order: list[str], inexact: bool
 ) -> list[ChannelGroup]:
@@ -203,17 +199,14 @@ def _collect(
     producing = torch.zeros(len(runs), dtype=torch.bool)
     for number, names in layers.items():
         producing[number] = not all(is_depthwise(model.get_submodule(name)) for name in names)
-    by_signature: dict[Any, list[Owned]] = {}
-    for component, owned in _channels(root, runs, producing):
-        shape = tuple((number, len(positions)) for number, positions in owned.items())
-        by_signature.setdefault((shape, stay.get(component), component in loose), []).append(owned)
     groups = [
-        _group(model, runs, layers, order, channels, reason, not free)
-        for (_, reason, free), channels in by_signature.items()
+        _group(model, runs, layers, order, owned, stay.get(component), component not in loose)
+        for component, owned in _alike(root, runs, producing, stay, loose)
     ]
     covered = {name for group in groups for name in group.layers}
     groups += [_closed(model, name) for name in order if name not in covered]
-    return sorted(groups, key=lambda one: (order.index(one.producers[0]), int(one.produced[0].index.min())))
+    places = {name: at for at, name in enumerate(order)}
+    return sorted(groups, key=lambda one: (places[one.producers[0]], int(one.produced[0].index.min())))
 
 
 def _outputs(model: nn.Module, runs: list[_Run], order: list[str]) -> dict[int, list[str]]:
@@ -231,22 +224,37 @@ def _outputs(model: nn.Module, runs: list[_Run], order: list[str]) -> dict[int, 
     return found
 
 
-def _channels(root: Tensor, runs: list[_Run], producing: Tensor) -> Iterator[tuple[int, Owned]]:
-    """Every component that some layer produces, with the positions it owns in each run."""
+#: run number -> the positions in it that each channel owns, `(channels, k)`
+Owned = dict[int, Tensor]
+
+
+def _alike(
+    root: Tensor, runs: list[_Run], producing: Tensor, stay: Mapping[int, str], loose: set[int]
+) -> Iterator[tuple[int, Owned]]:
+    """What the channels of each group own, and one of the group's components.
+
+    Only components that some layer produces are channels.
+    """
     sizes = torch.tensor([run.size for run in runs])
     run_of = torch.repeat_interleave(torch.arange(len(runs)), sizes)
     position = torch.arange(len(run_of)) - torch.tensor([run.start for run in runs])[run_of]
-    members = torch.isin(root, root[producing[run_of]].unique()).nonzero().flatten()
+    produced = torch.zeros(len(root), dtype=torch.bool)
+    produced[root[producing[run_of]]] = True
+    members = produced[root].nonzero().flatten()
     members = members[root[members].argsort(stable=True)]
     components, counts = root[members].unique_consecutive(return_counts=True)
-    numbers, positions = run_of[members].tolist(), position[members].tolist()
-    start = 0
-    for component, count in zip(components.tolist(), counts.tolist(), strict=True):
-        owned: Owned = {}
-        for at in range(start, start + count):
-            owned.setdefault(numbers[at], []).append(positions[at])
-        start += count
-        yield component, owned
+    starts = counts.cumsum(0) - counts
+    numbers, positions = run_of[members], position[members]
+    flat, ends = numbers.numpy(), (starts + counts).tolist()
+    signatures: dict[Any, list[int]] = {}
+    for at, (component, start, end) in enumerate(zip(components.tolist(), starts.tolist(), ends, strict=True)):
+        signature = flat[start:end].tobytes(), stay.get(component), component in loose
+        signatures.setdefault(signature, []).append(at)
+    for channels in signatures.values():
+        first = starts[channels]
+        own_runs, widths = numbers[first[0] : ends[channels[0]]].unique_consecutive(return_counts=True)
+        owned = positions[first[:, None] + torch.arange(int(widths.sum()))].split(widths.tolist(), dim=1)
+        yield int(components[channels[0]]), dict(zip(own_runs.tolist(), owned, strict=True))
 
 
 def _group(
@@ -254,18 +262,17 @@ def _group(
     runs: list[_Run],
     outputs: Mapping[int, list[str]],
     order: list[str],
-    channels: list[Owned],
+    owned: Owned,
     reason: str | None,
     exact: bool,
 ) -> ChannelGroup:
-    own = {name: number for number in channels[0] for name in outputs.get(number, ())}
+    own = {name: number for number in owned for name in outputs.get(number, ())}
     layers = sorted(own, key=order.index)
     producers = [name for name in layers if not is_depthwise(model.get_submodule(name))]
     lead = own[producers[0]]
-    channels.sort(key=lambda owned: owned[lead][0])  # positions are ascending
+    ascending = owned[lead][:, 0].argsort()
     slices = {
-        number: Slice(runs[number].tensor, runs[number].dim, torch.tensor([owned[number] for owned in channels]))
-        for number in channels[0]
+        number: Slice(runs[number].tensor, runs[number].dim, index[ascending]) for number, index in owned.items()
     }
     biases = {tensor_name(name, "bias") for name in producers}
     produced = [slices[lead]] + [
@@ -277,7 +284,7 @@ def _group(
     kept = lineage_of(model).kept.get((runs[lead].tensor, runs[lead].dim))
     return ChannelGroup(
         name=producers[0],
-        channels=len(channels),
+        channels=len(ascending),
         slices=tuple(slices.values()),
         origin=first.clone() if kept is None else kept[first],
         producers=tuple(producers),

@@ -355,6 +355,40 @@ def test_a_batch_weighs_by_its_size() -> None:
         torch.testing.assert_close(unequal[key], together[key], rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("track", [True, False])
+def test_later_batches_pass_in_halves_where_samples_do_not_see_each_other(track: bool) -> None:
+    """The accumulated gradients are alive while they pass: whole ones would need more memory than training."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 6), nn.BatchNorm1d(6, track_running_stats=track), nn.Linear(6, 4))
+    model = model.double().eval()
+    batches = batches_of(torch.randn(75, 12, dtype=torch.float64), (32, 31, 12))
+    sizes: list[int] = []
+    handle = model.register_forward_hook(lambda _module, inputs, _out: sizes.append(len(inputs[0])))
+    weights = prunable_weights(model)
+    with scoring(model):
+        found, _ = mean_gradients(model, batches, F.cross_entropy, weights)
+        found = {key: tensor.clone() for key, tensor in found.items()}
+    handle.remove()
+    assert sizes == ([32, 16, 15, 6, 6] if track else [32, 31, 12])
+    total = sum(F.cross_entropy(model(inputs), targets, reduction="sum") for inputs, targets in batches)
+    for key, expected in zip(weights, torch.autograd.grad(total / 75, list(weights.values())), strict=True):
+        torch.testing.assert_close(found[key], expected, rtol=1e-10, atol=1e-14)
+
+
+def test_a_loss_that_compares_samples_gets_whole_batches() -> None:
+    model = nn.Linear(12, 4).double()
+    batches = batches_of(torch.randn(64, 12, dtype=torch.float64), (32, 32))
+    sizes: list[int] = []
+    model.register_forward_hook(lambda _module, inputs, _out: sizes.append(len(inputs[0])))
+
+    def spread(outputs: Tensor, targets: Tensor) -> Tensor:
+        return outputs.var(dim=0).sum()
+
+    with scoring(model):
+        mean_gradients(model, batches, spread, prunable_weights(model))
+    assert sizes == [32, 32]
+
+
 def test_a_layer_the_loss_does_not_reach_has_gradient_zero() -> None:
     model = Net(lambda s, x: s.b(s.a(x)), a=nn.Linear(12, 5), b=nn.Linear(5, 4), unused=nn.Linear(3, 3))
     scores = score(build("criterions", "SNIP"), model, batches_of(torch.randn(8, 12)))

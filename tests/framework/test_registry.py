@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from framework.plugins import Registry, check_options, option_names
+from framework.plugins import Registry, build, check_options, option_names
 from utils.errors import UsageError
 
 Tree = Callable[[dict[str, str]], Path]
@@ -229,3 +229,8 @@ def test_options_are_collected_up_the_constructors() -> None:
         check_options(Middle, "Net", ["depth", "widht"])
     with pytest.raises(UsageError, match="Net takes no options, got 'x'"):
         check_options(object, "Net", ["x"])
+
+
+def test_a_value_of_the_wrong_type_is_named_in_one_line() -> None:
+    with pytest.raises(UsageError, match=r"^VGG16\(num_classes\): TypeError: .*'<' not supported"):
+        build("models", "VGG16", num_classes="ten")
