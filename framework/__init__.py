@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from framework.plugins import Registry as Registry
     from framework.plugins import build as build
     from framework.plugins import registry as registry
+    from framework.pruning.adapters import Kept as Kept
+    from framework.pruning.adapters import adapter as adapter
     from framework.pruning.channels import ChannelGroup as ChannelGroup
     from framework.pruning.channels import channel_groups as channel_groups
     from framework.pruning.cutting import cut as cut
@@ -47,6 +49,7 @@ _HOME = {
     "Data": "criterion",
     "During": "schedule",
     "Keep": "pruning.selection",
+    "Kept": "pruning.adapters",
     "Loss": "loss",
     "Masks": "pruning.masks",
     "Never": "schedule",
@@ -56,6 +59,7 @@ _HOME = {
     "Scores": "criterion",
     "Tester": "tester",
     "Trainer": "trainer",
+    "adapter": "pruning.adapters",
     "build": "plugins",
     "channel_groups": "pruning.channels",
     "cut": "pruning.cutting",

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from framework.criterion import Batch, Criterion, LossFunction
 from framework.measures import measure
 from framework.plugins import build
+from framework.probing import fast_multiple
+from framework.pruning.budgets import BUDGETS
 from framework.pruning.cutting import Companion, unwrapped
 from framework.pruning.masks import Masks
 from framework.pruning.pruner import TOLERANCE
 from framework.pruning.step import PruneEvent, PruningStep
 from utils.errors import UsageError
 from utils.suggest import unknown
-
-BUDGETS = {"nodes": "channel", "weights": "weight"}
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,31 @@ def prune(
     scope: str | None = None,
     protect: Sequence[str] = (),
     companions: Sequence[Companion] = (),
+    min_channels: int = 1,
+    round_to: int | str = 1,
+    attention: str = "dims",
+    inexact: bool = False,
+    fold: bool = False,
     seed: int = 0,
     latency: bool = False,
 ) -> PruneReport:
     """Prune `model` in place: cut channels (and the optimizer's state with them), or mask weights.
 
     `criterion` is a name or an instance; one that prunes in several steps does them all here, scoring what is
-    left each time. `sparsity` is a share of the dense network: of its nodes for channel criterions, of its
-    prunable weights for weight criterions. `batches` are (inputs, targets) on the model's device;
+    left each time. `sparsity` is the share of the dense network that goes: for weight criterions of its prunable
+    weights, for channel criterions of the `budget`: "nodes" (the default), "weights", "params", "macs" or
+    "latency" (of a forward pass of `example_input` as given, measured). Nodes come as near as they can; the
+    others are met within 0.01 (latency 0.05), or a UsageError says why not.
+
+    For channel criterions: `scope` "global" ranks all channels together, "layer" takes the same share of each
+    group, "isomorphic" of each set of groups that are built alike. `min_channels` stay in every group, and
+    numbers of channels left are multiples of `round_to` ("auto" measures which multiple is fast here).
+    `attention` and `inexact` see `channel_groups`, `fold` see `cut`.
+
+    `batches` are (inputs, targets) on the model's device;
     `example_input` is by default the first of them. With an `optimizer` masks are re-applied after each of
-    its steps; without one call `Masks(model).apply()` yourself, as the report's `note` says. Latency is measured
-    only on request, since it takes time. A target that is out of reach is warned of. Raises UsageError and
+    its steps; without one call `Masks(model).apply()` yourself, as the report's `note` says. The report has
+    latency only on request, since it takes time. A target that is out of reach is warned of. Raises UsageError and
     leaves the model alone for a sparsity outside [0, 1), an unknown criterion, and whatever the criterion or
     the network refuses (what a later step of several refuses leaves the earlier ones done).
     """
@@ -71,8 +85,10 @@ def prune(
     data = list(batches)
     example = _example(example_input, data)
     step = PruningStep(
-        model, chosen, example, scope=scope, protect=protect, optimizer=optimizer, companions=companions
-    )
+        model, chosen, example, scope=scope, protect=protect, optimizer=optimizer, companions=companions,
+        budget=budget, min_channels=min_channels, round_to=_multiple(round_to, example), attention=attention,
+        inexact=inexact, fold=fold,
+    )  # fmt: skip
     before = measure(model, example, latency=latency)
     events = _run(step, sparsity, data, loss, seed)
     return PruneReport(
@@ -103,7 +119,8 @@ def _run(
     criterion.start(step.model)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        return tuple(step(target, batches, loss) for target in criterion.schedule.one_shot(sparsity))
+        targets = criterion.schedule.one_shot(sparsity)
+        return tuple(step(target, batches, loss, strict=target == targets[-1]) for target in targets)
 
 
 def _reached(step: PruningStep, asked: float, pruned: bool) -> float:
@@ -118,14 +135,23 @@ def _reached(step: PruningStep, asked: float, pruned: bool) -> float:
 def _check(criterion: Criterion, sparsity: float, budget: str | None) -> str:
     if not isinstance(criterion, Criterion):
         raise UsageError(f"criterion is a name or an instance of a Criterion, got {criterion!r}")
-    own = "nodes" if criterion.granularity == "channel" else "weights"
     if not 0 <= sparsity < 1:
         raise UsageError(f"sparsity {sparsity} is outside [0, 1)")
     if budget is not None and budget not in BUDGETS:
-        raise UsageError(unknown("budget", budget, list(BUDGETS)))
-    if budget not in (None, own):
-        raise UsageError(f"{type(criterion).__name__} prunes {criterion.granularity}s: its budget is '{own}'")
-    return own
+        raise UsageError(unknown("budget", budget, BUDGETS))
+    if criterion.granularity == "channel":
+        return budget or "nodes"
+    if budget not in (None, "weights"):
+        raise UsageError(f"{type(criterion).__name__} prunes {criterion.granularity}s: its budget is 'weights'")
+    return "weights"
+
+
+def _multiple(round_to: int | str, example: Tensor) -> int:
+    if round_to == "auto":
+        return fast_multiple(example.device)
+    if isinstance(round_to, int):
+        return round_to
+    raise UsageError(f"round_to is a number or 'auto', got {round_to!r}")
 
 
 def _attach(model: nn.Module, optimizer: Any) -> str:

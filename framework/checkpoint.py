@@ -95,8 +95,8 @@ def _load(path: str | Path, model: nn.Module | None) -> nn.Module:
     if not given and _has_unsaved_buffers(model):  # they have no values on the meta device
         model = _construct(header, path)
     lineage = lineage_of(model)  # of the dense network, while it is one
-    lineage.kept = kept
     _fill(model, values)
+    lineage.kept = everywhere
     if header["model"] is not None:
         lineage.name, lineage.options = header["model"], header["options"]
     lineage.output_layers = None
@@ -286,7 +286,6 @@ def _is_index(index: Tensor, size: int) -> bool:
 
 def _fill(model: nn.Module, values: dict[str, Tensor]) -> None:
     """Put the saved tensors in place; tied parameters stay tied."""
-    lineage_of(model)  # the dense shapes are recorded before they change
     made: dict[int, nn.Parameter] = {}
     for name, old in model.state_dict(keep_vars=True).items():
         owner_name, _, attribute = name.rpartition(".")

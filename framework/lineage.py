@@ -6,6 +6,7 @@ knows which of the original channels are left.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,8 @@ class Lineage:
     options: dict[str, Any] = field(default_factory=dict)
     dense: dict[str, tuple[int, ...]] = field(default_factory=dict)
     kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    #: multiply-adds of one sample of this shape in the dense network, once they were counted
+    dense_macs: dict[tuple[int, ...], int] = field(default_factory=dict)
     #: names of the layers whose outputs are the model's outputs; None until they were traced
     output_layers: tuple[str, ...] | None = None
 
@@ -32,6 +35,13 @@ class Lineage:
         index = index.cpu()
         before = self.kept.get((tensor, dim), torch.arange(self.dense[tensor][dim]))
         self.kept[tensor, dim] = before[index]
+
+    def expected(self, tensor: str) -> tuple[int, ...] | None:
+        """The shape that the cuts so far have left of a tensor; None for one it does not know."""
+        shape = self.dense.get(tensor)
+        if shape is None:
+            return None
+        return tuple(len(self.kept.get((tensor, dim), range(size))) for dim, size in enumerate(shape))
 
 
 def has_lineage(model: nn.Module) -> bool:
@@ -47,18 +57,30 @@ def set_lineage(model: nn.Module, lineage: Lineage) -> None:
 def lineage_of(model: nn.Module) -> Lineage:
     """The model's record; a model without one is taken as dense as it stands.
 
-    Until the first cut a user may still swap layers, as one does for new classes: the dense network is then the
-    new one, and it is no longer the architecture it was built as.
+    A user may still swap layers, as one does for new classes: what is new counts as dense from then on, and the
+    network is no longer the architecture it was built as.
     """
     found: Lineage | None = model.__dict__.get(_ATTRIBUTE)
     if found is None:
         found = Lineage(dense=_shapes(model))
         set_lineage(model, found)
-    elif not found.kept:
-        shapes = _shapes(model)
-        if shapes != found.dense:
-            found.dense, found.name, found.options, found.output_layers = shapes, None, {}, None
+    else:
+        _follow_swaps(found, _shapes(model))
     return found
+
+
+def _follow_swaps(lineage: Lineage, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Forget tensors that are gone, and take as dense those that are not what the cuts left."""
+    swapped = [name for name, shape in shapes.items() if lineage.expected(name) != shape]
+    gone = lineage.dense.keys() - shapes.keys()
+    if not swapped and not gone:
+        return
+    for name in {*swapped, *gone}:
+        lineage.dense.pop(name, None)
+        for key in [key for key in lineage.kept if key[0] == name]:
+            del lineage.kept[key]
+    lineage.dense = {name: lineage.dense.get(name, shape) for name, shape in shapes.items()}
+    lineage.name, lineage.options, lineage.output_layers, lineage.dense_macs = None, {}, None, {}
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:

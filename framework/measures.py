@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from framework.lineage import lineage_of
 from framework.prunable import output_dim, prunable_layers, prunable_weights, tensor_name
@@ -106,6 +108,38 @@ def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, 
         for handle in handles:
             handle.remove()
     return counter.get_total_flops() // 2, by_layer
+
+
+class _ByTensor(TorchDispatchMode):
+    """Multiply-adds of each operation, for the parameter that it contracts."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._names = {p.untyped_storage()._cdata: name for name, p in reversed(list(model.named_parameters()))}
+        self.of: dict[str, int] = {}
+        self.rest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            macs = formula(*args, **(kwargs or {}), out_val=out) // 2
+            given = (one for one in tree_leaves(args) if isinstance(one, Tensor) and one.dim() > 1)
+            names = (self._names.get(one.untyped_storage()._cdata) for one in given)
+            name = next((name for name in names if name is not None), None)
+            if name is None:
+                self.rest += macs
+            else:
+                self.of[name] = self.of.get(name, 0) + macs
+        return out
+
+
+def macs_by_tensor(model: nn.Module, example_input: Tensor) -> tuple[dict[str, int], int]:
+    """Multiply-adds of one sample with each parameter, and those between activations."""
+    mode = _ByTensor(model)
+    with untouched(model), torch.no_grad(), _attention_in_parts(), mode:
+        model(example_input[:1])
+    return mode.of, mode.rest
 
 
 @contextmanager

@@ -1,62 +1,59 @@
-"""Module attributes that repeat a tensor's size (`out_channels`, ...), set from the tensors."""
+"""The adapters of torch's own layers: attributes that repeat a tensor's size (`out_channels`, ...)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
 from framework.prunable import CONVOLUTIONS, TRANSPOSED
+from framework.pruning import attention as attention  # registers its adapters
+from framework.pruning.adapters import Kept, adapter
+from framework.pruning.adapters import follow_shapes as follow_shapes
+from framework.pruning.adapters import heads_of as heads_of
 
 
-def _convolution(module: Any) -> None:
-    out_channels, per_group = module.weight.shape[:2]
-    if module.groups > 1 and per_group == 1 and module.groups == module.in_channels:  # filters of one channel
-        module.groups = out_channels // (module.out_channels // module.in_channels)
-    module.out_channels = out_channels
+@adapter(*CONVOLUTIONS)
+def _convolution(module: Any, kept: Kept) -> None:
+    rows, per_group = kept("weight", 0), module.weight.shape[1]
+    if module.groups > 1:
+        dense = module.__dict__.setdefault("dense_groups", module.groups)
+        if rows is not None:  # a conv group is there as long as one of its outputs is
+            size = kept.lineage.dense[kept.name("weight")][0] // dense
+            module.groups = len((rows // size).unique())
+    module.out_channels = module.weight.shape[0]
     module.in_channels = per_group * module.groups
 
 
-def _transposed(module: Any) -> None:
+@adapter(*TRANSPOSED)
+def _transposed(module: Any, kept: Kept) -> None:
     module.in_channels = module.weight.shape[0]
     module.out_channels = module.weight.shape[1] * module.groups
 
 
-def _linear(module: Any) -> None:
+@adapter(nn.Linear)
+def _linear(module: Any, kept: Kept) -> None:
     module.out_features, module.in_features = module.weight.shape
 
 
-def _norm(module: Any) -> None:
+@adapter(nn.modules.batchnorm._NormBase)
+def _norm(module: Any, kept: Kept) -> None:
     sized = module.weight if module.weight is not None else module.running_mean
     if sized is not None:
         module.num_features = len(sized)
 
 
-def _layer_norm(module: Any) -> None:
+@adapter(nn.LayerNorm)
+def _layer_norm(module: Any, kept: Kept) -> None:
     if module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
 
 
-def _prelu(module: Any) -> None:
+@adapter(nn.PReLU)
+def _prelu(module: Any, kept: Kept) -> None:
     module.num_parameters = len(module.weight)
 
 
-#: one function per type; the first type that fits is taken
-ATTRIBUTES: list[tuple[tuple[type[nn.Module], ...], Callable[[Any], None]]] = [
-    (CONVOLUTIONS, _convolution),
-    (TRANSPOSED, _transposed),
-    ((nn.Linear,), _linear),
-    ((nn.modules.batchnorm._NormBase,), _norm),
-    ((nn.LayerNorm,), _layer_norm),
-    ((nn.PReLU,), _prelu),
-]
-
-
-def follow_shapes(model: nn.Module) -> None:
-    """Set every such attribute of the model from the tensors it has now."""
-    for module in model.modules():
-        for types, update in ATTRIBUTES:
-            if isinstance(module, types):
-                update(module)
-                break
+@adapter("torchvision.models.vision_transformer.VisionTransformer")
+def _vision_transformer(module: Any, kept: Kept) -> None:
+    module.hidden_dim = module.conv_proj.weight.shape[0]

@@ -55,27 +55,43 @@ class ChannelGroup:
 
 
 Groups = Mapping[str, ChannelGroup]
+ATTENTION = ("dims", "heads")
+
+
+class TracedGroups(dict[str, ChannelGroup]):
+    """Groups by name, and the one sample they were traced with."""
+
+    def __init__(self, groups: Groups, example: Tensor) -> None:
+        super().__init__(groups)
+        self.example = example
 
 
 def channel_groups(
-    model: nn.Module, example_input: Tensor, protect: Sequence[str] = (), inexact: bool = False
-) -> dict[str, ChannelGroup]:
+    model: nn.Module,
+    example_input: Tensor,
+    protect: Sequence[str] = (),
+    inexact: bool = False,
+    attention: str = "dims",
+) -> TracedGroups:
     """All channel groups of a network in forward order, named by their (first) producing module.
 
     `example_input` is a batch the model accepts; one sample is used. `protect` takes module-name prefixes:
     groups whose channels they have as outputs are never cut. Protected are also groups that reach the model's
     output and those whose cut, tried on a copy, does not compute what a mask computes; `inexact` frees those
-    where only the numbers differ, such as behind a LayerNorm, as long as the network runs. The model is not
-    changed. Raises UsageError if the model rejects the input or has no prunable layer.
+    where only the numbers differ, such as behind a LayerNorm, as long as the network runs. With `attention`
+    "dims" a channel inside attention is one entry of every head, with "heads" it is a whole head. The model is
+    not changed. Raises UsageError if the model rejects the input or has no prunable layer.
     """
     if not prunable_layers(model):
         raise UsageError(f"{type(model).__name__} has no prunable layer (convolution or linear)")
     if not isinstance(example_input, Tensor) or example_input.dim() == 0:
         raise UsageError(f"example_input is a batch, one tensor; got {type(example_input).__name__}")
+    if attention not in ATTENTION:
+        raise UsageError(unknown("way to cut attention", attention, ATTENTION))
     _check_prefixes(model, protect)
     from framework.pruning.tracing import trace
 
-    groups = trace(model, example_input[:1], inexact)
+    groups = TracedGroups(trace(model, example_input[:1], inexact, attention), example_input[:1])
     for name, group in groups.items():
         for prefix in protect:
             hit = [layer for layer in group.layers if layer == prefix or layer.startswith(prefix + ".")]
@@ -90,7 +106,7 @@ def remap(
     groups: Groups, positions: Mapping[tuple[str, int], Tensor], keep: Mapping[str, Tensor]
 ) -> dict[str, ChannelGroup]:
     """The groups after a cut: `positions` has, per cut (tensor, dim), the new position of each old one."""
-    after = {}
+    after: dict[str, ChannelGroup] = {}
     for name, group in groups.items():
         rows = keep[name].cpu().nonzero().flatten() if name in keep else torch.arange(group.channels)
 
@@ -108,7 +124,7 @@ def remap(
             produced=moved(group.produced),
             origin=group.origin[rows],
         )
-    return after
+    return TracedGroups(after, groups.example) if isinstance(groups, TracedGroups) else after
 
 
 def _check_prefixes(model: nn.Module, protect: Sequence[str]) -> None:

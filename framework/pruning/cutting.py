@@ -4,7 +4,7 @@ attributes, and the companions (rewind copies, EMA, initial weights)."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from framework.lineage import Lineage, has_lineage, lineage_of, set_lineage
 from framework.pruning.attributes import follow_shapes
-from framework.pruning.channels import ChannelGroup, Groups, remap
+from framework.pruning.channels import ChannelGroup, Groups, TracedGroups, remap
+from framework.pruning.folding import moved_constants
 from framework.pruning.masks import PREFIX, Masks
 from utils.errors import UsageError
 from utils.suggest import unknown
@@ -40,6 +41,8 @@ def cut(
     groups: Groups,
     optimizer: Any = None,
     companions: Sequence[Companion] = (),
+    fold: bool = False,
+    example_input: Tensor | None = None,
 ) -> dict[str, ChannelGroup]:
     """Take the channels that are off in `keep` (group name -> bool `(channels,)`) out of the network.
 
@@ -48,31 +51,40 @@ def cut(
     from tensor name to tensor, or twin modules, that are cut in the same way. Everything is planned before
     anything changes: an error leaves all as it was. Returns the groups of the smaller network.
 
+    With `fold` the cut network computes in eval mode what the present one computes once the weights (not biases
+    and shifts) that produce the removed channels are zero: the constant that such a channel still carries moves
+    into the biases of the layers that read it, or into the running mean of the batch norm behind. A warning tells
+    what cannot move, such as constants in front of zero padding. To see the constants the network runs on
+    `example_input`, or on the sample the groups were traced with. Companions are not folded.
+
     Raises UsageError for a mask of an unknown or protected group, of the wrong length, or without a channel
-    left, and for an optimizer state or companion that does not fit.
+    left, for an optimizer state or companion that does not fit, and for `fold` without an example.
     """
     _check(keep, groups)
     _check_current(model, groups)
     removed = {name: ~mask.cpu() for name, mask in keep.items() if not bool(mask.all())}
     if not removed:
-        return dict(groups)
-    staying, positions = _staying(model, removed, groups)
-    twins = [_inner(companion) for companion in companions if isinstance(companion, nn.Module)]
+        return TracedGroups(groups, groups.example) if isinstance(groups, TracedGroups) else dict(groups)
+    folded = moved_constants(model, removed, groups, example_input) if fold else {}
+    staying, positions = what_stays(model, removed, groups)
+    twins, mappings = _sorted_out(companions, model)
     plan = _Plan()
-    _plan_module(plan, model, staying)
-    _plan_optimizer(plan, optimizer, staying, model)
+    named = _tensors(model)
+    values = {id(named[name]): value for name, value in folded.items()}
+    touched: Staying = {name: {} for name, tensor in named.items() if id(tensor) in values} | staying
+    _plan_module(plan, model, touched, values=values)
     for twin in twins:
         _plan_module(plan, twin, staying, like=model)
-    for companion in companions:
-        if not isinstance(companion, nn.Module):
-            _plan_mapping(plan, companion, staying, model)
+    _plan_optimizer(plan, optimizer, touched, [model, *twins])
+    for mapping in mappings:
+        _plan_mapping(plan, mapping, staying, model)
     lineages = [lineage_of(model), *(_twin_lineage(twin, model) for twin in twins)]
     _apply(plan, [model, *twins], optimizer)
     for module, lineage in zip([model, *twins], lineages, strict=True):
-        follow_shapes(module)
         for tensor, dims in staying.items():
             for dim, index in dims.items():
                 lineage.record_cut(tensor, dim, index)
+        follow_shapes(module)
     return remap(groups, positions, keep)
 
 
@@ -86,7 +98,7 @@ def shrink(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
     return physical.permute([order.index(dim) for dim in range(tensor.dim())])
 
 
-def _staying(
+def what_stays(
     model: nn.Module, removed: Mapping[str, Tensor], groups: Groups
 ) -> tuple[Staying, dict[tuple[str, int], Tensor]]:
     """Positions that stay along each cut dimension, and the new position of each old one (-1 where gone)."""
@@ -109,8 +121,14 @@ def _staying(
     return staying, positions
 
 
-def _plan_module(plan: _Plan, module: nn.Module, staying: Staying, like: nn.Module | None = None) -> None:
-    """New parameters (gradients along), buffers and masks of one module."""
+def _plan_module(
+    plan: _Plan,
+    module: nn.Module,
+    staying: Staying,
+    like: nn.Module | None = None,
+    values: Mapping[int, Tensor] | None = None,
+) -> None:
+    """New parameters (gradients along), buffers and masks of one module; `values` has new ones by tensor id."""
     reference = _tensors(like) if like is not None else {}
     own = _tensors(module)
     seen: set[int] = set()
@@ -121,32 +139,34 @@ def _plan_module(plan: _Plan, module: nn.Module, staying: Staying, like: nn.Modu
             raise UsageError(f"companion {type(module).__name__}: '{name}' {shape}")
         owner_name, _, attribute = name.rpartition(".")
         owner = module.get_submodule(owner_name)
+        value = (values or {}).get(id(old), old.detach())
         if isinstance(old, nn.Parameter):
             if id(old) not in seen:  # tied ones have several names
-                plan.parameters.append((old, _smaller(old, dims)))
+                plan.parameters.append((old, _smaller(old, dims, value)))
             seen.add(id(old))
         else:
-            plan.buffers.append((owner, attribute, shrink(old, dims)))
+            plan.buffers.append((owner, attribute, shrink(value, dims)))
         mask = owner._buffers.get(PREFIX + attribute)
         if mask is not None:
             plan.buffers.append((owner, PREFIX + attribute, shrink(mask, dims)))
 
 
-def _smaller(old: nn.Parameter, dims: Mapping[int, Tensor]) -> nn.Parameter:
-    new = nn.Parameter(shrink(old.detach(), dims), requires_grad=old.requires_grad)
+def _smaller(old: nn.Parameter, dims: Mapping[int, Tensor], value: Tensor) -> nn.Parameter:
+    new = nn.Parameter(shrink(value, dims), requires_grad=old.requires_grad)
     if old.grad is not None:
-        new.grad = shrink(old.grad.detach(), dims)
+        gradient = shrink(old.grad.detach(), dims)
+        new.grad = gradient if dims else gradient.clone()  # a graph may still add to the old one
     return new
 
 
-def _plan_optimizer(plan: _Plan, optimizer: Any, staying: Staying, model: nn.Module) -> None:
+def _plan_optimizer(plan: _Plan, optimizer: Any, staying: Staying, modules: Sequence[nn.Module]) -> None:
     if optimizer is None:
         return
     inner = unwrapped(optimizer)
     if isinstance(inner, torch.optim.LBFGS):
         raise UsageError("LBFGS keeps one flat state for all parameters together: it cannot be cut")
-    names = {id(tensor): name for name, tensor in _tensors(model).items()}
-    for old, _ in list(plan.parameters):
+    names = {id(tensor): name for module in modules for name, tensor in _tensors(module).items()}
+    for old, _ in plan.parameters:
         if old in inner.state:
             name = names[id(old)]
             state = {
@@ -177,6 +197,8 @@ def _plan_mapping(plan: _Plan, companion: MutableMapping[str, Tensor], staying: 
     for name, dims in staying.items():
         if name not in companion:
             continue
+        if not isinstance(companion[name], Tensor):
+            raise UsageError(f"companion: '{name}' is {type(companion[name]).__name__}, not a tensor")
         if companion[name].shape != reference[name].shape:
             raise UsageError(
                 f"companion: '{name}' has shape {tuple(companion[name].shape)}, the model's has "
@@ -219,6 +241,26 @@ def _tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
 
 
+def _sorted_out(
+    companions: Sequence[Companion], model: nn.Module
+) -> tuple[list[nn.Module], list[MutableMapping[str, Tensor]]]:
+    """Twin modules and mappings, each once, without the model itself."""
+    if isinstance(companions, (nn.Module, Mapping)) or not isinstance(companions, Iterable):
+        raise UsageError(f"companions are a list of mappings and modules, got {type(companions).__name__}")
+    twins: dict[int, nn.Module] = {}
+    mappings: dict[int, MutableMapping[str, Tensor]] = {}
+    for companion in companions:
+        if isinstance(companion, nn.Module):
+            if _inner(companion) is not model:
+                twins[id(_inner(companion))] = _inner(companion)
+        elif isinstance(companion, MutableMapping):
+            mappings[id(companion)] = companion
+        else:
+            kind = type(companion).__name__
+            raise UsageError(f"a companion is a module, or a mapping that can be changed; got {kind}")
+    return list(twins.values()), list(mappings.values())
+
+
 def _inner(module: nn.Module) -> nn.Module:
     """The network inside an `AveragedModel`, which keeps its copy as `.module`."""
     return module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else module
@@ -248,6 +290,9 @@ def _check(keep: Mapping[str, Tensor], groups: Groups) -> None:
         if name not in groups:
             raise UsageError(unknown("channel group", name, list(groups)))
         group = groups[name]
+        if not isinstance(mask, Tensor):
+            kind = type(mask).__name__
+            raise UsageError(f"the keep mask of '{name}' is {kind}, expected a tensor, bool ({group.channels},)")
         if mask.dtype != torch.bool or tuple(mask.shape) != (group.channels,):
             raise UsageError(
                 f"the keep mask of '{name}' is {mask.dtype} {tuple(mask.shape)}, expected bool ({group.channels},)"

@@ -14,15 +14,14 @@ from framework.pruning.channels import ChannelGroup
 def producer_parameters(
     model: nn.Module, groups: Mapping[str, ChannelGroup], biases: bool = True
 ) -> dict[str, nn.Parameter]:
-    """Weights, and biases where there are any, of every layer that produces a channel of these groups."""
+    """Weights, and biases where there are any, of everything that produces a channel of these groups."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     found: dict[str, nn.Parameter] = {}
     for group in groups.values():
-        for name in group.producers:
-            module = model.get_submodule(name)
-            for attribute in ("weight", "bias") if biases else ("weight",):
-                parameter = getattr(module, attribute)
-                if parameter is not None:
-                    found[tensor_name(name, attribute)] = parameter
+        for part in group.produced:
+            parameter = parameters[part.tensor]
+            if biases or parameter.dim() > 1:
+                found[part.tensor] = parameter
     return found
 
 

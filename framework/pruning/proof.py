@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from framework.prunable import PRUNABLE
+from framework.lineage import lineage_of
+from framework.prunable import PRUNABLE, tensor_name
+from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import MODEL_OUTPUT, ChannelGroup, Groups
-from framework.pruning.cutting import cut
+from framework.pruning.cutting import shrink, what_stays
 from framework.pruning.masks import PREFIX
 
 CHANGED = "a cut does not compute what a mask computes"
@@ -74,24 +76,52 @@ def _keeps(groups: Groups) -> tuple[Keep, bool]:
 
 
 def _wrong(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep) -> str | None:
-    """Why cutting channels of these groups differs from masking them, or None."""
-    values = _made_up_values(model)
+    """Why cutting channels of these groups differs from masking them, or None.
+
+    One set of made-up tensors serves both, since a cut takes out what the mask has set to zero: memory holds it
+    once.
+    """
+    values = _made_up_values(model, {part.tensor for group in groups.values() for part in group.slices})
     keep = {name: keeps[name] for name in groups}
-    masked, smaller = _copy(model, values), _copy(model, values)
+    twin = _copy(model, values)
+    values.clear()
+    _mask_in_place(twin, groups, keep)
+    exact = all(group.exact for group in groups.values())
     with torch.no_grad():
+        expected = tree_leaves(twin(example))
         try:
-            cut(smaller, keep, groups)
-            found = tree_leaves(smaller(example))
+            _cut_in_place(twin, keep, groups)
+            found = tree_leaves(twin(example))
         except Exception as error:  # whatever a stranger's forward raises on sizes it does not expect
             return f"{CHANGED}: {type(error).__name__}"
-        _mask_in_place(masked, groups, keep)
-        expected = tree_leaves(masked(example))
     if [getattr(one, "shape", None) for one in expected] != [getattr(one, "shape", None) for one in found]:
         return MODEL_OUTPUT
-    exact = all(group.exact for group in groups.values())
     return CHANGED if exact and not all(map(_equal, expected, found)) else None
 
 
+def _cut_in_place(twin: nn.Module, keep: Keep, groups: Groups) -> None:
+    """Cut tensor by tensor: nothing needs to be kept in case of an error."""
+    removed = {name: ~mask for name, mask in keep.items()}
+    lineage = lineage_of(twin)
+    for tensor, dims in what_stays(twin, removed, groups)[0].items():
+        owner, _, attribute = tensor.rpartition(".")
+        module = twin.get_submodule(owner)
+        holder: dict[str, Any] = module._parameters if attribute in module._parameters else module._buffers
+        old = holder[attribute]
+        for dim, index in dims.items():
+            lineage.record_cut(tensor, dim, index)
+        if all(old.shape[dim] == len(index) for dim, index in dims.items()):
+            continue  # tied to one that was cut before
+        new = shrink(old, dims)
+        replacement = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
+        for other in twin.modules():  # tied tensors have several places
+            places: tuple[Any, Any] = (other._parameters, other._buffers)
+            for tensors in places:
+                tensors.update(dict.fromkeys([name for name in tensors if tensors[name] is old], replacement))
+    follow_shapes(twin)
+
+
+@torch.no_grad()
 def _mask_in_place(twin: nn.Module, groups: Mapping[str, ChannelGroup], keep: Keep) -> None:
     """Zero the channels' slices of the parameters, which are all made up: the twin's own."""
     parameters = dict(twin.named_parameters())
@@ -139,26 +169,32 @@ def _all_tensors(model: nn.Module) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _made_up_values(model: nn.Module) -> dict[int, Tensor]:
-    """Values for the layers we know, by the id of the tensor they stand for: no dead channel, no zero bias.
+def _made_up_values(model: nn.Module, masked: set[str]) -> dict[int, Tensor]:
+    """Values for the layers we know and for all that is masked, by the id of the tensor they stand for.
 
     A fresh network has zero shifts and unit scales, a pruned one dead channels; there a wrong cut could pass.
     """
     generator = torch.Generator().manual_seed(SEED)
     found: dict[int, Tensor] = {}
-    for module in model.modules():
-        if not isinstance(module, MADE_UP):
-            continue
+    for module_name, module in model.named_modules():
+        known = isinstance(module, MADE_UP)
         for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is None or not tensor.is_floating_point() or name.startswith(PREFIX):
                 continue
-            values = torch.randn(min(tensor.numel(), PERIOD), generator=generator)
-            if tensor.dim() > 1:
-                values.mul_((2 / max(1, tensor[0].numel())) ** 0.5)
-            elif name in ("weight", "running_var"):
-                values.tanh_().mul_(0.5).add_(1)
-            else:
-                values.mul_(0.3)
-            times = -(-tensor.numel() // PERIOD)
-            found[id(tensor)] = values.repeat(times)[: tensor.numel()].view(tensor.shape).to(tensor)
+            if id(tensor) not in found and (known or tensor_name(module_name, name) in masked):
+                found[id(tensor)] = _made_up(tensor, name, known, generator)
     return found
+
+
+def _made_up(tensor: Tensor, name: str, known: bool, generator: torch.Generator) -> Tensor:
+    values = torch.randn(min(tensor.numel(), PERIOD), generator=generator)
+    if tensor.dim() > 1 and name.endswith("weight"):
+        values.mul_((2 / max(1, tensor[0].numel())) ** 0.5)
+    elif known and name in ("weight", "running_var"):
+        values.tanh_().mul_(0.5).add_(1)
+    else:
+        values.mul_(0.3)
+    times = -(-tensor.numel() // PERIOD)
+    values = values.repeat(times)[: tensor.numel()].view(tensor.shape).to(tensor)
+    # a stranger's parameter (a scale, a table, a token) may mean anything: near what it is
+    return values if known or name.endswith("weight") else values.add_(tensor)

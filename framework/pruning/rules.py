@@ -25,6 +25,14 @@ class Context:
         self.labels = Labels()
         #: names of the modules that are running, the innermost last
         self.where: list[str] = [""]
+        #: modules whose attributes follow a cut of their attention, and keep its scale
+        self.adapted: set[str] = set()
+        #: modules whose heads are to be cut and not the channels of each: number of heads, channels of one
+        self.heads: dict[str, tuple[int, int]] = {}
+        #: storages of parameters
+        self.storages: set[int] = set()
+        #: what made channels, in forward order: a layer's name, or labels along the outputs of a weight
+        self.made: list[str | Tensor] = []
         self._fields: dict[int, Fields] = {}
         self._alive: list[Tensor] = []  # an id may only be given again once its tensor is gone
 
@@ -37,6 +45,12 @@ class Context:
         if id(tensor) not in self._fields:
             self._alive.append(tensor)
         self._fields[id(tensor)] = fields
+
+    def produce(self, weight: Tensor, axis: int) -> None:
+        """A parameter, or a view of one, is contracted: its outputs lie along `axis`."""
+        labels = self.fields(weight).get(axis)
+        if labels is not None and weight.untyped_storage()._cdata in self.storages:
+            self.made.append(labels)
 
     def stay(self, labels: Tensor, why: str) -> None:
         """These labels are never cut, because of what happens here."""
@@ -92,6 +106,8 @@ def pointwise(ctx: Context, name: str, args: Arguments, out: Any) -> None:
             own = axis - (results[0].dim() - tensor.dim())
             if own < 0 or tensor.shape[own] == 1 != size:
                 continue  # broadcast along this axis
+            if size > 1 and tensor.stride(own) == 0 and own not in ctx.fields(tensor):
+                continue  # the same, expanded before
             labels = ctx.fields(tensor).get(own)
             if labels is not None:
                 present.append(labels)
@@ -134,6 +150,7 @@ def matrix_product(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """(m, k) x (k, n), with or without something added."""
     added, (a, b) = (args[0], args[1:3]) if name == "addmm" else (None, args[:2])
     _contract(ctx, name, (a, 1), (b, 0))
+    ctx.produce(b, 1)
     ctx.give(out, _picked((0, ctx.fields(a).get(0)), (1, ctx.fields(b).get(1))))
     if added is not None:
         pointwise(ctx, name, (out, added), out)
@@ -156,6 +173,7 @@ def linear(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """(..., in) with a weight (out, in)."""
     x, weight = args[:2]
     _contract(ctx, name, (x, x.dim() - 1), (weight, 1))
+    ctx.produce(weight, 0)
     fields = {axis: labels for axis, labels in ctx.fields(x).items() if axis < x.dim() - 1}
     ctx.give(out, fields | _picked((out.dim() - 1, ctx.fields(weight).get(0))))
     if len(args) > 2 and args[2] is not None:
@@ -251,6 +269,10 @@ def along_one_axis(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         ctx.give(result, dict(fields))
 
 
+#: the same without channels that are zero; whether they are, the proof finds out
+SUMS = ("sum", "norm", "linalg_vector_norm")
+
+
 @rule("sum mean amax amin var std prod max min argmax argmin any all var_mean std_mean norm linalg_vector_norm")
 def reduction(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Sums up some axes, or all; labels along them stay, the others go through."""
@@ -262,8 +284,10 @@ def reduction(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     kept_dims = results[0].dim() == x.dim()
     fields: Fields = {}
     for axis, labels in ctx.fields(x).items():
-        if axis in axes:
+        if axis in axes and name not in SUMS:
             ctx.reduced(labels, name)
+        elif axis in axes:
+            continue
         else:
             fields[axis if kept_dims else axis - sum(one < axis for one in axes)] = labels
     for result in results:
@@ -309,14 +333,15 @@ def embedding(ctx: Context, name: str, args: Arguments, out: Any) -> None:
       "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
       "_scaled_dot_product_fused_attention_overrideable")  # fmt: skip
 def attention(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Queries, keys, values (batch, heads, places, size): the scale is a function of the size of a query."""
+    """Queries, keys, values (batch, heads, places, size): unless given, the scale depends on the size."""
     query, key, value = args[:3]
     for tensor in (query, key, value):
         for axis, labels in ctx.fields(tensor).items():
             if axis in (0, 2):
                 ctx.stay(labels, "reduced over: attention")
-            elif axis == 3 and tensor is not value:
+            elif axis == 3 and tensor is not value and args[-1] is None and ctx.where[-1] not in ctx.adapted:
                 ctx.stay(labels, "the scale of attention depends on it")
+    _contract(ctx, name, (query, 3), (key, 3))
     _contract(ctx, name, (query, 1), (key, 1))
     _contract(ctx, name, (query, 1), (value, 1))
     fields = ctx.fields(value)

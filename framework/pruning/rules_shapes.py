@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,9 +13,9 @@ from framework.pruning.labels import FIXED
 from framework.pruning.rules import Arguments, Context, Fields, rule, tensors, unsupported
 
 
-@rule("clone contiguous _to_copy alias detach lift_fresh lift_fresh_copy native_dropout")
+@rule("clone contiguous _to_copy alias detach lift_fresh lift_fresh_copy native_dropout zero fill")
 def unchanged(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """The same entries in the same places."""
+    """The same entries in the same places, or others, all alike."""
     ctx.give(tensors(out)[0], dict(ctx.fields(args[0])))
 
 
@@ -72,6 +73,8 @@ def viewed(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 def rearranged(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Entries move in another way: the positions go through the operation themselves."""
     x = args[0]
+    if name.endswith("channel_shuffle") and 1 in ctx.fields(x):  # as many are left of each piece
+        _tie_pieces(ctx, ctx.fields(x)[1], x.shape[1] // args[1])
     function = torch.Tensor.repeat if name == "repeat" else getattr(torch, name.removeprefix("native_"))
     fields: Fields = {}
     for axis, labels in ctx.fields(x).items():
@@ -114,11 +117,11 @@ def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
 
 
 def _axis_of(ctx: Context, moved: Tensor, labels: Tensor, prefer: int | None = None) -> tuple[int, Tensor] | None:
-    """The axis along which moved positions vary, and the labels along it.
+    """The axis along which the labels vary once their positions moved, and the labels along it.
 
-    Where they vary along several axes, labels are tied so that only one is left to cut, `prefer` or the last:
-    code that splits an axis in two as a rule holds the first number fixed (conv groups, heads) and computes the
-    other.
+    Where they vary along several axes, labels are tied so that only one is left to cut: `prefer`, or that of the
+    heads where these are asked for, or the last: code that splits an axis in two as a rule holds the first number
+    fixed (conv groups, heads) and computes the other.
     """
     if len(labels) == 1:  # the only channel on its axis: every position of a merged axis is its own
         wide = [axis for axis, size in enumerate(moved.shape) if size > 1]
@@ -126,22 +129,35 @@ def _axis_of(ctx: Context, moved: Tensor, labels: Tensor, prefer: int | None = N
             return None
         left = wide[0] if wide else 0
         return left, labels.expand(moved.shape[left])
-    varying = [
-        axis
-        for axis, size in enumerate(moved.shape)
-        if size > 1 and not bool((moved == moved.narrow(axis, 0, 1)).all())
-    ]
+    spread = labels[moved]  # a channel that was flattened has one label at all its positions
+    varying = _varying(spread) or _varying(moved)
     for axis in range(moved.dim()):
         if axis not in varying:
-            moved = moved.narrow(axis, 0, 1)
+            spread = spread.narrow(axis, 0, 1)
     left = prefer if prefer in varying else varying[-1]
-    first = moved
+    if prefer is None and _splits_heads(ctx, [moved.shape[axis] for axis in varying]):
+        left = varying[-2]
+    first = spread
     for axis in varying:
         if axis != left:
             first = first.narrow(axis, 0, 1)
     if len(varying) > 1:
-        ctx.labels.join(labels[moved], labels[first])
-    return left, labels[first.reshape(-1)]
+        ctx.labels.join(spread, first)
+    return left, first.reshape(-1)
+
+
+def _varying(entries: Tensor) -> list[int]:
+    return [
+        axis
+        for axis, size in enumerate(entries.shape)
+        if size > 1 and not bool((entries == entries.narrow(axis, 0, 1)).all())
+    ]
+
+
+def _splits_heads(ctx: Context, sizes: list[int]) -> bool:
+    """Whether heads are to be cut, and these axes end in (heads, size of a head)."""
+    heads = ctx.heads.get(ctx.where[-1])
+    return heads is not None and len(sizes) > 1 and tuple(sizes[-2:]) == heads
 
 
 def _add(ctx: Context, fields: Fields, axis: int, labels: Tensor) -> None:
@@ -169,8 +185,8 @@ def concatenated(ctx: Context, name: str, args: Arguments, out: Any) -> None:
                 for part, labels in zip(parts, each, strict=True)
             ]
             fields[axis] = torch.cat(filled)
-        elif len(some) == len(parts):
-            for labels in some[1:]:
+        elif all(labels is not None or not part.any() for part, labels in zip(parts, each, strict=True)):
+            for labels in some[1:]:  # zeros in between are what a mask leaves
                 ctx.labels.join(some[0], labels)
             fields[axis] = some[0]
         else:
@@ -210,13 +226,15 @@ def sliced(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("split split_with_sizes unsafe_split unsafe_split_with_sizes chunk unsafe_chunk tensor_split")
 def split(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Equal pieces shrink alike; unequal ones stay."""
+    """Equal pieces shrink alike; unequal ones stay, except where an adapter cuts packed projections alike."""
     axis = (args[2] if len(args) > 2 else 0) % args[0].dim()
     fields = dict(ctx.fields(args[0]))
     sizes = [piece.shape[axis] for piece in out]
     labels = fields.pop(axis, None)
     if labels is not None and len(set(sizes)) == 1 < sizes[0]:
         _tie_pieces(ctx, labels, sizes[0])
+    elif labels is not None and ctx.where[-1] in ctx.adapted and math.gcd(*sizes) > 1:
+        _tie_pieces(ctx, labels, math.gcd(*sizes))
     elif labels is not None and len(sizes) > 1:
         ctx.stay(labels, "split into unequal parts" if len(set(sizes)) > 1 else "split into single channels")
     start = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,11 @@ from framework.criterion import Batch, Criterion, Groups, LossFunction, check_sc
 from framework.lineage import lineage_of
 from framework.measures import node_sparsity, weight_sparsity
 from framework.prunable import prunable_layers, prunable_weights, tensor_name
+from framework.pruning.budgets import BUDGETS, make_budget
 from framework.pruning.channels import channel_groups
 from framework.pruning.cutting import Companion, cut, unwrapped
 from framework.pruning.masks import Masks
+from framework.pruning.ranking import CHANNEL_SCOPES, Limits
 from framework.pruning.selection import SCOPES, Keep, lowest
 from framework.pruning.targets import keep_channels, keep_weights
 from utils.errors import UsageError
@@ -27,7 +30,7 @@ class PruneEvent:
     """What one pruning step did."""
 
     asked: float
-    #: sparsity of the criterion's kind (nodes for channels, weights for weights) after the step
+    #: sparsity after the step: of the budget, which is nodes for channels and weights for weights unless told
     reached: float
     keep: Keep
     scores: dict[str, Tensor]
@@ -46,6 +49,16 @@ class PruningStep:
     outer_layers: bool = True
     optimizer: Any = None
     companions: Sequence[Companion] = ()
+    #: what sparsity is a share of, for channel criterions; see `budgets`
+    budget: str = "nodes"
+    min_channels: int = 1
+    #: channels left are multiples of it
+    round_to: int = 1
+    #: how attention is cut: "dims" or "heads"
+    attention: str = "dims"
+    inexact: bool = False
+    #: move the constants of removed channels into the layers that read them
+    fold: bool = False
     groups: Groups = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,22 +66,37 @@ class PruningStep:
         if granularity not in ("weight", "channel"):
             who = type(self.criterion).__name__
             raise UsageError(f"{who}: granularity {granularity!r} cannot be pruned (weight or channel)")
-        self._check_scope()
+        self._check_limits()
         if self.optimizer is not None:
             unwrapped(self.optimizer)  # refused now, and not after the model was changed
-        self.groups = channel_groups(self.model, self.example_input, self.protect)
+        self.groups = channel_groups(
+            self.model, self.example_input, self.protect, inexact=self.inexact, attention=self.attention
+        )
+        self._dense = copy.deepcopy(self.model) if self.budget == "latency" else None
         if self.criterion.granularity == "channel" and not free_groups(self.groups):
             reasons = sorted({str(group.protected) for group in self.groups.values()})
             raise UsageError(f"{type(self.model).__name__} has no channel to prune: {'; '.join(reasons)}")
 
-    def _check_scope(self) -> None:
+    def _check_limits(self) -> None:
         scope, name = self.scope or self.criterion.scope, type(self.criterion).__name__
-        allowed = SCOPES if self.criterion.granularity == "weight" else SCOPES[:2]
+        weightwise = self.criterion.granularity == "weight"
+        allowed = SCOPES if weightwise else CHANNEL_SCOPES
         if scope not in allowed:
             raise UsageError(f"{name}: {unknown('scope', scope, allowed)}")
+        if self.budget not in BUDGETS:
+            raise UsageError(unknown("budget", self.budget, BUDGETS))
+        if weightwise and (self.min_channels, self.round_to, self.fold) != (1, 1, False):
+            raise UsageError(f"{name} prunes weights: min_channels, round_to and fold are for channels")
+        if self.min_channels < 0 or self.round_to < 1:
+            raise UsageError(f"min_channels {self.min_channels} and round_to {self.round_to}: at least 0 and 1")
 
-    def __call__(self, target: float, batches: Iterable[Batch], loss: LossFunction) -> PruneEvent:
-        """Prune down to `target` of the dense network, or as far towards it as it goes."""
+    def __call__(
+        self, target: float, batches: Iterable[Batch], loss: LossFunction, strict: bool = True
+    ) -> PruneEvent:
+        """Prune down to `target` of the dense network, or as far towards it as it goes.
+
+        With `strict` a budget other than nodes that cannot be met is a UsageError, and nothing is pruned.
+        """
         weightwise = self.criterion.granularity == "weight"
         groups = None if weightwise else free_groups(self.groups)
         raw = self.criterion.score(self.model, batches, loss, groups)
@@ -78,16 +106,20 @@ class PruningStep:
             keep = self._keep_weights(scores, target, scope)
             Masks(self.model).hold(keep)
         else:
-            keep = self._keep_channels(scores, target, scope)
-            self.groups = cut(self.model, keep, self.groups, self.optimizer, self.companions)
+            keep = self._keep_channels(scores, target, scope, strict)
+            self.groups = cut(
+                self.model, keep, self.groups, self.optimizer, self.companions, self.fold, self.example_input
+            )
         self.criterion.step += 1
         return PruneEvent(target, self.sparsity(), keep, scores)
 
     def sparsity(self) -> float:
-        """Node sparsity for a channel criterion, else weight sparsity."""
-        if self.criterion.granularity == "channel":
+        """Sparsity of a weight criterion's weights, or of a channel criterion's budget."""
+        if self.criterion.granularity == "weight":
+            return weight_sparsity(self.model)
+        if self.budget == "nodes":
             return node_sparsity(self.model, self.example_input)
-        return weight_sparsity(self.model)
+        return make_budget(self.budget, self.model, {}, self.example_input, self._dense).now()
 
     def spared(self) -> set[str]:
         """Weights never pruned: protected by name, and the outer layers unless these are asked for."""
@@ -116,9 +148,12 @@ class PruningStep:
             }
         )
 
-    def _keep_channels(self, scores: dict[str, Tensor], target: float, scope: str) -> Keep:
+    def _keep_channels(self, scores: dict[str, Tensor], target: float, scope: str, strict: bool) -> Keep:
         if self.criterion.threshold is None:
-            return keep_channels(self.model, self.groups, scores, target, scope)
+            limits = Limits(scope, self.min_channels, self.round_to)
+            free = {name: self.groups[name] for name in scores}
+            budget = make_budget(self.budget, self.model, free, self.example_input, self._dense)
+            return keep_channels(self.model, self.groups, scores, target, limits, budget, strict)
         # At least the best channel of a group stays, or the layer would be gone.
         return Keep(
             {

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from framework.lineage import lineage_of
-from framework.prunable import output_dim, prunable_layers, prunable_weights, tensor_name
-from framework.pruning.channels import ChannelGroup, Groups
+from framework.prunable import prunable_weights
+from framework.pruning.budgets import Budget, Nodes
+from framework.pruning.channels import Groups
 from framework.pruning.masks import Masks
-from framework.pruning.producers import units_per_channel
+from framework.pruning.ranking import Limits, Ranking
 from framework.pruning.selection import Keep, select
+from utils.errors import UsageError
 
 
 def keep_weights(
@@ -36,83 +38,99 @@ def keep_weights(
 
 
 def keep_channels(
-    model: nn.Module, groups: Groups, scores: Mapping[str, Tensor], sparsity: float, scope: str
+    model: nn.Module,
+    groups: Groups,
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    limits: Limits,
+    budget: Budget,
+    strict: bool = True,
 ) -> Keep:
-    """Channels to keep so that the node sparsity of the dense network comes as near to `sparsity` as it can.
+    """Channels to keep so that the share of the budget that is gone comes as near to `sparsity` as it can.
 
-    A channel of a group with several layers is several nodes, so the number of channels is found by
-    bisection; on plain chains it is that share of the channels. With scope "layer" every group gives the same
-    share.
+    How many channels go is found by bisection, since one may be several nodes or many multiply-adds; on plain
+    chains and for nodes it is that share of the channels. If more is gone already, nothing happens. With `strict`
+    a budget other than nodes that cannot be met within its tolerance is a UsageError that says why.
     """
-    nodes = _Nodes(model, {name: groups[name] for name in scores})
-    share = _by_layer if scope == "layer" else _over_all
-    return share(nodes, scores, sparsity)
+    if isinstance(budget, Nodes) and not any(budget.per_channel.values()):
+        raise UsageError("no free channel is a node, an output of a convolution or linear layer: try budget macs")
+    ranking = Ranking(model, groups, scores, limits)
+    if budget.now() >= sparsity:
+        return ranking.nothing()
+    if budget.exact:
+        keep = _nearest(ranking, budget, sparsity)
+        if budget.tolerance is not None and abs(budget.predicted(keep) - sparsity) > budget.tolerance / 2:
+            keep = ranking.refine(keep, lambda one: abs(budget.predicted(one) - sparsity))
+        reached = budget.predicted(keep)
+    else:
+        keep, reached = _corrected(ranking, budget, sparsity)
+    if strict and budget.tolerance is not None and abs(reached - sparsity) > budget.tolerance:
+        raise UsageError(_why_not(ranking, budget, sparsity, reached, limits))
+    return keep
 
 
-class _Nodes:
-    """Counts output units of hidden layers, in the dense network and after a selection."""
-
-    def __init__(self, model: nn.Module, groups: Groups) -> None:
-        lineage = lineage_of(model)
-        hidden = {
-            name: module
-            for name, module in prunable_layers(model).items()
-            if name not in (lineage.output_layers or ())
-        }
-        self.dense = self.now = 0
-        for name, module in hidden.items():
-            weight, dim = tensor_name(name, "weight"), output_dim(module)
-            shape = tuple(getattr(module, "weight").shape)  # noqa: B009 (mypy takes it for a module)
-            self.now += shape[dim]
-            self.dense += lineage.dense.get(weight, shape)[dim]
-        self.per_channel = {name: units_per_channel(model, group) for name, group in groups.items()}
-        self.gone = {name: _dense_channels(model, group) - group.channels for name, group in groups.items()}
-
-    def sparsity(self, keep: Keep) -> float:
-        removed = sum(int((~mask).sum()) * self.per_channel[name] for name, mask in keep.items())
-        return 1 - (self.now - removed) / max(1, self.dense)
+def _nearest(ranking: Ranking, budget: Budget, goal: float) -> Keep:
+    """The step of the ranking whose predicted share is nearest to the goal."""
+    as_asked = ranking.as_asked(goal, budget)
+    if as_asked is not None:
+        return as_asked
+    step = _bisect(ranking, budget, goal)
+    return min(
+        (ranking.keep(one) for one in (step, step - 1)), key=lambda keep: abs(budget.predicted(keep) - goal)
+    )
 
 
-def _dense_channels(model: nn.Module, group: ChannelGroup) -> int:
-    """How many channels the group had before the first cut."""
-    kept, dense = lineage_of(model).kept, lineage_of(model).dense
-    first = group.produced[0]
-    if (first.tensor, first.dim) not in kept:
-        return group.channels
-    # Groups that share a producer (a split) cannot be told apart once they are cut: each counts as it is.
-    if first.index.numel() != len(kept[first.tensor, first.dim]):
-        return group.channels
-    return dense[first.tensor][first.dim] // first.index.shape[1]
-
-
-def _over_all(nodes: _Nodes, scores: Mapping[str, Tensor], sparsity: float) -> Keep:
-    present = sum(score.numel() for score in scores.values())
-
-    def remove(count: int) -> Keep:
-        return select(scores, count / present if present else 0.0)
-
-    if nodes.sparsity(remove(0)) >= sparsity:
-        return remove(0)
-    low = _bisect(lambda count: nodes.sparsity(remove(count)) >= sparsity, 0, present)
-    return min((remove(count) for count in (low, low - 1)), key=lambda keep: abs(nodes.sparsity(keep) - sparsity))
-
-
-def _by_layer(nodes: _Nodes, scores: Mapping[str, Tensor], sparsity: float) -> Keep:
-    def remove(share: float) -> Keep:
-        return select(scores, share, scope="layer", gone={name: nodes.gone[name] for name in scores})
-
-    keep = remove(sparsity)
-    # Rounding moves each group by half a channel at most; further off, something is protected or gone already.
-    slack = sum(nodes.per_channel[name] / 2 for name in scores) / max(1, nodes.dense)
-    if abs(nodes.sparsity(keep) - sparsity) <= slack:
-        return keep
-    steps = 1 << 20
-    return remove(_bisect(lambda step: nodes.sparsity(remove(step / steps)) >= sparsity, 0, steps) / steps)
-
-
-def _bisect(reached: Callable[[int], bool], low: int, high: int) -> int:
-    """The least number in (low, high] at which `reached` holds; `high` where it never does."""
+def _bisect(ranking: Ranking, budget: Budget, goal: float) -> int:
+    """The least step at which the predicted share is reached; the last one where it never is."""
+    low, high = 0, ranking.steps
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle) else (middle, high)
+        low, high = (low, middle) if budget.predicted(ranking.keep(middle)) >= goal else (middle, high)
     return high
+
+
+#: how often a prediction is corrected by what a cut network really has
+CORRECTIONS = 8
+
+
+def _corrected(ranking: Ranking, budget: Budget, sparsity: float) -> tuple[Keep, float]:
+    """Aim at what has to be predicted so that the actual share is the one asked for: regula falsi."""
+    last = ranking.keep(ranking.steps)
+    low, high = (budget.predicted({}), budget.now()), (budget.predicted(last), budget.actual(last))
+    best = min([(ranking.nothing(), low[1]), (last, high[1])], key=lambda one: abs(one[1] - sparsity))
+    if high[1] <= sparsity:
+        return best
+    for turn in range(CORRECTIONS):
+        slope = (high[0] - low[0]) / max(1e-9, high[1] - low[1])
+        goal = low[0] + slope * (sparsity - low[1]) if turn % 3 < 2 else (low[0] + high[0]) / 2
+        keep = _nearest(ranking, budget, goal)
+        actual = budget.actual(keep)
+        best = min(best, (keep, actual), key=lambda one: abs(one[1] - sparsity))
+        if abs(actual - sparsity) <= (budget.tolerance or 0) / 4:
+            break
+        low, high = ((goal, actual), high) if actual < sparsity else (low, (goal, actual))
+    return _refined(ranking, budget, sparsity, *best)
+
+
+def _refined(ranking: Ranking, budget: Budget, sparsity: float, keep: Keep, actual: float) -> tuple[Keep, float]:
+    """Where the next whole channel of the ranking is too far off, single groups may still come nearer."""
+    if budget.tolerance is None or abs(actual - sparsity) <= budget.tolerance / 2:
+        return keep, actual
+    goal = budget.predicted(keep) + sparsity - actual
+    other = ranking.refine(keep, lambda one: abs(budget.predicted(one) - goal))
+    return min((keep, actual), (other, budget.actual(other)), key=lambda one: abs(one[1] - sparsity))
+
+
+def _why_not(ranking: Ranking, budget: Budget, sparsity: float, reached: float, limits: Limits) -> str:
+    most = budget.actual(ranking.keep(ranking.steps))
+    asked = f"budget {budget.name}: asked for sparsity {sparsity:.4f}"
+    if most < sparsity:
+        left = (
+            f"the last {limits.min_channels} of a group" if limits.min_channels != 1 else "the last of its group"
+        )
+        return f"{asked}, at most {most:.4f} can go: what is left is protected or {left}"
+    rounded = f" in steps of {limits.round_to}" if limits.round_to > 1 else ""
+    return (
+        f"{asked}, the nearest that whole channels{rounded} come to is {reached:.4f}, more than "
+        f"{budget.tolerance} off"
+    )

@@ -9,6 +9,7 @@ convolutions, squeeze-and-excite and attention are what their operations do.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,9 +24,11 @@ from framework.lineage import lineage_of
 from framework.measures import evaluating
 from framework.prunable import is_depthwise, output_dim, prunable_layers, tensor_name
 from framework.pruning import rules_shapes as rules_shapes  # registers its rules
+from framework.pruning.attributes import heads_of
 from framework.pruning.channels import MODEL_OUTPUT, ChannelGroup, Slice
+from framework.pruning.labels import FIXED
 from framework.pruning.masks import PREFIX
-from framework.pruning.proof import refuted
+from framework.pruning.proof import MADE_UP, refuted
 from framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
 from utils.errors import UsageError
 
@@ -94,22 +97,27 @@ class _Run:
     size: int
 
 
-def trace(model: nn.Module, example: Tensor, inexact: bool) -> dict[str, ChannelGroup]:
+def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "dims") -> dict[str, ChannelGroup]:
     """Groups by name in forward order; see `channel_groups`. The model is not changed."""
     with evaluating(model), _buffers_restored(model):
-        context, runs, order = _follow(model, example)
+        context, runs, order = _follow(model, example, attention)
         groups = _named(_collect(model, context, runs, order, inexact))
         for name, reason in refuted(model, example, groups).items():
             groups[name] = replace(groups[name], protected=reason)
     return groups
 
 
-def _follow(model: nn.Module, example: Tensor) -> tuple[Context, list[_Run], list[str]]:
-    """Run the model with labels; also returns the prunable layers in the order in which they first ran."""
+def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context, list[_Run], list[str]]:
+    """Run the model with labels; also returns what makes channels, by module name, in forward order."""
     context = Context()
     runs = _label(model, context)
-    order: list[str] = []
     layers = set(prunable_layers(model))
+    for name, module in model.named_modules():
+        found = heads_of(module)
+        if found is not None:
+            context.adapted.add(name)
+            if attention == "heads":
+                context.heads[name] = found
 
     def enter(name: str) -> Any:
         return lambda *_: context.where.append(name)
@@ -117,8 +125,8 @@ def _follow(model: nn.Module, example: Tensor) -> tuple[Context, list[_Run], lis
     def leave(name: str) -> Any:
         def hook(*_: Any) -> None:
             context.where.pop()
-            if name in layers and name not in order:
-                order.append(name)
+            if name in layers:
+                context.made.append(name)
 
         return hook
 
@@ -129,7 +137,7 @@ def _follow(model: nn.Module, example: Tensor) -> tuple[Context, list[_Run], lis
         with _plain_attention(), torch.no_grad(), _Tracer(context):
             out = model(example)
     except Exception as error:
-        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
             f"{type(model).__name__} rejects an input of shape {tuple(example.shape)}: {message}"
         ) from error
@@ -139,22 +147,41 @@ def _follow(model: nn.Module, example: Tensor) -> tuple[Context, list[_Run], lis
     for leaf in tree_leaves(out):
         for labels in context.fields(leaf).values():
             context.labels.stay(labels, MODEL_OUTPUT)
-    return context, runs, order
+    return context, runs, _order(context, runs)
+
+
+def _order(context: Context, runs: list[_Run]) -> list[str]:
+    """Names of layers, called as modules or by their weights alone, and of other modules that own weights."""
+    starts = [run.start for run in runs]
+    order: dict[str, None] = {}
+    for made in context.made:
+        if isinstance(made, str):
+            order.setdefault(made)
+        elif bool((made != FIXED).any()):
+            run = runs[bisect.bisect_right(starts, int(made[made != FIXED][0])) - 1]
+            order.setdefault(run.tensor.rpartition(".")[0])
+    return list(order)
 
 
 def _label(model: nn.Module, context: Context) -> list[_Run]:
     """Give labels to all parameters and buffers; a tensor with two names is known by its first."""
     runs: list[_Run] = []
     seen: set[int] = set()
+    known = {name for name, module in model.named_modules() if isinstance(module, MADE_UP)}
     for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
         if id(tensor) in seen or tensor.dim() == 0 or name.rpartition(".")[2].startswith(PREFIX):
             continue
         seen.add(id(tensor))
         fields = {}
+        layer = name.rpartition(".")[0] in known
         for dim, size in enumerate(tensor.shape):
+            if size == 1 and not layer:
+                continue  # a token, a table: never cut here
             fields[dim] = context.labels.run(size)
             runs.append(_Run(name, dim, context.labels.count - size, size))
         context.give(tensor, fields)
+        if isinstance(tensor, nn.Parameter):
+            context.storages.add(tensor.untyped_storage()._cdata)
     return runs
 
 
@@ -196,15 +223,18 @@ def _collect(
     root = context.labels.components()
     stay, loose = context.labels.reasons(root, inexact)
     layers = _outputs(model, runs, order)
+    bare = _bare_weights(model, context, runs, layers)
     producing = torch.zeros(len(runs), dtype=torch.bool)
     for number, names in layers.items():
         producing[number] = not all(is_depthwise(model.get_submodule(name)) for name in names)
+    producing[list(bare)] = True
     groups = [
-        _group(model, runs, layers, order, owned, stay.get(component), component not in loose)
+        _group(model, runs, layers, bare, order, owned, stay.get(component), component not in loose)
         for component, owned in _alike(root, runs, producing, stay, loose)
     ]
     covered = {name for group in groups for name in group.layers}
-    groups += [_closed(model, name) for name in order if name not in covered]
+    known = prunable_layers(model)
+    groups += [_closed(model, name) for name in order if name in known and name not in covered]
     places = {name: at for at, name in enumerate(order)}
     return sorted(groups, key=lambda one: (places[one.producers[0]], int(one.produced[0].index.min())))
 
@@ -216,12 +246,30 @@ def _outputs(model: nn.Module, runs: list[_Run], order: list[str]) -> dict[int, 
     }
     number = {(run.tensor, run.dim): at for at, run in enumerate(runs)}
     found: dict[int, list[str]] = {}
+    known = prunable_layers(model)
     for name in order:
-        module = model.get_submodule(name)
+        if name not in known:
+            continue
+        module = known[name]
         key = first_name.get(id(module.weight), tensor_name(name, "weight")), output_dim(module)
         if key in number:
             found.setdefault(number[key], []).append(name)
     return found
+
+
+def _bare_weights(
+    model: nn.Module, context: Context, runs: list[_Run], layers: Mapping[int, list[str]]
+) -> dict[int, str]:
+    """Run number of an output dimension of a weight that is no layer's (packed projections) -> its module."""
+    made = [labels for labels in context.made if not isinstance(labels, str)]
+    if not made:
+        return {}
+    labels = torch.cat(made).unique()
+    starts = torch.tensor([run.start for run in runs])
+    numbers = torch.searchsorted(starts, labels[labels != FIXED], right=True).sub_(1).unique().tolist()
+    known = prunable_layers(model)
+    owners = {number: runs[number].tensor.rpartition(".")[0] for number in numbers if number not in layers}
+    return {number: owner for number, owner in owners.items() if owner not in known}
 
 
 #: run number -> the positions in it that each channel owns, `(channels, k)`
@@ -261,6 +309,7 @@ def _group(
     model: nn.Module,
     runs: list[_Run],
     outputs: Mapping[int, list[str]],
+    bare: Mapping[int, str],
     order: list[str],
     owned: Owned,
     reason: str | None,
@@ -269,17 +318,19 @@ def _group(
     own = {name: number for number in owned for name in outputs.get(number, ())}
     layers = sorted(own, key=order.index)
     producers = [name for name in layers if not is_depthwise(model.get_submodule(name))]
+    own = {bare[number]: number for number in reversed(owned) if number in bare} | own
+    producers = sorted({*producers, *(bare[number] for number in owned if number in bare)}, key=order.index)
     lead = own[producers[0]]
     ascending = owned[lead][:, 0].argsort()
     slices = {
         number: Slice(runs[number].tensor, runs[number].dim, index[ascending]) for number, index in owned.items()
     }
-    biases = {tensor_name(name, "bias") for name in producers}
     produced = [slices[lead]] + [
         part
         for number, part in slices.items()
-        if number != lead and (part.tensor in biases or any(name in producers for name in outputs.get(number, ())))
-    ]
+        if number != lead and (number in bare or _is_bias(part, runs[number], producers)
+                               or any(name in producers for name in outputs.get(number, ())))
+    ]  # fmt: skip
     first = slices[lead].index[:, 0]
     kept = lineage_of(model).kept.get((runs[lead].tensor, runs[lead].dim))
     return ChannelGroup(
@@ -293,6 +344,11 @@ def _group(
         protected=reason,
         exact=exact,
     )
+
+
+def _is_bias(part: Slice, run: _Run, producers: list[str]) -> bool:
+    owner, _, attribute = part.tensor.rpartition(".")
+    return owner in producers and attribute.endswith("bias") and run.dim == 0
 
 
 def _closed(model: nn.Module, name: str) -> ChannelGroup:

@@ -377,7 +377,6 @@ def nan(scores: dict[str, Tensor]) -> dict[str, Tensor]:
         ({"criterion": "SNAP", "batches": (), "example_input": images(1)}, "needs data and got no batch"),
         ({"criterion": "SNIP", "batches": (), "example_input": images(1)}, "needs data and got no batch"),
         ({"budget": "node"}, "unknown budget 'node': did you mean 'nodes'"),
-        ({"budget": "weights"}, "its budget is 'nodes'"),
         ({"criterion": "SNIP", "budget": "nodes"}, "its budget is 'weights'"),
         ({"scope": "globally"}, "unknown scope 'globally': did you mean 'global'"),
         ({"scope": "row"}, "unknown scope 'row'"),

@@ -484,10 +484,10 @@ CLOSED = {
         {"a": Conv(3, 6, 1), "b": Conv(6, 4, 1)},
         {"a": "model output"},
     ),
-    "attention": (
-        lambda s, x: s.b(s.m(*[s.a(x.flatten(2))] * 3)[0]),
-        {"a": Linear(64, 8), "m": nn.MultiheadAttention(8, 2, batch_first=True), "b": Linear(8, 4)},
-        {"a": "RuntimeError"},
+    "attention whose scale is a function of its width": (
+        lambda s, x: (lambda h: s.b(F.scaled_dot_product_attention(s.q(h), s.k(h), s.v(h))))(s.a(x)),
+        {"a": Linear(8, 8), "q": Linear(8, 6), "k": Linear(8, 6), "v": Linear(8, 6), "b": Linear(6, 4)},
+        {"a": "None", "q": "the scale of attention depends on it", "v": "None"},
     ),
     "recurrent": (
         lambda s, x: s.b(s.r(s.a(x.flatten(2)))[0]),

@@ -1,0 +1,185 @@
+"""Attention whose inner width, number of heads and size of a head are those of its tensors.
+
+The originals compute the size of a head from the width of their input, so that neither heads nor channels of a
+head can go. Once a cut removes some, the module gets one of these classes, with the same parameters under the same
+names; its scale stays the dense one, so that the scores of what is left do not change.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from framework.pruning.adapters import Kept, adapter
+
+PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+
+
+def remaining(rows: Tensor | None, heads: int, size: int) -> tuple[int, int]:
+    """Heads, and channels of one, that are left in `rows` of queries (and keys and values after them)."""
+    if rows is None:
+        return heads, size
+    queries = rows[rows < heads * size]
+    left = int((queries // size).unique().numel())
+    return left, len(queries) // left
+
+
+class SlimMultiheadAttention(nn.MultiheadAttention):
+    """`nn.MultiheadAttention` whose inner width differs from its embedding's."""
+
+    scale: float
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """See `nn.MultiheadAttention.forward`; a 3-D `attn_mask` has the heads that are left."""
+        if is_causal and attn_mask is None:
+            raise RuntimeError("is_causal is a hint about attn_mask, which is needed as well")
+        batched = query.dim() == 3
+        q, k, v = self._projected(*self._batch_first(batched, query, key, value))
+        mask = self._mask(q, attn_mask, key_padding_mask)
+        k, v, mask = self._extended(k, v, mask)
+        dropout = self.dropout if self.training else 0.0
+        if need_weights:
+            scores = (q @ k.transpose(-2, -1)) * self.scale
+            weights = functional.softmax(scores if mask is None else scores + mask, dim=-1)
+            weights = functional.dropout(weights, dropout)
+            mixed = weights @ v
+        else:
+            mixed = functional.scaled_dot_product_attention(q, k, v, mask, dropout, scale=self.scale)
+        out = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        if not batched:
+            out = out.squeeze(0)
+        elif not self.batch_first:
+            out = out.transpose(0, 1)
+        if not need_weights:
+            return out, None
+        weights = weights.mean(dim=1) if average_attn_weights else weights
+        return out, weights if batched else weights.squeeze(0)
+
+    def _batch_first(self, batched: bool, *given: Tensor) -> list[Tensor]:
+        """(batch, places, channels) of each; what was one tensor stays one."""
+        moved: dict[int, Tensor] = {}
+        for one in given:
+            if id(one) not in moved:
+                moved[id(one)] = (
+                    one.unsqueeze(0) if not batched else one if self.batch_first else one.transpose(0, 1)
+                )
+        return [moved[id(one)] for one in given]
+
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Queries, keys and values, (batch, heads, places, size) each."""
+        if self.in_proj_weight is not None and query is key is value:
+            parts = list(functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1))
+        else:
+            weights = (
+                self.in_proj_weight.chunk(3)
+                if self.in_proj_weight is not None
+                else (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+            )
+            biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+            parts = [
+                functional.linear(one, weight, bias)
+                for one, weight, bias in zip((query, key, value), weights, biases, strict=True)
+            ]
+        return [self._by_head(part) for part in parts]
+
+    def _by_head(self, tensor: Tensor) -> Tensor:
+        return tensor.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def _mask(self, q: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
+        """Both masks as one to be added to the scores."""
+        mask = None
+        if attn_mask is not None:
+            mask = _added(attn_mask, q)
+            if mask.dim() == 3:
+                mask = mask.unflatten(0, (q.shape[0], self.num_heads))
+        if key_padding_mask is not None:
+            padding = _added(key_padding_mask, q).reshape(q.shape[0], 1, 1, -1)
+            mask = padding if mask is None else mask + padding
+        return mask
+
+    def _extended(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Keys and values that every sequence gets: learned ones, and a zero."""
+        more = 0
+        if self.bias_k is not None and self.bias_v is not None:
+            k, v = (
+                torch.cat([one, self._by_head(bias).expand(len(one), -1, -1, -1)], dim=2)
+                for one, bias in ((k, self.bias_k), (v, self.bias_v))
+            )
+            more += 1
+        if self.add_zero_attn:
+            k, v = (functional.pad(one, (0, 0, 0, 1)) for one in (k, v))
+            more += 1
+        return k, v, functional.pad(mask, (0, more)) if mask is not None and more else mask
+
+
+def _added(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask of booleans (True: do not look there) as one that is added."""
+    if mask.dtype != torch.bool:
+        return mask.to(like.dtype)
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, -math.inf)
+
+
+@adapter(nn.MultiheadAttention, heads=lambda module: (module.num_heads, module.head_dim))
+def _multihead(module: Any, kept: Kept) -> None:
+    weights = ("in_proj_weight",) if module.in_proj_weight is not None else PROJECTIONS
+    if all(kept(name, dim) is None for name in (*weights, "out_proj.weight") for dim in (0, 1)):
+        return
+    rows = kept(weights[0], 0)
+    if not isinstance(module, SlimMultiheadAttention):
+        module.scale = module.head_dim**-0.5
+        module.dense_heads = module.num_heads, module.head_dim
+        module.__class__ = SlimMultiheadAttention
+        module._qkv_same_embed_dim = False  # TransformerEncoderLayer's fused kernel knows one width only
+    module.num_heads, module.head_dim = remaining(rows, *module.dense_heads)
+    module.embed_dim = (
+        module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
+    ).shape[1]
+
+
+@adapter(
+    "torchvision.models.maxvit.RelativePositionalMultiHeadAttention",
+    heads=lambda module: (module.n_heads, module.head_dim),
+)
+def _maxvit(module: Any, kept: Kept) -> None:
+    rows = kept("to_qkv.weight", 0)
+    if all(kept(name, dim) is None for name in ("to_qkv.weight", "merge.weight") for dim in (0, 1)):
+        return
+    from framework.pruning.windows import SlimMaxVitAttention  # imports torchvision, which is there if this runs
+
+    if not isinstance(module, SlimMaxVitAttention):
+        module.dense_heads = module.n_heads, module.head_dim
+        module.__class__ = SlimMaxVitAttention
+    module.n_heads, module.head_dim = remaining(rows, *module.dense_heads)
+
+
+def _swin_heads(module: Any) -> tuple[int, int]:
+    return module.num_heads, module.qkv.weight.shape[0] // (3 * module.num_heads)
+
+
+@adapter("torchvision.models.swin_transformer.ShiftedWindowAttention", heads=_swin_heads)
+def _swin(module: Any, kept: Kept) -> None:
+    rows = kept("qkv.weight", 0)
+    if all(kept(name, dim) is None for name in ("qkv.weight", "proj.weight") for dim in (0, 1)):
+        return
+    from framework.pruning.windows import SlimWindowAttention, SlimWindowAttentionV2, is_v2
+
+    if not isinstance(module, (SlimWindowAttention, SlimWindowAttentionV2)):
+        dense = module.qkv.weight.shape[0] if rows is None else kept.lineage.dense[kept.name("qkv.weight")][0]
+        size = dense // (3 * module.num_heads)
+        module.dense_heads, module.scale = (module.num_heads, size), size**-0.5
+        module.__class__ = SlimWindowAttentionV2 if is_v2(module) else SlimWindowAttention
+    module.num_heads, module.head_dim = remaining(rows, *module.dense_heads)

@@ -1,0 +1,202 @@
+"""What a target share is a share of: nodes, weights, parameters, multiply-adds or latency of the dense network.
+
+A budget predicts quickly which share a selection of channels takes away; where the prediction is not exact, it can
+also find out what a network cut that way really has.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from framework.lineage import lineage_of
+from framework.measures import count_macs, macs_by_tensor, measure_latency
+from framework.prunable import output_dim, prunable_layers, prunable_weights, tensor_name
+from framework.pruning.channels import ChannelGroup, Groups
+from framework.pruning.cutting import cut
+from framework.pruning.producers import units_per_channel
+from utils.errors import UsageError
+from utils.suggest import unknown
+
+Keeps = Mapping[str, Tensor]
+BUDGETS = ("nodes", "weights", "params", "macs", "latency")
+
+
+class Budget(ABC):
+    """Shares of the dense network that a selection takes away, in [0, 1]."""
+
+    name: str
+    #: how far off the target a selection may be; None: the nearest one will do
+    tolerance: float | None = 0.01
+    #: whether `predicted` is what a cut network has
+    exact = True
+
+    @abstractmethod
+    def predicted(self, keep: Keeps) -> float:
+        """The share that is gone once only `keep` is left, by arithmetic."""
+
+    def actual(self, keep: Keeps) -> float:
+        """The same of a network that was really cut."""
+        return self.predicted(keep)
+
+    def now(self) -> float:
+        """The share that is gone already."""
+        return self.actual({})
+
+
+class Nodes(Budget):
+    """Output units of hidden layers."""
+
+    name = "nodes"
+    tolerance = None
+
+    def __init__(self, model: nn.Module, groups: Groups) -> None:
+        lineage = lineage_of(model)
+        self.dense = self.present = 0
+        for name, module in prunable_layers(model).items():
+            if name in (lineage.output_layers or ()):
+                continue
+            weight, dim = tensor_name(name, "weight"), output_dim(module)
+            shape = tuple(getattr(module, "weight").shape)  # noqa: B009 (mypy takes it for a module)
+            self.present += shape[dim]
+            self.dense += lineage.dense.get(weight, shape)[dim]
+        self.per_channel = {name: units_per_channel(model, group) for name, group in groups.items()}
+
+    def predicted(self, keep: Keeps) -> float:
+        """1 - units left / units of the dense network."""
+        removed = sum(int((~mask).sum()) * self.per_channel[name] for name, mask in keep.items())
+        return 1 - (self.present - removed) / max(1, self.dense)
+
+
+class _Sizes:
+    """Entries of every tensor that groups have slices of, before and after a cut."""
+
+    def __init__(self, model: nn.Module, groups: Groups) -> None:
+        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+        self.shape = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        self._owned: dict[str, dict[int, list[tuple[str, int]]]] = {}
+        for name, group in groups.items():
+            for part in group.slices:
+                dims = self._owned.setdefault(part.tensor, {})
+                dims.setdefault(part.dim, []).append((name, part.index.shape[1]))
+
+    def after(self, keep: Keeps) -> dict[str, int]:
+        """Entries of each tensor once only `keep` is left."""
+        gone = {name: int((~mask).sum()) for name, mask in keep.items()}
+        left = {}
+        for tensor, shape in self.shape.items():
+            sizes = list(shape)
+            for dim, owners in self._owned.get(tensor, {}).items():
+                sizes[dim] -= sum(gone.get(name, 0) * width for name, width in owners)
+            left[tensor] = prod(sizes)
+        return left
+
+
+class Entries(Budget):
+    """Entries of all parameters, or of the prunable weights alone."""
+
+    def __init__(self, model: nn.Module, groups: Groups, prunable_only: bool) -> None:
+        self.name = "weights" if prunable_only else "params"
+        self._counted = list(prunable_weights(model) if prunable_only else dict(model.named_parameters()))
+        self._sizes = _Sizes(model, groups)
+        dense = lineage_of(model).dense
+        self._dense = sum(prod(dense.get(name, self._sizes.shape[name])) for name in self._counted)
+
+    def predicted(self, keep: Keeps) -> float:
+        """1 - entries left / entries of the dense network."""
+        left = self._sizes.after(keep)
+        return 1 - sum(left[name] for name in self._counted) / max(1, self._dense)
+
+
+class Macs(Budget):
+    """Multiply-adds of one sample."""
+
+    name = "macs"
+
+    def __init__(self, model: nn.Module, groups: Groups, example: Tensor) -> None:
+        self._model, self._groups, self._example = model, groups, example
+        self._of, self._rest = macs_by_tensor(model, example)
+        self.exact = self._rest == 0
+        self._sizes = _Sizes(model, groups)
+        self._dense = dense_macs(model, example)
+
+    def predicted(self, keep: Keeps) -> float:
+        """A weight's share of the work follows its size; attention between activations is taken as it is."""
+        left = self._sizes.after(keep)
+        total = self._rest + sum(
+            macs * left[name] / max(1, prod(self._sizes.shape[name])) for name, macs in self._of.items()
+        )
+        return 1 - total / max(1, self._dense)
+
+    def actual(self, keep: Keeps) -> float:
+        """Counted on a copy that was cut."""
+        smaller = _smaller(self._model, self._groups, keep) if keep else self._model
+        return 1 - count_macs(smaller, self._example)[0] / max(1, self._dense)
+
+
+class Latency(Macs):
+    """Milliseconds of a forward pass of the example as given, on its device; measured beside the dense network."""
+
+    name = "latency"
+    tolerance = 0.05
+    REPEATS = 15
+
+    def __init__(self, model: nn.Module, groups: Groups, example: Tensor, dense: nn.Module) -> None:
+        super().__init__(model, groups, example)
+        self.exact = False
+        self._twin = dense
+
+    def actual(self, keep: Keeps) -> float:
+        """1 - median / median of the dense network, both in turns."""
+        smaller = _smaller(self._model, self._groups, keep) if keep else self._model
+        slow, fast = measure_latency(
+            [self._twin, smaller], self._example, batches=(len(self._example),), repeats=self.REPEATS
+        )
+        size = str(len(self._example))
+        return 1 - fast[size] / slow[size]
+
+
+def dense_macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-adds of one sample before the first cut, as far as they were ever counted.
+
+    Of a network that came cut from a file, each weight's share is scaled by its size.
+    """
+    lineage = lineage_of(model)
+    key = tuple(example.shape[1:])
+    if key not in lineage.dense_macs:
+        of, rest = macs_by_tensor(model, example)
+        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        scaled = sum(
+            macs * prod(lineage.dense.get(name, shapes[name])) / max(1, prod(shapes[name]))
+            for name, macs in of.items()
+        )
+        lineage.dense_macs[key] = round(scaled + rest)
+    return lineage.dense_macs[key]
+
+
+def make_budget(
+    name: str, model: nn.Module, groups: Mapping[str, ChannelGroup], example: Tensor, dense: nn.Module | None
+) -> Budget:
+    """The budget of that name for a network as it stands; `dense` is what latency is compared with."""
+    if name == "nodes":
+        return Nodes(model, groups)
+    if name in ("weights", "params"):
+        return Entries(model, groups, prunable_only=name == "weights")
+    if name == "macs":
+        return Macs(model, groups, example)
+    if name == "latency":
+        assert dense is not None
+        return Latency(model, groups, example, dense)
+    raise UsageError(unknown("budget", name, BUDGETS))
+
+
+def _smaller(model: nn.Module, groups: Groups, keep: Keeps) -> nn.Module:
+    with torch.no_grad():
+        twin = copy.deepcopy(model)
+        cut(twin, keep, groups)
+    return twin

@@ -1,0 +1,199 @@
+"""Constants of removed channels, moved into the biases of the layers that read them.
+
+A channel without its producers' weights still carries what biases, norm shifts and activations make of zero. Which
+constant arrives where is seen by running the network so on several inputs: no architecture is known here.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from framework.prunable import TRANSPOSED, tensor_name
+from framework.pruning.channels import Groups
+from framework.pruning.masks import PREFIX
+from framework.pruning.readers import Reader, hooked, readers_of, sole_norms
+from framework.untouched import untouched
+from utils.errors import UsageError
+
+SEED = 20_240_229
+#: layers that a warning names
+SHOWN = 3
+#: why -> reader -> numbers of channels
+Lost = dict[str, dict[str, set[int]]]
+
+
+def moved_constants(
+    model: nn.Module, removed: Mapping[str, Tensor], groups: Groups, example: Tensor | None = None
+) -> dict[str, Tensor]:
+    """New values, by name, of the biases and running means that take over what removed channels carry.
+
+    `removed` has the channels that go (group name -> bool). Exact in eval mode, for inputs of the example's size;
+    warns of what cannot move. The model is not changed. Raises UsageError without an example, or if the model
+    rejects it.
+    """
+    example = getattr(groups, "example", None) if example is None else example
+    if not isinstance(example, Tensor):
+        raise UsageError("fold=True runs the network: pass example_input, since these groups have no example")
+    devices = range(torch.cuda.device_count())
+    with untouched(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
+        inputs = [example, _other(example, SEED), _other(example, SEED + 1)]
+        bare = _without(model, removed, groups, {}, weights_only=True)
+        readers = readers_of(model, removed, groups)
+        with hooked((reader.module, reader.look) for reader in readers):
+            expected = [_run(model, bare, one) for one in inputs]
+        readers = [reader for reader in readers if reader.means]
+        moved, lost = _moves(model, readers, lambda: _run(model, bare, inputs[0]))
+        if not lost:
+            masked = _without(model, removed, groups, moved, weights_only=False)
+            found = [_run(model, masked, one) for one in inputs]
+            if not all(map(_alike, expected, found)):
+                lost["something else than convolution and linear layers reads them"] = {}
+    _warn(lost)
+    return moved
+
+
+def _without(
+    model: nn.Module,
+    removed: Mapping[str, Tensor],
+    groups: Groups,
+    values: Mapping[str, Tensor],
+    weights_only: bool,
+) -> dict[str, Tensor]:
+    """`values`, and zeros in all that removed channels own of parameters, or in their producers' weights only."""
+    parameters = dict(model.named_parameters())
+    found = {name: value.clone() for name, value in values.items()}
+    for name, off in removed.items():
+        for tensor, dim, index in groups[name].produced if weights_only else groups[name].slices:
+            if tensor in parameters and not (weights_only and parameters[tensor].dim() == 1):
+                value = found[tensor] if tensor in found else parameters[tensor].detach().clone()
+                found[tensor] = value.index_fill_(dim, index[off].flatten().to(value.device), 0)
+    return found
+
+
+def _other(example: Tensor, seed: int) -> Tensor:
+    """Other random values in the example's range, or its integers in another order."""
+    generator = torch.Generator().manual_seed(seed)
+    flat = example.detach().cpu().flatten()
+    if flat.is_complex():
+        other = torch.randn(flat.shape, generator=generator, dtype=flat.dtype)
+    elif flat.is_floating_point():
+        low, high = flat.double().min(), flat.double().max()
+        drawn = torch.rand(flat.shape, generator=generator, dtype=torch.float64)
+        other = drawn * ((high - low) or 1) + low
+    else:
+        other = flat[torch.randperm(len(flat), generator=generator)]
+        if torch.equal(other, flat):
+            other = torch.randint(int(flat.max()) + 1, flat.shape, generator=generator)
+    return other.reshape(example.shape).to(example)
+
+
+def _run(model: nn.Module, tensors: Mapping[str, Tensor], given: Tensor) -> Any:
+    """The model's output with these tensors in place of its own, which are put back.
+
+    Not by torch's `functional_call`, which leaves them in a module that has two names.
+    """
+    named: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    new = {id(named[name]): nn.Parameter(value, requires_grad=False) for name, value in tensors.items()}
+    places: list[tuple[Any, str, Tensor]] = [
+        (holder, key, old)
+        for module in model.modules()
+        for holder in (module._parameters, module._buffers)
+        for key, old in holder.items()
+        if id(old) in new and old is not None
+    ]
+    try:
+        for holder, key, old in places:
+            holder[key] = new[id(old)]
+        return model(given)
+    except Exception as error:  # whatever a stranger's forward raises
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{type(model).__name__} rejects an input like the example: {message}") from error
+    finally:
+        for holder, key, old in places:
+            holder[key] = old
+
+
+def _moves(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> tuple[dict[str, Tensor], Lost]:
+    """New values by name, and what cannot move."""
+    owners = Counter(id(one) for module in model.modules() for one in module._parameters.values())
+    without_bias = [reader for reader in readers if reader.bias is None]
+    norms = sole_norms(model, without_bias, run) if without_bias else {}
+    moved: dict[str, Tensor] = {}
+    lost: Lost = {}
+    for reader in readers:
+        constants, constant = reader.constants()
+        nonzero = (reader.low != 0) | (reader.high != 0)
+        _note(lost, "not constant", reader, ~constant)
+        change = reader.change(constants)
+        if not change.any():
+            continue
+        why = _obstacle(reader, constants, change)
+        if why is None and reader.bias is not None and owners[id(reader.bias)] > 1:
+            why = "shared bias"
+        elif why is None and reader.bias is None and reader.name not in norms:
+            why = "no bias"
+        if why is not None:
+            _note(lost, why, reader, nonzero & constant)
+        elif reader.bias is not None:
+            moved[tensor_name(reader.name, "bias")] = _plus(reader.bias, change)
+        else:
+            norm: Any = model.get_submodule(norms[reader.name])
+            moved[tensor_name(norms[reader.name], "running_mean")] = _plus(norm.running_mean, -change)
+    return moved, lost
+
+
+def _obstacle(reader: Reader, constants: Tensor, change: Tensor) -> str | None:
+    """Why the layer does not add this to every output, or why its bias would not keep it."""
+    module = reader.module
+    if getattr(module, "padding_mode", None) == "zeros" and not isinstance(module, TRANSPOSED):
+        reach = [step * (size - 1) for step, size in zip(module.dilation, module.kernel_size, strict=True)]
+        padding = {"same": reach, "valid": [0]}.get(module.padding, module.padding)
+        if any(padding):
+            return "zero padding"
+    if not reader.adds(constants, change):
+        return "spread unevenly"
+    mask = module._buffers.get(PREFIX + "bias")
+    if mask is not None and bool(change[mask.cpu() == 0].any()):
+        return "masked bias"
+    return None
+
+
+def _plus(tensor: Tensor, change: Tensor) -> Tensor:
+    return (tensor.detach().cpu().double() + change).to(tensor)
+
+
+def _alike(expected: Any, found: Any) -> bool:
+    """Equal up to rounding: a constant that went elsewhere is seen in the outputs."""
+    for one, other in zip(tree_leaves(expected), tree_leaves(found), strict=True):
+        if isinstance(one, Tensor) and one.is_floating_point():
+            rounding = 0.03 if one.is_cuda else torch.finfo(one.dtype).eps ** 0.5
+            difference = torch.linalg.vector_norm(one.double() - other.double())
+            if difference > rounding * torch.linalg.vector_norm(one.double()):
+                return False
+    return True
+
+
+def _note(lost: Lost, why: str, reader: Reader, which: Tensor) -> None:
+    if which.any():
+        lost.setdefault(why, {})[reader.name] = set(reader.channels[which].tolist())
+
+
+def _warn(lost: Lost) -> None:
+    """One line, if anything is lost: how many channels, why, in front of which layers."""
+    if not lost:
+        return
+    count = len({channel for layers in lost.values() for channels in layers.values() for channel in channels})
+    parts = []
+    for why, layers in lost.items():
+        channels = {channel for each in layers.values() for channel in each}
+        names = [*list(layers)[:SHOWN], *([f"{len(layers) - SHOWN} more"] if len(layers) > SHOWN else [])]
+        parts.append(f"{len(channels)} {why} ({', '.join(names)})" if layers else why)
+    what = f"{count} removed channels carry constants" if count else "removed channels carry constants"
+    warnings.warn(f"cut: {what} that were not all folded: {'; '.join(parts)}", stacklevel=4)

@@ -1,0 +1,155 @@
+"""Channels in the order in which they go: what competes with what, how many stay at least, and in which steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.lineage import lineage_of
+from framework.pruning.budgets import Budget, Nodes
+from framework.pruning.channels import ChannelGroup, Groups
+from framework.pruning.selection import Keep, lowest, select
+
+#: what competes with what: all channels, those of a group, those of groups that are built alike
+CHANNEL_SCOPES = ("global", "layer", "isomorphic")
+#: resolution of a share
+SHARES = 1 << 20
+#: steps that a refinement may take
+REFINEMENTS = 30
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How channels may be selected."""
+
+    scope: str = "global"
+    #: channels that stay in each group at least
+    min_channels: int = 1
+    #: numbers of channels left are multiples of it
+    round_to: int = 1
+
+
+class Ranking:
+    """Selections of more and more channels, from none to all that may go."""
+
+    def __init__(
+        self, model: nn.Module, groups: Groups, scores: Mapping[str, Tensor], limits: Limits = Limits()
+    ) -> None:
+        self._scores, self._limits = scores, limits
+        self._groups = {name: groups[name] for name in scores}
+        self._gone = {name: _dense_channels(model, group) - group.channels for name, group in self._groups.items()}
+        least = max(limits.min_channels, min(limits.round_to, 2) - 1)
+        self._floor = {name: min(group.channels, least) for name, group in self._groups.items()}
+        self._parts = _parts(model, self._groups, limits.scope)
+        present = sum(score.numel() for score in scores.values())
+        #: number of the last selection
+        self.steps = max(1, present) if limits.scope == "global" else SHARES
+
+    def nothing(self) -> Keep:
+        """All channels stay."""
+        return Keep({name: torch.ones_like(score, dtype=torch.bool) for name, score in self._scores.items()})
+
+    def keep(self, step: int) -> Keep:
+        """The selection of that number, 0 to `steps`."""
+        if self._limits.scope == "global":
+            return self._rounded(select(self._scores, step / self.steps, floor=self._floor))
+        return self._shared(step / SHARES)
+
+    def as_asked(self, share: float, budget: Budget) -> Keep | None:
+        """For nodes by layer: that share of each group, where only rounding keeps it from the target."""
+        if self._limits.scope != "layer" or not isinstance(budget, Nodes):
+            return None
+        keep = self._shared(share)
+        # Rounding moves each group by half a step at most; further off, something is protected or gone already.
+        slack = sum(budget.per_channel[name] * self._limits.round_to / 2 for name in keep) / max(1, budget.dense)
+        return keep if abs(budget.predicted(keep) - share) <= slack else None
+
+    def refine(self, keep: Keep, distance: Callable[[Keep], float]) -> Keep:
+        """Single groups a step larger or smaller, as long as that brings the selection nearer."""
+        best = distance(keep)
+        for _ in range(REFINEMENTS):
+            found = None
+            for name in keep:
+                for more in (-1, 1):
+                    other = self._moved(keep, name, more)
+                    if other is not None and (far := distance(other)) < best:
+                        best, found = far, other
+            if found is None:
+                break
+            keep = found
+        return keep
+
+    def _moved(self, keep: Keep, name: str, more: int) -> Keep | None:
+        count = self._round(name, int(keep[name].sum()) + more * self._limits.round_to)
+        if count == int(keep[name].sum()) or not self._floor[name] <= count <= len(keep[name]):
+            return None
+        moved = Keep(keep)
+        moved[name] = self._best(name, count)
+        return moved
+
+    def _shared(self, share: float) -> Keep:
+        """That share of each part."""
+        keep = Keep()
+        for part in self._parts:
+            scores = {name: self._scores[name] for name in part}
+            gone = {name: self._gone[name] for name in part}
+            found = select(scores, share, floor={name: self._floor[name] for name in part}, gone=gone)
+            keep.update(found)
+            keep.short += found.short
+        return self._rounded(Keep({name: keep[name] for name in self._scores}))
+
+    def _rounded(self, keep: Keep) -> Keep:
+        if self._limits.round_to == 1:
+            return keep
+        rounded = Keep({name: self._best(name, self._round(name, int(mask.sum()))) for name, mask in keep.items()})
+        rounded.short = keep.short
+        return rounded
+
+    def _round(self, name: str, count: int) -> int:
+        """The nearest multiple, at least one of them, or all channels."""
+        step, channels = self._limits.round_to, self._groups[name].channels
+        nearest = max(step, -(-self._floor[name] // step) * step, (count + step // 2) // step * step)
+        return min(channels, nearest) if count > 0 or self._floor[name] > 0 else 0
+
+    def _best(self, name: str, count: int) -> Tensor:
+        return ~lowest(self._scores[name], len(self._scores[name]) - count)
+
+
+def _parts(model: nn.Module, groups: Mapping[str, ChannelGroup], scope: str) -> list[list[str]]:
+    """Names of the groups that compete."""
+    if scope == "global":
+        return [list(groups)]
+    parts: dict[Any, list[str]] = {}
+    for name, group in groups.items():
+        parts.setdefault(name if scope == "layer" else _built(model, group), []).append(name)
+    return list(parts.values())
+
+
+def _built(model: nn.Module, group: ChannelGroup) -> Any:
+    """How a group is built: the kinds of layers and norms that have its channels, and on which side.
+
+    After isomorphic pruning, arXiv:2407.04616: importance is compared among substructures of the same graph.
+    """
+    parts = set()
+    for part in group.slices:
+        owner, _, attribute = part.tensor.rpartition(".")
+        module = model.get_submodule(owner)
+        kernel = tuple(getattr(module, "kernel_size", ()) or ()) if not isinstance(module, nn.MaxPool2d) else ()
+        parts.add((type(module).__name__, kernel, attribute, part.dim))
+    return frozenset(parts)
+
+
+def _dense_channels(model: nn.Module, group: ChannelGroup) -> int:
+    """How many channels the group had before the first cut."""
+    kept, dense = lineage_of(model).kept, lineage_of(model).dense
+    first = group.produced[0]
+    if (first.tensor, first.dim) not in kept:
+        return group.channels
+    # Groups that share a producer (a split) cannot be told apart once they are cut: each counts as it is.
+    if first.index.numel() != len(kept[first.tensor, first.dim]):
+        return group.channels
+    return dense[first.tensor][first.dim] // first.index.shape[1]

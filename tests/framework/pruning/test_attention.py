@@ -1,0 +1,310 @@
+"""Attention: heads and their channels go, the rest computes what it did, whatever the module's code fixes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from small_nets import Net, one_thread, seeded  # noqa: F401
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from framework import adapter, channel_groups, cut, load_model, prune, save_model
+from framework.pruning.adapters import _ADAPTERS, _HEADS
+from framework.pruning.attention import SlimMultiheadAttention
+from framework.pruning.cutting import mask_channels
+from utils.errors import UsageError
+from utils.vision import torchvision
+
+WAYS = ("dims", "heads")
+
+
+def encoder(**options: Any) -> nn.Module:
+    """Embedding, attention, a residual sum, head."""
+    given: dict[str, Any] = {"batch_first": True, "need_weights": False, **options}
+    need = given.pop("need_weights")
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        h = net.embed(x)
+        first = given["batch_first"]
+        h = h if first else h.transpose(0, 1)
+        mixed = net.attention(h, h, h, need_weights=need)[0]
+        return net.head((h + mixed).mean(0 if not first else 1))
+
+    return Net(run, embed=nn.Linear(7, 24), attention=nn.MultiheadAttention(24, 4, **given), head=nn.Linear(24, 5))
+
+
+def scrambled(model: nn.Module) -> nn.Module:
+    """Float64, and no parameter zero or one."""
+    torch.manual_seed(3)
+    model = model.double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.4 * torch.randn_like(parameter) + parameter)
+    return model
+
+
+def half(groups: Any) -> dict[str, Tensor]:
+    keep = {}
+    for name, group in groups.items():
+        if group.protected is None and group.channels > 1:
+            keep[name] = torch.zeros(group.channels, dtype=torch.bool)
+            keep[name][torch.randperm(group.channels)[: -(-group.channels // 2)]] = True
+    return keep
+
+
+def cut_equals_masked(model: nn.Module, x: Tensor, attention: str, inexact: bool = False) -> Any:
+    groups = channel_groups(model, x, attention=attention, inexact=inexact)
+    keep = half({name: group for name, group in groups.items() if group.exact or inexact})
+    masked = copy.deepcopy(model)
+    mask_channels(masked, keep, groups)
+    cut(model, keep, groups)
+    if not inexact:
+        torch.testing.assert_close(model(x), masked(x), rtol=1e-10, atol=1e-12)
+    return groups
+
+
+@pytest.mark.parametrize("attention", WAYS)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"need_weights": True},
+        {"bias": False},
+        {"batch_first": False},
+        {"add_bias_kv": True},
+        {"add_bias_kv": True, "add_zero_attn": True, "need_weights": True},
+        {"add_zero_attn": True},
+    ],
+    ids=str,
+)
+def test_heads_and_their_channels_go_from_torchs_attention(options: dict[str, Any], attention: str) -> None:
+    model, x = scrambled(encoder(**options)), torch.randn(3, 6, 7, dtype=torch.float64)
+    groups = cut_equals_masked(model, x, attention)
+    group = groups["attention"]
+    if options.get("need_weights") and attention == "heads":  # the weights are returned as their mean over heads
+        assert group.protected == "reduced over: mean at attention"
+        return
+    assert group.protected is None
+    assert group.channels == (6 if attention == "dims" else 4)
+    assert group.producers == ("attention",)
+    slices = {(part.tensor, part.dim): part.index.shape[1] for part in group.slices}
+    rows = 12 if attention == "dims" else 18
+    assert slices["attention.in_proj_weight", 0] == rows
+    assert slices["attention.out_proj.weight", 1] == rows // 3
+    slim = model.get_submodule("attention")
+    assert isinstance(slim, SlimMultiheadAttention)
+    assert (slim.num_heads, slim.head_dim) == ((4, 3) if attention == "dims" else (2, 6))
+    assert slim.in_proj_weight.shape == (36, 12)  # the stream it reads is cut as well
+
+
+@pytest.mark.parametrize("attention", WAYS)
+def test_attention_is_cut_again_copied_saved_and_loaded(attention: str, tmp_path: Any) -> None:
+    model, x = scrambled(encoder()), torch.randn(3, 6, 7, dtype=torch.float64)
+    cut_equals_masked(model, x, attention)
+    cut_equals_masked(model, x, attention)
+    other = "heads" if attention == "dims" else "dims"
+    groups = cut_equals_masked(model, x, other)
+    assert groups["attention"].protected is None
+    expected = model(x)
+    torch.testing.assert_close(copy.deepcopy(model)(x), expected, rtol=0, atol=0)
+    save_model(model, tmp_path / "net.safetensors")
+    loaded = load_model(tmp_path / "net.safetensors", encoder().double()).eval()
+    torch.testing.assert_close(loaded(x), expected, rtol=0, atol=0)
+
+
+def test_slim_attention_computes_what_torchs_does() -> None:
+    """Nothing removed: masks, unbatched inputs, cross attention, weights."""
+    torch.manual_seed(0)
+    for options in (
+        {},
+        {"kdim": 5, "vdim": 3},
+        {"batch_first": True, "add_bias_kv": True},
+        {"add_zero_attn": True},
+    ):
+        dense = nn.MultiheadAttention(8, 2, **options).double().eval()  # type: ignore[arg-type]
+        slim = copy.deepcopy(dense)
+        slim.scale = slim.head_dim**-0.5  # type: ignore[assignment]
+        slim.__class__ = SlimMultiheadAttention
+        first = dense.batch_first
+        batch = 3
+        q = torch.randn(*((batch, 4) if first else (4, batch)), 8, dtype=torch.float64)
+        k = torch.randn(*((batch, 6) if first else (6, batch)), dense.kdim, dtype=torch.float64)
+        v = torch.randn(*((batch, 6) if first else (6, batch)), dense.vdim, dtype=torch.float64)
+        padding = torch.zeros(batch, 6, dtype=torch.bool)
+        padding[:, 4:] = True
+        masks: list[dict[str, Any]] = [
+            {},
+            {"attn_mask": torch.randn(4, 6, dtype=torch.float64)},
+            {"attn_mask": torch.rand(4, 6) > 0.8, "key_padding_mask": torch.zeros(batch, 6, dtype=torch.bool)},
+            {"attn_mask": torch.randn(2 * batch, 4, 6, dtype=torch.float64)},
+            {"key_padding_mask": padding, "average_attn_weights": False},
+        ]
+        for mask in masks:
+            for need in (True, False):
+                expected = dense(q, k, v, need_weights=need, **mask)
+                found = slim(q, k, v, need_weights=need, **mask)
+                torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        one = [tensor[0] if first else tensor[:, 0] for tensor in (q, k, v)]
+        torch.testing.assert_close(slim(*one), dense(*one), rtol=1e-10, atol=1e-12)
+
+
+def test_cross_attention_with_one_packed_projection_is_cut() -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        queries, memory = net.a(x), net.b(x)
+        return net.head(net.attention(queries, memory, memory, need_weights=False)[0].mean(1))
+
+    model = scrambled(
+        Net(run, a=nn.Linear(7, 8), b=nn.Linear(7, 8), attention=nn.MultiheadAttention(8, 2, batch_first=True),
+            head=nn.Linear(8, 3))
+    )  # fmt: skip
+    groups = cut_equals_masked(model, torch.randn(2, 5, 7, dtype=torch.float64), "dims")
+    assert groups["attention"].protected is None
+
+
+def test_the_scores_of_a_head_see_its_rows() -> None:
+    """Magnitudes, gradients of gates and random scores all know the packed projection."""
+    x, y = torch.randn(6, 5, 7), torch.arange(6) % 5
+    for criterion in ("ChannelNorm", "SNAP", "StructuredRandom"):
+        model = seeded(encoder)
+        report = prune(model, criterion, 0.4372, batches=[(x, y)], protect=("embed",), budget="params")
+        slim = model.get_submodule("attention")
+        assert slim.in_proj_weight.shape[0] < 72  # type: ignore[operator, union-attr, index]
+        assert report.after["params"] < report.before["params"]
+
+
+def test_a_transformer_encoder_of_torch_runs_after_a_cut() -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+    model = nn.Sequential(
+        nn.Linear(7, 16), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(16, 3)
+    )
+    model, x = scrambled(model), torch.randn(2, 5, 7, dtype=torch.float64)
+    groups = cut_equals_masked(model, x, "dims")
+    free = {name for name, group in groups.items() if group.protected is None}
+    assert free == {f"1.layers.{n}.{part}" for n in (0, 1) for part in ("self_attn", "linear1")}
+    stream = channel_groups(model, x, inexact=True)["0"]
+    assert stream.protected is None and not stream.exact
+
+
+@pytest.mark.parametrize("attention", WAYS)
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("size", [32, 36])
+def test_windowed_attention_goes_with_and_without_shifts_and_padding(
+    attention: str, version: int, size: int
+) -> None:
+    swin = torchvision().models.swin_transformer
+    block, down = (
+        (swin.SwinTransformerBlock, swin.PatchMerging)
+        if version == 1
+        else (swin.SwinTransformerBlockV2, swin.PatchMergingV2)
+    )
+    model = swin.SwinTransformer(
+        patch_size=[4, 4], embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=[4, 4], num_classes=5,
+        block=block, downsample_layer=down, stochastic_depth_prob=0.0,
+    )  # fmt: skip
+    x = torch.randn(2, 3, size, size, dtype=torch.float64)
+    groups = cut_equals_masked(scrambled(model), x, attention)
+    found = [
+        group
+        for group in groups.values()
+        if any(part.tensor.endswith("attn.qkv.weight") and part.dim == 0 for part in group.slices)
+    ]
+    assert [group.protected for group in found] == [None] * 4
+    assert [group.channels for group in found] == ([4] * 4 if attention == "dims" else [2, 2, 4, 4])
+
+
+@pytest.mark.parametrize("attention", WAYS)
+def test_maxvit_and_vit_go_too(attention: str) -> None:
+    models = torchvision().models
+    maxvit = models.MaxVit(
+        input_size=(32, 32), stem_channels=8, partition_size=2, block_channels=[8, 16], block_layers=[1, 1],
+        head_dim=4, stochastic_depth_prob=0.0, num_classes=5,
+    )  # fmt: skip
+    vit = models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=16, mlp_dim=24, num_classes=5
+    )
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    for model, part in ((maxvit, "attn_layer.1.to_qkv"), (vit, "self_attention")):
+        groups = cut_equals_masked(scrambled(model), x, attention)
+        own = [group for name, group in groups.items() if name.endswith(part)]
+        assert own
+        assert {group.protected for group in own} == {None}
+
+
+@pytest.mark.parametrize("attention", WAYS)
+def test_the_stream_of_a_transformer_is_cut_on_request_and_it_runs(attention: str) -> None:
+    models = torchvision().models
+    vit = models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=16, mlp_dim=24, num_classes=5
+    )
+    swin = models.SwinTransformer(
+        patch_size=[4, 4], embed_dim=8, depths=[2, 2], num_heads=[2, 4], window_size=[4, 4], num_classes=5
+    )
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    for model, first in ((vit, "conv_proj"), (swin, "features.0.0")):
+        before = {name: value.clone() for name, value in scrambled(model).state_dict().items()}
+        assert (channel_groups(model, x)[first].protected or "").startswith("reduced over: LayerNorm")
+        groups = cut_equals_masked(model, x, attention, inexact=True)
+        assert groups[first].protected is None and not groups[first].exact
+        assert model(x).shape == (2, 5)
+        assert model.get_submodule(first).out_channels < before[f"{first}.weight"].shape[0]
+
+
+def test_tracing_with_inexact_leaves_tokens_and_positions_alone() -> None:
+    vit = torchvision().models.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8, num_classes=5
+    )
+    scrambled(vit)
+    before = {name: value.clone() for name, value in vit.state_dict().items()}
+    channel_groups(vit, torch.randn(1, 3, 32, 32, dtype=torch.float64), inexact=True)
+    for name, value in vit.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+class OwnAttention(nn.Module):
+    """Heads of a fixed number and size, as many write it."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.size = heads, width // heads
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.scale = self.size**-0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, places, width) to the same."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, self.size)).permute(2, 0, 3, 1, 4)
+        scores = F.softmax(q @ k.transpose(-2, -1) * self.scale, dim=-1)
+        return self.out((scores @ v).transpose(1, 2).flatten(2))
+
+
+def test_a_users_own_attention_is_protected_until_it_has_an_adapter() -> None:
+    def make() -> nn.Module:
+        return scrambled(nn.Sequential(nn.Linear(7, 12), OwnAttention(12, 3), nn.Flatten(), nn.Linear(60, 4)))
+
+    x = torch.randn(2, 5, 7, dtype=torch.float64)
+    assert "a cut does not compute what a mask computes" in str(channel_groups(make(), x)["1.qkv"].protected)
+
+    @adapter(OwnAttention, heads=lambda module: (module.heads, module.size))
+    def follow(module: Any, kept: Any) -> None:
+        rows = kept("qkv.weight", 0)
+        if rows is not None:
+            queries = rows[rows < 12] // 4
+            module.heads = len(queries.unique())
+            module.size = len(queries) // module.heads
+
+    try:
+        for attention, channels in (("dims", 4), ("heads", 3)):
+            groups = cut_equals_masked(make(), x, attention)
+            assert groups["1.qkv"].protected is None
+            assert groups["1.qkv"].channels == channels
+    finally:
+        del _ADAPTERS[OwnAttention], _HEADS[OwnAttention]
+
+
+def test_an_adapter_takes_modules_only() -> None:
+    with pytest.raises(UsageError, match="adapter takes types of modules or their dotted names, got 3"):
+        adapter(3)(lambda module, kept: None)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="unknown way to cut attention 'head': did you mean 'heads'"):
+        channel_groups(encoder(), torch.randn(2, 5, 7), attention="head")
