@@ -34,10 +34,11 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.overhead
 	$(BIN)/python -m benchmarks.score
 	$(BIN)/python -m benchmarks.snapit
+	$(BIN)/python -m benchmarks.cut
 
 # every classification network of torchvision up to 150 M parameters: half an hour on 2 cores
 coverage: $(READY)
-	$(BIN)/python -m benchmarks.coverage --markdown docs/coverage_table.md
+	$(BIN)/python -m benchmarks.coverage --markdown docs/coverage.md
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

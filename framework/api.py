@@ -17,7 +17,7 @@ from framework.probing import fast_multiple
 from framework.pruning.budgets import BUDGETS
 from framework.pruning.cutting import Companion, unwrapped
 from framework.pruning.masks import Masks
-from framework.pruning.pruner import TOLERANCE
+from framework.pruning.pruner import LATENCY_TOLERANCE, TOLERANCE
 from framework.pruning.step import PruneEvent, PruningStep
 from utils.errors import UsageError
 from utils.suggest import unknown
@@ -126,7 +126,8 @@ def _run(
 def _reached(step: PruningStep, asked: float, pruned: bool) -> float:
     """The sparsity now; a target that was out of reach is warned of."""
     reached = step.sparsity()
-    if pruned and step.criterion.threshold is None and abs(reached - asked) > TOLERANCE:
+    allowed = LATENCY_TOLERANCE if step.budget == "latency" else TOLERANCE
+    if pruned and step.criterion.threshold is None and abs(reached - asked) > allowed:
         name = type(step.criterion).__name__
         warnings.warn(f"{name}: asked for sparsity {asked:.4f}, reached {reached:.4f}", stacklevel=3)
     return reached

@@ -16,6 +16,7 @@ from framework.config import RunConfig
 from framework.criterion import Criterion
 from framework.loss import Loss
 from framework.plugins import build, option_names, registry
+from framework.probing import fast_multiple
 from framework.pruning.pruner import Pruner
 from framework.run_folder import SUFFIX
 from framework.schedule import After, Before, During, Never, Schedule, chosen
@@ -175,6 +176,10 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
     config.schedule = WHEN.get(type(schedule))
     if isinstance(schedule, During):
         config.prune_delay, config.prune_freq = schedule.delay, schedule.freq
+    channels = criterion.granularity == "channel"
+    config.budget = config.budget or ("nodes" if channels else "weights")
+    if config.round_to == "auto":  # chosen by measurement: the config holds the result, for a repetition
+        config.round_to = str(fast_multiple(torch.device(config.device)))
     return Pruner(
         criterion,
         plan,
@@ -182,4 +187,12 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
         scope=config.scope,
         protect=config.protect,
         outer_layers=bool(config.outer_layer_pruning),
+        options={
+            "budget": config.budget,
+            "min_channels": config.min_channels,
+            "round_to": int(config.round_to),
+            "attention": config.attention,
+            "inexact": config.inexact,
+            "fold": config.fold,
+        },
     )

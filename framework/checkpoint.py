@@ -279,7 +279,7 @@ def _check_fits(model: nn.Module, kept: Kept, values: dict[str, Tensor], path: s
 
 
 def _is_index(index: Tensor, size: int) -> bool:
-    if index.dtype != torch.int64 or index.dim() != 1 or len(index) == 0:
+    if index.dtype != torch.int64 or index.dim() != 1:
         return False
     return bool((index >= 0).all() and (index < size).all() and (index.diff() > 0).all())
 

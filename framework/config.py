@@ -92,9 +92,22 @@ class RunConfig:
     )
     prune_delay: int | None = _prune(None, help="epochs before the first pruning during training", low=0)
     prune_freq: int | None = _prune(None, help="epochs between prunings during training", low=1)
-    scope: str | None = _prune(
-        None, help="what competes with what; default: the criterion's own", choices=("global", "layer", "row")
+    budget: str | None = _prune(
+        None,
+        help="what --pruning_limit is a share of; default: nodes for channel criterions, else weights",
+        choices=("nodes", "weights", "params", "macs", "latency"),
     )
+    scope: str | None = _prune(
+        None,
+        help="what competes with what; default: the criterion's own",
+        choices=("global", "layer", "row", "isomorphic"),
+    )
+    min_channels: int = _prune(1, help="channels that stay in each group; 0: whole residual blocks may go", low=0)
+    round_to: str = _prune("1", help="channels left are a multiple of N; auto measures", metavar="N|auto")
+    attention: str = _prune("dims", help="what goes from attention: channels of all heads, or heads",
+                            choices=("dims", "heads"))  # fmt: skip
+    inexact: bool = _prune(False, help="also cut channels that a norm or softmax reduces over")
+    fold: bool = _prune(False, help="move constants of removed channels into the layers that read them")
     outer_layer_pruning: bool | None = _prune(None, help="also prune the first and the last layer's weights")
     protect: tuple[str, ...] = _prune(
         (), help="never prune modules whose name begins so; repeatable", metavar="PREFIX"

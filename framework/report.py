@@ -51,6 +51,7 @@ def make_report(
         "criterion": config.prune_criterion,
         "data_set": config.data_set,
         "seed": config.seed,
+        "budget": config.budget,
         "asked_sparsity": 0.0 if config.prune_criterion == "EmptyCrit" else config.pruning_limit,
         "reached": {
             "weight_sparsity": weight_sparsity(model),
@@ -88,7 +89,7 @@ def _train_part(progress: Progress, dense_macs: int, seconds: float) -> dict[str
     }
 
 
-def report_table(report: dict[str, Any], granularity: str) -> Table:
+def report_table(report: dict[str, Any]) -> Table:
     """Dense network against pruned one."""
     dense, pruned, reached = report["dense"], report["pruned"], report["reached"]
     table = Table(title=f"{report['model']} on {report['data_set']}, {report['criterion']}", title_justify="left")
@@ -97,11 +98,11 @@ def report_table(report: dict[str, Any], granularity: str) -> Table:
     shown = None if dense["accuracy"] is None else f"{dense['accuracy']:.4f}"
     table.add_row("test accuracy", shown or "not trained", f"{pruned['accuracy']:.4f}", "")
     for kind in ("node", "weight"):
-        asked = (
-            f" (asked {report['asked_sparsity']:.4f})" if (kind == "node") == (granularity == "channel") else ""
-        )
+        asked = f" (asked {report['asked_sparsity']:.4f})" if report["budget"] == f"{kind}s" else ""
         table.add_row(f"{kind} sparsity{asked}", "0", f"{reached[f'{kind}_sparsity']:.4f}", "")
     for key, label in (("params", "parameters"), ("macs", "MACs a sample"), ("bytes", "bytes on disk")):
+        if report["budget"] == key:
+            label += f" (asked {1 - report['asked_sparsity']:.4f} of them)"
         table.add_row(label, f"{dense[key]:,}", f"{pruned[key]:,}", _ratio(dense[key], pruned[key]))
     if pruned["csr_bytes"] is not None:
         table.add_row(

@@ -105,7 +105,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
             console.say(note)
         dense_accuracy = _dense_accuracy(config, folder, console)
         report = train_in(folder, config, trainer, pruner, console, dense_accuracy)
-        console.show(report_table(report, criterion.granularity))
+        console.show(report_table(report))
     return folder
 
 

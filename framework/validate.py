@@ -77,14 +77,30 @@ def _check_combinations(config: RunConfig) -> None:
         raise UsageError("--checkpoint_model needs --checkpoint_name, or --eval for the newest run")
 
 
+#: flags that mean something for channels alone, and what they are when nothing is asked
+FOR_CHANNELS = {"min_channels": 1, "round_to": "1", "attention": "dims", "inexact": False, "fold": False}
+
+
 def _check_pruning(config: RunConfig) -> None:
     name = config.prune_criterion
-    if registry.describe("criterions", name).granularity != "channel":
-        return
-    if config.outer_layer_pruning and "outer_layer_pruning" in config.given:
-        raise UsageError(f"--outer_layer_pruning is for weight criterions; {name} prunes channels")
-    if config.scope == "row":
-        raise UsageError(f"--scope row is for weight criterions; {name} prunes channels (global or layer)")
+    if config.round_to != "auto" and not (config.round_to.isdigit() and int(config.round_to) > 0):
+        raise UsageError(f"--round_to {config.round_to}: a number from 1 on, or auto")
+    granularity = registry.describe("criterions", name).granularity
+    if granularity == "channel":
+        if config.outer_layer_pruning and "outer_layer_pruning" in config.given:
+            raise UsageError(f"--outer_layer_pruning is for weight criterions; {name} prunes channels")
+        if config.scope == "row":
+            raise UsageError(
+                f"--scope row is for weight criterions; {name} prunes channels (global, layer or isomorphic)"
+            )
+    elif granularity == "weight" and name != "EmptyCrit":
+        if config.scope == "isomorphic":
+            raise UsageError(f"--scope isomorphic is for channel criterions; {name} prunes weights")
+        if config.budget not in (None, "weights"):
+            raise UsageError(f"--budget {config.budget} is for channel criterions; {name} prunes weights")
+        for flag, default in FOR_CHANNELS.items():
+            if getattr(config, flag) != default:
+                raise UsageError(f"--{flag} is for channel criterions; {name} prunes weights")
 
 
 def _check_paths(config: RunConfig) -> None:

@@ -24,6 +24,8 @@ def remaining(rows: Tensor | None, heads: int, size: int) -> tuple[int, int]:
     if rows is None:
         return heads, size
     queries = rows[rows < heads * size]
+    if len(queries) == 0:
+        return 0, size
     left = int((queries // size).unique().numel())
     return left, len(queries) // left
 
@@ -48,6 +50,9 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         if is_causal and attn_mask is None:
             raise RuntimeError("is_causal is a hint about attn_mask, which is needed as well")
         batched = query.dim() == 3
+        if self.num_heads == 0:
+            out = self.out_proj(query.new_zeros(*query.shape[:-1], 0))
+            return out, None
         q, k, v = self._projected(*self._batch_first(batched, query, key, value))
         mask = self._mask(q, attn_mask, key_padding_mask)
         k, v, mask = self._extended(k, v, mask)
@@ -167,7 +172,7 @@ def _maxvit(module: Any, kept: Kept) -> None:
 
 
 def _swin_heads(module: Any) -> tuple[int, int]:
-    return module.num_heads, module.qkv.weight.shape[0] // (3 * module.num_heads)
+    return module.num_heads, module.qkv.weight.shape[0] // (3 * max(1, module.num_heads))
 
 
 @adapter("torchvision.models.swin_transformer.ShiftedWindowAttention", heads=_swin_heads)

@@ -11,6 +11,7 @@ from framework.pruning import attention as attention  # registers its adapters
 from framework.pruning.adapters import Kept, adapter
 from framework.pruning.adapters import follow_shapes as follow_shapes
 from framework.pruning.adapters import heads_of as heads_of
+from framework.pruning.empty import without_channels
 
 
 @adapter(*CONVOLUTIONS)
@@ -20,9 +21,11 @@ def _convolution(module: Any, kept: Kept) -> None:
         dense = module.__dict__.setdefault("dense_groups", module.groups)
         if rows is not None:  # a conv group is there as long as one of its outputs is
             size = kept.lineage.dense[kept.name("weight")][0] // dense
-            module.groups = len((rows // size).unique())
+            module.groups = max(1, len((rows // size).unique()))
     module.out_channels = module.weight.shape[0]
     module.in_channels = per_group * module.groups
+    if module.weight.numel() == 0:
+        without_channels(module)
 
 
 @adapter(*TRANSPOSED)
@@ -41,6 +44,8 @@ def _norm(module: Any, kept: Kept) -> None:
     sized = module.weight if module.weight is not None else module.running_mean
     if sized is not None:
         module.num_features = len(sized)
+        if len(sized) == 0:
+            without_channels(module)
 
 
 @adapter(nn.LayerNorm)

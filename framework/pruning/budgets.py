@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 
 import torch
@@ -50,50 +50,55 @@ class Budget(ABC):
 
 
 class Nodes(Budget):
-    """Output units of hidden layers."""
+    """Output units of hidden layers; one whose layer has no input left counts as gone."""
 
     name = "nodes"
     tolerance = None
 
     def __init__(self, model: nn.Module, groups: Groups) -> None:
         lineage = lineage_of(model)
-        self.dense = self.present = 0
+        self._sizes = _Sizes(model, groups)
+        #: weight of each hidden layer -> the dimension of its outputs
+        self._hidden: dict[str, int] = {}
+        self.dense = 0
         for name, module in prunable_layers(model).items():
-            if name in (lineage.output_layers or ()):
-                continue
             weight, dim = tensor_name(name, "weight"), output_dim(module)
-            shape = tuple(getattr(module, "weight").shape)  # noqa: B009 (mypy takes it for a module)
-            self.present += shape[dim]
-            self.dense += lineage.dense.get(weight, shape)[dim]
+            if name not in (lineage.output_layers or ()) and weight in self._sizes.shape:
+                self._hidden[weight] = dim
+                self.dense += lineage.dense.get(weight, self._sizes.shape[weight])[dim]
         self.per_channel = {name: units_per_channel(model, group) for name, group in groups.items()}
 
     def predicted(self, keep: Keeps) -> float:
         """1 - units left / units of the dense network."""
-        removed = sum(int((~mask).sum()) * self.per_channel[name] for name, mask in keep.items())
-        return 1 - (self.present - removed) / max(1, self.dense)
+        left = 0
+        for weight, shape in self._sizes.after(keep, list(self._hidden)).items():
+            left += shape[self._hidden[weight]] if prod(shape) else 0
+        return 1 - left / max(1, self.dense)
 
 
 class _Sizes:
-    """Entries of every tensor that groups have slices of, before and after a cut."""
+    """Shapes of all tensors, before and after a cut."""
 
     def __init__(self, model: nn.Module, groups: Groups) -> None:
-        tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-        self.shape = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+        self.shape = {name: tuple(tensor.shape) for name, tensor in tensors}
+        first = {id(tensor): name for name, tensor in reversed(tensors)}
+        self._first = {name: first[id(tensor)] for name, tensor in tensors}
         self._owned: dict[str, dict[int, list[tuple[str, int]]]] = {}
         for name, group in groups.items():
             for part in group.slices:
                 dims = self._owned.setdefault(part.tensor, {})
                 dims.setdefault(part.dim, []).append((name, part.index.shape[1]))
 
-    def after(self, keep: Keeps) -> dict[str, int]:
-        """Entries of each tensor once only `keep` is left."""
-        gone = {name: int((~mask).sum()) for name, mask in keep.items()}
+    def after(self, keep: Keeps, tensors: Iterable[str]) -> dict[str, list[int]]:
+        """The shape of each tensor once only `keep` is left."""
+        gone = {name: len(mask) - int(mask.sum()) for name, mask in keep.items()}
         left = {}
-        for tensor, shape in self.shape.items():
-            sizes = list(shape)
-            for dim, owners in self._owned.get(tensor, {}).items():
+        for tensor in tensors:
+            sizes = list(self.shape[tensor])
+            for dim, owners in self._owned.get(self._first[tensor], {}).items():
                 sizes[dim] -= sum(gone.get(name, 0) * width for name, width in owners)
-            left[tensor] = prod(sizes)
+            left[tensor] = sizes
         return left
 
 
@@ -109,8 +114,8 @@ class Entries(Budget):
 
     def predicted(self, keep: Keeps) -> float:
         """1 - entries left / entries of the dense network."""
-        left = self._sizes.after(keep)
-        return 1 - sum(left[name] for name in self._counted) / max(1, self._dense)
+        left = sum(prod(shape) for shape in self._sizes.after(keep, self._counted).values())
+        return 1 - left / max(1, self._dense)
 
 
 class Macs(Budget):
@@ -127,9 +132,9 @@ class Macs(Budget):
 
     def predicted(self, keep: Keeps) -> float:
         """A weight's share of the work follows its size; attention between activations is taken as it is."""
-        left = self._sizes.after(keep)
+        left = self._sizes.after(keep, self._of)
         total = self._rest + sum(
-            macs * left[name] / max(1, prod(self._sizes.shape[name])) for name, macs in self._of.items()
+            macs * prod(left[name]) / max(1, prod(self._sizes.shape[name])) for name, macs in self._of.items()
         )
         return 1 - total / max(1, self._dense)
 

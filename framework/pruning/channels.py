@@ -18,6 +18,7 @@ from utils.errors import UsageError
 from utils.suggest import unknown
 
 MODEL_OUTPUT = "model output"
+NOTHING_LEFT = "no channel is left"
 
 
 class Slice(NamedTuple):
@@ -52,6 +53,8 @@ class ChannelGroup:
     protected: str | None = None
     #: False where a cut is known to differ from a mask, because something reduces over the channels
     exact: bool = True
+    #: whether the output still depends on the input without any of them, as inside a residual branch
+    removable: bool = False
 
 
 Groups = Mapping[str, ChannelGroup]
@@ -86,6 +89,10 @@ def channel_groups(
         raise UsageError(f"{type(model).__name__} has no prunable layer (convolution or linear)")
     if not isinstance(example_input, Tensor) or example_input.dim() == 0:
         raise UsageError(f"example_input is a batch, one tensor; got {type(example_input).__name__}")
+    if len(example_input) == 0:
+        raise UsageError(
+            f"{type(model).__name__} rejects an input of shape {tuple(example_input.shape)}: no sample"
+        )
     if attention not in ATTENTION:
         raise UsageError(unknown("way to cut attention", attention, ATTENTION))
     _check_prefixes(model, protect)
@@ -123,6 +130,7 @@ def remap(
             slices=moved(group.slices),
             produced=moved(group.produced),
             origin=group.origin[rows],
+            protected=group.protected if len(rows) else NOTHING_LEFT,
         )
     return TracedGroups(after, groups.example) if isinstance(groups, TracedGroups) else after
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 
@@ -62,6 +63,7 @@ def cut(
     """
     _check(keep, groups)
     _check_current(model, groups)
+    _check_gone(model, keep, groups, example_input)
     removed = {name: ~mask.cpu() for name, mask in keep.items() if not bool(mask.all())}
     if not removed:
         return TracedGroups(groups, groups.example) if isinstance(groups, TracedGroups) else dict(groups)
@@ -103,14 +105,17 @@ def what_stays(
 ) -> tuple[Staying, dict[tuple[str, int], Tensor]]:
     """Positions that stay along each cut dimension, and the new position of each old one (-1 where gone)."""
     sizes = {name: tensor.shape for name, tensor in _tensors(model).items()}
-    stays: dict[tuple[str, int], Tensor] = {}
+    stays: dict[tuple[str, int], Any] = {}  # numpy: thousands of small operations
     for name, off in removed.items():
+        gone = off.numpy()
         for tensor, dim, index in groups[name].slices:
-            mask = stays.setdefault((tensor, dim), torch.ones(sizes[tensor][dim], dtype=torch.bool))
-            mask[index[off].flatten()] = False
+            if (tensor, dim) not in stays:
+                stays[tensor, dim] = numpy.ones(sizes[tensor][dim], dtype=bool)
+            stays[tensor, dim][index.numpy()[gone].reshape(-1)] = False
     staying: Staying = {}
     positions = {}
-    for (tensor, dim), mask in stays.items():
+    for (tensor, dim), kept in stays.items():
+        mask = torch.from_numpy(kept)
         staying.setdefault(tensor, {})[dim] = mask.nonzero().flatten()
         positions[tensor, dim] = torch.where(mask, mask.cumsum(0) - 1, -1)
     named = _tensors(model)
@@ -278,7 +283,7 @@ def _check_current(model: nn.Module, groups: Groups) -> None:
     sizes = {name: tensor.shape for name, tensor in _tensors(model).items()}
     for name, group in groups.items():
         for tensor, dim, index in group.slices:
-            if tensor not in sizes or int(index.max()) >= sizes[tensor][dim]:
+            if tensor not in sizes or index.numel() and index.numpy().max() >= sizes[tensor][dim]:
                 raise UsageError(
                     f"group '{name}' does not fit the network: it was traced on another one, or before a cut "
                     "(take the groups that cut returned)"
@@ -299,8 +304,24 @@ def _check(keep: Mapping[str, Tensor], groups: Groups) -> None:
             )
         if group.protected is not None and not bool(mask.all()):
             raise UsageError(f"group '{name}' is protected ({group.protected}) and cannot be cut")
-        if not bool(mask.any()):
+        if not bool(mask.any()) and group.channels and not group.removable:
             raise UsageError(f"the keep mask of '{name}' leaves no channel")
+
+
+def _check_gone(
+    model: nn.Module, keep: Mapping[str, Tensor], groups: Groups, example_input: Tensor | None
+) -> None:
+    """A block that goes entirely is tried on a copy first."""
+    gone = {name: groups[name] for name, mask in keep.items() if len(mask) and not bool(mask.any())}
+    if not gone:
+        return
+    from framework.pruning.proof import not_removable  # it cuts as well
+
+    example = getattr(groups, "example", None) if example_input is None else example_input[:1]
+    if example is None:
+        raise UsageError(f"group '{next(iter(gone))}' can only go entirely with an example_input to try it on")
+    for name, reason in not_removable(model, example, gone).items():
+        raise UsageError(f"group '{name}' cannot go entirely: {reason}")
 
 
 def mask_channels(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> None:

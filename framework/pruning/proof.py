@@ -7,6 +7,7 @@ another, both with the same made-up weights, and the outputs are compared.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,16 +17,19 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from framework.lineage import lineage_of
+from framework.measures import evaluating
 from framework.prunable import PRUNABLE, tensor_name
 from framework.pruning.attributes import follow_shapes
-from framework.pruning.channels import MODEL_OUTPUT, ChannelGroup, Groups
-from framework.pruning.cutting import shrink, what_stays
+from framework.pruning.channels import MODEL_OUTPUT, Groups
+from framework.pruning.cutting import Staying, shrink, what_stays
 from framework.pruning.masks import PREFIX
 
 CHANGED = "a cut does not compute what a mask computes"
 SEED = 20_240_229
 #: made-up values begin anew after so many, which saves time: a prime number, so that no two rows are alike
 PERIOD = 65_537
+#: images from this height and width on are tried at half of it first
+LARGE = 128
 MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm)
 Keep = dict[str, Tensor]
 
@@ -56,21 +60,40 @@ def refuted(model: nn.Module, example: Tensor, groups: Groups) -> dict[str, str]
     return reasons
 
 
+def not_removable(model: nn.Module, example: Tensor, groups: Groups) -> dict[str, str]:
+    """Groups marked removable without which the network does not run or is not the masked one, and why."""
+    marked = {name: group for name, group in groups.items() if group.removable and group.channels}
+    keeps = {name: torch.zeros(group.channels, dtype=torch.bool) for name, group in marked.items()}
+    reasons: dict[str, str] = {}
+    pending = [list(marked)]
+    with evaluating(model):
+        while pending:
+            names = pending.pop()
+            wrong = _wrong(model, example, {name: marked[name] for name in names}, keeps) if names else None
+            if wrong is not None and len(names) > 1:
+                pending += [names[: len(names) // 2], names[len(names) // 2 :]]
+            elif wrong is not None:
+                reasons[names[0]] = wrong
+    return reasons
+
+
 def _keeps(groups: Groups) -> tuple[Keep, bool]:
-    """For each group a mask without a third to two thirds of the channels, and whether two groups of one size
-    lose equally many: the halves of a chunk may be cut, but only alike. The first loses the most, since a chunk
-    of an odd number has its larger half first."""
+    """For each group a mask without a third to two thirds of the channels, and whether groups of one layer lose
+    equally many: the halves of a chunk may be cut, but only alike. The first loses the most, since a chunk of an
+    odd number has its larger half first."""
     generator = torch.Generator().manual_seed(SEED)
     counts: dict[int, int] = {}
+    seen: set[tuple[str, int, int]] = set()
     keeps, alike = {}, False
     for name, group in groups.items():
         earlier = counts.get(group.channels, 0)
         counts[group.channels] = earlier + 1
-        spread = max(1, group.channels // 3)
-        alike = alike or earlier >= spread
+        removed = max(1, 2 * group.channels // 3) - earlier % max(1, group.channels // 3)
+        marks = {(producer, group.channels, removed) for producer in group.producers}
+        alike = alike or not seen.isdisjoint(marks)
+        seen |= marks
         keep = torch.ones(group.channels, dtype=torch.bool)
-        order = torch.randperm(group.channels, generator=generator)
-        keep[order[: max(1, 2 * group.channels // 3) - earlier % spread]] = False
+        keep[torch.randperm(group.channels, generator=generator)[:removed]] = False
         keeps[name] = keep
     return keeps, alike
 
@@ -85,12 +108,14 @@ def _wrong(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep) -> st
     keep = {name: keeps[name] for name in groups}
     twin = _copy(model, values)
     values.clear()
-    _mask_in_place(twin, groups, keep)
+    staying, _ = what_stays(twin, {name: ~mask for name, mask in keep.items()}, groups)
+    _mask_in_place(twin, staying)
     exact = all(group.exact for group in groups.values())
     with torch.no_grad():
-        expected = tree_leaves(twin(example))
+        example, out = _run_small(twin, example)
+        expected = tree_leaves(out)
         try:
-            _cut_in_place(twin, keep, groups)
+            _cut_in_place(twin, staying)
             found = tree_leaves(twin(example))
         except Exception as error:  # whatever a stranger's forward raises on sizes it does not expect
             return f"{CHANGED}: {type(error).__name__}"
@@ -99,37 +124,46 @@ def _wrong(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep) -> st
     return CHANGED if exact and not all(map(_equal, expected, found)) else None
 
 
-def _cut_in_place(twin: nn.Module, keep: Keep, groups: Groups) -> None:
+def _run_small(twin: nn.Module, example: Tensor) -> tuple[Tensor, Any]:
+    """The output for every second row and column of a large image, where the network takes that."""
+    if example.dim() == 4 and min(example.shape[2:]) >= LARGE and example.is_floating_point():
+        small = example[:, :, ::2, ::2].contiguous()
+        with contextlib.suppress(Exception):  # sizes that the code fixes
+            return small, twin(small)
+    return example, twin(example)
+
+
+def _cut_in_place(twin: nn.Module, staying: Staying) -> None:
     """Cut tensor by tensor: nothing needs to be kept in case of an error."""
-    removed = {name: ~mask for name, mask in keep.items()}
     lineage = lineage_of(twin)
-    for tensor, dims in what_stays(twin, removed, groups)[0].items():
-        owner, _, attribute = tensor.rpartition(".")
-        module = twin.get_submodule(owner)
-        holder: dict[str, Any] = module._parameters if attribute in module._parameters else module._buffers
-        old = holder[attribute]
+    places: dict[int, list[tuple[dict[str, Any], str]]] = {}  # tied tensors have several
+    for module in twin.modules():
+        holders: tuple[Any, Any] = (module._parameters, module._buffers)
+        for holder in holders:
+            for name, value in holder.items():
+                places.setdefault(id(value), []).append((holder, name))
+    tensors = {**dict(twin.named_parameters(remove_duplicate=False)), **dict(twin.named_buffers())}
+    for tensor, dims in staying.items():
+        old = tensors.pop(tensor)
         for dim, index in dims.items():
             lineage.record_cut(tensor, dim, index)
-        if all(old.shape[dim] == len(index) for dim, index in dims.items()):
+        if id(old) not in places:
             continue  # tied to one that was cut before
         new = shrink(old, dims)
         replacement = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
-        for other in twin.modules():  # tied tensors have several places
-            places: tuple[Any, Any] = (other._parameters, other._buffers)
-            for tensors in places:
-                tensors.update(dict.fromkeys([name for name in tensors if tensors[name] is old], replacement))
+        for holder, name in places.pop(id(old)):
+            holder[name] = replacement
     follow_shapes(twin)
 
 
 @torch.no_grad()
-def _mask_in_place(twin: nn.Module, groups: Mapping[str, ChannelGroup], keep: Keep) -> None:
-    """Zero the channels' slices of the parameters, which are all made up: the twin's own."""
-    parameters = dict(twin.named_parameters())
-    for name, mask in keep.items():
-        for tensor, dim, index in groups[name].slices:
-            if tensor in parameters:
-                values = parameters[tensor]
-                values.index_fill_(dim, index[~mask].flatten().to(values.device), 0)
+def _mask_in_place(twin: nn.Module, staying: Staying) -> None:
+    """Zero what does not stay of the parameters, which are all made up: the twin's own."""
+    for name, parameter in twin.named_parameters():
+        for dim, index in staying.get(name, {}).items():
+            gone = torch.ones(parameter.shape[dim], dtype=torch.bool)
+            gone[index] = False
+            parameter.index_fill_(dim, gone.nonzero().flatten().to(parameter.device), 0)
 
 
 def _equal(expected: Any, found: Any) -> bool:
@@ -189,7 +223,7 @@ def _made_up_values(model: nn.Module, masked: set[str]) -> dict[int, Tensor]:
 def _made_up(tensor: Tensor, name: str, known: bool, generator: torch.Generator) -> Tensor:
     values = torch.randn(min(tensor.numel(), PERIOD), generator=generator)
     if tensor.dim() > 1 and name.endswith("weight"):
-        values.mul_((2 / max(1, tensor[0].numel())) ** 0.5)
+        values.mul_((2 / max(1, tensor.numel() // max(1, len(tensor)))) ** 0.5)
     elif known and name in ("weight", "running_var"):
         values.tanh_().mul_(0.5).add_(1)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 #: how far off a target may lie before it is worth a warning: one unit in a hundred
 TOLERANCE = 0.01
+LATENCY_TOLERANCE = 0.05
 
 
 class Pruner:
@@ -37,9 +38,12 @@ class Pruner:
         scope: str | None = None,
         protect: Sequence[str] = (),
         outer_layers: bool = True,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
+        """`options` are further ones of `PruningStep`: budget, min_channels, round_to, ..."""
         self.criterion, self.plan, self.seed = criterion, plan, seed
         self.scope, self.protect, self.outer_layers = scope, protect, outer_layers
+        self.options = dict(options or {})
         #: every step so far; masks and scores only of the last one
         self.events: list[PruneEvent] = []
         self._step: PruningStep | None = None
@@ -55,6 +59,7 @@ class Pruner:
                 scope=self.scope,
                 protect=self.protect,
                 outer_layers=self.outer_layers,
+                **self.options,
             )
 
     @property
@@ -100,19 +105,23 @@ class Pruner:
             trainer.warn(f"{type(self.criterion).__name__}: training ended before the last pruning: {asked}")
 
     def _prune(self, trainer: Trainer, targets: Sequence[float]) -> None:
-        for target in trainer.track(targets, "prune", len(targets)):
-            self._prune_to(trainer, target)
+        for number, target in enumerate(trainer.track(targets, "prune", len(targets)), 1):
+            last = number == len(targets) and targets is self.plan[max(self.plan)]
+            self._prune_to(trainer, target, strict=last)
         if targets and self.criterion.threshold is None:
             self._warn_if_off(trainer, targets[-1], self.events[-1].reached)
 
     def _warn_if_off(self, trainer: Trainer, asked: float, reached: float) -> None:
-        if abs(reached - asked) > TOLERANCE:
+        if abs(reached - asked) > self._tolerance():
             why = "what is left is protected or the last of its layer"
             why = why if reached < asked else "as much was gone already, or goes only together"
             who = type(self.criterion).__name__
             trainer.warn(f"{who}: asked for sparsity {asked:.4f}, reached {reached:.4f}: {why}")
 
-    def _prune_to(self, trainer: Trainer, target: float) -> None:
+    def _tolerance(self) -> float:
+        return LATENCY_TOLERANCE if self.options.get("budget") == "latency" else TOLERANCE
+
+    def _prune_to(self, trainer: Trainer, target: float, strict: bool) -> None:
         assert self._step is not None
         data = self.criterion.data
         trainer.optimizer.zero_grad(set_to_none=True)
@@ -129,7 +138,7 @@ class Pruner:
         trainer.count_macs(sum(len(inputs) for inputs, _ in batches))
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(self.seed * 1_000_003 + self.criterion.step)
-            event = self._step(target, batches, trainer.loss)
+            event = self._step(target, batches, trainer.loss, strict)
         trainer.macs = count_macs(trainer.model, trainer.example_input)[0]
         if self.events:  # of those before only the numbers are kept: scores are as large as the network
             self.events[-1] = replace(self.events[-1], keep=Keep({}), scores={})

@@ -43,7 +43,10 @@ class Ranking:
         self._groups = {name: groups[name] for name in scores}
         self._gone = {name: _dense_channels(model, group) - group.channels for name, group in self._groups.items()}
         least = max(limits.min_channels, min(limits.round_to, 2) - 1)
-        self._floor = {name: min(group.channels, least) for name, group in self._groups.items()}
+        self._floor = {
+            name: min(group.channels, least if group.removable else max(1, least))
+            for name, group in self._groups.items()
+        }
         self._parts = _parts(model, self._groups, limits.scope)
         present = sum(score.numel() for score in scores.values())
         #: number of the last selection

@@ -6,12 +6,15 @@ that meet, and gives fields to the results. What has no rule keeps its labels fr
 
 from __future__ import annotations
 
+import itertools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from framework.pruning.flow import Operation
 from framework.pruning.labels import FIXED, Labels
 
 Fields = dict[int, Tensor]
@@ -33,18 +36,41 @@ class Context:
         self.storages: set[int] = set()
         #: what made channels, in forward order: a layer's name, or labels along the outputs of a weight
         self.made: list[str | Tensor] = []
+        #: every operation on something that depends on the input
+        self.operations: list[Operation] = []
+        #: numbers of the network's outputs
+        self.ends: list[int] = []
+        self._flowing: set[int] = set()
         self._fields: dict[int, Fields] = {}
-        self._alive: list[Tensor] = []  # an id may only be given again once its tensor is gone
+        self._count = itertools.count()
+        #: id -> the tensor, not kept alive, and its number: an id is given again once its tensor is gone
+        self._numbers: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+
+    def number(self, tensor: Tensor) -> int:
+        """A number that no other tensor of this pass has."""
+        found = self._numbers.get(id(tensor))
+        if found is None or found[0]() is not tensor:
+            found = weakref.ref(tensor), next(self._count)
+            self._numbers[id(tensor)] = found
+        return found[1]
 
     def fields(self, tensor: Any) -> Fields:
         """A tensor's labels; none for what is no tensor."""
-        return self._fields.get(id(tensor), {}) if isinstance(tensor, Tensor) else {}
+        return self._fields.get(self.number(tensor), {}) if isinstance(tensor, Tensor) else {}
 
     def give(self, tensor: Tensor, fields: Fields) -> None:
         """Set a tensor's labels."""
-        if id(tensor) not in self._fields:
-            self._alive.append(tensor)
-        self._fields[id(tensor)] = fields
+        self._fields[self.number(tensor)] = fields
+
+    def flow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], made: Sequence[str | Tensor] = ()) -> None:
+        """Remember an operation, if what goes in depends on the input; without inputs, `outputs` are the input."""
+        incoming = tuple(self.number(one) for one in inputs)
+        if incoming and not self._flowing.intersection(incoming):
+            return
+        coming = tuple(self.number(one) for one in outputs)
+        self._flowing.update(coming)
+        labels = tuple(int(part[0]) for part in made if not isinstance(part, str) and len(part))
+        self.operations.append(Operation(incoming, coming, labels))
 
     def produce(self, weight: Tensor, axis: int) -> None:
         """A parameter, or a view of one, is contracted: its outputs lie along `axis`."""
@@ -190,6 +216,7 @@ def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         unsupported(ctx, name, args, out)
         return
     produced, read = (fields[1], fields[0]) if transposed else (fields[0], fields[1])
+    ctx.produce(weight, 1 if transposed else 0)
     for axis, labels in ctx.fields(x).items():
         if axis != 1:
             ctx.stay(labels, f"reduced over: aten.{name}")

@@ -123,6 +123,8 @@ def _axis_of(ctx: Context, moved: Tensor, labels: Tensor, prefer: int | None = N
     heads where these are asked for, or the last: code that splits an axis in two as a rule holds the first number
     fixed (conv groups, heads) and computes the other.
     """
+    if moved.numel() == 0:
+        return None
     if len(labels) == 1:  # the only channel on its axis: every position of a merged axis is its own
         wide = [axis for axis, size in enumerate(moved.shape) if size > 1]
         if len(wide) > 1 or not moved.dim():

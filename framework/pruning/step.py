@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, Groups, LossFunction, check_scores, free_groups
+from framework.criterion import Batch, Criterion, LossFunction, check_scores, free_groups
 from framework.lineage import lineage_of
 from framework.measures import node_sparsity, weight_sparsity
 from framework.prunable import prunable_layers, prunable_weights, tensor_name
 from framework.pruning.budgets import BUDGETS, make_budget
-from framework.pruning.channels import channel_groups
+from framework.pruning.channels import ChannelGroup, channel_groups
 from framework.pruning.cutting import Companion, cut, unwrapped
 from framework.pruning.masks import Masks
+from framework.pruning.proof import not_removable
 from framework.pruning.ranking import CHANNEL_SCOPES, Limits
 from framework.pruning.selection import SCOPES, Keep, lowest
 from framework.pruning.targets import keep_channels, keep_weights
@@ -59,7 +60,7 @@ class PruningStep:
     inexact: bool = False
     #: move the constants of removed channels into the layers that read them
     fold: bool = False
-    groups: Groups = field(default_factory=dict)
+    groups: dict[str, ChannelGroup] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         granularity = getattr(self.criterion, "granularity", None)
@@ -72,6 +73,9 @@ class PruningStep:
         self.groups = channel_groups(
             self.model, self.example_input, self.protect, inexact=self.inexact, attention=self.attention
         )
+        if self.min_channels == 0:
+            for name in not_removable(self.model, self.example_input[:1], self.groups):
+                self.groups[name] = replace(self.groups[name], removable=False)
         self._dense = copy.deepcopy(self.model) if self.budget == "latency" else None
         if self.criterion.granularity == "channel" and not free_groups(self.groups):
             reasons = sorted({str(group.protected) for group in self.groups.values()})

@@ -25,7 +25,8 @@ from framework.measures import evaluating
 from framework.prunable import is_depthwise, output_dim, prunable_layers, tensor_name
 from framework.pruning import rules_shapes as rules_shapes  # registers its rules
 from framework.pruning.attributes import heads_of
-from framework.pruning.channels import MODEL_OUTPUT, ChannelGroup, Slice
+from framework.pruning.channels import MODEL_OUTPUT, NOTHING_LEFT, ChannelGroup, Slice
+from framework.pruning.flow import unavoidable
 from framework.pruning.labels import FIXED
 from framework.pruning.masks import PREFIX
 from framework.pruning.proof import MADE_UP, refuted
@@ -64,6 +65,14 @@ class _Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         ctx, given = self.context, _bound(func, args, kwargs or {})
+        before = len(ctx.made)
+        try:
+            return self._moved(func, ctx, given, out)
+        finally:
+            ctx.flow(tensors(given), tensors(out), ctx.made[before:])
+
+    def _moved(self, func: Any, ctx: Context, given: list[Any], out: Any) -> Any:
+        """Apply the rule of the operation."""
         if not any(ctx.fields(tensor) for tensor in tensors(given)) or not tensors(out):
             return out
         name = func.overloadpacket.__name__
@@ -102,6 +111,7 @@ def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "di
     with evaluating(model), _buffers_restored(model):
         context, runs, order = _follow(model, example, attention)
         groups = _named(_collect(model, context, runs, order, inexact))
+        _mark_removable(groups, context, runs)
         for name, reason in refuted(model, example, groups).items():
             groups[name] = replace(groups[name], protected=reason)
     return groups
@@ -134,6 +144,7 @@ def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context,
     for name, module in model.named_modules():
         handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave(name))]
     try:
+        context.flow([], [example])
         with _plain_attention(), torch.no_grad(), _Tracer(context):
             out = model(example)
     except Exception as error:
@@ -144,6 +155,7 @@ def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context,
     finally:
         for handle in handles:
             handle.remove()
+    context.ends = [context.number(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
     for leaf in tree_leaves(out):
         for labels in context.fields(leaf).values():
             context.labels.stay(labels, MODEL_OUTPUT)
@@ -175,8 +187,8 @@ def _label(model: nn.Module, context: Context) -> list[_Run]:
         fields = {}
         layer = name.rpartition(".")[0] in known
         for dim, size in enumerate(tensor.shape):
-            if size == 1 and not layer:
-                continue  # a token, a table: never cut here
+            if size == 0 or size == 1 and not layer:
+                continue  # a removed block; a token, a table: never cut here
             fields[dim] = context.labels.run(size)
             runs.append(_Run(name, dim, context.labels.count - size, size))
         context.give(tensor, fields)
@@ -228,15 +240,21 @@ def _collect(
     for number, names in layers.items():
         producing[number] = not all(is_depthwise(model.get_submodule(name)) for name in names)
     producing[list(bare)] = True
+    cuts = lineage_of(model).kept
     groups = [
-        _group(model, runs, layers, bare, order, owned, stay.get(component), component not in loose)
+        _group(model, runs, layers, bare, order, cuts, owned, stay.get(component), component not in loose)
         for component, owned in _alike(root, runs, producing, stay, loose)
     ]
     covered = {name for group in groups for name in group.layers}
     known = prunable_layers(model)
     groups += [_closed(model, name) for name in order if name in known and name not in covered]
     places = {name: at for at, name in enumerate(order)}
-    return sorted(groups, key=lambda one: (places[one.producers[0]], int(one.produced[0].index.min())))
+
+    def place(group: ChannelGroup) -> tuple[int, int]:
+        index = group.produced[0].index
+        return places[group.producers[0]], int(index.min()) if index.numel() else 0
+
+    return sorted(groups, key=place)
 
 
 def _outputs(model: nn.Module, runs: list[_Run], order: list[str]) -> dict[int, list[str]]:
@@ -311,6 +329,7 @@ def _group(
     outputs: Mapping[int, list[str]],
     bare: Mapping[int, str],
     order: list[str],
+    cuts: Mapping[tuple[str, int], Tensor],
     owned: Owned,
     reason: str | None,
     exact: bool,
@@ -332,7 +351,7 @@ def _group(
                                or any(name in producers for name in outputs.get(number, ())))
     ]  # fmt: skip
     first = slices[lead].index[:, 0]
-    kept = lineage_of(model).kept.get((runs[lead].tensor, runs[lead].dim))
+    kept = cuts.get((runs[lead].tensor, runs[lead].dim))
     return ChannelGroup(
         name=producers[0],
         channels=len(ascending),
@@ -351,6 +370,22 @@ def _is_bias(part: Slice, run: _Run, producers: list[str]) -> bool:
     return owner in producers and attribute.endswith("bias") and run.dim == 0
 
 
+def _mark_removable(groups: dict[str, ChannelGroup], context: Context, runs: list[_Run]) -> None:
+    """A group may go entirely where the output still depends on the input without it."""
+    starts = {(run.tensor, run.dim): run.start for run in runs}
+    group_of = {
+        label: name
+        for name, group in groups.items()
+        for part in group.produced
+        if (part.tensor, part.dim) in starts
+        for label in (part.index.flatten() + starts[part.tensor, part.dim]).tolist()
+    }
+    needed = unavoidable(context.operations, context.operations[0].outputs[0], context.ends, group_of)
+    for name, group in groups.items():
+        if group.protected is None and name not in needed:
+            groups[name] = replace(group, removable=True)
+
+
 def _closed(model: nn.Module, name: str) -> ChannelGroup:
     """The outputs of a layer whose weight is no parameter of its own."""
     module, weight = model.get_submodule(name), tensor_name(name, "weight")
@@ -359,7 +394,9 @@ def _closed(model: nn.Module, name: str) -> ChannelGroup:
     positions = torch.arange(values.shape[output_dim(module)])
     part = Slice(weight, output_dim(module), positions.unsqueeze(1))
     reason = f"unsupported op: {weight} is computed from other tensors"
-    if is_depthwise(module):
+    if len(positions) == 0:
+        reason = NOTHING_LEFT
+    elif is_depthwise(module):
         reason = "meets a constant of its size: depthwise convolution"
     return ChannelGroup(name, len(positions), (part,), positions, (name,), (part,), (name,), reason)
 

@@ -32,6 +32,8 @@ class SlimMaxVitAttention(_MaxVit):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, windows, places, channels) to the same."""
+        if self.n_heads == 0:
+            return self.merge(x.new_zeros(*x.shape[:-1], 0))  # type: ignore[no-any-return]
         q, k, v = (
             part.unflatten(-1, (self.n_heads, self.head_dim)).transpose(2, 3)
             for part in self.to_qkv(x).chunk(3, dim=-1)
@@ -47,6 +49,8 @@ class _Windows:
 
     def forward(self: Any, x: Tensor) -> Tensor:
         """(batch, height, width, channels) to the same."""
+        if self.num_heads == 0:
+            return functional.linear(x.new_zeros(*x.shape[:-1], 0), self.proj.weight, self.proj.bias)
         height, width = x.shape[1:3]
         rows, columns = self.window_size
         padded = functional.pad(x, (0, 0, 0, -width % columns, 0, -height % rows))

@@ -356,7 +356,7 @@ CHANGES: dict[str, tuple[Any, str]] = {
     ),
     "negative indices": (put("tensors", "secateur.kept/0/a.bias", torch.tensor([-1, 1, 2, 3])), "bad indices"),
     "repeated indices": (put("tensors", "secateur.kept/0/a.bias", torch.tensor([1, 1, 2, 3])), "bad indices"),
-    "no indices": (put("tensors", "secateur.kept/0/a.bias", torch.ones(0, dtype=torch.int64)), "bad indices"),
+    "no indices": (put("tensors", "secateur.kept/0/a.bias", torch.ones(0, dtype=torch.int64)), "does not fit"),
     "mask of a buffer": (put("tensors", "secateur.mask/na.running_mean", BITS[:1]), "mask of 'na.running_mean'"),
     "mask of nothing": (put("tensors", "secateur.mask/zzz", BITS), "the mask of 'zzz' does not fit"),
     "short mask": (put("tensors", "secateur.mask/a.weight", BITS[:1]), "the mask of 'a.weight' does not fit"),

@@ -1,0 +1,159 @@
+"""Tracing, selecting and cutting against a peer, and what the smaller networks gain: `python -m benchmarks.cut`.
+
+1. Seconds of `channel_groups` + `select` + `cut` (half of all channels, by the L1 norm of their filters, ranked
+   together) in those of torch-pruning's `MagnitudePruner` doing the same; a fresh copy of the network for each.
+2. The most bytes of tensors alive meanwhile beyond the network itself, in the network's own bytes.
+3. Latency of one image once half of the multiply-adds are gone, in that of the dense network: as ranked, and with
+   numbers of channels rounded to the multiple that is fast here.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from torch import Tensor, nn
+
+from benchmarks.coverage import scramble
+from benchmarks.score import Peak
+from benchmarks.timing import Row, by_turns, head, record, show
+from framework import channel_groups, cut, prune, select
+from framework.measures import count_macs, measure_latency
+from framework.plugins import build
+from framework.probing import fast_multiple
+from utils.errors import UsageError
+from utils.vision import torchvision
+
+#: name -> target of the ratio to the peer
+NETWORKS = {
+    "resnet50": 1.0, "densenet121": 0.1, "densenet201": 0.1, "mobilenet_v2": 1.0, "efficientnet_b0": 1.0,
+    "vit_b_16": 1.0, "convnext_tiny": 1.0,
+}  # fmt: skip
+MEMORY_TARGET, SECONDS_TARGET = 1.2, 5.0
+HALF = 0.5
+
+
+def network(name: str) -> nn.Module:
+    """A network of torchvision in eval mode, weights as after training."""
+    torch.manual_seed(0)
+    model: nn.Module = torchvision().models.get_model(name, weights=None).eval()
+    scramble(model)
+    return model
+
+
+def ours(model: nn.Module, image: Tensor) -> None:
+    """Half of the channels of all free groups together."""
+    groups = channel_groups(model, image)
+    free = {name: group for name, group in groups.items() if group.protected is None}
+    scores = build("criterions", "ChannelNorm").score(model, [(image, image)], nn.functional.mse_loss, free)
+    cut(model, select(scores, HALF), groups)
+
+
+def peer(model: nn.Module, image: Tensor) -> None:
+    """The same by torch-pruning."""
+    import torch_pruning
+
+    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruner = torch_pruning.pruner.MagnitudePruner(
+            model,
+            image,
+            importance=torch_pruning.importance.MagnitudeImportance(p=1),
+            pruning_ratio=HALF,
+            global_pruning=True,
+            ignored_layers=[last],
+        )
+        pruner.step()
+
+
+def on_a_copy(model: nn.Module, image: Tensor, way: Callable[[nn.Module, Tensor], None]) -> Callable[[], float]:
+    """Seconds of one way, the copy not counted."""
+
+    def run() -> float:
+        twin = copy.deepcopy(model)
+        start = time.perf_counter()
+        way(twin, image)
+        return time.perf_counter() - start
+
+    return run
+
+
+def against_peer(names: Sequence[str], repeats: int) -> tuple[list[Row], list[Row], int]:
+    """Ratios to the peer, and our seconds."""
+    ratios, seconds, disturbed = [], [], 0
+    image = torch.randn(1, 3, 224, 224)
+    for name in names:
+        model = network(name)
+        turns = by_turns({"ours": on_a_copy(model, image, ours), "peer": on_a_copy(model, image, peer)}, repeats)
+        row = turns.ratio("ours", "peer", label=name, target=NETWORKS[name])
+        row.note = f"{turns.median('ours'):.2f} s and {turns.median('peer'):.2f} s"
+        ratios.append(row)
+        seconds.append(Row(name, turns.median("ours"), target=SECONDS_TARGET))
+        disturbed += turns.disturbed
+    return ratios, seconds, disturbed
+
+
+def memory(names: Sequence[str]) -> list[Row]:
+    """Most bytes alive beyond the network, in its own."""
+    rows, image = [], torch.randn(1, 3, 224, 224)
+    for name in names:
+        model = network(name)
+        own = sum(tensor.untyped_storage().nbytes() for tensor in [*model.parameters(), *model.buffers()])
+        with Peak(model) as mode:
+            ours(model, image)
+        rows.append(Row(name, mode.most / own - 1, target=MEMORY_TARGET, note=f"{own / 2**20:.0f} MiB"))
+    return rows
+
+
+def latency(names: Sequence[str], repeats: int) -> list[Row]:
+    """Latency at half of the multiply-adds, in that of the dense network."""
+    rows, image = [], torch.randn(1, 3, 224, 224)
+    multiple = fast_multiple(torch.device("cpu"))
+    for name in names:
+        dense = network(name)
+        found: dict[str, Any] = {}
+        for label, round_to in ((f"{name}, as ranked", 1), (f"{name}, multiples of {multiple}", multiple)):
+            smaller = copy.deepcopy(dense)
+            try:
+                prune(smaller, "ChannelNorm", HALF, example_input=image, budget="macs", scope="isomorphic",
+                      round_to=round_to)  # fmt: skip
+            except UsageError as error:
+                rows.append(Row(label, float("nan"), note=str(error)))
+            else:
+                found[label] = smaller
+        whole, *times = measure_latency([dense, *found.values()], image, batches=(1,), repeats=repeats)
+        for (label, smaller), each in zip(found.items(), times, strict=True):
+            share = count_macs(smaller, image)[0] / count_macs(dense, image)[0]
+            rows.append(Row(label, each["1"] / whole["1"], note=f"{share:.3f} of the multiply-adds"))
+    return rows
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Few turns.")
+@click.option("--name", "names", multiple=True, help="Only this network; repeatable.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers here.")
+def main(quick: bool, names: Sequence[str], file: Path | None) -> None:
+    """Print what cutting costs and what it gains."""
+    torch.set_flush_denormal(True)
+    head()
+    chosen = list(names) or list(NETWORKS)
+    ratios, seconds, disturbed = against_peer(chosen, 1 if quick else 3)
+    show("channel_groups + select + cut, in the peer's seconds", ratios)
+    show("Our seconds", seconds, ("seconds", ""))
+    space = memory(chosen)
+    show("Most memory beyond the network, in its own size", space)
+    gain = latency(chosen, 10 if quick else 30)
+    show("Latency of one image at half of the multiply-adds, in that of the dense network", gain)
+    head(disturbed)
+    record(file, {"peer": ratios, "seconds": seconds, "memory": space, "latency": gain})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""Layers without a channel on one side, which torch's own kernels refuse: what a removed block is left with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class _EmptyConvolution:
+    """No input: every output is its bias. No output: a tensor without channels."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        """As the convolution it was, of the same places."""
+        places = [
+            (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
+            for size, (before, after), kernel, stride, dilation in zip(
+                x.shape[2:], self._padded(), self.kernel_size, self.stride, self.dilation, strict=True
+            )
+        ]
+        value = self.weight.sum(
+            dim=tuple(range(1, self.weight.dim()))
+        )  # zeros, which carry the outputs' place in the network
+        if self.bias is not None:
+            value = value + self.bias
+        out: Tensor = value.reshape(1, -1, *[1] * len(places)).expand(len(x), -1, *places)
+        return out
+
+    def _padded(self: Any) -> list[tuple[int, int]]:
+        """Padding before and after each spatial axis; it comes in pairs, the last axis first."""
+        pairs = self._reversed_padding_repeated_twice
+        return [(pairs[at], pairs[at + 1]) for at in range(len(pairs) - 2, -1, -2)]
+
+
+class EmptyConv1d(_EmptyConvolution, nn.Conv1d):
+    """A `nn.Conv1d` without inputs or outputs."""
+
+
+class EmptyConv2d(_EmptyConvolution, nn.Conv2d):
+    """A `nn.Conv2d` without inputs or outputs."""
+
+
+class EmptyConv3d(_EmptyConvolution, nn.Conv3d):
+    """A `nn.Conv3d` without inputs or outputs."""
+
+
+class _EmptyNorm:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        """What comes in, which has no channels."""
+        return x
+
+
+class EmptyBatchNorm1d(_EmptyNorm, nn.BatchNorm1d):
+    """A `nn.BatchNorm1d` without channels."""
+
+
+class EmptyBatchNorm2d(_EmptyNorm, nn.BatchNorm2d):
+    """A `nn.BatchNorm2d` without channels."""
+
+
+class EmptyBatchNorm3d(_EmptyNorm, nn.BatchNorm3d):
+    """A `nn.BatchNorm3d` without channels."""
+
+
+EMPTY: tuple[type[nn.Module], ...] = (
+    EmptyConv1d, EmptyConv2d, EmptyConv3d, EmptyBatchNorm1d, EmptyBatchNorm2d, EmptyBatchNorm3d
+)  # fmt: skip
+
+
+def without_channels(module: nn.Module) -> None:
+    """Give a layer that has lost all channels of a side the class that still runs; a stranger's stays as it is."""
+    for kind in EMPTY:
+        if type(module) is kind.__mro__[2]:
+            module.__class__ = kind
