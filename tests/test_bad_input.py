@@ -99,6 +99,13 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "unknown option": ("--prune_criterion ChannelNorm --set criterion.q=1", ["option of ChannelNorm", "p"]),
     "bad value of an option": ("--prune_criterion ChannelNorm --set criterion.p=3", ["p is 1 or 2"]),
     "label smoothing of one": ("--label_smoothing 1", ["label_smoothing"]),
+    "unknown budget": ("--prune_criterion SNAP --budget flops", ["--budget", "macs"]),
+    "budget of weights": ("--prune_criterion SNIP --budget macs", ["--budget macs", "SNIP prunes weights"]),
+    "isomorphic weights": ("--prune_criterion SNIP --scope isomorphic", ["--scope isomorphic", "prunes weights"]),
+    "rounded weights": ("--prune_criterion SNIP --round_to 8", ["--round_to", "SNIP prunes weights"]),
+    "multiple of nothing": ("--prune_criterion SNAP --round_to 0", ["--round_to 0", "auto"]),
+    "multiple in words": ("--prune_criterion SNAP --round_to fast", ["--round_to fast", "auto"]),
+    "fewer than no channels": ("--prune_criterion SNAP --min_channels -1", ["--min_channels"]),
     "no fused step": ("--optimizer ADADELTA --fused on", ["ADADELTA", "fused"]),
 }  # fmt: skip
 

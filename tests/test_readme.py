@@ -1,4 +1,4 @@
-"""Every command and snippet in README.md and docs/extending.md runs."""
+"""Every command and snippet in README.md and in docs/ runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from framework.measures import measure_latency
+from framework.pruning.adapters import _ADAPTERS, _HEADS
 from main import main
+from utils.vision import torchvision
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -120,3 +122,31 @@ def test_the_hooks_of_the_guide_are_real() -> None:
     assert relay.plugin_folders() == [[ROOT / "plugins"]]
     named = re.findall(r"`(\w+)`", guide.split("lists the hooks")[1].split("with what they are told")[0])
     assert sorted(named) == sorted(n for n in vars(HookSpecs) if not n.startswith("_") and n != "plugin_folders")
+
+
+EXAMPLES = re.findall(
+    r"## (.*?)\n(?:(?!\n## ).)*?```python\nimport torch\n(.*?)```",
+    (ROOT / "docs" / "any_network.md").read_text(encoding="utf-8"),
+    flags=re.DOTALL,
+)
+
+
+def test_all_examples_for_networks_of_ones_own_were_found() -> None:
+    assert [title.split()[-1] for title, _ in EXAMPLES] == ["torchvision", "concatenations", "transformer", "why"]
+
+
+@pytest.mark.parametrize("title", [title for title, _ in EXAMPLES])
+def test_example_for_a_network_of_ones_own(title: str, capsys: pytest.CaptureFixture[str]) -> None:
+    torchvision()  # makes it importable beside a build of torch without its compiled operators
+    before = dict(_ADAPTERS), dict(_HEADS)
+    try:
+        exec(compile("import torch\n" + dict(EXAMPLES)[title], "any_network.md", "exec"), {"__name__": "example"})
+    finally:
+        for table, entries in zip((_ADAPTERS, _HEADS), before, strict=True):
+            table.clear()
+            table.update(entries)  # type: ignore[arg-type]
+    out = capsys.readouterr().out
+    if "ResNet50" in title:
+        assert re.fullmatch(r"0\.(49|50|51) of the multiply-adds are gone\n", out)
+    if "transformer" in title:
+        assert "reduced over: LayerNorm" in out

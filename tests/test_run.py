@@ -877,3 +877,30 @@ def test_cross_entropy_is_what_criterions_score_with() -> None:
 def test_a_file_from_training_is_plain_safetensors(cut_run: Run) -> None:
     tensors = load_file(cut_run.folder.checkpoint("LeNet5"))
     assert not [name for name in tensors if name.startswith("module.")]
+
+
+BUDGET = "--model Conv6 --prune_criterion ChannelNorm --schedule before --budget macs --pruning_limit"
+
+
+def test_a_run_meets_its_budget_and_records_the_multiple_it_measured(tmp_path: Path) -> None:
+    run = launch(tmp_path, *BUDGET.split(), 0.6, "--round_to", "auto", "--scope", "isomorphic", "--fold")
+    dense, pruned = run.report["dense"], run.report["pruned"]
+    assert 1 - pruned["macs"] / dense["macs"] == pytest.approx(0.6, abs=0.01)
+    assert run.report["budget"] == "macs"
+    assert any("MACs a sample (asked 0.4000 of them)" in line for line in run.lines)
+    settings = yaml.safe_load(run.folder.config.read_text())
+    multiple = int(settings["round_to"])
+    sizes = [module.out_channels for module in run.network().modules() if isinstance(module, nn.Conv2d)]
+    assert all(size % multiple == 0 for size in sizes)
+
+
+def test_a_budget_out_of_reach_ends_the_run_and_says_why(tmp_path: Path) -> None:
+    run = launch(tmp_path, *BUDGET.split(), 0.9, "--min_channels", 60, code=1)
+    assert "budget macs: asked for sparsity 0.9000, at most 0." in run.err
+
+
+def test_validating_within_an_epoch_without_validation_images_says_it_does_nothing(tmp_path: Path) -> None:
+    run = launch(
+        tmp_path, "--model", "LeNet300", "--val_share", 0, "--eval_freq", 2, "--prune_criterion", "EmptyCrit"
+    )
+    assert "no validation images (--val_share 0): --eval_freq has no effect" in run.folder.log.read_text()

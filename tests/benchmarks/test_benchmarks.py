@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import choices, overhead, score, snapit, timing
+from benchmarks import choices, coverage, overhead, score, snapit, timing
+from benchmarks import cut as cutting
 from benchmarks.timing import Row, by_turns
 from framework import build
 from framework.measures import count_macs
@@ -129,3 +131,56 @@ def test_training_for_the_comparison_of_denormals(monkeypatch: pytest.MonkeyPatc
     seconds, digest = choices.train(True, "LeNet5", 3)
     assert seconds > 0
     assert (digest, len(digest)) == (choices.train(True, "LeNet5", 3)[1], 64)
+
+
+def small_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cutting, "NETWORKS", {"mobilenet_v3_small": 1.0, "squeezenet1_1": 1.0})
+
+
+def test_cutting_is_compared_with_the_peer_in_time_memory_and_latency(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_networks(monkeypatch)
+    ratios, seconds, _ = cutting.against_peer(list(cutting.NETWORKS), repeats=1)
+    check(ratios)
+    check(seconds)
+    check(cutting.memory(["squeezenet1_1"]))
+    gain = cutting.latency(["squeezenet1_1"], repeats=1)
+    assert len(gain) == 2
+    assert all("of the multiply-adds" in row.note for row in gain if not math.isnan(row.value))
+
+
+def test_the_peer_and_ours_leave_networks_of_the_same_kind() -> None:
+    """Both cut half of the channels, so that the comparison is one."""
+    model, image = cutting.network("squeezenet1_1"), torch.randn(1, 3, 224, 224)
+    sizes = []
+    for way in (cutting.ours, cutting.peer):
+        twin = copy.deepcopy(model)
+        way(twin, image)
+        sizes.append(sum(parameter.numel() for parameter in twin.parameters()))
+    dense = sum(parameter.numel() for parameter in model.parameters())
+    assert all(size < 0.6 * dense for size in sizes)
+
+
+FAST_FAMILIES = [
+    "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "maxvit_t", "mnasnet0_5",
+    "mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5", "squeezenet1_1",
+    "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_16",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAST_FAMILIES)
+def test_the_smallest_network_of_each_family_is_pruned_exactly(name: str) -> None:
+    assert name in coverage.FAMILIES
+    row = coverage.check(name, latency_repeats=1)
+    assert row["error"] < 1e-4
+    assert row["params_after"] < 0.75 * row["params"]
+    assert row["free"] > 0 and row["free_inexact"] >= row["free"]
+    allowed = ("model output", "reduced over: LayerNorm", "meets a constant of its size: aten.add at features")
+    assert all(reason.startswith(allowed) for reason in row["protected"]), row["protected"]
+    assert coverage.cells(row)[0] == name
+
+
+def test_the_coverage_page_has_what_was_measured() -> None:
+    row = coverage.check("squeezenet1_1", latency_repeats=1)
+    page = coverage.markdown([row, {"name": "broken", "failed": "RuntimeError: no"}])
+    assert "| squeezenet1_1 | " in page and "| broken | failed | RuntimeError: no |" in page
+    assert f"{row['params'] / 1e6:.1f} → {row['params_after'] / 1e6:.1f} M" in page
