@@ -158,12 +158,15 @@ def main() -> None:
     parser.add_argument("--families", action="store_true", help="the smallest of each family")
     parser.add_argument("--largest", type=float, default=150, help="leave out larger ones; million parameters")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--go_on", action="store_true", help="keep the rows that the JSON file has")
     parser.add_argument("--markdown", type=Path)
     given = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = json.loads(given.json.read_text()) if given.go_on else []
+    done = {row["name"] for row in rows}
     for name in given.names or (FAMILIES if given.families else networks()):
-        with torch.device("meta"):
-            size = _count(torchvision().models.get_model(name, weights=None)) / 1e6
+        if name in done:
+            continue
+        size = _millions(name)
         if size > given.largest:
             print(f"{name}: left out, {size:.0f} M parameters")
             continue
@@ -181,6 +184,14 @@ def main() -> None:
     for row in rows:
         table.add_row(*cells(row))
     Console(width=200).print(table)
+
+
+def _millions(name: str) -> float:
+    try:
+        with torch.device("meta"):
+            return _count(torchvision().models.get_model(name, weights=None)) / 1e6
+    except NotImplementedError:  # an initialisation that reads what it drew
+        return _count(torchvision().models.get_model(name, weights=None)) / 1e6
 
 
 INTRODUCTION = """# Which networks can be pruned

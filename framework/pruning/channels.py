@@ -53,6 +53,9 @@ class ChannelGroup:
     protected: str | None = None
     #: False where a cut is known to differ from a mask, because something reduces over the channels
     exact: bool = True
+    #: tensors of queries to be scaled by sqrt(channels left / channels), as attention divides by the square root
+    #: of their number
+    rescaled: tuple[str, ...] = ()
     #: whether the output still depends on the input without any of them, as inside a residual branch
     removable: bool = False
 

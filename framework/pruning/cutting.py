@@ -72,14 +72,19 @@ def cut(
     twins, mappings = _sorted_out(companions, model)
     plan = _Plan()
     named = _tensors(model)
+    factors = rescaling(keep, groups)
     values = {id(named[name]): value for name, value in folded.items()}
+    for name, factor in factors.items():
+        values[id(named[name])] = values.get(id(named[name]), named[name].detach()) * factor
     touched: Staying = {name: {} for name, tensor in named.items() if id(tensor) in values} | staying
     _plan_module(plan, model, touched, values=values)
     for twin in twins:
-        _plan_module(plan, twin, staying, like=model)
+        own = _tensors(twin)
+        scaled = {id(own[name]): own[name].detach() * factor for name, factor in factors.items() if name in own}
+        _plan_module(plan, twin, staying, like=model, values=scaled)
     _plan_optimizer(plan, optimizer, touched, [model, *twins])
     for mapping in mappings:
-        _plan_mapping(plan, mapping, staying, model)
+        _plan_mapping(plan, mapping, staying, model, factors)
     lineages = [lineage_of(model), *(_twin_lineage(twin, model) for twin in twins)]
     _apply(plan, [model, *twins], optimizer)
     for module, lineage in zip([model, *twins], lineages, strict=True):
@@ -88,6 +93,16 @@ def cut(
                 lineage.record_cut(tensor, dim, index)
         follow_shapes(module)
     return remap(groups, positions, keep)
+
+
+def rescaling(keep: Mapping[str, Tensor], groups: Groups) -> dict[str, float]:
+    """What queries have to be multiplied by, so that scores of attention are those of the masked network."""
+    return {
+        tensor: (int(mask.sum()) / len(mask)) ** 0.5
+        for name, mask in keep.items()
+        for tensor in groups[name].rescaled
+        if len(mask) and bool(mask.any())
+    }
 
 
 def shrink(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
@@ -197,7 +212,13 @@ def _smaller_state(
     )
 
 
-def _plan_mapping(plan: _Plan, companion: MutableMapping[str, Tensor], staying: Staying, model: nn.Module) -> None:
+def _plan_mapping(
+    plan: _Plan,
+    companion: MutableMapping[str, Tensor],
+    staying: Staying,
+    model: nn.Module,
+    factors: Mapping[str, float],
+) -> None:
     reference = _tensors(model)
     for name, dims in staying.items():
         if name not in companion:
@@ -209,7 +230,8 @@ def _plan_mapping(plan: _Plan, companion: MutableMapping[str, Tensor], staying: 
                 f"companion: '{name}' has shape {tuple(companion[name].shape)}, the model's has "
                 f"{tuple(reference[name].shape)}"
             )
-        plan.entries.append((companion, name, shrink(companion[name].detach(), dims)))
+        smaller = shrink(companion[name].detach(), dims)
+        plan.entries.append((companion, name, smaller * factors[name] if name in factors else smaller))
 
 
 def _apply(plan: _Plan, modules: Sequence[nn.Module], optimizer: Any) -> None:

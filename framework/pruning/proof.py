@@ -21,7 +21,7 @@ from framework.measures import evaluating
 from framework.prunable import PRUNABLE, tensor_name
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import MODEL_OUTPUT, Groups
-from framework.pruning.cutting import Staying, shrink, what_stays
+from framework.pruning.cutting import Staying, rescaling, shrink, what_stays
 from framework.pruning.masks import PREFIX
 
 CHANGED = "a cut does not compute what a mask computes"
@@ -115,7 +115,7 @@ def _wrong(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep) -> st
         example, out = _run_small(twin, example)
         expected = tree_leaves(out)
         try:
-            _cut_in_place(twin, staying)
+            _cut_in_place(twin, staying, rescaling(keep, groups))
             found = tree_leaves(twin(example))
         except Exception as error:  # whatever a stranger's forward raises on sizes it does not expect
             return f"{CHANGED}: {type(error).__name__}"
@@ -133,7 +133,7 @@ def _run_small(twin: nn.Module, example: Tensor) -> tuple[Tensor, Any]:
     return example, twin(example)
 
 
-def _cut_in_place(twin: nn.Module, staying: Staying) -> None:
+def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, float]) -> None:
     """Cut tensor by tensor: nothing needs to be kept in case of an error."""
     lineage = lineage_of(twin)
     places: dict[int, list[tuple[dict[str, Any], str]]] = {}  # tied tensors have several
@@ -149,7 +149,7 @@ def _cut_in_place(twin: nn.Module, staying: Staying) -> None:
             lineage.record_cut(tensor, dim, index)
         if id(old) not in places:
             continue  # tied to one that was cut before
-        new = shrink(old, dims)
+        new = shrink(old, dims) * factors.get(tensor, 1.0) if tensor in factors else shrink(old, dims)
         replacement = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
         for holder, name in places.pop(id(old)):
             holder[name] = replacement

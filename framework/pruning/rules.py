@@ -32,6 +32,9 @@ class Context:
         self.adapted: set[str] = set()
         #: modules whose heads are to be cut and not the channels of each: number of heads, channels of one
         self.heads: dict[str, tuple[int, int]] = {}
+        #: first label of each run, and the runs whose queries have to make up for a changed scale of attention
+        self.starts: list[int] = []
+        self.scaled: set[int] = set()
         #: storages of parameters
         self.storages: set[int] = set()
         #: what made channels, in forward order: a layer's name, or labels along the outputs of a weight
@@ -71,6 +74,25 @@ class Context:
         self._flowing.update(coming)
         labels = tuple(int(part[0]) for part in made if not isinstance(part, str) and len(part))
         self.operations.append(Operation(incoming, coming, labels))
+
+    def compensate(self, query: Tensor, key: Tensor) -> bool:
+        """Whether what produces the queries alone can make up for a scale that depends on their size."""
+        queries, keys = (self.fields(tensor).get(3) for tensor in (query, key))
+        if queries is None or keys is None or bool((queries == FIXED).any()):
+            return False
+        own = set(self.runs_of(queries))
+        if own & set(self.runs_of(keys)):
+            return False
+        self.scaled |= own
+        return True
+
+    def runs_of(self, labels: Tensor) -> list[int]:
+        """Numbers of the runs that hold these labels."""
+        starts = torch.tensor(self.starts)
+        found: list[int] = (
+            torch.searchsorted(starts, labels[labels != FIXED], right=True).sub_(1).unique().tolist()
+        )
+        return found
 
     def produce(self, weight: Tensor, axis: int) -> None:
         """A parameter, or a view of one, is contracted: its outputs lie along `axis`."""
@@ -362,11 +384,12 @@ def embedding(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 def attention(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Queries, keys, values (batch, heads, places, size): unless given, the scale depends on the size."""
     query, key, value = args[:3]
+    kept = args[-1] is not None or ctx.where[-1] in ctx.adapted or ctx.compensate(query, key)
     for tensor in (query, key, value):
         for axis, labels in ctx.fields(tensor).items():
             if axis in (0, 2):
                 ctx.stay(labels, "reduced over: attention")
-            elif axis == 3 and tensor is not value and args[-1] is None and ctx.where[-1] not in ctx.adapted:
+            elif axis == 3 and tensor is not value and not kept:
                 ctx.stay(labels, "the scale of attention depends on it")
     _contract(ctx, name, (query, 3), (key, 3))
     _contract(ctx, name, (query, 1), (key, 1))

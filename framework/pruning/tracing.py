@@ -111,6 +111,7 @@ def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "di
     with evaluating(model), _buffers_restored(model):
         context, runs, order = _follow(model, example, attention)
         groups = _named(_collect(model, context, runs, order, inexact))
+        _mark_scaled(groups, context, runs)
         _mark_removable(groups, context, runs)
         for name, reason in refuted(model, example, groups).items():
             groups[name] = replace(groups[name], protected=reason)
@@ -164,13 +165,12 @@ def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context,
 
 def _order(context: Context, runs: list[_Run]) -> list[str]:
     """Names of layers, called as modules or by their weights alone, and of other modules that own weights."""
-    starts = [run.start for run in runs]
     order: dict[str, None] = {}
     for made in context.made:
         if isinstance(made, str):
             order.setdefault(made)
         elif bool((made != FIXED).any()):
-            run = runs[bisect.bisect_right(starts, int(made[made != FIXED][0])) - 1]
+            run = runs[bisect.bisect_right(context.starts, int(made[made != FIXED][0])) - 1]
             order.setdefault(run.tensor.rpartition(".")[0])
     return list(order)
 
@@ -190,6 +190,7 @@ def _label(model: nn.Module, context: Context) -> list[_Run]:
             if size == 0 or size == 1 and not layer:
                 continue  # a removed block; a token, a table: never cut here
             fields[dim] = context.labels.run(size)
+            context.starts.append(context.labels.count - size)
             runs.append(_Run(name, dim, context.labels.count - size, size))
         context.give(tensor, fields)
         if isinstance(tensor, nn.Parameter):
@@ -282,9 +283,7 @@ def _bare_weights(
     made = [labels for labels in context.made if not isinstance(labels, str)]
     if not made:
         return {}
-    labels = torch.cat(made).unique()
-    starts = torch.tensor([run.start for run in runs])
-    numbers = torch.searchsorted(starts, labels[labels != FIXED], right=True).sub_(1).unique().tolist()
+    numbers = context.runs_of(torch.cat(made).unique())
     known = prunable_layers(model)
     owners = {number: runs[number].tensor.rpartition(".")[0] for number in numbers if number not in layers}
     return {number: owner for number, owner in owners.items() if owner not in known}
@@ -368,6 +367,15 @@ def _group(
 def _is_bias(part: Slice, run: _Run, producers: list[str]) -> bool:
     owner, _, attribute = part.tensor.rpartition(".")
     return owner in producers and attribute.endswith("bias") and run.dim == 0
+
+
+def _mark_scaled(groups: dict[str, ChannelGroup], context: Context, runs: list[_Run]) -> None:
+    """Queries, weights and biases, that make up for the scale of attention when a head has fewer channels."""
+    owners = {runs[number].tensor.rpartition(".")[0] for number in context.scaled}
+    for name, group in groups.items():
+        own = [part.tensor for part in group.produced if part.tensor.rpartition(".")[0] in owners]
+        if own:
+            groups[name] = replace(group, rescaled=tuple(own))
 
 
 def _mark_removable(groups: dict[str, ChannelGroup], context: Context, runs: list[_Run]) -> None:

@@ -263,6 +263,42 @@ def test_tracing_with_inexact_leaves_tokens_and_positions_alone() -> None:
         assert torch.equal(value, before[name]), name
 
 
+class Separate(nn.Module):
+    """Queries, keys and values of layers of their own; torch divides by the square root of a query's size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(7, 12), nn.Linear(7, 12, bias=False), nn.Linear(7, 12)
+        self.out = nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, places, 7) to (batch, places, 3), with two heads."""
+        q, k, v = (layer(x).unflatten(-1, (2, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_a_scale_that_depends_on_the_size_of_a_head_is_made_up_for_in_the_queries() -> None:
+    model, x = scrambled(Separate()), torch.randn(2, 5, 7, dtype=torch.float64)
+    groups = channel_groups(model, x)
+    assert {name: (group.protected, group.rescaled) for name, group in groups.items()} == {
+        "q": (None, ("q.weight", "q.bias")),
+        "v": (None, ()),
+        "out": ("model output", ()),
+    }
+    keep = {"q": torch.tensor([True, False, True, False, False, True])}
+    masked, average = copy.deepcopy(model), torch.optim.swa_utils.AveragedModel(model)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    mask_channels(masked, keep, groups)
+    after = cut(model, keep, groups, companions=[average, before])
+    torch.testing.assert_close(model(x), masked(x), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(average.module(x), masked(x), rtol=1e-10, atol=1e-12)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    again = copy.deepcopy(model)
+    mask_channels(again, {"q": torch.tensor([True, False, True])}, after)
+    cut(model, {"q": torch.tensor([True, False, True])}, after)
+    torch.testing.assert_close(model(x), again(x), rtol=1e-10, atol=1e-12)
+
+
 class OwnAttention(nn.Module):
     """Heads of a fixed number and size, as many write it."""
 

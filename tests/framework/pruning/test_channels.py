@@ -485,9 +485,9 @@ CLOSED = {
         {"a": "model output"},
     ),
     "attention whose scale is a function of its width": (
-        lambda s, x: (lambda h: s.b(F.scaled_dot_product_attention(s.q(h), s.k(h), s.v(h))))(s.a(x)),
-        {"a": Linear(8, 8), "q": Linear(8, 6), "k": Linear(8, 6), "v": Linear(8, 6), "b": Linear(6, 4)},
-        {"a": "None", "q": "the scale of attention depends on it", "v": "None"},
+        lambda s, x: (lambda h: s.b(F.scaled_dot_product_attention(*s.qkv(h).chunk(3, -1))))(s.a(x)),
+        {"a": Linear(8, 8), "qkv": Linear(8, 18), "b": Linear(6, 4)},
+        {"a": "None", "qkv": "the scale of attention depends on it"},
     ),
     "recurrent": (
         lambda s, x: s.b(s.r(s.a(x.flatten(2)))[0]),
