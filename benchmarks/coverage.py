@@ -1,6 +1,6 @@
 """Which of torchvision's classification networks can be pruned, and is the cut exact?
 
-    python -m benchmarks.coverage [--names resnet18 swin_t] [--largest 150] [--json FILE] [--markdown FILE]
+    python -m benchmarks.coverage [--names NAME ...] [--timm] [--largest 150] [--json FILE] [--markdown FILE]
 
 Every network is pruned at 50 % of every free channel group, at random. Columns: groups that are free and
 protected (and why), parameters and multiply-adds before and after, the largest difference between the cut network
@@ -41,6 +41,35 @@ FAMILIES = [
 ]  # fmt: skip
 
 
+#: a sample of timm, one or two of a family, each small; they need `pip install timm`
+TIMM = [
+    "beit_base_patch16_224", "cait_xxs24_224", "coat_lite_tiny", "convmixer_768_32", "convnextv2_atto",
+    "crossvit_9_240", "cspresnet50", "darknet53", "deit_tiny_patch16_224", "dla34", "dpn68", "edgenext_xx_small",
+    "efficientformer_l1", "eva02_tiny_patch14_224", "fastvit_t8", "focalnet_tiny_srf", "ghostnet_100",
+    "hardcorenas_a", "hrnet_w18_small", "inception_v4", "levit_128s", "maxvit_rmlp_pico_rw_256",
+    "mixer_s32_224", "mobilevit_xxs", "mobilevitv2_050", "nfnet_l0", "poolformer_s12", "repvgg_a2",
+    "res2net50_14w_8s", "skresnet18",
+]  # fmt: skip
+
+
+def make(name: str) -> nn.Module:
+    """A network with random weights; those of timm are called timm/NAME."""
+    if name.startswith("timm/"):
+        torchvision()
+        import timm
+
+        found: nn.Module = timm.create_model(name.removeprefix("timm/"), pretrained=False)
+        return found
+    model: nn.Module = torchvision().models.get_model(name, weights=None)
+    return model
+
+
+def image_size(name: str, model: nn.Module) -> int:
+    """Height and width of the images that the network is made for."""
+    config = getattr(model, "pretrained_cfg", None) or {}
+    return SIZES.get(name, int(config.get("input_size", (3, 224, 224))[-1]))
+
+
 def networks() -> list[str]:
     """Names of all classification networks of torchvision."""
     models = torchvision().models
@@ -76,9 +105,9 @@ def half(groups: dict[str, ChannelGroup]) -> dict[str, Tensor]:
 def check(name: str, latency_repeats: int = 10) -> dict[str, Any]:
     """One row of the table."""
     torch.manual_seed(0)
-    model = torchvision().models.get_model(name, weights=None).eval()
+    model = make(name).eval()
     scramble(model)
-    size = SIZES.get(name, 224)
+    size = image_size(name, model)
     images = torch.randn(2, 3, size, size)
     start = time.perf_counter()
     groups = channel_groups(model, images)
@@ -114,7 +143,7 @@ def check(name: str, latency_repeats: int = 10) -> dict[str, Any]:
 
 
 def _free_inexact(name: str, images: Tensor) -> int:
-    groups = channel_groups(torchvision().models.get_model(name, weights=None).eval(), images, inexact=True)
+    groups = channel_groups(make(name).eval(), images, inexact=True)
     return sum(group.protected is None and group.channels > 1 for group in groups.values())
 
 
@@ -156,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--names", nargs="*", help="these networks; default: all")
     parser.add_argument("--families", action="store_true", help="the smallest of each family")
+    parser.add_argument("--timm", action="store_true", help="also a sample of timm, which has to be installed")
     parser.add_argument("--largest", type=float, default=150, help="leave out larger ones; million parameters")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--go_on", action="store_true", help="keep the rows that the JSON file has")
@@ -163,7 +193,8 @@ def main() -> None:
     given = parser.parse_args()
     rows: list[dict[str, Any]] = json.loads(given.json.read_text()) if given.go_on else []
     done = {row["name"] for row in rows}
-    for name in given.names or (FAMILIES if given.families else networks()):
+    chosen = given.names or (FAMILIES if given.families else networks())
+    for name in [*chosen, *(f"timm/{name}" for name in TIMM if given.timm)]:
         if name in done:
             continue
         size = _millions(name)
@@ -189,9 +220,9 @@ def main() -> None:
 def _millions(name: str) -> float:
     try:
         with torch.device("meta"):
-            return _count(torchvision().models.get_model(name, weights=None)) / 1e6
-    except NotImplementedError:  # an initialisation that reads what it drew
-        return _count(torchvision().models.get_model(name, weights=None)) / 1e6
+            return _count(make(name)) / 1e6
+    except (NotImplementedError, RuntimeError):  # an initialisation that reads what it drew
+        return _count(make(name)) / 1e6
 
 
 INTRODUCTION = """# Which networks can be pruned

@@ -167,7 +167,13 @@ FAST_FAMILIES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FAST_FAMILIES)
+#: large enough that drawing their weights takes a while; small ones of the same code are in test_attention.py
+LARGE = {"alexnet", "maxvit_t", "vgg11_bn", "vit_b_16"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in LARGE else []) for name in FAST_FAMILIES]
+)
 def test_the_smallest_network_of_each_family_is_pruned_exactly(name: str) -> None:
     assert name in coverage.FAMILIES
     row = coverage.check(name, latency_repeats=1)
