@@ -80,6 +80,7 @@ def prune(
     leaves the model alone for a sparsity outside [0, 1), an unknown criterion, and whatever the criterion or
     the network refuses (what a later step of several refuses leaves the earlier ones done).
     """
+    _check_types(sparsity, budget, scope, min_channels, seed)
     chosen = build("criterions", criterion) if isinstance(criterion, str) else criterion
     budget = _check(chosen, sparsity, budget)
     data = list(batches)
@@ -120,6 +121,8 @@ def _run(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         targets = criterion.schedule.one_shot(sparsity)
+        if targets:
+            step.check_reachable(targets[-1])
         return tuple(step(target, batches, loss, strict=target == targets[-1]) for target in targets)
 
 
@@ -147,10 +150,20 @@ def _check(criterion: Criterion, sparsity: float, budget: str | None) -> str:
     return "weights"
 
 
+def _check_types(sparsity: Any, budget: Any, scope: Any, min_channels: Any, seed: Any) -> None:
+    for name, value in (("sparsity", sparsity), ("min_channels", min_channels), ("seed", seed)):
+        kinds = (int, float) if name == "sparsity" else (int,)
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise UsageError(f"{name} is a number, got {value!r}")
+    for name, value in (("budget", budget), ("scope", scope)):
+        if value is not None and not isinstance(value, str):
+            raise UsageError(f"{name} is a word, got {value!r}")
+
+
 def _multiple(round_to: int | str, example: Tensor) -> int:
     if round_to == "auto":
         return fast_multiple(example.device)
-    if isinstance(round_to, int):
+    if isinstance(round_to, int) and not isinstance(round_to, bool):
         return round_to
     raise UsageError(f"round_to is a number or 'auto', got {round_to!r}")
 

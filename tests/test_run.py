@@ -894,9 +894,10 @@ def test_a_run_meets_its_budget_and_records_the_multiple_it_measured(tmp_path: P
     assert all(size % multiple == 0 for size in sizes)
 
 
-def test_a_budget_out_of_reach_ends_the_run_and_says_why(tmp_path: Path) -> None:
-    run = launch(tmp_path, *BUDGET.split(), 0.9, "--min_channels", 60, code=1)
+def test_a_budget_out_of_reach_is_known_before_anything_is_written(tmp_path: Path) -> None:
+    run = launch(tmp_path, *BUDGET.split(), 0.9, "--min_channels", 60, code=2)
     assert "budget macs: asked for sparsity 0.9000, at most 0." in run.err
+    assert not (tmp_path / "results").exists()
 
 
 def test_validating_within_an_epoch_without_validation_images_says_it_does_nothing(tmp_path: Path) -> None:

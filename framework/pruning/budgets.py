@@ -140,7 +140,7 @@ class Macs(Budget):
 
     def actual(self, keep: Keeps) -> float:
         """Counted on a copy that was cut."""
-        smaller = _smaller(self._model, self._groups, keep) if keep else self._model
+        smaller = _smaller(self._model, self._groups, keep, self._example) if keep else self._model
         return 1 - count_macs(smaller, self._example)[0] / max(1, self._dense)
 
 
@@ -158,7 +158,7 @@ class Latency(Macs):
 
     def actual(self, keep: Keeps) -> float:
         """1 - median / median of the dense network, both in turns."""
-        smaller = _smaller(self._model, self._groups, keep) if keep else self._model
+        smaller = _smaller(self._model, self._groups, keep, self._example) if keep else self._model
         slow, fast = measure_latency(
             [self._twin, smaller], self._example, batches=(len(self._example),), repeats=self.REPEATS
         )
@@ -200,8 +200,8 @@ def make_budget(
     raise UsageError(unknown("budget", name, BUDGETS))
 
 
-def _smaller(model: nn.Module, groups: Groups, keep: Keeps) -> nn.Module:
+def _smaller(model: nn.Module, groups: Groups, keep: Keeps, example: Tensor) -> nn.Module:
     with torch.no_grad():
         twin = copy.deepcopy(model)
-        cut(twin, keep, groups)
+        cut(twin, keep, groups, example_input=example)
     return twin

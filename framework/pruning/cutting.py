@@ -62,7 +62,7 @@ def cut(
     left, for an optimizer state or companion that does not fit, and for `fold` without an example.
     """
     _check(keep, groups)
-    _check_current(model, groups)
+    _check_current(model, {name: group for name, group in groups.items() if name in keep or not group.protected})
     _check_gone(model, keep, groups, example_input)
     removed = {name: ~mask.cpu() for name, mask in keep.items() if not bool(mask.all())}
     if not removed:
@@ -173,6 +173,7 @@ def _plan_module(
 
 def _smaller(old: nn.Parameter, dims: Mapping[int, Tensor], value: Tensor) -> nn.Parameter:
     new = nn.Parameter(shrink(value, dims), requires_grad=old.requires_grad)
+    new.__dict__.update(old.__dict__)  # marks that users put on parameters, such as a learning rate of their own
     if old.grad is not None:
         gradient = shrink(old.grad.detach(), dims)
         new.grad = gradient if dims else gradient.clone()  # a graph may still add to the old one

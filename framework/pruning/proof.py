@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from framework.lineage import lineage_of
 from framework.measures import evaluating
@@ -23,6 +22,7 @@ from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import MODEL_OUTPUT, Groups
 from framework.pruning.cutting import Staying, rescaling, shrink, what_stays
 from framework.pruning.masks import PREFIX
+from framework.pruning.outputs import output_tensors
 
 CHANGED = "a cut does not compute what a mask computes"
 SEED = 20_240_229
@@ -34,14 +34,25 @@ MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm)
 Keep = dict[str, Tensor]
 
 
-def refuted(model: nn.Module, example: Tensor, groups: Groups) -> dict[str, str]:
+def refuted(model: nn.Module, example: Tensor, groups: Groups, doubtful: bool = False) -> dict[str, str]:
     """The free groups whose cut is wrong, with the reason; call it in eval mode.
 
     The model is not changed: its copies share its tensors until they get their own. A group marked inexact is
-    only asked to keep the network running and the shapes of its outputs.
+    only asked to keep the network running and the shapes of its outputs. Where single pieces of channels were
+    used, which is `doubtful`, what the first trial kept is cut in a second one.
     """
     free = {name: group for name, group in groups.items() if group.protected is None and group.channels > 1}
     keeps, alike = _keeps(free)
+    reasons = _refuted(model, example, free, keeps, alike)
+    if doubtful:
+        left = {name: group for name, group in free.items() if name not in reasons}
+        others = {name: ~keeps[name] if (~keeps[name]).any() else keeps[name] for name in left}
+        reasons |= _refuted(model, example, left, others, alike)
+    return reasons
+
+
+def _refuted(model: nn.Module, example: Tensor, free: Groups, keeps: Keep, alike: bool) -> dict[str, str]:
+    """Halve what is wrong until it is known."""
     reasons: dict[str, str] = {}
     exact = [name for name in free if free[name].exact]
     # what passes only when cut alike lies side by side: the parts of one layer's outputs
@@ -113,14 +124,16 @@ def _wrong(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep) -> st
     exact = all(group.exact for group in groups.values())
     with torch.no_grad():
         example, out = _run_small(twin, example)
-        expected = tree_leaves(out)
+        expected = output_tensors(out)
         try:
             _cut_in_place(twin, staying, rescaling(keep, groups))
-            found = tree_leaves(twin(example))
+            found = output_tensors(twin(example.clone()))
         except Exception as error:  # whatever a stranger's forward raises on sizes it does not expect
             return f"{CHANGED}: {type(error).__name__}"
-    if [getattr(one, "shape", None) for one in expected] != [getattr(one, "shape", None) for one in found]:
+    if [one.shape for one in expected] != [one.shape for one in found]:
         return MODEL_OUTPUT
+    if not any(one.is_floating_point() or one.is_complex() for one in expected):
+        return "the output has no number that would tell whether a cut is right"
     return CHANGED if exact and not all(map(_equal, expected, found)) else None
 
 
@@ -129,8 +142,8 @@ def _run_small(twin: nn.Module, example: Tensor) -> tuple[Tensor, Any]:
     if example.dim() == 4 and min(example.shape[2:]) >= LARGE and example.is_floating_point():
         small = example[:, :, ::2, ::2].contiguous()
         with contextlib.suppress(Exception):  # sizes that the code fixes
-            return small, twin(small)
-    return example, twin(example)
+            return small, twin(small.clone())  # a network may change its input
+    return example, twin(example.clone())
 
 
 def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, float]) -> None:
@@ -166,12 +179,16 @@ def _mask_in_place(twin: nn.Module, staying: Staying) -> None:
             parameter.index_fill_(dim, gone.nonzero().flatten().to(parameter.device), 0)
 
 
-def _equal(expected: Any, found: Any) -> bool:
+def _equal(expected: Tensor, found: Tensor) -> bool:
     """Equal up to rounding; a wrong meaning is off by far more than the coarsest of it."""
-    if not isinstance(expected, Tensor) or not expected.is_floating_point():
+    if expected.is_complex():
+        expected, found = torch.view_as_real(expected), torch.view_as_real(found)
+    if not expected.is_floating_point():
         return True
-    if not expected.isfinite().all():
-        return bool((expected.isfinite() == found.isfinite()).all())
+    finite = expected.isfinite()
+    if not torch.equal(finite, found.isfinite()):
+        return False
+    expected, found = expected[finite], found[finite]
     coarse = expected.is_cuda or torch.finfo(expected.dtype).eps > 1e-6  # TF32, half precision
     expected, found = expected.double(), found.double()
     allowed = (0.03 if coarse else 1e-3) * torch.linalg.vector_norm(expected)

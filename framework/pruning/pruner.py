@@ -61,6 +61,7 @@ class Pruner:
                 outer_layers=self.outer_layers,
                 **self.options,
             )
+            self._step.check_reachable(self.plan[max(self.plan)][-1])
 
     @property
     def groups(self) -> Groups:

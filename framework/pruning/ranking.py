@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from framework.pruning.selection import Keep, lowest, select
 CHANNEL_SCOPES = ("global", "layer", "isomorphic")
 #: resolution of a share
 SHARES = 1 << 20
+#: groups up to which a refinement moves two at once
+FEW = 12
 #: steps that a refinement may take
 REFINEMENTS = 30
 
@@ -42,7 +44,7 @@ class Ranking:
         self._scores, self._limits = scores, limits
         self._groups = {name: groups[name] for name in scores}
         self._gone = {name: _dense_channels(model, group) - group.channels for name, group in self._groups.items()}
-        least = max(limits.min_channels, min(limits.round_to, 2) - 1)
+        least = limits.min_channels
         self._floor = {
             name: min(group.channels, least if group.removable else max(1, least))
             for name, group in self._groups.items()
@@ -75,16 +77,23 @@ class Ranking:
         """Single groups a step larger or smaller, as long as that brings the selection nearer."""
         best = distance(keep)
         for _ in range(REFINEMENTS):
-            found = None
-            for name in keep:
-                for more in (-1, 1):
-                    other = self._moved(keep, name, more)
-                    if other is not None and (far := distance(other)) < best:
-                        best, found = far, other
-            if found is None:
+            near = list(self._neighbours(keep))
+            if len(near) <= 2 * FEW:  # one more of this and one less of that
+                near += [two for one in near for two in self._neighbours(one)]
+            if not near:
                 break
-            keep = found
+            found = min(near, key=distance)
+            if distance(found) >= best:
+                break
+            keep, best = found, distance(found)
         return keep
+
+    def _neighbours(self, keep: Keep) -> Iterator[Keep]:
+        for name in keep:
+            for more in (-1, 1):
+                other = self._moved(keep, name, more)
+                if other is not None:
+                    yield other
 
     def _moved(self, keep: Keep, name: str, more: int) -> Keep | None:
         count = self._round(name, int(keep[name].sum()) + more * self._limits.round_to)
@@ -115,8 +124,7 @@ class Ranking:
     def _round(self, name: str, count: int) -> int:
         """The nearest multiple, at least one of them, or all channels."""
         step, channels = self._limits.round_to, self._groups[name].channels
-        nearest = max(step, -(-self._floor[name] // step) * step, (count + step // 2) // step * step)
-        return min(channels, nearest) if count > 0 or self._floor[name] > 0 else 0
+        return min(channels, max(-(-self._floor[name] // step) * step, (count + step // 2) // step * step))
 
     def _best(self, name: str, count: int) -> Tensor:
         return ~lowest(self._scores[name], len(self._scores[name]) - count)

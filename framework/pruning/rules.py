@@ -35,6 +35,8 @@ class Context:
         #: first label of each run, and the runs whose queries have to make up for a changed scale of attention
         self.starts: list[int] = []
         self.scaled: set[int] = set()
+        #: whether a piece of an axis was used that is not one of equal ones
+        self.doubtful = False
         #: storages of parameters
         self.storages: set[int] = set()
         #: what made channels, in forward order: a layer's name, or labels along the outputs of a weight

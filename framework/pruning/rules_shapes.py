@@ -220,8 +220,12 @@ def sliced(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     if axis in fields and size != whole:
         labels = fields[axis]
         start = min(max(0, (start or 0) + (whole if (start or 0) < 0 else 0)), whole)
-        if step == 1 and size > 1 and whole % size == 0 and start % size == 0:
+        if size == 1:
+            ctx.stay(labels, "selected at a constant position")
+        elif step == 1 and whole % size == 0 and start % size == 0:
             _tie_pieces(ctx, labels, size)
+        else:
+            ctx.doubtful = True
         fields[axis] = labels[start : start + size * step : step]
     ctx.give(out, fields)
 

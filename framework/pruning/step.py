@@ -21,7 +21,7 @@ from framework.pruning.masks import Masks
 from framework.pruning.proof import not_removable
 from framework.pruning.ranking import CHANNEL_SCOPES, Limits
 from framework.pruning.selection import SCOPES, Keep, lowest
-from framework.pruning.targets import keep_channels, keep_weights
+from framework.pruning.targets import keep_channels, keep_weights, reachable
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -116,6 +116,15 @@ class PruningStep:
             )
         self.criterion.step += 1
         return PruneEvent(target, self.sparsity(), keep, scores)
+
+    def check_reachable(self, target: float) -> None:
+        """UsageError if the budget cannot be met, before a criterion of several steps has done the first."""
+        if self.criterion.granularity != "channel" or self.criterion.threshold is not None:
+            return
+        free = free_groups(self.groups)
+        limits = Limits(self.scope or self.criterion.scope, self.min_channels, self.round_to)
+        budget = make_budget(self.budget, self.model, free, self.example_input, self._dense)
+        reachable(self.model, free, target, limits, budget)
 
     def sparsity(self) -> float:
         """Sparsity of a weight criterion's weights, or of a channel criterion's budget."""

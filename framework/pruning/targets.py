@@ -59,7 +59,7 @@ def keep_channels(
         return ranking.nothing()
     if budget.exact:
         keep = _nearest(ranking, budget, sparsity)
-        if budget.tolerance is not None and abs(budget.predicted(keep) - sparsity) > budget.tolerance / 2:
+        if limits.round_to > 1 or budget.tolerance is not None and _off(budget, keep, sparsity):
             keep = ranking.refine(keep, lambda one: abs(budget.predicted(one) - sparsity))
         reached = budget.predicted(keep)
     else:
@@ -67,6 +67,20 @@ def keep_channels(
     if strict and budget.tolerance is not None and abs(reached - sparsity) > budget.tolerance:
         raise UsageError(_why_not(ranking, budget, sparsity, reached, limits))
     return keep
+
+
+def _off(budget: Budget, keep: Keep, sparsity: float) -> bool:
+    return abs(budget.predicted(keep) - sparsity) > (budget.tolerance or 0) / 2
+
+
+def reachable(model: nn.Module, groups: Groups, sparsity: float, limits: Limits, budget: Budget) -> None:
+    """UsageError if a budget cannot be met even with all that may go gone, whatever the scores will be."""
+    if budget.tolerance is None:
+        return
+    ranking = Ranking(model, groups, {name: torch.zeros(group.channels) for name, group in groups.items()}, limits)
+    most = budget.actual(ranking.keep(ranking.steps))
+    if most < sparsity - budget.tolerance:
+        raise UsageError(_why_not(ranking, budget, sparsity, most, limits))
 
 
 def _nearest(ranking: Ranking, budget: Budget, goal: float) -> Keep:
@@ -131,6 +145,5 @@ def _why_not(ranking: Ranking, budget: Budget, sparsity: float, reached: float, 
         return f"{asked}, at most {most:.4f} can go: what is left is protected or {left}"
     rounded = f" in steps of {limits.round_to}" if limits.round_to > 1 else ""
     return (
-        f"{asked}, the nearest that whole channels{rounded} come to is {reached:.4f}, more than "
-        f"{budget.tolerance} off"
+        f"{asked}, the nearest found in whole channels{rounded} is {reached:.4f}, more than {budget.tolerance} off"
     )

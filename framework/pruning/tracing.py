@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from framework.lineage import lineage_of
 from framework.measures import evaluating
@@ -29,6 +28,7 @@ from framework.pruning.channels import MODEL_OUTPUT, NOTHING_LEFT, ChannelGroup,
 from framework.pruning.flow import unavoidable
 from framework.pruning.labels import FIXED
 from framework.pruning.masks import PREFIX
+from framework.pruning.outputs import output_tensors
 from framework.pruning.proof import MADE_UP, refuted
 from framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
 from utils.errors import UsageError
@@ -113,7 +113,7 @@ def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "di
         groups = _named(_collect(model, context, runs, order, inexact))
         _mark_scaled(groups, context, runs)
         _mark_removable(groups, context, runs)
-        for name, reason in refuted(model, example, groups).items():
+        for name, reason in refuted(model, example, groups, context.doubtful).items():
             groups[name] = replace(groups[name], protected=reason)
     return groups
 
@@ -145,9 +145,12 @@ def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context,
     for name, module in model.named_modules():
         handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave(name))]
     try:
-        context.flow([], [example])
+        given = example.clone()  # a network may change its input
+        context.flow([], [given])
         with _plain_attention(), torch.no_grad(), _Tracer(context):
-            out = model(example)
+            out = output_tensors(model(given))
+            if layers.difference(_order(context, runs)):
+                out += _trained(model, example)
     except Exception as error:
         message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
@@ -156,11 +159,24 @@ def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context,
     finally:
         for handle in handles:
             handle.remove()
-    context.ends = [context.number(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-    for leaf in tree_leaves(out):
+    if not out:
+        raise UsageError(f"{type(model).__name__} returns no tensor that could be found")
+    context.ends = [context.number(leaf) for leaf in out]
+    for leaf in out:
         for labels in context.fields(leaf).values():
             context.labels.stay(labels, MODEL_OUTPUT)
     return context, runs, _order(context, runs)
+
+
+def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
+    """Outputs in training mode, where layers may run that do not in eval mode; none if that fails."""
+    model.train()
+    try:
+        return output_tensors(model(torch.cat([example, example])))
+    except Exception:  # training may need more than an input
+        return []
+    finally:
+        model.eval()
 
 
 def _order(context: Context, runs: list[_Run]) -> list[str]:

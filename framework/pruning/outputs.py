@@ -1,0 +1,27 @@
+"""The tensors in whatever a network returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+#: how deep objects within objects are looked into
+DEPTH = 6
+
+
+def output_tensors(out: Any, depth: int = DEPTH) -> list[Tensor]:
+    """All tensors in sequences, mappings, sets, dataclasses and other objects, in a fixed order."""
+    if isinstance(out, Tensor):
+        return [out]
+    if depth == 0 or isinstance(out, (str, bytes, int, float, complex, type(None))):
+        return []
+    if isinstance(out, Mapping):
+        parts = list(out.values())
+    elif isinstance(out, (list, tuple, set, frozenset)):
+        parts = list(out)
+    else:
+        slots = [name for kind in type(out).__mro__ for name in getattr(kind, "__slots__", ())]
+        parts = [*getattr(out, "__dict__", {}).values(), *(getattr(out, name, None) for name in slots)]
+    return [tensor for part in parts for tensor in output_tensors(part, depth - 1)]

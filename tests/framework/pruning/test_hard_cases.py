@@ -1,0 +1,210 @@
+"""Networks that break pruning tools: each was reported broken once."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from small_nets import Net, images
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations
+
+from framework import channel_groups, cut, prune
+from framework.measures import count_macs
+from framework.pruning.cutting import mask_channels
+from utils.errors import UsageError
+from utils.vision import torchvision
+
+
+@dataclass
+class Logits:
+    """An output that is no tensor."""
+
+    logits: Tensor
+
+
+def two(run: Callable[..., Any], width: int = 8) -> Net:
+    torch.manual_seed(0)
+    return Net(run, a=nn.Conv2d(3, width, 3, padding=1), b=nn.Conv2d(width, 4, 3)).eval()  # type: ignore[return-value]
+
+
+def test_a_weight_normed_layer_leaves_the_rest_to_be_cut() -> None:
+    torch.manual_seed(0)
+    normed = parametrizations.weight_norm(nn.Conv2d(3, 8, 3))
+    model = nn.Sequential(normed, nn.ReLU(), nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    prune(model, "ChannelNorm", 0.3, example_input=images(2))
+    assert model[2].out_channels < 6
+
+
+@pytest.mark.parametrize("wrap", [Logits, lambda y: {"out": [y]}, lambda y: {y}], ids=["dataclass", "dict", "set"])
+def test_classes_are_never_cut_whatever_they_are_returned_in(wrap: Callable[[Tensor], Any]) -> None:
+    groups = channel_groups(two(lambda net, x: wrap(net.b(F.relu(net.a(x))))), images(1))
+    assert {name: group.protected for name, group in groups.items()} == {"a": None, "b": "model output"}
+
+
+def test_a_network_that_returns_no_tensor_is_refused() -> None:
+    with pytest.raises(UsageError, match="returns no tensor that could be found"):
+        channel_groups(two(lambda net, x: float(net.b(net.a(x)).sum())), images(1))
+
+
+@pytest.mark.parametrize("width", [4, 7, 12, 16])
+@pytest.mark.parametrize("gate", [slice(-1, None), slice(0, 1)], ids=["last", "first"])
+def test_a_channel_picked_by_its_position_protects_its_group(gate: slice, width: int) -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        h = net.a(x)
+        out: Tensor = net.b(h * torch.sigmoid(h[:, gate]))
+        return out
+
+    assert channel_groups(two(run, width), images(1))["a"].protected == "selected at a constant position"
+
+
+def tail(end: Callable[[Tensor], Tensor]) -> Net:
+    def run(net: Net, x: Tensor) -> Tensor:
+        h = net.i(x)
+        z = net.a(h)
+        return end(net.o(h + net.b(z * torch.sigmoid(z).sum(-1, keepdim=True))))
+
+    torch.manual_seed(0)
+    return Net(run, i=nn.Linear(8, 16), a=nn.Linear(16, 12), b=nn.Linear(12, 16), o=nn.Linear(16, 3))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda y: torch.where(torch.tensor([True, True, False]), y, torch.full_like(y, -math.inf)),
+        lambda y: y.argmax(-1),
+        lambda y: torch.complex(y, y),
+        lambda y: (y * 100).long(),
+    ],
+    ids=["minus infinity", "argmax", "complex", "integers"],
+)
+def test_a_wrong_cut_is_found_out_behind_any_output(end: Callable[[Tensor], Tensor]) -> None:
+    assert channel_groups(tail(end), torch.randn(2, 8))["a"].protected is not None
+    assert channel_groups(tail(lambda y: y), torch.randn(2, 8))["a"].protected is not None
+
+
+def test_layers_that_run_in_training_alone_follow() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.aux = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            h = F.relu(self.a(x))
+            return (self.b(h), self.aux(h)) if self.training else self.b(h)
+
+    model, x = Auxiliary().eval(), images(2)
+    groups = channel_groups(model, x)
+    assert groups["aux"].protected == "model output" and groups["a"].protected is None
+    cut(model, {"a": torch.arange(8) % 2 == 0}, groups)
+    assert model.aux.in_channels == 4
+    model.train()(x)[1].sum().backward()
+
+
+def test_googlenet_trains_after_a_cut() -> None:
+    torch.manual_seed(0)
+    model = torchvision().models.googlenet(weights=None, aux_logits=True, init_weights=False, num_classes=5)
+    x = torch.randn(2, 3, 96, 96)
+    groups = channel_groups(model, x)
+    cut(model, {n: torch.arange(g.channels) % 2 == 0 for n, g in groups.items() if g.protected is None}, groups)
+    model.train()
+    assert model(x).aux_logits1.shape == (2, 5)
+
+
+def test_an_input_that_the_network_changes_is_the_users_own() -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        x.sub_(0.5).div_(0.25)
+        out: Tensor = net.b(F.relu(net.a(x)))
+        return out
+
+    model, x = two(run), images(2)
+    before = x.clone()
+    assert channel_groups(model, x)["a"].protected is None
+    assert torch.equal(x, before)
+
+
+def test_a_budget_that_no_step_can_reach_is_refused_before_the_first() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 24, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+        nn.Linear(24, 5),
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="at most 0"):
+        prune(model, "SNAPit", 0.97, batches=[(images(4), torch.arange(4))], budget="macs", min_channels=6)
+    assert model[0].out_channels == 16
+
+
+def residual() -> nn.Module:
+    class Block(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(16, width, 3, padding=1), nn.Conv2d(width, 16, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x + self.b(F.relu(self.a(x))))
+
+    torch.manual_seed(1)
+    blocks = [Block(16), Block(20), Block(24), Block(28)]
+    return nn.Sequential(nn.Conv2d(3, 16, 3), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_a_budget_is_met_in_steps_where_single_groups_can_be_moved(scope: str) -> None:
+    report = prune(
+        residual(), "ChannelNorm", 0.5, example_input=torch.randn(2, 3, 12, 12), budget="weights", scope=scope,
+        round_to=8 if scope == "layer" else 2,
+    )  # fmt: skip
+    assert report.reached == pytest.approx(0.5, abs=0.01)
+
+
+def test_whole_blocks_go_in_steps_too() -> None:
+    model, x = residual(), torch.randn(2, 3, 12, 12)
+    dense = count_macs(model, x)[0]
+    prune(model, "ChannelNorm", 0.9, example_input=x, budget="macs", min_channels=0, round_to=8)
+    assert count_macs(model, x)[0] == pytest.approx(0.1 * dense, abs=0.01 * dense)
+    sizes = [block.a.out_channels for block in model[1:5]]  # type: ignore[attr-defined, index]
+    assert all(size % 8 == 0 or size in (20, 28) for size in sizes) and 0 in sizes
+
+
+def test_marks_on_parameters_stay() -> None:
+    model = two(lambda net, x: net.b(F.relu(net.a(x))))
+    model.get_submodule("a").weight.no_decay = True  # type: ignore[union-attr]
+    prune(model, "ChannelNorm", 0.5, example_input=images(1))
+    assert model.get_submodule("a").weight.no_decay  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sparsity": "0.5"}, "sparsity is a number, got '0.5'"),
+        ({"budget": 3}, "budget is a word, got 3"),
+        ({"scope": 2}, "scope is a word, got 2"),
+        ({"min_channels": 1.5}, "min_channels is a number, got 1.5"),
+        ({"seed": "a"}, "seed is a number, got 'a'"),
+        ({"round_to": True}, "round_to is a number or 'auto', got True"),
+    ],
+)
+def test_arguments_of_another_type_are_one_line(options: dict[str, Any], words: str) -> None:
+    model = two(lambda net, x: net.b(F.relu(net.a(x))))
+    given: dict[str, Any] = {"sparsity": 0.5, **options}
+    with pytest.raises(UsageError, match=words):
+        prune(model, "ChannelNorm", example_input=images(1), **given)
+
+
+def test_what_is_free_can_be_masked_one_channel_at_a_time() -> None:
+    model = residual().double()
+    x = torch.randn(2, 3, 12, 12, dtype=torch.float64)
+    groups = channel_groups(model, x)
+    for name, group in groups.items():
+        if group.protected is not None:
+            continue
+        keep = {name: torch.arange(group.channels) != group.channels - 1}
+        smaller, masked = copy.deepcopy(model), copy.deepcopy(model)
+        mask_channels(masked, keep, groups)
+        cut(smaller, keep, groups)
+        torch.testing.assert_close(smaller(x), masked(x), rtol=1e-10, atol=1e-12)
