@@ -29,7 +29,7 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 WORTH_MEASURING = 2_000_000
 #: channels-last must be this much faster, or noise would decide
 MARGIN = 0.95
-SAMPLES, REPEATS = 8, 3
+SAMPLES, REPEATS = 4, 3
 #: samples at most, and multiply-adds of a pass at least where these suffice for it
 MOST_SAMPLES, WORK = 128, 2_000_000_000
 
