@@ -59,7 +59,7 @@ def peer(model: nn.Module, image: Tensor) -> None:
     """The same by torch-pruning."""
     import torch_pruning
 
-    last = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    last = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pruner = torch_pruning.pruner.MagnitudePruner(

@@ -156,7 +156,7 @@ def main(quick: bool, file: Path | None) -> None:
     torch.set_flush_denormal(True)
     head()
     torch.manual_seed(SEED)
-    found = loaders(image_size=32, val_share=0.1)  # as `make demo` has it: its network is found again
+    found = loaders(image_size=32, val_share=0.1)  # the images that a run has
     dense = build("models", "VGG16", image_size=32)
     rows, small, disturbed = in_units(dense, found, 2 if quick else 5)
     show("In forward and backward passes of the dense network", rows, ("units", "quartiles"))

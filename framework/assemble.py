@@ -176,7 +176,7 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
     config.schedule = WHEN.get(type(schedule))
     if isinstance(schedule, During):
         config.prune_delay, config.prune_freq = schedule.delay, schedule.freq
-    channels = criterion.granularity == "channel"
+    channels = getattr(criterion, "granularity", None) == "channel"
     config.budget = config.budget or ("nodes" if channels else "weights")
     if config.round_to == "auto":  # chosen by measurement: the config holds the result, for a repetition
         config.round_to = str(fast_multiple(torch.device(config.device)))

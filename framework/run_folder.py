@@ -39,7 +39,8 @@ LONGEST = 60  # characters of a run name; file systems stop at 255 bytes
 # Settings that do not change what the dense network learns: the pruning, names and places, what is shown or
 # saved, and how the same arithmetic is carried out. Every other setting counts, new ones too.
 NOT_DENSE = {
-    "prune_criterion", "pruning_limit", "snip_steps", "schedule", "prune_delay", "prune_freq", "scope",
+    "prune_criterion", "pruning_limit", "snip_steps", "schedule", "prune_delay", "prune_freq", "scope", "budget",
+    "min_channels", "round_to", "attention", "inexact", "fold",
     "outer_layer_pruning", "protect", "train_dense", "run_name", "results_dir", "checkpoint_model",
     "save_freq", "progress", "plugins", "autoconfig", "download", "memory_format",
     "train_memory_format", "fused", "threads",

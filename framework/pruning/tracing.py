@@ -171,6 +171,9 @@ def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context,
 def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
     """Outputs in training mode, where layers may run that do not in eval mode; none if that fails."""
     model.train()
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.eval()  # its noise would look like a constant of the size of the channels
     try:
         return output_tensors(model(torch.cat([example, example])))
     except Exception:  # training may need more than an input

@@ -157,7 +157,7 @@ def test_the_peer_and_ours_leave_networks_of_the_same_kind() -> None:
         way(twin, image)
         sizes.append(sum(parameter.numel() for parameter in twin.parameters()))
     dense = sum(parameter.numel() for parameter in model.parameters())
-    assert all(size < 0.6 * dense for size in sizes)
+    assert all(size < 0.75 * dense for size in sizes)  # half of the channels each, by rankings of their own
 
 
 FAST_FAMILIES = [
