@@ -17,7 +17,6 @@ from framework.probing import fast_multiple
 from framework.pruning.budgets import BUDGETS
 from framework.pruning.cutting import Companion, unwrapped
 from framework.pruning.masks import Masks
-from framework.pruning.pruner import LATENCY_TOLERANCE, TOLERANCE
 from framework.pruning.step import PruneEvent, PruningStep
 from utils.errors import UsageError
 from utils.suggest import unknown
@@ -65,20 +64,20 @@ def prune(
     `criterion` is a name or an instance; one that prunes in several steps does them all here, scoring what is
     left each time. `sparsity` is the share of the dense network that goes: for weight criterions of its prunable
     weights, for channel criterions of the `budget`: "nodes" (the default), "weights", "params", "macs" or
-    "latency" (of a forward pass of `example_input` as given, measured). Nodes come as near as they can; the
-    others are met within 0.01 (latency 0.05), or a UsageError says why not.
+    "latency" (of a forward pass of `example_input` as given, measured). Nodes come as near as the ranking
+    does; the others are met within 0.01 (latency 0.05), or a UsageError says why not.
 
     For channel criterions: `scope` "global" ranks all channels together, "layer" takes the same share of each
     group, "isomorphic" of each set of groups that are built alike. `min_channels` stay in every group, and
     numbers of channels left are multiples of `round_to` ("auto" measures which multiple is fast here).
     `attention` and `inexact` see `channel_groups`, `fold` see `cut`.
 
-    `batches` are (inputs, targets) on the model's device;
-    `example_input` is by default the first of them. With an `optimizer` masks are re-applied after each of
-    its steps; without one call `Masks(model).apply()` yourself, as the report's `note` says. The report has
-    latency only on request, since it takes time. A target that is out of reach is warned of. Raises UsageError and
-    leaves the model alone for a sparsity outside [0, 1), an unknown criterion, and whatever the criterion or
-    the network refuses (what a later step of several refuses leaves the earlier ones done).
+    `batches` are (inputs, targets) on the model's device; `example_input` is by default the first of them. With an
+    `optimizer` masks are re-applied after each of its steps; without one call `Masks(model).apply()` yourself, as
+    the report's `note` says. The report has latency only on request, since it takes time. A target that is out of
+    reach is warned of. Raises UsageError and leaves the model alone for a sparsity outside [0, 1), an unknown
+    criterion, and whatever the criterion or the network refuses (what a later step of several refuses leaves the
+    earlier ones done).
     """
     _check_types(sparsity, budget, scope, min_channels, seed)
     chosen = build("criterions", criterion) if isinstance(criterion, str) else criterion
@@ -121,7 +120,7 @@ def _run(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         targets = criterion.schedule.one_shot(sparsity)
-        if targets:
+        if len(targets) > 1:  # a single one is refused before anything is cut
             step.check_reachable(targets[-1])
         return tuple(step(target, batches, loss, strict=target == targets[-1]) for target in targets)
 
@@ -129,8 +128,7 @@ def _run(
 def _reached(step: PruningStep, asked: float, pruned: bool) -> float:
     """The sparsity now; a target that was out of reach is warned of."""
     reached = step.sparsity()
-    allowed = LATENCY_TOLERANCE if step.budget == "latency" else TOLERANCE
-    if pruned and step.criterion.threshold is None and abs(reached - asked) > allowed:
+    if pruned and step.criterion.threshold is None and abs(reached - asked) > step.tolerance:
         name = type(step.criterion).__name__
         warnings.warn(f"{name}: asked for sparsity {asked:.4f}, reached {reached:.4f}", stacklevel=3)
     return reached

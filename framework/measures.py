@@ -178,14 +178,15 @@ def measure_latency(
 
 
 def _time(model: nn.Module, inputs: Tensor) -> float:
-    _synchronize(inputs.device)
+    synchronize(inputs.device)
     start = time.perf_counter()
     model(inputs)
-    _synchronize(inputs.device)
+    synchronize(inputs.device)
     return time.perf_counter() - start
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device still does, so that a clock sees it."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.criterion import scoring
-from framework.measures import count_macs
+from framework.measures import count_macs, synchronize
 from utils.atomic import write_json
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -84,8 +84,7 @@ def _costs(device: torch.device) -> dict[int, float]:
             for width in WIDTHS:
                 start = time.perf_counter()
                 nn.functional.conv2d(given[width], weights[width], padding=1)
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
+                synchronize(device)
                 if repeat >= 0:
                     times[width].append(time.perf_counter() - start)
     return {width: statistics.median(values) / width**2 for width, values in times.items()}
@@ -126,8 +125,7 @@ def _pass(model: nn.Module, inputs: Tensor) -> float:
     with scoring(model):
         start = time.perf_counter()
         torch.autograd.grad(model(inputs).square().mean(), parameters, allow_unused=True)
-        if inputs.device.type == "cuda":
-            torch.cuda.synchronize(inputs.device)
+        synchronize(inputs.device)
         return time.perf_counter() - start
 
 

@@ -188,3 +188,8 @@ def _swin(module: Any, kept: Kept) -> None:
         module.dense_heads, module.scale = (module.num_heads, size), size**-0.5
         module.__class__ = SlimWindowAttentionV2 if is_v2(module) else SlimWindowAttention
     module.num_heads, module.head_dim = remaining(rows, *module.dense_heads)
+
+
+@adapter("torchvision.models.vision_transformer.VisionTransformer")
+def _vision_transformer(module: Any, kept: Kept) -> None:
+    module.hidden_dim = module.conv_proj.weight.shape[0]

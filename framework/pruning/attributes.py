@@ -57,8 +57,3 @@ def _layer_norm(module: Any, kept: Kept) -> None:
 @adapter(nn.PReLU)
 def _prelu(module: Any, kept: Kept) -> None:
     module.num_parameters = len(module.weight)
-
-
-@adapter("torchvision.models.vision_transformer.VisionTransformer")
-def _vision_transformer(module: Any, kept: Kept) -> None:
-    module.hidden_dim = module.conv_proj.weight.shape[0]

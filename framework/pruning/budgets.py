@@ -25,6 +25,8 @@ from utils.suggest import unknown
 
 Keeps = Mapping[str, Tensor]
 BUDGETS = ("nodes", "weights", "params", "macs", "latency")
+#: how far off a target may lie: one unit in a hundred, more for what is measured
+TOLERANCE, LATENCY_TOLERANCE = 0.01, 0.05
 
 
 class Budget(ABC):
@@ -32,7 +34,7 @@ class Budget(ABC):
 
     name: str
     #: how far off the target a selection may be; None: the nearest one will do
-    tolerance: float | None = 0.01
+    tolerance: float | None = TOLERANCE
     #: whether `predicted` is what a cut network has
     exact = True
 
@@ -148,7 +150,7 @@ class Latency(Macs):
     """Milliseconds of a forward pass of the example as given, on its device; measured beside the dense network."""
 
     name = "latency"
-    tolerance = 0.05
+    tolerance = LATENCY_TOLERANCE
     REPEATS = 15
 
     def __init__(self, model: nn.Module, groups: Groups, example: Tensor, dense: nn.Module) -> None:

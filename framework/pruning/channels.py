@@ -72,6 +72,11 @@ class TracedGroups(dict[str, ChannelGroup]):
         self.example = example
 
 
+def example_of(groups: Groups) -> Tensor | None:
+    """The sample the groups were traced with, if they remember it."""
+    return groups.example if isinstance(groups, TracedGroups) else None
+
+
 def channel_groups(
     model: nn.Module,
     example_input: Tensor,

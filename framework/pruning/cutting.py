@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from framework.lineage import Lineage, has_lineage, lineage_of, set_lineage
 from framework.pruning.attributes import follow_shapes
-from framework.pruning.channels import ChannelGroup, Groups, TracedGroups, remap
+from framework.pruning.channels import ChannelGroup, Groups, TracedGroups, example_of, remap
 from framework.pruning.folding import moved_constants
 from framework.pruning.masks import PREFIX, Masks
 from utils.errors import UsageError
@@ -340,7 +340,7 @@ def _check_gone(
         return
     from framework.pruning.proof import not_removable  # it cuts as well
 
-    example = getattr(groups, "example", None) if example_input is None else example_input[:1]
+    example = example_of(groups) if example_input is None else example_input[:1]
     if example is None:
         raise UsageError(f"group '{next(iter(gone))}' can only go entirely with an example_input to try it on")
     for name, reason in not_removable(model, example, gone).items():

@@ -18,9 +18,8 @@ class _EmptyConvolution:
                 x.shape[2:], self._padded(), self.kernel_size, self.stride, self.dilation, strict=True
             )
         ]
-        value = self.weight.sum(
-            dim=tuple(range(1, self.weight.dim()))
-        )  # zeros, which carry the outputs' place in the network
+        # zeros, which carry the outputs' place in the network
+        value = self.weight.sum(dim=tuple(range(1, self.weight.dim())))
         if self.bias is not None:
             value = value + self.bias
         out: Tensor = value.reshape(1, -1, *[1] * len(places)).expand(len(x), -1, *places)

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from framework.prunable import TRANSPOSED, tensor_name
-from framework.pruning.channels import Groups
+from framework.pruning.channels import Groups, example_of
 from framework.pruning.masks import PREFIX
+from framework.pruning.outputs import output_tensors
 from framework.pruning.readers import Reader, hooked, readers_of, sole_norms
 from framework.untouched import untouched
 from utils.errors import UsageError
@@ -38,7 +38,7 @@ def moved_constants(
     warns of what cannot move. The model is not changed. Raises UsageError without an example, or if the model
     rejects it.
     """
-    example = getattr(groups, "example", None) if example is None else example
+    example = example_of(groups) if example is None else example
     if not isinstance(example, Tensor):
         raise UsageError("fold=True runs the network: pass example_input, since these groups have no example")
     devices = range(torch.cuda.device_count())
@@ -171,8 +171,8 @@ def _plus(tensor: Tensor, change: Tensor) -> Tensor:
 
 def _alike(expected: Any, found: Any) -> bool:
     """Equal up to rounding: a constant that went elsewhere is seen in the outputs."""
-    for one, other in zip(tree_leaves(expected), tree_leaves(found), strict=True):
-        if isinstance(one, Tensor) and one.is_floating_point():
+    for one, other in zip(output_tensors(expected), output_tensors(found), strict=True):
+        if one.is_floating_point():
             rounding = 0.03 if one.is_cuda else torch.finfo(one.dtype).eps ** 0.5
             difference = torch.linalg.vector_norm(one.double() - other.double())
             if difference > rounding * torch.linalg.vector_norm(one.double()):

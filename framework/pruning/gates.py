@@ -9,11 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from framework.criterion import Batch, LossFunction, add_gradients
 from framework.prunable import output_dim, tensor_name
 from framework.pruning.channels import ChannelGroup
+from framework.pruning.outputs import output_tensors
 from framework.pruning.producers import add_units, per_unit, producer_parameters
 from utils.errors import UsageError
 
@@ -61,7 +61,7 @@ def _heard(model: nn.Module, sample: Tensor, parameters: Mapping[str, nn.Paramet
         parameter.requires_grad_(True)
     weights = {name for name in parameters if name.rpartition(".")[2] == "weight"}
     with _listening(model, weights) as units:
-        outputs = [one for one in tree_leaves(model(sample)) if isinstance(one, Tensor) and one.requires_grad]
+        outputs = [one for one in output_tensors(model(sample)) if one.requires_grad]
         if outputs:
             torch.stack([one.float().square().mean() for one in outputs]).sum().backward()
     expected = _from_gradients(model, parameters)

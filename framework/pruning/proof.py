@@ -1,8 +1,8 @@
 """Does a cut compute what a mask computes? Tried out, since a traced graph cannot know what an operation means.
 
 An operation that mixes channels (softmax, matmul, a reshape, an added constant) looks like any other in the
-graph. So before a group is called free, some of its channels are cut from one copy of the network and masked in
-another, both with the same made-up weights, and the outputs are compared.
+graph. So before a group is called free, some of its channels are masked in a copy of the network with made-up
+weights, then cut out of that copy, and the outputs are compared.
 """
 
 from __future__ import annotations

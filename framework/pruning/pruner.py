@@ -21,10 +21,6 @@ from framework.schedule import BEFORE_TRAINING
 if TYPE_CHECKING:
     from framework.trainer import Trainer
 
-#: how far off a target may lie before it is worth a warning: one unit in a hundred
-TOLERANCE = 0.01
-LATENCY_TOLERANCE = 0.05
-
 
 class Pruner:
     """Prunes the trainer's network at the moments of `plan` (moment -> targets, see `schedule`)."""
@@ -113,14 +109,12 @@ class Pruner:
             self._warn_if_off(trainer, targets[-1], self.events[-1].reached)
 
     def _warn_if_off(self, trainer: Trainer, asked: float, reached: float) -> None:
-        if abs(reached - asked) > self._tolerance():
+        assert self._step is not None
+        if abs(reached - asked) > self._step.tolerance:
             why = "what is left is protected or the last of its layer"
             why = why if reached < asked else "as much was gone already, or goes only together"
             who = type(self.criterion).__name__
             trainer.warn(f"{who}: asked for sparsity {asked:.4f}, reached {reached:.4f}: {why}")
-
-    def _tolerance(self) -> float:
-        return LATENCY_TOLERANCE if self.options.get("budget") == "latency" else TOLERANCE
 
     def _prune_to(self, trainer: Trainer, target: float, strict: bool) -> None:
         assert self._step is not None

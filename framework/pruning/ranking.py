@@ -38,9 +38,7 @@ class Limits:
 class Ranking:
     """Selections of more and more channels, from none to all that may go."""
 
-    def __init__(
-        self, model: nn.Module, groups: Groups, scores: Mapping[str, Tensor], limits: Limits = Limits()
-    ) -> None:
+    def __init__(self, model: nn.Module, groups: Groups, scores: Mapping[str, Tensor], limits: Limits) -> None:
         self._scores, self._limits = scores, limits
         self._groups = {name: groups[name] for name in scores}
         self._gone = {name: _dense_channels(model, group) - group.channels for name, group in self._groups.items()}
@@ -149,7 +147,7 @@ def _built(model: nn.Module, group: ChannelGroup) -> Any:
     for part in group.slices:
         owner, _, attribute = part.tensor.rpartition(".")
         module = model.get_submodule(owner)
-        kernel = tuple(getattr(module, "kernel_size", ()) or ()) if not isinstance(module, nn.MaxPool2d) else ()
+        kernel = tuple(getattr(module, "kernel_size", ()) or ())
         parts.add((type(module).__name__, kernel, attribute, part.dim))
     return frozenset(parts)
 

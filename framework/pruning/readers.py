@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from framework.prunable import TRANSPOSED, output_dim, prunable_layers
 from framework.pruning.channels import Groups
+from framework.pruning.outputs import output_tensors
 
 
 def _number(value: float) -> Tensor:
@@ -118,7 +119,7 @@ def sole_norms(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) 
         return lambda _module, _args, _kwargs, output: outputs[name].append(output)
 
     with hooked((reader.module, keep(reader.name)) for reader in readers), _Uses() as uses:
-        returned = {id(leaf) for leaf in tree_leaves(run())}
+        returned = {id(tensor) for tensor in output_tensors(run())}
     found = {}
     for reader in readers:
         own = outputs[reader.name]

@@ -14,7 +14,7 @@ from framework.criterion import Batch, Criterion, LossFunction, check_scores, fr
 from framework.lineage import lineage_of
 from framework.measures import node_sparsity, weight_sparsity
 from framework.prunable import prunable_layers, prunable_weights, tensor_name
-from framework.pruning.budgets import BUDGETS, make_budget
+from framework.pruning.budgets import BUDGETS, LATENCY_TOLERANCE, TOLERANCE, Budget, make_budget
 from framework.pruning.channels import ChannelGroup, channel_groups
 from framework.pruning.cutting import Companion, cut, unwrapped
 from framework.pruning.masks import Masks
@@ -110,7 +110,7 @@ class PruningStep:
             keep = self._keep_weights(scores, target, scope)
             Masks(self.model).hold(keep)
         else:
-            keep = self._keep_channels(scores, target, scope, strict)
+            keep = self._keep_channels(scores, target, strict)
             self.groups = cut(
                 self.model, keep, self.groups, self.optimizer, self.companions, self.fold, self.example_input
             )
@@ -122,9 +122,18 @@ class PruningStep:
         if self.criterion.granularity != "channel" or self.criterion.threshold is not None:
             return
         free = free_groups(self.groups)
-        limits = Limits(self.scope or self.criterion.scope, self.min_channels, self.round_to)
-        budget = make_budget(self.budget, self.model, free, self.example_input, self._dense)
-        reachable(self.model, free, target, limits, budget)
+        reachable(self.model, free, target, self._limits(), self._budget(free))
+
+    @property
+    def tolerance(self) -> float:
+        """How far off a target may lie before it is worth a warning."""
+        return LATENCY_TOLERANCE if self.budget == "latency" else TOLERANCE
+
+    def _limits(self) -> Limits:
+        return Limits(self.scope or self.criterion.scope, self.min_channels, self.round_to)
+
+    def _budget(self, groups: dict[str, ChannelGroup]) -> Budget:
+        return make_budget(self.budget, self.model, groups, self.example_input, self._dense)
 
     def sparsity(self) -> float:
         """Sparsity of a weight criterion's weights, or of a channel criterion's budget."""
@@ -132,7 +141,7 @@ class PruningStep:
             return weight_sparsity(self.model)
         if self.budget == "nodes":
             return node_sparsity(self.model, self.example_input)
-        return make_budget(self.budget, self.model, {}, self.example_input, self._dense).now()
+        return self._budget({}).now()
 
     def spared(self) -> set[str]:
         """Weights never pruned: protected by name, and the outer layers unless these are asked for."""
@@ -161,12 +170,10 @@ class PruningStep:
             }
         )
 
-    def _keep_channels(self, scores: dict[str, Tensor], target: float, scope: str, strict: bool) -> Keep:
+    def _keep_channels(self, scores: dict[str, Tensor], target: float, strict: bool) -> Keep:
         if self.criterion.threshold is None:
-            limits = Limits(scope, self.min_channels, self.round_to)
-            free = {name: self.groups[name] for name in scores}
-            budget = make_budget(self.budget, self.model, free, self.example_input, self._dense)
-            return keep_channels(self.model, self.groups, scores, target, limits, budget, strict)
+            budget = self._budget({name: self.groups[name] for name in scores})
+            return keep_channels(self.model, self.groups, scores, target, self._limits(), budget, strict)
         # At least the best channel of a group stays, or the layer would be gone.
         return Keep(
             {

@@ -55,7 +55,8 @@ def keep_channels(
     if isinstance(budget, Nodes) and not any(budget.per_channel.values()):
         raise UsageError("no free channel is a node, an output of a convolution or linear layer: try budget macs")
     ranking = Ranking(model, groups, scores, limits)
-    if budget.now() >= sparsity:
+    now = budget.now()
+    if now >= sparsity:
         return ranking.nothing()
     if budget.exact:
         keep = _nearest(ranking, budget, sparsity)
@@ -63,7 +64,7 @@ def keep_channels(
             keep = ranking.refine(keep, lambda one: abs(budget.predicted(one) - sparsity))
         reached = budget.predicted(keep)
     else:
-        keep, reached = _corrected(ranking, budget, sparsity)
+        keep, reached = _corrected(ranking, budget, sparsity, now)
     if strict and budget.tolerance is not None and abs(reached - sparsity) > budget.tolerance:
         raise UsageError(_why_not(ranking, budget, sparsity, reached, limits))
     return keep
@@ -107,10 +108,10 @@ def _bisect(ranking: Ranking, budget: Budget, goal: float) -> int:
 CORRECTIONS = 8
 
 
-def _corrected(ranking: Ranking, budget: Budget, sparsity: float) -> tuple[Keep, float]:
+def _corrected(ranking: Ranking, budget: Budget, sparsity: float, now: float) -> tuple[Keep, float]:
     """Aim at what has to be predicted so that the actual share is the one asked for: regula falsi."""
     last = ranking.keep(ranking.steps)
-    low, high = (budget.predicted({}), budget.now()), (budget.predicted(last), budget.actual(last))
+    low, high = (budget.predicted({}), now), (budget.predicted(last), budget.actual(last))
     best = min([(ranking.nothing(), low[1]), (last, high[1])], key=lambda one: abs(one[1] - sparsity))
     if high[1] <= sparsity:
         return best

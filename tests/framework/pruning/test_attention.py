@@ -11,6 +11,7 @@ from small_nets import Net, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from benchmarks.coverage import half
 from framework import adapter, channel_groups, cut, load_model, prune, save_model
 from framework.pruning.adapters import _ADAPTERS, _HEADS
 from framework.pruning.attention import SlimMultiheadAttention
@@ -44,15 +45,6 @@ def scrambled(model: nn.Module) -> nn.Module:
         for parameter in model.parameters():
             parameter.copy_(0.4 * torch.randn_like(parameter) + parameter)
     return model
-
-
-def half(groups: Any) -> dict[str, Tensor]:
-    keep = {}
-    for name, group in groups.items():
-        if group.protected is None and group.channels > 1:
-            keep[name] = torch.zeros(group.channels, dtype=torch.bool)
-            keep[name][torch.randperm(group.channels)[: -(-group.channels // 2)]] = True
-    return keep
 
 
 def cut_equals_masked(model: nn.Module, x: Tensor, attention: str, inexact: bool = False) -> Any:
