@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from framework.prunable import named_tensors
+
 _ATTRIBUTE = "_secateur_lineage"
 
 
@@ -84,7 +86,8 @@ def _follow_swaps(lineage: Lineage, shapes: Mapping[str, tuple[int, ...]]) -> No
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {
-        name: tuple(tensor.shape) for name, tensor in tensors if not name.rpartition(".")[2].startswith("mask_of_")
+        name: tuple(tensor.shape)
+        for name, tensor in named_tensors(model).items()
+        if not name.rpartition(".")[2].startswith("mask_of_")
     }
