@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
-from framework.pruning.producers import producer_parameters, sum_over_channels
+from framework.pruning.producers import producer_parameters, sum_of_powers
 from framework.schedule import After, Schedule
 from utils.errors import UsageError
 
@@ -34,6 +34,5 @@ class ChannelNorm(Criterion):
         """(sum |w|^p)^(1/p) of every free channel, `(channels,)` per group."""
         free, _ = with_groups(model, batches, groups)
         weights = producer_parameters(model, free, biases=False)
-        factors = {name: w.detach().sign() if self.p == 1 else w.detach() for name, w in weights.items()}
-        sums = sum_over_channels(free, weights, factors)  # sum w * sign(w) or w * w
-        return {name: total.clamp(min=0).pow(1 / self.p).float() for name, total in sums.items()}
+        sums = sum_of_powers(free, weights, self.p)
+        return {name: total.pow(1 / self.p).float() for name, total in sums.items()}
