@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from framework.lineage import lineage_of
-from framework.prunable import output_dim, prunable_layers, prunable_weights, tensor_name
+from framework.prunable import check_network, output_dim, prunable_layers, prunable_weights, tensor_name
 from framework.pruning.masks import Masks
 from framework.untouched import untouched
+from utils.errors import UsageError
 
 LATENCY_BATCHES = (1, 64)
 
@@ -33,10 +34,13 @@ def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) ->
     masked weights scaled by their density), `bytes` (of the file that `save_model` writes), `csr_bytes` (with
     the prunable weights in sparse rows; None without masks), `weight_sparsity` and `node_sparsity` against
     the dense network, `latency_ms` ({"1": ..., "64": ...}, or None without `latency`). The model is not
-    changed.
+    changed. Raises UsageError for what is no network or no batch.
     """
     from framework.checkpoint import file_size
 
+    check_network(model)
+    if not isinstance(example_input, Tensor) or example_input.dim() == 0 or len(example_input) == 0:
+        raise UsageError(f"example_input is a batch, one tensor with at least one sample; got {example_input!r}")
     macs, by_layer = count_macs(model, example_input)
     density = {name: _density(module) for name, module in prunable_layers(model).items()}
     saved = sum(count * (1 - density[name]) for name, count in by_layer.items())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from utils.errors import UsageError
+
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
@@ -44,6 +46,17 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
         children = [(prefix + own, child) for own, child in module._modules.items() if child is not None]
         pending += reversed(children)
     return parameters | buffers
+
+
+def check_network(model: nn.Module) -> None:
+    """Raise UsageError for what is no network, or one whose tensors have no sizes or no values yet."""
+    if not isinstance(model, nn.Module):
+        raise UsageError(f"model is a torch.nn.Module, got {type(model).__name__}")
+    for name, tensor in named_tensors(model).items():
+        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+            raise UsageError(f"{type(model).__name__}: '{name}' is not initialised: run the network once first")
+        if tensor.is_meta:
+            raise UsageError(f"{type(model).__name__}: '{name}' is on the meta device, it has no values")
 
 
 def tensor_name(module: str, attribute: str) -> str:

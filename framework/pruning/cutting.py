@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.lineage import Lineage, has_lineage, lineage_of, set_lineage
-from framework.prunable import named_tensors
+from framework.prunable import check_network, named_tensors
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import ChannelGroup, Groups, TracedGroups, example_of, remap
 from framework.pruning.folding import moved_constants
@@ -62,6 +62,7 @@ def cut(
     Raises UsageError for a mask of an unknown or protected group, of the wrong length, or without a channel
     left, for an optimizer state or companion that does not fit, and for `fold` without an example.
     """
+    check_network(model)
     _check(keep, groups)
     _check_current(model, {name: group for name, group in groups.items() if name in keep or not group.protected})
     _check_gone(model, keep, groups, example_input)
@@ -311,6 +312,9 @@ def _check_current(model: nn.Module, groups: Groups) -> None:
 
 
 def _check(keep: Mapping[str, Tensor], groups: Groups) -> None:
+    for what, given in (("keep", keep), ("groups", groups)):
+        if not isinstance(given, Mapping):
+            raise UsageError(f"{what} is a mapping from group names, got {type(given).__name__}")
     for name, mask in keep.items():
         if name not in groups:
             raise UsageError(unknown("channel group", name, list(groups)))
