@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import flop_registry
 
 from framework.lineage import lineage_of
 from framework.prunable import check_network, output_dim, prunable_layers, prunable_weights, tensor_name
@@ -90,14 +90,14 @@ def node_sparsity(model: nn.Module, example_input: Tensor) -> float:
 def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, int]]:
     """Multiply-adds of one sample: of the whole network (attention included), and per prunable layer."""
     by_layer: dict[str, int] = {}
-    counter = FlopCounterMode(display=False)
+    counter = _Counter(model)
 
     def count(name: str, before: list[int]) -> Any:
         def start(*_: Any) -> None:
-            before.append(counter.get_total_flops())
+            before.append(counter.total)
 
         def end(*_: Any) -> None:
-            by_layer[name] = by_layer.get(name, 0) + (counter.get_total_flops() - before.pop()) // 2
+            by_layer[name] = by_layer.get(name, 0) + counter.total - before.pop()
 
         return start, end
 
@@ -111,17 +111,17 @@ def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, 
     finally:
         for handle in handles:
             handle.remove()
-    return counter.get_total_flops() // 2, by_layer
+    return counter.total, by_layer
 
 
-class _ByTensor(TorchDispatchMode):
-    """Multiply-adds of each operation, for the parameter that it contracts."""
+class _Counter(TorchDispatchMode):
+    """Multiply-adds of each operation by torch's own formulas, for the parameter that it contracts."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._names = {p.untyped_storage()._cdata: name for name, p in reversed(list(model.named_parameters()))}
         self.of: dict[str, int] = {}
-        self.rest = 0
+        self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -131,19 +131,18 @@ class _ByTensor(TorchDispatchMode):
             given = (one for one in tree_leaves(args) if isinstance(one, Tensor) and one.dim() > 1)
             names = (self._names.get(one.untyped_storage()._cdata) for one in given)
             name = next((name for name in names if name is not None), None)
-            if name is None:
-                self.rest += macs
-            else:
+            self.total += macs
+            if name is not None:
                 self.of[name] = self.of.get(name, 0) + macs
         return out
 
 
 def macs_by_tensor(model: nn.Module, example_input: Tensor) -> tuple[dict[str, int], int]:
     """Multiply-adds of one sample with each parameter, and those between activations."""
-    mode = _ByTensor(model)
+    mode = _Counter(model)
     with untouched(model), torch.no_grad(), _attention_in_parts(), mode:
         model(example_input[:1])
-    return mode.of, mode.rest
+    return mode.of, mode.total - sum(mode.of.values())
 
 
 @contextmanager
