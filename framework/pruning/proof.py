@@ -57,15 +57,20 @@ def _refuted(model: nn.Module, example: Tensor, free: Groups, keeps: Keep, alike
     reasons: dict[str, str] = {}
     exact = [name for name in free if free[name].exact]
     # what passes only when cut alike lies side by side: the parts of one layer's outputs
-    pending = [exact[::2], exact[1::2]] if alike else [exact]
-    pending.append([name for name in free if not free[name].exact])
+    parts = [exact[::2], exact[1::2]] if alike else [exact]
+    parts.append([name for name in free if not free[name].exact])
+
+    def tried(names: list[str]) -> tuple[list[str], str | None]:
+        return names, _wrong(model, example, {name: free[name] for name in names}, keeps) if names else None
+
+    pending = [tried(names) for names in parts]
     while pending:
-        names = pending.pop()
-        wrong = _wrong(model, example, {name: free[name] for name in names}, keeps) if names else None
+        names, wrong = pending.pop()
         if wrong is None:
             continue
-        halves = [names[: len(names) // 2], names[len(names) // 2 :]] if len(names) > 1 else []
-        if any(_wrong(model, example, {name: free[name] for name in half}, keeps) for half in halves):
+        middle = len(names) // 2
+        halves = [tried(names[:middle]), tried(names[middle:])] if middle else []
+        if any(found is not None for _, found in halves):
             pending += halves
         else:  # alone, or wrong only together
             reasons |= dict.fromkeys(names, wrong)

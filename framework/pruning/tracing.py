@@ -10,6 +10,7 @@ convolutions, squeeze-and-excite and attention are what their operations do.
 from __future__ import annotations
 
 import bisect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -129,6 +130,10 @@ def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context,
             context.adapted.add(name)
             if attention == "heads":
                 context.heads[name] = found
+    if attention == "heads" and not context.heads:
+        warnings.warn(
+            "attention='heads': no module has an adapter that tells its heads, see adapter", stacklevel=4
+        )
 
     def enter(name: str) -> Any:
         return lambda *_: context.where.append(name)
