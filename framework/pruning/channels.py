@@ -90,8 +90,9 @@ def channel_groups(
     groups whose channels they have as outputs are never cut. Protected are also groups that reach the model's
     output and those whose cut, tried on a copy, does not compute what a mask computes; `inexact` frees those
     where only the numbers differ, such as behind a LayerNorm, as long as the network runs. With `attention`
-    "dims" a channel inside attention is one entry of every head, with "heads" it is a whole head (where an adapter
-    tells what a head is; a warning says where none does). The model is not changed. Raises UsageError if the model rejects the input or has no prunable layer.
+    "dims" a channel inside attention is one entry of every head, with "heads" it is a whole head (where an
+    adapter tells what a head is; a warning says so where none does). The model is not changed. Raises UsageError
+    if the model rejects the input or has no prunable layer.
     """
     check_network(model)
     if not prunable_layers(model):
