@@ -43,7 +43,8 @@ NOT_DENSE = {
     "min_channels", "round_to", "attention", "inexact", "fold",
     "outer_layer_pruning", "protect", "train_dense", "run_name", "results_dir", "checkpoint_model",
     "save_freq", "progress", "plugins", "autoconfig", "download", "memory_format",
-    "train_memory_format", "fused", "threads",
+    "train_memory_format", "fused", "threads", "preload_all_data", "workers", "plot_weights_freq",
+    "skip_first_plot", "histograms", "saliency", "confusion", "plot_weights", "plot_net", "track_weights",
 }  # fmt: skip
 
 
