@@ -10,6 +10,7 @@ results/<YYYY-MM-DD>_<HH-MM-SS>_<run name>/
     models/              <Model>_<suffix>.safetensors
     output/log.txt       what was printed
     plots/               PNG files
+    weights.safetensors  sign flips, mean and variance of each weight, with --track_weights
     report.json          the result
 """
 
@@ -63,6 +64,7 @@ class RunFolder:
         self.models = self.path / "models"
         self.log = self.path / "output" / "log.txt"
         self.plots = self.path / "plots"
+        self.tracked = self.path / "weights.safetensors"
         self.report = self.path / "report.json"
         self.started = datetime.datetime.now().astimezone()
         self._plugins: dict[str, str] = {}  # as given -> as copied, relative to the run folder

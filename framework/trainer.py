@@ -89,6 +89,8 @@ class Trainer(ABC):
         self.optimizer: Any = self.accelerator.prepare(parts.optimizer)
         self.lr_schedule = parts.lr_schedule
         self.companions: list[Companion] = []
+        #: true class by predicted class, int64 (C, C), of the last evaluation; None where none has counted it
+        self.confusion: Tensor | None = None
         #: shows a progress bar over an iterable: (items, title, how many)
         self.track: Track = no_bar
         self.use_memory_format(settings.memory_format)
