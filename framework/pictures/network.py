@@ -115,7 +115,7 @@ def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Modul
     columns = min(COLUMNS, -(-len(layers) // ROWS))
     rows = -(-len(layers) // columns)
     total = sum(parameter.numel() for parameter in model.parameters())
-    height = 0.27 * rows + 1.5
+    height = max(2.4, 0.27 * rows + 1.5)
     kept, whole = sum(one.weights for one in layers), sum(one.dense_weights for one in layers)
     figure = new_figure(
         8.6 * columns, height,

@@ -32,7 +32,7 @@ def draw_tracked(summary: Mapping[str, Any], title: str) -> Figure:
         axes.set_xlabel(label, fontsize=9)
         axes.tick_params(axis="x", labelsize=8)
         axes.grid(axis="x", alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(5, prune="upper"))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
         axes.set_axisbelow(True)
         label_rows(axes, names)
     margins(figure, 2.1, 0.2, 0.5, 0.6, wspace=0.16)

@@ -184,7 +184,7 @@ def draw_weights(images: Mapping[str, np.ndarray], model: nn.Module, title: str)
     note = (
         "first layer: its filters, if it looks at pixels (red above zero, blue below); others: output units down, "
     )
-    note += "inputs across, white is zero, dark is large"
+    note += "down, inputs across, white is zero, dark is large"
     figure.text(0.5, 0.12 / (2.1 * lines + 1.0), fill(note, 34 * max(2, columns)), ha="center", fontsize=7)
     margins(figure, 0.15, 0.15, 0.75, 0.35, wspace=0.12, hspace=0.4)
     return figure
