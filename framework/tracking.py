@@ -50,6 +50,7 @@ class WeightTracker:
         self._followed: dict[str, Followed] = {}
         #: original indices, per (tensor, dimension), as of the last look
         self._kept: dict[tuple[str, int], Tensor] = {}
+        self._lost: list[str] = []
 
     @hookimpl(trylast=True)
     def run_started(self, trainer: Trainer) -> None:
@@ -68,7 +69,7 @@ class WeightTracker:
 
     def start(self, model: nn.Module) -> None:
         """Forget everything, and take the signs of the weights as they are."""
-        self.steps = 0
+        self.steps, self._lost = 0, []
         self._kept = dict(lineage_of(model).kept)
         self._followed = {}
         for name, weight in prunable_weights(model).items():
@@ -82,8 +83,13 @@ class WeightTracker:
         """Take the values as those of one more step."""
         self.steps += 1
         weights = prunable_weights(model)
-        for name, one in self._followed.items():
-            value = weights[name].detach().float()
+        for name, one in list(self._followed.items()):
+            weight = weights.get(name)
+            if weight is None or weight.shape != one.mean.shape:  # a trainer has put another layer in its place
+                self._lost.append(name)
+                del self._followed[name]
+                continue
+            value = weight.detach().float()
             sign = value.sign().to(torch.int8)
             one.flips += sign * one.sign < 0
             one.sign = torch.where(sign == 0, one.sign, sign)
@@ -113,9 +119,13 @@ class WeightTracker:
         return {name: tensor.contiguous().cpu() for name, tensor in found.items()}
 
     def summary(self) -> dict[str, Any]:
-        """For the report: of all weights present and per layer, the share that flipped, flips and deviation."""
+        """For the report: of all weights present and per layer, the share that flipped, flips and deviation.
+
+        `lost` names weights that were replaced by others in training, if there are any.
+        """
         layers = {name: self._facts([one]) for name, one in self._followed.items()}
-        return {"steps": self.steps, **self._facts(list(self._followed.values())), "layers": layers}
+        lost = {"lost": list(self._lost)} if self._lost else {}
+        return {"steps": self.steps, **self._facts(list(self._followed.values())), "layers": layers, **lost}
 
     def _facts(self, some: list[Followed]) -> dict[str, float]:
         """flipped: share of the weights with a flip; flips: mean number; deviation: root of the mean variance."""
