@@ -20,6 +20,8 @@ from framework.untouched import untouched
 
 #: layers in one column of the drawing, and columns at most
 ROWS, COLUMNS = 40, 4
+#: where the numbers beside the blocks begin; blocks reach from -1 to 1
+PLACES = (1.08, 2.25, 3.05, 3.95)
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,8 @@ def table_of(layers: Sequence[Layer], model: nn.Module) -> str:
 def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Module, title: str) -> Figure:
     """A block for each layer from the input down: grey the dense layer, green what is left of it.
 
-    The width of a block is the square root of its channels. Beside it: channels left of those when dense, the
-    output of one sample, and the layer's share of the parameters present.
+    The width of a block is the square root of its channels. Beside it: channels left of those when dense,
+    pixels of its output, its share of the parameters present, and the share of its dense weights that are left.
     """
     columns = min(COLUMNS, -(-len(layers) // ROWS))
     rows = -(-len(layers) // columns)
@@ -135,8 +137,11 @@ def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Modul
 def _draw_column(axes: Any, layers: Sequence[Layer], rows: int, widest: float, total: int) -> None:
     """Names to the left of -1, blocks from -1 to 1, numbers to the right of 1."""
     axes.set_xlim(-3.1, 4.7)
-    axes.set_ylim(rows - 0.4, -0.8)
+    axes.set_ylim(rows - 0.4, -1.2)
     axes.axis("off")
+    axes.text(-1.08, -0.85, "layer", ha="right", va="center", fontsize=7, color="#5a6068")
+    for place, head in zip(PLACES, ("channels left", "output", "parameters", "weights left"), strict=True):
+        axes.text(place, -0.85, head, ha="left", va="center", fontsize=7, color="#5a6068")
     before = None
     for row, layer in enumerate(layers):
         half, left = (layer.dense_channels**0.5 / widest, layer.channels**0.5 / widest)
@@ -145,14 +150,19 @@ def _draw_column(axes: Any, layers: Sequence[Layer], rows: int, widest: float, t
             axes.add_patch(Polygon(corners, color=DENSE, alpha=0.35, linewidth=0))
         axes.add_patch(Rectangle((-half, row - 0.34), 2 * half, 0.68, facecolor=DENSE, linewidth=0))
         axes.add_patch(Rectangle((-left, row - 0.34), 2 * left, 0.68, facecolor=LEFT, linewidth=0))
-        share = f"{layer.parameters / max(1, total):.1%} of parameters"
-        if layer.weights < layer.parameters and layer.weights < layer.dense_weights * 0.9995:
-            share += f", {layer.weights / max(1, layer.dense_weights):.2%} of weights left"
-        size = f"{layer.channels:,} of {layer.dense_channels:,}"
-        place = f" · {'x'.join(map(str, layer.output[1:]))}" if len(layer.output) > 1 else ""
         axes.text(-1.08, row, f"{short(layer.name, 24)}  {layer.kind}", ha="right", va="center", fontsize=7)
-        axes.text(1.08, row, f"{size}{place} · {share}", ha="left", va="center", fontsize=7)
+        for place, text in zip(PLACES, _numbers(layer, total), strict=True):
+            axes.text(place, row, text, ha="left", va="center", fontsize=7)
         before = half
+
+
+def _numbers(layer: Layer, total: int) -> tuple[str, str, str, str]:
+    return (
+        f"{layer.channels:,} of {layer.dense_channels:,}",
+        "x".join(map(str, layer.output[1:])) if len(layer.output) > 1 else "",
+        f"{layer.parameters / max(1, total):.2%}",
+        f"{layer.weights / max(1, layer.dense_weights):.2%}",
+    )
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -71,7 +71,7 @@ def draw_histograms(model: nn.Module, title: str) -> Figure:
     columns = min(4, count)
     lines = -(-count // columns)
     of = f" ({len(shown)} of {len(weights)} layers)" if len(shown) < len(weights) else ""
-    figure = new_figure(max(2, columns) * 2.9 + 0.4, 1.95 * lines + 1.1, f"{title}: weights that are not zero{of}")
+    figure = new_figure(max(3, columns) * 2.9 + 0.4, 1.95 * lines + 1.1, f"{title}: weights that are not zero{of}")
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes in panels[count:]:
         axes.axis("off")
@@ -171,7 +171,8 @@ def draw_weights(images: Mapping[str, np.ndarray], model: nn.Module, title: str)
     columns = min(4, len(shown))
     lines = -(-len(shown) // columns)
     of = f" ({len(shown)} of {len(images)} layers)" if len(shown) < len(images) else ""
-    figure = new_figure(max(2, columns) * 2.7 + 0.2, 2.1 * lines + 1.0, f"{title}: weights of each layer{of}")
+    wide, height = max(3, columns), 2.1 * lines + 1.2
+    figure = new_figure(2.7 * wide + 0.2, height, f"{title}: weights of each layer{of}")
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes in panels:
         axes.axis("off")
@@ -182,9 +183,9 @@ def draw_weights(images: Mapping[str, np.ndarray], model: nn.Module, title: str)
         axes.imshow(images[name], aspect=aspect, interpolation="nearest")
         axes.set_title(f"{short(name, 26)}\n{' x '.join(map(str, weight.shape))}", fontsize=7)
     note = (
-        "first layer: its filters, if it looks at pixels (red above zero, blue below); others: output units down, "
+        "first layer: its filters, if it looks at pixels (red above zero, blue below); "
+        "others: output units down, inputs across, white is zero, dark is large"
     )
-    note += "down, inputs across, white is zero, dark is large"
-    figure.text(0.5, 0.12 / (2.1 * lines + 1.0), fill(note, 34 * max(2, columns)), ha="center", fontsize=7)
-    margins(figure, 0.15, 0.15, 0.75, 0.35, wspace=0.12, hspace=0.4)
+    figure.text(0.5, 0.1 / height, fill(note, 34 * wide), ha="center", va="bottom", fontsize=7)
+    margins(figure, 0.15, 0.15, 0.75, 0.55, wspace=0.12, hspace=0.4)
     return figure
