@@ -155,10 +155,10 @@ def train_in(
             console.say(f"stopped: {trainer.progress.stopped}")
         test = trainer.evaluate(trainer.loaders.test)
         recorder.write(trainer, {f"{key}/test": value for key, value in test.items()})
+        save_model(trainer.model, folder.checkpoint(config.model, FINISHED))
         drawn.after(trainer)
     finally:
         recorder.close()
-    save_model(trainer.model, folder.checkpoint(config.model, FINISHED))
     if config.prune_criterion == "EmptyCrit" and not is_pruned(trainer.model):
         dense_accuracy = test["acc"]  # this is the dense network
     report = make_report(trainer, config, test["acc"], dense_accuracy, seconds) | drawn.results

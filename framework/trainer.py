@@ -78,7 +78,8 @@ class Trainer(ABC):
 
     Attributes for listeners: `model`, `optimizer`, `loss`, `loaders`, `hooks`, `settings`, `progress`,
     `epoch` (0-based), `example_input` (one sample on the device), `memory_format`, `macs` (of one sample through
-    the network as it is), `companions` (cut along with the network), `accelerator`.
+    the network as it is), `companions` (cut along with the network), `confusion` (of the last evaluation),
+    `accelerator`.
     """
 
     def __init__(self, parts: Parts, settings: Settings, **options: Any) -> None:
