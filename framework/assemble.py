@@ -71,7 +71,9 @@ def build_loaders(config: RunConfig) -> Loaders:
         random_shuffle_labels=config.random_shuffle_labels,
         device=config.device,
         workers=config.workers,
+        preload=config.preload_all_data,
     )
+    config.notes += loaders.remarks
     config.image_size, config.num_classes = loaders.image_size, loaders.num_classes
     return loaders
 

@@ -38,6 +38,7 @@ _what = partial(flag, group="What to run")
 _train = partial(flag, group="Training")
 _prune = partial(flag, group="Pruning")
 _data = partial(flag, group="Data")
+_picture = partial(flag, group="Pictures")
 _folder = partial(flag, group="Run folder and checkpoints")
 _machine = partial(flag, group="Machine")
 _extend = partial(flag, group="Plug-ins and configuration")
@@ -127,7 +128,21 @@ class RunConfig:
     limit_train_batches: int | None = _data(None, help="use only N batches of each epoch", low=1)
     limit_test_batches: int | None = _data(None, help="use only N batches of each evaluation", low=1)
     random_shuffle_labels: bool = _data(False, help="shuffle the labels of the training set")
+    preload_all_data: bool = _data(False, help="keep all images of a folder data set in memory, on the device")
     workers: int = _data(2, help="processes that load data sets too large for memory", low=0)
+
+    plot_weights_freq: int = _picture(
+        50, help="draw pictures before training, after it and every N epochs; 0: none at all", low=0
+    )
+    skip_first_plot: bool = _picture(False, help="draw no pictures before training")
+    histograms: bool = _picture(True, help="histograms of the weights")
+    saliency: bool = _picture(True, help="input gradients of eight test images")
+    confusion: bool = _picture(True, help="confusion matrix of the evaluated images")
+    plot_weights: bool = _picture(True, help="the weights of each layer as a picture")
+    plot_net: bool = _picture(True, help="drawing of the network, dense and as it is")
+    track_weights: bool = _picture(
+        False, help="count sign flips and keep mean and variance of every weight, after each step"
+    )
 
     results_dir: str = _folder("results", help="where run folders are made", metavar="DIR")
     run_name: str | None = _folder(

@@ -66,6 +66,18 @@ def weight_sparsity(model: nn.Module) -> float:
     return 1 - left / total if total else 0.0
 
 
+def layer_sparsities(model: nn.Module) -> dict[str, float]:
+    """The same for each prunable layer by itself, by its name; a weight shared by two layers counts for both."""
+    dense = lineage_of(model).dense
+    found = {}
+    for name, module in prunable_layers(model).items():
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        total = _numel(dense.get(tensor_name(name, "weight"), tuple(weight.shape)))
+        found[name or type(model).__name__] = 1 - int(torch.count_nonzero(weight)) / max(1, total)
+    return found
+
+
 def node_sparsity(model: nn.Module, example_input: Tensor) -> float:
     """1 - output units of prunable layers now / those of the dense network, the output layers left out.
 

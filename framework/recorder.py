@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from framework.checkpoint import file_size
 from framework.console import Console
 from framework.hooks import hookimpl
-from framework.measures import csr_bytes, node_sparsity, weight_sparsity
+from framework.measures import csr_bytes, layer_sparsities, node_sparsity, weight_sparsity
 from framework.pruning.masks import Masks
 from framework.pruning.pruner import PruneEvent
 from framework.run_folder import RunFolder
@@ -31,7 +31,7 @@ class Recorder:
     of weight sparsity and the latest accuracy), sparse/log_disk_size (ln of the bytes, sparse rows where masked);
     time/gpu_time (ms a batch) and time/batch_time (s a batch, evaluation included) where batches were trained on
     since the last row, time/flops_per_sample (multiply-adds), time/flops_log_cum (log10, training and scoring);
-    cuda/ram_footprint (bytes).
+    cuda/ram_footprint (bytes); layer/sparsity/LAYER (share of the dense layer's weights that are gone).
     """
 
     def __init__(self, folder: RunFolder, console: Console) -> None:
@@ -44,6 +44,11 @@ class Recorder:
         #: since the last row: when batches began, when the last one ended, how many
         self._since = self._until = self._started
         self._batches = 0
+
+    @property
+    def writer(self) -> SummaryWriter:
+        """What writes into tensorboard/, for what others have to show there."""
+        return self._writer
 
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:
@@ -127,6 +132,7 @@ class Recorder:
             "sparse/node": node_sparsity(trainer.model, trainer.example_input),
             "sparse/hm": 2 * weight * accuracy / (weight + accuracy) if weight + accuracy > 0 else 0.0,
             "sparse/log_disk_size": math.log(size),
+            **{f"layer/sparsity/{name}": share for name, share in layer_sparsities(trainer.model).items()},
             "time/flops_per_sample": float(trainer.macs),
             "time/flops_log_cum": math.log10(max(1, trainer.progress.cumulative_macs)),
         }

@@ -10,6 +10,7 @@ results/<YYYY-MM-DD>_<HH-MM-SS>_<run name>/
     models/              <Model>_<suffix>.safetensors
     output/log.txt       what was printed
     plots/               PNG files
+    weights.safetensors  sign flips, mean and variance of each weight, with --track_weights
     report.json          the result
 """
 
@@ -43,7 +44,8 @@ NOT_DENSE = {
     "min_channels", "round_to", "attention", "inexact", "fold",
     "outer_layer_pruning", "protect", "train_dense", "run_name", "results_dir", "checkpoint_model",
     "save_freq", "progress", "plugins", "autoconfig", "download", "memory_format",
-    "train_memory_format", "fused", "threads",
+    "train_memory_format", "fused", "threads", "preload_all_data", "workers", "plot_weights_freq",
+    "skip_first_plot", "histograms", "saliency", "confusion", "plot_weights", "plot_net", "track_weights",
 }  # fmt: skip
 
 
@@ -62,6 +64,7 @@ class RunFolder:
         self.models = self.path / "models"
         self.log = self.path / "output" / "log.txt"
         self.plots = self.path / "plots"
+        self.tracked = self.path / "weights.safetensors"
         self.report = self.path / "report.json"
         self.started = datetime.datetime.now().astimezone()
         self._plugins: dict[str, str] = {}  # as given -> as copied, relative to the run folder

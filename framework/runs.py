@@ -29,6 +29,7 @@ from framework.report import make_report, report_table
 from framework.run_folder import FINISHED, RunFolder, finished_dense_run
 from framework.schedule import BEFORE_TRAINING
 from framework.tester import Tester
+from framework.tracking import WeightTracker
 from framework.trainer import Parts, Settings, Trainer
 from utils.atomic import read_json, write_json
 from utils.errors import RunError, UsageError
@@ -139,31 +140,67 @@ def train_in(
 ) -> dict[str, Any]:
     """Train with all listeners, test once, and write everything into the folder; returns the report."""
     recorder = Recorder(folder, console)
+    drawn = Drawn(config, folder, recorder)
     layout = Layout(config, folder, bool(pruner.plan.get(BEFORE_TRAINING)))
     saver = Checkpointer(folder, config.model, config.save_freq)
-    trainer.hooks = manager([recorder, pruner, layout, saver], installed=True).hook
+    trainer.hooks = manager([recorder, *drawn.listeners, pruner, layout, saver], installed=True).hook
     trainer.track = console.track
     assemble.seed_everything(config.seed)
-    start = time.monotonic()
     try:
+        drawn.before(trainer)
+        start = time.monotonic()
         trainer.train()
         seconds = time.monotonic() - start
         if trainer.progress.stopped is not None:
             console.say(f"stopped: {trainer.progress.stopped}")
         test = trainer.evaluate(trainer.loaders.test)
         recorder.write(trainer, {f"{key}/test": value for key, value in test.items()})
+        save_model(trainer.model, folder.checkpoint(config.model, FINISHED))
+        drawn.after(trainer)
     finally:
         recorder.close()
-    save_model(trainer.model, folder.checkpoint(config.model, FINISHED))
     if config.prune_criterion == "EmptyCrit" and not is_pruned(trainer.model):
         dense_accuracy = test["acc"]  # this is the dense network
-    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds)
+    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds) | drawn.results
     from framework.plots import draw_all  # matplotlib: a run that is refused need not wait for it
 
     title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
     draw_all(folder.plots, recorder.epochs, trainer.model, pruner.events, title)
     write_json(folder.report, report)  # last: a folder with a report is a finished run
     return report
+
+
+class Drawn:
+    """What a run shows beside its numbers: pictures and the weights' ways, as far as the flags ask for them."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, recorder: Recorder) -> None:
+        from framework.pictures.listener import Pictures  # matplotlib: a run that is refused need not wait for it
+
+        self._folder = folder
+        self._pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None
+        self._tracker = WeightTracker() if config.track_weights else None
+        #: what goes into the report
+        self.results: dict[str, Any] = {}
+
+    @property
+    def listeners(self) -> list[Any]:
+        """Those that hear the hooks of training."""
+        return [one for one in (self._pictures, self._tracker) if one is not None]
+
+    def before(self, trainer: Trainer) -> None:
+        """Before training, and outside its time."""
+        if self._pictures is not None:
+            self._pictures.before(trainer)
+
+    def after(self, trainer: Trainer) -> None:
+        """Once the finished network was tested."""
+        if self._pictures is not None:
+            self._pictures.after(trainer)
+        if self._tracker is not None:
+            self._tracker.save(self._folder.tracked)
+            self.results["tracked_weights"] = self._tracker.summary()
+            if self._pictures is not None:
+                self._pictures.tracked(trainer, self._tracker.summary())
 
 
 @contextlib.contextmanager

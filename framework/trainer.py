@@ -78,7 +78,8 @@ class Trainer(ABC):
 
     Attributes for listeners: `model`, `optimizer`, `loss`, `loaders`, `hooks`, `settings`, `progress`,
     `epoch` (0-based), `example_input` (one sample on the device), `memory_format`, `macs` (of one sample through
-    the network as it is), `companions` (cut along with the network), `accelerator`.
+    the network as it is), `companions` (cut along with the network), `confusion` (of the last evaluation),
+    `accelerator`.
     """
 
     def __init__(self, parts: Parts, settings: Settings, **options: Any) -> None:
@@ -89,6 +90,8 @@ class Trainer(ABC):
         self.optimizer: Any = self.accelerator.prepare(parts.optimizer)
         self.lr_schedule = parts.lr_schedule
         self.companions: list[Companion] = []
+        #: true class by predicted class, int64 (C, C), of the last evaluation; None where none has counted it
+        self.confusion: Tensor | None = None
         #: shows a progress bar over an iterable: (items, title, how many)
         self.track: Track = no_bar
         self.use_memory_format(settings.memory_format)

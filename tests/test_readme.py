@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
@@ -9,7 +10,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from framework.config import FLAGS
 from framework.measures import measure_latency
 from framework.pruning.adapters import _ADAPTERS, _HEADS
 from main import main
@@ -17,6 +20,7 @@ from utils.vision import torchvision
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUN_FOLDER = (ROOT / "docs" / "run_folder.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [
     line.split("  #")[0].strip()
@@ -25,6 +29,7 @@ COMMANDS = [
     for line in text.splitlines()
     if line.startswith("python main.py")
 ]
+PICTURED = re.findall(r"^python main.py .*$", RUN_FOLDER, flags=re.MULTILINE)
 # the same command on less: README's own flags come first, the last of two equal flags wins
 SHORT = ["--epochs", "4", "--limit_train_batches", "1", "--limit_test_batches", "1", "--batch_size", "4"]
 NARROW = ["--threads", "1"]
@@ -74,9 +79,40 @@ def test_command(
             _vgg16_run(folder)
     if "results/MY_RUN" in words:
         words[words.index("results/MY_RUN")] = str(next((folder / "results").glob("*vgg16_for_readme*")))
-    assert main([*words, *SHORT, *NARROW]) == 0
+    assert main([*words, *SHORT, *NARROW, "--plot_weights_freq", "0"]) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert (folder / last / "report.json").is_file()
+
+
+def test_the_guide_to_the_run_folder_lists_exactly_what_its_command_leaves(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    (command,) = PICTURED
+    assert main([*shlex.split(command)[2:], *SHORT[2:], *NARROW]) == 0
+    place = folder / capsys.readouterr().out.strip().splitlines()[-1]
+    files, metrics, pictures, _ = (part for part in re.split(r"^## ", RUN_FOLDER, flags=re.MULTILINE))
+    listed = set(re.findall(r"^\| `(.+?)/?` \|", files, flags=re.MULTILINE))
+    assert {Path(name).parts[0] for name in listed} == {path.name for path in place.iterdir()}
+    assert all((place / name).exists() for name in listed)
+    drawn = set(re.findall(r"^\| `(\w+\.png)` \|", pictures, flags=re.MULTILINE))
+    assert drawn == {path.name for path in (place / "plots").iterdir()}
+    rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    left = {re.sub(r"(layer/sparsity)/.*", r"\1/LAYER", key) for row in rows for key in row}
+    named = {key for line in re.findall(r"^\| (`\w+/.*?) \|", metrics, flags=re.MULTILINE)
+             for key in re.findall(r"`(.+?)`", line)}  # fmt: skip
+    assert named - {"cuda/ram_footprint"} == {key for key in left if "/" in key}
+    assert {key for key in left if "/" not in key} == {"epoch", "step", "samples", "seconds"}
+    flags = set(re.findall(r"`--(?:no_)?(\w+)", RUN_FOLDER))
+    assert flags - {"config"} <= set(FLAGS)
+    events = EventAccumulator(str(place / "tensorboard"))
+    events.Reload()
+    tags = {tag for kind in ("images", "histograms") for tag in events.Tags()[kind]}
+    shown = set(re.findall(r"`(\w+/[\w/]+)`", pictures)) - {"plots/"}
+    layers = {key.removeprefix("layer/sparsity/") for row in rows for key in row if key.startswith("layer/")}
+    expected = {tag.replace("LAYER", layer) for tag in shown for layer in layers}
+    assert tags == expected
 
 
 def _vgg16_run(folder: Path) -> None:

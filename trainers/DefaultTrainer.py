@@ -8,6 +8,7 @@ import torch
 from accelerate import DistributedType
 from torch import Tensor
 
+from framework.confusion import confusion_counts
 from framework.measures import evaluating
 from framework.pruning.cutting import unwrapped
 from framework.trainer import Parts, Settings, Trainer
@@ -84,9 +85,10 @@ class DefaultTrainer(Trainer):
     def evaluate(self, loader: BatchLoader) -> dict[str, float]:
         """`acc` and `loss` over all samples of the loader, in eval mode.
 
-        Raises RunError where the loss is not finite: such a network's accuracy means nothing.
+        Leaves the counts of true and predicted classes in `confusion`. Raises RunError where the loss is not
+        finite: such a network's accuracy means nothing.
         """
-        correct = total = None
+        correct = total = table = None
         samples = 0
         with evaluating(self.model):
             for inputs, targets in self.track(loader, "evaluate", len(loader)):
@@ -94,7 +96,10 @@ class DefaultTrainer(Trainer):
                 hits, losses = correct_samples(outputs, targets), self.loss(outputs, targets) * len(inputs)
                 correct = hits if correct is None else correct + hits
                 total = losses if total is None else total + losses
+                counts = confusion_counts(outputs, targets)
+                table = counts if table is None else table + counts
                 samples += len(inputs)
+        self.confusion = table
         if correct is None or total is None:
             raise RunError("there is nothing to evaluate: the loader is empty")
         result = {"acc": float(correct) / samples, "loss": float(total) / samples}

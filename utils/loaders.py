@@ -28,6 +28,9 @@ NORMALIZATIONS = ("dataset", "unit", "imagenet")
 TUNING_SHARE = 0.2
 """Share of the training images that --tuning takes for validation."""
 
+PRELOAD_BATCH = 64
+"""Images that a process decodes at a time when all are loaded into memory."""
+
 
 def seeded(*key: int | str) -> torch.Generator:
     """Return a generator of its own for what `key` names, such as ("epoch", seed, 3).
@@ -232,6 +235,7 @@ class Loaders:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None
+    remarks: tuple[str, ...] = ()  # of the data set, for the log
 
     def scoring_batches(
         self, kind: str, *, batches: int | None, samples: int | None, batch_size: int, seed: int, step: int
@@ -320,8 +324,13 @@ def split(total: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[held:].sort().values, order[:held].sort().values
 
 
-def _open(dataset: DataSet, train: bool, size: int) -> tuple[Tensor | ImageFiles, Tensor]:
-    """Return the images of one part (uint8 tensor, or files) and their labels (int64)."""
+def _open(
+    dataset: DataSet, train: bool, size: int, decoders: int | None = None
+) -> tuple[Tensor | ImageFiles, Tensor]:
+    """Return the images of one part (uint8 tensor, or files) and their labels (int64).
+
+    decoders: how many processes decode all files into a tensor at once; None: the files stay files.
+    """
     source: Tensor | ImageFiles
     if isinstance(dataset, FolderDataSet):
         source = dataset.open(train, size)
@@ -334,7 +343,24 @@ def _open(dataset: DataSet, train: bool, size: int) -> tuple[Tensor | ImageFiles
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= dataset.num_classes:
         raise UsageError(f"{dataset.name} has labels {low}..{high}, not 0..{dataset.num_classes - 1}")
+    if decoders is not None and not isinstance(source, Tensor):
+        source = preloaded(source, dataset, size, decoders)
     return source, targets
+
+
+def preloaded(files: ImageFiles, dataset: DataSet, size: int, workers: int) -> Tensor:
+    """Return all images (uint8, (N, C, size, size)), decoded by `workers` processes (0: by this one)."""
+    shape = (len(files), dataset.in_channels, size, size)
+    try:
+        images = torch.empty(shape, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise UsageError(f"preload_all_data: {dataset.name} needs {math.prod(shape) / 1e9:.1f} GB of memory, "
+                         "more than there is") from error  # fmt: skip
+    whole = FolderLoader(files, torch.arange(len(files)), num_workers=workers, batch_size=PRELOAD_BATCH,
+                         mean=(0.0,) * shape[1], std=(1.0,) * shape[1])  # fmt: skip
+    for part, positions in whole._fetch(torch.arange(len(files)).split(PRELOAD_BATCH), epoch=False):
+        images[positions] = part
+    return images
 
 
 def _loader(
@@ -363,7 +389,7 @@ def make_loaders(
     augment: str = "none", normalize: str = "dataset", image_size: int | None = None,
     num_classes: int | None = None, limit_train_batches: int | None = None,
     limit_test_batches: int | None = None, random_shuffle_labels: bool = False,
-    device: str | torch.device = "cpu", workers: int = 2,
+    device: str | torch.device = "cpu", workers: int = 2, preload: bool = False,
 ) -> Loaders:  # fmt: skip
     """Return the loaders of a run on `dataset`.
 
@@ -372,7 +398,8 @@ def make_loaders(
     augment: of the training images. normalize: see `normalization`.
     image_size: side in pixels, if not the native one (folders: 64). num_classes: what the user expects.
     limit_test_batches: for validation, too. workers: processes that decode image files.
-    random_shuffle_labels: permute the labels of the training images. Errors: UsageError.
+    random_shuffle_labels: permute the labels of the training images. preload: decode all images of a folder
+    now and keep them on the device, which changes no batch. Errors: UsageError.
     """
     mean, std = normalization(dataset, normalize)
     if num_classes is not None and num_classes != dataset.num_classes:
@@ -380,7 +407,8 @@ def make_loaders(
     size = _image_size(dataset, image_size)
     common: dict[str, Any] = {"batch_size": batch_size, "mean": mean, "std": std, "seed": seed,
                               "device": device, "workers": workers}  # fmt: skip
-    source, targets = _open(dataset, True, size)
+    decoders = workers if preload else None
+    source, targets = _open(dataset, True, size, decoders)
     kept, held = split(len(targets), TUNING_SHARE if tuning else val_share, seed)
     val = _loader(source, targets, held, limit=limit_test_batches, **common) if len(held) else None
     if random_shuffle_labels:
@@ -390,6 +418,6 @@ def make_loaders(
     if tuning and val is not None:
         test = val
     else:
-        test = _loader(*_open(dataset, False, size), None, limit=limit_test_batches, **common)
+        test = _loader(*_open(dataset, False, size, decoders), None, limit=limit_test_batches, **common)
     classes, names = dataset.num_classes, dataset.class_names
-    return Loaders(train, val, test, dataset.in_channels, classes, size, mean, std, names)
+    return Loaders(train, val, test, dataset.in_channels, classes, size, mean, std, names, dataset.remarks)
