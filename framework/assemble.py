@@ -74,6 +74,10 @@ def build_loaders(config: RunConfig) -> Loaders:
         preload=config.preload_all_data,
     )
     config.notes += loaders.remarks
+    size = loaders.in_channels, loaders.image_size, loaders.image_size
+    if config.input_dim and config.input_dim != size:
+        given, found = (",".join(map(str, one)) for one in (config.input_dim, size))
+        raise UsageError(f"--input_dim {given}: the inputs from {config.data_set} are {found}")
     config.image_size, config.num_classes = loaders.image_size, loaders.num_classes
     return loaders
 
@@ -189,6 +193,7 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
         scope=config.scope,
         protect=config.protect,
         outer_layers=bool(config.outer_layer_pruning),
+        masking=config.masking,
         options={
             "budget": config.budget,
             "min_channels": config.min_channels,

@@ -109,6 +109,7 @@ class RunConfig:
                             choices=("dims", "heads"))  # fmt: skip
     inexact: bool = _prune(False, help="also cut channels that a norm or softmax reduces over")
     fold: bool = _prune(False, help="move constants of removed channels into the layers that read them")
+    masking: bool = _prune(True, help="hold pruned weights at zero; without, they may grow again")
     outer_layer_pruning: bool | None = _prune(None, help="also prune the first and the last layer's weights")
     protect: tuple[str, ...] = _prune(
         (), help="never prune modules whose name begins so; repeatable", metavar="PREFIX"
@@ -124,6 +125,12 @@ class RunConfig:
         choices=("none", "flip", "crop_flip", "cutout", "cutout_rotate"),
     )
     normalize: str = _data("dataset", help="scale of the inputs", choices=("unit", "imagenet", "dataset"))
+    input_dim: tuple[int, ...] = _data(
+        (),
+        help="channels, height, width of the inputs; must be the data set's, resized",
+        low=1,
+        metavar="C,H,W",
+    )
     num_classes: int | None = _data(None, help="number of classes; must be the data set's", low=1)
     limit_train_batches: int | None = _data(None, help="use only N batches of each epoch", low=1)
     limit_test_batches: int | None = _data(None, help="use only N batches of each evaluation", low=1)

@@ -10,6 +10,7 @@ from framework.autoconfig import fill
 from framework.config import RunConfig
 from framework.config_file import merge
 from framework.hooks import installed_folders
+from framework.old_flags import translated
 from framework.plugins import registry
 from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
 from framework.validate import check_config
@@ -26,9 +27,14 @@ def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig
     What was decided for the user is in `notes`. Raises UsageError for everything that can be known to be
     wrong before a model is built; no file is written.
     """
+    flags, lines = translated(flags)
     config = merge(flags, file)
+    config.notes += lines
     add_plugins(config.plugins)
     inherit(config)
+    if len(config.input_dim) == 3 and "image_size" not in config.given:
+        config.image_size = config.input_dim[1]
+        config.given.add("image_size")
     config.notes += map(str, fill(config, registry.folders))
     check_config(config)
     resolve(config)

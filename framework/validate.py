@@ -69,6 +69,11 @@ def _check_combinations(config: RunConfig) -> None:
         raise UsageError("--lr_schedule multistep needs --lr_milestones, for example 30,60,80")
     if config.data_set == "IMAGEFOLDER" and config.data_dir is None:
         raise UsageError("--data_set IMAGEFOLDER needs --data_dir, a folder with train/ and test/ or val/")
+    if config.input_dim and (len(config.input_dim) != 3 or config.input_dim[1] != config.input_dim[2]):
+        given = ",".join(map(str, config.input_dim))
+        raise UsageError(f"--input_dim {given}: channels, height and width of a square image, for example 3,32,32")
+    if config.image_size is not None and config.input_dim and config.input_dim[1] != config.image_size:
+        raise UsageError("--input_dim and --image_size say different things")
     if config.pretrained is not None and config.checkpoint_name is not None:
         raise UsageError("--pretrained and --checkpoint_name exclude each other: both give the first weights")
     if config.eval and config.pretrained is not None:
@@ -86,6 +91,8 @@ def _check_pruning(config: RunConfig) -> None:
     if config.round_to != "auto" and not (config.round_to.isdigit() and int(config.round_to) > 0):
         raise UsageError(f"--round_to {config.round_to}: a number from 1 on, or auto")
     granularity = registry.describe("criterions", name).granularity
+    if not config.masking and granularity != "weight":
+        raise UsageError(f"--no_masking is for weight criterions; {name} removes channels for good")
     if granularity == "channel":
         if config.outer_layer_pruning and "outer_layer_pruning" in config.given:
             raise UsageError(f"--outer_layer_pruning is for weight criterions; {name} prunes channels")
