@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
+from framework.pruning.inputs import input_columns
 from framework.pruning.producers import producer_parameters, sum_over_channels
 from framework.schedule import After, Schedule
 from utils.errors import UsageError
@@ -37,3 +39,8 @@ class ChannelNorm(Criterion):
         factors = {name: w.detach().sign() if self.p == 1 else w.detach() for name, w in weights.items()}
         sums = sum_over_channels(free, weights, factors)  # sum w * sign(w) or w * w
         return {name: total.clamp(min=0).pow(1 / self.p).float() for name, total in sums.items()}
+
+    def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
+        """The norm of each column of the first layer's weight, `(inputs,)`."""
+        module: Any = model.get_submodule(layer)
+        return torch.linalg.vector_norm(input_columns(module, module.weight.detach()), self.p, dim=1).float()

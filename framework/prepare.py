@@ -10,6 +10,7 @@ from framework.autoconfig import fill
 from framework.config import RunConfig
 from framework.config_file import merge
 from framework.hooks import installed_folders
+from framework.modes import use_pruning_rate
 from framework.plugins import registry
 from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
 from framework.validate import check_config
@@ -30,6 +31,7 @@ def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig
     add_plugins(config.plugins)
     inherit(config)
     config.notes += map(str, fill(config, registry.folders))
+    use_pruning_rate(config)
     check_config(config)
     resolve(config)
     return config

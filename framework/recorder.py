@@ -18,6 +18,7 @@ from framework.hooks import hookimpl
 from framework.measures import csr_bytes, node_sparsity, weight_sparsity
 from framework.pruning.masks import Masks
 from framework.pruning.pruner import PruneEvent
+from framework.rewinding import rewind_point
 from framework.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class Recorder:
     of weight sparsity and the latest accuracy), sparse/log_disk_size (ln of the bytes, sparse rows where masked);
     time/gpu_time (ms a batch) and time/batch_time (s a batch, evaluation included) where batches were trained on
     since the last row, time/flops_per_sample (multiply-adds), time/flops_log_cum (log10, training and scoring);
-    cuda/ram_footprint (bytes).
+    cuda/ram_footprint (bytes). `rewinds`: how often the network went back to its rewind point so far.
     """
 
     def __init__(self, folder: RunFolder, console: Console) -> None:
@@ -64,10 +65,17 @@ class Recorder:
     @hookimpl
     def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
         """Say how far the step went."""
+        asked = "by a fixed threshold" if event.asked is None else f"asked {event.asked:.4f}"
+        inputs = "" if event.inputs is None else f", {int(event.inputs.sum())} of {len(event.inputs)} inputs left"
         self._console.say(
-            f"pruned {type_name(trainer, event)} to {event.reached:.4f} (asked {event.asked:.4f}), "
+            f"pruned {type_name(trainer, event)} to {event.reached:.4f} ({asked}){inputs}, "
             f"{trainer.macs:,} MACs a sample"
         )
+
+    @hookimpl
+    def rewound(self, trainer: Trainer, to_epoch: int) -> None:
+        """Say where training goes on from."""
+        self._console.say(f"rewound to {rewind_point(to_epoch)}")
 
     @hookimpl
     def warned(self, trainer: Trainer, message: str) -> None:
@@ -102,6 +110,8 @@ class Recorder:
             **metrics,
             **self._state(trainer, metrics),
         }
+        if trainer.progress.rewinds:
+            row["rewinds"] = len(trainer.progress.rewinds)
         self.rows.append(row)
         with self._folder.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
