@@ -47,8 +47,9 @@ def option_for(flag: Flag) -> click.Option:
         return click.Option([flag.name, f"--{flag.name}/--no_{flag.name}"], default=None, help=_help(flag))
     metavar = flag.metavar or "|".join(flag.choices) or flag.type.__name__.upper()
     repeatable = flag.many and flag.type is str or flag.type is dict
+    spellings = [f"--{name}" for name in (flag.name, *flag.aliases)]
     return click.Option(
-        [flag.name, f"--{flag.name}"], multiple=repeatable, metavar=metavar, help=_help(flag)
+        [flag.name, *spellings], multiple=repeatable, metavar=metavar, help=_help(flag)
     )  # fmt: skip
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
+from framework.pruning.inputs import input_columns
 from framework.pruning.producers import producer_parameters, sum_of_powers
 from framework.schedule import After, Schedule
 from utils.errors import UsageError
@@ -36,3 +38,8 @@ class ChannelNorm(Criterion):
         weights = producer_parameters(model, free, biases=False)
         sums = sum_of_powers(free, weights, self.p)
         return {name: total.pow(1 / self.p).float() for name, total in sums.items()}
+
+    def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
+        """The norm of each column of the first layer's weight, `(inputs,)`."""
+        module: Any = model.get_submodule(layer)
+        return torch.linalg.vector_norm(input_columns(module, module.weight.detach()), self.p, dim=1).float()

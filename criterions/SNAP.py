@@ -3,10 +3,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
+from framework.criterion import (
+    Batch,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Scores,
+    mean_gradients,
+    scoring,
+    with_groups,
+)  # fmt: skip
+from framework.prunable import prunable_weights, tensor_name
 from framework.pruning.gates import gate_gradients
+from framework.pruning.inputs import input_columns
 from framework.schedule import Before, Schedule
 
 
@@ -31,3 +43,12 @@ class SNAP(Criterion):
         with scoring(model):
             gates, mean_loss = gate_gradients(model, batches, loss, free)
         return {name: (gate.abs() / (1e-8 + abs(mean_loss))).float() for name, gate in gates.items()}
+
+    def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
+        """|sum w * g| / (1e-8 + |L|) over the columns of the first layer's weight, `(inputs,)`."""
+        name = tensor_name(layer, "weight")
+        weight = prunable_weights(model)[name]
+        with scoring(model):
+            gradients, mean_loss = mean_gradients(model, batches, loss, {name: weight})
+        columns = input_columns(model.get_submodule(layer), gradients[name] * weight.detach())
+        return (columns.sum(1).abs() / (1e-8 + abs(mean_loss))).float()

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
+from framework.pruning.inputs import input_columns
 from framework.schedule import Before, Schedule
 
 
@@ -24,3 +25,9 @@ class StructuredRandom(Criterion):
         free, _ = with_groups(model, batches, groups)
         generator = self.generator()
         return {name: torch.rand(group.channels, generator=generator) for name, group in free.items()}
+
+    def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
+        """Uniform in [0, 1), other numbers than the channels', `(inputs,)`."""
+        module: Any = model.get_submodule(layer)
+        generator = torch.Generator().manual_seed(~self.generator().initial_seed() % 2**63)
+        return torch.rand(len(input_columns(module, module.weight.detach())), generator=generator)

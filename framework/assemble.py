@@ -18,6 +18,7 @@ from framework.loss import Loss
 from framework.plugins import build, option_names, registry
 from framework.probing import fast_multiple
 from framework.pruning.pruner import Pruner
+from framework.rewinding import check_rewinding
 from framework.run_folder import SUFFIX
 from framework.schedule import After, Before, During, Never, Schedule, chosen
 from utils.errors import UsageError
@@ -25,6 +26,8 @@ from utils.loaders import Loaders, make_loaders
 
 #: the words of --schedule; a schedule of a plug-in's own has none
 WHEN: dict[type, str] = {Before: "before", During: "during", After: "after"}
+#: flags that are options of the losses that have them
+LOSS_FLAGS = ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg")
 
 
 def prepare_machine(config: RunConfig) -> None:
@@ -125,7 +128,7 @@ def load_pretrained(file: Path, name: str, options: dict[str, Any]) -> nn.Module
 def build_loss(config: RunConfig) -> Loss:
     """The loss with those of the flags it knows."""
     taken = option_names(registry.get("losses", config.loss))
-    flags = {name: getattr(config, name) for name in ("l1_reg", "lp_reg", "label_smoothing") if name in taken}
+    flags = {name: getattr(config, name) for name in LOSS_FLAGS if name in taken}
     loss: Loss = build("losses", config.loss, **(flags | config.options("loss")))
     return loss
 
@@ -178,6 +181,15 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
     if not isinstance(own, Never):
         schedule = chosen(own, config.schedule, config.prune_delay, config.prune_freq, config.snip_steps)
     plan = schedule.plan(config.pruning_limit, config.epochs)
+    if config.enable_rewinding:
+        check_rewinding(config.rewind_to, plan, config.epochs)
+        if config.fold:
+            raise UsageError("--fold and --enable_rewinding exclude each other: rewound weights are not folded")
+    elif "rewind_to" in config.given and config.rewind_to:
+        config.notes.append("without --enable_rewinding --rewind_to has no effect")
+    if criterion.threshold is not None and "pruning_limit" in config.given:
+        why = f"{config.prune_criterion} prunes by a fixed threshold, {criterion.threshold:g}"
+        config.notes.append(f"{why}: --pruning_limit has no effect")
     config.scope = config.scope or criterion.scope
     config.schedule = WHEN.get(type(schedule))
     if isinstance(schedule, During):
@@ -196,6 +208,7 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
         masking=config.masking,
         options={
             "budget": config.budget,
+            "rank_inputs": channels and bool(config.outer_layer_pruning),
             "min_channels": config.min_channels,
             "round_to": int(config.round_to),
             "attention": config.attention,

@@ -60,6 +60,8 @@ class RunConfig:
     train_scheme: str = _what("DefaultTrainer", help="trainer", metavar="NAME")
     test_scheme: str = _what("Accuracy", help="tester", metavar="NAME")
     eval: bool = _what(False, help="only evaluate a checkpoint")
+    hoyer_square: bool = _what(False, help="loss and criterion HoyerSquare")
+    group_hoyer_square: bool = _what(False, help="loss and criterion GroupHoyerSquare")
     train_dense: bool = _what(False, help="also train the dense network, to compare with")
     tuning: bool = _what(False, help="hold out 20 % of the training set and leave the test set alone")
 
@@ -71,6 +73,7 @@ class RunConfig:
     l2_reg: float = _train(5e-5, help="weight decay", low=0)
     l1_reg: float = _train(0.0, help="weight of the L1 norm in the loss", low=0)
     lp_reg: float = _train(0.0, help="weight of the L0.2 norm in the loss", low=0)
+    hoyer_reg: float = _train(1e-5, help="weight of the measure in the Hoyer losses", low=0)
     label_smoothing: float = _train(0.0, help="label smoothing of the loss", low=0, high=1)
     grad_clip: float = _train(10.0, help="largest L2 norm of the gradient; 0 or less: off")
     grad_noise: float = _train(0.0, help="deviation of the normal noise added to gradients", low=0)
@@ -110,7 +113,17 @@ class RunConfig:
     inexact: bool = _prune(False, help="also cut channels that a norm or softmax reduces over")
     fold: bool = _prune(False, help="move constants of removed channels into the layers that read them")
     masking: bool = _prune(True, help="hold pruned weights at zero; without, they may grow again")
-    outer_layer_pruning: bool | None = _prune(None, help="also prune the first and the last layer's weights")
+    outer_layer_pruning: bool | None = _prune(
+        None, help="also prune the first and the last layer's weights; for channel criterions: also mask inputs"
+    )
+    enable_rewinding: bool = _prune(False, help="go back to early weights after each pruning in training")
+    rewind_to: int = _prune(
+        0, help="epochs after which those weights were kept; 0: initial", low=0, aliases=("rewind_epoch",)
+    )
+    pruning_rate: float | None = _prune(
+        None, help="alone: --pruning_limit of UnstructuredRandom; else without effect", low=0, below=1
+    )
+    growing_rate: float = _prune(0.0, help="weights never grow again: only 0", low=0)
     protect: tuple[str, ...] = _prune(
         (), help="never prune modules whose name begins so; repeatable", metavar="PREFIX"
     )
@@ -233,7 +246,9 @@ def parse_values(values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
     """Give each value its field's type; UsageError names `source`, the key and the nearest match."""
     prefix = f"{source}: " if source else ""
     parsed: dict[str, Any] = {}
-    for name, value in values.items():
+    spelled = {alias: name for name, flag in FLAGS.items() for alias in flag.aliases}
+    for given, value in values.items():
+        name = spelled.get(given, given)
         if name not in FLAGS:
             raise UsageError(prefix + unknown("setting", str(name), FLAGS))
         where = f"{prefix}{name}" if source else f"--{name}"

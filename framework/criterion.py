@@ -33,12 +33,14 @@ WORTH_HALVING = 16
 class Data:
     """What a criterion wants to see: "none", "random" batches of the training set, or "balanced" classes.
 
-    Give either `batches` (of the run's batch size) or `samples` (in all).
+    Give one of `batches` (of the run's batch size), `samples` (in all) and, for "balanced", `per_class`: as many
+    of each class, or as many as the smallest class has.
     """
 
     kind: str = "none"
     batches: int | None = None
     samples: int | None = None
+    per_class: int | None = None
 
 
 class Criterion(ABC):
@@ -62,6 +64,8 @@ class Criterion(ABC):
     #: seed and step of the criterion's own random numbers; set by the run
     seed: int = 0
     step: int = 0
+    #: one sample of the input, for criterions without data that need its shape; set by the framework
+    example_input: Tensor | None = None
 
     def __init__(self, **options: Any) -> None:
         self.__dict__.update(options)
@@ -79,6 +83,18 @@ class Criterion(ABC):
         Pure: weights, buffers, mode and gradients are afterwards as before. `batches` is passed over once;
         `groups` are the groups that will be cut, None means traced from the first inputs.
         """
+
+    def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
+        """Optional, for channel criterions under `--outer_layer_pruning`: score the inputs of the first layer.
+
+        The measure of the channels, over the columns of the weight of `layer` (a module's name) instead of rows:
+        `(inputs,)`, higher = keep. Pure like `score`. `framework.pruning.inputs.input_columns` has the columns.
+        """
+        raise UsageError(f"{type(self).__name__} cannot rank the network's inputs (it lacks input_scores)")
+
+    def cost(self, samples: int) -> float:
+        """What scoring with so many samples costs, in training passes (forward and backward) of one sample."""
+        return samples
 
     def start(self, model: nn.Module) -> None:  # noqa: B027
         """Remember what is needed of the model before anything happens; never changes the model."""
@@ -179,8 +195,9 @@ def _halves(images: Tensor, targets: Tensor) -> list[Batch]:
 
 
 def _mixes_samples(module: nn.Module) -> bool:
-    """A norm that has no statistics of its own takes those of the batch, in eval mode too."""
-    return isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is None
+    """A norm in training mode takes the statistics of the batch, one that has none of its own in eval mode too."""
+    norm = isinstance(module, nn.modules.batchnorm._NormBase)
+    return norm and (module.training or module.running_mean is None)
 
 
 @torch.no_grad()

@@ -20,7 +20,8 @@ WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text
 def flag(default: Any, group: str, help: str, **limits: Any) -> Any:
     """Return a dataclass field for a flag.
 
-    `limits` may be `choices` (allowed words), `low`, `high` (inclusive), `below` (exclusive) and `metavar`.
+    `limits` may be `choices` (allowed words), `low`, `high` (inclusive), `below` (exclusive), `metavar` and
+    `aliases`.
     """
     metadata = {"group": group, "help": help, **limits}
     if isinstance(default, dict):
@@ -44,6 +45,8 @@ class Flag:
     high: float | None = None
     below: float | None = None
     metavar: str = ""
+    #: other spellings
+    aliases: tuple[str, ...] = ()
 
     def parse(self, value: Any, where: str = "") -> Any:
         """Turn what a file or the command line holds into the field's type.

@@ -65,6 +65,10 @@ class HookSpecs:
         """After every pruning step."""
 
     @hookspec
+    def rewound(self, trainer: Trainer, to_epoch: int) -> None:
+        """After the network went back to its state after `to_epoch` epochs (0: the initial one), pruned as now."""
+
+    @hookspec
     def warned(self, trainer: Trainer, message: str) -> None:
         """Something the user should know that does not stop the run."""
 

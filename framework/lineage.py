@@ -51,6 +51,14 @@ def has_lineage(model: nn.Module) -> bool:
     return _ATTRIBUTE in model.__dict__
 
 
+def was_pruned(model: nn.Module) -> bool:
+    """Whether anything was cut or masked; quick enough for every batch."""
+    found: Lineage | None = model.__dict__.get(_ATTRIBUTE)
+    if found is not None and found.kept:
+        return True
+    return any(name.startswith("mask_of_") for module in model.modules() for name in module._buffers)
+
+
 def set_lineage(model: nn.Module, lineage: Lineage) -> None:
     """Give the model a record, for instance that of the model it is a copy of."""
     model.__dict__[_ATTRIBUTE] = lineage

@@ -130,7 +130,7 @@ def draw_scores(file: Path, event: PruneEvent, title: str) -> Path:
     figure.legend(*handles, loc="upper right", ncols=2, frameon=False, fontsize=8)
     figure.supxlabel("score" if signed else "log10 of the score", fontsize=9)
     figure.supylabel("entries", fontsize=9)
-    return _save(figure, file, f"{title}: scores at {event.asked:.3f}")
+    return _save(figure, file, f"{title}: scores at {event.reached if event.asked is None else event.asked:.3f}")
 
 
 def _panel_title(name: str, scores: Any, signed: bool) -> str:

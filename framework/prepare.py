@@ -10,6 +10,7 @@ from framework.autoconfig import fill
 from framework.config import RunConfig
 from framework.config_file import merge
 from framework.hooks import installed_folders
+from framework.modes import use_pruning_rate
 from framework.old_flags import translated
 from framework.plugins import registry
 from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
@@ -36,6 +37,7 @@ def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig
         config.image_size = config.input_dim[1]
         config.given.add("image_size")
     config.notes += map(str, fill(config, registry.folders))
+    use_pruning_rate(config)
     check_config(config)
     resolve(config)
     return config

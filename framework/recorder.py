@@ -18,6 +18,7 @@ from framework.hooks import hookimpl
 from framework.measures import csr_bytes, layer_sparsities, node_sparsity, weight_sparsity
 from framework.pruning.masks import Masks
 from framework.pruning.pruner import PruneEvent
+from framework.rewinding import rewind_point
 from framework.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Recorder:
     time/gpu_time (ms a batch) and time/batch_time (s a batch, evaluation included) where batches were trained on
     since the last row, time/flops_per_sample (multiply-adds), time/flops_log_cum (log10, training and scoring);
     cuda/ram_footprint (bytes); layer/sparsity/LAYER (share of the dense layer's weights that are gone).
+    `rewinds`: how often the network went back to its rewind point so far.
     """
 
     def __init__(self, folder: RunFolder, console: Console) -> None:
@@ -69,10 +71,17 @@ class Recorder:
     @hookimpl
     def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
         """Say how far the step went."""
+        asked = "by a fixed threshold" if event.asked is None else f"asked {event.asked:.4f}"
+        inputs = "" if event.inputs is None else f", {int(event.inputs.sum())} of {len(event.inputs)} inputs left"
         self._console.say(
-            f"pruned {type_name(trainer, event)} to {event.reached:.4f} (asked {event.asked:.4f}), "
+            f"pruned {type_name(trainer, event)} to {event.reached:.4f} ({asked}){inputs}, "
             f"{trainer.macs:,} MACs a sample"
         )
+
+    @hookimpl
+    def rewound(self, trainer: Trainer, to_epoch: int) -> None:
+        """Say where training goes on from."""
+        self._console.say(f"rewound to {rewind_point(to_epoch)}")
 
     @hookimpl
     def warned(self, trainer: Trainer, message: str) -> None:
@@ -107,6 +116,8 @@ class Recorder:
             **metrics,
             **self._state(trainer, metrics),
         }
+        if trainer.progress.rewinds:
+            row["rewinds"] = len(trainer.progress.rewinds)
         self.rows.append(row)
         with self._folder.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")

@@ -15,6 +15,7 @@ from framework.measures import count_macs, csr_bytes, measure, measure_latency, 
 from framework.plugins import build
 from framework.probing import lay_out
 from framework.pruning.masks import Masks
+from framework.pruning.step import PruneEvent
 from framework.trainer import Progress, Trainer
 
 
@@ -37,9 +38,18 @@ def dense_twin(model: nn.Module, example_input: Tensor) -> nn.Module:
 
 
 def make_report(
-    trainer: Trainer, config: RunConfig, accuracy: float, dense_accuracy: float | None, seconds: float
+    trainer: Trainer,
+    config: RunConfig,
+    accuracy: float,
+    dense_accuracy: float | None,
+    seconds: float,
+    event: PruneEvent | None = None,
 ) -> dict[str, Any]:
-    """All numbers of a finished run; both networks are timed in turns, in the format the run trained in."""
+    """All numbers of a finished run; both networks are timed in turns, in the format the run trained in.
+
+    `event` is the last pruning step: one by a fixed threshold was not asked for a sparsity, and one that ranked
+    the inputs of the first layer knows how many are left (else both numbers are None).
+    """
     model, example = trainer.model, trainer.example_input
     twin = dense_twin(model, example)
     lay_out(twin, trainer.memory_format)
@@ -52,10 +62,12 @@ def make_report(
         "data_set": config.data_set,
         "seed": config.seed,
         "budget": config.budget,
-        "asked_sparsity": 0.0 if config.prune_criterion == "EmptyCrit" else config.pruning_limit,
+        "asked_sparsity": _asked(config, event),
         "reached": {
             "weight_sparsity": weight_sparsity(model),
             "node_sparsity": node_sparsity(model, example),
+            "inputs": None if event is None or event.inputs is None else len(event.inputs),
+            "inputs_left": None if event is None or event.inputs is None else int(event.inputs.sum()),
         },
         "dense": {
             "accuracy": dense_accuracy,
@@ -79,6 +91,12 @@ def make_report(
     }
 
 
+def _asked(config: RunConfig, event: PruneEvent | None) -> float | None:
+    if config.prune_criterion == "EmptyCrit":
+        return 0.0
+    return config.pruning_limit if event is None or event.asked is not None else None
+
+
 def _train_part(progress: Progress, dense_macs: int, seconds: float) -> dict[str, Any]:
     return {
         "epochs": progress.epoch + 1 if progress.step else 0,
@@ -86,6 +104,7 @@ def _train_part(progress: Progress, dense_macs: int, seconds: float) -> dict[str
         "cumulative_macs": progress.cumulative_macs,
         "dense_cumulative_macs": 3 * dense_macs * progress.samples,
         "stopped": progress.stopped,
+        "rewinds": progress.rewinds,
     }
 
 
@@ -98,10 +117,13 @@ def report_table(report: dict[str, Any]) -> Table:
     shown = None if dense["accuracy"] is None else f"{dense['accuracy']:.4f}"
     table.add_row("test accuracy", shown or "not trained", f"{pruned['accuracy']:.4f}", "")
     for kind in ("node", "weight"):
-        asked = f" (asked {report['asked_sparsity']:.4f})" if report["budget"] == f"{kind}s" else ""
+        known = report["asked_sparsity"] is not None and report["budget"] == f"{kind}s"
+        asked = f" (asked {report['asked_sparsity']:.4f})" if known else ""
         table.add_row(f"{kind} sparsity{asked}", "0", f"{reached[f'{kind}_sparsity']:.4f}", "")
+    if reached["inputs"] is not None:
+        table.add_row("inputs of the first layer", str(reached["inputs"]), str(reached["inputs_left"]), "")
     for key, label in (("params", "parameters"), ("macs", "MACs a sample"), ("bytes", "bytes on disk")):
-        if report["budget"] == key:
+        if report["budget"] == key and report["asked_sparsity"] is not None:
             label += f" (asked {1 - report['asked_sparsity']:.4f} of them)"
         table.add_row(label, f"{dense[key]:,}", f"{pruned[key]:,}", _ratio(dense[key], pruned[key]))
     if pruned["csr_bytes"] is not None:

@@ -42,6 +42,7 @@ LONGEST = 60  # characters of a run name; file systems stop at 255 bytes
 NOT_DENSE = {
     "prune_criterion", "pruning_limit", "snip_steps", "schedule", "prune_delay", "prune_freq", "scope", "budget",
     "min_channels", "round_to", "attention", "inexact", "fold",
+    "enable_rewinding", "rewind_to", "pruning_rate", "growing_rate", "hoyer_square", "group_hoyer_square",
     "outer_layer_pruning", "protect", "train_dense", "run_name", "results_dir", "checkpoint_model",
     "save_freq", "progress", "plugins", "autoconfig", "download", "memory_format",
     "train_memory_format", "fused", "threads", "preload_all_data", "workers", "plot_weights_freq",

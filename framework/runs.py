@@ -19,13 +19,13 @@ from framework.config import RunConfig
 from framework.console import Console
 from framework.criterion import Criterion
 from framework.hooks import hookimpl, manager
-from framework.lineage import lineage_of
+from framework.lineage import was_pruned
 from framework.plugins import build, registry
-from framework.pruning.masks import Masks
 from framework.pruning.pruner import Pruner
 from framework.pruning.trial import try_criterion
 from framework.recorder import Recorder
 from framework.report import make_report, report_table
+from framework.rewinding import Rewinder
 from framework.run_folder import FINISHED, RunFolder, finished_dense_run
 from framework.schedule import BEFORE_TRAINING
 from framework.tester import Tester
@@ -143,7 +143,8 @@ def train_in(
     drawn = Drawn(config, folder, recorder)
     layout = Layout(config, folder, bool(pruner.plan.get(BEFORE_TRAINING)))
     saver = Checkpointer(folder, config.model, config.save_freq)
-    trainer.hooks = manager([recorder, *drawn.listeners, pruner, layout, saver], installed=True).hook
+    rewinder = [Rewinder(config.rewind_to)] if config.enable_rewinding and pruner.plan else []
+    trainer.hooks = manager([recorder, *drawn.listeners, *rewinder, pruner, layout, saver], installed=True).hook
     trainer.track = console.track
     assemble.seed_everything(config.seed)
     try:
@@ -159,9 +160,10 @@ def train_in(
         drawn.after(trainer)
     finally:
         recorder.close()
-    if config.prune_criterion == "EmptyCrit" and not is_pruned(trainer.model):
+    if config.prune_criterion == "EmptyCrit" and not was_pruned(trainer.model):
         dense_accuracy = test["acc"]  # this is the dense network
-    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds) | drawn.results
+    last = pruner.events[-1] if pruner.events else None
+    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last) | drawn.results
     from framework.plots import draw_all  # matplotlib: a run that is refused need not wait for it
 
     title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
@@ -251,14 +253,9 @@ class Layout:
         trainer.use_memory_format(probing.FORMATS[config.train_memory_format])
 
 
-def is_pruned(model: nn.Module) -> bool:
-    """Whether anything was cut or masked."""
-    return bool(lineage_of(model).kept) or len(Masks(model)) > 0
-
-
 def _check_dense(config: RunConfig, model: nn.Module) -> None:
     """The dense network is trained from where this run starts; it cannot start from a pruned one."""
-    if config.train_dense and is_pruned(model):
+    if config.train_dense and was_pruned(model):
         start = config.checkpoint_name or config.pretrained
         raise UsageError(f"--train_dense: {start} is pruned already, there is no dense network to train from it")
 

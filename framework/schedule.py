@@ -10,18 +10,27 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from utils.errors import UsageError
+from utils.suggest import unknown
 
 BEFORE_TRAINING = -1
 #: pruning steps of the iterative criterions: the original's five `snip_steps`, the first one and the limit
 ITERATIVE = 7
 
 
-def targets(limit: float, steps: int) -> list[float]:
-    """Rising sparsities that close in on `limit`: k_i = limit - (limit - start) * 0.5**i, and then the limit.
+#: how the targets of several steps lie: each one half as far from the limit as the last, or each one keeping the
+#: same share of what the last one left
+SPACINGS = ("halving", "exponential")
 
-    The start is 0.5, as in the original; for limits up to 0.5, where that would overshoot, half the limit.
-    `targets(0.98, 7)` is .5 .74 .86 .92 .95 .965 .98.
+
+def targets(limit: float, steps: int, spacing: str = "halving") -> list[float]:
+    """Rising sparsities of `steps` steps, the last of which is `limit`.
+
+    "halving" closes in on it: k_i = limit - (limit - start) * 0.5**i, and then the limit. The start is 0.5, as in
+    the original; for limits up to 0.5, where that would overshoot, half the limit. `targets(0.98, 7)` is .5 .74
+    .86 .92 .95 .965 .98. "exponential" keeps (1 - limit) ** (i / steps) after step i, as SynFlow does.
     """
+    if spacing == "exponential":
+        return [1 - (1 - limit) ** (step / steps) for step in range(1, steps)] + [limit]
     start = 0.5 if limit > 0.5 else limit / 2
     return [limit - (limit - start) * 0.5**step for step in range(steps - 1)] + [limit]
 
@@ -35,10 +44,13 @@ class Schedule(ABC):
 
     def one_shot(self, limit: float) -> list[float]:
         """All targets one after the other, for a call outside a training run."""
-        return targets(limit, getattr(self, "steps", 1))
+        return targets(limit, getattr(self, "steps", 1), getattr(self, "spacing", "halving"))
 
 
 def _check(schedule: Schedule, **least: int) -> None:
+    spacing = getattr(schedule, "spacing", "halving")
+    if spacing not in SPACINGS:
+        raise UsageError(f"{type(schedule).__name__}: {unknown('spacing', str(spacing), SPACINGS)}")
     for name, low in least.items():
         value = getattr(schedule, name)
         if value is not None and value < low:
@@ -61,12 +73,13 @@ class Before(Schedule):
     """Before the first epoch, in `steps` steps back to back; each one scores what the last one left."""
 
     steps: int = 1
+    spacing: str = "halving"
 
     def __post_init__(self) -> None:
         _check(self, steps=1)
 
     def plan(self, limit: float, epochs: int) -> dict[int, list[float]]:
-        return {BEFORE_TRAINING: targets(limit, self.steps)}
+        return {BEFORE_TRAINING: self.one_shot(limit)}
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ class During(Schedule):
     delay: int = 0
     freq: int = 1
     steps: int = ITERATIVE
+    spacing: str = "halving"
 
     def __post_init__(self) -> None:
         _check(self, delay=0, freq=1, steps=1)
@@ -93,7 +107,8 @@ class During(Schedule):
                 f"nothing would be pruned: with prune_delay {self.delay} and prune_freq {self.freq} the first "
                 f"pruning comes after {self.delay + self.freq + 1} epochs, and epochs is {epochs}"
             )
-        return {moment: [target] for moment, target in zip(moments, targets(limit, len(moments)), strict=True)}
+        rising = targets(limit, len(moments), self.spacing)
+        return {moment: [target] for moment, target in zip(moments, rising, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -104,6 +119,7 @@ class After(Schedule):
     delay: int | None = None
     freq: int | None = None
     steps: int = 1
+    spacing: str = "halving"
 
     def __post_init__(self) -> None:
         _check(self, delay=0, freq=1, steps=1)
@@ -118,7 +134,7 @@ class After(Schedule):
                 )
         else:
             moment = epochs - 1 - (max(1, round(epochs / 8)) if epochs > 1 else 0)
-        return {moment: targets(limit, self.steps)}
+        return {moment: self.one_shot(limit)}
 
 
 def chosen(own: Schedule, when: str | None, delay: int | None, freq: int | None, snip_steps: int) -> Schedule:
@@ -129,17 +145,19 @@ def chosen(own: Schedule, when: str | None, delay: int | None, freq: int | None,
     """
     several = getattr(own, "steps", 1) > 1
     steps = snip_steps + 2 if several else 1
+    spacing = getattr(own, "spacing", "halving")
     when = when or type(own).__name__.lower()
     if when == "before":
-        return Before(steps)
+        return Before(steps, spacing)
     if when == "during":
         during = own if isinstance(own, During) else During()
         return During(
             during.delay if delay is None else delay,
             during.freq if freq is None else freq,
             steps if several else ITERATIVE,
+            spacing,
         )
     if when == "after":
         after = own if isinstance(own, After) else After()
-        return After(after.delay if delay is None else delay, after.freq if freq is None else freq, steps)
+        return After(after.delay if delay is None else delay, after.freq if freq is None else freq, steps, spacing)
     return own

@@ -63,6 +63,8 @@ class Progress:
     #: why training ended before its last epoch, if it did
     stopped: str | None = None
     warnings: list[str] = field(default_factory=list)
+    #: one entry for each time the network was rewound: epochs done by then, and to after which of them
+    rewinds: list[dict[str, int]] = field(default_factory=list)
 
 
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]

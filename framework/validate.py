@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from framework.catalog import check_source
 from framework.config import FLAGS, GROUPS, KINDS, RunConfig
+from framework.modes import check_modes
 from framework.plugins import option_names, registry
 from framework.run_folder import find_checkpoint, find_pretrained
 from utils.errors import UsageError
@@ -18,7 +20,7 @@ DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d+))?")
 TAKEN: dict[str, dict[str, str | None]] = {
     "optimizer": {"params": None, "lr": "learning_rate", "weight_decay": "l2_reg", "fused": "fused"},
     "model": {"in_channels": None, "num_classes": "num_classes", "image_size": "image_size"},
-    "loss": {"l1_reg": "l1_reg", "lp_reg": "lp_reg", "label_smoothing": "label_smoothing"},
+    "loss": {name: name for name in ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg")},
     "trainer": {"parts": None, "settings": None},
     "dataset": {"data_dir": "data_dir", "download": "download"},
 }
@@ -78,6 +80,7 @@ def _check_combinations(config: RunConfig) -> None:
         raise UsageError("--pretrained and --checkpoint_name exclude each other: both give the first weights")
     if config.eval and config.pretrained is not None:
         raise UsageError("--eval reads a checkpoint: give --checkpoint_name, not --pretrained")
+    check_modes(config)
     if config.checkpoint_model is not None and config.checkpoint_name is None and not config.eval:
         raise UsageError("--checkpoint_model needs --checkpoint_name, or --eval for the newest run")
 
@@ -94,12 +97,21 @@ def _check_pruning(config: RunConfig) -> None:
     if not config.masking and granularity != "weight":
         raise UsageError(f"--no_masking is for weight criterions; {name} removes channels for good")
     if granularity == "channel":
-        if config.outer_layer_pruning and "outer_layer_pruning" in config.given:
-            raise UsageError(f"--outer_layer_pruning is for weight criterions; {name} prunes channels")
+        if config.outer_layer_pruning and not config.eval:
+            _check_ranks_inputs(name)
         if config.scope == "row":
             raise UsageError(
                 f"--scope row is for weight criterions; {name} prunes channels (global, layer or isomorphic)"
             )
+    elif granularity == "both":
+        if config.scope not in (None, "global"):
+            raise UsageError(
+                f"--scope {config.scope}: {name} ranks weights and channels together, which is global"
+            )
+        if config.budget not in (None, "weights"):
+            raise UsageError(f"--budget {config.budget} is for channel criterions; {name} prunes weights too")
+        if config.round_to != "1":
+            raise UsageError(f"--round_to is for channel criterions; {name} prunes weights too")
     elif granularity == "weight" and name != "EmptyCrit":
         if config.scope == "isomorphic":
             raise UsageError(f"--scope isomorphic is for channel criterions; {name} prunes weights")
@@ -108,6 +120,14 @@ def _check_pruning(config: RunConfig) -> None:
         for flag, default in FOR_CHANNELS.items():
             if getattr(config, flag) != default:
                 raise UsageError(f"--{flag} is for channel criterions; {name} prunes weights")
+
+
+def _check_ranks_inputs(name: str) -> None:
+    from framework.criterion import Criterion
+
+    criterion: Any = registry.get("criterions", name)
+    if criterion.input_scores is Criterion.input_scores:
+        raise UsageError(f"--outer_layer_pruning: {name} cannot rank the network's inputs (it lacks input_scores)")
 
 
 def _check_paths(config: RunConfig) -> None:

@@ -238,18 +238,23 @@ class Loaders:
     remarks: tuple[str, ...] = ()  # of the data set, for the log
 
     def scoring_batches(
-        self, kind: str, *, batches: int | None, samples: int | None, batch_size: int, seed: int, step: int
-    ) -> list[Batch]:
+        self, kind: str, *, batches: int | None, samples: int | None, batch_size: int, seed: int, step: int,
+        per_class: int | None = None,
+    ) -> list[Batch]:  # fmt: skip
         """Return the batches of training images that a criterion scores with, normalised, not augmented.
 
         kind: "none" (no batches), "random" (without replacement until the set is exhausted, then anew) or
         "balanced" (equally many images of every class, `samples // num_classes`, classes taking turns).
-        batches, samples: how much is wanted, one of the two. The choice depends on (seed, step) alone.
+        batches, samples, per_class: how much is wanted, one of them. `per_class` is for "balanced": as many of
+        every class, or as many as the smallest class has. The choice depends on (seed, step) alone.
         """
         if kind == "none":
             return []
         if kind not in ("random", "balanced"):
             raise UsageError(unknown("kind of scoring data", kind, ("none", "random", "balanced")))
+        if per_class is not None and kind == "balanced" and batches is None and samples is None:
+            smallest = int(torch.bincount(self.train.targets.cpu(), minlength=self.num_classes).min())
+            samples = min(per_class, max(1, smallest)) * self.num_classes
         if (batches is None) == (samples is None):
             raise UsageError(f"scoring data: batches or samples must be given, not {batches} and {samples}")
         wanted = samples if samples is not None else (batches or 0) * batch_size

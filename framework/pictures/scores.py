@@ -28,7 +28,8 @@ class Curve:
     zeros: entries at zero, as those pruned earlier are.
     """
 
-    asked: float
+    #: None where a fixed threshold decided
+    asked: float | None
     entries: int
     values: np.ndarray
     zeros: int
@@ -99,7 +100,8 @@ def draw_scores(curves: Sequence[Curve], title: str) -> Figure:
 
 
 def _legend(number: int, curve: Curve) -> str:
-    parts = [f"{number}: to {curve.asked:.4g}, {curve.entries:,} entries"]
+    how = "by a fixed threshold" if curve.asked is None else f"to {curve.asked:.4g}"
+    parts = [f"{number}: {how}, {curve.entries:,} entries"]
     if curve.zeros:
         parts.append(f"{curve.zeros:,} at zero")
     if curve.threshold is not None:

@@ -56,6 +56,21 @@ def _produced(groups: Mapping[str, ChannelGroup]) -> dict[str, int]:
     return {part.tensor: part.dim for group in groups.values() for part in group.produced}
 
 
+def channel_rows(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
+    """The weights that produce each channel, those of all its producers side by side: `(channels, n)` each."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found = {}
+    for name, group in groups.items():
+        rows = []
+        for part in group.produced:
+            weight = parameters[part.tensor].detach()
+            if weight.dim() > 1:
+                units = weight.movedim(part.dim, 0).flatten(1)
+                rows.append(units[part.index.to(units.device)].flatten(1))
+        found[name] = torch.cat(rows, dim=1)
+    return found
+
+
 def per_unit(parameter: Tensor, factor: Tensor, dim: int) -> Tensor:
     """Sum of parameter * factor over all dimensions but `dim`."""
     if parameter.dim() == 1:

@@ -112,6 +112,12 @@ class Pruner:
         if targets and self.criterion.threshold is None:
             self._warn_if_off(trainer, targets[-1], self.events[-1].reached)
 
+    def _warn_if_few(self, trainer: Trainer, samples: int) -> None:
+        wanted, classes = self.criterion.data.per_class, trainer.loaders.num_classes
+        if wanted is not None and samples < wanted * classes and not self.events:
+            who, found = type(self.criterion).__name__, samples // classes
+            trainer.warn(f"{who} scores with {wanted} images of each class, the smallest class has {found}")
+
     def _warn_if_off(self, trainer: Trainer, asked: float, reached: float) -> None:
         assert self._step is not None
         if abs(reached - asked) > self._step.tolerance:
@@ -128,13 +134,16 @@ class Pruner:
             data.kind,
             batches=data.batches,
             samples=data.samples,
+            per_class=data.per_class,
             batch_size=trainer.loaders.train.batch_size,
             seed=self.seed,
             step=self.criterion.step,
         )
+        self._warn_if_few(trainer, sum(len(targets) for _, targets in batches))
         layout = trainer.memory_format
         batches = [(inputs.contiguous(memory_format=layout), targets) for inputs, targets in batches]
-        trainer.count_macs(sum(len(inputs) for inputs, _ in batches))
+        passes = self.criterion.cost(sum(len(inputs) for inputs, _ in batches))
+        trainer.count_macs(round(passes * (2 if self._step.rank_inputs and batches else 1)))
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(self.seed * 1_000_003 + self.criterion.step)
             event = self._step(target, batches, trainer.loss, strict)

@@ -34,6 +34,14 @@ class Limits:
     #: numbers of channels left are multiples of it
     round_to: int = 1
 
+    def floors(self, groups: Groups) -> dict[str, int]:
+        """Channels that stay at least in each group."""
+        least = self.min_channels
+        return {
+            name: min(group.channels, least if group.removable else max(1, least))
+            for name, group in groups.items()
+        }
+
 
 class Ranking:
     """Selections of more and more channels, from none to all that may go."""
@@ -42,11 +50,7 @@ class Ranking:
         self._scores, self._limits = scores, limits
         self._groups = {name: groups[name] for name in scores}
         self._gone = {name: _dense_channels(model, group) - group.channels for name, group in self._groups.items()}
-        least = limits.min_channels
-        self._floor = {
-            name: min(group.channels, least if group.removable else max(1, least))
-            for name, group in self._groups.items()
-        }
+        self._floor = limits.floors(self._groups)
         self._parts = _parts(model, self._groups, limits.scope)
         present = sum(score.numel() for score in scores.values())
         #: number of the last selection
@@ -61,6 +65,12 @@ class Ranking:
         if self._limits.scope == "global":
             return self._rounded(select(self._scores, step / self.steps, floor=self._floor))
         return self._shared(step / SHARES)
+
+    def above(self, threshold: float) -> Keep:
+        """All channels with a score above it, and as many of the best ones of each group as have to stay."""
+        counts = {name: int((score > threshold).sum()) for name, score in self._scores.items()}
+        keep = Keep({name: self._best(name, max(self._floor[name], count)) for name, count in counts.items()})
+        return self._rounded(keep)
 
     def as_asked(self, share: float, budget: Budget) -> Keep | None:
         """For nodes by layer: that share of each group, where only rounding keeps it from the target."""

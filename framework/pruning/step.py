@@ -14,27 +14,44 @@ from framework.criterion import Batch, Criterion, LossFunction, check_scores, fr
 from framework.lineage import lineage_of
 from framework.measures import node_sparsity, weight_sparsity
 from framework.prunable import prunable_layers, prunable_weights, tensor_name
+from framework.pruning.both import keep_both
 from framework.pruning.budgets import BUDGETS, LATENCY_TOLERANCE, TOLERANCE, Budget, make_budget
 from framework.pruning.channels import ChannelGroup, channel_groups
-from framework.pruning.cutting import Companion, cut, unwrapped
+from framework.pruning.cutting import Companion, cut, shrink, unwrapped, what_stays
+from framework.pruning.inputs import (
+    check_input_scores,
+    first_layer,
+    gone_scores,
+    keep_inputs,
+    living_inputs,
+    mask_inputs,
+)
 from framework.pruning.masks import Masks
 from framework.pruning.proof import not_removable
-from framework.pruning.ranking import CHANNEL_SCOPES, Limits
-from framework.pruning.selection import SCOPES, Keep, lowest
+from framework.pruning.ranking import CHANNEL_SCOPES, Limits, Ranking
+from framework.pruning.selection import SCOPES, Keep
 from framework.pruning.targets import keep_channels, keep_weights, reachable
 from utils.errors import UsageError
 from utils.suggest import unknown
+
+#: what may compete with what, by granularity
+SCOPE_OF = {"weight": SCOPES, "channel": CHANNEL_SCOPES, "both": ("global",)}
 
 
 @dataclass
 class PruneEvent:
     """What one pruning step did."""
 
-    asked: float
+    #: None where a fixed threshold of the scores decided
+    asked: float | None
     #: sparsity after the step: of the budget, which is nodes for channels and weights for weights unless told
     reached: float
     keep: Keep
     scores: dict[str, Tensor]
+    #: entries (weights, channels, inputs) that were there before the step and are gone
+    removed: int = 0
+    #: inputs of the first layer that are left, bool `(inputs,)`, where they were ranked too
+    inputs: Tensor | None = None
 
 
 @dataclass
@@ -46,8 +63,10 @@ class PruningStep:
     example_input: Tensor
     scope: str | None = None
     protect: Sequence[str] = ()
-    #: prune the first and the last layer too (weight criterions)
+    #: prune the weights of the first and the last layer too
     outer_layers: bool = True
+    #: channel criterions: rank the first layer's inputs too, and mask those that go
+    rank_inputs: bool = False
     optimizer: Any = None
     companions: Sequence[Companion] = ()
     #: what sparsity is a share of, for channel criterions; see `budgets`
@@ -66,10 +85,11 @@ class PruningStep:
         if isinstance(self.protect, str):
             self.protect = (self.protect,)
         granularity = getattr(self.criterion, "granularity", None)
-        if granularity not in ("weight", "channel"):
+        if granularity not in ("weight", "channel", "both"):
             who = type(self.criterion).__name__
-            raise UsageError(f"{who}: granularity {granularity!r} cannot be pruned (weight or channel)")
+            raise UsageError(f"{who}: granularity {granularity!r} cannot be pruned (weight, channel or both)")
         self._check_limits()
+        self.criterion.example_input = self.example_input[:1]
         if self.optimizer is not None:
             unwrapped(self.optimizer)  # refused now, and not after the model was changed
         self.groups = channel_groups(
@@ -85,10 +105,17 @@ class PruningStep:
 
     def _check_limits(self) -> None:
         scope, name = self.scope or self.criterion.scope, type(self.criterion).__name__
-        weightwise = self.criterion.granularity == "weight"
-        allowed = SCOPES if weightwise else CHANNEL_SCOPES
+        granularity = self.criterion.granularity
+        weightwise = granularity == "weight"
+        allowed = SCOPE_OF[granularity]
         if scope not in allowed:
             raise UsageError(f"{name}: {unknown('scope', scope, allowed)}")
+        if self.rank_inputs and granularity != "channel":
+            raise UsageError(f"{name} prunes {granularity}s: only channel criterions rank the network's inputs")
+        if granularity == "both" and (self.budget not in ("nodes", "weights") or self.round_to != 1):
+            raise UsageError(
+                f"{name} ranks weights beside channels: its budget is weights, round_to is for channels"
+            )
         if self.budget not in BUDGETS:
             raise UsageError(unknown("budget", self.budget, BUDGETS))
         if weightwise and (self.min_channels, self.round_to, self.fold) != (1, 1, False):
@@ -103,21 +130,67 @@ class PruningStep:
 
         With `strict` a budget other than nodes that cannot be met is a UsageError, and nothing is pruned.
         """
-        weightwise = self.criterion.granularity == "weight"
-        groups = None if weightwise else free_groups(self.groups)
+        granularity = self.criterion.granularity
+        batches = list(batches) if self.rank_inputs else batches
+        groups = None if granularity == "weight" else free_groups(self.groups)
         raw = self.criterion.score(self.model, batches, loss, groups)
         scores = check_scores(raw, self.model, self.groups, self.criterion)
-        scope = self.scope or self.criterion.scope
-        if weightwise:
-            keep = self._keep_weights(scores, target, scope)
-            Masks(self.model).hold(keep)
-        else:
+        inputs = None
+        if granularity == "weight":
+            keep = self._keep_weights(scores, target, self.scope or self.criterion.scope)
+            removed = self._mask(keep)
+        elif granularity == "channel":
             keep = self._keep_channels(scores, target, strict)
-            self.groups = cut(
-                self.model, keep, self.groups, self.optimizer, self.companions, self.fold, self.example_input
-            )
+            inputs = self._inputs_left(scores, keep, target, batches, loss)
+            removed = self._cut(keep) + mask_inputs(self.model, first_layer(self.groups), inputs)
+        else:
+            keep, removed = self._prune_both(scores, target)
         self.criterion.step += 1
-        return PruneEvent(target, self.sparsity(), keep, scores)
+        asked = target if self.criterion.threshold is None else None
+        return PruneEvent(asked, self.sparsity(), keep, scores, removed, inputs)
+
+    def _mask(self, keep: Keep) -> int:
+        """Hold what is off at zero; how many entries are so newly."""
+        masks = Masks(self.model)
+        before = {name: masks[name] != 0 for name in keep if name in masks}
+        masks.hold(keep)
+        return sum(int((~mask & before[name]).sum() if name in before else (~mask).sum())
+                   for name, mask in keep.items())  # fmt: skip
+
+    def _cut(self, keep: Keep) -> int:
+        self.groups = cut(
+            self.model, keep, self.groups, self.optimizer, self.companions, self.fold, self.example_input
+        )
+        return keep.removed
+
+    def _prune_both(self, scores: dict[str, Tensor], target: float) -> tuple[Keep, int]:
+        free = free_groups(self.groups)
+        if self.criterion.threshold is None:
+            floors = self._limits().floors(free)
+            weights, channels = keep_both(self.model, free, scores, target, floors, self.spared())
+        else:
+            single = {name: score for name, score in scores.items() if name not in free}
+            weights = self._keep_weights(single, target, "global")
+            channels = self._keep_channels({name: scores[name] for name in free}, target, strict=False)
+        staying, _ = what_stays(self.model, {name: ~mask.cpu() for name, mask in channels.items()}, self.groups)
+        removed = self._cut(channels)  # which may refuse, and then nothing is masked either
+        left = Keep({name: shrink(mask, staying.get(name, {})) for name, mask in weights.items()})
+        return Keep({**weights, **channels}), removed + self._mask(left)
+
+    def _inputs_left(
+        self, scores: dict[str, Tensor], keep: Keep, target: float, batches: Iterable[Batch], loss: LossFunction
+    ) -> Tensor | None:
+        """The first layer's inputs to keep; None where they are not ranked."""
+        layer = first_layer(self.groups)
+        if not self.rank_inputs or self._is_protected(layer):
+            return None
+        alive = living_inputs(self.model, layer)
+        found = check_input_scores(
+            self.criterion.input_scores(self.model, batches, loss, layer), alive, self.criterion
+        )
+        gone = gone_scores(scores, keep)
+        scope, threshold = self.scope or self.criterion.scope, self.criterion.threshold
+        return keep_inputs(found, alive, gone, scope=scope, target=target, threshold=threshold)
 
     def check_reachable(self, target: float) -> None:
         """UsageError if the budget cannot be met, before a criterion of several steps has done the first."""
@@ -139,7 +212,7 @@ class PruningStep:
 
     def sparsity(self) -> float:
         """Sparsity of a weight criterion's weights, or of a channel criterion's budget."""
-        if self.criterion.granularity == "weight":
+        if self.criterion.granularity != "channel":
             return weight_sparsity(self.model)
         if self.budget == "nodes":
             return node_sparsity(self.model, self.example_input)
@@ -147,19 +220,17 @@ class PruningStep:
 
     def spared(self) -> set[str]:
         """Weights never pruned: protected by name, and the outer layers unless these are asked for."""
-        hit = {
-            tensor_name(name, "weight")
-            for name in prunable_layers(self.model)
-            if any(name == prefix or name.startswith(prefix + ".") for prefix in self.protect)
-        }
+        hit = {tensor_name(name, "weight") for name in prunable_layers(self.model) if self._is_protected(name)}
         if not self.outer_layers:
             names = list(prunable_weights(self.model))
-            first = next(iter(self.groups.values())).producers[0]
-            hit |= {tensor_name(first, "weight")} | {
+            hit |= {tensor_name(first_layer(self.groups), "weight")} | {
                 tensor_name(layer, "weight") for layer in lineage_of(self.model).output_layers or ()
             }
             hit &= set(names)
         return hit
+
+    def _is_protected(self, layer: str) -> bool:
+        return any(layer == prefix or layer.startswith(prefix + ".") for prefix in self.protect)
 
     def _keep_weights(self, scores: dict[str, Tensor], target: float, scope: str) -> Keep:
         if self.criterion.threshold is None:
@@ -173,13 +244,7 @@ class PruningStep:
         )
 
     def _keep_channels(self, scores: dict[str, Tensor], target: float, strict: bool) -> Keep:
-        if self.criterion.threshold is None:
-            budget = self._budget({name: self.groups[name] for name in scores})
-            return keep_channels(self.model, self.groups, scores, target, self._limits(), budget, strict)
-        # At least the best channel of a group stays, or the layer would be gone.
-        return Keep(
-            {
-                name: (score > self.criterion.threshold) | ~lowest(score, len(score) - 1)
-                for name, score in scores.items()
-            }
-        )
+        if self.criterion.threshold is not None:
+            return Ranking(self.model, self.groups, scores, self._limits()).above(self.criterion.threshold)
+        budget = self._budget({name: self.groups[name] for name in scores})
+        return keep_channels(self.model, self.groups, scores, target, self._limits(), budget, strict)

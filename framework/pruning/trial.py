@@ -27,9 +27,8 @@ def try_criterion(
         data = criterion.data
         _check_data(data)
         if data.kind == "balanced":
-            batches = loaders.scoring_batches(
-                "balanced", batches=None, samples=2 * loaders.num_classes, batch_size=2, seed=0, step=0
-            )
+            batches = loaders.scoring_batches("balanced", batches=None, samples=None, per_class=2, batch_size=4,
+                                              seed=0, step=0)  # fmt: skip
         else:
             batches = loaders.scoring_batches("random", batches=None, samples=2, batch_size=2, seed=0, step=0)
         given = batches if data.kind != "none" else []
@@ -48,5 +47,6 @@ def try_criterion(
 def _check_data(data: Data) -> None:
     if data.kind not in KINDS:
         raise UsageError(unknown("kind of data", data.kind, KINDS))
-    if data.kind != "none" and (data.batches is None) == (data.samples is None):
-        raise UsageError(f"{data} must say how much: batches or samples, one of the two")
+    given = [amount for amount in (data.batches, data.samples, data.per_class) if amount is not None]
+    if data.kind != "none" and (len(given) != 1 or data.per_class and data.kind != "balanced"):
+        raise UsageError(f"{data} must say how much: batches or samples, or per_class of balanced data")

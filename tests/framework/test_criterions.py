@@ -163,7 +163,7 @@ def test_every_batch_is_used_once(name: str) -> None:
     groups = channel_groups(model, batches[0][0])
     build("criterions", name).score(model, once(), loss, groups)
     assert drawn in ([], [0, 1])
-    assert seen in ([], [5, 3])
+    assert seen in ([], [5, 3], [5, 3] * 2)  # twice for what needs the whole gradient before its second pass
     if name.startswith("SN"):
         assert seen == [5, 3]
 

@@ -187,7 +187,7 @@ def test_hooks_are_heard_in_order_with_what_they_promise(make: Make) -> None:
     assert all(set(entry) == every for entry in told["epoch_ended"])
 
 
-def test_every_documented_hook_but_pruned_is_called_by_a_run(make: Make) -> None:
+def test_every_documented_hook_but_those_of_pruning_is_called_by_a_run(make: Make) -> None:
     diary = Diary()
     trainer = make(diary, eval_freq=1)
     trainer.train()
@@ -196,7 +196,7 @@ def test_every_documented_hook_but_pruned_is_called_by_a_run(make: Make) -> None
     with pytest.raises(RunError):
         trainer.train()
     specified = {name for name in vars(HookSpecs) if not name.startswith("_")}
-    assert set(diary.names) == specified - {"plugin_folders", "pruned"}
+    assert set(diary.names) == specified - {"plugin_folders", "pruned", "rewound"}
     assert trainer.progress.warnings == ["mind"]
 
 

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import nn
+
+from framework.criterion import (
+    Batch,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Scores,
+    mean_gradients,
+    scoring,
+    with_groups,
+)
+from framework.prunable import prunable_weights
+from framework.pruning.producers import producer_parameters, sum_over_channels
+from framework.schedule import Before, Schedule
+
+
+class CNIP(Criterion):
+    """SNIP's scores of weights and SNAP's scores of channels in one ranking, once before training.
+
+    |w * g| / |L| of each weight and |sum w * g + b * g_b| / |L| of each channel, from one pass; sparsity is
+    that of weights, those in channels that are cut included. Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
+    """
+
+    granularity = "both"
+    schedule: ClassVar[Schedule] = Before()
+    data = Data("random", batches=5)
+    paper = "arXiv:2006.00896"
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """Scores of every prunable weight (its shape), then of every free channel (`(channels,)` per group)."""
+        free, batches = with_groups(model, batches, groups)
+        weights, producers = prunable_weights(model), producer_parameters(model, free)
+        with scoring(model):
+            gradients, mean_loss = mean_gradients(model, batches, loss, weights | producers)
+        loss_size = 1e-8 + abs(mean_loss)
+        gates = sum_over_channels(free, producers, gradients)
+        single = {name: (gradients[name] * weight.detach()).abs() for name, weight in weights.items()}
+        return {name: (score.abs() / loss_size).float() for name, score in (single | gates).items()}

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+from criterions.CNIP import CNIP
+from framework.schedule import ITERATIVE, Before, Schedule
+
+
+class CNIPit(CNIP):
+    """CNIP in rising steps before training, each one scoring what the last one left.
+
+    Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
+    """
+
+    schedule: ClassVar[Schedule] = Before(steps=ITERATIVE)

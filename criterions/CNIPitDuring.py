@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+from criterions.CNIP import CNIP
+from framework.schedule import During, Schedule
+
+
+class CNIPitDuring(CNIP):
+    """CNIP in rising steps, one at the end of an epoch (`--prune_delay`, `--prune_freq`).
+
+    Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
+    """
+
+    schedule: ClassVar[Schedule] = During()

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from criterions.ChannelNorm import ChannelNorm
+
+
+class EfficientConvNets(ChannelNorm):
+    """L1 norm of each filter, the same share of every layer, after training, then the rest is tuned.
+
+    Li, Kadav, Durdanovic, Samet and Graf, 2016, arXiv:1608.08710.
+    """
+
+    scope = "layer"
+
+    def __init__(self) -> None:
+        super().__init__(p=1)
+        self._options = {}

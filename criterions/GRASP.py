@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import nn
+
+from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores
+from framework.prunable import prunable_weights
+from framework.pruning.gradient_flow import GradientFlow
+from framework.schedule import Before, Schedule
+from utils.errors import UsageError
+
+
+class GRASP(Criterion):
+    """Gradient signal preservation w * (H g), once before training: the highest -w * (H g) goes first.
+
+    g is the gradient of the mean loss of outputs / `temperature` over all samples by the prunable weights, H its
+    Hessian; eval mode. As the paper's authors do it: `train_batch_norm`, `halves` (each batch passes as two) and
+    `xavier` (linear weights are drawn anew for the scoring). `original_polarity` turns the ranking round, as
+    SNIP-it's code did. Wang, Zhang and Grosse, 2020, arXiv:2002.07376.
+    """
+
+    granularity = "weight"
+    schedule: ClassVar[Schedule] = Before()
+    data = Data("balanced", per_class=25)
+    paper = "arXiv:2002.07376"
+
+    def __init__(
+        self, *, temperature: float = 200.0, train_batch_norm: bool = False, halves: bool = False,
+        xavier: bool = False, original_polarity: bool = False,
+    ) -> None:  # fmt: skip
+        if not temperature > 0:
+            raise UsageError(f"{type(self).__name__}: temperature must be above 0, got {temperature}")
+        super().__init__(
+            temperature=temperature, train_batch_norm=train_batch_norm, halves=halves, xavier=xavier,
+            original_polarity=original_polarity,
+        )  # fmt: skip
+        self._sign = -1 if original_polarity else 1
+        self._flow = (temperature, train_batch_norm, halves)
+        self._xavier = xavier
+
+    def flow(self) -> GradientFlow:
+        """How the flow of this step is taken."""
+        return GradientFlow(*self._flow, xavier=self.generator() if self._xavier else None)
+
+    def cost(self, samples: int) -> float:
+        """A pass for g, and one that is differentiated twice."""
+        return 3 * samples
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """w * (H g) of every prunable weight, signed, in the weight's shape."""
+        products = self.flow().products(model, batches, loss)
+        return {name: (self._sign * products[name]).float() for name in prunable_weights(model)}

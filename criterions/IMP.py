@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+from criterions.Magnitude import Magnitude
+from framework.schedule import During, Schedule
+
+
+class IMP(Magnitude):
+    """Iterative magnitude pruning |w| in rising steps during training; with `--enable_rewinding` lottery tickets.
+
+    Frankle and Carbin, 2018, arXiv:1803.03635.
+    """
+
+    schedule: ClassVar[Schedule] = During()
+    paper = "arXiv:1803.03635"

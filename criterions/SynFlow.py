@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import nn
+
+from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, scoring
+from framework.pruning.activations import synaptic_flow
+from framework.schedule import Before, Schedule
+from utils.errors import UsageError
+
+
+class SynFlow(Criterion):
+    """Synaptic flow |w * dR/dw|, R the outputs' sum with absolute parameters on ones; 100 steps before training.
+
+    Needs no data. Eval mode, with the statistics of batch norms at mean 0 and variance 1, as in a new network. The
+    targets are exponential: each step keeps the same share. Float64 inside; where float32 could not hold them, all
+    scores are divided by the largest. Tanaka, Kunin, Yamins and Ganguli, 2020, arXiv:2006.05467.
+    """
+
+    granularity = "weight"
+    schedule: ClassVar[Schedule] = Before(steps=100, spacing="exponential")
+    paper = "arXiv:2006.05467"
+
+    def cost(self, samples: int) -> float:
+        """One pass of one input."""
+        return 1
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """|w * dR/dw| of every prunable weight, in the weight's shape; a batch only tells the input's shape."""
+        example = self.example_input
+        if example is None:
+            example = next((inputs for inputs, _ in list(batches)), None)
+        if example is None:
+            raise UsageError("SynFlow needs an example input or a batch, to know the shape of the input")
+        with scoring(model):
+            scores = synaptic_flow(model, example)
+        largest = max(float(score.max()) for score in scores.values())
+        if not math.isfinite(largest):
+            raise UsageError(f"SynFlow: the flow through {type(model).__name__} is too large for float64")
+        scale = largest if largest > 0 and not 1e-30 < largest < 1e30 else 1.0
+        return {name: (score / scale).float() for name, score in scores.items()}

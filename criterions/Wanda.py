@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import nn
+
+from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring
+from framework.prunable import prunable_weights
+from framework.pruning.activations import input_norms
+from framework.pruning.inputs import over_inputs, readers_of_weights
+from framework.schedule import After, Schedule
+
+
+class Wanda(Criterion):
+    """|w| times the L2 norm of the input it reads, compared within each output's row, after training.
+
+    The norm of a feature runs over samples and positions; a convolution's features are its input channels. Sun,
+    Liu, Bair and Kolter, 2023, arXiv:2306.11695.
+    """
+
+    granularity = "weight"
+    scope = "row"
+    schedule: ClassVar[Schedule] = After()
+    data = Data("random", samples=128)
+    paper = "arXiv:2306.11695"
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """|w| * |x|_2 of every prunable weight, in the weight's shape; zero where a layer was never called."""
+        layers = readers_of_weights(model)
+        with scoring(model):
+            norms = input_norms(model, batches)
+        return {
+            name: (weight.detach().abs() * over_inputs(layers[name], norms[name])).float()
+            for name, weight in prunable_weights(model).items()
+        }

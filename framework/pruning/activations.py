@@ -1,0 +1,84 @@
+"""What layers read when the network runs on data, and when all its parameters are positive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from framework.criterion import Batch
+from framework.prunable import prunable_layers, prunable_weights
+from framework.pruning.masks import PREFIX
+from framework.pruning.outputs import output_tensors
+from framework.pruning.readers import hooked
+from utils.errors import UsageError
+
+
+def input_norms(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """L2 norm of each input feature over samples and positions: `(inputs,)` per prunable weight.
+
+    Zeros for a weight whose layer was never called. Call it inside `scoring`. UsageError without a batch, and
+    for layers inside torch's attention, which uses their weights without calling them.
+    """
+    squares: dict[int, Tensor] = {}
+    users: dict[int, list[Any]] = {}
+    for name, module in prunable_layers(model).items():
+        users.setdefault(id(module.weight), []).append(module)
+        if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
+            raise UsageError(f"what '{name}' reads inside torch's attention cannot be seen")
+    hooks = [(user, _adder(squares, key)) for key, modules in users.items() for user in modules]
+    with torch.no_grad(), hooked(hooks):
+        if not [model(inputs) is None for inputs, _ in batches]:
+            raise UsageError("the criterion needs data and got no batch")
+    norms = {}
+    for name, weight in prunable_weights(model).items():
+        none = torch.zeros(_inputs(users[id(weight)][0]), device=weight.device)
+        norms[name] = squares.get(id(weight), none).sqrt()
+    return norms
+
+
+def _inputs(module: Any) -> int:
+    return int(module.in_features if isinstance(module, nn.Linear) else module.in_channels)
+
+
+def _adder(squares: dict[int, Tensor], key: int) -> Callable[..., None]:
+    """A forward hook that adds up the squares of each input feature."""
+
+    def add(module: Any, args: Any, kwargs: Any, _output: Any) -> None:
+        given = (args[0] if args else kwargs["input"]).detach()
+        axis = given.dim() + 1 - module.weight.dim()
+        squares[key] = squares.get(key, 0) + _precise(given.movedim(axis, 0).flatten(1)).square().sum(1)
+
+    return add
+
+
+def synaptic_flow(model: nn.Module, example_input: Tensor) -> dict[str, Tensor]:
+    """|w * dR/dw| of every prunable weight, float64; R is the sum of the outputs for an input of ones.
+
+    All parameters and buffers count by absolute value, and the statistics of batch norms change nothing (mean 0,
+    variance 1), as in a new network. The model is not changed; call it inside `scoring`.
+    """
+    named = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if PREFIX not in n)]
+    tensors = {name: _precise(one.detach().abs()) for name, one in named if one.is_floating_point()}
+    for name in tensors:
+        if name.endswith("running_mean"):
+            tensors[name] = torch.zeros_like(tensors[name])
+        elif name.endswith("running_var"):
+            tensors[name] = torch.ones_like(tensors[name])
+    weights = {name: tensors[name].requires_grad_() for name in prunable_weights(model)}
+    ones = torch.ones_like(example_input[:1])
+    ones = _precise(ones) if ones.is_floating_point() else ones
+    outputs = output_tensors(functional_call(model, tensors, (ones,)))
+    flow = torch.stack([one.sum() for one in outputs]).sum()
+    gradients = torch.autograd.grad(flow, list(weights.values()), allow_unused=True, materialize_grads=True)
+    return {
+        name: (weight.detach() * gradient).abs()
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+    }
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values.to(torch.float32 if values.is_mps else torch.float64)

@@ -1,0 +1,111 @@
+"""The inputs of the first layer under `--outer_layer_pruning`: ranked beside the channels, masked, never cut."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.criterion import Criterion
+from framework.prunable import TRANSPOSED, prunable_layers, prunable_weights, tensor_name
+from framework.pruning.channels import Groups
+from framework.pruning.masks import Masks
+from framework.pruning.selection import lowest, select
+from utils.errors import UsageError
+
+
+def first_layer(groups: Groups) -> str:
+    """Name of the layer that the network's input meets first, in forward order."""
+    return next(iter(groups.values())).producers[0]
+
+
+def input_columns(module: nn.Module, values: Tensor) -> Tensor:
+    """What each input of a layer owns of `values`, shaped like its weight: `(inputs, entries)`."""
+    conv_groups = int(getattr(module, "groups", 1))
+    if isinstance(module, TRANSPOSED):  # (inputs, outputs / groups, ...)
+        return values.flatten(1)
+    per_group = values.reshape(conv_groups, values.shape[0] // conv_groups, values.shape[1], -1)
+    return per_group.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def over_inputs(module: nn.Module, values: Tensor) -> Tensor:
+    """A number for each input, `(inputs,)`, for every entry of the layer's weight that reads it."""
+    weight: Any = module.weight
+    values = values.to(weight.device)
+    ones = [1] * (weight.dim() - 2)
+    if isinstance(module, TRANSPOSED):
+        return values.view(-1, 1, *ones).expand(weight.shape)
+    conv_groups = int(getattr(module, "groups", 1))
+    rows = values.view(conv_groups, -1).repeat_interleave(weight.shape[0] // conv_groups, 0)
+    return rows.view(*rows.shape, *ones).expand(weight.shape)
+
+
+def readers_of_weights(model: nn.Module) -> dict[str, nn.Module]:
+    """Prunable weight -> its layer, the first one where several share it."""
+    names: dict[int, nn.Module] = {}
+    for module in prunable_layers(model).values():
+        names.setdefault(id(module.weight), module)
+    return {name: names[id(weight)] for name, weight in prunable_weights(model).items()}
+
+
+def living_inputs(model: nn.Module, layer: str) -> Tensor:
+    """Inputs of the layer that no mask holds at zero: bool `(inputs,)`."""
+    module = model.get_submodule(layer)
+    weight: Any = module.weight
+    held = Masks(model).get(tensor_name(layer, "weight"), torch.ones_like(weight))
+    return input_columns(module, held != 0).any(1)
+
+
+def keep_inputs(
+    scores: Tensor,
+    alive: Tensor,
+    gone_channels: Sequence[Tensor],
+    *,
+    scope: str,
+    target: float,
+    threshold: float | None,
+) -> Tensor:
+    """Inputs to keep, bool `(inputs,)`; the best of the living ones always stays.
+
+    With scope "global" an input goes when its score is below that of the best channel that went in this step
+    (`gone_channels`: the scores of those that went). With another scope nothing competes with the inputs, and the
+    share `target` of them goes. With a threshold those at or below it go.
+    """
+    alive = alive.to(scores.device)
+    if threshold is not None:
+        keep = scores > threshold
+    elif scope == "global":
+        best = max((float(part.max()) for part in gone_channels if part.numel()), default=-torch.inf)
+        keep = ~(scores < best)
+    else:
+        keep = select({"inputs": scores}, target, floor=1, current={"inputs": alive})["inputs"]
+    ranked = torch.where(alive, scores, -torch.inf)
+    return (keep & alive) | (alive & ~lowest(ranked, len(ranked) - 1))
+
+
+def check_input_scores(scores: Tensor, alive: Tensor, criterion: Criterion) -> Tensor:
+    """The scores of inputs as float32 on the model's device, or a UsageError that says what is wrong with them."""
+    who = f"{type(criterion).__name__}.input_scores"
+    if not isinstance(scores, Tensor) or scores.shape != alive.shape:
+        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise UsageError(f"{who} returned {shape}, expected a tensor of shape {tuple(alive.shape)}")
+    if scores.isnan().any():
+        raise UsageError(f"{who} has NaN")
+    return scores.detach().float().to(alive.device)
+
+
+def mask_inputs(model: nn.Module, layer: str, left: Tensor | None) -> int:
+    """Hold the columns of the inputs that are off in `left` at zero; how many of them were not so before."""
+    if left is None:
+        return 0
+    newly = int((living_inputs(model, layer) & ~left).sum())
+    if newly:
+        Masks(model).hold({tensor_name(layer, "weight"): over_inputs(model.get_submodule(layer), left)})
+    return newly
+
+
+def gone_scores(scores: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> list[Tensor]:
+    """The scores of the channels that are off in `keep`, per group."""
+    return [scores[name][~mask.to(scores[name].device)] for name, mask in keep.items()]

@@ -1,0 +1,111 @@
+"""The listener that rewinds: after each pruning the network goes back to an early state, pruned as it now is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from framework.hooks import hookimpl
+from framework.pruning.cutting import unwrapped
+from framework.pruning.masks import PREFIX, Masks
+from framework.schedule import BEFORE_TRAINING
+from utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from framework.pruning.step import PruneEvent
+    from framework.trainer import Trainer
+
+
+def rewind_point(epoch: int) -> str:
+    """In words, the state after so many epochs."""
+    return "the initial network" if epoch == 0 else f"the network after {epoch} epoch{'s' * (epoch > 1)}"
+
+
+def check_rewinding(epoch: int, plan: Mapping[int, Sequence[float]], epochs: int) -> None:
+    """UsageError unless something is pruned in training, and the rewind point is not after the first pruning."""
+    first = min((moment for moment in plan if moment != BEFORE_TRAINING), default=None)
+    if first is None:
+        raise UsageError("--enable_rewinding is for criterions that prune during or after training, such as IMP")
+    if epoch > first + 1 or BEFORE_TRAINING in plan and epoch > 0:
+        when = f"after {first + 1} epochs" if BEFORE_TRAINING not in plan else "before training"
+        raise UsageError(f"--rewind_to {epoch} is later than the first pruning, {when} (of {epochs})")
+
+
+class Rewinder:
+    """Keeps the network's whole state as it was after `epoch` epochs (0: the initial one), and goes back to it
+    after each pruning step in training that removed anything, and at no other time.
+
+    The state is all parameters, buffers and the optimizer's moments. It is cut along with the network, and masks
+    hold for it. The learning rate, its schedule and the count of epochs go on. Frankle, Dziugaite, Roy and
+    Carbin, 2019, arXiv:1903.01611.
+    """
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+        #: parameters and buffers by name, and the optimizer's tensors of a parameter's shape, by their kind
+        self._tensors: dict[str, Tensor] = {}
+        self._moments: dict[str, dict[str, Tensor]] = {}
+        #: what else the optimizer keeps of each parameter, such as its count of steps
+        self._scalars: dict[str, dict[str, Any]] = {}
+
+    @hookimpl(tryfirst=True)
+    def run_started(self, trainer: Trainer) -> None:
+        """Keep the initial network, before any pruning."""
+        if self.epoch == 0:
+            self._keep(trainer)
+
+    @hookimpl(tryfirst=True)
+    def epoch_ended(self, trainer: Trainer) -> None:
+        """Keep the network where this was the last epoch before the rewind point, before any pruning now."""
+        if trainer.epoch + 1 == self.epoch:
+            self._keep(trainer)
+
+    @hookimpl(trylast=True)
+    def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
+        """Go back, if anything went and training has begun."""
+        if event.removed and self._tensors and trainer.progress.step:
+            self._restore(trainer)
+            done = trainer.epoch + 1
+            trainer.progress.rewinds.append({"after_epochs": done, "to_epochs": self.epoch})
+            trainer.hooks.rewound(trainer=trainer, to_epoch=self.epoch)
+
+    def _keep(self, trainer: Trainer) -> None:
+        state = unwrapped(trainer.optimizer).state
+        self._tensors |= {name: tensor.detach().clone() for name, tensor in _tensors(trainer).items()}
+        for name, parameter in trainer.model.named_parameters():
+            for key, value in state.get(parameter, {}).items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    self._moments.setdefault(key, {})[name] = value.detach().clone()
+                else:
+                    kept = value.detach().clone() if isinstance(value, Tensor) else value
+                    self._scalars.setdefault(name, {})[key] = kept
+        # the mappings themselves: a cut replaces their entries
+        trainer.companions += [self._tensors, *self._moments.values()]
+
+    @torch.no_grad()
+    def _restore(self, trainer: Trainer) -> None:
+        for name, tensor in _tensors(trainer).items():
+            tensor.copy_(self._tensors[name])
+        state = unwrapped(trainer.optimizer).state
+        for name, parameter in trainer.model.named_parameters():
+            if parameter not in state:
+                continue
+            scalars = self._scalars.get(name, {})
+            kept = {key: value.clone() if isinstance(value, Tensor) else value for key, value in scalars.items()}
+            kept |= {key: of[name].clone() for key, of in self._moments.items() if name in of}
+            if kept:
+                state[parameter] = kept
+            else:  # it had none yet
+                del state[parameter]
+        Masks(trainer.model).apply()
+
+
+def _tensors(trainer: Trainer) -> dict[str, Tensor]:
+    """Parameters and buffers by name, without the masks."""
+    buffers = dict(trainer.model.named_buffers())
+    own = {name: one for name, one in buffers.items() if not name.rpartition(".")[2].startswith(PREFIX)}
+    return {**dict(trainer.model.named_parameters()), **own}

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from losses.HoyerSquare import HoyerSquare
+
+
+class GroupHoyerSquare(HoyerSquare):
+    """HoyerSquare of whole filters and input channels: of the L2 norms of the rows, and of the columns.
+
+    `hoyer_reg` * sum of [(sum of norms of w[i])^2 + (sum of norms of w[:, j])^2] / sum w^2 of each tensor of 2
+    or more dimensions, until the first pruning. Yang, Wen and Li, 2019, arXiv:1908.09979.
+    """
+
+    def measure(self, weight: Tensor) -> Tensor:
+        """Of a tensor of 2 or more dimensions whose largest entry is 1, or all zero; a scalar."""
+        rows = torch.linalg.vector_norm(weight.flatten(1), dim=1).sum()
+        columns = torch.linalg.vector_norm(weight.transpose(0, 1).flatten(1), dim=1).sum()
+        return (rows.square() + columns.square()) / weight.square().sum().clamp(min=1)
