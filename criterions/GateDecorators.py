@@ -14,9 +14,9 @@ class GateDecorators(Criterion):
     """Sensitivity of a gate phi behind each norm, sum over batches of |phi * dL/dphi|, with the trainer TickTock.
 
     The gate is TickTock's, or the one that an ordinary batch norm amounts to: y = scale * x_hat + shift =
-    phi * (x_hat + shift / scale) has phi * dL/dphi = scale * dL/dscale + shift * dL/dshift, so that a score needs no
-    gated network. A producer without a norm has its gate on its own output: sum w * dL/dw + b * dL/db. L is the mean
-    loss of a batch; several producers of one channel are added before the absolute value.
+    phi * (x_hat + shift / scale) has phi * dL/dphi = scale * dL/dscale + shift * dL/dshift, so that a score needs
+    no gated network. A producer without a norm has its gate on its own output: sum w * dL/dw + b * dL/db. L is
+    the mean loss of a batch; several producers of one channel are added before the absolute value.
     You, Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
     """
 

@@ -1,6 +1,7 @@
 """Layers with hard-concrete gates, whose expected number of open gates has a gradient.
 
-Louizos, Welling and Kingma, 2018, arXiv:1712.01312. With a = -0.1, b = 1.1 and u uniform in (eps, 1 - eps) a gate is
+Louizos, Welling and Kingma, 2018, arXiv:1712.01312. With a = -0.1, b = 1.1 and u uniform in (eps, 1 - eps) a gate
+is
 
     z = clip(sigmoid((ln u - ln(1 - u) + log_alpha) / temperature) * (b - a) + a, 0, 1)      in training
     z = clip(sigmoid(log_alpha) * (b - a) + a, 0, 1)                                          in eval mode
@@ -13,7 +14,7 @@ The layers are torch's own with one more parameter, `log_alpha`; names and shape
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from utils.errors import UsageError
 
 LOW, HIGH, EPSILON = -0.1, 1.1, 1e-6
-#: log_alpha is held between these
+#: log_alpha is held between these: beyond them a gate hardly has a gradient any more
 SMALLEST, LARGEST = math.log(1e-2), math.log(1e2)
 TEMPERATURE, DROP_RATE, SPREAD = 2 / 3, 0.5, 0.01
 
@@ -30,8 +31,8 @@ class HardConcrete:
     """What gated layers share: the gates, how they are drawn, and what they cost."""
 
     log_alpha: nn.Parameter
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    weight: Any
+    bias: Any
     temperature: float
     local_rep: bool
     #: lambda, the cost of a weight that is there; rho, twice that of its square; N, the number of training samples
@@ -94,8 +95,8 @@ class HardConcrete:
     def penalty(self) -> Tensor:
         """-R / N: the expected cost of weights (and of gated biases) that are there, a scalar.
 
-        R = sum over gates of (1 - Q) * sum over what hangs on the gate of (-rho / 2 * w^2 - lambda), and -rho / 2 * b^2
-        for each bias without a gate.
+        R = sum over gates of (1 - Q) * sum over what hangs on the gate of (-rho / 2 * w^2 - lambda), and
+        -rho / 2 * b^2 for each bias without a gate.
         """
         others = [dim for dim in range(self.weight.dim()) if dim != self.gate_dim]
         cost = 0.5 * self.rho * self.weight.square().sum(others) + self.l0_reg * self.weights_per_gate()
@@ -156,7 +157,7 @@ class L0Conv2d(HardConcrete, nn.Conv2d):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         bias: bool = True,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
         **gates: Any,
     ) -> None:
         nn.Conv2d.__init__(
@@ -172,8 +173,8 @@ class L0Conv2d(HardConcrete, nn.Conv2d):
 class L0BatchNorm2d(nn.BatchNorm2d):
     """The batch norm behind an `L0Conv2d`: a channel whose gate is closed is zero behind it, too.
 
-    Else the norm's shift would live on as a constant, and where a convolution with zero padding reads it the channel
-    could never be cut.
+    Else the norm's shift would live on as a constant, and where a convolution with zero padding reads it the
+    channel could never be cut.
     """
 
     #: the convolution, in a tuple: the norm does not own it
@@ -204,13 +205,4 @@ def l0_layers(model: nn.Module) -> dict[str, Any]:
 
 def expected_l0(model: nn.Module) -> float:
     """Expected number of weights and biases of the gated layers that are not zero."""
-    return sum(float(layer.expected_l0()) for layer in l0_layers(model).values())
-
-
-@torch.no_grad()
-def clamp_log_alphas(model: nn.Module) -> None:
-    """Hold every log_alpha in [ln 0.01, ln 100]; beyond that a gate hardly has a gradient any more."""
-    alphas: list[Tensor] = [layer.log_alpha for layer in l0_layers(model).values()]
-    if alphas:
-        torch._foreach_clamp_min_(alphas, SMALLEST)
-        torch._foreach_clamp_max_(alphas, LARGEST)
+    return sum(float(layer.expected_l0().detach()) for layer in l0_layers(model).values())

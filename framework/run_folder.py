@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.config import GROUPS, RunConfig
+from framework.dense import dense_config
 from framework.environment import describe_environment
 from framework.plugins import ROOT
 from framework.snapshot import TOP_NEVER, copy_tree
@@ -41,7 +42,8 @@ LONGEST = 60  # characters of a run name; file systems stop at 255 bytes
 NOT_DENSE = {
     "prune_criterion", "pruning_limit", "snip_steps", "schedule", "prune_delay", "prune_freq", "scope", "budget",
     "min_channels", "round_to", "attention", "inexact", "fold",
-    "outer_layer_pruning", "protect", "train_dense", "run_name", "results_dir", "checkpoint_model",
+    "outer_layer_pruning", "protect", "l0_reg", "beta_ema",
+    "train_dense", "run_name", "results_dir", "checkpoint_model",
     "save_freq", "progress", "plugins", "autoconfig", "download", "memory_format",
     "train_memory_format", "fused", "threads",
 }  # fmt: skip
@@ -170,12 +172,12 @@ def finished_dense_run(config: RunConfig) -> Path | None:
     """
     if config.checkpoint_name is not None or config.eval:
         return None
-    wanted = _dense_settings(config)
+    wanted = _dense_settings(dense_config(config))
     for folder in reversed(_run_folders(config.results_dir)):
         other = folder.read_config() if folder.report.is_file() else None
         if other is None or other.prune_criterion != "EmptyCrit" or other.checkpoint_name is not None:
             continue
-        if not other.eval and _dense_settings(other) == wanted:
+        if not other.eval and not other.l0 and _dense_settings(other) == wanted:
             return folder.path
     return None
 

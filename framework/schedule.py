@@ -33,7 +33,7 @@ def even_targets(limit: float) -> list[float]:
 
 
 def spread(due: Sequence[float], moments: Sequence[int]) -> dict[int, list[float]]:
-    """One target at each moment until all are met; with fewer moments, several at one, the number as even as it goes.
+    """One target at each moment until all are met; where moments are too few several at one, evenly.
 
     `spread([1, 2, 3], [4, 6])` is {4: [1], 6: [2, 3]}.
     """
@@ -90,8 +90,8 @@ class During(Schedule):
     """At the end of epochs delay + freq, delay + 2 * freq, ..., one step each.
 
     Where `epochs` leave room for fewer than `steps` events there are fewer targets, and the last is still the
-    limit. The last epoch is for training: it is only used where there is no other. With `even` the targets are those
-    of `even_targets`, whatever `steps` is, several at once where there are too few events.
+    limit. The last epoch is for training: it is only used where there is no other. With `even` the targets are
+    those of `even_targets`, whatever `steps` is, several at once where there are too few events.
     """
 
     delay: int = 0

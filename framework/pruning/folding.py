@@ -59,7 +59,8 @@ def foldable(
         if numbers:
             _drop(left, numbers)
         else:  # no layer is to blame: which groups are well by themselves?
-            alone = {name: off for name, off in left.items() if not _analyse(model, {name: off}, groups, example)[1]}
+            each = {name: _analyse(model, {name: off}, groups, example)[1] for name, off in left.items()}
+            alone = {name: off for name, off in left.items() if not each[name]}
             left = alone if len(alone) < len(left) else {}
         left = {name: off for name, off in left.items() if bool(off.any())}
     return left

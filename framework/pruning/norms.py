@@ -33,8 +33,8 @@ def norm_gate_gradients(
     """For each batch phi * dL/dphi of every channel, `(channels,)` per group; pass over it inside `scoring`.
 
     phi multiplies what the batch norm behind a producer puts out, which for a norm with scale and shift gives
-    scale * dL/dscale + shift * dL/dshift. Where no norm stands behind it, phi multiplies the producer's own output:
-    sum w * dL/dw + b * dL/db. Several producers of one channel are added. L is the mean loss of the batch.
+    scale * dL/dscale + shift * dL/dshift. Where no norm stands behind it, phi multiplies the producer's own
+    output: sum w * dL/dw + b * dL/db. Several producers of one channel are added. L is the mean loss of the batch.
     """
     rest = iter(batches)
     first = next(rest, None)
