@@ -86,7 +86,7 @@ class RunConfig:
     save_freq: int = _train(0, help="also save a checkpoint every N epochs; 0: off", low=0)
 
     l0: bool = _prune(False, help="train gates on inputs and channels (hard-concrete), and cut those that close")
-    l0_reg: float = _prune(1.0, help="cost of a weight that is there, over the number of training samples", low=0)
+    l0_reg: float = _prune(0.1, help="with l0: cost of a weight that is there, over the training samples", low=0)
     beta_ema: float = _prune(
         0.999, help="with l0: decay of the averaged weights that are tested; 0: off", low=0, below=1
     )

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.hard_concrete import DROP_RATE, LARGEST, SMALLEST, TEMPERATURE, check_gates, expected_l0, l0_layers
+from framework.norm_statistics import measured_statistics, running_statistics
 from framework.pruning.channels import Groups, channel_groups
 from framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
 from framework.pruning.cutting import unwrapped
@@ -17,8 +18,13 @@ from trainers.DefaultTrainer import DefaultTrainer
 from utils.errors import UsageError
 from utils.loaders import BatchLoader, Loaders
 
+#: per training sample what the usual 1.0 is for the 60,000 of MNIST, on the 5,400 of FASHION_MINI; with 1.0 LeNet5
+#: loses its last layer there
+L0_REG = 0.1
 #: a gate closes at log_alpha = -2.4, and Adam moves it by at most the learning rate a step
 GATE_LR = 10.0
+#: the statistics of training are those of random gates
+NORM_BATCHES = 20
 
 
 class L0Trainer(DefaultTrainer):
@@ -26,7 +32,8 @@ class L0Trainer(DefaultTrainer):
 
     After every step log_alpha is clamped and, with beta_ema > 0, every parameter p averaged: avg <- beta * avg +
     (1 - beta) * p from avg = 0, divided by 1 - beta^t where it is used: the averaged network is the one that is
-    evaluated, measured and saved, with the gates of eval mode and without what these close.
+    evaluated, measured and saved, with the gates of eval mode, statistics of the norms that fit these, and without
+    what they close.
     Louizos, Welling and Kingma, 2018, arXiv:1712.01312.
     """
 
@@ -37,7 +44,7 @@ class L0Trainer(DefaultTrainer):
         parts: Parts,
         settings: Settings,
         *,
-        l0_reg: float = 1.0,
+        l0_reg: float = L0_REG,
         l2_reg: float = 5e-5,
         beta_ema: float = 0.999,
         local_rep: bool = False,
@@ -45,10 +52,15 @@ class L0Trainer(DefaultTrainer):
         temperature: float = TEMPERATURE,
         gate_lr: float = GATE_LR,
         close_norms: bool = True,
+        norm_batches: int = NORM_BATCHES,
     ) -> None:
-        """`l0_reg`, `l2_reg` and `beta_ema` are flags; the others are options of `prepare_model`, see there."""
+        """`l0_reg`, `l2_reg` and `beta_ema` are flags; most others are options of `prepare_model`, see there.
+
+        `gate_lr` is the learning rate of log_alpha, in learning rates; `norm_batches` is on how many batches of
+        the training set the norms' statistics are measured for an evaluation (0: those of training are taken).
+        """
         super().__init__(parts, settings)
-        self.beta_ema = beta_ema
+        self.beta_ema, self.norm_batches = beta_ema, norm_batches
         self._steps = 0
         self._parameters: list[Tensor] = [
             parameter for parameter in self.model.parameters() if parameter.requires_grad
@@ -58,6 +70,7 @@ class L0Trainer(DefaultTrainer):
         self._groups: Groups | None = None
         self._plain: tuple[int, nn.Module] | None = None
         self._closed: Closed | None = None
+        self._statistics: tuple[int, list[Tensor]] | None = None
         unwrapped(self.optimizer).register_step_post_hook(self._after_step)
 
     @classmethod
@@ -67,6 +80,9 @@ class L0Trainer(DefaultTrainer):
         gate_lr = options.get("gate_lr", GATE_LR)
         if not isinstance(gate_lr, int | float) or isinstance(gate_lr, bool) or not 0 < gate_lr < float("inf"):
             raise UsageError(f"gate_lr must be a number above 0, got {gate_lr!r}")
+        norm_batches = options.get("norm_batches", NORM_BATCHES)
+        if not isinstance(norm_batches, int) or isinstance(norm_batches, bool) or norm_batches < 0:
+            raise UsageError(f"norm_batches must be a number of batches, at least 0, got {norm_batches!r}")
         for name in ("local_rep", "close_norms"):
             if not isinstance(options.get(name, True), bool):
                 raise UsageError(f"{name} must be true or false, got {options[name]!r}")
@@ -83,7 +99,7 @@ class L0Trainer(DefaultTrainer):
         own: dict[str, Any] = {
             name: options[name] for name in ("local_rep", "droprate_init", "temperature") if name in options
         }
-        own |= {"l0_reg": options.get("l0_reg", 1.0), "rho": options.get("l2_reg", 5e-5) * samples}
+        own |= {"l0_reg": options.get("l0_reg", L0_REG), "rho": options.get("l2_reg", 5e-5) * samples}
         add_l0_gates(model, sample, options.get("close_norms", True), samples=samples, **own)
         return model
 
@@ -143,17 +159,41 @@ class L0Trainer(DefaultTrainer):
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The averages in place of the parameters, which come back to the last bit."""
-        if not self._averages or not self._steps or not l0_layers(self.model):
+        """The averages in place of the parameters, with statistics of their own; all come back to the last bit."""
+        statistics = running_statistics(self.model)
+        tensors = [*self._parameters, *statistics]
+        if not l0_layers(self.model):
             yield
             return
         with torch.no_grad():
-            own = [parameter.clone() for parameter in self._parameters]
-            means = torch._foreach_div(self._averages, 1 - self.beta_ema**self._steps)
-            torch._foreach_copy_(self._parameters, means)
-            Masks(self.model).apply()  # they are applied after the average was taken
+            own = [tensor.clone() for tensor in tensors]
         try:
+            if self._averages and self._steps:
+                self._copy(self._parameters, torch._foreach_div(self._averages, 1 - self.beta_ema**self._steps))
+                Masks(self.model).apply()  # they are applied after the average was taken
+            if self.norm_batches and statistics:
+                self._copy(statistics, self._measured())
             yield
         finally:
-            with torch.no_grad():
-                torch._foreach_copy_(self._parameters, own)
+            self._copy(tensors, own)
+
+    @torch.no_grad()
+    def _copy(self, targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        for target, value in zip(targets, values, strict=True):
+            target.copy_(value)
+
+    def _measured(self) -> list[Tensor]:
+        """The norms' statistics for the gates of eval mode, measured once for each step."""
+        if self._statistics is None or self._statistics[0] != self._steps:
+            batches = self.loaders.scoring_batches(
+                "random",
+                batches=self.norm_batches,
+                samples=None,
+                batch_size=self.loaders.train.batch_size,
+                seed=self.settings.seed,
+                step=0,
+            )
+            inputs = [images.contiguous(memory_format=self.memory_format) for images, _ in batches]
+            self._statistics = self._steps, measured_statistics(self.model, inputs)
+            self.progress.cumulative_macs += self.macs * sum(map(len, inputs))
+        return self._statistics[1]

@@ -69,8 +69,8 @@ class TickTock(DefaultTrainer):
 
     Gates start as the norms' scales and are folded back in the end. Tick: only gates, norms and the last layer
     train, at `low_lr` of the learning rate; then the criterion prunes. Tock: all trains, with the penalty
-    gate_reg * sum |gate|, the learning rate rising from `low_lr` of itself to the whole and back. Then all is tuned.
-    You, Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
+    gate_reg * sum |gate|, the learning rate rising from `low_lr` of itself to the whole and back. Then all
+    is fine-tuned. You, Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class TickTock(DefaultTrainer):
         low_lr: float = 0.1,
         clamp: float = CLAMP,
     ) -> None:
-        """`tick`, `tock`, `fine_tune` see `Phases`; `clamp` bounds |shift / scale| of norms, see `add_gates`."""
+        """`tick`, `tock` and `fine_tune` are numbers of epochs, see `Phases`; `clamp` see `add_gates`."""
         super().__init__(parts, settings)
         self.gate_reg, self.low_lr = gate_reg, low_lr
         #: the phase of each epoch; nothing but fine-tuning once the last target is reached

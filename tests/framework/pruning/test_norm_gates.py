@@ -130,7 +130,12 @@ def test_a_norm_is_only_behind_a_layer_whose_outputs_nothing_else_takes() -> Non
         return self.d(self.m(self.b(z)).mean((2, 3)))
 
     net = Net(
-        run, a=nn.Conv2d(3, 4, 1), n=nn.BatchNorm2d(4), b=nn.Conv2d(4, 4, 1), m=nn.BatchNorm2d(4), d=nn.Linear(4, 5)
+        run,
+        a=nn.Conv2d(3, 4, 1),
+        n=nn.BatchNorm2d(4),
+        b=nn.Conv2d(4, 4, 1),
+        m=nn.BatchNorm2d(4),
+        d=nn.Linear(4, 5),
     )
     assert norms_behind(net, ["a", "b", "d"], images(1)) == {"b": "m"}
 
