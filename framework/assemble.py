@@ -137,6 +137,20 @@ def trainer_options(config: RunConfig) -> dict[str, Any]:
     return {name: getattr(config, name) for name in ("l0_reg", "l2_reg", "beta_ema") if name in taken} | options
 
 
+def trainers_schedule(config: RunConfig, chosen: Schedule) -> Schedule:
+    """When the trainer lets the criterion prune; one that decides this itself takes no flags for it."""
+    found = trainer_class(config).schedule(chosen, **trainer_options(config))
+    if found is not chosen:
+        if config.schedule is not None:
+            raise UsageError(
+                f"{config.train_scheme} decides when to prune: leave out --schedule {config.schedule}"
+            )
+        if (config.prune_delay, config.prune_freq) != (None, None):
+            who = config.train_scheme
+            config.notes.append(f"{who} decides when to prune: prune_delay and prune_freq have no effect")
+    return found
+
+
 def prepare_model(config: RunConfig, model: nn.Module, loaders: Loaders) -> nn.Module:
     """The network with whatever the trainer adds to it for training."""
     seed_everything(config.seed)
@@ -190,7 +204,7 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
     schedule = own
     if not isinstance(own, Never):
         schedule = chosen(own, config.schedule, config.prune_delay, config.prune_freq, config.snip_steps)
-        schedule = trainer_class(config).schedule(schedule, **trainer_options(config))
+        schedule = trainers_schedule(config, schedule)
     plan = schedule.plan(config.pruning_limit, config.epochs)
     config.scope = config.scope or criterion.scope
     config.schedule = WHEN.get(type(schedule))

@@ -47,7 +47,7 @@ class Phases(Schedule):
         fine = self.fine_tune
         if fine is None:
             cycles = 2 if epochs >= 2 * (tick + tock) + 1 else 1
-            fine = max(min(1, epochs - 1), epochs - cycles * (tick + tock))
+            fine = max(0, min(1, epochs - 1), epochs - cycles * (tick + tock))
         rest = epochs - fine
         if rest < 1:
             raise UsageError(f"nothing would be pruned: of {epochs} epochs TickTock fine-tunes for {fine}")
