@@ -99,7 +99,9 @@ class HardConcrete:
         -rho / 2 * b^2 for each bias without a gate.
         """
         others = [dim for dim in range(self.weight.dim()) if dim != self.gate_dim]
-        cost = 0.5 * self.rho * self.weight.square().sum(others) + self.l0_reg * self.weights_per_gate()
+        cost = torch.full_like(self.log_alpha, self.l0_reg * self.weights_per_gate(), requires_grad=False)
+        if self.rho > 0:
+            cost = cost + 0.5 * self.rho * self.weight.square().sum(others)
         free = torch.zeros((), device=cost.device, dtype=cost.dtype)
         if self.bias is not None:
             squares = 0.5 * self.rho * self.bias.square()
