@@ -322,3 +322,26 @@ def test_what_cannot_go_is_refused_in_one_line(
     found = launch(tmp_path, *SHORT.split(), *given.split(), code=2)
     assert said in found.err and found.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_network_without_norms_is_pruned_with_a_warning(tmp_path: Path) -> None:
+    plugins = tmp_path / "mine" / "models"
+    plugins.mkdir(parents=True)
+    (plugins / "NoNorms.py").write_text(
+        """from torch import nn
+
+
+class NoNorms(nn.Sequential):
+    def __init__(self, *, in_channels=1, num_classes=10, image_size=28):
+        hidden = nn.Linear(in_channels * image_size**2, 20), nn.ReLU(), nn.Linear(20, 16), nn.ReLU()
+        super().__init__(nn.Flatten(), *hidden, nn.Linear(16, num_classes))
+"""
+    )
+    found = launch(tmp_path, *SHORT.split(), "--plugins", tmp_path / "mine", "--model", "NoNorms")
+    assert found.report["reached"]["node_sparsity"] == pytest.approx(0.5, abs=1 / 36)
+    assert any("no gates to train" in warning for warning in found.report["warnings"])
+
+
+def test_flags_that_have_no_effect_are_told_of(tmp_path: Path) -> None:
+    found = launch(tmp_path, *SHORT.split(), "--prune_delay", 1, "--prune_freq", 1)
+    assert "TickTock decides when to prune: prune_delay and prune_freq have no effect" in found.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from framework.prunable import prunable_layers
 from framework.pruning.channels import channel_groups
 from framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
 from framework.pruning.cutting import cut
+from framework.pruning.folding import foldable
 from framework.pruning.masks import Masks
 
 
@@ -225,3 +227,28 @@ def test_weights_keep_values_names_and_shapes_and_the_network_its_name() -> None
     assert all(name.endswith("log_alpha") for name in after.keys() - before.keys())
     assert lineage_of(model).name == "LeNet5"
     assert {type(layer) for layer in l0_layers(model).values()} == {L0Conv2d, L0Linear}
+
+
+def test_only_channels_whose_constants_all_move_are_foldable() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 6, 3), nn.Sigmoid(), nn.Conv2d(6, 4, 3), nn.Sigmoid(), nn.Conv2d(4, 5, 3, padding=1),
+        nn.ReLU(), nn.Flatten(), nn.Linear(5 * 16, 5),
+    ).double()  # fmt: skip
+    x = images(1, dtype=torch.float64)
+    groups = channel_groups(model, x)
+    off = {name: torch.arange(groups[name].channels) < 2 for name in ("0", "2", "4")}
+    with torch.no_grad():
+        for layer in (model[0], model[2], model[4]):
+            layer.weight[:2], layer.bias[:2] = 0, 0
+    left = foldable(model, off, groups, x)
+    assert {name: each.tolist() for name, each in left.items()} == {
+        "0": [True, True] + [False] * 4,  # those of "2" are read through zero padding
+        "4": [True, True] + [False] * 3,
+    }
+    with torch.no_grad():
+        expected = model.eval()(x)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            cut(model, {name: ~each for name, each in left.items()}, groups, fold=True)
+        torch.testing.assert_close(model(x), expected)
