@@ -15,12 +15,13 @@ from framework.checkpoint import is_ours, load_model, load_tensors, read_file
 from framework.config import RunConfig
 from framework.criterion import Criterion
 from framework.loss import Loss
-from framework.plugins import build, option_names, registry
+from framework.plugins import build, check_options, option_names, registry
 from framework.probing import fast_multiple
 from framework.pruning.pruner import Pruner
 from framework.rewinding import check_rewinding
 from framework.run_folder import SUFFIX
 from framework.schedule import After, Before, During, Never, Schedule, chosen
+from framework.trainer import Trainer
 from utils.errors import UsageError
 from utils.loaders import Loaders, make_loaders
 
@@ -133,13 +134,45 @@ def build_loss(config: RunConfig) -> Loss:
     return loss
 
 
+def trainer_class(config: RunConfig) -> type[Trainer]:
+    """The class of the trainer."""
+    return registry.get("trainers", config.train_scheme)
+
+
+def trainer_options(config: RunConfig) -> dict[str, Any]:
+    """What --set gives the trainer, and those of the flags it knows."""
+    taken, options = option_names(trainer_class(config)), config.options("trainer")
+    check_options(trainer_class(config), config.train_scheme, options)
+    return {name: getattr(config, name) for name in ("l0_reg", "l2_reg", "beta_ema") if name in taken} | options
+
+
+def trainers_schedule(config: RunConfig, chosen: Schedule) -> Schedule:
+    """When the trainer lets the criterion prune; one that decides this itself takes no flags for it."""
+    found = trainer_class(config).schedule(chosen, **trainer_options(config))
+    if found is not chosen:
+        if config.schedule is not None:
+            raise UsageError(
+                f"{config.train_scheme} decides when to prune: leave out --schedule {config.schedule}"
+            )
+        if (config.prune_delay, config.prune_freq) != (None, None):
+            who = config.train_scheme
+            config.notes.append(f"{who} decides when to prune: prune_delay and prune_freq have no effect")
+    return found
+
+
+def prepare_model(config: RunConfig, model: nn.Module, loaders: Loaders) -> nn.Module:
+    """The network with whatever the trainer adds to it for training."""
+    seed_everything(config.seed)
+    return trainer_class(config).prepare_model(model, loaders, **trainer_options(config))
+
+
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer over all parameters; "fused" is on wherever torch has it for this optimizer and device."""
     taken = option_names(registry.get("optimizers", config.optimizer))
     options: dict[str, Any] = {
-        "params": model.parameters(),
+        "params": trainer_class(config).parameters(model, config.learning_rate, **trainer_options(config)),
         "lr": config.learning_rate,
-        "weight_decay": config.l2_reg,
+        "weight_decay": 0.0 if config.l0 else config.l2_reg,  # there it is part of the penalty
     }
     if config.optimizer == "SGD":
         options["momentum"] = config.momentum
@@ -180,6 +213,7 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
     schedule = own
     if not isinstance(own, Never):
         schedule = chosen(own, config.schedule, config.prune_delay, config.prune_freq, config.snip_steps)
+        schedule = trainers_schedule(config, schedule)
     plan = schedule.plan(config.pruning_limit, config.epochs)
     if config.enable_rewinding:
         check_rewinding(config.rewind_to, plan, config.epochs)

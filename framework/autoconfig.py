@@ -20,7 +20,7 @@ from utils.errors import UsageError
 from utils.suggest import unknown
 
 SHIPPED = ROOT / "utils" / "autoconfig.json"
-FACTS = ("name", "granularity", "schedule", "when", "paper")
+FACTS = ("name", "granularity", "schedule", "when", "paper", "trainer")
 CONDITIONS = [*FLAGS, *(f"{group}.{fact}" for group in GROUPS for fact in FACTS)]
 KEYS = ("when", "set", "why")
 

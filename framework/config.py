@@ -89,6 +89,12 @@ class RunConfig:
     eval_freq: int = _train(0, help="also validate every N batches; 0: at epoch ends only", low=0)
     save_freq: int = _train(0, help="also save a checkpoint every N epochs; 0: off", low=0)
 
+    l0: bool = _prune(False, help="train gates on inputs and channels (hard-concrete), and cut those that close")
+    l0_reg: float = _prune(0.1, help="with l0: cost of a weight that is there, over the training samples", low=0)
+    beta_ema: float = _prune(
+        0.999, help="with l0: decay of the averaged weights that are tested; 0: off", low=0, below=1
+    )
+
     pruning_limit: float = _prune(0.5, help="sparsity to reach, of nodes or of weights", low=0, below=1)
     snip_steps: int = _prune(5, help="steps of the iterative criterions", low=0)
     schedule: str | None = _prune(
@@ -231,7 +237,7 @@ class RunConfig:
 
     def default_run_name(self) -> str:
         """The run name when the user gave none."""
-        return f"eval_{self.model}" if self.eval else f"{self.model}_{self.prune_criterion}"
+        return f"eval_{self.model}" if self.eval else f"{self.model}_{'L0' if self.l0 else self.prune_criterion}"
 
     def default_checkpoint_model(self) -> str:
         """The checkpoint's stem when the user gave none."""

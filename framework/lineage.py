@@ -6,7 +6,8 @@ knows which of the original channels are left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,3 +100,20 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
         for name, tensor in named_tensors(model).items()
         if not name.rpartition(".")[2].startswith("mask_of_")
     }
+
+
+@contextmanager
+def same_network(model: nn.Module) -> Iterator[None]:
+    """Inside, layers may gain and lose tensors of their own, such as gates, without becoming another network.
+
+    What is new counts as dense in the shape it has afterwards; nothing else may change.
+    """
+    lineage = lineage_of(model)
+    yield
+    shapes = _shapes(model)
+    for name in lineage.dense.keys() - shapes.keys():
+        del lineage.dense[name]
+        for key in [key for key in lineage.kept if key[0] == name]:
+            del lineage.kept[key]
+    for name, shape in shapes.items():
+        lineage.dense.setdefault(name, shape)

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from framework.catalog import Entry, check_source, read_entry
+from framework.catalog import Entry, ancestry, check_source, read_entry
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -101,6 +101,10 @@ class Registry:
         if kind == "criterions":
             bases["Criterion"] = ROOT / "framework" / "criterion.py"  # the defaults
         return read_entry(kind, name, file, bases)
+
+    def derives(self, kind: str, name: str, base: str) -> bool:
+        """Whether the plug-in is `base` or derived from it, read from the source; not for optimizers."""
+        return base in [found for found, _ in ancestry(name, self.file(kind, name), self._of_kind(kind))]
 
     def file(self, kind: str, name: str) -> Path:
         """The source file of a plug-in."""

@@ -34,6 +34,7 @@ class Recorder:
     since the last row, time/flops_per_sample (multiply-adds), time/flops_log_cum (log10, training and scoring);
     cuda/ram_footprint (bytes); layer/sparsity/LAYER (share of the dense layer's weights that are gone).
     `rewinds`: how often the network went back to its rewind point so far.
+    Sparsities and size are those of `trainer.network()`; norm/l0 comes from L0Trainer.
     """
 
     def __init__(self, folder: RunFolder, console: Console) -> None:
@@ -133,19 +134,21 @@ class Recorder:
             self._writer.close()
 
     def _state(self, trainer: Trainer, metrics: dict[str, float]) -> dict[str, float]:
-        weight = weight_sparsity(trainer.model)
+        network = trainer.network()
+        weight = weight_sparsity(network)
         accuracy = next(
             (metrics[f"acc/{part}"] for part in ("test", "val", "train") if f"acc/{part}" in metrics), 0.0
         )
-        size = csr_bytes(trainer.model) if len(Masks(trainer.model)) else file_size(trainer.model)
+        size = csr_bytes(network) if len(Masks(network)) else file_size(network)
         state = {
             "sparse/weight": weight,
-            "sparse/node": node_sparsity(trainer.model, trainer.example_input),
+            "sparse/node": node_sparsity(network, trainer.example_input),
             "sparse/hm": 2 * weight * accuracy / (weight + accuracy) if weight + accuracy > 0 else 0.0,
             "sparse/log_disk_size": math.log(size),
-            **{f"layer/sparsity/{name}": share for name, share in layer_sparsities(trainer.model).items()},
+            **{f"layer/sparsity/{name}": share for name, share in layer_sparsities(network).items()},
             "time/flops_per_sample": float(trainer.macs),
             "time/flops_log_cum": math.log10(max(1, trainer.progress.cumulative_macs)),
+            **trainer.state(),
         }
         if self._batches:
             now = time.monotonic()

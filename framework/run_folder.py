@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.config import GROUPS, RunConfig
+from framework.dense import dense_config
 from framework.environment import describe_environment
 from framework.plugins import ROOT
 from framework.snapshot import TOP_NEVER, copy_tree
@@ -43,8 +44,8 @@ NOT_DENSE = {
     "prune_criterion", "pruning_limit", "snip_steps", "schedule", "prune_delay", "prune_freq", "scope", "budget",
     "min_channels", "round_to", "attention", "inexact", "fold",
     "enable_rewinding", "rewind_to", "pruning_rate", "growing_rate", "hoyer_square", "group_hoyer_square",
-    "outer_layer_pruning", "protect", "train_dense", "run_name", "results_dir", "checkpoint_model",
-    "save_freq", "progress", "plugins", "autoconfig", "download", "memory_format",
+    "outer_layer_pruning", "protect", "masking", "input_dim", "l0_reg", "beta_ema", "train_dense",
+    "run_name", "results_dir", "checkpoint_model", "save_freq", "progress", "plugins", "autoconfig", "download", "memory_format",
     "train_memory_format", "fused", "threads", "preload_all_data", "workers", "plot_weights_freq",
     "skip_first_plot", "histograms", "saliency", "confusion", "plot_weights", "plot_net", "track_weights",
 }  # fmt: skip
@@ -174,12 +175,12 @@ def finished_dense_run(config: RunConfig) -> Path | None:
     """
     if config.checkpoint_name is not None or config.eval:
         return None
-    wanted = _dense_settings(config)
+    wanted = _dense_settings(dense_config(config))
     for folder in reversed(_run_folders(config.results_dir)):
         other = folder.read_config() if folder.report.is_file() else None
         if other is None or other.prune_criterion != "EmptyCrit" or other.checkpoint_name is not None:
             continue
-        if not other.eval and _dense_settings(other) == wanted:
+        if not other.eval and not other.l0 and _dense_settings(other) == wanted:
             return folder.path
     return None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from framework.checkpointer import Checkpointer
 from framework.config import RunConfig
 from framework.console import Console
 from framework.criterion import Criterion
+from framework.dense import dense_config
 from framework.hooks import hookimpl, manager
 from framework.lineage import was_pruned
 from framework.plugins import build, registry
@@ -78,6 +79,7 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
 
 def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     """Prune and train one network, and measure it against the dense one."""
+    assemble.trainer_class(config).check_options(**assemble.trainer_options(config))
     criterion: Criterion = build("criterions", config.prune_criterion, **config.options("criterion"))
     pruner = assemble.build_pruner(config, criterion)
     if config.schedule == "before" and (config.prune_delay, config.prune_freq) != (None, None):
@@ -90,6 +92,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
     _check_dense(config, model)
     _check_single_samples(config, loaders, model, example)
+    model = assemble.prepare_model(config, model, loaders)
     pruner.prepare(model, example)
     if pruner.plan:  # ours too: a user's own may lie in criterions/ beside them
         file = registry.file("criterions", config.prune_criterion)
@@ -98,7 +101,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
         config.train_memory_format = config.memory_format
     if config.memory_format == "auto":
         config.memory_format = probing.memory_format(model, example)
-    trainer = build_trainer(config, model, loaders)
+    trainer = build_trainer(config, model, loaders, pruner.plan)
     folder = RunFolder.create(config, command)
     with _explaining(folder, config.model, console):
         console.log_to(folder.log)
@@ -110,8 +113,10 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     return folder
 
 
-def build_trainer(config: RunConfig, model: nn.Module, loaders: Loaders) -> Trainer:
-    """The trainer with all its parts, except the listeners."""
+def build_trainer(
+    config: RunConfig, model: nn.Module, loaders: Loaders, plan: Mapping[int, Sequence[float]] | None = None
+) -> Trainer:
+    """The trainer with all its parts, except the listeners; `plan` is when the pruner prunes."""
     optimizer = assemble.build_optimizer(config, model)
     parts = Parts(
         model, assemble.build_loss(config), optimizer, loaders, assemble.build_lr_schedule(config, optimizer)
@@ -124,9 +129,10 @@ def build_trainer(config: RunConfig, model: nn.Module, loaders: Loaders) -> Trai
         max_training_minutes=config.max_training_minutes,
         seed=config.seed,
         memory_format=probing.FORMATS[config.memory_format],
+        plan=plan or {},
     )
     trainer: Trainer = build("trainers", config.train_scheme, parts=parts, settings=settings,
-                             **config.options("trainer"))  # fmt: skip
+                             **assemble.trainer_options(config))  # fmt: skip
     return trainer
 
 
@@ -160,7 +166,7 @@ def train_in(
         drawn.after(trainer)
     finally:
         recorder.close()
-    if config.prune_criterion == "EmptyCrit" and not was_pruned(trainer.model):
+    if config.prune_criterion == "EmptyCrit" and not config.l0 and not was_pruned(trainer.model):
         dense_accuracy = test["acc"]  # this is the dense network
     last = pruner.events[-1] if pruner.events else None
     report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last) | drawn.results
@@ -273,7 +279,7 @@ def _check_single_samples(config: RunConfig, loaders: Loaders, model: nn.Module,
 
 def _dense_accuracy(config: RunConfig, folder: RunFolder, console: Console) -> float | None:
     """Test accuracy of the dense network: trained now on request, else from a finished run like it, else None."""
-    if config.prune_criterion == "EmptyCrit":
+    if config.prune_criterion == "EmptyCrit" and not config.l0:
         return None
     if config.train_dense:
         return _train_dense(config, folder, console)
@@ -289,9 +295,7 @@ def _dense_accuracy(config: RunConfig, folder: RunFolder, console: Console) -> f
 def _train_dense(config: RunConfig, folder: RunFolder, console: Console) -> float:
     """Train the dense network with the same settings, into the run folder's dense/."""
     console.say("training the dense network")
-    plain = RunConfig.from_dict(
-        config.to_dict() | {"prune_criterion": "EmptyCrit", "set": _without_criterion(config)}
-    )
+    plain = dense_config(config)
     plain.train_memory_format = config.memory_format
     inner = RunFolder(folder.path / "dense")
     inner.make_places()
@@ -302,7 +306,3 @@ def _train_dense(config: RunConfig, folder: RunFolder, console: Console) -> floa
     accuracy: float = report["pruned"]["accuracy"]
     console.say(f"the dense network reaches {accuracy:.4f}; now the pruned one")
     return accuracy
-
-
-def _without_criterion(config: RunConfig) -> dict[str, Any]:
-    return {group: options for group, options in config.set.items() if group != "criterion"}

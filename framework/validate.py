@@ -21,7 +21,7 @@ TAKEN: dict[str, dict[str, str | None]] = {
     "optimizer": {"params": None, "lr": "learning_rate", "weight_decay": "l2_reg", "fused": "fused"},
     "model": {"in_channels": None, "num_classes": "num_classes", "image_size": "image_size"},
     "loss": {name: name for name in ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg")},
-    "trainer": {"parts": None, "settings": None},
+    "trainer": {"parts": None, "settings": None, "l0_reg": "l0_reg", "l2_reg": "l2_reg", "beta_ema": "beta_ema"},
     "dataset": {"data_dir": "data_dir", "download": "download"},
 }
 
@@ -34,6 +34,9 @@ def check_config(config: RunConfig) -> None:
         elif name != "set":
             flag.check(getattr(config, name))
     _check_combinations(config)
+    if not config.eval:
+        _check_l0(config)
+        _check_trainer(config)
     _check_pruning(config)
     _check_paths(config)
     _check_options(config)
@@ -83,6 +86,29 @@ def _check_combinations(config: RunConfig) -> None:
     check_modes(config)
     if config.checkpoint_model is not None and config.checkpoint_name is None and not config.eval:
         raise UsageError("--checkpoint_model needs --checkpoint_name, or --eval for the newest run")
+
+
+#: what --l0 needs, field by field
+FOR_L0 = {"prune_criterion": "EmptyCrit", "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"}
+
+
+def _check_l0(config: RunConfig) -> None:
+    """--l0 goes with its own trainer and loss and without a criterion, and these with nothing else."""
+    for name, needed in FOR_L0.items():
+        given = getattr(config, name)
+        fits = registry.derives(KINDS[name], given, needed)
+        if config.l0 and not fits:
+            raise UsageError(f"--l0 prunes by gates of its own: it needs --{name} {needed}, not {given}")
+        if not config.l0 and fits and needed != "EmptyCrit":
+            raise UsageError(f"--{name} {given} is for networks with gates: it needs --l0")
+
+
+def _check_trainer(config: RunConfig) -> None:
+    """Some criterions score what only one trainer makes, and some trainers decide when to prune."""
+    name, given = config.prune_criterion, config.train_scheme
+    needed = registry.describe("criterions", name).trainer
+    if needed and not registry.derives("trainers", given, needed):
+        raise UsageError(f"--prune_criterion {name} needs --train_scheme {needed}, not {given}")
 
 
 #: flags that mean something for channels alone, and what they are when nothing is asked

@@ -14,7 +14,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from framework.config import FLAGS
 from framework.measures import measure_latency
+from framework.plugins import option_names, registry
 from framework.pruning.adapters import _ADAPTERS, _HEADS
+from framework.validate import TAKEN
 from main import main
 from utils.vision import torchvision
 
@@ -158,6 +160,44 @@ def test_the_hooks_of_the_guide_are_real() -> None:
     assert relay.plugin_folders() == [[ROOT / "plugins"]]
     named = re.findall(r"`(\w+)`", guide.split("lists the hooks")[1].split("with what they are told")[0])
     assert sorted(named) == sorted(n for n in vars(HookSpecs) if not n.startswith("_") and n != "plugin_folders")
+
+
+TRAINERS = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
+TRAINER_COMMANDS = re.findall(r"^python main.py .*", TRAINERS, flags=re.MULTILINE)
+
+
+def test_the_commands_of_the_trainers_page_were_found() -> None:
+    assert len(TRAINER_COMMANDS) >= 8
+
+
+@pytest.mark.parametrize("command", TRAINER_COMMANDS)
+def test_command_of_the_trainers_page(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    words = [*shlex.split(command)[2:], *SHORT, *NARROW]
+    if "results/MY_RUN" in words:
+        found = list((folder / "results").glob("*_MY_RUN"))
+        if not found:
+            first = shlex.split(TRAINER_COMMANDS[0])[2:]
+            assert main([*first, *SHORT, *NARROW]) == 0
+            found = list((folder / "results").glob("*_MY_RUN"))
+        words[words.index("results/MY_RUN")] = str(found[0])
+    if "trainer.tick=2" in words:
+        words += ["--epochs", "7"]
+    assert main(words) == 0
+    report = json.loads((folder / capsys.readouterr().out.strip().splitlines()[-1] / "report.json").read_text())
+    assert report["trainer"]["name"] in ("TickTock", "L0Trainer") or "EmptyCrit" in words
+
+
+def test_the_options_of_the_trainers_page_are_those_of_the_trainers() -> None:
+    for trainer, title in (("TickTock", "## TickTock"), ("L0Trainer", "## L0Trainer")):
+        part = TRAINERS.split(title)[1].split("\n## ")[0]
+        rows = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
+        shown = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+        taken = set(option_names(registry.get("trainers", trainer))) - set(TAKEN["trainer"])
+        assert sorted(shown) == sorted(taken)
 
 
 EXAMPLES = re.findall(

@@ -49,6 +49,7 @@ class DefaultTrainer(Trainer):
                 self.hooks.epoch_ended(trainer=self, metrics=metrics)
                 if self.progress.stopped:
                     break
+            self.finish()
             self.hooks.training_ended(trainer=self)
         except BaseException as error:
             self.hooks.run_failed(trainer=self, error=error)
@@ -77,9 +78,13 @@ class DefaultTrainer(Trainer):
         """Loss of one batch, a scalar to be minimised."""
         inputs, targets = batch
         outputs = self.model(inputs)
-        loss, penalty = self.loss(outputs, targets), self.loss.penalty(self.model)
+        loss, penalty = self.loss(outputs, targets), self.penalty()
         self.record(len(inputs), loss=loss, penalty=penalty, acc=correct_samples(outputs, targets) / len(inputs))
         return loss + penalty
+
+    def penalty(self) -> Tensor:
+        """What is added to the task loss in training, a scalar: the loss's own penalty."""
+        return self.loss.penalty(self.model)
 
     @torch.inference_mode()
     def evaluate(self, loader: BatchLoader) -> dict[str, float]:

@@ -26,7 +26,10 @@ def write_rules(folder: Path, *rules: object) -> Path:
 @pytest.mark.parametrize("criterion", registry.names("criterions"))
 def test_outer_layers_are_pruned_by_weight_criterions_and_kept_by_channel_ones(criterion: str) -> None:
     config = RunConfig(prune_criterion=criterion)
-    (filled,) = fill(config)
+    fills = fill(config)
+    (filled,) = (one for one in fills if one.field != "train_scheme")
+    needed = registry.describe("criterions", criterion).trainer
+    assert [one.value for one in fills if one.field == "train_scheme"] == ([needed] if needed else [])
     wanted = registry.describe("criterions", criterion).granularity != "channel" and criterion != "EmptyCrit"
     assert config.outer_layer_pruning is wanted
     assert (filled.field, filled.value) == ("outer_layer_pruning", wanted)
