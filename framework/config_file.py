@@ -29,6 +29,8 @@ def merge(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig:
     for group, found in above.pop("set").items():
         options.setdefault(group, {}).update(found)
     given = {*values, *flags}
+    if "attack" in flags and values.get("test_scheme") == RunConfig.test_scheme:
+        given.discard("test_scheme")  # the file only repeats the default, which is no wish against the flag
     return RunConfig(**{**values, **above, "set": options}, given=given)
 
 
