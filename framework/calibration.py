@@ -27,18 +27,19 @@ class Tally:
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch: outputs (B, classes) logits, targets (B,) int64. Nothing is read from the device."""
         classes = outputs.shape[1]
-        confidence, guesses = outputs.double().softmax(dim=1).max(dim=1)
+        wide = torch.float32 if outputs.device.type == "mps" else torch.float64  # which has no float64
+        confidence = outputs.to(wide).softmax(dim=1).amax(dim=1)
         if self._confusion is None:
-            zeros = torch.zeros(self.bins, dtype=torch.float64, device=outputs.device)
+            zeros = torch.zeros(self.bins, dtype=wide, device=outputs.device)
             self._hits, self._counts, self._confidence = zeros, zeros.clone(), zeros.clone()
-            self._confusion = torch.zeros(classes * classes, dtype=torch.float64, device=outputs.device)
+            self._confusion = torch.zeros(classes * classes, dtype=wide, device=outputs.device)
         assert self._hits is not None and self._counts is not None and self._confidence is not None
         guesses = outputs.argmax(dim=1)  # as the accuracy counts it
         ones = torch.ones_like(confidence)
         self._confusion.index_add_(0, targets * classes + guesses, ones)
         at = ((confidence * self.bins).ceil() - 1).nan_to_num(0.0).clamp(0, self.bins - 1).long()
         self._counts.index_add_(0, at, ones)
-        self._hits.index_add_(0, at, (guesses == targets).double())
+        self._hits.index_add_(0, at, (guesses == targets).to(wide))
         self._confidence.index_add_(0, at, confidence)
 
     def results(self) -> dict[str, Any]:

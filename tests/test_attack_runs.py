@@ -203,7 +203,8 @@ def test_a_second_network_is_attacked_on_the_same_points(launch: Launch, place: 
         assert found["compared"][key] == alone[key]
     assert found["compared"]["network"] == "dense/LeNet300_finished"
     assert found["attacks"] != found["compared"]["attacks"]
-    assert "[dense/LeNet300_finished]" in result.out and "[cut/LeNet300_finished]" in result.out
+    for name in ("cut", "dense"):
+        assert f"robust accuracy in Linf: {name}/LeNet300_finished" in result.out
     assert result.folder is not None
     assert f"compare_with: {(place / 'dense').resolve()}" in result.folder.config.read_text()
 
@@ -272,6 +273,7 @@ def test_the_settings_of_a_training_run_do_not_stand_against_an_attack(launch: L
 BAD: dict[str, tuple[str, list[str]]] = {
     "unknown attack": ("--eval --attack FSGM", ["unknown attack 'FSGM'", "did you mean 'FGSM'?"]),
     "unknown attack and no checkpoint": ("--eval --checkpoint_name no --attack CarliniWager", ["'CarliniWagner'"]),
+    "attack without a name": ("--eval --checkpoint_name cut --attack ,", ["no name", "FGSM"]),
     "attack in training": ("--attack FGSM", ["--attack needs --eval"]),
     "comparison in training": ("--compare_with dense", ["--compare_with needs --eval"]),
     "another data set": (

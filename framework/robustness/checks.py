@@ -22,6 +22,8 @@ def check_attack_flags(config: RunConfig) -> None:
         return
     for flag in TESTER_FLAGS:
         FLAGS[flag].check(getattr(config, flag))
+    if config.attack is not None:
+        chosen_attacks(config.attack)
     given = config.options("tester")
     if not (attacks_of(config) or given.keys() & set(TESTER_FLAGS)):
         return

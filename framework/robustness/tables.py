@@ -21,7 +21,7 @@ def robustness_tables(results: dict[str, Any]) -> list[str | Table]:
         )
     for norm in NORMS:
         if norm in results["worst_case"]:
-            found.append(_table(norm, networks))
+            found += [_table(norm, one) for one in networks]
     for one in networks:
         found += [f"sign of masked gradients ({one['network']}): {sign}" for sign in one["sanity"]["signs"]]
         if not one["sanity"]["signs"]:
@@ -31,25 +31,19 @@ def robustness_tables(results: dict[str, Any]) -> list[str | Table]:
     return found
 
 
-def _table(norm: str, networks: list[dict[str, Any]]) -> Table:
-    """Robust accuracy by attack and epsilon, for attacks of one norm."""
-    worst = networks[0]["worst_case"][norm]
-    title = f"robust accuracy, perturbations bounded in {norm} (pixels in [0, 1])"
-    table = Table(title=title, title_justify="left")
+def _table(norm: str, network: dict[str, Any]) -> Table:
+    """Robust accuracy by attack and epsilon, for attacks of one norm on one network."""
+    worst = network["worst_case"][norm]
+    table = Table(title=f"robust accuracy in {norm}: {network['network']}", title_justify="left")
     table.add_column("", no_wrap=True)
     for epsilon in worst["epsilons"]:
         table.add_column(shown_epsilon(norm, epsilon), justify="right")
     table.add_column("median", justify="right")
-    for one in networks:
-        if len(networks) > 1:
-            table.add_row(f"[{one['network']}]", end_section=False)
-        for name in worst["attacks"]:
-            attack = one["attacks"][name]
-            table.add_row(name, *(f"{share:.4f}" for share in attack["robust_accuracy"]), _median(attack))
-        bounds = one["worst_case"][norm]
-        table.add_row("worst case", *(f"{share:.4f}" for share in bounds["robust_accuracy"]), "")
-        table.add_row("  95 % interval", *(f"{low:.2f}-{high:.2f}" for low, high in bounds["interval"]), "",
-                      end_section=True)  # fmt: skip
+    for name in worst["attacks"]:
+        attack = network["attacks"][name]
+        table.add_row(name, *(f"{share:.4f}" for share in attack["robust_accuracy"]), _median(attack))
+    table.add_row("worst case", *(f"{share:.4f}" for share in worst["robust_accuracy"]), "")
+    table.add_row("  95 % interval", *(f"{low:.2f}-{high:.2f}" for low, high in worst["interval"]), "")
     return table
 
 
