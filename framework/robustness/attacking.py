@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from framework.robustness.names import Attack
-from framework.robustness.points import PixelModel, Points, distances, predictions
+from framework.robustness.points import PixelModel, Points, distances, predictions, wide
 from utils.errors import RunError, UsageError
 from utils.suggest import unknown
 
@@ -111,7 +111,7 @@ def run_attack(
     """
     options = settings_of(attack, effort)
     search = _Search(attack, make_attack(attack, options), model, points, effort.batch_size)
-    distance = torch.where(right, torch.inf, 0.0).double()
+    distance = torch.where(right, torch.inf, 0.0).to(wide(right.device))
     broken = (~right).expand(len(epsilons), -1).clone()
     kept: dict[int, Tensor] = {}
     restarts = effort.restarts if attack.random else 1
@@ -148,7 +148,7 @@ class _Search:
     ) -> tuple[Tensor, list[Tensor], list[int]]:
         """One try at the points `left` (int64): distances of the adversarials found, float64 (N,), infinite
         elsewhere; and those to be shown, with their places."""
-        found = torch.full((len(self._points),), torch.inf, dtype=torch.float64, device=left.device)
+        found = torch.full((len(self._points),), torch.inf, dtype=wide(left.device), device=left.device)
         images: list[Tensor] = []
         places: list[int] = []
         for chunk in left.split(self._batch_size):

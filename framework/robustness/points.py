@@ -108,7 +108,7 @@ def balanced(targets: Tensor, count: int, seed: int) -> Tensor:
 def predictions(model: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
     """The class of each image, int64 (N,); -1 where the outputs are not finite."""
     found = []
-    for batch in pixels.split(batch_size):
+    for batch in pixels.split(batch_size) if len(pixels) else ():
         outputs = model(batch)
         found.append(torch.where(outputs.isfinite().all(dim=1), outputs.argmax(dim=1), -1))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=pixels.device)
@@ -127,8 +127,13 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def wide(device: torch.device) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def distances(one: Tensor, other: Tensor, norm: str) -> Tensor:
     """Distance of each pair of images in a norm, float64 (N,)."""
-    apart = (one.double() - other.double()).flatten(1)
+    apart = (one.to(wide(one.device)) - other.to(wide(one.device))).flatten(1)
     order = {"Linf": torch.inf, "L2": 2.0, "L1": 1.0}[norm]
     return torch.linalg.vector_norm(apart, order, dim=1)

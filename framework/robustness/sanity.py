@@ -32,6 +32,8 @@ def check_masking(
     track: Track | None = None,
 ) -> dict[str, Any]:
     """`signs` (sentences; none is good), and the numbers behind them. `points` must be those of the outcomes."""
+    if not right.any():
+        return {"signs": [], "zero_gradients": 0.0, "probed": 0}
     places = right.nonzero().flatten()
     probe = places[balanced(points.targets[places], PROBES, seed=0).to(places.device)]
     zero = zero_gradients(model, points.at(probe), effort.batch_size)
@@ -54,7 +56,7 @@ def zero_gradients(model: PixelModel, points: Points, batch_size: int) -> float:
             loss = F.cross_entropy(model(inputs), targets, reduction="sum")
             gradient = torch.autograd.grad(loss, inputs)[0].flatten(1)
         zeros += ((gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)).sum()
-    return int(zeros) / len(points) if len(points) else 0.0
+    return int(zeros) / len(points)
 
 
 def _margin(total: int) -> float:

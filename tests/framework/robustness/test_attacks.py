@@ -275,3 +275,13 @@ def test_a_bar_moves_with_the_passes_and_reaches_its_end() -> None:
     run_attack(ATTACKS["LinfPGD"], model, points, right, [0.01, 0.3], Effort(steps=10), track=track)
     ((title, done, total),) = seen
     assert title == "LinfPGD" and done == total > 20
+
+
+def test_a_network_that_is_never_right_is_not_attacked() -> None:
+    model = small_net()
+    points = images(model, 12)
+    wrong = Points(points.pixels, (model(points.pixels).argmax(dim=1) + 1) % 5, points.positions)
+    network = Network("net", model.model, (0.3,), (0.35,))
+    found = assess(network, wrong, chosen_attacks("all"), EPSILONS, QUICK, seed=0)
+    assert all(one.broken.all() and not one.distance.any() for one in found.outcomes)
+    assert found.sanity == {"signs": [], "zero_gradients": 0.0, "probed": 0}
