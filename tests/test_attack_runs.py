@@ -195,9 +195,9 @@ def test_cut_and_masked_twins_give_the_same_numbers(launch: Launch, place: Path)
 
 
 def test_a_second_network_is_attacked_on_the_same_points(launch: Launch, place: Path) -> None:
-    result = launch("--eval --checkpoint_name cut --compare_with dense --attack LinfPGD --attack_samples 30")
+    result = launch("--eval --checkpoint_name cut --compare_with dense --attack FGSM --attack_samples 30")
     found = result.report
-    alone = launch("--eval --checkpoint_name dense --attack LinfPGD --attack_samples 30").report
+    alone = launch("--eval --checkpoint_name dense --attack FGSM --attack_samples 30").report
     assert found["positions"] == alone["positions"]
     for key in ("attacks", "worst_case", "clean_accuracy", "misclassified", "sanity"):
         assert found["compared"][key] == alone[key]
@@ -240,11 +240,12 @@ def test_the_dense_network_of_a_run_can_be_compared_with(launch: Launch, place: 
 
 
 def test_corruptions_run_from_the_command_line(launch: Launch) -> None:
-    result = launch("--eval --checkpoint_name cut --test_scheme CorruptionRobustness --compare_with dense")
+    result = launch("--eval --checkpoint_name cut --test_scheme CorruptionRobustness --compare_with dense",
+                    "--limit_test_batches 3")  # fmt: skip
     found = result.report
     assert {len(one["accuracy"]) for one in found["corruptions"].values()} == {5}
     assert found["corruptions"]["noise"]["accuracy"][-1] < found["clean_accuracy"]
-    assert found["compared"]["samples"] == found["samples"] == 2000
+    assert found["compared"]["samples"] == found["samples"] == 3 * 128
     assert result.folder is not None and (result.folder.plots / "corruptions.png").is_file()
     assert "mean over corruptions" in result.out
 
