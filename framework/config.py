@@ -32,6 +32,11 @@ GROUPS = {
     "tester": "test_scheme",
     "dataset": "data_set",
 }
+# Flags that are short for --set tester.FLAG=VALUE.
+TESTER_FLAGS = (
+    "attack", "epsilons", "attack_samples", "attack_steps", "attack_binary_steps", "attack_restarts",
+    "attack_batch_size",
+)  # fmt: skip
 NameSet = set[str]  # inside the class the name `set` is a field
 
 _what = partial(flag, group="What to run")
@@ -39,6 +44,7 @@ _train = partial(flag, group="Training")
 _prune = partial(flag, group="Pruning")
 _data = partial(flag, group="Data")
 _picture = partial(flag, group="Pictures")
+_test = partial(flag, group="Testing, with --eval")
 _folder = partial(flag, group="Run folder and checkpoints")
 _machine = partial(flag, group="Machine")
 _extend = partial(flag, group="Plug-ins and configuration")
@@ -170,6 +176,21 @@ class RunConfig:
         False, help="count sign flips and keep mean and variance of every weight, after each step"
     )
 
+    attack: str | None = _test(None, help="with --eval: attack the network, by a name or all", metavar="NAME|all")
+    epsilons: tuple[str, ...] = _test(
+        (), help="largest perturbations, in pixels of [0, 1]: 2/255,8/255; default: by norm", metavar="E,E,..."
+    )
+    attack_samples: int | None = _test(
+        None, help="attack N test images, equally many of each class; default: all", low=1
+    )
+    attack_steps: int | None = _test(None, help="steps of each search; default: the attack's own", low=1)
+    attack_binary_steps: int | None = _test(None, help="rounds of CarliniWagner's search for its constant", low=1)
+    attack_restarts: int | None = _test(None, help="tries of random attacks, the best counts; default: 1", low=1)
+    attack_batch_size: int | None = _test(None, help="images attacked together; default: 128", low=1)
+    compare_with: str | None = _test(
+        None, help="run folder whose finished network is tested on the same images", metavar="FOLDER"
+    )
+
     results_dir: str = _folder("results", help="where run folders are made", metavar="DIR")
     run_name: str | None = _folder(
         None, help="end of the run folder's name; default: MODEL_CRITERION", metavar="NAME"
@@ -233,6 +254,8 @@ class RunConfig:
         found = dict(self.set.get(group, {}))
         if group == "model" and self.hidden_dim is not None:
             found["hidden_dim"] = self.hidden_dim
+        if group == "tester":
+            found = {name: getattr(self, name) for name in TESTER_FLAGS if getattr(self, name)} | found
         return found
 
     def default_run_name(self) -> str:

@@ -13,6 +13,7 @@ from framework.hooks import installed_folders
 from framework.modes import use_pruning_rate
 from framework.old_flags import translated
 from framework.plugins import registry
+from framework.robustness.checks import check_attack_flags, check_attacked_data, compared_checkpoint
 from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
 from framework.validate import check_config
 from utils.errors import UsageError
@@ -32,6 +33,7 @@ def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig
     config = merge(flags, file)
     config.notes += lines
     add_plugins(config.plugins)
+    check_attack_flags(config)
     inherit(config)
     if len(config.input_dim) == 3 and "image_size" not in config.given:
         config.image_size = config.input_dim[1]
@@ -39,6 +41,7 @@ def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig
     config.notes += map(str, fill(config, registry.folders))
     use_pruning_rate(config)
     check_config(config)
+    check_attacked_data(config)
     resolve(config)
     return config
 
@@ -90,6 +93,8 @@ def resolve(config: RunConfig) -> None:
             config.notes.append(f"checkpoint: {file} (the newest run that has one)")
         config.checkpoint_name = str(run_folder_of(file).path.resolve())
         config.checkpoint_model = file.stem
+    if config.compare_with is not None:
+        config.compare_with = str(compared_checkpoint(config).parent.parent.resolve())
     if config.pretrained is not None:
         file = find_pretrained(config.pretrained, config.model, config.results_dir)
         config.pretrained = str(file.resolve())

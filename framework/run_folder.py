@@ -45,7 +45,8 @@ NOT_DENSE = {
     "min_channels", "round_to", "attention", "inexact", "fold",
     "enable_rewinding", "rewind_to", "pruning_rate", "growing_rate", "hoyer_square", "group_hoyer_square",
     "outer_layer_pruning", "protect", "masking", "input_dim", "l0_reg", "beta_ema", "train_dense",
-    "run_name", "results_dir", "checkpoint_model", "save_freq", "progress", "plugins", "autoconfig", "download", "memory_format",
+    "run_name", "results_dir", "checkpoint_model", "save_freq", "progress", "plugins", "autoconfig", "download",
+    "memory_format",
     "train_memory_format", "fused", "threads", "preload_all_data", "workers", "plot_weights_freq",
     "skip_first_plot", "histograms", "saliency", "confusion", "plot_weights", "plot_net", "track_weights",
 }  # fmt: skip
@@ -145,7 +146,7 @@ def find_checkpoint(config: RunConfig) -> Path:
     """
     stem = (config.checkpoint_model or config.default_checkpoint_model()).removesuffix(SUFFIX)
     if config.checkpoint_name is not None:
-        return _checkpoint_in(_find_folder(config.checkpoint_name, config.results_dir), stem)
+        return checkpoint_in(find_folder(config.checkpoint_name, config.results_dir), stem)
     folders = _run_folders(config.results_dir)
     for folder in reversed(folders):
         if stem in folder.stems():
@@ -163,7 +164,7 @@ def find_pretrained(value: str, model: str, results_dir: str = "results") -> Pat
         return path
     if not (path.is_dir() or (Path(results_dir) / value).is_dir()) and path.suffix:
         raise UsageError(f"--pretrained {value}: no such file")
-    return _checkpoint_in(_find_folder(value, results_dir, "--pretrained"), f"{model}_{FINISHED}")
+    return checkpoint_in(find_folder(value, results_dir, "--pretrained"), f"{model}_{FINISHED}")
 
 
 def finished_dense_run(config: RunConfig) -> Path | None:
@@ -211,7 +212,8 @@ def _age(folder: RunFolder) -> tuple[str, int, str]:
     return (stamp.group() if stamp else moment), written, folder.name
 
 
-def _find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -> RunFolder:
+def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -> RunFolder:
+    """The run folder that `value` means: a name under `results_dir`, or a path. Raises UsageError."""
     places = [Path(results_dir) / value, Path(value)]
     for place in places:
         if place.is_dir():
@@ -222,7 +224,8 @@ def _find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") 
     raise UsageError(f"{flag} {value}: no run folder {looked}{_did_you_mean(value, names)}")
 
 
-def _checkpoint_in(folder: RunFolder, stem: str) -> Path:
+def checkpoint_in(folder: RunFolder, stem: str) -> Path:
+    """The checkpoint `stem` of a run folder; a UsageError says which it has."""
     stems = folder.stems()
     if stem in stems:
         return folder.models / f"{stem}{SUFFIX}"

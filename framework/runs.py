@@ -27,14 +27,15 @@ from framework.pruning.trial import try_criterion
 from framework.recorder import Recorder
 from framework.report import make_report, report_table
 from framework.rewinding import Rewinder
+from framework.robustness.checks import compared_checkpoint, run_of
 from framework.run_folder import FINISHED, RunFolder, finished_dense_run
 from framework.schedule import BEFORE_TRAINING
-from framework.tester import Tester
+from framework.tester import Network, TestContext, Tester
 from framework.tracking import WeightTracker
 from framework.trainer import Parts, Settings, Trainer
 from utils.atomic import read_json, write_json
 from utils.errors import RunError, UsageError
-from utils.loaders import Loaders
+from utils.loaders import Loaders, normalization
 
 
 def run(config: RunConfig, command: str) -> Path:
@@ -52,29 +53,53 @@ def run(config: RunConfig, command: str) -> Path:
 def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
     """Test a checkpoint; the tester's results are the run's report."""
     tester: Tester = build("testers", config.test_scheme, **config.options("tester"))
+    if config.compare_with is not None and not tester.compares:
+        raise UsageError(f"--compare_with: the tester {config.test_scheme} tests one network")
     loss = assemble.build_loss(config)
     loaders = assemble.build_loaders(config)
     model = assemble.build_model(config, loaders)
     layout = probing.FORMATS.get(config.memory_format, torch.contiguous_format)
     probing.lay_out(model, layout)
     loaders.test.memory_format = layout
+    compared = load_compared(config, loaders, layout)
     folder = RunFolder.create(config, command)
     with _explaining(folder, config.model, console):
         console.log_to(folder.log)
         for note in config.notes:
             console.say(note)
         batches = console.track(loaders.test, "evaluate", len(loaders.test))
-        results = tester.evaluate(model, batches, loss, seed=config.seed)
         checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
+        context = TestContext(
+            name=checkpoint, mean=loaders.mean, std=loaders.std, class_names=loaders.class_names,
+            plots=folder.plots, compared=compared, track=console.track,
+        )  # fmt: skip
+        results = tester.evaluate(model, batches, loss, seed=config.seed, context=context)
         write_json(
             folder.report,
             {"model": config.model, "checkpoint": checkpoint, "data_set": config.data_set, "seed": config.seed,
              "tester": config.test_scheme, **results},
         )  # fmt: skip
         console.say(f"{checkpoint} on {config.data_set}")
-        for key, value in results.items():
-            console.say(f"  {key}: {value}")
+        for part in tester.shown(results):
+            console.say(part) if isinstance(part, str) else console.show(part)
     return folder
+
+
+def load_compared(config: RunConfig, loaders: Loaders, layout: torch.memory_format) -> Network | None:
+    """The network of --compare_with, with the normalisation that it was trained with."""
+    if config.compare_with is None:
+        return None
+    file = compared_checkpoint(config)
+    saved = run_of(file).read_config()
+    name = saved.model if saved is not None else config.model
+    mean, std = loaders.mean, loaders.std
+    if saved is not None and saved.normalize != config.normalize:
+        options = {"data_dir": config.data_dir, "download": False} | config.options("dataset")
+        mean, std = normalization(build("datasets", config.data_set, **options), saved.normalize)
+    wanted = {"in_channels": loaders.in_channels, "num_classes": loaders.num_classes}
+    model = assemble.load_network(file, name, wanted | {"image_size": loaders.image_size}).to(config.device)
+    probing.lay_out(model, layout)
+    return Network(f"{file.parent.parent.name}/{file.stem}", model, mean, std)
 
 
 def train(config: RunConfig, command: str, console: Console) -> RunFolder:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.catalog import check_source
-from framework.config import FLAGS, GROUPS, KINDS, RunConfig
+from framework.config import FLAGS, GROUPS, KINDS, TESTER_FLAGS, RunConfig
 from framework.modes import check_modes
 from framework.plugins import option_names, registry
 from framework.run_folder import find_checkpoint, find_pretrained
@@ -181,12 +181,24 @@ def _check_options(config: RunConfig) -> None:
             if group not in GROUPS:
                 raise UsageError(unknown("group of --set", group, GROUPS))
             _check_option(group, option, getattr(config, GROUPS[group]))
+    _check_tester_flags(config)
     if config.hidden_dim is None:
         return
     if "hidden_dim" not in option_names(registry.get("models", config.model)):
         raise UsageError(f"--hidden_dim: {config.model} has no such option")
     if config.set.get("model", {}).get("hidden_dim", config.hidden_dim) != config.hidden_dim:
         raise UsageError("--hidden_dim and --set model.hidden_dim say different things")
+
+
+def _check_tester_flags(config: RunConfig) -> None:
+    """The short flags of a tester's options: the tester must have them."""
+    for flag in TESTER_FLAGS:
+        if flag not in config.given or not getattr(config, flag):
+            continue
+        if config.set.get("tester", {}).get(flag, getattr(config, flag)) != getattr(config, flag):
+            raise UsageError(f"--{flag} and --set tester.{flag} say different things")
+        if flag not in option_names(registry.get("testers", config.test_scheme)):
+            raise UsageError(f"--{flag}: the tester {config.test_scheme} has no such option")
 
 
 def _check_option(group: str, option: str, name: str) -> None:

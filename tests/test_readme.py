@@ -16,6 +16,7 @@ from framework.config import FLAGS
 from framework.measures import measure_latency
 from framework.plugins import option_names, registry
 from framework.pruning.adapters import _ADAPTERS, _HEADS
+from framework.robustness.names import ATTACKS as EVERY_ATTACK
 from framework.validate import TAKEN
 from main import main
 from utils.vision import torchvision
@@ -32,6 +33,8 @@ COMMANDS = [
     if line.startswith("python main.py")
 ]
 PICTURED = re.findall(r"^python main.py .*$", RUN_FOLDER, flags=re.MULTILINE)
+ROBUSTNESS = (ROOT / "docs" / "robustness.md").read_text(encoding="utf-8")
+ATTACKS = [line for line in ROBUSTNESS.splitlines() if line.startswith("python main.py")]
 # the same command on less: README's own flags come first, the last of two equal flags wins
 SHORT = ["--epochs", "4", "--limit_train_batches", "1", "--limit_test_batches", "1", "--batch_size", "4"]
 NARROW = ["--threads", "1"]
@@ -79,6 +82,8 @@ def test_command(
         monkeypatch.setattr("framework.probing.REPEATS", 1)
         if "SNAPit" not in words:
             _vgg16_run(folder)
+    if "--attack" in words:
+        _lenet5_run(folder)
     if "results/MY_RUN" in words:
         words[words.index("results/MY_RUN")] = str(next((folder / "results").glob("*vgg16_for_readme*")))
     assert main([*words, *SHORT, *NARROW, "--plot_weights_freq", "0"]) == 0
@@ -121,6 +126,11 @@ def _vgg16_run(folder: Path) -> None:
     if not list((folder / "results").glob("*vgg16_for_readme*")):
         command = "--model VGG16 --prune_criterion SNAP --pruning_limit 0.9 --run_name vgg16_for_readme --epochs 1"
         assert main([*command.split(), *SHORT[2:], *NARROW]) == 0
+
+
+def _lenet5_run(folder: Path) -> None:
+    if not list((folder / "results").glob("*/models/LeNet5_finished.safetensors")):
+        assert main(["--model", "LeNet5", *SHORT, *NARROW]) == 0
 
 
 def test_the_script_runs(
@@ -226,3 +236,42 @@ def test_example_for_a_network_of_ones_own(title: str, capsys: pytest.CaptureFix
         assert re.fullmatch(r"0\.(49|50|51) of the multiply-adds are gone\n", out)
     if "transformer" in title:
         assert "reduced over: LayerNorm" in out
+
+
+def test_commands_about_robustness_were_found() -> None:
+    assert len(ATTACKS) >= 7
+
+
+@pytest.mark.parametrize("command", ATTACKS)
+def test_command_about_robustness(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    for name, criterion in (("MY_DENSE_RUN", "EmptyCrit"), ("MY_RUN", "SNAP")):
+        if not list((folder / "robust").glob(f"*{name}")):
+            plain = f"--model LeNet5 --prune_criterion {criterion} --run_name {name} --results_dir robust"
+            assert main([*plain.split(), *SHORT, *NARROW]) == 0
+        command = command.replace(f"results/{name}", str(next((folder / "robust").glob(f"*{name}"))))
+    words = [*shlex.split(command)[2:], "--results_dir", "robust", "--limit_test_batches", "2", *NARROW]
+    if "--attack" in words:
+        words += ["--attack_samples", "4"]
+    if "10000" in words:
+        words[words.index("10000")] = "5"
+    assert main(words) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert (folder / last / "report.json").is_file()
+
+
+def test_the_script_about_robustness_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", ROBUSTNESS, flags=re.DOTALL)
+    exec(compile(script, "robustness.md", "exec"), {})
+    assert re.fullmatch(r"\[0\.\d+, 0\.\d+\] \[.*\]\n", capsys.readouterr().out)
+
+
+def test_every_option_of_a_tester_is_in_its_guide() -> None:
+    for name in registry.names("testers"):
+        for option in option_names(registry.get("testers", name)):
+            if option != "options":
+                assert re.search(rf"--{option} |tester\.{option}=", ROBUSTNESS), (name, option)
+    assert all(f"| {name} |" in ROBUSTNESS for name in [*EVERY_ATTACK, "all"])
