@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import main as command_line
 from framework.config import FLAGS
+from framework.measures import measure_latency
 from main import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,30 +63,52 @@ def test_all_kinds_of_commands_were_found() -> None:
     assert len(COMMANDS) == 20
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder with a finished VGG16 on made-little data."""
-    results = tmp_path_factory.mktemp("results")
-    words = ["--model", "VGG16", "--prune_criterion", "EmptyCrit", "--run_name", "MY_RUN", *SHORT]
+def trained(model: str, results: Path) -> Path:
+    """A run folder with a finished network."""
+    words = ["--model", model, "--prune_criterion", "EmptyCrit", "--run_name", "MY_RUN", *SHORT]
     assert main([*words, "--epochs", "1", "--results_dir", str(results), *LITTLE]) == 0
     return next(results.iterdir())
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_the_command_runs_and_reports(
-    name: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = shlex.split(COMMANDS[name])[2:]
+def run(command: str, model: str | None, place: Path, patch: pytest.MonkeyPatch) -> tuple[int, list[str]]:
+    """Run a command on less data, with a smaller network if one is named; its exit code and words."""
+    patch.setattr("framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
+    patch.setattr("framework.probing.REPEATS", 1)
+    words = shlex.split(command)[2:]
+    if model is not None:
+        words = [word.replace("VGG16", model) for word in words] + ["--model", model]
     if "MY_RUN" in words:
-        words[words.index("MY_RUN")] = str(trained)
+        of = words[words.index("--model") + 1]
+        words[words.index("MY_RUN")] = str(trained(model or of, place / "first"))
     words += SHORT
     for flag, instead in SOON.items():
         words += instead if flag in words else []
     if "--attack" in words:
         words += ["--attack_samples", "10", "--attack_steps", "2"]
-    assert main([*words, "--results_dir", str(tmp_path), *LITTLE]) == 0
-    folder = Path(capsys.readouterr().out.strip().splitlines()[-1])
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert report
-    if "--eval" not in words and "EmptyCrit" not in words and "--l0" not in words:
-        assert report["sparsity"]["reached"] > 0
+    return main([*words, "--results_dir", str(place / "results"), *LITTLE]), words
+
+
+def check(command: str, model: str | None, place: Path, patch: pytest.MonkeyPatch, capsys: Any) -> None:
+    code, words = run(command, model, place, patch)
+    shown = capsys.readouterr()
+    assert code == 0, shown.err
+    report = json.loads((Path(shown.out.strip().splitlines()[-1]) / "report.json").read_text(encoding="utf-8"))
+    if "--eval" in words:
+        assert "CarliniWagner" in json.dumps(report)
+    elif "EmptyCrit" not in words and "--l0" not in words and "hoyer" not in command:
+        assert report["reached"]["weight_sparsity"] > 0
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_runs_with_a_small_network(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(COMMANDS[name], "LeNet5", tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_command_runs_as_it_is(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check(COMMANDS[name], None, tmp_path, monkeypatch, capsys)
