@@ -11,7 +11,8 @@ class GroupHoyerSquare(HoyerSquare):
 
     `hoyer_reg` * sum of [(sum of norms of w[i])^2 + (sum of norms of w[:, j])^2] / sum w^2 of each tensor of 2
     or more dimensions, until the first pruning. It counts groups and not entries: its pull on a single weight is
-    about a thousandth of HoyerSquare's at the same `hoyer_reg`, hence the larger default. Yang, Wen and Li, 2019, arXiv:1908.09979.
+    about a thousandth of HoyerSquare's at the same `hoyer_reg`, hence the larger default. Yang, Wen and
+    Li, 2019, arXiv:1908.09979.
     """
 
     def __init__(
