@@ -70,7 +70,7 @@ def label_rows(axes: Any, names: Sequence[str], size: float = 8) -> None:
 
 def row_height(count: int) -> float:
     """Inches for a chart of so many rows: each readable, the whole never taller than a screen or two."""
-    return min(0.28 * count, 0.28 * LABELS) + 0.1
+    return max(0.8, min(0.28 * count, 0.28 * LABELS) + 0.1)
 
 
 def short(name: str, most: int = 28) -> str:
