@@ -3,9 +3,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
+from framework.criterion import (
+    Batch, Criterion, Data, Groups, LossFunction, Scores, mean_gradients, scoring, with_groups,
+)  # fmt: skip
+from framework.prunable import prunable_weights, tensor_name
+from framework.pruning.inputs import input_columns
 from framework.pruning.norms import norm_gate_gradients
 from framework.schedule import During, Schedule
 
@@ -37,3 +42,15 @@ class GateDecorators(Criterion):
                 for name, gate in gates.items():
                     totals[name] = totals[name] + gate.abs() if name in totals else gate.abs()
         return {name: total.float() for name, total in totals.items()}
+
+    def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
+        """Sum over batches of |sum w * dL/dw| over the columns of the first layer's weight, `(inputs,)`."""
+        name, module = tensor_name(layer, "weight"), model.get_submodule(layer)
+        weight = prunable_weights(model)[name]
+        columns = []
+        with scoring(model):
+            for batch in batches:
+                gradients, _ = mean_gradients(model, [batch], loss, {name: weight})
+                columns.append(input_columns(module, gradients[name] * weight.detach()).sum(1).abs())
+                weight.grad = None
+        return torch.stack(columns).sum(0).float()

@@ -85,6 +85,18 @@ def test_snap_scores_an_input_by_a_gate_on_it(name: str, constructor: Any, layer
     torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-9)
 
 
+def test_gate_decorators_score_an_input_by_a_gate_batch_by_batch() -> None:
+    model, batches = make(ConvNet)
+    found = scores("GateDecorators", model, batches, "a")
+    model.eval()
+    expected = torch.zeros(3, dtype=torch.float64)
+    for x, y in batches:
+        gate = torch.ones(3, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(x * gate.view(1, 3, 1, 1)), y), gate)
+        expected += gradient.abs()
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("name", "measure"),
     [
