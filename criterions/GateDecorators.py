@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from framework.criterion import (
-    Batch, Criterion, Data, Groups, LossFunction, Scores, mean_gradients, scoring, with_groups,
+    Batch,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Scores,
+    mean_gradients,
+    scoring,
+    with_groups,
 )  # fmt: skip
 from framework.prunable import prunable_weights, tensor_name
 from framework.pruning.inputs import input_columns
