@@ -93,3 +93,12 @@ def test_the_dense_network_to_compare_with_has_a_plain_trainer_and_loss() -> Non
     assert gates.set == {"model": {}}
     own = dense_config(RunConfig(prune_criterion="SNAP", train_scheme="Mine", loss="Own", set=options))
     assert (own.train_scheme, own.loss, own.set) == ("Mine", "Own", {"trainer": {"tick": 2}, "model": {}})
+
+
+@pytest.mark.parametrize("mode", ["hoyer_square", "group_hoyer_square"])
+def test_the_dense_network_is_trained_without_the_penalty_of_a_mode(mode: str) -> None:
+    loss = "HoyerSquare" if mode == "hoyer_square" else "GroupHoyerSquare"
+    dense = dense_config(RunConfig(**{mode: True}, loss=loss, prune_criterion=loss, hoyer_reg=0.1))
+    assert (dense.loss, dense.prune_criterion, getattr(dense, mode), dense.hoyer_reg) == (
+        "CrossEntropy", "EmptyCrit", False, None,
+    )  # fmt: skip
