@@ -10,8 +10,8 @@ from framework.plugins import registry
 def dense_config(config: RunConfig) -> RunConfig:
     """The settings that train the dense network as `config` trains its own, without any pruning.
 
-    A trainer or loss that only came with a way to prune, by a mode such as `--l0` or because the criterion needs it,
-    goes too.
+    A trainer or loss that only came with a way to prune, by a mode such as `--l0` or because the criterion needs
+    it, goes too.
     """
     values = config.to_dict()
     values["set"] = {group: options for group, options in values["set"].items() if group != "criterion"}
