@@ -149,6 +149,11 @@ def test_free_channels_of_bottleneck_networks_are_the_published_units(arch: str)
     assert (len(free), sum(free.values())) == UNITS[arch][:2]
 
 
+def test_units_of_vgg11_are_the_published_ones() -> None:
+    layers = [module for module in meta("vgg11_bn").modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert (len(layers) - 1, sum(len(layer.weight) for layer in layers[:-1])) == (10, 10944)
+
+
 @pytest.mark.parametrize("arch", ["densenet121", "densenet201"])
 def test_units_of_densenets_are_the_published_ones(arch: str) -> None:
     norms = [module for key, module in meta(arch).named_modules() if key.endswith("norm2") and "denselayer" in key]
