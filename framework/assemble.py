@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from framework.checkpoint import is_ours, load_model, load_tensors, read_file
+from framework.checkpoint import is_ours, load_model, read_file
 from framework.config import RunConfig
 from framework.criterion import Criterion
 from framework.loss import Loss
-from framework.plugins import build, check_options, option_names, registry
+from framework.plugins import build, check_options, option_default, option_names, registry
+from framework.pretrained import load_tensors
 from framework.probing import fast_multiple
 from framework.pruning.pruner import Pruner
 from framework.rewinding import check_rewinding
-from framework.run_folder import SUFFIX
+from framework.run_folder import SUFFIX, is_safetensors
 from framework.schedule import After, Before, During, Never, Schedule, chosen
 from framework.trainer import Trainer
 from utils.errors import UsageError
@@ -98,7 +99,7 @@ def build_model(config: RunConfig, loaders: Loaders) -> nn.Module:
         file = Path(config.checkpoint_name) / "models" / f"{config.checkpoint_model}{SUFFIX}"
         model = load_network(file, config.model, options)
     elif config.pretrained is not None:
-        model = load_pretrained(Path(config.pretrained), config.model, options)
+        model = load_pretrained(Path(config.pretrained), config.model, options, config.new_head)
     else:
         model = build("models", config.model, **options)
     return model.to(config.device)
@@ -110,19 +111,21 @@ def load_network(file: Path, name: str, options: dict[str, Any]) -> nn.Module:
     if header["model"] != name:
         raise UsageError(f"{file} holds {header['model']}, not {name}: use --model {header['model']}")
     for option, wanted in options.items():
-        saved = header["options"].get(option, wanted)
+        saved = header["options"].get(option, option_default(registry.get("models", name), option))
         if saved != wanted:
             raise UsageError(f"{file} was made with {option} {saved}, this data set or command asks for {wanted}")
     return load_model(file)
 
 
-def load_pretrained(file: Path, name: str, options: dict[str, Any]) -> nn.Module:
-    """The network in a file of ours, or a new one with the tensors of any other safetensors file."""
-    if is_ours(file):
+def load_pretrained(file: Path, name: str, options: dict[str, Any], new_head: bool = False) -> nn.Module:
+    """The network in a file of ours, or a new one with the tensors of any other file of tensors."""
+    if is_safetensors(file) and is_ours(file):
+        if new_head:
+            raise UsageError(f"--new_head: {file} is a checkpoint of Secateur, whose last layer stays as it is")
         return load_network(file, name, options)
     model = build("models", name, **options)
     assert isinstance(model, nn.Module)
-    load_tensors(file, model)
+    load_tensors(file, model, new_head)
     return model
 
 

@@ -37,6 +37,8 @@ TESTER_FLAGS = (
     "attack", "epsilons", "attack_samples", "attack_steps", "attack_binary_steps", "attack_restarts",
     "attack_batch_size",
 )  # fmt: skip
+# Flags that are short for `--set model.NAME=VALUE`.
+SHORT = ("arch", "hidden_dim")
 NameSet = set[str]  # inside the class the name `set` is a field
 
 _what = partial(flag, group="What to run")
@@ -59,6 +61,9 @@ class RunConfig:
     """
 
     model: str = _what("LeNet5", help="network", metavar="NAME")
+    arch: str | None = _what(
+        None, help="network of torchvision, for --model TorchvisionModel; default: resnet18", metavar="NAME"
+    )
     prune_criterion: str = _what("SNAPit", help="pruning criterion; EmptyCrit prunes nothing", metavar="NAME")
     data_set: str = _what("FASHION_MINI", help="data set", metavar="NAME")
     loss: str = _what("CrossEntropy", help="loss", metavar="NAME")
@@ -149,7 +154,7 @@ class RunConfig:
     augment: str = _data(
         "none",
         help="augmentation of the training set",
-        choices=("none", "flip", "crop_flip", "cutout", "cutout_rotate"),
+        choices=("none", "flip", "crop_flip", "cutout", "cutout_rotate", "resized_crop_flip"),
     )
     normalize: str = _data("dataset", help="scale of the inputs", choices=("unit", "imagenet", "dataset"))
     input_dim: tuple[int, ...] = _data(
@@ -206,8 +211,11 @@ class RunConfig:
         None, help="file under its models/; default: MODEL_finished", metavar="STEM"
     )
     pretrained: str | None = _folder(
-        None, help="safetensors file or run folder whose weights to start from", metavar="PATH"
+        None,
+        help="weights to start from: a safetensors file, a state dict of torch or a run folder",
+        metavar="PATH",
     )
+    new_head: bool = _folder(False, help="with --pretrained: start the last layer anew, for other classes")
 
     device: str = _machine("auto", help="auto, cpu, cuda, cuda:N or mps", metavar="DEVICE")
     threads: int | None = _machine(None, help="CPU threads; default: torch's own choice", low=1)
@@ -254,10 +262,10 @@ class RunConfig:
     def options(self, group: str) -> dict[str, Any]:
         """What `--set` says for a group ("model", "criterion", ...), with the shorthand flags folded in."""
         found = dict(self.set.get(group, {}))
-        if group == "model" and self.hidden_dim is not None:
-            found["hidden_dim"] = self.hidden_dim
         if group == "tester":
             found = {name: getattr(self, name) for name in TESTER_FLAGS if getattr(self, name)} | found
+        if group == "model":
+            found |= {name: getattr(self, name) for name in SHORT if getattr(self, name) is not None}
         return found
 
     def default_run_name(self) -> str:

@@ -189,15 +189,28 @@ def check_options(cls: type, name: str, options: Iterable[str]) -> None:
 
 def option_names(cls: type) -> list[str]:
     """Names a constructor accepts, following `**options` up the classes it is passed on to."""
-    names: list[str] = []
+    return list(_options(cls))
+
+
+def option_default(cls: type, name: str) -> Any:
+    """The value a constructor's option has unless it is given; None for one without a default."""
+    option = _options(cls).get(name)
+    return None if option is None or option.default is option.empty else option.default
+
+
+def _options(cls: type) -> dict[str, inspect.Parameter]:
+    found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
-        if "__init__" not in vars(base) or base is object:
+        constructor = vars(base).get("__init__", vars(base).get("__new__"))
+        if constructor is None or base is object:
             continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        names += [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                found.setdefault(parameter.name, parameter)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
-    return list(dict.fromkeys(names))
+    return found
 
 
 def _scan(root: Path) -> dict[str, dict[str, Path]]:

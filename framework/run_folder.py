@@ -20,11 +20,12 @@ import datetime
 import itertools
 import os
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from framework.config import GROUPS, RunConfig
+from framework.config import GROUPS, SHORT, RunConfig
 from framework.dense import dense_config
 from framework.environment import describe_environment
 from framework.plugins import ROOT
@@ -37,6 +38,7 @@ SUFFIX = ".safetensors"
 FINISHED = "finished"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 UNSAFE = re.compile(r"[^\w+=,@-]")  # \w is letters and digits of any language
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began a file before torch 1.6
 LONGEST = 60  # characters of a run name; file systems stop at 255 bytes
 # Settings that do not change what the dense network learns: the pruning, names and places, what is shown or
 # saved, and how the same arithmetic is carried out. Every other setting counts, new ones too.
@@ -156,11 +158,11 @@ def find_checkpoint(config: RunConfig) -> Path:
 
 
 def find_pretrained(value: str, model: str, results_dir: str = "results") -> Path:
-    """The safetensors file that `--pretrained` means: a file, or `model`'s finished one in a run folder."""
+    """The file that `--pretrained` means: one of tensors, or `model`'s finished one in a run folder."""
     path = Path(value)
     if path.is_file():
-        if not _is_safetensors(path):
-            raise UsageError(f"--pretrained {value} is not a safetensors file")
+        if not is_safetensors(path) and not _is_from_torch(path):
+            raise UsageError(f"--pretrained {value} is neither a safetensors file nor one that torch.save wrote")
         return path
     if not (path.is_dir() or (Path(results_dir) / value).is_dir()) and path.suffix:
         raise UsageError(f"--pretrained {value}: no such file")
@@ -190,7 +192,7 @@ def _dense_settings(config: RunConfig) -> dict[str, Any]:
     values = {name: value for name, value in config.to_dict().items() if name not in NOT_DENSE}
     # an option on the command line or by its short flag, an empty group or none: the same
     options = {group: config.options(group) for group in GROUPS if group != "criterion"}
-    return {**values, "set": options, "hidden_dim": None, "device": config.device.partition(":")[0]}
+    return {**values, "set": options, **dict.fromkeys(SHORT), "device": config.device.partition(":")[0]}
 
 
 def run_folder_of(checkpoint: Path) -> RunFolder:
@@ -238,12 +240,25 @@ def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
     return f": did you mean '{match}'?" if match else ""
 
 
-def _is_safetensors(file: Path) -> bool:
+def is_safetensors(file: Path) -> bool:
     """Whether the file begins as the format says: the header's length in 8 bytes, then JSON."""
     with file.open("rb") as opened:
         start = opened.read(9)
     length = int.from_bytes(start[:8], "little")
     return start[8:] == b"{" and length <= file.stat().st_size - 8
+
+
+def _is_from_torch(file: Path) -> bool:
+    """Whether the file begins like what torch.save writes: a zip archive with its data, before 1.6 a number."""
+    with file.open("rb") as opened:
+        start = opened.read(len(LEGACY))
+    if start == LEGACY:
+        return True
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _new_folder(config: RunConfig) -> Path:

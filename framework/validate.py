@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from framework.catalog import check_source
-from framework.config import FLAGS, GROUPS, KINDS, TESTER_FLAGS, RunConfig
+from framework.config import FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
 from framework.modes import check_modes
 from framework.plugins import option_names, registry
 from framework.run_folder import find_checkpoint, find_pretrained
 from utils.errors import UsageError
 from utils.suggest import nearest, unknown
+from utils.torchvision_names import check_arch
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d+))?")
 # Constructor arguments that have a flag (None: the framework's own), by group of --set.
@@ -26,6 +27,9 @@ TAKEN: dict[str, dict[str, str | None]] = {
 }
 
 
+HINTS = {"arch": "; it is for --model TorchvisionModel"}
+
+
 def check_config(config: RunConfig) -> None:
     """Raise UsageError, in one line, for the first thing that is wrong; changes and builds nothing."""
     for name, flag in FLAGS.items():
@@ -33,6 +37,7 @@ def check_config(config: RunConfig) -> None:
             _check_plugin(KINDS[name], getattr(config, name))
         elif name != "set":
             flag.check(getattr(config, name))
+    _check_arch(config)
     _check_combinations(config)
     if not config.eval:
         _check_l0(config)
@@ -69,6 +74,13 @@ def _check_plugin(kind: str, name: str) -> None:
         check_source(kind, name, registry.file(kind, name))
 
 
+def _check_arch(config: RunConfig) -> None:
+    """The name of a network of torchvision, known from its source: nothing is imported for it."""
+    arch = config.options("model").get("arch")
+    if config.model == "TorchvisionModel" and arch is not None:
+        check_arch(arch)
+
+
 def _check_combinations(config: RunConfig) -> None:
     if config.lr_schedule == "multistep" and not config.lr_milestones:
         raise UsageError("--lr_schedule multistep needs --lr_milestones, for example 30,60,80")
@@ -81,6 +93,8 @@ def _check_combinations(config: RunConfig) -> None:
         raise UsageError("--input_dim and --image_size say different things")
     if config.pretrained is not None and config.checkpoint_name is not None:
         raise UsageError("--pretrained and --checkpoint_name exclude each other: both give the first weights")
+    if config.new_head and config.pretrained is None:
+        raise UsageError("--new_head needs --pretrained: a new network has a new last layer anyway")
     if config.eval and config.pretrained is not None:
         raise UsageError("--eval reads a checkpoint: give --checkpoint_name, not --pretrained")
     check_modes(config)
@@ -182,12 +196,14 @@ def _check_options(config: RunConfig) -> None:
                 raise UsageError(unknown("group of --set", group, GROUPS))
             _check_option(group, option, getattr(config, GROUPS[group]))
     _check_tester_flags(config)
-    if config.hidden_dim is None:
-        return
-    if "hidden_dim" not in option_names(registry.get("models", config.model)):
-        raise UsageError(f"--hidden_dim: {config.model} has no such option")
-    if config.set.get("model", {}).get("hidden_dim", config.hidden_dim) != config.hidden_dim:
-        raise UsageError("--hidden_dim and --set model.hidden_dim say different things")
+    for name in SHORT:
+        given = getattr(config, name)
+        if given is None:
+            continue
+        if name not in option_names(registry.get("models", config.model)):
+            raise UsageError(f"--{name}: {config.model} has no such option{HINTS.get(name, '')}")
+        if config.set.get("model", {}).get(name, given) != given:
+            raise UsageError(f"--{name} and --set model.{name} say different things")
 
 
 def _check_tester_flags(config: RunConfig) -> None:

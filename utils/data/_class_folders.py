@@ -45,6 +45,7 @@ class ClassFolders(FolderDataSet):
     layout: ClassVar[str]  # what must lie where, in words
     names_of: ClassVar[dict[str, str]] = {}  # class folder -> name to show
     mode: ClassVar[str] = "RGB"
+    pictures: ClassVar[type[Pictures]] = Pictures  # how a file becomes a square
     in_channels = 3
     image_size: int | None = 128
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -109,7 +110,7 @@ class ClassFolders(FolderDataSet):
             count = len(self.folder_names)
             self.remarks = (f"{self.name}: {root} has {count} classes, the published set {self.published}",)
         files = [(path, label) for label, name in enumerate(self.folder_names) for path in found[name]]
-        return Pictures(files, image_size, self.mode)
+        return self.pictures(files, image_size, self.mode)
 
     def _places(self) -> list[Path]:
         """Return every folder to look in, first to last."""
@@ -155,7 +156,7 @@ def images_in(folder: Path) -> list[str]:
 
 
 class ImageNetPart(ClassFolders):
-    """Ten classes of ImageNet in train/WNID/* and val/WNID/*."""
+    """Classes of ImageNet in train/WNID/* and val/WNID/*."""
 
     published = 10
     layout = "train/CLASS/*.JPEG and val/CLASS/*.JPEG"
