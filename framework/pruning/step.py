@@ -163,8 +163,13 @@ class PruningStep:
 
     def _prune_both(self, scores: dict[str, Tensor], target: float) -> tuple[Keep, int]:
         free = free_groups(self.groups)
-        floors = self._limits().floors(free)
-        weights, channels = keep_both(self.model, free, scores, target, floors, self.spared())
+        if self.criterion.threshold is None:
+            floors = self._limits().floors(free)
+            weights, channels = keep_both(self.model, free, scores, target, floors, self.spared())
+        else:
+            single = {name: score for name, score in scores.items() if name not in free}
+            weights = self._keep_weights(single, target, "global")
+            channels = self._keep_channels({name: scores[name] for name in free}, target, strict=False)
         staying, _ = what_stays(self.model, {name: ~mask.cpu() for name, mask in channels.items()}, self.groups)
         removed = self._cut(channels)  # which may refuse, and then nothing is masked either
         left = Keep({name: shrink(mask, staying.get(name, {})) for name, mask in weights.items()})

@@ -140,3 +140,28 @@ def test_what_the_user_asks_for_changes_the_criterions_own_schedule(
     own: Schedule, when: str | None, delay: int | None, freq: int | None, steps: int, expected: Schedule
 ) -> None:
     assert chosen(own, when, delay, freq, steps) == expected
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.3, 0.98])
+@pytest.mark.parametrize("steps", [1, 2, 100])
+def test_exponential_targets_keep_the_same_share_in_each_step(limit: float, steps: int) -> None:
+    found = targets(limit, steps, "exponential")
+    assert len(found) == steps and found[-1] == limit
+    left = [1.0, *(1 - target for target in found)]
+    shares = [after / before for before, after in zip(left, left[1:], strict=False)]
+    assert shares == pytest.approx([(1 - limit) ** (1 / steps)] * steps)
+
+
+def test_the_spacing_of_targets_goes_along_with_what_the_user_asks_for() -> None:
+    own = Before(steps=100, spacing="exponential")
+    assert own.plan(0.9, 5) == {-1: targets(0.9, 100, "exponential")}
+    assert own.one_shot(0.9) == targets(0.9, 100, "exponential")
+    assert chosen(own, None, None, None, 2).plan(0.9, 5) == {-1: targets(0.9, 4, "exponential")}
+    during = chosen(own, "during", 0, 1, 98).plan(0.9, 6)
+    assert [one for (one,) in during.values()] == targets(0.9, len(during), "exponential")
+    assert chosen(own, "after", None, None, 0) == After(None, None, 2, "exponential")
+
+
+def test_an_unknown_spacing_is_refused() -> None:
+    with pytest.raises(UsageError, match="Before: unknown spacing 'exponentail': did you mean 'exponential'"):
+        Before(steps=3, spacing="exponentail")

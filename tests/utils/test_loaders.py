@@ -477,6 +477,17 @@ def test_impossible_scoring_data_is_a_usage_error(kind: str, options: dict, word
     assert words in usage_error(lambda: scoring(numbered_loaders(), kind, **options))
 
 
+@pytest.mark.parametrize("wanted", [1, 3, 10**6])
+def test_so_many_of_each_class_or_as_many_as_the_smallest_has(wanted: int) -> None:
+    made = numbered_loaders(val_share=0)
+    sizes = torch.bincount(made.train.targets, minlength=5)
+    targets = torch.cat([y for _, y in scoring(made, "balanced", per_class=wanted)])
+    assert torch.bincount(targets, minlength=5).tolist() == [min(wanted, int(sizes.min()))] * 5
+    if wanted == 3:
+        batches = scoring(made, "balanced", samples=15)
+        assert equal(scoring(made, "balanced", per_class=3), batches)
+
+
 def test_balanced_batches_count_as_samples() -> None:
     assert len(scored(scoring(numbered_loaders(), "balanced", batches=5, batch_size=4))) == 20
 

@@ -193,6 +193,17 @@ def test_weights_in_channels_that_go_count_as_gone() -> None:
     assert event.removed == 2
 
 
+def test_a_fixed_threshold_holds_for_weights_and_channels() -> None:
+    model, batches, groups = make("linear")
+    scores = random_scores(model, groups, seed=3)
+    criterion = Ranked(scores)
+    criterion.threshold = 0.5
+    event = PruningStep(model, criterion, batches[0][0])(0.1, batches, F.cross_entropy)
+    assert event.asked is None
+    assert all(torch.equal(event.keep[name], score > 0.5) for name, score in scores.items())
+    assert model[0].out_features == int((scores["0"] > 0.5).sum())
+
+
 def test_the_best_channels_of_a_group_stay_and_other_entries_go_instead() -> None:
     model, batches, groups = make("linear")
     scores = {name: torch.full_like(weight, 5.0) for name, weight in prunable_weights(model).items()}

@@ -1,0 +1,71 @@
+"""Every channel criterion on residual networks: what is cut computes what is masked."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from small_nets import (
+    ResNet,
+    images,
+    masked,
+    one_thread,  # noqa: F401
+    randomise,
+    seeded,
+    shipped,
+)
+from torch import nn
+from torch.nn import functional as F
+
+from framework import registry
+from framework.plugins import build
+from framework.pruning.channels import channel_groups
+from framework.pruning.cutting import channel_masks
+from framework.pruning.masks import Masks
+from framework.pruning.step import PruningStep
+
+CHANNEL = [
+    name
+    for name in registry.names("criterions")
+    if registry.describe("criterions", name).granularity in ("channel", "both")
+]
+
+
+def cut_is_masked(name: str, model: nn.Module, size: int, rank_inputs: bool = True) -> None:
+    """Prune half of the network, and mask the same in a twin."""
+    x = images(6, size=size)
+    batches = [(x, torch.arange(6) % 4)]
+    groups, twin = channel_groups(model, x), copy.deepcopy(model)
+    criterion = build("criterions", name)
+    rank_inputs = rank_inputs and criterion.granularity == "channel"
+    step = PruningStep(model, criterion, x, rank_inputs=rank_inputs)
+    if criterion.threshold is not None:  # one that some channels are below
+        scores = criterion.score(model, batches, F.cross_entropy, groups)
+        criterion.threshold = float(torch.cat(list(scores.values())).median())
+    event = step(0.5, batches, F.cross_entropy)
+    channels = {key: mask for key, mask in event.keep.items() if key in groups}
+    assert sum(int((~mask).sum()) for mask in channels.values()) > 0
+    twin = masked(twin, channels, groups)
+    weights = {key: mask for key, mask in event.keep.items() if key not in groups}
+    Masks(twin).hold(weights)
+    if event.inputs is not None:
+        first = next(module for module in twin.modules() if isinstance(module, nn.Conv2d))
+        first.weight.data.mul_(event.inputs.view(1, -1, 1, 1))
+    assert channel_masks(twin, channels, groups)
+    with torch.no_grad():
+        found, expected = model.eval()(x), twin.eval()(x)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+    if criterion.threshold is None:
+        assert event.reached == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("name", CHANNEL)
+def test_a_small_residual_network_is_cut_as_it_is_masked(name: str) -> None:
+    cut_is_masked(name, randomise(seeded(ResNet)), 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CHANNEL)
+def test_resnet18_is_cut_as_it_is_masked(name: str) -> None:
+    cut_is_masked(name, shipped("ResNet18", in_channels=3, num_classes=10, image_size=16), 16)
