@@ -7,7 +7,7 @@ from torch import nn
 from criterions.TaylorGate import TaylorGate
 from framework.criterion import Batch, Groups, LossFunction
 from framework.pruning.batchwise import Part, each_gradient, peek
-from framework.pruning.norm_scales import NormScales
+from framework.pruning.norm_scales import NormScales, require_norms
 
 
 class BNTaylor(TaylorGate):
@@ -20,6 +20,10 @@ class BNTaylor(TaylorGate):
 
     def __init__(self, *, divisor: str = "none") -> None:
         super().__init__(divisor=divisor)
+
+    def check(self, model: nn.Module) -> None:
+        """UsageError for a network without batch norm."""
+        require_norms(model, type(self).__name__)
 
     def parts(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups

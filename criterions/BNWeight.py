@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, scoring
-from framework.pruning.norm_scales import NormScales
+from framework.pruning.norm_scales import NormScales, require_norms
 from framework.pruning.sampling import with_sample
 from framework.schedule import After, Schedule
 
@@ -22,6 +22,10 @@ class BNWeight(Criterion):
     granularity = "channel"
     schedule: ClassVar[Schedule] = After()
     paper = "arXiv:1906.10771"
+
+    def check(self, model: nn.Module) -> None:
+        """UsageError for a network without batch norm."""
+        require_norms(model, type(self).__name__)
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None

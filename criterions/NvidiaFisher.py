@@ -7,7 +7,7 @@ from torch import nn
 from criterions.Fisher import Fisher
 from framework.criterion import Batch, Groups, LossFunction, Scores, scoring, with_groups
 from framework.pruning.batchwise import peek
-from framework.pruning.norm_scales import NormScales
+from framework.pruning.norm_scales import NormScales, require_norms
 
 
 class NvidiaFisher(Fisher):
@@ -16,6 +16,10 @@ class NvidiaFisher(Fisher):
     Those of several norms are added; channels without a norm are never pruned. Lubana and Dick, 2020,
     arXiv:2009.11839, after Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
     """
+
+    def check(self, model: nn.Module) -> None:
+        """UsageError for a network without batch norm."""
+        require_norms(model, type(self).__name__)
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None

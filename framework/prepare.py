@@ -10,7 +10,7 @@ from framework.autoconfig import fill
 from framework.config import RunConfig
 from framework.config_file import merge
 from framework.hooks import installed_folders
-from framework.modes import use_pruning_rate
+from framework.modes import use_pruning_method, use_pruning_rate
 from framework.plugins import registry
 from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
 from framework.validate import check_config
@@ -29,6 +29,7 @@ def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig
     """
     config = merge(flags, file)
     add_plugins(config.plugins)
+    use_pruning_method(config)
     inherit(config)
     config.notes += map(str, fill(config, registry.folders))
     use_pruning_rate(config)

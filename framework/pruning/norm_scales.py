@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from framework.prunable import tensor_name
 from framework.pruning.channels import ChannelGroup
-from framework.pruning.places import Places, require_norms
+from framework.pruning.places import Places
 from framework.pruning.producers import add_units
 from utils.errors import UsageError
 
@@ -62,3 +62,13 @@ class NormScales:
             never = torch.full((group.channels,), torch.inf, device=device)
             found[name] = add_units({name: group}, units)[name] if known else never
         return found
+
+
+def require_norms(model: nn.Module, who: str) -> None:
+    """UsageError unless the network has a batch norm with a scale."""
+    norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    if not any(one.weight is not None for one in norms):
+        raise UsageError(
+            f"{who} reads the scales of batch norms, and {type(model).__name__} has none: "
+            "choose a criterion that reads weights or gates, such as TaylorGate"
+        )

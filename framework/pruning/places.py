@@ -11,7 +11,6 @@ from framework.prunable import prunable_layers, tensor_name
 from framework.pruning.channels import ChannelGroup
 from framework.pruning.following import norms_behind
 from framework.pruning.producers import per_unit, producer_parameters
-from utils.errors import UsageError
 
 Groups = Mapping[str, ChannelGroup]
 
@@ -82,16 +81,6 @@ class Places:
         """Zeros for every unit of a producer and every sample."""
         tensor = self.model.get_parameter(weight)
         return tensor.new_zeros(tensor.shape[self.dims[weight]], samples)
-
-
-def require_norms(model: nn.Module, who: str) -> None:
-    """UsageError unless the network has a batch norm with a scale."""
-    norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    if not any(one.weight is not None for one in norms):
-        raise UsageError(
-            f"{who} reads the scales of batch norms, and {type(model).__name__} has none: "
-            "choose a criterion that reads weights or gates, such as TaylorGate"
-        )
 
 
 def _weight_of(tensor: str) -> str:

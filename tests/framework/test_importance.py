@@ -592,3 +592,95 @@ def test_the_number_of_samples_is_what_the_framework_draws(name: str) -> None:
     assert build("criterions", name, samples=640).data.samples == 640
     assert build("criterions", name).data.samples == 2560
     assert repr(build("criterions", name, samples=640)).endswith("temperature=5.0, samples=640)")
+
+
+# second order
+
+
+def curved() -> nn.Module:
+    """A stage that several layers write into, squeeze-and-excite and smooth activations."""
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        x = F.gelu(s.a(x))
+        x = x + s.b(F.silu(x))
+        return s.d((x * torch.sigmoid(s.e(x.mean((2, 3), keepdim=True)))).mean((2, 3)))
+
+    layers = {"a": nn.Conv2d(3, 4, 3), "b": nn.Conv2d(4, 4, 1), "e": nn.Conv2d(4, 4, 1), "d": nn.Linear(4, 5)}
+    return Net(run, **layers)
+
+
+NETS["curved"], NORMS["curved"] = curved, {}
+
+
+def curvatures(gates: Gates, inputs: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """First derivatives, and the diagonal of the whole Hessian by all gates together."""
+    sizes = [len(one) for one in gates.values.values()]
+
+    def loss(vector: Tensor) -> Tensor:
+        for outputs in gates.outputs.values():
+            outputs.clear()
+        gates.values.update(zip(gates.values, vector.split(sizes), strict=True))
+        return F.cross_entropy(gates.model(inputs), targets)
+
+    ones = torch.ones(sum(sizes), dtype=torch.float64)
+    diagonal = torch.autograd.functional.hessian(loss, ones).diagonal()
+    ones.requires_grad_()
+    (slope,) = torch.autograd.grad(loss(ones), ones)
+    names = list(gates.values)
+    return dict(zip(names, slope.split(sizes), strict=True)), dict(zip(names, diagonal.split(sizes), strict=True))
+
+
+@pytest.mark.parametrize("net", [*NETS])
+def test_second_derivatives_are_the_diagonal_of_the_hessian_by_explicit_gates(net: str) -> None:
+    model, batches, groups = double(net)
+    gates, count = Gates(net, model, groups), producers(groups)
+    damage, order = [], []
+    for inputs, targets in batches:
+        first, second = curvatures(gates, inputs, targets)
+        damage.append((len(inputs), second))
+        order.append((len(inputs), {n: (second[n] / 2 - first[n]).square() / count[n] for n in groups}))
+    close(score("OBD", model.train(), batches), weighted(damage))
+    close(score("TaylorGateSO", model, batches), weighted(order))
+    undivided = {name: value * count[name] for name, value in weighted(order).items()}
+    close(score(build("criterions", "TaylorGateSO", divisor="none"), model, batches), undivided)
+
+
+@pytest.mark.parametrize(
+    ("net", "rows"),
+    [("convolutions", set()), ("plain", set()), ("residual", {"stem", "e"}), ("curved", {"a"})],
+)
+def test_channels_take_a_pass_each_only_where_the_outputs_are_not_linear_in_the_gate(
+    net: str, rows: set[str]
+) -> None:
+    from framework.criterion import scoring
+    from framework.pruning.curvature import Curvature
+
+    model, batches, groups = double(net)
+    with scoring(model):
+        plan = Curvature.plan(model, groups, batches[0][0][:2])
+    assert (set(plan.rows), plan.outputs) == (rows, 5)
+    assert plan.direct.keys() | plan.rows.keys() == groups.keys()
+    channels = sum(groups[name].channels for name in rows)
+    criterion: Any = build("criterions", "OBD")
+    criterion.example_input = batches[0][0][:1]
+    criterion.start(model)
+    assert criterion.cost(30) == pytest.approx(30 * (7 / 3 + (1 + channels if channels else 0)))
+
+
+def test_as_many_backward_passes_as_outputs_serve_all_layers_of_a_chain() -> None:
+    model, batches, groups = double("convolutions")
+    passes = []
+    model.d.weight.register_hook(lambda grad: passes.append("weight"))
+    handle = model.a.register_full_backward_hook(lambda *_: passes.append("back"))
+    forward: list[int] = []
+    model.d.register_forward_hook(lambda _m, inputs, _out: forward.append(len(inputs[0])))
+    score("OBD", model, batches, groups=groups)
+    handle.remove()
+    assert forward.count(5) == 1 and forward.count(3) == 1  # the others are trials of one or two samples
+    assert "weight" not in passes
+
+
+def test_a_loss_that_is_linear_in_the_outputs_has_no_curvature_in_a_chain() -> None:
+    model, batches, groups = double("plain")
+    found = build("criterions", "OBD").score(model, batches, lambda out, y: out.mean(), groups)
+    assert not any(bool(values.any()) for values in found.values())
