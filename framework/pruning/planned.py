@@ -20,3 +20,10 @@ def planned_passes(
     groups = free_groups(channel_groups(model, example_input))
     with scoring(model):
         return float(plan(model, groups, example_input[:1]).passes)
+
+
+def channels_of(model: nn.Module, example_input: Tensor | None, unknown: int) -> int:
+    """How many channels are free; `unknown` without a sample."""
+    if example_input is None:
+        return unknown
+    return sum(group.channels for group in free_groups(channel_groups(model, example_input)).values())

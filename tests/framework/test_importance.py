@@ -684,3 +684,56 @@ def test_a_loss_that_is_linear_in_the_outputs_has_no_curvature_in_a_chain() -> N
     model, batches, groups = double("plain")
     found = build("criterions", "OBD").score(model, batches, lambda out, y: out.mean(), groups)
     assert not any(bool(values.any()) for values in found.values())
+
+
+# removal
+
+
+def without(model: nn.Module, groups: Groups, removed: Mapping[str, list[int]]) -> nn.Module:
+    """A copy in which every entry of some channels is zero."""
+    from small_nets import masked
+
+    keep = {name: torch.ones(group.channels, dtype=torch.bool) for name, group in groups.items()}
+    for name, channels in removed.items():
+        keep[name][channels] = False
+    return masked(model, keep, groups).eval()
+
+
+def change(
+    model: nn.Module, groups: Groups, batch: tuple[Tensor, Tensor], name: str, channels: list[int]
+) -> float:
+    inputs, targets = batch
+    with torch.no_grad():
+        before = F.cross_entropy(model.eval()(inputs), targets)
+        return float(F.cross_entropy(without(model, groups, {name: channels})(inputs), targets) - before)
+
+
+@pytest.mark.parametrize("net", [*NETS])
+def test_the_oracle_is_the_squared_change_of_the_loss_without_the_channel(net: str) -> None:
+    model, batches, groups = double(net)
+    parts = [
+        (len(batch[0]), {
+            name: torch.tensor([change(model, groups, batch, name, [c]) ** 2 for c in range(group.channels)])
+            for name, group in groups.items()
+        })
+        for batch in batches
+    ]  # fmt: skip
+    close(score("Oracle", model.train(), batches, groups=groups), weighted(parts))
+
+
+@pytest.mark.parametrize("net", [*NETS])
+def test_the_layers_before_a_channel_are_run_once_for_all_of_them(net: str) -> None:
+    from framework.pruning.reading import reads_of
+    from framework.pruning.removal import _Network
+    from framework.pruning.replay import Replay
+
+    model, batches, groups = double(net)
+    model.eval()
+    inputs, targets = batches[0]
+    with torch.no_grad():
+        network, replay = _Network(model, inputs, targets, F.cross_entropy), Replay(model, inputs)
+        for name, group in groups.items():
+            reads = reads_of(model, {name: group}, replay)
+            assert reads is not None and network._proved(group, reads, replay)
+            first = min(replay.nodes.index(node) for node in reads)
+            assert all(replay.nodes.index(node) >= first for node in replay.after(reads))
