@@ -12,6 +12,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map
 
 from framework.criterion import Batch, Groups, LossFunction
+from framework.pruning.batchwise import peek
 from framework.pruning.channels import ChannelGroup
 from framework.pruning.reading import Read, reads_of
 from framework.pruning.replay import Replay
@@ -19,7 +20,9 @@ from framework.pruning.replay import Replay
 #: numbers that the largest value of a block of sets may hold
 BLOCK = 2**23
 #: difference of outputs, relative to what the change is, up to which two ways to remove channels agree
-SAME = 1e-3
+SAME, ROUNDING = 1e-3, 1e-5
+#: samples that this is tried on
+TRIED = 4
 
 #: group -> channels that go together, `(sets, channels in a set)`
 Sets = Mapping[str, Tensor]
@@ -33,23 +36,30 @@ def loss_changes(
     Each channel is a set of its own unless `sets` says otherwise. A channel is removed as a cut removes it: every
     entry it owns is zero. What comes before a layer that reads the channel is computed once, its output is
     corrected by what the channel added to it, and what follows is computed for many sets together. That this is
-    the network without the channels is tried once for each group and batch; where it is not, or where a network
+    the network without the channels is tried once for each group; where it is not, or where a network
     cannot be taken apart, the channels' entries are set to zero, set by set.
     """
     if sets is None:
         sets = {name: torch.arange(group.channels)[:, None] for name, group in groups.items()}
+    sample, batches = peek(batches)
+    with torch.no_grad():
+        trial = _Network(model, sample[:TRIED])
+        apart = {name for name, group in groups.items() if trial.proves({name: group})}
     for inputs, targets in batches:
         with torch.no_grad():
-            network = _Network(model, inputs, targets, loss)
-            changes = {name: network.changes({name: group}, sets[name]) for name, group in groups.items()}
+            network = _Network(model, inputs)
+            changes = {
+                name: network.changes({name: group}, sets[name], targets, loss, name in apart)
+                for name, group in groups.items()
+            }
         yield len(inputs), changes
 
 
 class _Network:
     """One network on one batch."""
 
-    def __init__(self, model: nn.Module, inputs: Tensor, targets: Tensor, loss: LossFunction) -> None:
-        self.model, self.inputs, self.targets, self.loss = model, inputs, targets, loss
+    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+        self.model, self.inputs = model, inputs
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
         self.replay: Replay | None
         try:
@@ -57,32 +67,27 @@ class _Network:
         except Exception:  # the network decides by values, or does what a trace cannot hold: it runs as it is
             self.replay = None
         self.whole = model(inputs) if self.replay is None else self.replay.outputs
-        self.value = loss(self.whole, targets)
 
-    def changes(self, one: Groups, sets: Tensor) -> Tensor:
-        """L without each set of channels of one group, minus L."""
+    def changes(self, one: Groups, sets: Tensor, targets: Tensor, loss: LossFunction, apart: bool) -> Tensor:
+        """L without each set of channels of one group, minus L; `apart` as `proves` has found."""
         (group,) = one.values()
-        reads = reads_of(self.model, one, self.replay) if self.replay is not None else None
-        if reads is None or self.replay is None or not self._proved(group, reads, self.replay):
-            return torch.stack([self._without(group, channels) for channels in sets]) - self.value
+        value = loss(self.whole, targets)
+        reads = reads_of(self.model, one, self.replay) if apart and self.replay is not None else None
+        if reads is None or self.replay is None:
+            return torch.stack([loss(self._masked(group, channels), targets) for channels in sets]) - value
         order = self.replay.after(reads)
-        found = self.value.new_zeros(len(sets))
+        found = value.new_zeros(len(sets))
         alive = _changing(reads, self.replay, sets).nonzero().flatten()
-        size = max((value.numel() for node in order for value in tree_leaves(self.replay.values[node])), default=1)
+        size = max((leaf.numel() for node in order for leaf in tree_leaves(self.replay.values[node])), default=1)
         for block in alive.split(max(1, BLOCK // size)):
             outputs = self._corrected(self.replay, order, reads, sets[block.cpu()])
             each = [tree_map(lambda out, at=at: out[at], outputs) for at in range(len(block))]
-            found[block.to(found.device)] = (
-                torch.stack([self.loss(out, self.targets) for out in each]) - self.value
-            )
+            found[block] = torch.stack([loss(out, targets) for out in each]) - value
         return found
 
     def _corrected(self, replay: Replay, order: list[Node], reads: Mapping[Node, Read], sets: Tensor) -> Any:
         special = {node: read.without(node, replay, sets) for node, read in reads.items()}
         return replay.run(order, len(sets), {}, special)
-
-    def _without(self, group: ChannelGroup, channels: Tensor) -> Tensor:
-        return self.loss(self._masked(group, channels), self.targets)
 
     def _masked(self, group: ChannelGroup, channels: Tensor) -> Any:
         """The outputs with every entry of some channels at zero."""
@@ -95,19 +100,26 @@ class _Network:
                 changed[part.tensor] = tensor.index_fill(part.dim, index, 0)
         return functional_call(self.model, changed, (self.inputs,))
 
-    def _proved(self, group: ChannelGroup, reads: Mapping[Node, Read], replay: Replay) -> bool:
-        """Whether both ways agree on the network without every second channel, and without the others."""
-        order = replay.after(reads)
+    def proves(self, one: Groups) -> bool:
+        """Whether both ways agree on the network without every second channel of a group, and the others."""
+        (group,) = one.values()
+        reads = reads_of(self.model, one, self.replay) if self.replay is not None else None
+        if reads is None or self.replay is None:
+            return False
+        order = self.replay.after(reads)
         for first in range(min(2, group.channels)):
             half = torch.arange(first, group.channels, 2)
             expected = tree_leaves(self._masked(group, half))
-            found = tree_leaves(self._corrected(replay, order, reads, half[None]))
-            for one, other, whole in zip(found, expected, tree_leaves(self.whole), strict=True):
-                scale = torch.linalg.vector_norm((other - whole).double())
-                rounding = 1e-5 * torch.linalg.vector_norm(whole.double())
-                if not torch.linalg.vector_norm((one[0] - other).double()) <= SAME * scale + rounding:
-                    return False
+            found = tree_leaves(self._corrected(self.replay, order, reads, half[None]))
+            if not all(map(_agree, found, expected, tree_leaves(self.whole))):
+                return False
         return True
+
+
+def _agree(found: Tensor, expected: Tensor, whole: Tensor) -> bool:
+    change = torch.linalg.vector_norm((expected - whole).double())
+    rounding = ROUNDING * torch.linalg.vector_norm(whole.double())
+    return bool(torch.linalg.vector_norm((found[0] - expected).double()) <= SAME * change + rounding)
 
 
 def _changing(reads: Mapping[Node, Read], replay: Replay, sets: Tensor) -> Tensor:

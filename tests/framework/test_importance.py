@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -729,11 +730,103 @@ def test_the_layers_before_a_channel_are_run_once_for_all_of_them(net: str) -> N
 
     model, batches, groups = double(net)
     model.eval()
-    inputs, targets = batches[0]
+    inputs = batches[0][0]
     with torch.no_grad():
-        network, replay = _Network(model, inputs, targets, F.cross_entropy), Replay(model, inputs)
+        network, replay = _Network(model, inputs), Replay(model, inputs)
         for name, group in groups.items():
             reads = reads_of(model, {name: group}, replay)
-            assert reads is not None and network._proved(group, reads, replay)
+            assert reads is not None and network.proves({name: group})
             first = min(replay.nodes.index(node) for node in reads)
             assert all(replay.nodes.index(node) >= first for node in replay.after(reads))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_channel_scores_what_the_least_harmful_set_with_it_does(size: int) -> None:
+    model, batches, groups = double("residual")
+    criterion: Any = build("criterions", "Combinatorial", size=size)
+    found = score(criterion, model, batches, groups=groups)
+    expected = {}
+    for name, group in groups.items():
+        sets = list(itertools.combinations(range(group.channels), size))
+        values = {
+            one: sum(len(b[0]) * change(model, groups, b, name, list(one)) ** 2 for b in batches) / 8
+            for one in sets
+        }
+        torch.testing.assert_close(
+            criterion.changes[name], torch.tensor(list(values.values())).double(), rtol=1e-5, atol=1e-12
+        )
+        least = [min(v for one, v in values.items() if c in one) for c in range(group.channels)]
+        expected[name] = torch.tensor(least)
+    close(found, expected)
+    if size == 1:
+        close(found, score("Oracle", model, batches, groups=groups))
+
+
+def test_only_the_chosen_layer_is_tried_and_too_many_sets_are_refused() -> None:
+    model, batches, groups = double("residual")
+    found = score(build("criterions", "Combinatorial", layer="a"), model, batches, groups=groups)
+    assert {name for name, values in found.items() if bool((values == torch.inf).all())} == {"stem", "c", "e"}
+    for options, expected in [
+        ({"layer": "aa"}, "unknown layer 'aa': did you mean 'a'"),
+        ({"most": 20}, "82 sets of 2 channels are more than most, 20"),
+    ]:
+        with pytest.raises(UsageError, match=expected):
+            score(build("criterions", "Combinatorial", **options), model, batches, groups=groups)
+    with pytest.raises(UsageError, match="size must be a whole number from 1 on, got 0"):
+        build("criterions", "Combinatorial", size=0)
+
+
+class Deciding(nn.Module):
+    """A network that looks at values, which no recorded pass can hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.d = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 3, 1), nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        return self.d(self.b(x if float(x.sum()) > 1e9 else x * 2).mean((2, 3)))
+
+
+class Attending(nn.Module):
+    """Torch's attention, whose queries and keys no layer reads, behind a norm over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(3, 4), nn.LayerNorm(4)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.up, self.down, self.head = nn.Linear(4, 6), nn.Linear(6, 4), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.embed(x.flatten(2).transpose(1, 2)[:, :6]))
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        return self.head((x + self.down(F.gelu(self.up(x)))).mean(1))
+
+
+@pytest.mark.parametrize("make", [Deciding, Attending])
+def test_the_oracle_is_exact_where_a_pass_cannot_be_taken_apart(make: Callable[[], nn.Module]) -> None:
+    model = randomise(seeded(make)).double()
+    x, y = images(6, dtype=torch.float64), torch.arange(6) % 4
+    groups = free_groups(channel_groups(model, x[:1]))
+    found = score("Oracle", model, [(x, y)], groups=groups)
+    expected = {
+        name: torch.tensor([change(model, groups, (x, y), name, [c]) ** 2 for c in range(group.channels)])
+        for name, group in groups.items()
+    }
+    assert len(groups) > (make is Attending)
+    close(found, expected)
+
+
+def test_a_channel_that_is_zero_everywhere_is_not_missed_and_costs_nothing() -> None:
+    model, batches, groups = double("plain")
+    model.a.weight.data[2], model.a.bias.data[2] = 0, -1  # its activation is zero
+    seen = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(1)
+        return F.cross_entropy(outputs, targets)
+
+    one = {"a": groups["a"]}
+    found = build("criterions", "Oracle").score(model, batches[:1], loss, one)
+    assert found["a"][2] == 0 and found["a"].count_nonzero() == 4
+    assert len(seen) == 1 + 4  # the whole network, and those that change something
