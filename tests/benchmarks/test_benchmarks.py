@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import choices, coverage, overhead, score, snapit, timing
+from benchmarks import choices, coverage, importance, overhead, score, snapit, timing
 from benchmarks import cut as cutting
 from benchmarks.timing import Row, by_turns
 from framework import build
@@ -190,3 +190,27 @@ def test_the_coverage_page_has_what_was_measured() -> None:
     page = coverage.markdown([row, {"name": "broken", "failed": "RuntimeError: no"}])
     assert "| squeezenet1_1 | " in page and "| broken | failed | RuntimeError: no |" in page
     assert f"{row['params'] / 1e6:.1f} → {row['params_after'] / 1e6:.1f} M" in page
+
+
+def test_importance_is_measured_against_the_passes_it_needs() -> None:
+    torch.manual_seed(0)
+    model = importance.resnet20(2)
+    batches = [(torch.randn(4, 1, 16, 16), torch.arange(4))]
+    rows = importance.first_order("tiny", model, batches, 1)
+    check(rows)
+    assert [row.name for row in rows] == [f"{n}, tiny" for n in (*importance.FIRST_ORDER, *importance.SQUARED)]
+    assert {row.target for row in rows} == {1.1, 1.5}
+    curved = importance.second_order("tiny", model, batches, 1)
+    check(curved)
+    assert {(row.note, row.target) for row in curved} == {("10 passes for all channels, one for each of 14", None)}
+    chain = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
+    assert {row.target for row in importance.second_order("tiny", chain, batches, 1)} == {1.5}
+    row = importance.oracle("ResNet20", model, batches, 1)[0]
+    check([row])
+    assert row.note.endswith(" times as fast, 56 channels")
+
+
+def test_the_network_of_the_importance_benchmark_is_resnet20() -> None:
+    model = importance.resnet20()
+    assert sum(one.numel() for one in model.parameters()) == 272_186
+    assert sum(isinstance(one, nn.Conv2d | nn.Linear) for one in model.modules()) == 22

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from framework.modes import METHODS
 from framework.plugins import registry
+from main import main
 
 
 def test_every_id_names_a_channel_criterion() -> None:
@@ -46,13 +48,29 @@ def test_other_ids_and_contradictions_are_refused_in_one_line(
     assert result.err.startswith(f"error: {expected}")
 
 
-def test_a_run_without_batch_norm_is_refused_before_anything_is_written(
-    tmp_path: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from main import main
+TINY = """
+from torch import nn
 
+
+class Tiny(nn.Sequential):
+    def __init__(self, *, in_channels=1, num_classes=10, image_size=28):
+        inputs = in_channels * image_size**2
+        super().__init__(nn.Flatten(), nn.Linear(inputs, 8), nn.ReLU(), nn.Linear(8, num_classes))
+"""
+
+
+@pytest.mark.parametrize("name", ["BNTaylor", "BNWeight", "BN", "NvidiaFisher"])
+def test_a_network_without_batch_norm_is_refused_before_anything_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fresh_registry: None,
+    name: str,
+) -> None:
+    (tmp_path / "mine" / "models").mkdir(parents=True)
+    (tmp_path / "mine" / "models" / "Tiny.py").write_text(TINY)
     monkeypatch.chdir(tmp_path)
-    code = main(["--model", "LeNet300", "--pruning_method", "31", "--epochs", "1", "--limit_train_batches", "1"])
+    code = main(["--plugins", "mine", "--model", "Tiny", "--prune_criterion", name, "--epochs", "3"])
     said = capsys.readouterr().err
-    assert (code, said.count("\n"), list(tmp_path.iterdir())) == (2, 1, [])
-    assert said.startswith("error: BNTaylor reads the scales of batch norms, and LeNet300 has none")
+    assert (code, said.count("\n"), [one.name for one in tmp_path.iterdir()]) == (2, 1, ["mine"])
+    assert said.startswith(f"error: {name} reads the scales of batch norms, and Tiny has none")
