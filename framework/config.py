@@ -143,6 +143,10 @@ class RunConfig:
         None, help="alone: --pruning_limit of UnstructuredRandom; else without effect", low=0, below=1
     )
     growing_rate: float = _prune(0.0, help="weights never grow again: only 0", low=0)
+    pruning_method: int | None = _prune(
+        None, help="--prune_criterion by its id in Taylor pruning: 0-3, 6, 10, 11, 22, 23, 30, 31, 40, 50",
+        metavar="ID",
+    )  # fmt: skip
     protect: tuple[str, ...] = _prune(
         (), help="never prune modules whose name begins so; repeatable", metavar="PREFIX"
     )

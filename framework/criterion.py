@@ -94,6 +94,9 @@ class Criterion(ABC):
         """
         raise UsageError(f"{type(self).__name__} cannot rank the network's inputs (it lacks input_scores)")
 
+    def check(self, model: nn.Module) -> None:  # noqa: B027
+        """Raise UsageError for a network that cannot be scored; called before anything is written."""
+
     def cost(self, samples: int) -> float:
         """What scoring with so many samples costs, in training passes (forward and backward) of one sample."""
         return samples

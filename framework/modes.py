@@ -8,6 +8,23 @@ from utils.errors import UsageError
 #: flags that choose a loss and more; at most one of them
 MODES = ("l0", "hoyer_square", "group_hoyer_square")
 
+#: ids of pruning methods that users of Taylor pruning know, and the criterion behind each
+METHODS = {
+    0: "TaylorWeight",
+    1: "RandomChannel",
+    2: "WeightNorm",
+    3: "WeightAbs",
+    6: "TaylorOutput",
+    10: "OBD",
+    11: "TaylorGateSO",
+    22: "TaylorGate",
+    23: "TaylorGateFG",
+    30: "BNWeight",
+    31: "BNTaylor",
+    40: "Oracle",
+    50: "Combinatorial",
+}
+
 
 def check_modes(config: RunConfig) -> None:
     """UsageError for two modes at once, and for weights that should grow again."""
@@ -17,6 +34,24 @@ def check_modes(config: RunConfig) -> None:
         raise UsageError(f"{flags} exclude each other: each chooses the loss")
     if config.growing_rate > 0:
         raise UsageError(f"--growing_rate {config.growing_rate:g}: weights never grow again, only 0 is allowed")
+
+
+def use_pruning_method(config: RunConfig) -> None:
+    """`--pruning_method` is another way to say `--prune_criterion`; UsageError for an id that nothing has."""
+    method, config.pruning_method = config.pruning_method, None
+    if method is None:
+        return
+    if method not in METHODS:
+        known = ", ".join(f"{number} {name}" for number, name in METHODS.items())
+        raise UsageError(f"--pruning_method {method}: no method has this id (one of {known})")
+    name = METHODS[method]
+    if "prune_criterion" in config.given and config.prune_criterion != name:
+        raise UsageError(
+            f"--pruning_method {method} is {name}, and --prune_criterion says {config.prune_criterion}: give one"
+        )
+    config.prune_criterion = name
+    config.given.add("prune_criterion")
+    config.notes.append(f"--pruning_method {method} is {name}")
 
 
 def use_pruning_rate(config: RunConfig) -> None:

@@ -26,14 +26,17 @@ class GradientFlow:
     halves: bool = False
     #: linear weights are drawn anew (Xavier, normal) for the scoring, from this generator
     xavier: torch.Generator | None = None
+    #: g is the gradient by all parameters, those of norms and biases too
+    everything: bool = False
 
     def products(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, extra: Iterable[str] = ()
     ) -> dict[str, Tensor]:
         """w * (H g) for all prunable weights and the parameters named in `extra`, in their shapes; pure.
 
-        g is the gradient of the mean loss over all samples by the prunable weights that no mask holds, H the
-        Hessian of that loss, so that (H g) . w is how the flow g . g / 2 changes with the parameter's scale.
+        g is the gradient of the mean loss over all samples by the prunable weights that no mask holds (or by all
+        parameters: `everything`), H the Hessian of that loss, so that (H g) . w is how the flow g . g / 2 changes
+        with the parameter's scale.
         """
         if self.xavier is not None:
             model = _drawn_anew(model, self.xavier)
@@ -58,7 +61,8 @@ class GradientFlow:
 
         for parameter in wanted.values():
             parameter.requires_grad_(True)
-        weights, masks = prunable_weights(model), Masks(model)
+        weights = dict(model.named_parameters()) if self.everything else prunable_weights(model)
+        masks = Masks(model)
         gradients, _ = mean_gradients(model, batches, soft, weights)
         for name in weights:
             weights[name].grad = None

@@ -89,6 +89,7 @@ class PruningStep:
             who = type(self.criterion).__name__
             raise UsageError(f"{who}: granularity {granularity!r} cannot be pruned (weight, channel or both)")
         self._check_limits()
+        self.criterion.check(self.model)
         self.criterion.example_input = self.example_input[:1]
         if self.optimizer is not None:
             unwrapped(self.optimizer)  # refused now, and not after the model was changed

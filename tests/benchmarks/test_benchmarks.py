@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import attacks, choices, coverage, overhead, score, snapit, timing
+from benchmarks import attacks, choices, coverage, importance, overhead, score, snapit, timing
 from benchmarks import cut as cutting
 from benchmarks.timing import Row, by_turns
 from framework import build
@@ -205,3 +205,27 @@ def test_the_seconds_of_an_attack_are_those_of_its_passes_and_scale_to_the_full_
     steps = model.passes - before
     assert attacks.MEASURED <= steps <= attacks.MEASURED + 3
     assert full > 100 * attacks.theirs("FGSM", model, points.at(torch.arange(2)))
+
+
+def test_importance_is_measured_against_the_passes_it_needs() -> None:
+    torch.manual_seed(0)
+    model = importance.resnet20(2)
+    batches = [(torch.randn(4, 1, 16, 16), torch.arange(4))]
+    rows = importance.first_order("tiny", model, batches, 1)
+    check(rows)
+    assert [row.name for row in rows] == [f"{n}, tiny" for n in (*importance.FIRST_ORDER, *importance.SQUARED)]
+    assert {row.target for row in rows} == {1.1, 1.5}
+    curved = importance.second_order("tiny", model, batches, 1)
+    check(curved)
+    assert {(row.note, row.target) for row in curved} == {("10 passes for all channels, one for each of 14", None)}
+    chain = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
+    assert {row.target for row in importance.second_order("tiny", chain, batches, 1)} == {1.5}
+    row = importance.oracle("ResNet20", model, batches, 1)[0]
+    check([row])
+    assert row.note.endswith(" times as fast, 56 channels")
+
+
+def test_the_network_of_the_importance_benchmark_is_resnet20() -> None:
+    model = importance.resnet20()
+    assert sum(one.numel() for one in model.parameters()) == 272_186
+    assert sum(isinstance(one, nn.Conv2d | nn.Linear) for one in model.modules()) == 22

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+from criterions.BNWeight import BNWeight
+from framework.schedule import During, Schedule
+
+
+class BN(BNWeight):
+    """|scale| of the batch norm behind each channel: the same as BNWeight, during training.
+
+    Lubana and Dick, 2020, arXiv:2009.11839.
+    """
+
+    schedule: ClassVar[Schedule] = During()
+    paper = "arXiv:2009.11839"

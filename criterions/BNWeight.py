@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import nn
+
+from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, scoring
+from framework.pruning.norm_scales import NormScales, require_norms
+from framework.pruning.sampling import with_sample
+from framework.schedule import After, Schedule
+
+
+class BNWeight(Criterion):
+    """|scale| of the batch norm behind each channel, on a trained network.
+
+    Those of several norms (a residual stage) are added; channels without a norm are never pruned. Method 30 of
+    Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771; after Liu, Li, Shen, Huang, Yan and Zhang,
+    2017, arXiv:1708.06519.
+    """
+
+    granularity = "channel"
+    schedule: ClassVar[Schedule] = After()
+    paper = "arXiv:1906.10771"
+
+    def check(self, model: nn.Module) -> None:
+        """UsageError for a network without batch norm."""
+        require_norms(model, type(self).__name__)
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """|scale| of every free channel, `(channels,)` per group; a batch only tells the input's shape."""
+        free, sample = with_sample(self, model, batches, groups)
+        with scoring(model):
+            norms = NormScales.find(model, free, sample, type(self).__name__)
+        sizes = {name: scale.detach().abs() for name, scale in norms.parameters(shifts=False).items()}
+        return {name: score.float() for name, score in norms.sums(sizes).items()}

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from criterions.LossBased import LossBased
+from framework.criterion import Batch, Groups, LossFunction
+from framework.pruning.initial import InitialWeights
+
+
+class BiasedLoss(LossBased):
+    """Sum of w^2 * |g| over each channel's weights: loss preservation biased to large weights; during training.
+
+    `use_init`: sum of |w - w0| * |w * g|, w0 the weights at the start of the run. g and the other options as in
+    LossBased. Lubana and Dick, 2020, arXiv:2009.11839.
+    """
+
+    def __init__(self, *, use_init: bool = False, temperature: float = 5.0, samples: int = 2560) -> None:
+        super().__init__(temperature=temperature, samples=samples)
+        self._options = {"use_init": use_init} | self._options
+        self.use_init = use_init
+        self._initial: InitialWeights | None = None
+
+    def start(self, model: nn.Module) -> None:
+        """Remember the weights, the first time."""
+        if self.use_init and self._initial is None:
+            self._initial = InitialWeights.of(model)
+
+    def element_scores(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+    ) -> dict[str, Tensor]:
+        """w^2 * |g|, or |w - w0| * |w * g|, of every weight that produces a channel of the groups, by name.
+
+        UsageError with `use_init` for weights that were never remembered, or are still those remembered.
+        """
+        slopes = self.slopes(model, batches, loss, groups)
+        factors = {name: weight for name, (weight, _) in slopes.items()}
+        if self.use_init:
+            factors = InitialWeights.moved(self._initial, model, factors, type(self).__name__)
+        return {name: factors[name].abs() * (weight * slope).abs() for name, (weight, slope) in slopes.items()}

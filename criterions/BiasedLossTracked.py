@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from criterions.LossBased import LossBased
+from framework.criterion import Batch, Groups, LossFunction, Scores, with_groups
+from framework.pruning.batchwise import over_channels
+from framework.pruning.producers import producer_parameters
+
+
+class BiasedLossTracked(LossBased):
+    """|w * g| of each weight, weighed by |w| (`use_l2`) and summed over each channel's weights; during training.
+
+    The measure to track over the last batches of an epoch; scored at once it equals BiasedLoss, and without
+    `use_l2` LossBased. g and the other options as in LossBased. Lubana and Dick, 2020, arXiv:2009.11839.
+    """
+
+    def __init__(self, *, use_l2: bool = True, temperature: float = 5.0, samples: int = 2560) -> None:
+        super().__init__(temperature=temperature, samples=samples)
+        self._options = {"use_l2": use_l2} | self._options
+        self.use_l2 = use_l2
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """Sum of |w * g| * |w|, or of |w * g|, of every free channel, `(channels,)` per group."""
+        free, batches = with_groups(model, batches, groups)
+        elements = self.element_scores(model, batches, loss, free)
+        if self.use_l2:
+            weights = producer_parameters(model, free, biases=False)
+            elements = {name: one * weights[name].detach().abs() for name, one in elements.items()}
+        return {name: total.float() for name, total in over_channels(free, elements).items()}

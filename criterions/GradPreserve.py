@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from criterions.GraspChannel import GraspChannel
+from framework.criterion import Batch, Groups, LossFunction, Scores
+
+
+class GradPreserve(GraspChannel):
+    """|sum w * (H g)| over each channel's weights: what changes the gradients' norm least goes first.
+
+    As GraspChannel, without the sign and with `grasp_temperature` 1; during training. Lubana and Dick, 2020,
+    arXiv:2009.11839.
+    """
+
+    def __init__(self, *, grasp_temperature: float = 1.0, samples: int = 2560) -> None:
+        super().__init__(grasp_temperature=grasp_temperature, samples=samples)
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """|sum w * (H g)| of every free channel, `(channels,)` per group."""
+        return {name: flow.abs().float() for name, flow in self.flows(model, batches, loss, groups).items()}

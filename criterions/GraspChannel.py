@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
+from framework.pruning.batchwise import check_flow_options, over_channels
+from framework.pruning.gradient_flow import GradientFlow
+from framework.pruning.producers import producer_parameters
+from framework.schedule import During, Schedule
+
+
+class GraspChannel(Criterion):
+    """Sum of w * (H g) over each channel's weights, signed: what would slow training least goes first.
+
+    g is the gradient by all parameters of the mean loss of outputs / `grasp_temperature` over `samples` images,
+    equally many of each class, and H its Hessian; eval mode; during training. The weights are the rows of all
+    producers, without biases. Lubana and Dick, 2020, arXiv:2009.11839, after Wang, Zhang and Grosse, 2020,
+    arXiv:2002.07376.
+    """
+
+    granularity = "channel"
+    schedule: ClassVar[Schedule] = During()
+    data: ClassVar[Data] = Data("balanced", samples=2560)
+    paper = "arXiv:2009.11839"
+
+    def __init__(self, *, grasp_temperature: float = 200.0, samples: int = 2560) -> None:
+        check_flow_options(type(self).__name__, grasp_temperature, samples, "grasp_temperature")
+        super().__init__(grasp_temperature=grasp_temperature, samples=samples)
+        self.grasp_temperature = grasp_temperature
+        self.__dict__["data"] = Data("balanced", samples=samples)
+
+    def cost(self, samples: int) -> float:
+        """A pass for g, and one that is differentiated twice."""
+        return 3 * samples
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """Sum of w * (H g) of every free channel, `(channels,)` per group."""
+        return {name: flow.float() for name, flow in self.flows(model, batches, loss, groups).items()}
+
+    def flows(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None
+    ) -> dict[str, Tensor]:
+        """The sums in the precision of the network."""
+        free, batches = with_groups(model, batches, groups)
+        names = producer_parameters(model, free, biases=False)
+        flow = GradientFlow(self.grasp_temperature, everything=True)
+        products = flow.products(model, batches, loss, names)
+        return over_channels(free, {name: products[name] for name in names})

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+from criterions.WeightAbs import WeightAbs
+from framework.schedule import During, Schedule
+
+
+class L1(WeightAbs):
+    """Sum of |w| over each channel's weights: the same as WeightAbs, during training.
+
+    Lubana and Dick, 2020, arXiv:2009.11839.
+    """
+
+    schedule: ClassVar[Schedule] = During()
+    paper = "arXiv:2009.11839"

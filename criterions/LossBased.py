@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
+from framework.pruning.batchwise import check_flow_options, over_channels, weight_slopes
+from framework.schedule import During, Schedule
+
+
+class LossBased(Criterion):
+    """Sum of |w * g| over each channel's weights: what stays keeps the loss; during training.
+
+    g is the gradient of the mean loss of outputs / `temperature` over all `samples`, in eval mode; the weights are
+    the rows of all producers, without biases. Lubana and Dick, 2020, arXiv:2009.11839.
+    """
+
+    granularity = "channel"
+    schedule: ClassVar[Schedule] = During()
+    data: ClassVar[Data] = Data("random", samples=2560)
+    paper = "arXiv:2009.11839"
+
+    def __init__(self, *, temperature: float = 5.0, samples: int = 2560) -> None:
+        check_flow_options(type(self).__name__, temperature, samples)
+        super().__init__(temperature=temperature, samples=samples)
+        self.temperature = temperature
+        self.__dict__["data"] = Data("random", samples=samples)
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """Sum of what each weight scores, of every free channel, `(channels,)` per group."""
+        free, batches = with_groups(model, batches, groups)
+        sums = over_channels(free, self.element_scores(model, batches, loss, free))
+        return {name: total.float() for name, total in sums.items()}
+
+    def element_scores(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+    ) -> dict[str, Tensor]:
+        """|w * g| of every weight that produces a channel of the groups, by name, in the weight's shape."""
+        return {name: (w * g).abs() for name, (w, g) in self.slopes(model, batches, loss, groups).items()}
+
+    def slopes(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """w and g of those weights."""
+        return weight_slopes(model, batches, loss, groups, self.temperature)

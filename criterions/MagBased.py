@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from typing import ClassVar
+
+from criterions.ChannelNorm import ChannelNorm
+from framework.schedule import During, Schedule
+
+
+class MagBased(ChannelNorm):
+    """L2 norm of each channel's weights: the same as ChannelNorm with p = 2, during training.
+
+    Lubana and Dick, 2020, arXiv:2009.11839.
+    """
+
+    schedule: ClassVar[Schedule] = During()
+    paper = "arXiv:2009.11839"
+
+    def __init__(self) -> None:
+        super().__init__(p=2)
+        self._options = {}

@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from criterions.LossBased import LossBased
+from framework.criterion import Batch, Groups, LossFunction, Scores, with_groups
+from framework.pruning.batchwise import over_channels
+
+
+class TFO(LossBased):
+    """|sum w * g| over each channel's weights: the first-order Taylor term of the loss; during training.
+
+    g and the options as in LossBased. Lubana and Dick, 2020, arXiv:2009.11839, after Molchanov, Tyree, Karras,
+    Aila and Kautz, 2016, arXiv:1611.06440.
+    """
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """|sum w * g| of every free channel, several producers added first, `(channels,)` per group."""
+        free, batches = with_groups(model, batches, groups)
+        products = {name: w * g for name, (w, g) in self.slopes(model, batches, loss, free).items()}
+        return {name: total.abs().float() for name, total in over_channels(free, products).items()}

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+from torch import nn
+
+from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
+from framework.pruning.batchwise import Part, mean_of
+from framework.pruning.importance import batch_gates, check_divisor, divided
+from framework.schedule import After, Schedule
+
+
+class TaylorGate(Criterion):
+    """(dL/dz)^2 of a gate z = 1 on each channel behind its norm, of each batch, averaged; on a trained network.
+
+    dL/dz = scale * g + shift * g of the batch norm that follows the producer, sum w * g + b * g where none does.
+    Contributions of several producers (a residual stage) are added, squared, and divided by their number n
+    (`divisor` "n"; also "n2": the mean gradient, and "none"). Eval mode. Taylor-FO-BN (method 22) of Molchanov,
+    Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
+    """
+
+    granularity = "channel"
+    schedule: ClassVar[Schedule] = After()
+    data = Data("random", batches=30)
+    paper = "arXiv:1906.10771"
+
+    def __init__(self, *, divisor: str = "n") -> None:
+        check_divisor(type(self).__name__, divisor)
+        super().__init__(divisor=divisor)
+        self.divisor = divisor
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """The mean over batches of (dL/dz)^2 of every free channel, `(channels,)` per group."""
+        free, batches = with_groups(model, batches, groups)
+        with scoring(model):
+            scores = mean_of(self.parts(model, batches, loss, free))
+        return {name: score.float() for name, score in divided(free, scores, self.divisor).items()}
+
+    def parts(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+    ) -> Iterator[Part]:
+        """The scores of each batch and its size."""
+        for samples, gates in batch_gates(model, batches, loss, groups):
+            yield samples, {name: gate.square() for name, gate in gates.items()}

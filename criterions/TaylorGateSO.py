@@ -1,0 +1,25 @@
+from __future__ import annotations
+
+from torch import Tensor
+
+from criterions.OBD import OBD
+from framework.pruning.importance import check_divisor
+
+
+class TaylorGateSO(OBD):
+    """(-dL/dz + d2L/dz2 / 2)^2 of a gate z = 1 on each channel, of each batch, averaged; on a trained network.
+
+    The second-order Taylor term of removing the channel, with the diagonal of the Hessian, exact as in OBD. Joint
+    gates are divided by their number of producers, as in TaylorGate. Method 11 of Molchanov, Mallya, Tyree, Frosio
+    and Kautz, 2019, arXiv:1906.10771.
+    """
+
+    def __init__(self, *, divisor: str = "n") -> None:
+        super().__init__()
+        check_divisor(type(self).__name__, divisor)
+        self._options = {"divisor": divisor}
+        self.divisor = divisor
+
+    def measure(self, first: Tensor, second: Tensor) -> Tensor:
+        """The score from both derivatives."""
+        return (second / 2 - first).square()

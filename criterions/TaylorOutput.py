@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
+from framework.pruning.batchwise import mean_of
+from framework.pruning.importance import output_products
+from framework.schedule import After, Schedule
+
+
+class TaylorOutput(Criterion):
+    """Mean of |a * dL/da| over samples and positions over its L2 norm in the layer, averaged over batches.
+
+    a is each channel's output behind its norm; what several producers of one channel give is added before the
+    absolute value. `original`: the absolute value is taken of each sample's mean over positions, as in Molchanov,
+    Tyree, Karras, Aila and Kautz, 2016, arXiv:1611.06440. Eval mode. Method 6 of arXiv:1906.10771.
+    """
+
+    granularity = "channel"
+    schedule: ClassVar[Schedule] = After()
+    data = Data("random", batches=30)
+    paper = "arXiv:1611.06440"
+
+    def __init__(self, *, original: bool = False) -> None:
+        super().__init__(original=original)
+        self.original = original
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """The mean over batches of the normalised mean of every free channel, `(channels,)` per group."""
+        free, batches = with_groups(model, batches, groups)
+        with scoring(model):
+            products = output_products(model, batches, loss, free)
+            scores = mean_of((n, {name: self._layer(each) for name, each in part.items()}) for n, part in products)
+        return {name: score.float() for name, score in scores.items()}
+
+    def _layer(self, products: torch.Tensor) -> torch.Tensor:
+        """From `(channels, samples, positions)`."""
+        means = products.mean(2).abs().mean(1) if self.original else products.abs().mean((1, 2))
+        return means / (torch.linalg.vector_norm(means) + 1e-8)

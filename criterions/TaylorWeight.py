@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from torch import nn
+
+from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
+from framework.pruning.batchwise import each_gradient, mean_of, over_channels
+from framework.pruning.producers import producer_parameters
+from framework.schedule import After, Schedule
+
+
+class TaylorWeight(Criterion):
+    """Sum of (w * g)^2 over each channel's weights, of each batch, averaged; on a trained network.
+
+    The weights are the rows of all producers, without biases. Eval mode. Method 0 of Molchanov, Mallya, Tyree,
+    Frosio and Kautz, 2019, arXiv:1906.10771.
+    """
+
+    granularity = "channel"
+    schedule: ClassVar[Schedule] = After()
+    data = Data("random", batches=30)
+    paper = "arXiv:1906.10771"
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """The mean over batches of sum (w * g)^2 of every free channel, `(channels,)` per group."""
+        free, batches = with_groups(model, batches, groups)
+        weights = producer_parameters(model, free, biases=False)
+        with scoring(model):
+            parts = each_gradient(model, batches, loss, weights)
+            squares = (
+                (size, over_channels(free, {name: (weights[name].detach() * one).square_()
+                                            for name, one in gradients.items()}))
+                for size, gradients in parts
+            )  # fmt: skip
+            scores = mean_of(squares)
+        return {name: score.float() for name, score in scores.items()}

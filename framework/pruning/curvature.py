@@ -1,0 +1,149 @@
+"""First and second derivatives of the loss by a gate on each channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from framework.criterion import Batch, Groups, LossFunction
+from framework.pruning.batchwise import freeze, peek
+from framework.pruning.gated import gated
+from framework.pruning.hearing import hear, listening, sum_positions
+from framework.pruning.importance import joined
+from framework.pruning.linearity import piecewise_linear
+from framework.pruning.places import Places
+from utils.errors import UsageError
+
+#: numbers that a block of products with the Hessian of the outputs may hold
+BLOCK = 2**24
+#: rows of second derivatives that pass backwards together
+ROWS = 16
+
+Derivatives = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """Which channels' second derivatives come from the outputs' slopes, and which take a row each.
+
+    Where the network is piecewise linear and a gate is passed once, the outputs y are linear in the gate z, and
+    d2L/dz2 = (dy/dz) . H (dy/dz) with the Hessian H of L by the outputs: as many backward passes as there are
+    outputs, for all channels together. A joint gate of several producers, in series as in a residual stage, or one
+    in a curved network takes its row of the Hessian by a backward pass through the gradient: one for each channel.
+    """
+
+    places: Places
+    copied: frozenset[str]
+    #: groups by the outputs' slopes, and groups by rows
+    direct: Groups
+    rows: Groups
+    #: of a sample
+    outputs: int
+
+    @classmethod
+    def plan(cls, model: nn.Module, groups: Groups, sample: Tensor) -> Curvature:
+        """`sample` is a batch of one or two samples; call it inside `scoring`."""
+        places = Places.find(model, groups, sample[:1])
+        heard, copied = hear(places, sample)
+        freeze(model)
+        with listening(places, copied, sum_positions) as found:
+            outputs = model(sample)
+            if not isinstance(outputs, Tensor) or len(outputs) != len(sample):
+                raise UsageError(
+                    "second derivatives need a network whose output is one tensor, a row for each sample"
+                )
+            linear = piecewise_linear(model, [outputs])
+            if outputs.requires_grad:
+                outputs.sum().backward()
+        once = {weight for weight in heard if len(found.get(weight, ())) <= 1}
+        direct = {}
+        for name, group in groups.items():
+            weights = [part.tensor for part in group.produced if part.tensor in places.weights()]
+            if linear and len(weights) == 1 and weights[0] in once:
+                direct[name] = group
+        rows = {name: group for name, group in groups.items() if name not in direct}
+        return cls(places, copied, direct, rows, outputs[0].numel())
+
+    @property
+    def passes(self) -> float:
+        """What it costs, in training passes: a pass backwards without weights is a third, a row is a whole one."""
+        channels = sum(group.channels for group in self.rows.values())
+        return (2 + self.outputs) / 3 + (1 + channels if channels else 0)
+
+    def of(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
+        """dL/dz and d2L/dz2 of the mean loss of a batch, `(channels,)` per group in the groups' order."""
+        first, second = self._by_slopes(inputs, targets, loss) if self.direct else ({}, {})
+        if self.rows:
+            more = self._by_rows(inputs, targets, loss)
+            first, second = first | more[0], second | more[1]
+        return first, second
+
+    def _by_slopes(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
+        freeze(self.places.model)
+        slopes: dict[str, list[Tensor]] = {name: [] for name in self.direct}
+        with listening(self.places, self.copied, sum_positions) as found:
+            outputs = self.places.model(inputs)
+            flat = outputs.flatten(1)
+            for number in range(flat.shape[1]):
+                found.clear()
+                flat[:, number].sum().backward(retain_graph=number < flat.shape[1] - 1)
+                for name, each in joined(self.places, self.direct, found, len(inputs)).items():
+                    slopes[name].append(each)
+        leaf = outputs.detach().requires_grad_()
+        (by_outputs,) = torch.autograd.grad(loss(leaf, targets), leaf, create_graph=True)
+        first, second = {}, {}
+        for name, parts in slopes.items():
+            each = torch.stack(parts, dim=2).view(-1, *leaf.shape)  # (channels, samples, outputs)
+            first[name] = (each * by_outputs.detach()).flatten(1).sum(1)
+            second[name] = (each * _products(by_outputs, leaf, each)).flatten(1).sum(1)
+        return first, second
+
+    def _by_rows(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
+        freeze(self.places.model)
+        # fused attention has no second derivative
+        with sdpa_kernel(SDPBackend.MATH), gated(self.places, self.rows) as (gates, run):
+            value = loss(run(inputs), targets)
+            slopes = torch.autograd.grad(value, list(gates.values()), create_graph=True, materialize_grads=True)
+            first = {name: slope.detach() for name, slope in zip(gates, slopes, strict=True)}
+            second = {name: _diagonal(slope, gates[name]) for name, slope in zip(gates, slopes, strict=True)}
+        return first, second
+
+
+def batch_curvatures(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+) -> Iterator[tuple[int, Mapping[str, Tensor], Mapping[str, Tensor]]]:
+    """For each batch its size, dL/dz and d2L/dz2 of every channel's gate; pass over it inside `scoring`."""
+    sample, batches = peek(batches)
+    plan = Curvature.plan(model, groups, sample[:2])
+    for inputs, targets in batches:
+        first, second = plan.of(inputs, targets, loss)
+        yield len(inputs), {name: first[name] for name in groups}, {name: second[name] for name in groups}
+
+
+def _products(slope: Tensor, leaf: Tensor, vectors: Tensor) -> Tensor:
+    """H v of many vectors v: H is the derivative of `slope` by `leaf`."""
+    if not slope.requires_grad:
+        return torch.zeros_like(vectors)
+    size = max(1, BLOCK // leaf.numel())
+    blocks = [
+        torch.autograd.grad(slope, leaf, block, retain_graph=True, is_grads_batched=True)[0]
+        for block in vectors.split(size)
+    ]
+    return torch.cat(blocks)
+
+
+def _diagonal(slope: Tensor, gate: Tensor) -> Tensor:
+    """The diagonal of the derivative of `slope` by `gate`, a block of rows at a time."""
+    if not slope.requires_grad:
+        return torch.zeros_like(gate)
+    found = []
+    for rows in torch.eye(len(gate), dtype=gate.dtype, device=gate.device).split(ROWS):
+        (block,) = torch.autograd.grad(
+            slope, gate, rows, retain_graph=True, is_grads_batched=True, materialize_grads=True
+        )
+        found.append((block * rows).sum(1))
+    return torch.cat(found)

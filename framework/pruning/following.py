@@ -1,0 +1,111 @@
+"""Which batch norm follows a layer: found in what happens to the layer's output when the network runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from framework.pruning.outputs import output_tensors
+from framework.pruning.readers import hooked
+from framework.untouched import untouched
+
+#: operations that leave every channel by itself, beside those that torch tags as pointwise
+CHANNELWISE = ("pool", "prelu", "dropout", "hardtanh", "hardswish", "hardsigmoid")
+
+
+def norms_behind(model: nn.Module, layers: Iterable[str], sample: Tensor) -> dict[str, str]:
+    """Layer -> the batch norm that its outputs, and nothing else, go into.
+
+    Between the two there may be operations on each channel by itself (an activation, pooling), but no sum and no
+    concatenation, and nothing else may read the layer's output. Module names; layers without such a norm are left
+    out. The model is not changed.
+    """
+    modules = {name: model.get_submodule(name) for name in layers}
+    owners = _norms_by_tensor(model)
+    outputs: dict[str, list[tuple[int, Any]]] = {name: [] for name in modules}
+    with untouched(model), torch.no_grad(), _Record() as record:
+
+        def keep(name: str) -> Callable[..., None]:
+            return lambda _module, _args, _kwargs, output: outputs[name].append((len(record.events), output))
+
+        with hooked((module, keep(name)) for name, module in modules.items()):
+            returned = {id(tensor) for tensor in output_tensors(model(sample))}
+    calls = [norm for event in record.events for norm in _norms_of(event, owners)]
+    found = {}
+    for name, module in modules.items():
+        ends = [_follow(record.events, place, out, module, owners, returned) for place, out in outputs[name]]
+        if ends and ends[0] is not None and set(ends) == {ends[0]} and calls.count(ends[0]) == len(ends):
+            found[name] = ends[0]
+    return found
+
+
+class _Event(NamedTuple):
+    func: Any
+    given: list[Tensor]
+    out: list[Tensor]
+
+
+class _Record(TorchDispatchMode):
+    """Every operation in order, with the tensors themselves, so that none takes the place of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[_Event] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        out = func(*args, **(kwargs or {}))
+        self.events.append(_Event(func, given, [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]))
+        return out
+
+
+def _norms_by_tensor(model: nn.Module) -> dict[int, str]:
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for tensor in (module.weight, module.running_mean):
+                if tensor is not None:
+                    found[id(tensor)] = name
+    return found
+
+
+def _norms_of(event: _Event, owners: dict[int, str]) -> set[str]:
+    if "batch_norm" not in event.func.overloadpacket.__name__:
+        return set()
+    return {owners[id(tensor)] for tensor in event.given if id(tensor) in owners}
+
+
+def _follow(
+    events: list[_Event], place: int, out: Any, layer: Any, owners: dict[int, str], returned: set[int]
+) -> str | None:
+    """The norm that an output of the layer ends in, from the `place`-th operation on."""
+    if not isinstance(out, Tensor) or out.dim() + 1 - layer.weight.dim() != 1:
+        return None
+    while True:
+        users = [at for at in range(place, len(events)) if any(one is out for one in events[at].given)]
+        if not users or id(out) in returned:
+            return None
+        event, place = events[users[0]], users[0] + 1
+        in_place = any(one is out for one in event.out)
+        if len(users) > 1 and not in_place:
+            return None
+        norms = _norms_of(event, owners)
+        if norms:
+            return norms.pop() if len(norms) == 1 and event.given[0] is out else None
+        if not _channelwise(event):
+            return None
+        out = out if in_place else event.out[0]
+
+
+def _channelwise(event: _Event) -> bool:
+    name = event.func.overloadpacket.__name__
+    if "prelu" in name:
+        return True
+    if len(event.given) != 1 or not event.out or event.out[0].dim() != event.given[0].dim():
+        return False
+    return torch.Tag.pointwise in event.func.tags or any(word in name for word in CHANNELWISE)

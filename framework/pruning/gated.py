@@ -1,0 +1,88 @@
+"""A network with a gate on each channel that can be differentiated more than once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from framework.prunable import prunable_layers
+from framework.pruning.channels import ChannelGroup
+from framework.pruning.places import Places
+
+Run = Callable[[Tensor], Any]
+
+
+@contextmanager
+def gated(places: Places, groups: Mapping[str, ChannelGroup]) -> Iterator[tuple[dict[str, Tensor], Run]]:
+    """Gates of 1, `(channels,)` per group, and a function that runs the network with them.
+
+    Outputs of modules are multiplied; what no module puts out, and what several modules share, by its weight.
+    """
+    gates = {
+        name: torch.ones(group.channels, device=_device(places), dtype=_dtype(places)).requires_grad_()
+        for name, group in groups.items()
+    }
+    units: dict[str, Tensor] = {}
+    for name, group in groups.items():
+        for part in group.produced:
+            index = part.index.to(gates[name].device)
+            channels = torch.arange(len(index), device=index.device)[:, None].expand(index.shape)
+            count = places.model.get_parameter(part.tensor).shape[part.dim]
+            whole = units.get(part.tensor, gates[name].new_ones(count))
+            units[part.tensor] = whole.index_put((index.flatten(),), gates[name][channels.flatten()])
+    outputs = {
+        weight: name for weight, name in places.outputs().items() if weight in units and _alone(places, weight)
+    }
+    handles = []
+    try:
+        for weight, name in outputs.items():
+            layer: Any = places.model.get_submodule(weight.rpartition(".")[0])
+            after = 0 if weight in places.norms else layer.weight.dim() - 2
+            hook = _multiply(units[weight], after, weight in places.norms)
+            handles.append(places.model.get_submodule(name).register_forward_hook(hook))
+        scaled = {
+            name: places.bare[name].detach() * _along(unit, places.bare[name].dim(), places.dims[name])
+            for name, unit in units.items()
+            if name in places.bare and name not in outputs and _weight(name) not in outputs
+        }
+        yield gates, lambda inputs: functional_call(places.model, scaled, (inputs,))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _alone(places: Places, weight: str) -> bool:
+    """Whether no other module uses the producer's weight."""
+    layers = prunable_layers(places.model)
+    parameter: nn.Parameter = places.model.get_parameter(weight)
+    return [id(layer.weight) for layer in layers.values()].count(id(parameter)) == 1
+
+
+def _weight(name: str) -> str:
+    return name[: -len("bias")] + "weight" if name.endswith("bias") else name
+
+
+def _along(unit: Tensor, dims: int, dim: int) -> Tensor:
+    return unit.view([-1 if at == dim else 1 for at in range(dims)])
+
+
+def _multiply(unit: Tensor, after: int, norm: bool) -> Callable[..., Any]:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        if not isinstance(output, Tensor):
+            return None
+        return output * _along(unit, output.dim(), 1 if norm else output.dim() - 1 - after)
+
+    return hook
+
+
+def _device(places: Places) -> torch.device:
+    return next(places.model.parameters()).device
+
+
+def _dtype(places: Places) -> torch.dtype:
+    return next(places.model.parameters()).dtype

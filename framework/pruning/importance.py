@@ -1,0 +1,144 @@
+"""The gradient of a gate on each channel, of each batch and of each sample, without gates in the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from framework.criterion import Batch, LossFunction
+from framework.pruning.batchwise import Part, each_gradient, freeze, gradient, peek
+from framework.pruning.channels import ChannelGroup
+from framework.pruning.hearing import hear, listening, sum_positions
+from framework.pruning.places import Places
+from framework.pruning.producers import add_units
+from utils.errors import UsageError
+from utils.suggest import unknown
+
+Groups = Mapping[str, ChannelGroup]
+#: by what the square of a sum over n producers is divided
+DIVISORS = ("none", "n", "n2")
+
+
+def check_divisor(who: str, divisor: str) -> None:
+    """UsageError unless it is one of DIVISORS."""
+    if divisor not in DIVISORS:
+        raise UsageError(f"{who}: {unknown('divisor', str(divisor), DIVISORS)}")
+
+
+def divided(groups: Groups, scores: Mapping[str, Tensor], divisor: str) -> dict[str, Tensor]:
+    """Scores of joint gates divided by 1, n or n * n, n the number of the group's producers."""
+    power = DIVISORS.index(divisor)
+    return {name: score / len(groups[name].producers) ** power for name, score in scores.items()}
+
+
+def batch_gates(model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups) -> Iterator[Part]:
+    """For each batch its size and dL/dz of every channel's gate z = 1, `(channels,)`; inside `scoring`.
+
+    The gate multiplies what the batch norm behind a producer puts out: scale * dL/dscale + shift * dL/dshift, or,
+    where no norm follows, the producer's output: sum w * dL/dw + b * dL/db. Several producers of one channel are
+    added. L is the mean loss of the batch.
+    """
+    sample, batches = peek(batches)
+    places = Places.find(model, groups, sample[:1])
+    if places.norms.keys() - places.scales().keys():  # a norm without scale: its output has to tell
+        for samples, each in sample_gates(model, batches, loss, groups):
+            yield samples, {name: values.sum(1) for name, values in each.items()}
+        return
+    for samples, gradients in each_gradient(model, batches, loss, places.parameters()):
+        yield samples, add_units(groups, places.units(gradients))
+
+
+def sample_gates(model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups) -> Iterator[Part]:
+    """As `batch_gates`, but each sample's part of dL/dz: `(channels, samples)`, whose sum over samples that is."""
+    sample, batches = peek(batches)
+    places = Places.find(model, groups, sample[:1])
+    heard, copied = hear(places, sample[:2])
+    if heard >= set(places.weights()):
+        yield from _heard_gates(places, copied, batches, loss, groups)
+    else:
+        yield from _one_by_one(places, batches, loss, groups)
+
+
+def output_products(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+) -> Iterator[Part]:
+    """For each batch its size and a * dL/da of the outputs that gates would multiply; inside `scoring`.
+
+    `(channels, samples, positions)` per group, several producers added. UsageError, which names it, for a producer
+    whose output no module gives.
+    """
+    sample, batches = peek(batches)
+    places = Places.find(model, groups, sample[:1])
+    heard, copied = hear(places, sample[:2])
+    for name in places.weights():
+        if name not in heard:
+            raise UsageError(f"what '{name}' puts out cannot be seen: take a criterion of weights or TaylorGate")
+    yield from _heard_gates(places, copied, batches, loss, groups, None)
+
+
+def _heard_gates(
+    places: Places,
+    copied: frozenset[str],
+    batches: Iterable[Batch],
+    loss: LossFunction,
+    groups: Groups,
+    reduce: Callable[[Tensor], Tensor] | None = sum_positions,
+) -> Iterator[Part]:
+    freeze(places.model)
+    with listening(places, copied, reduce) as found:
+        for inputs, targets in batches:
+            found.clear()
+            value = loss(places.model(inputs), targets)
+            if not value.requires_grad:
+                raise UsageError("the loss does not depend on the channels to be scored: there is no gradient")
+            value.backward()
+            yield len(inputs), joined(places, groups, found, len(inputs), reduce is None)
+
+
+def joined(
+    places: Places, groups: Groups, found: Mapping[str, list[Tensor]], samples: int, positions: bool = False
+) -> dict[str, Tensor]:
+    """The channels' gates from what was heard at the producers: `(channels, samples, ...)` per group.
+
+    Outputs of several producers may differ in their positions: the smaller ones are at all of them.
+    """
+    gates: dict[str, Tensor] = {}
+    for name, group in groups.items():
+        weights = [part.tensor for part in group.produced if part.tensor in places.weights()]
+        most = max((part.shape[2:].numel() for one in weights for part in found.get(one, [])), default=1)
+        units = {}
+        for weight in weights:
+            silence = places.silence(weight, samples)
+            parts = found.get(weight) or [silence[..., None] if positions else silence]
+            units[weight] = torch.stack([_spread(part, most) for part in parts]).sum(0)
+        gates |= add_units({name: group}, units)
+    return gates
+
+
+def _spread(products: Tensor, positions: int) -> Tensor:
+    if products.dim() == 2 or products.shape[2] == positions:
+        return products
+    return (products.sum(2, keepdim=True) / positions).expand(-1, -1, positions)
+
+
+def _one_by_one(places: Places, batches: Iterable[Batch], loss: LossFunction, groups: Groups) -> Iterator[Part]:
+    """A pass for each sample, with the gradient that the batch's loss has at that sample's outputs."""
+    if places.norms.keys() - places.scales().keys():
+        raise UsageError(f"{type(places.model).__name__}: the gates behind norms without scale cannot be told")
+    parameters = places.parameters()
+    freeze(places.model, parameters.values())
+    for inputs, targets in batches:
+        with torch.no_grad():
+            outputs = places.model(inputs)
+        outputs = outputs.detach().requires_grad_()
+        (slopes,) = torch.autograd.grad(loss(outputs, targets), outputs)
+        each = []
+        for number in range(len(inputs)):
+            for leaf in parameters.values():
+                leaf.grad = None
+            places.model(inputs[number : number + 1]).backward(slopes[number : number + 1])
+            each.append(places.units({name: gradient(leaf) for name, leaf in parameters.items()}))
+        units = {name: torch.stack([one[name] for one in each], dim=1) for name in each[0]}
+        yield len(inputs), add_units(groups, units)

@@ -1,0 +1,66 @@
+"""Whether a network is piecewise linear: read off the operations that autograd recorded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+
+#: operations that are linear, or linear between kinks, in all their inputs together
+_LINEAR = (
+    "AccumulateGrad T Transpose Permute View UnsafeView ReshapeAlias Expand Unsqueeze Squeeze Slice "
+    "Select Cat Stack Split SplitWithSizes UnsafeSplit Unbind Index IndexSelect Gather Clone Alias "
+    "AsStrided ConstantPadNd Flip Roll ReflectionPad1D ReflectionPad2D ReplicationPad1D ReplicationPad2D "
+    "PixelShuffle PixelUnshuffle Repeat Unfold Copy CopySlices ToCopy Contiguous Detach Add Sub Rsub Neg "
+    "Mean Sum AvgPool2D AvgPool3D AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D "
+    "MkldnnAdaptiveAvgPool2D Relu LeakyRelu Hardtanh Threshold Clamp ClampMin ClampMax Abs Max Min Amax "
+    "Amin Maximum Minimum MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D UpsampleNearest1D "
+    "UpsampleNearest2D UpsampleBilinear2D NativeBatchNorm CudnnBatchNorm MiopenBatchNorm Where "
+)
+LINEAR = frozenset(_LINEAR.split())
+#: operations that are linear in each of two factors: the places of those
+FACTORS = {
+    "Mul": (0, 1),
+    "Mm": (0, 1),
+    "Bmm": (0, 1),
+    "Mv": (0, 1),
+    "Dot": (0, 1),
+    "Linear": (0, 1),
+    "Addmm": (1, 2),
+    "Baddbmm": (1, 2),
+    "Convolution": (0, 1),
+    "PreluKernel": (0, 1),
+}
+
+
+def piecewise_linear(model: nn.Module, outputs: Iterable[Tensor]) -> bool:
+    """Whether the outputs are piecewise linear in the tensors that required a gradient when they were computed.
+
+    The parameters must not have required one, and the network was in eval mode. What is not known to be linear
+    counts as curved.
+    """
+    if any(
+        isinstance(one, nn.modules.batchnorm._NormBase) and one.running_mean is None for one in model.modules()
+    ):
+        return False
+    seen: set[Any] = set()
+    rest = [one.grad_fn for one in outputs if one.grad_fn is not None]
+    while rest:
+        node: Any = rest.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
+        following = [one for one, _ in node.next_functions]
+        if name == "Div":
+            curved = len(following) > 1 and following[1] is not None
+        elif name in FACTORS:
+            curved = sum(at < len(following) and following[at] is not None for at in FACTORS[name]) > 1
+        else:
+            curved = name not in LINEAR
+        if curved:
+            return False
+        rest += [one for one in following if one is not None]
+    return True

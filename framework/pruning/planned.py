@@ -1,0 +1,29 @@
+"""What scoring will cost, for criterions whose passes depend on the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from framework.criterion import free_groups, scoring
+from framework.pruning.channels import channel_groups
+
+
+def planned_passes(
+    model: nn.Module, example_input: Tensor | None, plan: Callable[..., Any], unknown: float
+) -> float:
+    """The `passes` of a plan made from the model, its free groups and a sample; `unknown` without a sample."""
+    if example_input is None:
+        return unknown
+    groups = free_groups(channel_groups(model, example_input))
+    with scoring(model):
+        return float(plan(model, groups, example_input[:1]).passes)
+
+
+def channels_of(model: nn.Module, example_input: Tensor | None, unknown: int) -> int:
+    """How many channels are free; `unknown` without a sample."""
+    if example_input is None:
+        return unknown
+    return sum(group.channels for group in free_groups(channel_groups(model, example_input)).values())

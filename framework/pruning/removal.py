@@ -1,0 +1,128 @@
+"""The exact change of the loss when channels are removed, for all channels of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves, tree_map
+
+from framework.criterion import Batch, Groups, LossFunction
+from framework.pruning.batchwise import peek
+from framework.pruning.channels import ChannelGroup
+from framework.pruning.reading import Read, reads_of
+from framework.pruning.replay import Replay
+
+#: numbers that the largest value of a block of sets may hold
+BLOCK = 2**23
+#: difference of outputs, relative to what the change is, up to which two ways to remove channels agree
+SAME, ROUNDING = 1e-3, 1e-5
+#: samples that this is tried on
+TRIED = 4
+
+#: group -> channels that go together, `(sets, channels in a set)`
+Sets = Mapping[str, Tensor]
+
+
+def loss_changes(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, sets: Sets | None = None
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """For each batch its size and, per group, L without a set of channels minus L: `(sets,)`; inside `scoring`.
+
+    Each channel is a set of its own unless `sets` says otherwise. A channel is removed as a cut removes it: every
+    entry it owns is zero. What comes before a layer that reads the channel is computed once, its output is
+    corrected by what the channel added to it, and what follows is computed for many sets together. That this is
+    the network without the channels is tried once for each group; where it is not, or where a network
+    cannot be taken apart, the channels' entries are set to zero, set by set.
+    """
+    if sets is None:
+        sets = {name: torch.arange(group.channels)[:, None] for name, group in groups.items()}
+    sample, batches = peek(batches)
+    with torch.no_grad():
+        trial = _Network(model, sample[:TRIED])
+        apart = {name for name, group in groups.items() if trial.proves({name: group})}
+    for inputs, targets in batches:
+        with torch.no_grad():
+            network = _Network(model, inputs)
+            changes = {
+                name: network.changes({name: group}, sets[name], targets, loss, name in apart)
+                for name, group in groups.items()
+            }
+        yield len(inputs), changes
+
+
+class _Network:
+    """One network on one batch."""
+
+    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+        self.model, self.inputs = model, inputs
+        self.parameters = dict(model.named_parameters(remove_duplicate=False))
+        self.replay: Replay | None
+        try:
+            self.replay = Replay(model, inputs)
+        except Exception:  # the network decides by values, or does what a trace cannot hold: it runs as it is
+            self.replay = None
+        self.whole = model(inputs) if self.replay is None else self.replay.outputs
+
+    def changes(self, one: Groups, sets: Tensor, targets: Tensor, loss: LossFunction, apart: bool) -> Tensor:
+        """L without each set of channels of one group, minus L; `apart` as `proves` has found."""
+        (group,) = one.values()
+        value = loss(self.whole, targets)
+        reads = reads_of(self.model, one, self.replay) if apart and self.replay is not None else None
+        if reads is None or self.replay is None:
+            return torch.stack([loss(self._masked(group, channels), targets) for channels in sets]) - value
+        order = self.replay.after(reads)
+        found = value.new_zeros(len(sets))
+        alive = _changing(reads, self.replay, sets).nonzero().flatten()
+        size = max((leaf.numel() for node in order for leaf in tree_leaves(self.replay.values[node])), default=1)
+        for block in alive.split(max(1, BLOCK // size)):
+            outputs = self._corrected(self.replay, order, reads, sets[block.cpu()])
+            each = [tree_map(lambda out, at=at: out[at], outputs) for at in range(len(block))]
+            found[block] = torch.stack([loss(out, targets) for out in each]) - value
+        return found
+
+    def _corrected(self, replay: Replay, order: list[Node], reads: Mapping[Node, Read], sets: Tensor) -> Any:
+        special = {node: read.without(node, replay, sets) for node, read in reads.items()}
+        return replay.run(order, len(sets), {}, special)
+
+    def _masked(self, group: ChannelGroup, channels: Tensor) -> Any:
+        """The outputs with every entry of some channels at zero."""
+        changed: dict[str, Tensor] = {}
+        for part in group.slices:
+            if part.tensor in self.parameters:
+                tensor = changed.get(part.tensor)
+                tensor = self.parameters[part.tensor].detach().clone() if tensor is None else tensor
+                index = part.index[channels.cpu()].flatten().to(tensor.device)
+                changed[part.tensor] = tensor.index_fill(part.dim, index, 0)
+        return functional_call(self.model, changed, (self.inputs,))
+
+    def proves(self, one: Groups) -> bool:
+        """Whether both ways agree on the network without every second channel of a group, and the others."""
+        (group,) = one.values()
+        reads = reads_of(self.model, one, self.replay) if self.replay is not None else None
+        if reads is None or self.replay is None:
+            return False
+        order = self.replay.after(reads)
+        for first in range(min(2, group.channels)):
+            half = torch.arange(first, group.channels, 2)
+            expected = tree_leaves(self._masked(group, half))
+            found = tree_leaves(self._corrected(self.replay, order, reads, half[None]))
+            if not all(map(_agree, found, expected, tree_leaves(self.whole))):
+                return False
+        return True
+
+
+def _agree(found: Tensor, expected: Tensor, whole: Tensor) -> bool:
+    change = torch.linalg.vector_norm((expected - whole).double())
+    rounding = ROUNDING * torch.linalg.vector_norm(whole.double())
+    return bool(torch.linalg.vector_norm((found[0] - expected).double()) <= SAME * change + rounding)
+
+
+def _changing(reads: Mapping[Node, Read], replay: Replay, sets: Tensor) -> Tensor:
+    """Sets of which some channel is not zero at each reader: without the others nothing changes."""
+    alive = torch.stack([read.nonzero(node, replay) for node, read in reads.items()]).any(0)
+    return alive[sets.to(alive.device)].any(1)

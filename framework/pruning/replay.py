@@ -1,0 +1,161 @@
+"""A forward pass as a list of operations, of which a part can be repeated for many changed values at once."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, functionalize
+from torch.fx import Node
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_arg
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+#: operations on each sample by itself, the samples along the first dimension of this argument
+SAMPLEWISE = {
+    "convolution": 0,
+    "native_batch_norm": 0,
+    "_native_batch_norm_legit_no_training": 0,
+    "cudnn_batch_norm": 0,
+    "miopen_batch_norm": 0,
+    "max_pool2d_with_indices": 0,
+    "avg_pool2d": 0,
+    "_adaptive_avg_pool2d": 0,
+    "mm": 0,
+    "addmm": 1,
+}
+#: values that take the place of a node's, for each of the changes: `(changes, ...)`
+Stacked = dict[Node, Any]
+Special = Mapping[Node, Callable[[Stacked], Tensor]]
+
+
+class Replay:
+    """The operations of one forward pass and all their results; parameters are known by their names.
+
+    Raises whatever tracing raises for a network that decides by the values of tensors.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+        named = {name: one.detach() for name, one in model.named_parameters()}
+
+        specs = []
+
+        def forward(parameters: list[Tensor], given: Tensor) -> list[Any]:
+            out = functional_call(model, dict(zip(named, parameters, strict=True)), (given,))
+            leaves, spec = tree_flatten(out)
+            specs.append(spec)
+            return leaves
+
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be repeated in batches
+            self.module = make_fx(functionalize(forward, remove="mutations"))(list(named.values()), inputs)
+        self.nodes: list[Node] = list(self.module.graph.nodes)
+        self.outcome: Any = self.nodes[-1].args[0]
+        self.spec = specs[-1]
+        placeholders = [node for node in self.nodes if node.op == "placeholder"]
+        self.parameters = dict(zip(named, placeholders[:-1], strict=True))
+        self.values: dict[Node, Any] = dict(zip(placeholders, [*named.values(), inputs], strict=True))
+        with torch.no_grad():
+            self._fill()
+
+    def _fill(self) -> None:
+        for node in self.nodes:
+            if node.op == "get_attr":
+                self.values[node] = operator.attrgetter(str(node.target))(self.module)
+            elif node.op == "call_function":
+                args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
+                self.values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+
+    @property
+    def outputs(self) -> Any:
+        """What the network returns."""
+        return tree_unflatten(list(map_arg(self.outcome, self.values.__getitem__)), self.spec)
+
+    def users_of(self, parameter: str) -> list[Node]:
+        """The operations that take a parameter, or its transpose."""
+        found = []
+        for node in self.parameters[parameter].users:
+            found += list(node.users) if self.is_transposed(node, parameter) else [node]
+        return found
+
+    def is_transposed(self, node: Any, parameter: str) -> bool:
+        """Whether a node is the transpose of a parameter."""
+        packet = getattr(getattr(node, "target", None), "overloadpacket", None)
+        return packet is torch.ops.aten.t and node.args[0] is self.parameters[parameter]
+
+    def after(self, starts: Iterable[Node]) -> list[Node]:
+        """The operations that depend on any of these nodes, in order, the operations among them included."""
+        reached = set(starts)
+        for node in self.nodes:  # in the order of the pass
+            if node.op == "call_function" and any(one in reached for one in node.all_input_nodes):
+                reached.add(node)
+        return [node for node in self.nodes if node in reached and node.op == "call_function"]
+
+    def run(self, order: Sequence[Node], changes: int, stacked: Stacked, special: Special) -> Any:
+        """The outputs, `(changes, ...)` each, when some values are replaced by as many changed ones.
+
+        order: what has to be repeated, see `after`. stacked: the replaced values. special: operations that
+        are done by a function of what is replaced so far.
+        """
+        last = {one: node for node in order for one in node.all_input_nodes}
+        kept = set(tree_leaves(map_arg(self.outcome, lambda node: node)))
+        for node in order:
+            if node in special:
+                stacked[node] = special[node](stacked)
+            elif any(one in stacked for one in node.all_input_nodes):
+                stacked[node] = self._apply(node, stacked, changes)
+            for one in node.all_input_nodes:
+                if last.get(one) is node and one not in kept:
+                    stacked.pop(one, None)
+
+        def final(node: Node) -> Any:
+            return (
+                stacked[node] if node in stacked else self.values[node].expand(changes, *self.values[node].shape)
+            )
+
+        return tree_unflatten(list(map_arg(self.outcome, final)), self.spec)
+
+    def _apply(self, node: Node, stacked: Stacked, changes: int) -> Any:
+        if node.target is operator.getitem:
+            return stacked[node.args[0]][node.args[1]]  # type: ignore[index]
+        name = node.target.overloadpacket.__name__  # type: ignore[union-attr]
+        changed = [one for one in node.all_input_nodes if one in stacked]
+        args, kwargs = map_arg((node.args, node.kwargs), lambda one: stacked.get(one, self.values.get(one)))
+        place = SAMPLEWISE.get(name)
+        if place is not None and changed == [node.args[place]]:
+            return _folded(node.target, args, kwargs, place, changes)
+        if torch.Tag.pointwise in node.target.tags and self._aligned(node, changed):  # type: ignore[union-attr]
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+        return self._vmapped(node, changed, stacked)
+
+    def _aligned(self, node: Node, changed: Sequence[Node]) -> bool:
+        """Whether a further dimension in front of what is changed broadcasts as it should."""
+        least = min(self.values[one].dim() for one in changed)
+        return all(isinstance(self.values[one], Tensor) and self.values[one].dim() <= least
+                   for one in node.all_input_nodes)  # fmt: skip
+
+    def _vmapped(self, node: Node, changed: Sequence[Node], stacked: Stacked) -> Any:
+        def single(*values: Any) -> Any:
+            own = dict(zip(changed, values, strict=True))
+            args, kwargs = map_arg(
+                (node.args, node.kwargs), lambda one: own[one] if one in own else self.values[one]
+            )
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+
+        return torch.vmap(single)(*(stacked[one] for one in changed))
+
+
+def _folded(target: Any, args: Any, kwargs: Any, place: int, changes: int) -> Any:
+    """Changes and samples along one dimension, which the operation takes for samples."""
+    given = args[place]
+    samples = given.shape[1]
+    args = [*args[:place], given.flatten(0, 1), *args[place + 1 :]]
+
+    def unfold(value: Any) -> Any:
+        fits = isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == changes * samples
+        return value.unflatten(0, (changes, samples)) if fits else value
+
+    return tree_map(unfold, target(*args, **kwargs))

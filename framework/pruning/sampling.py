@@ -1,0 +1,26 @@
+"""One sample of the input, for criterions that run the network only to see what follows what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from framework.criterion import Batch, Criterion, Groups, free_groups, with_groups
+from framework.pruning.channels import ChannelGroup, example_of
+from utils.errors import UsageError
+
+
+def with_sample(
+    criterion: Criterion, model: nn.Module, batches: Iterable[Batch], groups: Groups | None
+) -> tuple[dict[str, ChannelGroup], Tensor]:
+    """The free groups and one sample: the criterion's own, that of the groups, or the first of the batches."""
+    if groups is not None:
+        sample = criterion.example_input if criterion.example_input is not None else example_of(groups)
+        if sample is not None:
+            return free_groups(groups), sample[:1]
+    batches = list(batches)
+    if not batches:
+        raise UsageError(f"{type(criterion).__name__} needs an example input or a batch, to run the network once")
+    free, _ = with_groups(model, batches, groups)
+    return free, batches[0][0][:1]
