@@ -26,8 +26,9 @@ def trainer_of(model: nn.Module, example: Any = X[:1]) -> Any:
     progress = Progress(epoch=2, step=30, samples=480, cumulative_macs=12_345_678)
     settings = SimpleNamespace(epochs=5)
     return SimpleNamespace(
-        model=model, example_input=example, progress=progress, macs=777, epoch=2, settings=settings
-    )
+        model=model, example_input=example, progress=progress, macs=777, epoch=2, settings=settings,
+        network=lambda: model, state=dict,
+    )  # fmt: skip
 
 
 @pytest.fixture
