@@ -1,4 +1,4 @@
-"""What holds for every test: a run changes torch's global settings, and the next test must not see it."""
+"""What holds for every test: what a run does to torch and to the registry, the next test does not see."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
+from framework.plugins import registry
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +18,11 @@ def torch_as_it_was() -> Iterator[None]:
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(False)
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def plugins_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget, after the test, the plug-ins it registered."""
+    monkeypatch.setattr(registry, "_files", {kind: dict(files) for kind, files in registry._files.items()})
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+    monkeypatch.setattr(registry, "folders", list(registry.folders))

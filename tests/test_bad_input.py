@@ -38,10 +38,7 @@ Launch = Callable[..., Result]
 
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Launch:
-    """Call main.py in an empty folder, on very little data; plug-ins are forgotten afterwards."""
-    monkeypatch.setattr(registry, "_files", {kind: dict(files) for kind, files in registry._files.items()})
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
-    monkeypatch.setattr(registry, "folders", list(registry.folders))
+    """Call main.py in an empty folder, on very little data."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr("framework.plots.draw_all", lambda *_: [])
     (tmp_path / "here").mkdir()

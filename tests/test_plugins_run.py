@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 import framework
-from framework.plugins import registry
 from framework.run_folder import RunFolder
 from main import main
 
@@ -197,10 +196,7 @@ class Stripes(DataSet):
 def launch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[RunFolder, str]]:
-    """Call main.py with the plug-ins above in a folder "mine"; they are forgotten afterwards."""
-    monkeypatch.setattr(registry, "_files", {kind: dict(files) for kind, files in registry._files.items()})
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
-    monkeypatch.setattr(registry, "folders", list(registry.folders))
+    """Call main.py with the plug-ins above in a folder "mine"."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLCONFIGDIR", FONTS)
     monkeypatch.chdir(tmp_path)

@@ -372,15 +372,7 @@ class Doubled(DefaultTrainer):
 '''
 
 
-@pytest.fixture
-def forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget, after the test, the plug-ins it registered."""
-    monkeypatch.setattr(registry, "_files", {kind: dict(files) for kind, files in registry._files.items()})
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
-    monkeypatch.setattr(registry, "folders", list(registry.folders))
-
-
-def test_the_folder_repeats_a_run_with_plugins_that_are_no_longer_there(tmp_path: Path, forgetting: None) -> None:
+def test_the_folder_repeats_a_run_with_plugins_that_are_no_longer_there(tmp_path: Path) -> None:
     for file, text in (("criterions/Smallest.py", CRITERION), ("trainers/Doubled.py", TRAINER)):
         (tmp_path / "mine" / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "mine" / file).write_text(text)

@@ -12,7 +12,6 @@ import pytest
 
 import main
 from framework.config import RunConfig
-from framework.plugins import registry
 from framework.run_folder import RunFolder
 
 CRITERION = '''
@@ -60,15 +59,7 @@ class Result(NamedTuple):
 
 
 @pytest.fixture
-def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget, after the test, the plug-ins it registered."""
-    monkeypatch.setattr(registry, "_files", {kind: dict(files) for kind, files in registry._files.items()})
-    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
-    monkeypatch.setattr(registry, "folders", list(registry.folders))
-
-
-@pytest.fixture
-def plugins(tmp_path: Path, fresh_registry: None) -> Path:
+def plugins(tmp_path: Path) -> Path:
     """A folder with the criterions ByWeight and ByChannel and the model WideNet."""
     folder = tmp_path / "mine"
     for place in ("criterions", "models"):
@@ -82,7 +73,7 @@ def plugins(tmp_path: Path, fresh_registry: None) -> Path:
 
 @pytest.fixture
 def command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, fresh_registry: None
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., Result]:
     """Call `main.py` with arguments in an empty folder; a run is recorded instead of started."""
     calls: list[tuple[RunConfig, str]] = []

@@ -64,7 +64,6 @@ def test_a_network_without_batch_norm_is_refused_before_anything_is_written(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    fresh_registry: None,
     name: str,
 ) -> None:
     (tmp_path / "mine" / "models").mkdir(parents=True)

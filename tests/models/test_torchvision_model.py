@@ -21,13 +21,13 @@ from framework.lineage import lineage_of
 from framework.plugins import ROOT, build, option_default, option_names, registry
 from framework.pretrained import load_tensors
 from framework.pruning.channels import channel_groups
-from tests.framework.conftest import Result, command, fresh_registry
+from tests.framework.conftest import Result, command
 from tests.framework.small_nets import images, randomise, same, snapshot
 from utils.errors import UsageError
 from utils.torchvision_names import check_arch, classification_networks
 from utils.vision import torchvision
 
-__all__ = ["command", "fresh_registry"]  # fixtures
+__all__ = ["command"]  # a fixture
 Command = Callable[..., Result]
 SMALL = "squeezenet1_1"  # 1.2 million parameters, a convolution as its last layer
 
