@@ -45,9 +45,10 @@ def loss_changes(
     with torch.no_grad():
         trial = _Network(model, sample[:TRIED])
         apart = {name for name, group in groups.items() if trial.proves({name: group})}
+    network: _Network | None = None
     for inputs, targets in batches:
         with torch.no_grad():
-            network = _Network(model, inputs)
+            network = _Network(model, inputs, network)
             changes = {
                 name: network.changes({name: group}, sets[name], targets, loss, name in apart)
                 for name, group in groups.items()
@@ -58,12 +59,13 @@ def loss_changes(
 class _Network:
     """One network on one batch."""
 
-    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+    def __init__(self, model: nn.Module, inputs: Tensor, last: _Network | None = None) -> None:
         self.model, self.inputs = model, inputs
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
         self.replay: Replay | None
         try:
-            self.replay = Replay(model, inputs)
+            known = last.replay if last is not None and last.inputs.shape == inputs.shape else None
+            self.replay = known.load(inputs) if known is not None else Replay(model, inputs)
         except Exception:  # the network decides by values, or does what a trace cannot hold: it runs as it is
             self.replay = None
         self.whole = model(inputs) if self.replay is None else self.replay.outputs
