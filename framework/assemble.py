@@ -122,7 +122,8 @@ def load_pretrained(file: Path, name: str, options: dict[str, Any]) -> nn.Module
 def build_loss(config: RunConfig) -> Loss:
     """The loss with those of the flags it knows."""
     taken = option_names(registry.get("losses", config.loss))
-    flags = {name: getattr(config, name) for name in LOSS_FLAGS if name in taken}
+    values = {name: getattr(config, name) for name in LOSS_FLAGS if name in taken}
+    flags = {name: value for name, value in values.items() if value is not None}  # None: the loss's own default
     loss: Loss = build("losses", config.loss, **(flags | config.options("loss")))
     return loss
 

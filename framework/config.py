@@ -72,7 +72,9 @@ class RunConfig:
     l2_reg: float = _train(5e-5, help="weight decay", low=0)
     l1_reg: float = _train(0.0, help="weight of the L1 norm in the loss", low=0)
     lp_reg: float = _train(0.0, help="weight of the L0.2 norm in the loss", low=0)
-    hoyer_reg: float = _train(1e-5, help="weight of the measure in the Hoyer losses", low=0)
+    hoyer_reg: float | None = _train(
+        None, help="weight of the measure in the Hoyer losses; default: the loss's own", low=0
+    )
     label_smoothing: float = _train(0.0, help="label smoothing of the loss", low=0, high=1)
     grad_clip: float = _train(10.0, help="largest L2 norm of the gradient; 0 or less: off")
     grad_noise: float = _train(0.0, help="deviation of the normal noise added to gradients", low=0)

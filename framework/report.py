@@ -48,7 +48,7 @@ def make_report(
     """All numbers of a finished run; both networks are timed in turns, in the format the run trained in.
 
     `event` is the last pruning step: one by a fixed threshold was not asked for a sparsity, and one that ranked
-    the inputs of the first layer knows how many are left (else both numbers are None).
+    the inputs of the first layer knows how many are left (else both numbers are left out).
     """
     model, example = trainer.model, trainer.example_input
     twin = dense_twin(model, example)
@@ -66,8 +66,7 @@ def make_report(
         "reached": {
             "weight_sparsity": weight_sparsity(model),
             "node_sparsity": node_sparsity(model, example),
-            "inputs": None if event is None or event.inputs is None else len(event.inputs),
-            "inputs_left": None if event is None or event.inputs is None else int(event.inputs.sum()),
+            **_inputs(event),
         },
         "dense": {
             "accuracy": dense_accuracy,
@@ -89,6 +88,13 @@ def make_report(
         "threads": torch.get_num_threads(),
         "warnings": trainer.progress.warnings,
     }
+
+
+def _inputs(event: PruneEvent | None) -> dict[str, int]:
+    """Inputs of the first layer, and how many of them are not masked."""
+    if event is None or event.inputs is None:
+        return {}
+    return {"inputs": len(event.inputs), "inputs_left": int(event.inputs.sum())}
 
 
 def _asked(config: RunConfig, event: PruneEvent | None) -> float | None:
@@ -120,7 +126,7 @@ def report_table(report: dict[str, Any]) -> Table:
         known = report["asked_sparsity"] is not None and report["budget"] == f"{kind}s"
         asked = f" (asked {report['asked_sparsity']:.4f})" if known else ""
         table.add_row(f"{kind} sparsity{asked}", "0", f"{reached[f'{kind}_sparsity']:.4f}", "")
-    if reached["inputs"] is not None:
+    if "inputs" in reached:
         table.add_row("inputs of the first layer", str(reached["inputs"]), str(reached["inputs_left"]), "")
     for key, label in (("params", "parameters"), ("macs", "MACs a sample"), ("bytes", "bytes on disk")):
         if report["budget"] == key and report["asked_sparsity"] is not None:

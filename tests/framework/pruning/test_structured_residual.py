@@ -32,18 +32,17 @@ CHANNEL = [
 ]
 
 
-def cut_is_masked(name: str, model: nn.Module, size: int, rank_inputs: bool = True) -> None:
-    """Prune half of the network, and mask the same in a twin."""
+def cut_is_masked(name: str, model: nn.Module, size: int, share: float) -> None:
+    """Prune that share of the network's nodes or weights, and mask the same in a twin."""
     x = images(6, size=size)
     batches = [(x, torch.arange(6) % 4)]
     groups, twin = channel_groups(model, x), copy.deepcopy(model)
     criterion = build("criterions", name)
-    rank_inputs = rank_inputs and criterion.granularity == "channel"
-    step = PruningStep(model, criterion, x, rank_inputs=rank_inputs)
+    step = PruningStep(model, criterion, x, rank_inputs=criterion.granularity == "channel")
     if criterion.threshold is not None:  # one that some channels are below
         scores = criterion.score(model, batches, F.cross_entropy, groups)
         criterion.threshold = float(torch.cat(list(scores.values())).median())
-    event = step(0.5, batches, F.cross_entropy)
+    event = step(share, batches, F.cross_entropy)
     channels = {key: mask for key, mask in event.keep.items() if key in groups}
     assert sum(int((~mask).sum()) for mask in channels.values()) > 0
     twin = masked(twin, channels, groups)
@@ -57,15 +56,17 @@ def cut_is_masked(name: str, model: nn.Module, size: int, rank_inputs: bool = Tr
         found, expected = model.eval()(x), twin.eval()(x)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     if criterion.threshold is None:
-        assert event.reached == pytest.approx(0.5, abs=0.03)
+        assert event.reached == pytest.approx(share, abs=0.03)
 
 
 @pytest.mark.parametrize("name", CHANNEL)
 def test_a_small_residual_network_is_cut_as_it_is_masked(name: str) -> None:
-    cut_is_masked(name, randomise(seeded(ResNet)), 8)
+    cut_is_masked(name, randomise(seeded(ResNet)), 8, 0.5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CHANNEL)
 def test_resnet18_is_cut_as_it_is_masked(name: str) -> None:
-    cut_is_masked(name, shipped("ResNet18", in_channels=3, num_classes=10, image_size=16), 16)
+    # beside single weights, whole channels go only late: their scores are sums over thousands of weights
+    share = 0.98 if name.startswith("CNIP") else 0.5
+    cut_is_masked(name, shipped("ResNet18", in_channels=3, num_classes=10, image_size=16), 16, share)
