@@ -108,11 +108,17 @@ class _Network:
         reads = reads_of(self.model, one, self.replay) if self.replay is not None else None
         if reads is None or self.replay is None:
             return False
-        order = self.replay.after(reads)
+        try:
+            return self._halves_agree(group, reads, self.replay)
+        except RuntimeError:  # an operation that cannot be repeated for many changes at once
+            return False
+
+    def _halves_agree(self, group: ChannelGroup, reads: Mapping[Node, Read], replay: Replay) -> bool:
+        order = replay.after(reads)
         for first in range(min(2, group.channels)):
             half = torch.arange(first, group.channels, 2)
             expected = tree_leaves(self._masked(group, half))
-            found = tree_leaves(self._corrected(self.replay, order, reads, half[None]))
+            found = tree_leaves(self._corrected(replay, order, reads, half[None]))
             if not all(map(_agree, found, expected, tree_leaves(self.whole))):
                 return False
         return True
