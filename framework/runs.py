@@ -90,6 +90,8 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     _check_dense(config, model)
     _check_single_samples(config, loaders, model, example)
     pruner.prepare(model, example)
+    if pruner.plan and criterion.data.kind == "balanced" and criterion.data.samples is not None:
+        loaders.check_balanced(criterion.data.samples)
     if pruner.plan:  # ours too: a user's own may lie in criterions/ beside them
         file = registry.file("criterions", config.prune_criterion)
         try_criterion(criterion, file, model, loaders, loss, pruner.groups)

@@ -124,6 +124,6 @@ def _place(node: Node, replay: Replay, weight: str) -> int | None:
         known = node.args[1] is replay.parameters[weight] and not node.args[6]
         return 0 if known and len(node.args) > 8 else None
     place = {"mm": 0, "addmm": 1}.get(name)
-    if place is None or node.kwargs or isinstance(node.args[place], Node) is False:
+    if place is None or node.kwargs or not isinstance(node.args[place], Node):
         return None
     return place if replay.is_transposed(node.args[place + 1], weight) else None

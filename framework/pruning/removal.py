@@ -73,10 +73,11 @@ class _Network:
     def changes(self, one: Groups, sets: Tensor, targets: Tensor, loss: LossFunction, apart: bool) -> Tensor:
         """L without each set of channels of one group, minus L; `apart` as `proves` has found."""
         (group,) = one.values()
-        value = loss(self.whole, targets)
         reads = reads_of(self.model, one, self.replay) if apart and self.replay is not None else None
         if reads is None or self.replay is None:
+            value = loss(self.model(self.inputs), targets)  # the replayed pass may round in another way
             return torch.stack([loss(self._masked(group, channels), targets) for channels in sets]) - value
+        value = loss(self.whole, targets)
         order = self.replay.after(reads)
         found = value.new_zeros(len(sets))
         alive = _changing(reads, self.replay, sets).nonzero().flatten()
