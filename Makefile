@@ -35,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.score
 	$(BIN)/python -m benchmarks.snapit
 	$(BIN)/python -m benchmarks.cut
+	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.importance
 
 # every classification network of torchvision up to 150 M parameters: half an hour on 2 cores

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from framework import __version__
 from framework.config import FLAGS
 from framework.flags import Flag
+from framework.old_flags import NEEDLESS, SWITCHES, VALUES
 from utils.errors import RunError, UsageError
 from utils.suggest import nearest, unknown
 
@@ -59,8 +60,15 @@ def _help(flag: Flag) -> str:
     return f"{flag.help}  [{default}]"
 
 
+def old_options() -> list[click.Option]:
+    """Flags by their old names: accepted, and left out of the help."""
+    switches = [click.Option([name, f"--{name}"], is_flag=True, default=None, hidden=True) for name in SWITCHES]
+    return switches + [click.Option([name, f"--{name}"], hidden=True) for name in (*VALUES, *NEEDLESS)]
+
+
 @click.group(
-    cls=Sections, invoke_without_command=True, params=[option_for(flag) for flag in FLAGS.values()],
+    cls=Sections, invoke_without_command=True,
+    params=[*(option_for(flag) for flag in FLAGS.values()), *old_options()],
     context_settings={"max_content_width": 120},
 )  # fmt: skip
 @click.option("config_file", "--config", metavar="FILE", help="settings in YAML or JSON; flags win over them")

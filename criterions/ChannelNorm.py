@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
 from framework.pruning.inputs import input_columns
-from framework.pruning.producers import producer_parameters, sum_over_channels
+from framework.pruning.producers import producer_parameters, sum_of_powers
 from framework.schedule import After, Schedule
 from utils.errors import UsageError
 
@@ -36,9 +36,8 @@ class ChannelNorm(Criterion):
         """(sum |w|^p)^(1/p) of every free channel, `(channels,)` per group."""
         free, _ = with_groups(model, batches, groups)
         weights = producer_parameters(model, free, biases=False)
-        factors = {name: w.detach().sign() if self.p == 1 else w.detach() for name, w in weights.items()}
-        sums = sum_over_channels(free, weights, factors)  # sum w * sign(w) or w * w
-        return {name: total.clamp(min=0).pow(1 / self.p).float() for name, total in sums.items()}
+        sums = sum_of_powers(free, weights, self.p)
+        return {name: total.pow(1 / self.p).float() for name, total in sums.items()}
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
         """The norm of each column of the first layer's weight, `(inputs,)`."""

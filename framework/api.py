@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from framework.criterion import Batch, Criterion, LossFunction
 from framework.measures import measure
 from framework.plugins import build
 from framework.probing import fast_multiple
+from framework.prunable import check_network
 from framework.pruning.budgets import BUDGETS
 from framework.pruning.cutting import Companion, unwrapped
 from framework.pruning.masks import Masks
@@ -79,10 +80,13 @@ def prune(
     criterion, and whatever the criterion or the network refuses (what a later step of several refuses leaves the
     earlier ones done).
     """
+    check_network(model)
     _check_types(sparsity, budget, scope, min_channels, seed)
     chosen = build("criterions", criterion) if isinstance(criterion, str) else criterion
     budget = _check(chosen, sparsity, budget)
-    data = list(batches)
+    data = _pairs(batches)
+    if not callable(loss):
+        raise UsageError(f"loss is a function of outputs and targets, got {loss!r}")
     example = _example(example_input, data)
     step = PruningStep(
         model, chosen, example, scope=scope, protect=protect, optimizer=optimizer, companions=companions,
@@ -102,6 +106,17 @@ def prune(
         events=events,
         note=_attach(model, optimizer),
     )
+
+
+def _pairs(batches: Iterable[Batch]) -> list[Batch]:
+    """The batches as they are, once it is known that each has inputs and targets."""
+    if not isinstance(batches, Iterable) or isinstance(batches, (Tensor, str, Mapping)):
+        raise UsageError(f"batches are pairs (inputs, targets), got {type(batches).__name__}")
+    data = list(batches)
+    for number, batch in enumerate(data):
+        if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+            raise UsageError(f"batches are pairs (inputs, targets), batch {number} is {type(batch).__name__}")
+    return data
 
 
 def _example(example_input: Tensor | None, batches: Sequence[Batch]) -> Tensor:

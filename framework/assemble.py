@@ -11,16 +11,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from framework.checkpoint import is_ours, load_model, load_tensors, read_file
+from framework.checkpoint import is_ours, load_model, read_file
 from framework.config import RunConfig
 from framework.criterion import Criterion
 from framework.loss import Loss
-from framework.plugins import build, option_names, registry
+from framework.plugins import build, check_options, option_default, option_names, registry
+from framework.pretrained import load_tensors
 from framework.probing import fast_multiple
 from framework.pruning.pruner import Pruner
 from framework.rewinding import check_rewinding
-from framework.run_folder import SUFFIX
+from framework.run_folder import SUFFIX, is_safetensors
 from framework.schedule import After, Before, During, Never, Schedule, chosen
+from framework.trainer import Trainer
 from utils.errors import UsageError
 from utils.loaders import Loaders, make_loaders
 
@@ -74,7 +76,13 @@ def build_loaders(config: RunConfig) -> Loaders:
         random_shuffle_labels=config.random_shuffle_labels,
         device=config.device,
         workers=config.workers,
+        preload=config.preload_all_data,
     )
+    config.notes += loaders.remarks
+    size = loaders.in_channels, loaders.image_size, loaders.image_size
+    if config.input_dim and config.input_dim != size:
+        given, found = (",".join(map(str, one)) for one in (config.input_dim, size))
+        raise UsageError(f"--input_dim {given}: the inputs from {config.data_set} are {found}")
     config.image_size, config.num_classes = loaders.image_size, loaders.num_classes
     return loaders
 
@@ -91,7 +99,7 @@ def build_model(config: RunConfig, loaders: Loaders) -> nn.Module:
         file = Path(config.checkpoint_name) / "models" / f"{config.checkpoint_model}{SUFFIX}"
         model = load_network(file, config.model, options)
     elif config.pretrained is not None:
-        model = load_pretrained(Path(config.pretrained), config.model, options)
+        model = load_pretrained(Path(config.pretrained), config.model, options, config.new_head)
     else:
         model = build("models", config.model, **options)
     return model.to(config.device)
@@ -103,19 +111,21 @@ def load_network(file: Path, name: str, options: dict[str, Any]) -> nn.Module:
     if header["model"] != name:
         raise UsageError(f"{file} holds {header['model']}, not {name}: use --model {header['model']}")
     for option, wanted in options.items():
-        saved = header["options"].get(option, wanted)
+        saved = header["options"].get(option, option_default(registry.get("models", name), option))
         if saved != wanted:
             raise UsageError(f"{file} was made with {option} {saved}, this data set or command asks for {wanted}")
     return load_model(file)
 
 
-def load_pretrained(file: Path, name: str, options: dict[str, Any]) -> nn.Module:
-    """The network in a file of ours, or a new one with the tensors of any other safetensors file."""
-    if is_ours(file):
+def load_pretrained(file: Path, name: str, options: dict[str, Any], new_head: bool = False) -> nn.Module:
+    """The network in a file of ours, or a new one with the tensors of any other file of tensors."""
+    if is_safetensors(file) and is_ours(file):
+        if new_head:
+            raise UsageError(f"--new_head: {file} is a checkpoint of Secateur, whose last layer stays as it is")
         return load_network(file, name, options)
     model = build("models", name, **options)
     assert isinstance(model, nn.Module)
-    load_tensors(file, model)
+    load_tensors(file, model, new_head)
     return model
 
 
@@ -128,13 +138,45 @@ def build_loss(config: RunConfig) -> Loss:
     return loss
 
 
+def trainer_class(config: RunConfig) -> type[Trainer]:
+    """The class of the trainer."""
+    return registry.get("trainers", config.train_scheme)
+
+
+def trainer_options(config: RunConfig) -> dict[str, Any]:
+    """What --set gives the trainer, and those of the flags it knows."""
+    taken, options = option_names(trainer_class(config)), config.options("trainer")
+    check_options(trainer_class(config), config.train_scheme, options)
+    return {name: getattr(config, name) for name in ("l0_reg", "l2_reg", "beta_ema") if name in taken} | options
+
+
+def trainers_schedule(config: RunConfig, chosen: Schedule) -> Schedule:
+    """When the trainer lets the criterion prune; one that decides this itself takes no flags for it."""
+    found = trainer_class(config).schedule(chosen, **trainer_options(config))
+    if found is not chosen:
+        if config.schedule is not None:
+            raise UsageError(
+                f"{config.train_scheme} decides when to prune: leave out --schedule {config.schedule}"
+            )
+        if (config.prune_delay, config.prune_freq) != (None, None):
+            who = config.train_scheme
+            config.notes.append(f"{who} decides when to prune: prune_delay and prune_freq have no effect")
+    return found
+
+
+def prepare_model(config: RunConfig, model: nn.Module, loaders: Loaders) -> nn.Module:
+    """The network with whatever the trainer adds to it for training."""
+    seed_everything(config.seed)
+    return trainer_class(config).prepare_model(model, loaders, **trainer_options(config))
+
+
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer over all parameters; "fused" is on wherever torch has it for this optimizer and device."""
     taken = option_names(registry.get("optimizers", config.optimizer))
     options: dict[str, Any] = {
-        "params": model.parameters(),
+        "params": trainer_class(config).parameters(model, config.learning_rate, **trainer_options(config)),
         "lr": config.learning_rate,
-        "weight_decay": config.l2_reg,
+        "weight_decay": 0.0 if config.l0 else config.l2_reg,  # there it is part of the penalty
     }
     if config.optimizer == "SGD":
         options["momentum"] = config.momentum
@@ -175,6 +217,7 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
     schedule = own
     if not isinstance(own, Never):
         schedule = chosen(own, config.schedule, config.prune_delay, config.prune_freq, config.snip_steps)
+        schedule = trainers_schedule(config, schedule)
     plan = schedule.plan(config.pruning_limit, config.epochs)
     if config.enable_rewinding:
         check_rewinding(config.rewind_to, plan, config.epochs)
@@ -200,6 +243,7 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
         scope=config.scope,
         protect=config.protect,
         outer_layers=bool(config.outer_layer_pruning),
+        masking=config.masking,
         options={
             "budget": config.budget,
             "rank_inputs": channels and bool(config.outer_layer_pruning),

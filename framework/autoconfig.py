@@ -1,7 +1,8 @@
 """Fill settings that follow from others, by the rules of utils/autoconfig.json.
 
 A rule is {"when": {...}, "set": {...}, "why": "..."}. A condition's name is a setting ("model") or a fact
-of the catalog ("criterion.granularity"), its value the value wanted or a list of those that will do. What the
+of the catalog ("criterion.granularity"), its value the value wanted, a list of those that will do, or "*" for
+anything but null. What the
 user gave is never touched, and the first rule that fills a setting wins. A plug-ins folder may bring an
 autoconfig.json of its own, which goes before ours.
 """
@@ -20,7 +21,7 @@ from utils.errors import UsageError
 from utils.suggest import unknown
 
 SHIPPED = ROOT / "utils" / "autoconfig.json"
-FACTS = ("name", "granularity", "schedule", "when", "paper")
+FACTS = ("name", "granularity", "schedule", "when", "paper", "trainer")
 CONDITIONS = [*FLAGS, *(f"{group}.{fact}" for group in GROUPS for fact in FACTS)]
 KEYS = ("when", "set", "why")
 
@@ -47,7 +48,7 @@ class Rule:
 
     def holds(self, config: RunConfig) -> bool:
         """Whether all conditions are met."""
-        return all(_fact(name, config) in _listed(wanted) for name, wanted in self.when.items())
+        return all(_meets(_fact(name, config), wanted) for name, wanted in self.when.items())
 
     def explain(self, config: RunConfig) -> str:
         """The reason, with {field} replaced by the field's value."""
@@ -120,5 +121,7 @@ def _fact(name: str, config: RunConfig) -> Any:
     return getattr(registry.describe(KINDS[field], getattr(config, field)), fact)
 
 
-def _listed(wanted: Any) -> list[Any]:
-    return wanted if isinstance(wanted, list) else [wanted]
+def _meets(fact: Any, wanted: Any) -> bool:
+    if wanted == "*":
+        return fact is not None
+    return fact in (wanted if isinstance(wanted, list) else [wanted])

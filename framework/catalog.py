@@ -9,8 +9,8 @@ from pathlib import Path
 
 from utils.errors import UsageError
 
-#: class attributes of a criterion that `list` shows
-DECLARED = ("granularity", "schedule", "paper")
+#: class attributes of a criterion that are known without importing it
+DECLARED = ("granularity", "schedule", "paper", "trainer")
 SCORE_ARGUMENTS = ["self", "model", "batches", "loss", "groups"]
 
 
@@ -24,6 +24,8 @@ class Entry:
     granularity: str = ""
     schedule: str = ""
     paper: str = ""
+    #: the trainer it needs
+    trainer: str = ""
 
     @property
     def when(self) -> str:
@@ -35,17 +37,20 @@ def read_entry(kind: str, name: str, file: Path, siblings: Mapping[str, Path]) -
     """Describe a plug-in; what its class does not declare is looked up in its bases among `siblings`."""
     summary = (ast.get_docstring(class_node(name, file)) or "").split("\n")[0].strip()
     declared: dict[str, str] = {}
-    seen: set[str] = set()
-    queue = [(name, file)]
-    while queue:
-        current, source = queue.pop(0)
+    for current, source in ancestry(name, file, siblings):
         for attribute, value in _attributes(class_node(current, source)).items():
             declared.setdefault(attribute, value)
-        for base in _bases(current, source):
-            if base in siblings and base not in seen:
-                seen.add(base)
-                queue.append((base, siblings[base]))
     return Entry(kind, name, summary, **declared)
+
+
+def ancestry(name: str, file: Path, siblings: Mapping[str, Path]) -> list[tuple[str, Path]]:
+    """A plug-in and, of `siblings`, those it is derived from, nearest first: names and files."""
+    found = [(name, file)]
+    for current, source in found:  # grows on the way
+        for base in _bases(current, source):
+            if base in siblings and base not in [other for other, _ in found]:
+                found.append((base, siblings[base]))
+    return found
 
 
 def check_source(kind: str, name: str, file: Path) -> None:

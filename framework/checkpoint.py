@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from framework.lineage import lineage_of
@@ -90,7 +90,7 @@ def _load(path: str | Path, model: nn.Module | None) -> nn.Module:
     elif lineage_of(model).kept:
         raise UsageError(f"load_model needs the dense network, and this {type(model).__name__} was cut before")
     everywhere = _under_all_names(kept, header["aliases"])
-    _check_fits(model, everywhere, values, path)
+    check_fits(model, everywhere, values, path)
     _check_masks(model, masks, values, path)
     if not given and _has_unsaved_buffers(model):  # they have no values on the meta device
         model = _construct(header, path)
@@ -160,14 +160,6 @@ def is_ours(path: str | Path) -> bool:
     """Whether this is a safetensors file that `save_model` wrote."""
     with _blaming(path), safe_open(str(path), framework="pt") as file:
         return KEY in (file.metadata() or {})
-
-
-def load_tensors(path: str | Path, model: nn.Module) -> None:
-    """Fill a dense network with the tensors of a safetensors file from anywhere, by name; all must fit."""
-    with _blaming(path):
-        values = load_file(str(path))
-    _check_fits(model, {}, values, path)
-    model.load_state_dict(values)
 
 
 @contextmanager
@@ -250,7 +242,7 @@ def _check_masks(model: nn.Module, masks: dict[str, Tensor], values: dict[str, T
             raise UsageError(f"{path}: the mask of '{name}' does not fit")
 
 
-def _check_fits(model: nn.Module, kept: Kept, values: dict[str, Tensor], path: str | Path) -> None:
+def check_fits(model: nn.Module, kept: Kept, values: dict[str, Tensor], path: str | Path) -> None:
     """Every tensor of the model is in the file, in the shape that the recorded cuts leave."""
     state = model.state_dict()
     strangers = sorted(set(state) ^ set(values))

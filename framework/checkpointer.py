@@ -54,8 +54,11 @@ class Checkpointer:
 
     @hookimpl
     def training_ended(self, trainer: Trainer) -> None:
-        """Go back to the best epoch: the validation set picks the network that is tested and kept."""
-        if self._best is None:
+        """Go back to the best epoch: the validation set picks the network that is tested and kept.
+
+        Not so with a trainer whose network goes on shrinking: the best by accuracy would be one of the first.
+        """
+        if self._best is None or not trainer.keeps_best:
             return
         tensors, header = read_file(self._folder.checkpoint(self._name, "best"))
         state = trainer.model.state_dict()
@@ -71,7 +74,8 @@ class Checkpointer:
             self._save_if_finite(trainer, f"{kind}_at_epoch_{trainer.epoch}")
 
     def _save_if_finite(self, trainer: Trainer, suffix: str) -> bool:
-        finite = all(bool(torch.isfinite(tensor).all()) for tensor in trainer.model.state_dict().values())
+        network = trainer.network()
+        finite = all(bool(torch.isfinite(tensor).all()) for tensor in network.state_dict().values())
         if finite:
-            save_model(trainer.model, self._folder.checkpoint(self._name, suffix))
+            save_model(network, self._folder.checkpoint(self._name, suffix))
         return finite

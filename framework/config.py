@@ -32,12 +32,21 @@ GROUPS = {
     "tester": "test_scheme",
     "dataset": "data_set",
 }
+# Flags that are short for --set tester.FLAG=VALUE.
+TESTER_FLAGS = (
+    "attack", "epsilons", "attack_samples", "attack_steps", "attack_binary_steps", "attack_restarts",
+    "attack_batch_size",
+)  # fmt: skip
+# Flags that are short for `--set model.NAME=VALUE`.
+SHORT = ("arch", "hidden_dim")
 NameSet = set[str]  # inside the class the name `set` is a field
 
 _what = partial(flag, group="What to run")
 _train = partial(flag, group="Training")
 _prune = partial(flag, group="Pruning")
 _data = partial(flag, group="Data")
+_picture = partial(flag, group="Pictures")
+_test = partial(flag, group="Testing, with --eval")
 _folder = partial(flag, group="Run folder and checkpoints")
 _machine = partial(flag, group="Machine")
 _extend = partial(flag, group="Plug-ins and configuration")
@@ -52,6 +61,9 @@ class RunConfig:
     """
 
     model: str = _what("LeNet5", help="network", metavar="NAME")
+    arch: str | None = _what(
+        None, help="network of torchvision, for --model TorchvisionModel; default: resnet18", metavar="NAME"
+    )
     prune_criterion: str = _what("SNAPit", help="pruning criterion; EmptyCrit prunes nothing", metavar="NAME")
     data_set: str = _what("FASHION_MINI", help="data set", metavar="NAME")
     loss: str = _what("CrossEntropy", help="loss", metavar="NAME")
@@ -90,6 +102,12 @@ class RunConfig:
     eval_freq: int = _train(0, help="also validate every N batches; 0: at epoch ends only", low=0)
     save_freq: int = _train(0, help="also save a checkpoint every N epochs; 0: off", low=0)
 
+    l0: bool = _prune(False, help="train gates on inputs and channels (hard-concrete), and cut those that close")
+    l0_reg: float = _prune(0.1, help="with l0: cost of a weight that is there, over the training samples", low=0)
+    beta_ema: float = _prune(
+        0.999, help="with l0: decay of the averaged weights that are tested; 0: off", low=0, below=1
+    )
+
     pruning_limit: float = _prune(0.5, help="sparsity to reach, of nodes or of weights", low=0, below=1)
     snip_steps: int = _prune(5, help="steps of the iterative criterions", low=0)
     schedule: str | None = _prune(
@@ -113,6 +131,7 @@ class RunConfig:
                             choices=("dims", "heads"))  # fmt: skip
     inexact: bool = _prune(False, help="also cut channels that a norm or softmax reduces over")
     fold: bool = _prune(False, help="move constants of removed channels into the layers that read them")
+    masking: bool = _prune(True, help="hold pruned weights at zero; without, they may grow again")
     outer_layer_pruning: bool | None = _prune(
         None, help="also prune the first and the last layer's weights; for channel criterions: also mask inputs"
     )
@@ -139,14 +158,49 @@ class RunConfig:
     augment: str = _data(
         "none",
         help="augmentation of the training set",
-        choices=("none", "flip", "crop_flip", "cutout", "cutout_rotate"),
+        choices=("none", "flip", "crop_flip", "cutout", "cutout_rotate", "resized_crop_flip"),
     )
     normalize: str = _data("dataset", help="scale of the inputs", choices=("unit", "imagenet", "dataset"))
+    input_dim: tuple[int, ...] = _data(
+        (),
+        help="channels, height, width of the inputs; must be the data set's, resized",
+        low=1,
+        metavar="C,H,W",
+    )
     num_classes: int | None = _data(None, help="number of classes; must be the data set's", low=1)
     limit_train_batches: int | None = _data(None, help="use only N batches of each epoch", low=1)
     limit_test_batches: int | None = _data(None, help="use only N batches of each evaluation", low=1)
     random_shuffle_labels: bool = _data(False, help="shuffle the labels of the training set")
+    preload_all_data: bool = _data(False, help="keep all images of a folder data set in memory, on the device")
     workers: int = _data(2, help="processes that load data sets too large for memory", low=0)
+
+    plot_weights_freq: int = _picture(
+        50, help="draw pictures before training, after it and every N epochs; 0: none at all", low=0
+    )
+    skip_first_plot: bool = _picture(False, help="draw no pictures before training")
+    histograms: bool = _picture(True, help="histograms of the weights")
+    saliency: bool = _picture(True, help="input gradients of eight test images")
+    confusion: bool = _picture(True, help="confusion matrix of the evaluated images")
+    plot_weights: bool = _picture(True, help="the weights of each layer as a picture")
+    plot_net: bool = _picture(True, help="drawing of the network, dense and as it is")
+    track_weights: bool = _picture(
+        False, help="count sign flips and keep mean and variance of every weight, after each step"
+    )
+
+    attack: str | None = _test(None, help="with --eval: attack the network, by a name or all", metavar="NAME|all")
+    epsilons: tuple[str, ...] = _test(
+        (), help="largest perturbations, in pixels of [0, 1]: 2/255,8/255; default: by norm", metavar="E,E,..."
+    )
+    attack_samples: int | None = _test(
+        None, help="attack N test images, equally many of each class; default: all", low=1
+    )
+    attack_steps: int | None = _test(None, help="steps of each search; default: the attack's own", low=1)
+    attack_binary_steps: int | None = _test(None, help="rounds of CarliniWagner's search for its constant", low=1)
+    attack_restarts: int | None = _test(None, help="tries of random attacks, the best counts; default: 1", low=1)
+    attack_batch_size: int | None = _test(None, help="images attacked together; default: 128", low=1)
+    compare_with: str | None = _test(
+        None, help="run folder whose finished network is tested on the same images", metavar="FOLDER"
+    )
 
     results_dir: str = _folder("results", help="where run folders are made", metavar="DIR")
     run_name: str | None = _folder(
@@ -161,8 +215,11 @@ class RunConfig:
         None, help="file under its models/; default: MODEL_finished", metavar="STEM"
     )
     pretrained: str | None = _folder(
-        None, help="safetensors file or run folder whose weights to start from", metavar="PATH"
+        None,
+        help="weights to start from: a safetensors file, a state dict of torch or a run folder",
+        metavar="PATH",
     )
+    new_head: bool = _folder(False, help="with --pretrained: start the last layer anew, for other classes")
 
     device: str = _machine("auto", help="auto, cpu, cuda, cuda:N or mps", metavar="DEVICE")
     threads: int | None = _machine(None, help="CPU threads; default: torch's own choice", low=1)
@@ -209,13 +266,15 @@ class RunConfig:
     def options(self, group: str) -> dict[str, Any]:
         """What `--set` says for a group ("model", "criterion", ...), with the shorthand flags folded in."""
         found = dict(self.set.get(group, {}))
-        if group == "model" and self.hidden_dim is not None:
-            found["hidden_dim"] = self.hidden_dim
+        if group == "tester":
+            found = {name: getattr(self, name) for name in TESTER_FLAGS if getattr(self, name)} | found
+        if group == "model":
+            found |= {name: getattr(self, name) for name in SHORT if getattr(self, name) is not None}
         return found
 
     def default_run_name(self) -> str:
         """The run name when the user gave none."""
-        return f"eval_{self.model}" if self.eval else f"{self.model}_{self.prune_criterion}"
+        return f"eval_{self.model}" if self.eval else f"{self.model}_{'L0' if self.l0 else self.prune_criterion}"
 
     def default_checkpoint_model(self) -> str:
         """The checkpoint's stem when the user gave none."""

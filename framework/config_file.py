@@ -12,7 +12,7 @@ from framework.config import GROUPS, RunConfig, parse_values
 from utils.errors import UsageError
 from utils.suggest import unknown
 
-PATHS = ("plugins", "data_dir", "pretrained", "checkpoint_name")
+PATHS = ("plugins", "data_dir", "pretrained", "checkpoint_name", "compare_with")
 # YAML 1.1 wants a dot in a float, people write 1e-3
 FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
@@ -29,6 +29,8 @@ def merge(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig:
     for group, found in above.pop("set").items():
         options.setdefault(group, {}).update(found)
     given = {*values, *flags}
+    if "attack" in flags and values.get("test_scheme") == RunConfig.test_scheme:
+        given.discard("test_scheme")  # the file only repeats the default, which is no wish against the flag
     return RunConfig(**{**values, **above, "set": options}, given=given)
 
 

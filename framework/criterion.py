@@ -61,6 +61,8 @@ class Criterion(ABC):
     data: ClassVar[Data] = Data("none")
     #: "arXiv:1810.02340"
     paper: ClassVar[str] = ""
+    #: the trainer that a run with it needs, by name (or one derived from it); "" where any will do
+    trainer: ClassVar[str] = ""
     #: seed and step of the criterion's own random numbers; set by the run
     seed: int = 0
     step: int = 0

@@ -6,12 +6,15 @@ knows which of the original channels are left.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from framework.prunable import named_tensors
 
 _ATTRIBUTE = "_secateur_lineage"
 
@@ -92,7 +95,25 @@ def _follow_swaps(lineage: Lineage, shapes: Mapping[str, tuple[int, ...]]) -> No
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     return {
-        name: tuple(tensor.shape) for name, tensor in tensors if not name.rpartition(".")[2].startswith("mask_of_")
+        name: tuple(tensor.shape)
+        for name, tensor in named_tensors(model).items()
+        if not name.rpartition(".")[2].startswith("mask_of_")
     }
+
+
+@contextmanager
+def same_network(model: nn.Module) -> Iterator[None]:
+    """Inside, layers may gain and lose tensors of their own, such as gates, without becoming another network.
+
+    What is new counts as dense in the shape it has afterwards; nothing else may change.
+    """
+    lineage = lineage_of(model)
+    yield
+    shapes = _shapes(model)
+    for name in lineage.dense.keys() - shapes.keys():
+        del lineage.dense[name]
+        for key in [key for key in lineage.kept if key[0] == name]:
+            del lineage.kept[key]
+    for name, shape in shapes.items():
+        lineage.dense.setdefault(name, shape)

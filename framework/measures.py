@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.flop_counter import flop_registry
 
 from framework.lineage import lineage_of
-from framework.prunable import output_dim, prunable_layers, prunable_weights, tensor_name
+from framework.prunable import check_network, output_dim, prunable_layers, prunable_weights, tensor_name
 from framework.pruning.masks import Masks
 from framework.untouched import untouched
+from utils.errors import UsageError
 
 LATENCY_BATCHES = (1, 64)
 
@@ -33,10 +34,13 @@ def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) ->
     masked weights scaled by their density), `bytes` (of the file that `save_model` writes), `csr_bytes` (with
     the prunable weights in sparse rows; None without masks), `weight_sparsity` and `node_sparsity` against
     the dense network, `latency_ms` ({"1": ..., "64": ...}, or None without `latency`). The model is not
-    changed.
+    changed. Raises UsageError for what is no network or no batch.
     """
     from framework.checkpoint import file_size
 
+    check_network(model)
+    if not isinstance(example_input, Tensor) or example_input.dim() == 0 or len(example_input) == 0:
+        raise UsageError(f"example_input is a batch, one tensor with at least one sample; got {example_input!r}")
     macs, by_layer = count_macs(model, example_input)
     density = {name: _density(module) for name, module in prunable_layers(model).items()}
     saved = sum(count * (1 - density[name]) for name, count in by_layer.items())
@@ -60,6 +64,18 @@ def weight_sparsity(model: nn.Module) -> float:
         total += _numel(dense.get(name, tuple(weight.shape)))
         left += int(torch.count_nonzero(weight))
     return 1 - left / total if total else 0.0
+
+
+def layer_sparsities(model: nn.Module) -> dict[str, float]:
+    """The same for each prunable layer by itself, by its name; a weight shared by two layers counts for both."""
+    dense = lineage_of(model).dense
+    found = {}
+    for name, module in prunable_layers(model).items():
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        total = _numel(dense.get(tensor_name(name, "weight"), tuple(weight.shape)))
+        found[name or type(model).__name__] = 1 - int(torch.count_nonzero(weight)) / max(1, total)
+    return found
 
 
 def node_sparsity(model: nn.Module, example_input: Tensor) -> float:
@@ -86,14 +102,14 @@ def node_sparsity(model: nn.Module, example_input: Tensor) -> float:
 def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, int]]:
     """Multiply-adds of one sample: of the whole network (attention included), and per prunable layer."""
     by_layer: dict[str, int] = {}
-    counter = FlopCounterMode(display=False)
+    counter = _Counter(model)
 
     def count(name: str, before: list[int]) -> Any:
         def start(*_: Any) -> None:
-            before.append(counter.get_total_flops())
+            before.append(counter.total)
 
         def end(*_: Any) -> None:
-            by_layer[name] = by_layer.get(name, 0) + (counter.get_total_flops() - before.pop()) // 2
+            by_layer[name] = by_layer.get(name, 0) + counter.total - before.pop()
 
         return start, end
 
@@ -107,17 +123,17 @@ def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, 
     finally:
         for handle in handles:
             handle.remove()
-    return counter.get_total_flops() // 2, by_layer
+    return counter.total, by_layer
 
 
-class _ByTensor(TorchDispatchMode):
-    """Multiply-adds of each operation, for the parameter that it contracts."""
+class _Counter(TorchDispatchMode):
+    """Multiply-adds of each operation by torch's own formulas, for the parameter that it contracts."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self._names = {p.untyped_storage()._cdata: name for name, p in reversed(list(model.named_parameters()))}
         self.of: dict[str, int] = {}
-        self.rest = 0
+        self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -127,19 +143,18 @@ class _ByTensor(TorchDispatchMode):
             given = (one for one in tree_leaves(args) if isinstance(one, Tensor) and one.dim() > 1)
             names = (self._names.get(one.untyped_storage()._cdata) for one in given)
             name = next((name for name in names if name is not None), None)
-            if name is None:
-                self.rest += macs
-            else:
+            self.total += macs
+            if name is not None:
                 self.of[name] = self.of.get(name, 0) + macs
         return out
 
 
 def macs_by_tensor(model: nn.Module, example_input: Tensor) -> tuple[dict[str, int], int]:
     """Multiply-adds of one sample with each parameter, and those between activations."""
-    mode = _ByTensor(model)
+    mode = _Counter(model)
     with untouched(model), torch.no_grad(), _attention_in_parts(), mode:
         model(example_input[:1])
-    return mode.of, mode.rest
+    return mode.of, mode.total - sum(mode.of.values())
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from framework.catalog import Entry, check_source, read_entry
+from framework.catalog import Entry, ancestry, check_source, read_entry
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -102,6 +102,10 @@ class Registry:
             bases["Criterion"] = ROOT / "framework" / "criterion.py"  # the defaults
         return read_entry(kind, name, file, bases)
 
+    def derives(self, kind: str, name: str, base: str) -> bool:
+        """Whether the plug-in is `base` or derived from it, read from the source; not for optimizers."""
+        return base in [found for found, _ in ancestry(name, self.file(kind, name), self._of_kind(kind))]
+
     def file(self, kind: str, name: str) -> Path:
         """The source file of a plug-in."""
         self.check_name(kind, name)
@@ -185,15 +189,28 @@ def check_options(cls: type, name: str, options: Iterable[str]) -> None:
 
 def option_names(cls: type) -> list[str]:
     """Names a constructor accepts, following `**options` up the classes it is passed on to."""
-    names: list[str] = []
+    return list(_options(cls))
+
+
+def option_default(cls: type, name: str) -> Any:
+    """The value a constructor's option has unless it is given; None for one without a default."""
+    option = _options(cls).get(name)
+    return None if option is None or option.default is option.empty else option.default
+
+
+def _options(cls: type) -> dict[str, inspect.Parameter]:
+    found: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
-        if "__init__" not in vars(base) or base is object:
+        constructor = vars(base).get("__init__", vars(base).get("__new__"))
+        if constructor is None or base is object:
             continue
-        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
-        names += [p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        parameters = list(inspect.signature(constructor).parameters.values())[1:]
+        for parameter in parameters:
+            if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                found.setdefault(parameter.name, parameter)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
-    return list(dict.fromkeys(names))
+    return found
 
 
 def _scan(root: Path) -> dict[str, dict[str, Path]]:

@@ -11,7 +11,9 @@ from framework.config import RunConfig
 from framework.config_file import merge
 from framework.hooks import installed_folders
 from framework.modes import use_pruning_method, use_pruning_rate
+from framework.old_flags import translated
 from framework.plugins import registry
+from framework.robustness.checks import check_attack_flags, check_attacked_data, compared_checkpoint
 from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
 from framework.validate import check_config
 from utils.errors import UsageError
@@ -27,13 +29,20 @@ def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig
     What was decided for the user is in `notes`. Raises UsageError for everything that can be known to be
     wrong before a model is built; no file is written.
     """
+    flags, lines = translated(flags)
     config = merge(flags, file)
+    config.notes += lines
     add_plugins(config.plugins)
+    check_attack_flags(config)
     use_pruning_method(config)
     inherit(config)
+    if len(config.input_dim) == 3 and "image_size" not in config.given:
+        config.image_size = config.input_dim[1]
+        config.given.add("image_size")
     config.notes += map(str, fill(config, registry.folders))
     use_pruning_rate(config)
     check_config(config)
+    check_attacked_data(config)
     resolve(config)
     return config
 
@@ -85,6 +94,8 @@ def resolve(config: RunConfig) -> None:
             config.notes.append(f"checkpoint: {file} (the newest run that has one)")
         config.checkpoint_name = str(run_folder_of(file).path.resolve())
         config.checkpoint_model = file.stem
+    if config.compare_with is not None:
+        config.compare_with = str(compared_checkpoint(config).parent.parent.resolve())
     if config.pretrained is not None:
         file = find_pretrained(config.pretrained, config.model, config.results_dir)
         config.pretrained = str(file.resolve())

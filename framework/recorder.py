@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from framework.checkpoint import file_size
 from framework.console import Console
 from framework.hooks import hookimpl
-from framework.measures import csr_bytes, node_sparsity, weight_sparsity
+from framework.measures import csr_bytes, layer_sparsities, node_sparsity, weight_sparsity
 from framework.pruning.masks import Masks
 from framework.pruning.pruner import PruneEvent
 from framework.rewinding import rewind_point
@@ -32,7 +32,9 @@ class Recorder:
     of weight sparsity and the latest accuracy), sparse/log_disk_size (ln of the bytes, sparse rows where masked);
     time/gpu_time (ms a batch) and time/batch_time (s a batch, evaluation included) where batches were trained on
     since the last row, time/flops_per_sample (multiply-adds), time/flops_log_cum (log10, training and scoring);
-    cuda/ram_footprint (bytes). `rewinds`: how often the network went back to its rewind point so far.
+    cuda/ram_footprint (bytes); layer/sparsity/LAYER (share of the dense layer's weights that are gone).
+    `rewinds`: how often the network went back to its rewind point so far.
+    Sparsities and size are those of `trainer.network()`; norm/l0 comes from L0Trainer.
     """
 
     def __init__(self, folder: RunFolder, console: Console) -> None:
@@ -45,6 +47,11 @@ class Recorder:
         #: since the last row: when batches began, when the last one ended, how many
         self._since = self._until = self._started
         self._batches = 0
+
+    @property
+    def writer(self) -> SummaryWriter:
+        """What writes into tensorboard/, for what others have to show there."""
+        return self._writer
 
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:
@@ -127,18 +134,21 @@ class Recorder:
             self._writer.close()
 
     def _state(self, trainer: Trainer, metrics: dict[str, float]) -> dict[str, float]:
-        weight = weight_sparsity(trainer.model)
+        network = trainer.network()
+        weight = weight_sparsity(network)
         accuracy = next(
             (metrics[f"acc/{part}"] for part in ("test", "val", "train") if f"acc/{part}" in metrics), 0.0
         )
-        size = csr_bytes(trainer.model) if len(Masks(trainer.model)) else file_size(trainer.model)
+        size = csr_bytes(network) if len(Masks(network)) else file_size(network)
         state = {
             "sparse/weight": weight,
-            "sparse/node": node_sparsity(trainer.model, trainer.example_input),
+            "sparse/node": node_sparsity(network, trainer.example_input),
             "sparse/hm": 2 * weight * accuracy / (weight + accuracy) if weight + accuracy > 0 else 0.0,
             "sparse/log_disk_size": math.log(size),
+            **{f"layer/sparsity/{name}": share for name, share in layer_sparsities(network).items()},
             "time/flops_per_sample": float(trainer.macs),
             "time/flops_log_cum": math.log10(max(1, trainer.progress.cumulative_macs)),
+            **trainer.state(),
         }
         if self._batches:
             now = time.monotonic()

@@ -84,6 +84,7 @@ def make_report(
             "csr_bytes": csr_bytes(model) if len(Masks(model)) else None,
             "latency_ms": latency[1],
         },
+        "trainer": {"name": config.train_scheme, **trainer.report()},
         "train": _train_part(trainer.progress, dense_macs, seconds),
         "threads": torch.get_num_threads(),
         "warnings": trainer.progress.warnings,
@@ -117,7 +118,10 @@ def _train_part(progress: Progress, dense_macs: int, seconds: float) -> dict[str
 def report_table(report: dict[str, Any]) -> Table:
     """Dense network against pruned one."""
     dense, pruned, reached = report["dense"], report["pruned"], report["reached"]
-    table = Table(title=f"{report['model']} on {report['data_set']}, {report['criterion']}", title_justify="left")
+    how = report["criterion"]
+    if report["trainer"]["name"] != "DefaultTrainer":
+        how += f", {report['trainer']['name']}"
+    table = Table(title=f"{report['model']} on {report['data_set']}, {how}", title_justify="left")
     for title in ("", "dense", "pruned", "ratio"):
         table.add_column(title, justify="left" if not title else "right")
     shown = None if dense["accuracy"] is None else f"{dense['accuracy']:.4f}"

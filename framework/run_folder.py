@@ -10,6 +10,7 @@ results/<YYYY-MM-DD>_<HH-MM-SS>_<run name>/
     models/              <Model>_<suffix>.safetensors
     output/log.txt       what was printed
     plots/               PNG files
+    weights.safetensors  sign flips, mean and variance of each weight, with --track_weights
     report.json          the result
 """
 
@@ -19,11 +20,13 @@ import datetime
 import itertools
 import os
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from framework.config import GROUPS, RunConfig
+from framework.config import GROUPS, SHORT, RunConfig
+from framework.dense import dense_config
 from framework.environment import describe_environment
 from framework.plugins import ROOT
 from framework.snapshot import TOP_NEVER, copy_tree
@@ -35,6 +38,7 @@ SUFFIX = ".safetensors"
 FINISHED = "finished"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 UNSAFE = re.compile(r"[^\w+=,@-]")  # \w is letters and digits of any language
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began a file before torch 1.6
 LONGEST = 60  # characters of a run name; file systems stop at 255 bytes
 # Settings that do not change what the dense network learns: the pruning, names and places, what is shown or
 # saved, and how the same arithmetic is carried out. Every other setting counts, new ones too.
@@ -42,9 +46,11 @@ NOT_DENSE = {
     "prune_criterion", "pruning_limit", "snip_steps", "schedule", "prune_delay", "prune_freq", "scope", "budget",
     "min_channels", "round_to", "attention", "inexact", "fold",
     "enable_rewinding", "rewind_to", "pruning_rate", "growing_rate", "hoyer_square", "group_hoyer_square",
-    "outer_layer_pruning", "protect", "train_dense", "run_name", "results_dir", "checkpoint_model",
-    "save_freq", "progress", "plugins", "autoconfig", "download", "memory_format",
-    "train_memory_format", "fused", "threads",
+    "outer_layer_pruning", "protect", "masking", "input_dim", "l0_reg", "beta_ema", "train_dense",
+    "run_name", "results_dir", "checkpoint_model", "save_freq", "progress", "plugins", "autoconfig", "download",
+    "memory_format",
+    "train_memory_format", "fused", "threads", "preload_all_data", "workers", "plot_weights_freq",
+    "skip_first_plot", "histograms", "saliency", "confusion", "plot_weights", "plot_net", "track_weights",
 }  # fmt: skip
 
 
@@ -63,6 +69,7 @@ class RunFolder:
         self.models = self.path / "models"
         self.log = self.path / "output" / "log.txt"
         self.plots = self.path / "plots"
+        self.tracked = self.path / "weights.safetensors"
         self.report = self.path / "report.json"
         self.started = datetime.datetime.now().astimezone()
         self._plugins: dict[str, str] = {}  # as given -> as copied, relative to the run folder
@@ -141,7 +148,7 @@ def find_checkpoint(config: RunConfig) -> Path:
     """
     stem = (config.checkpoint_model or config.default_checkpoint_model()).removesuffix(SUFFIX)
     if config.checkpoint_name is not None:
-        return _checkpoint_in(_find_folder(config.checkpoint_name, config.results_dir), stem)
+        return checkpoint_in(find_folder(config.checkpoint_name, config.results_dir), stem)
     folders = _run_folders(config.results_dir)
     for folder in reversed(folders):
         if stem in folder.stems():
@@ -151,15 +158,15 @@ def find_checkpoint(config: RunConfig) -> Path:
 
 
 def find_pretrained(value: str, model: str, results_dir: str = "results") -> Path:
-    """The safetensors file that `--pretrained` means: a file, or `model`'s finished one in a run folder."""
+    """The file that `--pretrained` means: one of tensors, or `model`'s finished one in a run folder."""
     path = Path(value)
     if path.is_file():
-        if not _is_safetensors(path):
-            raise UsageError(f"--pretrained {value} is not a safetensors file")
+        if not is_safetensors(path) and not _is_from_torch(path):
+            raise UsageError(f"--pretrained {value} is neither a safetensors file nor one that torch.save wrote")
         return path
     if not (path.is_dir() or (Path(results_dir) / value).is_dir()) and path.suffix:
         raise UsageError(f"--pretrained {value}: no such file")
-    return _checkpoint_in(_find_folder(value, results_dir, "--pretrained"), f"{model}_{FINISHED}")
+    return checkpoint_in(find_folder(value, results_dir, "--pretrained"), f"{model}_{FINISHED}")
 
 
 def finished_dense_run(config: RunConfig) -> Path | None:
@@ -171,12 +178,12 @@ def finished_dense_run(config: RunConfig) -> Path | None:
     """
     if config.checkpoint_name is not None or config.eval:
         return None
-    wanted = _dense_settings(config)
+    wanted = _dense_settings(dense_config(config))
     for folder in reversed(_run_folders(config.results_dir)):
         other = folder.read_config() if folder.report.is_file() else None
         if other is None or other.prune_criterion != "EmptyCrit" or other.checkpoint_name is not None:
             continue
-        if not other.eval and _dense_settings(other) == wanted:
+        if not other.eval and not other.l0 and _dense_settings(other) == wanted:
             return folder.path
     return None
 
@@ -185,7 +192,7 @@ def _dense_settings(config: RunConfig) -> dict[str, Any]:
     values = {name: value for name, value in config.to_dict().items() if name not in NOT_DENSE}
     # an option on the command line or by its short flag, an empty group or none: the same
     options = {group: config.options(group) for group in GROUPS if group != "criterion"}
-    return {**values, "set": options, "hidden_dim": None, "device": config.device.partition(":")[0]}
+    return {**values, "set": options, **dict.fromkeys(SHORT), "device": config.device.partition(":")[0]}
 
 
 def run_folder_of(checkpoint: Path) -> RunFolder:
@@ -207,7 +214,8 @@ def _age(folder: RunFolder) -> tuple[str, int, str]:
     return (stamp.group() if stamp else moment), written, folder.name
 
 
-def _find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -> RunFolder:
+def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -> RunFolder:
+    """The run folder that `value` means: a name under `results_dir`, or a path. Raises UsageError."""
     places = [Path(results_dir) / value, Path(value)]
     for place in places:
         if place.is_dir():
@@ -218,7 +226,8 @@ def _find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") 
     raise UsageError(f"{flag} {value}: no run folder {looked}{_did_you_mean(value, names)}")
 
 
-def _checkpoint_in(folder: RunFolder, stem: str) -> Path:
+def checkpoint_in(folder: RunFolder, stem: str) -> Path:
+    """The checkpoint `stem` of a run folder; a UsageError says which it has."""
     stems = folder.stems()
     if stem in stems:
         return folder.models / f"{stem}{SUFFIX}"
@@ -231,12 +240,25 @@ def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
     return f": did you mean '{match}'?" if match else ""
 
 
-def _is_safetensors(file: Path) -> bool:
+def is_safetensors(file: Path) -> bool:
     """Whether the file begins as the format says: the header's length in 8 bytes, then JSON."""
     with file.open("rb") as opened:
         start = opened.read(9)
     length = int.from_bytes(start[:8], "little")
     return start[8:] == b"{" and length <= file.stat().st_size - 8
+
+
+def _is_from_torch(file: Path) -> bool:
+    """Whether the file begins like what torch.save writes: a zip archive with its data, before 1.6 a number."""
+    with file.open("rb") as opened:
+        start = opened.read(len(LEGACY))
+    if start == LEGACY:
+        return True
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
 
 
 def _new_folder(config: RunConfig) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from framework.checkpointer import Checkpointer
 from framework.config import RunConfig
 from framework.console import Console
 from framework.criterion import Criterion
+from framework.dense import dense_config
 from framework.hooks import hookimpl, manager
 from framework.lineage import was_pruned
 from framework.plugins import build, registry
@@ -26,13 +27,15 @@ from framework.pruning.trial import try_criterion
 from framework.recorder import Recorder
 from framework.report import make_report, report_table
 from framework.rewinding import Rewinder
+from framework.robustness.checks import compared_checkpoint, run_of
 from framework.run_folder import FINISHED, RunFolder, finished_dense_run
 from framework.schedule import BEFORE_TRAINING
-from framework.tester import Tester
+from framework.tester import Network, TestContext, Tester
+from framework.tracking import WeightTracker
 from framework.trainer import Parts, Settings, Trainer
 from utils.atomic import read_json, write_json
 from utils.errors import RunError, UsageError
-from utils.loaders import Loaders
+from utils.loaders import Loaders, normalization
 
 
 def run(config: RunConfig, command: str) -> Path:
@@ -50,33 +53,58 @@ def run(config: RunConfig, command: str) -> Path:
 def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
     """Test a checkpoint; the tester's results are the run's report."""
     tester: Tester = build("testers", config.test_scheme, **config.options("tester"))
+    if config.compare_with is not None and not tester.compares:
+        raise UsageError(f"--compare_with: the tester {config.test_scheme} tests one network")
     loss = assemble.build_loss(config)
     loaders = assemble.build_loaders(config)
     model = assemble.build_model(config, loaders)
     layout = probing.FORMATS.get(config.memory_format, torch.contiguous_format)
     probing.lay_out(model, layout)
     loaders.test.memory_format = layout
+    compared = load_compared(config, loaders, layout)
     folder = RunFolder.create(config, command)
     with _explaining(folder, config.model, console):
         console.log_to(folder.log)
         for note in config.notes:
             console.say(note)
         batches = console.track(loaders.test, "evaluate", len(loaders.test))
-        results = tester.evaluate(model, batches, loss, seed=config.seed)
         checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
+        context = TestContext(
+            name=checkpoint, mean=loaders.mean, std=loaders.std, class_names=loaders.class_names,
+            plots=folder.plots, compared=compared, track=console.track,
+        )  # fmt: skip
+        results = tester.evaluate(model, batches, loss, seed=config.seed, context=context)
         write_json(
             folder.report,
             {"model": config.model, "checkpoint": checkpoint, "data_set": config.data_set, "seed": config.seed,
              "tester": config.test_scheme, **results},
         )  # fmt: skip
         console.say(f"{checkpoint} on {config.data_set}")
-        for key, value in results.items():
-            console.say(f"  {key}: {value}")
+        for part in tester.shown(results):
+            console.say(part) if isinstance(part, str) else console.show(part)
     return folder
+
+
+def load_compared(config: RunConfig, loaders: Loaders, layout: torch.memory_format) -> Network | None:
+    """The network of --compare_with, with the normalisation that it was trained with."""
+    if config.compare_with is None:
+        return None
+    file = compared_checkpoint(config)
+    saved = run_of(file).read_config()
+    name = saved.model if saved is not None else config.model
+    mean, std = loaders.mean, loaders.std
+    if saved is not None and saved.normalize != config.normalize:
+        options = {"data_dir": config.data_dir, "download": False} | config.options("dataset")
+        mean, std = normalization(build("datasets", config.data_set, **options), saved.normalize)
+    wanted = {"in_channels": loaders.in_channels, "num_classes": loaders.num_classes}
+    model = assemble.load_network(file, name, wanted | {"image_size": loaders.image_size}).to(config.device)
+    probing.lay_out(model, layout)
+    return Network(f"{file.parent.parent.name}/{file.stem}", model, mean, std)
 
 
 def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     """Prune and train one network, and measure it against the dense one."""
+    assemble.trainer_class(config).check_options(**assemble.trainer_options(config))
     criterion: Criterion = build("criterions", config.prune_criterion, **config.options("criterion"))
     pruner = assemble.build_pruner(config, criterion)
     if config.schedule == "before" and (config.prune_delay, config.prune_freq) != (None, None):
@@ -89,6 +117,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
     _check_dense(config, model)
     _check_single_samples(config, loaders, model, example)
+    model = assemble.prepare_model(config, model, loaders)
     pruner.prepare(model, example)
     if pruner.plan and criterion.data.kind == "balanced" and criterion.data.samples is not None:
         loaders.check_balanced(criterion.data.samples)
@@ -99,7 +128,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
         config.train_memory_format = config.memory_format
     if config.memory_format == "auto":
         config.memory_format = probing.memory_format(model, example)
-    trainer = build_trainer(config, model, loaders)
+    trainer = build_trainer(config, model, loaders, pruner.plan)
     folder = RunFolder.create(config, command)
     with _explaining(folder, config.model, console):
         console.log_to(folder.log)
@@ -111,8 +140,10 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     return folder
 
 
-def build_trainer(config: RunConfig, model: nn.Module, loaders: Loaders) -> Trainer:
-    """The trainer with all its parts, except the listeners."""
+def build_trainer(
+    config: RunConfig, model: nn.Module, loaders: Loaders, plan: Mapping[int, Sequence[float]] | None = None
+) -> Trainer:
+    """The trainer with all its parts, except the listeners; `plan` is when the pruner prunes."""
     optimizer = assemble.build_optimizer(config, model)
     parts = Parts(
         model, assemble.build_loss(config), optimizer, loaders, assemble.build_lr_schedule(config, optimizer)
@@ -125,9 +156,10 @@ def build_trainer(config: RunConfig, model: nn.Module, loaders: Loaders) -> Trai
         max_training_minutes=config.max_training_minutes,
         seed=config.seed,
         memory_format=probing.FORMATS[config.memory_format],
+        plan=plan or {},
     )
     trainer: Trainer = build("trainers", config.train_scheme, parts=parts, settings=settings,
-                             **config.options("trainer"))  # fmt: skip
+                             **assemble.trainer_options(config))  # fmt: skip
     return trainer
 
 
@@ -141,33 +173,69 @@ def train_in(
 ) -> dict[str, Any]:
     """Train with all listeners, test once, and write everything into the folder; returns the report."""
     recorder = Recorder(folder, console)
+    drawn = Drawn(config, folder, recorder)
     layout = Layout(config, folder, bool(pruner.plan.get(BEFORE_TRAINING)))
     saver = Checkpointer(folder, config.model, config.save_freq)
     rewinder = [Rewinder(config.rewind_to)] if config.enable_rewinding and pruner.plan else []
-    trainer.hooks = manager([recorder, *rewinder, pruner, layout, saver], installed=True).hook
+    trainer.hooks = manager([recorder, *drawn.listeners, *rewinder, pruner, layout, saver], installed=True).hook
     trainer.track = console.track
     assemble.seed_everything(config.seed)
-    start = time.monotonic()
     try:
+        drawn.before(trainer)
+        start = time.monotonic()
         trainer.train()
         seconds = time.monotonic() - start
         if trainer.progress.stopped is not None:
             console.say(f"stopped: {trainer.progress.stopped}")
         test = trainer.evaluate(trainer.loaders.test)
         recorder.write(trainer, {f"{key}/test": value for key, value in test.items()})
+        save_model(trainer.model, folder.checkpoint(config.model, FINISHED))
+        drawn.after(trainer)
     finally:
         recorder.close()
-    save_model(trainer.model, folder.checkpoint(config.model, FINISHED))
-    if config.prune_criterion == "EmptyCrit" and not was_pruned(trainer.model):
+    if config.prune_criterion == "EmptyCrit" and not config.l0 and not was_pruned(trainer.model):
         dense_accuracy = test["acc"]  # this is the dense network
     last = pruner.events[-1] if pruner.events else None
-    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last)
+    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last) | drawn.results
     from framework.plots import draw_all  # matplotlib: a run that is refused need not wait for it
 
     title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
     draw_all(folder.plots, recorder.epochs, trainer.model, pruner.events, title)
     write_json(folder.report, report)  # last: a folder with a report is a finished run
     return report
+
+
+class Drawn:
+    """What a run shows beside its numbers: pictures and the weights' ways, as far as the flags ask for them."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, recorder: Recorder) -> None:
+        from framework.pictures.listener import Pictures  # matplotlib: a run that is refused need not wait for it
+
+        self._folder = folder
+        self._pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None
+        self._tracker = WeightTracker() if config.track_weights else None
+        #: what goes into the report
+        self.results: dict[str, Any] = {}
+
+    @property
+    def listeners(self) -> list[Any]:
+        """Those that hear the hooks of training."""
+        return [one for one in (self._pictures, self._tracker) if one is not None]
+
+    def before(self, trainer: Trainer) -> None:
+        """Before training, and outside its time."""
+        if self._pictures is not None:
+            self._pictures.before(trainer)
+
+    def after(self, trainer: Trainer) -> None:
+        """Once the finished network was tested."""
+        if self._pictures is not None:
+            self._pictures.after(trainer)
+        if self._tracker is not None:
+            self._tracker.save(self._folder.tracked)
+            self.results["tracked_weights"] = self._tracker.summary()
+            if self._pictures is not None:
+                self._pictures.tracked(trainer, self._tracker.summary())
 
 
 @contextlib.contextmanager
@@ -238,7 +306,7 @@ def _check_single_samples(config: RunConfig, loaders: Loaders, model: nn.Module,
 
 def _dense_accuracy(config: RunConfig, folder: RunFolder, console: Console) -> float | None:
     """Test accuracy of the dense network: trained now on request, else from a finished run like it, else None."""
-    if config.prune_criterion == "EmptyCrit":
+    if config.prune_criterion == "EmptyCrit" and not config.l0:
         return None
     if config.train_dense:
         return _train_dense(config, folder, console)
@@ -254,9 +322,7 @@ def _dense_accuracy(config: RunConfig, folder: RunFolder, console: Console) -> f
 def _train_dense(config: RunConfig, folder: RunFolder, console: Console) -> float:
     """Train the dense network with the same settings, into the run folder's dense/."""
     console.say("training the dense network")
-    plain = RunConfig.from_dict(
-        config.to_dict() | {"prune_criterion": "EmptyCrit", "set": _without_criterion(config)}
-    )
+    plain = dense_config(config)
     plain.train_memory_format = config.memory_format
     inner = RunFolder(folder.path / "dense")
     inner.make_places()
@@ -267,7 +333,3 @@ def _train_dense(config: RunConfig, folder: RunFolder, console: Console) -> floa
     accuracy: float = report["pruned"]["accuracy"]
     console.say(f"the dense network reaches {accuracy:.4f}; now the pruned one")
     return accuracy
-
-
-def _without_criterion(config: RunConfig) -> dict[str, Any]:
-    return {group: options for group, options in config.set.items() if group != "criterion"}

@@ -7,6 +7,7 @@ due. Moments are -1 (before the first epoch) and e (the end of epoch e, 0-based)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from utils.errors import UsageError
@@ -33,6 +34,21 @@ def targets(limit: float, steps: int, spacing: str = "halving") -> list[float]:
         return [1 - (1 - limit) ** (step / steps) for step in range(1, steps)] + [limit]
     start = 0.5 if limit > 0.5 else limit / 2
     return [limit - (limit - start) * 0.5**step for step in range(steps - 1)] + [limit]
+
+
+def even_targets(limit: float) -> list[float]:
+    """Rising sparsities in steps of 0.05 from 0.01 on, and then the limit: `even_targets(0.93)` has 20 of them."""
+    return [percent / 100 for percent in range(1, 100, 5) if percent / 100 < limit - 1e-9] + [limit]
+
+
+def spread(due: Sequence[float], moments: Sequence[int]) -> dict[int, list[float]]:
+    """One target at each moment until all are met; where moments are too few several at one, evenly.
+
+    `spread([1, 2, 3], [4, 6])` is {4: [1], 6: [2, 3]}.
+    """
+    moments = moments[: len(due)]
+    ends = [len(due) * number // len(moments) for number in range(len(moments) + 1)]
+    return {moment: list(due[ends[at] : ends[at + 1]]) for at, moment in enumerate(moments)}
 
 
 class Schedule(ABC):
@@ -87,19 +103,25 @@ class During(Schedule):
     """At the end of epochs delay + freq, delay + 2 * freq, ..., one step each.
 
     Where `epochs` leave room for fewer than `steps` events there are fewer targets, and the last is still the
-    limit. The last epoch is for training: it is only used where there is no other.
+    limit. The last epoch is for training: it is only used where there is no other. With `even` the targets are
+    those of `even_targets`, whatever `steps` is, several at once where there are too few events.
     """
 
     delay: int = 0
     freq: int = 1
     steps: int = ITERATIVE
     spacing: str = "halving"
+    even: bool = False
 
     def __post_init__(self) -> None:
         _check(self, delay=0, freq=1, steps=1)
 
+    def one_shot(self, limit: float) -> list[float]:
+        return even_targets(limit) if self.even else super().one_shot(limit)
+
     def plan(self, limit: float, epochs: int) -> dict[int, list[float]]:
-        moments = list(range(self.delay + self.freq, epochs - 1, self.freq))[: self.steps]
+        moments = list(range(self.delay + self.freq, epochs - 1, self.freq))
+        moments = moments if self.even else moments[: self.steps]
         if not moments and self.delay + self.freq == epochs - 1:
             moments = [epochs - 1]
         if not moments:
@@ -107,8 +129,8 @@ class During(Schedule):
                 f"nothing would be pruned: with prune_delay {self.delay} and prune_freq {self.freq} the first "
                 f"pruning comes after {self.delay + self.freq + 1} epochs, and epochs is {epochs}"
             )
-        rising = targets(limit, len(moments), self.spacing)
-        return {moment: [target] for moment, target in zip(moments, rising, strict=True)}
+        rising = even_targets(limit) if self.even else targets(limit, len(moments), self.spacing)
+        return spread(rising, moments)
 
 
 @dataclass(frozen=True)
@@ -156,6 +178,7 @@ def chosen(own: Schedule, when: str | None, delay: int | None, freq: int | None,
             during.freq if freq is None else freq,
             steps if several else ITERATIVE,
             spacing,
+            during.even,
         )
     if when == "after":
         after = own if isinstance(own, After) else After()

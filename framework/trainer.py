@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +15,7 @@ from framework.loss import Loss
 from framework.measures import count_macs
 from framework.probing import lay_out
 from framework.pruning.cutting import Companion
+from framework.schedule import Schedule
 from utils.loaders import BatchLoader, Loaders
 
 
@@ -47,6 +48,8 @@ class Settings:
     max_training_minutes: float = 0.0
     seed: int = 333
     memory_format: torch.memory_format = torch.contiguous_format
+    #: when the network is pruned: moment -> targets, see `schedule`
+    plan: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass
@@ -80,8 +83,35 @@ class Trainer(ABC):
 
     Attributes for listeners: `model`, `optimizer`, `loss`, `loaders`, `hooks`, `settings`, `progress`,
     `epoch` (0-based), `example_input` (one sample on the device), `memory_format`, `macs` (of one sample through
-    the network as it is), `companions` (cut along with the network), `accelerator`.
+    the network as it is), `companions` (cut along with the network), `confusion` (of the last evaluation),
+    `accelerator`.
+
+    A trainer may change the network's layers for training, by `prepare_model`. Then `network()` is the plain one
+    that is measured and saved, and that `finish()` leaves behind.
     """
+
+    #: whether the network of the best epoch by validation is the one that is tested and kept, or that of the last
+    keeps_best: ClassVar[bool] = True
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Raise UsageError for options (those of the constructor) that make no sense; nothing is loaded yet."""
+        return
+
+    @classmethod
+    def schedule(cls, own: Schedule, **options: Any) -> Schedule:
+        """When the criterion prunes under this trainer; by default when it would by itself."""
+        return own
+
+    @classmethod
+    def prepare_model(cls, model: nn.Module, loaders: Loaders, **options: Any) -> nn.Module:
+        """The network that is trained, before it is traced and an optimizer made; by default as it is."""
+        return model
+
+    @classmethod
+    def parameters(cls, model: nn.Module, learning_rate: float, **options: Any) -> list[Any]:
+        """What the optimizer is given: parameters, or groups of them with settings of their own."""
+        return list(model.parameters())
 
     def __init__(self, parts: Parts, settings: Settings, **options: Any) -> None:
         self.accelerator = Accelerator(cpu=next(parts.model.parameters()).device.type == "cpu")
@@ -91,6 +121,8 @@ class Trainer(ABC):
         self.optimizer: Any = self.accelerator.prepare(parts.optimizer)
         self.lr_schedule = parts.lr_schedule
         self.companions: list[Companion] = []
+        #: true class by predicted class, int64 (C, C), of the last evaluation; None where none has counted it
+        self.confusion: Tensor | None = None
         #: shows a progress bar over an iterable: (items, title, how many)
         self.track: Track = no_bar
         self.use_memory_format(settings.memory_format)
@@ -120,6 +152,25 @@ class Trainer(ABC):
         """Tell the listeners; the report lists it too."""
         self.progress.warnings.append(message)
         self.hooks.warned(trainer=self, message=message)
+
+    def network(self) -> nn.Module:
+        """The network as it is measured, saved and tested: one that `load_model` rebuilds. Not to be changed."""
+        return self.model
+
+    def finish(self) -> None:
+        """Training is over: from here on `model` is the plain network."""
+        plain = self.network()
+        if plain is not self.model:
+            self.model = plain
+            self.macs = count_macs(self.model, self.example_input)[0]
+
+    def state(self) -> dict[str, float]:
+        """Numbers of the trainer's own for each row of metrics.jsonl."""
+        return {}
+
+    def report(self) -> dict[str, Any]:
+        """What report.json says of the trainer."""
+        return {}
 
     @abstractmethod
     def train(self) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from framework.catalog import check_source
-from framework.config import FLAGS, GROUPS, KINDS, RunConfig
+from framework.config import FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
 from framework.modes import check_modes
 from framework.plugins import option_names, registry
 from framework.run_folder import find_checkpoint, find_pretrained
 from utils.errors import UsageError
 from utils.suggest import nearest, unknown
+from utils.torchvision_names import check_arch
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d+))?")
 # Constructor arguments that have a flag (None: the framework's own), by group of --set.
@@ -21,9 +22,12 @@ TAKEN: dict[str, dict[str, str | None]] = {
     "optimizer": {"params": None, "lr": "learning_rate", "weight_decay": "l2_reg", "fused": "fused"},
     "model": {"in_channels": None, "num_classes": "num_classes", "image_size": "image_size"},
     "loss": {name: name for name in ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg")},
-    "trainer": {"parts": None, "settings": None},
+    "trainer": {"parts": None, "settings": None, "l0_reg": "l0_reg", "l2_reg": "l2_reg", "beta_ema": "beta_ema"},
     "dataset": {"data_dir": "data_dir", "download": "download"},
 }
+
+
+HINTS = {"arch": "; it is for --model TorchvisionModel"}
 
 
 def check_config(config: RunConfig) -> None:
@@ -33,7 +37,11 @@ def check_config(config: RunConfig) -> None:
             _check_plugin(KINDS[name], getattr(config, name))
         elif name != "set":
             flag.check(getattr(config, name))
+    _check_arch(config)
     _check_combinations(config)
+    if not config.eval:
+        _check_l0(config)
+        _check_trainer(config)
     _check_pruning(config)
     _check_paths(config)
     _check_options(config)
@@ -66,18 +74,55 @@ def _check_plugin(kind: str, name: str) -> None:
         check_source(kind, name, registry.file(kind, name))
 
 
+def _check_arch(config: RunConfig) -> None:
+    """The name of a network of torchvision, known from its source: nothing is imported for it."""
+    arch = config.options("model").get("arch")
+    if config.model == "TorchvisionModel" and arch is not None:
+        check_arch(arch)
+
+
 def _check_combinations(config: RunConfig) -> None:
     if config.lr_schedule == "multistep" and not config.lr_milestones:
         raise UsageError("--lr_schedule multistep needs --lr_milestones, for example 30,60,80")
     if config.data_set == "IMAGEFOLDER" and config.data_dir is None:
         raise UsageError("--data_set IMAGEFOLDER needs --data_dir, a folder with train/ and test/ or val/")
+    if config.input_dim and (len(config.input_dim) != 3 or config.input_dim[1] != config.input_dim[2]):
+        given = ",".join(map(str, config.input_dim))
+        raise UsageError(f"--input_dim {given}: channels, height and width of a square image, for example 3,32,32")
+    if config.image_size is not None and config.input_dim and config.input_dim[1] != config.image_size:
+        raise UsageError("--input_dim and --image_size say different things")
     if config.pretrained is not None and config.checkpoint_name is not None:
         raise UsageError("--pretrained and --checkpoint_name exclude each other: both give the first weights")
+    if config.new_head and config.pretrained is None:
+        raise UsageError("--new_head needs --pretrained: a new network has a new last layer anyway")
     if config.eval and config.pretrained is not None:
         raise UsageError("--eval reads a checkpoint: give --checkpoint_name, not --pretrained")
     check_modes(config)
     if config.checkpoint_model is not None and config.checkpoint_name is None and not config.eval:
         raise UsageError("--checkpoint_model needs --checkpoint_name, or --eval for the newest run")
+
+
+#: what --l0 needs, field by field
+FOR_L0 = {"prune_criterion": "EmptyCrit", "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"}
+
+
+def _check_l0(config: RunConfig) -> None:
+    """--l0 goes with its own trainer and loss and without a criterion, and these with nothing else."""
+    for name, needed in FOR_L0.items():
+        given = getattr(config, name)
+        fits = registry.derives(KINDS[name], given, needed)
+        if config.l0 and not fits:
+            raise UsageError(f"--l0 prunes by gates of its own: it needs --{name} {needed}, not {given}")
+        if not config.l0 and fits and needed != "EmptyCrit":
+            raise UsageError(f"--{name} {given} is for networks with gates: it needs --l0")
+
+
+def _check_trainer(config: RunConfig) -> None:
+    """Some criterions score what only one trainer makes, and some trainers decide when to prune."""
+    name, given = config.prune_criterion, config.train_scheme
+    needed = registry.describe("criterions", name).trainer
+    if needed and not registry.derives("trainers", given, needed):
+        raise UsageError(f"--prune_criterion {name} needs --train_scheme {needed}, not {given}")
 
 
 #: flags that mean something for channels alone, and what they are when nothing is asked
@@ -89,6 +134,8 @@ def _check_pruning(config: RunConfig) -> None:
     if config.round_to != "auto" and not (config.round_to.isdigit() and int(config.round_to) > 0):
         raise UsageError(f"--round_to {config.round_to}: a number from 1 on, or auto")
     granularity = registry.describe("criterions", name).granularity
+    if not config.masking and granularity != "weight":
+        raise UsageError(f"--no_masking is for weight criterions; {name} removes channels for good")
     if granularity == "channel":
         if config.outer_layer_pruning and not config.eval:
             _check_ranks_inputs(name)
@@ -148,12 +195,26 @@ def _check_options(config: RunConfig) -> None:
             if group not in GROUPS:
                 raise UsageError(unknown("group of --set", group, GROUPS))
             _check_option(group, option, getattr(config, GROUPS[group]))
-    if config.hidden_dim is None:
-        return
-    if "hidden_dim" not in option_names(registry.get("models", config.model)):
-        raise UsageError(f"--hidden_dim: {config.model} has no such option")
-    if config.set.get("model", {}).get("hidden_dim", config.hidden_dim) != config.hidden_dim:
-        raise UsageError("--hidden_dim and --set model.hidden_dim say different things")
+    _check_tester_flags(config)
+    for name in SHORT:
+        given = getattr(config, name)
+        if given is None:
+            continue
+        if name not in option_names(registry.get("models", config.model)):
+            raise UsageError(f"--{name}: {config.model} has no such option{HINTS.get(name, '')}")
+        if config.set.get("model", {}).get(name, given) != given:
+            raise UsageError(f"--{name} and --set model.{name} say different things")
+
+
+def _check_tester_flags(config: RunConfig) -> None:
+    """The short flags of a tester's options: the tester must have them."""
+    for flag in TESTER_FLAGS:
+        if flag not in config.given or not getattr(config, flag):
+            continue
+        if config.set.get("tester", {}).get(flag, getattr(config, flag)) != getattr(config, flag):
+            raise UsageError(f"--{flag} and --set tester.{flag} say different things")
+        if flag not in option_names(registry.get("testers", config.test_scheme)):
+            raise UsageError(f"--{flag}: the tester {config.test_scheme} has no such option")
 
 
 def _check_option(group: str, option: str, name: str) -> None:

@@ -29,6 +29,10 @@ class CrossEntropy(Loss):
         total = super().penalty(model)
         for coefficient, p in ((self.l1_reg, 1.0), (self.lp_reg, 0.2)):
             if coefficient > 0:
-                for parameter in model.parameters():
+                for parameter in self.penalised(model):
                     total = total + coefficient * torch.linalg.vector_norm(parameter + 1e-8, p)
         return total
+
+    def penalised(self, model: nn.Module) -> list[nn.Parameter]:
+        """What the l1 and lp terms run over: all parameters."""
+        return list(model.parameters())

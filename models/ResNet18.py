@@ -1,6 +1,7 @@
 """ResNet-18 with batch norm: 20 convolutions in 8 residual blocks, 2 dense layers.
 
-After arXiv:1512.03385, with biases in the blocks and a hidden dense layer.
+After arXiv:1512.03385, with biases in the blocks and a hidden dense layer. The variants for small images have
+neither: "cifar" after arXiv:2009.11839, "preact" after arXiv:1603.05027.
 """
 
 from __future__ import annotations
@@ -9,17 +10,38 @@ from typing import ClassVar
 
 from torch import nn
 
+from utils.errors import UsageError
 from utils.layers import BasicBlock, Network, conv_block, dense_block, dropout, initialise, linear
+from utils.residual import small_image_features
+from utils.suggest import unknown
+
+VARIANTS = ("default", "cifar", "preact")
 
 
 class ResNet18(Network):
-    """ResNet-18 with batch norm: 20 convolutions in 8 residual blocks, 2 dense layers."""
+    """ResNet-18 with batch norm: 20 convolutions in 8 residual blocks, 2 dense layers.
+
+    `variant`: "default"; "cifar" has a 3x3 stem that keeps the size, no biases, ReLU and one dense layer;
+    "preact" the same with norm and ReLU before each convolution.
+    """
 
     #: residual blocks in each stage
     depths: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
 
-    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
+    def __init__(
+        self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28, variant: str = "default"
+    ) -> None:
         super().__init__(in_channels, num_classes, image_size)
+        if variant not in VARIANTS:
+            raise UsageError(unknown(f"variant of {type(self).__name__}", str(variant), VARIANTS))
+        if variant == "default":
+            self._build_default(in_channels, num_classes)
+        else:
+            self.features, width = small_image_features(in_channels, self.depths, 64, variant == "preact")
+            self.classifier = linear(width, num_classes)
+        initialise(self)
+
+    def _build_default(self, in_channels: int, num_classes: int) -> None:
         width = 64
         stem = conv_block(in_channels, width, 7, 3, stride=2, bias=False)
         pool = nn.MaxPool2d(3, stride=2, padding=1)
@@ -37,4 +59,3 @@ class ResNet18(Network):
             dropout(),
             linear(256, num_classes),
         )
-        initialise(self)

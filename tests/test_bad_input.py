@@ -19,7 +19,10 @@ from framework.run_folder import RunFolder
 from main import main
 from utils import atomic
 
-SMALL = "--model LeNet300 --epochs 2 --batch_size 16 --limit_train_batches 2 --limit_test_batches 1 --threads 1"
+SMALL = (
+    "--model LeNet300 --epochs 2 --batch_size 16 --limit_train_batches 2 --limit_test_batches 1 "
+    "--threads 1 --plot_weights_freq 0"
+)
 
 
 class Result(NamedTuple):

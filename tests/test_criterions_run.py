@@ -76,7 +76,18 @@ def refused(run: Run, *words: str) -> None:
 THRESHOLDS = ("HoyerSquare", "GroupHoyerSquare")
 
 
-@pytest.mark.parametrize("name", [name for name in registry.names("criterions") if name != "EmptyCrit"])
+#: one of each kind; the others are slow tests
+FAST = ("SNIP", "GRASP", "CNIP", "FPGM", "TaylorGate")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+        for name in registry.names("criterions")
+        if name != "EmptyCrit"
+    ],
+)
 def test_every_criterion_prunes_a_run_to_the_sparsity_asked_for(launch: Launch, name: str) -> None:
     run = launch("--prune_criterion", name, "--pruning_limit", "0.7", "--snip_steps", "1")
     assert run.code == 0, run.err

@@ -22,6 +22,8 @@ ROWS = [
 def when(schedule: Schedule) -> str:
     """before, 7 steps."""
     kind, steps = type(schedule).__name__.lower(), getattr(schedule, "steps", 1)
+    if getattr(schedule, "even", False):
+        return f"{kind}, in steps of 5 %"
     if kind == "during":
         assert steps == ITERATIVE
         return f"during, up to {steps} steps"

@@ -20,7 +20,10 @@ from main import main
 
 FONTS = str(Path(tempfile.gettempdir()) / "fonts-of-secateur-tests")  # matplotlib takes seconds to list them
 ROOT = Path(framework.__file__).parent.parent
-SMALL = "--model LeNet300 --epochs 1 --batch_size 16 --limit_train_batches 2 --limit_test_batches 1 --threads 1"
+SMALL = (
+    "--model LeNet300 --epochs 1 --batch_size 16 --limit_train_batches 2 --limit_test_batches 1 "
+    "--threads 1 --plot_weights_freq 0"
+)
 PLUGINS = {
     # fifteen lines, as the README promises
     "criterions/GradNorm.py": '''

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import tomllib
@@ -9,14 +10,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from framework.config import FLAGS
 from framework.measures import measure_latency
+from framework.plugins import option_names, registry
 from framework.pruning.adapters import _ADAPTERS, _HEADS
+from framework.robustness.names import ATTACKS as EVERY_ATTACK
+from framework.validate import TAKEN
 from main import main
 from utils.vision import torchvision
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+RUN_FOLDER = (ROOT / "docs" / "run_folder.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 COMMANDS = [
     line.split("  #")[0].strip()
@@ -25,6 +32,9 @@ COMMANDS = [
     for line in text.splitlines()
     if line.startswith("python main.py")
 ]
+PICTURED = re.findall(r"^python main.py .*$", RUN_FOLDER, flags=re.MULTILINE)
+ROBUSTNESS = (ROOT / "docs" / "robustness.md").read_text(encoding="utf-8")
+ATTACKS = [line for line in ROBUSTNESS.splitlines() if line.startswith("python main.py")]
 # the same command on less: README's own flags come first, the last of two equal flags wins
 SHORT = ["--epochs", "4", "--limit_train_batches", "1", "--limit_test_batches", "1", "--batch_size", "4"]
 NARROW = ["--threads", "1"]
@@ -72,17 +82,55 @@ def test_command(
         monkeypatch.setattr("framework.probing.REPEATS", 1)
         if "SNAPit" not in words:
             _vgg16_run(folder)
+    if "--attack" in words:
+        _lenet5_run(folder)
     if "results/MY_RUN" in words:
         words[words.index("results/MY_RUN")] = str(next((folder / "results").glob("*vgg16_for_readme*")))
-    assert main([*words, *SHORT, *NARROW]) == 0
+    assert main([*words, *SHORT, *NARROW, "--plot_weights_freq", "0"]) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert (folder / last / "report.json").is_file()
+
+
+def test_the_guide_to_the_run_folder_lists_exactly_what_its_command_leaves(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    (command,) = PICTURED
+    assert main([*shlex.split(command)[2:], *SHORT[2:], *NARROW]) == 0
+    place = folder / capsys.readouterr().out.strip().splitlines()[-1]
+    files, metrics, pictures, _ = (part for part in re.split(r"^## ", RUN_FOLDER, flags=re.MULTILINE))
+    listed = set(re.findall(r"^\| `(.+?)/?` \|", files, flags=re.MULTILINE))
+    assert {Path(name).parts[0] for name in listed} == {path.name for path in place.iterdir()}
+    assert all((place / name).exists() for name in listed)
+    drawn = set(re.findall(r"^\| `(\w+\.png)` \|", pictures, flags=re.MULTILINE))
+    assert drawn == {path.name for path in (place / "plots").iterdir()}
+    rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    left = {re.sub(r"(layer/sparsity)/.*", r"\1/LAYER", key) for row in rows for key in row}
+    named = {key for line in re.findall(r"^\| (`\w+/.*?) \|", metrics, flags=re.MULTILINE)
+             for key in re.findall(r"`(.+?)`", line)}  # fmt: skip
+    assert named - {"cuda/ram_footprint"} == {key for key in left if "/" in key}
+    assert {key for key in left if "/" not in key} == {"epoch", "step", "samples", "seconds"}
+    flags = set(re.findall(r"`--(?:no_)?(\w+)", RUN_FOLDER))
+    assert flags - {"config"} <= set(FLAGS)
+    events = EventAccumulator(str(place / "tensorboard"))
+    events.Reload()
+    tags = {tag for kind in ("images", "histograms") for tag in events.Tags()[kind]}
+    shown = set(re.findall(r"`(\w+/[\w/]+)`", pictures)) - {"plots/"}
+    layers = {key.removeprefix("layer/sparsity/") for row in rows for key in row if key.startswith("layer/")}
+    expected = {tag.replace("LAYER", layer) for tag in shown for layer in layers}
+    assert tags == expected
 
 
 def _vgg16_run(folder: Path) -> None:
     if not list((folder / "results").glob("*vgg16_for_readme*")):
         command = "--model VGG16 --prune_criterion SNAP --pruning_limit 0.9 --run_name vgg16_for_readme --epochs 1"
         assert main([*command.split(), *SHORT[2:], *NARROW]) == 0
+
+
+def _lenet5_run(folder: Path) -> None:
+    if not list((folder / "results").glob("*/models/LeNet5_finished.safetensors")):
+        assert main(["--model", "LeNet5", *SHORT, *NARROW]) == 0
 
 
 def test_the_script_runs(
@@ -124,6 +172,44 @@ def test_the_hooks_of_the_guide_are_real() -> None:
     assert sorted(named) == sorted(n for n in vars(HookSpecs) if not n.startswith("_") and n != "plugin_folders")
 
 
+TRAINERS = (ROOT / "docs" / "trainers.md").read_text(encoding="utf-8")
+TRAINER_COMMANDS = re.findall(r"^python main.py .*", TRAINERS, flags=re.MULTILINE)
+
+
+def test_the_commands_of_the_trainers_page_were_found() -> None:
+    assert len(TRAINER_COMMANDS) >= 8
+
+
+@pytest.mark.parametrize("command", TRAINER_COMMANDS)
+def test_command_of_the_trainers_page(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    words = [*shlex.split(command)[2:], *SHORT, *NARROW]
+    if "results/MY_RUN" in words:
+        found = list((folder / "results").glob("*_MY_RUN"))
+        if not found:
+            first = shlex.split(TRAINER_COMMANDS[0])[2:]
+            assert main([*first, *SHORT, *NARROW]) == 0
+            found = list((folder / "results").glob("*_MY_RUN"))
+        words[words.index("results/MY_RUN")] = str(found[0])
+    if "trainer.tick=2" in words:
+        words += ["--epochs", "7"]
+    assert main(words) == 0
+    report = json.loads((folder / capsys.readouterr().out.strip().splitlines()[-1] / "report.json").read_text())
+    assert report["trainer"]["name"] in ("TickTock", "L0Trainer") or "EmptyCrit" in words
+
+
+def test_the_options_of_the_trainers_page_are_those_of_the_trainers() -> None:
+    for trainer, title in (("TickTock", "## TickTock"), ("L0Trainer", "## L0Trainer")):
+        part = TRAINERS.split(title)[1].split("\n## ")[0]
+        rows = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
+        shown = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+        taken = set(option_names(registry.get("trainers", trainer))) - set(TAKEN["trainer"])
+        assert sorted(shown) == sorted(taken)
+
+
 EXAMPLES = re.findall(
     r"## (.*?)\n(?:(?!\n## ).)*?```python\nimport torch\n(.*?)```",
     (ROOT / "docs" / "any_network.md").read_text(encoding="utf-8"),
@@ -150,3 +236,42 @@ def test_example_for_a_network_of_ones_own(title: str, capsys: pytest.CaptureFix
         assert re.fullmatch(r"0\.(49|50|51) of the multiply-adds are gone\n", out)
     if "transformer" in title:
         assert "reduced over: LayerNorm" in out
+
+
+def test_commands_about_robustness_were_found() -> None:
+    assert len(ATTACKS) >= 7
+
+
+@pytest.mark.parametrize("command", ATTACKS)
+def test_command_about_robustness(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    for name, criterion in (("MY_DENSE_RUN", "EmptyCrit"), ("MY_RUN", "SNAP")):
+        if not list((folder / "robust").glob(f"*{name}")):
+            plain = f"--model LeNet5 --prune_criterion {criterion} --run_name {name} --results_dir robust"
+            assert main([*plain.split(), *SHORT, *NARROW]) == 0
+        command = command.replace(f"results/{name}", str(next((folder / "robust").glob(f"*{name}"))))
+    words = [*shlex.split(command)[2:], "--results_dir", "robust", "--limit_test_batches", "2", *NARROW]
+    if "--attack" in words:
+        words += ["--attack_samples", "4"]
+    if "10000" in words:
+        words[words.index("10000")] = "5"
+    assert main(words) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert (folder / last / "report.json").is_file()
+
+
+def test_the_script_about_robustness_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (script,) = re.findall(r"```python\n(.*?)```", ROBUSTNESS, flags=re.DOTALL)
+    exec(compile(script, "robustness.md", "exec"), {})
+    assert re.fullmatch(r"\[0\.\d+, 0\.\d+\] \[.*\]\n", capsys.readouterr().out)
+
+
+def test_every_option_of_a_tester_is_in_its_guide() -> None:
+    for name in registry.names("testers"):
+        for option in option_names(registry.get("testers", name)):
+            if option != "options":
+                assert re.search(rf"--{option} |tester\.{option}=", ROBUSTNESS), (name, option)
+    assert all(f"| {name} |" in ROBUSTNESS for name in [*EVERY_ATTACK, "all"])

@@ -8,6 +8,7 @@ import torch
 from accelerate import DistributedType
 from torch import Tensor
 
+from framework.confusion import confusion_counts
 from framework.measures import evaluating
 from framework.pruning.cutting import unwrapped
 from framework.trainer import Parts, Settings, Trainer
@@ -48,6 +49,7 @@ class DefaultTrainer(Trainer):
                 self.hooks.epoch_ended(trainer=self, metrics=metrics)
                 if self.progress.stopped:
                     break
+            self.finish()
             self.hooks.training_ended(trainer=self)
         except BaseException as error:
             self.hooks.run_failed(trainer=self, error=error)
@@ -76,17 +78,22 @@ class DefaultTrainer(Trainer):
         """Loss of one batch, a scalar to be minimised."""
         inputs, targets = batch
         outputs = self.model(inputs)
-        loss, penalty = self.loss(outputs, targets), self.loss.penalty(self.model)
+        loss, penalty = self.loss(outputs, targets), self.penalty()
         self.record(len(inputs), loss=loss, penalty=penalty, acc=correct_samples(outputs, targets) / len(inputs))
         return loss + penalty
+
+    def penalty(self) -> Tensor:
+        """What is added to the task loss in training, a scalar: the loss's own penalty."""
+        return self.loss.penalty(self.model)
 
     @torch.inference_mode()
     def evaluate(self, loader: BatchLoader) -> dict[str, float]:
         """`acc` and `loss` over all samples of the loader, in eval mode.
 
-        Raises RunError where the loss is not finite: such a network's accuracy means nothing.
+        Leaves the counts of true and predicted classes in `confusion`. Raises RunError where the loss is not
+        finite: such a network's accuracy means nothing.
         """
-        correct = total = None
+        correct = total = table = None
         samples = 0
         with evaluating(self.model):
             for inputs, targets in self.track(loader, "evaluate", len(loader)):
@@ -94,7 +101,10 @@ class DefaultTrainer(Trainer):
                 hits, losses = correct_samples(outputs, targets), self.loss(outputs, targets) * len(inputs)
                 correct = hits if correct is None else correct + hits
                 total = losses if total is None else total + losses
+                counts = confusion_counts(outputs, targets)
+                table = counts if table is None else table + counts
                 samples += len(inputs)
+        self.confusion = table
         if correct is None or total is None:
             raise RunError("there is nothing to evaluate: the loader is empty")
         result = {"acc": float(correct) / samples, "loss": float(total) / samples}

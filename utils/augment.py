@@ -7,6 +7,7 @@ whose device need not be that of the images: a CPU generator gives the same chan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,15 @@ from torch.nn import functional as F
 
 PADDING = 4
 """Pixels of black around an image from which `crop` cuts."""
+
+AREAS = (0.08, 1.0)
+"""Smallest and largest share of an image's area that `resized_crop` takes."""
+
+LOG_RATIO = math.log(4 / 3)
+"""Logarithm of the largest ratio of the sides of such a piece, either way round."""
+
+TRIES = 10
+"""Pieces that are drawn until one lies inside the image."""
 
 
 def _integers(low: int, high: int, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -75,11 +85,38 @@ def rotate(images: Tensor, generator: torch.Generator) -> Tensor:
     # maps places in the result to places in the image; coordinates run from -1 to 1 along either side, whence
     # the ratio of the sides
     rows = ((cos, -sin * height / width, zero), (sin * width / height, cos, zero))
-    theta = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)  # (B, 2, 3)
+    return _sampled(images, torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2), "zeros")
+
+
+def resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Blow up a random piece of every image to its size: 8 to 100 % of the area, sides of 3:4 to 4:3; bilinear.
+
+    After arXiv:1409.4842. Of ten pieces of random area and ratio the first that fits is taken, else the whole
+    image. The values of uint8 images are rounded.
+    """
+    drawn = torch.rand(4, TRIES, len(images), generator=generator, device=generator.device).to(images.device)
+    side = (AREAS[0] + (AREAS[1] - AREAS[0]) * drawn[0]).sqrt()
+    stretch = ((2 * drawn[1] - 1) * LOG_RATIO / 2).exp()
+    height, width = images.shape[-2:]
+    form = (height / width) ** 0.5  # a piece has its ratio in pixels, whatever that of the image
+    across, down = side * stretch * form, side / stretch / form  # (10, B), shares of width and height
+    fits = (across <= 1) & (down <= 1)
+    first = fits.to(torch.uint8).argmax(0, keepdim=True)  # the first of the largest
+    x, y, left, top = (part.gather(0, first)[0] for part in (across, down, drawn[2], drawn[3]))
+    none = ~fits.any(0)
+    x, y = x.masked_fill(none, 1), y.masked_fill(none, 1)
+    zero = torch.zeros_like(x)
+    # the coordinates of the image run from -1 to 1 along either side
+    rows = ((x, zero, (1 - x) * (2 * left - 1)), (zero, y, (1 - y) * (2 * top - 1)))
+    return _sampled(images, torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2), "border")
+
+
+def _sampled(images: Tensor, theta: Tensor, outside: str) -> Tensor:
+    """The images (B, C, H, W) seen through affine maps (B, 2, 3), bilinear, in their own type."""
     pixels = images if images.is_floating_point() else images.float()
     grid = F.affine_grid(theta.to(pixels.dtype), list(images.shape), align_corners=False)
-    turned = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-    return turned if images.is_floating_point() else turned.round_().clamp_(0, 255).to(images.dtype)
+    found = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+    return found if images.is_floating_point() else found.round_().clamp_(0, 255).to(images.dtype)
 
 
 AUGMENTATIONS: dict[str, tuple[Callable[[Tensor, torch.Generator], Tensor], ...]] = {
@@ -88,6 +125,7 @@ AUGMENTATIONS: dict[str, tuple[Callable[[Tensor, torch.Generator], Tensor], ...]
     "crop_flip": (crop, flip),
     "cutout": (crop, flip, cutout),
     "cutout_rotate": (flip, cutout, rotate),
+    "resized_crop_flip": (resized_crop, flip),
 }
 """The values of --augment and what each does, in this order."""
 

@@ -55,6 +55,7 @@ class DataSet(ABC):
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]; what --normalize dataset subtracts
     std: tuple[float, ...]  # per channel, of pixels in [0, 1]; what --normalize dataset divides by
     class_names: tuple[str, ...] | None = None
+    remarks: tuple[str, ...] = ()  # what the user should know of the files that were opened, a line each
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__name__
@@ -93,8 +94,11 @@ class FolderDataSet(DataSet):
         """Return one part, its images cut to squares of `image_size` pixels; UsageError if there are none."""
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images (uint8, (N, C, 64, 64)) and labels (int64, (N,)) of one part, which must be small."""
-        files = self.open(train, FOLDER_IMAGE_SIZE)
+        """Return images (uint8, (N, C, S, S)) and labels (int64, (N,)) of one part, which must be small.
+
+        S is `image_size`, or 64 where every file has a size of its own.
+        """
+        files = self.open(train, self.image_size or FOLDER_IMAGE_SIZE)
         images = torch.stack([files[index] for index in range(len(files))])
         return images, torch.tensor(files.targets, dtype=torch.int64)
 

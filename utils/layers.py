@@ -64,10 +64,12 @@ def activation() -> nn.Module:
 
 
 def conv(
-    inputs: int, outputs: int, kernel: int, padding: int = 0, *, stride: int = 1, bias: bool = True
-) -> nn.Conv2d:
+    inputs: int, outputs: int, kernel: int, padding: int = 0, *,
+    stride: int = 1, bias: bool = True, groups: int = 1,
+) -> nn.Conv2d:  # fmt: skip
     """A bare convolution whose values `initialise` sets."""
-    return _unset(nn.Conv2d, inputs, outputs, kernel, stride=stride, padding=padding, bias=bias)
+    options = {"stride": stride, "padding": padding, "bias": bias, "groups": groups}
+    return _unset(nn.Conv2d, inputs, outputs, kernel, **options)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

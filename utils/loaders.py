@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from utils.augment import AUGMENTATIONS, augment
 from utils.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet, ImageFiles
@@ -21,12 +21,19 @@ from utils.errors import UsageError
 from utils.suggest import unknown
 
 Batch = tuple[Tensor, Tensor]
+Key = int | tuple[int, int]  # the position of an image, or that and the seed of a random piece of it
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NORMALIZATIONS = ("dataset", "unit", "imagenet")
 TUNING_SHARE = 0.2
 """Share of the training images that --tuning takes for validation."""
+
+FROM_FILES = "resized_crop_flip"
+"""The augmentation whose pieces are cut out of image files, with all their pixels, before these are resized."""
+
+PRELOAD_BATCH = 64
+"""Images that a process decodes at a time when all are loaded into memory."""
 
 
 def seeded(*key: int | str) -> torch.Generator:
@@ -53,6 +60,9 @@ class BatchLoader(ABC):
     limit: at most so many batches an epoch; None: no limit.
     memory_format: of the inputs; may be changed at any time.
     """
+
+    #: whether the images are files that random pieces can be cut out of
+    cuts_files = False
 
     def __init__(
         self, targets: Tensor, *, batch_size: int, mean: Sequence[float], std: Sequence[float], seed: int = 0,
@@ -104,9 +114,12 @@ class BatchLoader(ABC):
             order = torch.randperm(self.num_samples, generator=generator)
         else:
             order = torch.arange(self.num_samples)
-        for images, targets in self._fetch(order.split(self.batch_size)[: len(self)], epoch=True):
+        seeds, steps = None, self.augment
+        if self.train and self.cuts_files and self.augment == FROM_FILES:
+            seeds, steps = torch.randint(2**62, order.shape, generator=generator).split(self.batch_size), "flip"
+        for images, targets in self._fetch(order.split(self.batch_size)[: len(self)], epoch=True, seeds=seeds):
             if self.train:
-                images = augment(images, self.augment, generator)
+                images = augment(images, steps, generator)
             yield self._normalized(images), targets
 
     def plain(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
@@ -122,10 +135,13 @@ class BatchLoader(ABC):
         return floats.sub_(self._offset).div_(self._scale).contiguous(memory_format=self.memory_format)
 
     @abstractmethod
-    def _fetch(self, chunks: Sequence[Tensor], epoch: bool) -> Iterator[Batch]:
+    def _fetch(
+        self, chunks: Sequence[Tensor], epoch: bool, seeds: Sequence[Tensor] | None = None
+    ) -> Iterator[Batch]:
         """Yield uint8 images (B, C, H, W) and targets (B,) on the device for each chunk of positions.
 
         epoch: the chunks are an epoch's; of those only one is under way at a time.
+        seeds: for each image, cut a random piece out of its file; only where `cuts_files`.
         """
 
 
@@ -142,7 +158,9 @@ class TensorLoader(BatchLoader):
                              f"not {images.dtype} {tuple(images.shape)}")  # fmt: skip
         self.images = images.to(self.device)
 
-    def _fetch(self, chunks: Sequence[Tensor], epoch: bool) -> Iterator[Batch]:
+    def _fetch(
+        self, chunks: Sequence[Tensor], epoch: bool, seeds: Sequence[Tensor] | None = None
+    ) -> Iterator[Batch]:
         positions = torch.cat(list(chunks)).to(self.device)  # one transfer for all
         for chunk in positions.split([len(chunk) for chunk in chunks]):
             yield self.images.index_select(0, chunk), self.targets.index_select(0, chunk)
@@ -157,8 +175,32 @@ class _Numbered:
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int]:
-        return self.files[position], position
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        if isinstance(key, int):
+            return self.files[key], key
+        position, seed = key
+        return self.files.cropped(position, seed), position  # type: ignore[attr-defined]
+
+
+class _Part:
+    """Some of the files of a folder, by their positions."""
+
+    def __init__(self, files: ImageFiles, positions: Sequence[int]) -> None:
+        self.files = files
+        self.positions = positions
+        self.targets = [files.targets[position] for position in positions]
+        if hasattr(files, "cropped"):
+            self.cropped = self._cropped
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.files[self.positions[index]]
+
+    def _cropped(self, index: int, seed: int) -> Tensor:
+        piece: Tensor = self.files.cropped(self.positions[index], seed)  # type: ignore[attr-defined]
+        return piece
 
 
 class FolderLoader(BatchLoader):
@@ -179,9 +221,10 @@ class FolderLoader(BatchLoader):
         self.num_workers = num_workers
         self.persistent = persistent and num_workers > 0
         self._files = _Numbered(files)
-        self._plan: list[list[int]] = []  # the chunks of the epoch under way, for persistent workers
+        self.cuts_files = hasattr(files, "cropped")
+        self._plan: list[list[Key]] = []  # the chunks of the epoch under way, for persistent workers
 
-    def _stream(self, plan: list[list[int]], persistent: bool) -> DataLoader[Any]:
+    def _stream(self, plan: list[list[Key]], persistent: bool) -> DataLoader[Any]:
         return DataLoader(
             self._files,  # type: ignore[arg-type]  # has what a map-style Dataset needs
             batch_sampler=plan,
@@ -195,8 +238,13 @@ class FolderLoader(BatchLoader):
     def _kept_stream(self) -> DataLoader[Any]:
         return self._stream(self._plan, persistent=True)
 
-    def _fetch(self, chunks: Sequence[Tensor], epoch: bool) -> Iterator[Batch]:
-        plan = [chunk.tolist() for chunk in chunks]
+    def _fetch(
+        self, chunks: Sequence[Tensor], epoch: bool, seeds: Sequence[Tensor] | None = None
+    ) -> Iterator[Batch]:
+        plan: list[list[Key]] = [chunk.tolist() for chunk in chunks]
+        if seeds is not None:  # an epoch may be limited to fewer chunks
+            pairs = zip(chunks, seeds, strict=False)
+            plan = [list(zip(chunk.tolist(), own.tolist(), strict=True)) for chunk, own in pairs]
         if self.persistent and epoch:
             self._plan[:] = plan  # the kept stream reads this list again at the start of every epoch
             stream = self._kept_stream
@@ -232,6 +280,7 @@ class Loaders:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None
+    remarks: tuple[str, ...] = ()  # of the data set, for the log
 
     def scoring_batches(
         self, kind: str, *, batches: int | None, samples: int | None, batch_size: int, seed: int, step: int,
@@ -329,8 +378,13 @@ def split(total: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[held:].sort().values, order[:held].sort().values
 
 
-def _open(dataset: DataSet, train: bool, size: int) -> tuple[Tensor | ImageFiles, Tensor]:
-    """Return the images of one part (uint8 tensor, or files) and their labels (int64)."""
+def _open(
+    dataset: DataSet, train: bool, size: int, decoders: int | None = None
+) -> tuple[Tensor | ImageFiles, Tensor]:
+    """Return the images of one part (uint8 tensor, or files) and their labels (int64).
+
+    decoders: how many processes decode all files into a tensor at once; None: the files stay files.
+    """
     source: Tensor | ImageFiles
     if isinstance(dataset, FolderDataSet):
         source = dataset.open(train, size)
@@ -343,7 +397,24 @@ def _open(dataset: DataSet, train: bool, size: int) -> tuple[Tensor | ImageFiles
     low, high = int(targets.min()), int(targets.max())
     if low < 0 or high >= dataset.num_classes:
         raise UsageError(f"{dataset.name} has labels {low}..{high}, not 0..{dataset.num_classes - 1}")
+    if decoders is not None and not isinstance(source, Tensor):
+        source = preloaded(source, dataset, size, decoders)
     return source, targets
+
+
+def preloaded(files: ImageFiles, dataset: DataSet, size: int, workers: int) -> Tensor:
+    """Return all images (uint8, (N, C, size, size)), decoded by `workers` processes (0: by this one)."""
+    shape = (len(files), dataset.in_channels, size, size)
+    try:
+        images = torch.empty(shape, dtype=torch.uint8)
+    except RuntimeError as error:
+        raise UsageError(f"preload_all_data: {dataset.name} needs {math.prod(shape) / 1e9:.1f} GB of memory, "
+                         "more than there is") from error  # fmt: skip
+    whole = FolderLoader(files, torch.arange(len(files)), num_workers=workers, batch_size=PRELOAD_BATCH,
+                         mean=(0.0,) * shape[1], std=(1.0,) * shape[1])  # fmt: skip
+    for part, positions in whole._fetch(torch.arange(len(files)).split(PRELOAD_BATCH), epoch=False):
+        images[positions] = part
+    return images
 
 
 def _loader(
@@ -356,7 +427,7 @@ def _loader(
         return TensorLoader(source if positions is None else source[positions], targets, **options)
     files: Any = source
     if positions is not None:
-        files = Subset(files, positions.tolist())
+        files = _Part(files, positions.tolist())
     return FolderLoader(files, targets, num_workers=workers, **options)
 
 
@@ -372,7 +443,7 @@ def make_loaders(
     augment: str = "none", normalize: str = "dataset", image_size: int | None = None,
     num_classes: int | None = None, limit_train_batches: int | None = None,
     limit_test_batches: int | None = None, random_shuffle_labels: bool = False,
-    device: str | torch.device = "cpu", workers: int = 2,
+    device: str | torch.device = "cpu", workers: int = 2, preload: bool = False,
 ) -> Loaders:  # fmt: skip
     """Return the loaders of a run on `dataset`.
 
@@ -381,7 +452,9 @@ def make_loaders(
     augment: of the training images. normalize: see `normalization`.
     image_size: side in pixels, if not the native one (folders: 64). num_classes: what the user expects.
     limit_test_batches: for validation, too. workers: processes that decode image files.
-    random_shuffle_labels: permute the labels of the training images. Errors: UsageError.
+    random_shuffle_labels: permute the labels of the training images. preload: decode all images of a folder
+    now and keep them on the device, which changes no batch, unless `augment` cuts pieces out of the files:
+    then they are cut out of the squares. Errors: UsageError.
     """
     mean, std = normalization(dataset, normalize)
     if num_classes is not None and num_classes != dataset.num_classes:
@@ -389,7 +462,8 @@ def make_loaders(
     size = _image_size(dataset, image_size)
     common: dict[str, Any] = {"batch_size": batch_size, "mean": mean, "std": std, "seed": seed,
                               "device": device, "workers": workers}  # fmt: skip
-    source, targets = _open(dataset, True, size)
+    decoders = workers if preload else None
+    source, targets = _open(dataset, True, size, decoders)
     kept, held = split(len(targets), TUNING_SHARE if tuning else val_share, seed)
     val = _loader(source, targets, held, limit=limit_test_batches, **common) if len(held) else None
     if random_shuffle_labels:
@@ -399,6 +473,6 @@ def make_loaders(
     if tuning and val is not None:
         test = val
     else:
-        test = _loader(*_open(dataset, False, size), None, limit=limit_test_batches, **common)
+        test = _loader(*_open(dataset, False, size, decoders), None, limit=limit_test_batches, **common)
     classes, names = dataset.num_classes, dataset.class_names
-    return Loaders(train, val, test, dataset.in_channels, classes, size, mean, std, names)
+    return Loaders(train, val, test, dataset.in_channels, classes, size, mean, std, names, dataset.remarks)

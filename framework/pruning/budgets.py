@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from framework.lineage import lineage_of
 from framework.measures import count_macs, macs_by_tensor, measure_latency
-from framework.prunable import output_dim, prunable_layers, prunable_weights, tensor_name
+from framework.prunable import named_tensors, output_dim, prunable_layers, prunable_weights, tensor_name
 from framework.pruning.channels import ChannelGroup, Groups
 from framework.pruning.cutting import cut
 from framework.pruning.producers import units_per_channel
@@ -82,7 +82,7 @@ class _Sizes:
     """Shapes of all tensors, before and after a cut."""
 
     def __init__(self, model: nn.Module, groups: Groups) -> None:
-        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+        tensors = list(named_tensors(model).items())
         self.shape = {name: tuple(tensor.shape) for name, tensor in tensors}
         first = {id(tensor): name for name, tensor in reversed(tensors)}
         self._first = {name: first[id(tensor)] for name, tensor in tensors}

@@ -5,7 +5,7 @@ What a group is, and the one call that finds them; `tracing` has the engine behi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.lineage import lineage_of
-from framework.prunable import prunable_layers
+from framework.prunable import check_network, prunable_layers
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -90,9 +90,11 @@ def channel_groups(
     groups whose channels they have as outputs are never cut. Protected are also groups that reach the model's
     output and those whose cut, tried on a copy, does not compute what a mask computes; `inexact` frees those
     where only the numbers differ, such as behind a LayerNorm, as long as the network runs. With `attention`
-    "dims" a channel inside attention is one entry of every head, with "heads" it is a whole head. The model is
-    not changed. Raises UsageError if the model rejects the input or has no prunable layer.
+    "dims" a channel inside attention is one entry of every head, with "heads" it is a whole head (where an
+    adapter tells what a head is; a warning says so where none does). The model is not changed. Raises UsageError
+    if the model rejects the input or has no prunable layer.
     """
+    check_network(model)
     if not prunable_layers(model):
         raise UsageError(f"{type(model).__name__} has no prunable layer (convolution or linear)")
     if not isinstance(example_input, Tensor) or example_input.dim() == 0:
@@ -103,7 +105,7 @@ def channel_groups(
         )
     if attention not in ATTENTION:
         raise UsageError(unknown("way to cut attention", attention, ATTENTION))
-    _check_prefixes(model, protect)
+    protect = _prefixes(model, protect)
     from framework.pruning.tracing import trace
 
     groups = TracedGroups(trace(model, example_input[:1], inexact, attention), example_input[:1])
@@ -143,8 +145,13 @@ def remap(
     return TracedGroups(after, groups.example) if isinstance(groups, TracedGroups) else after
 
 
-def _check_prefixes(model: nn.Module, protect: Sequence[str]) -> None:
+def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:
+    """The prefixes as a sequence, each known to name a module."""
+    protect = (protect,) if isinstance(protect, str) else protect
+    if not isinstance(protect, Collection) or not all(isinstance(prefix, str) for prefix in protect):
+        raise UsageError(f"protect takes names of modules, got {protect!r}")
     names = [name for name, _ in model.named_modules()]
     for prefix in protect:
         if not any(name == prefix or name.startswith(prefix + ".") for name in names):
             raise UsageError(unknown("module to protect", prefix, list(prunable_layers(model))))
+    return tuple(protect)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.lineage import Lineage, has_lineage, lineage_of, set_lineage
+from framework.prunable import check_network, named_tensors
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import ChannelGroup, Groups, TracedGroups, example_of, remap
 from framework.pruning.folding import moved_constants
@@ -61,6 +62,7 @@ def cut(
     Raises UsageError for a mask of an unknown or protected group, of the wrong length, or without a channel
     left, for an optimizer state or companion that does not fit, and for `fold` without an example.
     """
+    check_network(model)
     _check(keep, groups)
     _check_current(model, {name: group for name, group in groups.items() if name in keep or not group.protected})
     _check_gone(model, keep, groups, example_input)
@@ -71,7 +73,7 @@ def cut(
     staying, positions = what_stays(model, removed, groups)
     twins, mappings = _sorted_out(companions, model)
     plan = _Plan()
-    named = _tensors(model)
+    named = named_tensors(model)
     factors = rescaling(keep, groups)
     values = {id(named[name]): value for name, value in folded.items()}
     for name, factor in factors.items():
@@ -79,7 +81,7 @@ def cut(
     touched: Staying = {name: {} for name, tensor in named.items() if id(tensor) in values} | staying
     _plan_module(plan, model, touched, values=values)
     for twin in twins:
-        own = _tensors(twin)
+        own = named_tensors(twin)
         scaled = {id(own[name]): own[name].detach() * factor for name, factor in factors.items() if name in own}
         _plan_module(plan, twin, staying, like=model, values=scaled)
     _plan_optimizer(plan, optimizer, touched, [model, *twins])
@@ -119,7 +121,7 @@ def what_stays(
     model: nn.Module, removed: Mapping[str, Tensor], groups: Groups
 ) -> tuple[Staying, dict[tuple[str, int], Tensor]]:
     """Positions that stay along each cut dimension, and the new position of each old one (-1 where gone)."""
-    sizes = {name: tensor.shape for name, tensor in _tensors(model).items()}
+    sizes = {name: tensor.shape for name, tensor in named_tensors(model).items()}
     stays: dict[tuple[str, int], Any] = {}  # numpy: thousands of small operations
     for name, off in removed.items():
         gone = off.numpy()
@@ -133,7 +135,7 @@ def what_stays(
         mask = torch.from_numpy(kept)
         staying.setdefault(tensor, {})[dim] = mask.nonzero().flatten()
         positions[tensor, dim] = torch.where(mask, mask.cumsum(0) - 1, -1)
-    named = _tensors(model)
+    named = named_tensors(model)
     first_names = {id(named[name]): name for name in staying}
     for name, one in named.items():  # a tied tensor is cut once, and its other names are recorded
         if id(one) in first_names:
@@ -149,8 +151,8 @@ def _plan_module(
     values: Mapping[int, Tensor] | None = None,
 ) -> None:
     """New parameters (gradients along), buffers and masks of one module; `values` has new ones by tensor id."""
-    reference = _tensors(like) if like is not None else {}
-    own = _tensors(module)
+    reference = named_tensors(like) if like is not None else {}
+    own = named_tensors(module)
     seen: set[int] = set()
     for name, dims in staying.items():
         old = own.get(name)
@@ -186,7 +188,7 @@ def _plan_optimizer(plan: _Plan, optimizer: Any, staying: Staying, modules: Sequ
     inner = unwrapped(optimizer)
     if isinstance(inner, torch.optim.LBFGS):
         raise UsageError("LBFGS keeps one flat state for all parameters together: it cannot be cut")
-    names = {id(tensor): name for module in modules for name, tensor in _tensors(module).items()}
+    names = {id(tensor): name for module in modules for name, tensor in named_tensors(module).items()}
     for old, _ in plan.parameters:
         if old in inner.state:
             name = names[id(old)]
@@ -220,7 +222,7 @@ def _plan_mapping(
     model: nn.Module,
     factors: Mapping[str, float],
 ) -> None:
-    reference = _tensors(model)
+    reference = named_tensors(model)
     for name, dims in staying.items():
         if name not in companion:
             continue
@@ -265,10 +267,6 @@ def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     return optimizer
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
-
-
 def _sorted_out(
     companions: Sequence[Companion], model: nn.Module
 ) -> tuple[list[nn.Module], list[MutableMapping[str, Tensor]]]:
@@ -303,7 +301,7 @@ def _twin_lineage(twin: nn.Module, model: nn.Module) -> Lineage:
 
 def _check_current(model: nn.Module, groups: Groups) -> None:
     """Groups traced before an earlier cut point past the ends of the tensors."""
-    sizes = {name: tensor.shape for name, tensor in _tensors(model).items()}
+    sizes = {name: tensor.shape for name, tensor in named_tensors(model).items()}
     for name, group in groups.items():
         for tensor, dim, index in group.slices:
             if tensor not in sizes or index.numel() and index.numpy().max() >= sizes[tensor][dim]:
@@ -314,6 +312,9 @@ def _check_current(model: nn.Module, groups: Groups) -> None:
 
 
 def _check(keep: Mapping[str, Tensor], groups: Groups) -> None:
+    for what, given in (("keep", keep), ("groups", groups)):
+        if not isinstance(given, Mapping):
+            raise UsageError(f"{what} is a mapping from group names, got {type(given).__name__}")
     for name, mask in keep.items():
         if name not in groups:
             raise UsageError(unknown("channel group", name, list(groups)))

@@ -38,6 +38,48 @@ def moved_constants(
     warns of what cannot move. The model is not changed. Raises UsageError without an example, or if the model
     rejects it.
     """
+    moved, lost = _analyse(model, removed, groups, example)
+    _warn(lost)
+    return moved
+
+
+def foldable(
+    model: nn.Module, removed: Mapping[str, Tensor], groups: Groups, example: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Those of the removed channels whose constants all move, so that `cut` with `fold` is exact in eval mode.
+
+    `removed` as for `moved_constants`, and so is what comes back.
+    """
+    left = {name: off.cpu().clone() for name, off in removed.items() if bool(off.any())}
+    while left:
+        lost = _analyse(model, left, groups, example)[1]
+        if not lost:
+            break
+        numbers = {number for layers in lost.values() for each in layers.values() for number in each}
+        if numbers:
+            _drop(left, numbers)
+        else:  # no layer is to blame: which groups are well by themselves?
+            each = {name: _analyse(model, {name: off}, groups, example)[1] for name, off in left.items()}
+            alone = {name: off for name, off in left.items() if not each[name]}
+            left = alone if len(alone) < len(left) else {}
+        left = {name: off for name, off in left.items() if bool(off.any())}
+    return left
+
+
+def _drop(removed: Mapping[str, Tensor], numbers: set[int]) -> None:
+    """Take back the channels of these numbers, which count the removed ones of all groups."""
+    start = 0
+    for off in removed.values():
+        places = off.nonzero().flatten()
+        hit = [number - start for number in numbers if start <= number < start + len(places)]
+        start += len(places)
+        off[places[hit]] = False
+
+
+def _analyse(
+    model: nn.Module, removed: Mapping[str, Tensor], groups: Groups, example: Tensor | None
+) -> tuple[dict[str, Tensor], Lost]:
+    """New values by name, and what cannot move."""
     example = example_of(groups) if example is None else example
     if not isinstance(example, Tensor):
         raise UsageError("fold=True runs the network: pass example_input, since these groups have no example")
@@ -55,8 +97,7 @@ def moved_constants(
             found = [_run(model, masked, one) for one in inputs]
             if not all(map(_alike, expected, found)):
                 lost["something else than convolution and linear layers reads them"] = {}
-    _warn(lost)
-    return moved
+    return moved, lost
 
 
 def _without(

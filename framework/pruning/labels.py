@@ -25,10 +25,7 @@ class Labels:
 
     def join(self, one: Tensor, other: Tensor) -> None:
         """Labels at equal places, after broadcasting, go together."""
-        one, other = (part.reshape(-1) for part in torch.broadcast_tensors(one, other))
-        real = (one != FIXED) & (other != FIXED) & (one != other)
-        if real.any():
-            self._joined.append(torch.stack([one[real], other[real]]))
+        self._joined.append(torch.stack([part.reshape(-1) for part in torch.broadcast_tensors(one, other)]))
 
     def stay(self, labels: Tensor, reason: str) -> None:
         """These are never cut."""
@@ -44,6 +41,8 @@ class Labels:
         if not self._joined:
             return root
         one, other = torch.cat(self._joined, dim=1)
+        real = (one != FIXED) & (other != FIXED) & (one != other)
+        one, other = one[real], other[real]
         pairs = (one * self.count + other).unique()  # a number each: many times faster than unique columns
         one, other = pairs // self.count, pairs % self.count
         while True:  # each round, the least label on both sides of a pair spreads to both, and roots are followed

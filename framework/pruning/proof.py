@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from framework.lineage import lineage_of
 from framework.measures import evaluating
-from framework.prunable import PRUNABLE, tensor_name
+from framework.prunable import PRUNABLE, named_tensors, tensor_name
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import MODEL_OUTPUT, Groups
 from framework.pruning.cutting import Staying, rescaling, shrink, what_stays
@@ -56,15 +57,20 @@ def _refuted(model: nn.Module, example: Tensor, free: Groups, keeps: Keep, alike
     reasons: dict[str, str] = {}
     exact = [name for name in free if free[name].exact]
     # what passes only when cut alike lies side by side: the parts of one layer's outputs
-    pending = [exact[::2], exact[1::2]] if alike else [exact]
-    pending.append([name for name in free if not free[name].exact])
+    parts = [exact[::2], exact[1::2]] if alike else [exact]
+    parts.append([name for name in free if not free[name].exact])
+
+    def tried(names: list[str]) -> tuple[list[str], str | None]:
+        return names, _wrong(model, example, {name: free[name] for name in names}, keeps) if names else None
+
+    pending = [tried(names) for names in parts]
     while pending:
-        names = pending.pop()
-        wrong = _wrong(model, example, {name: free[name] for name in names}, keeps) if names else None
+        names, wrong = pending.pop()
         if wrong is None:
             continue
-        halves = [names[: len(names) // 2], names[len(names) // 2 :]] if len(names) > 1 else []
-        if any(_wrong(model, example, {name: free[name] for name in half}, keeps) for half in halves):
+        middle = len(names) // 2
+        halves = [tried(names[:middle]), tried(names[middle:])] if middle else []
+        if any(found is not None for _, found in halves):
             pending += halves
         else:  # alone, or wrong only together
             reasons |= dict.fromkeys(names, wrong)
@@ -155,7 +161,7 @@ def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, float
         for holder in holders:
             for name, value in holder.items():
                 places.setdefault(id(value), []).append((holder, name))
-    tensors = {**dict(twin.named_parameters(remove_duplicate=False)), **dict(twin.named_buffers())}
+    tensors = named_tensors(twin)
     for tensor, dims in staying.items():
         old = tensors.pop(tensor)
         for dim, index in dims.items():
@@ -198,6 +204,7 @@ def _equal(expected: Tensor, found: Tensor) -> bool:
 def _copy(model: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
     """The modules copied, the tensors shared, except for parameters and statistics with made-up values."""
     shared: dict[int, Any] = {id(tensor): tensor for tensor in _all_tensors(model)}
+    shared |= {id(empty): type(empty)() for empty in _empty_dicts(model)}  # slow to copy, and a module has ten
     twin = copy.deepcopy(model, shared)
     made: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for module in twin.modules():
@@ -217,6 +224,13 @@ def _all_tensors(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
         for holder in (vars(module), module._parameters, module._buffers):
             yield from (value for value in holder.values() if isinstance(value, Tensor))
+
+
+def _empty_dicts(model: nn.Module) -> Iterator[dict[Any, Any]]:
+    for module in model.modules():
+        for value in vars(module).values():
+            if type(value) in (dict, OrderedDict) and not value:
+                yield value
 
 
 @torch.no_grad()

@@ -34,11 +34,13 @@ class Pruner:
         scope: str | None = None,
         protect: Sequence[str] = (),
         outer_layers: bool = True,
+        masking: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """`options` are further ones of `PruningStep`: budget, min_channels, round_to, ..."""
+        """Without `masking` pruned weights are zero once and may grow again; `options` are further ones of
+        `PruningStep`: budget, min_channels, round_to, ..."""
         self.criterion, self.plan, self.seed = criterion, plan, seed
-        self.scope, self.protect, self.outer_layers = scope, protect, outer_layers
+        self.scope, self.protect, self.outer_layers, self.masking = scope, protect, outer_layers, masking
         self.options = dict(options or {})
         #: every step so far; masks and scores only of the last one
         self.events: list[PruneEvent] = []
@@ -105,6 +107,8 @@ class Pruner:
         for number, target in enumerate(trainer.track(targets, "prune", len(targets)), 1):
             last = number == len(targets) and targets is self.plan[max(self.plan)]
             self._prune_to(trainer, target, strict=last)
+        if targets and not self.masking:
+            Masks(trainer.model).drop()
         if targets and self.criterion.threshold is None:
             self._warn_if_off(trainer, targets[-1], self.events[-1].reached)
 

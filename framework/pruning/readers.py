@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from framework.prunable import TRANSPOSED, output_dim, prunable_layers
+from framework.prunable import TRANSPOSED, named_tensors, output_dim, prunable_layers
 from framework.pruning.channels import Groups
 from framework.pruning.outputs import output_tensors
 
@@ -85,7 +85,7 @@ class Reader:
 
 def readers_of(model: nn.Module, removed: Mapping[str, Tensor], groups: Groups) -> list[Reader]:
     """Layers whose weight has removed channels along its inputs; tied weights are known by their first name."""
-    first = {id(one): name for name, one in reversed(list(model.named_parameters(remove_duplicate=False)))}
+    first = {id(one): name for name, one in reversed(named_tensors(model).items())}
     owned: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
     count = 0
     for name, off in removed.items():

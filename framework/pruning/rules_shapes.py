@@ -19,6 +19,48 @@ def unchanged(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     ctx.give(tensors(out)[0], dict(ctx.fields(args[0])))
 
 
+@rule("copy")
+def copied(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Entries are written into a tensor, or into a part of another (circular padding, `x[:, :8] = y`)."""
+    target, source = args[:2]
+    labels_of = {axis + target.dim() - source.dim(): labels for axis, labels in ctx.fields(source).items()}
+    fields = {axis: labels for axis, labels in labels_of.items() if len(labels) == target.shape[axis]}
+    before = dict(ctx.fields(target))
+    for axis, labels in before.items():
+        if axis in fields:
+            ctx.labels.join(labels, fields[axis])
+        elif target.shape[axis] > 1:
+            ctx.stay(labels, "meets a constant of its size: aten.copy_")
+    ctx.give(target, before | fields)
+    if target is not out:
+        ctx.give(out, before | fields)
+    whole = target._base
+    if whole is not None:
+        _written(ctx, target, whole, before | fields)
+
+
+def _written(ctx: Context, part: Tensor, whole: Tensor, fields: Fields) -> None:
+    """The labels of a view are those of the entries of the tensor that it looks at."""
+    found = dict(ctx.fields(whole))
+    same = part.dim() == whole.dim() and part.stride() == whole.stride()
+    offset = part.storage_offset() - whole.storage_offset()
+    for axis, labels in fields.items():
+        if not same:
+            ctx.stay(labels, "unsupported op: aten.copy_ into a view")
+            continue
+        stride, size = whole.stride(axis), whole.shape[axis]
+        start = offset // stride % size if size > len(labels) else 0
+        if start + len(labels) > size:  # memory in an order of its own
+            ctx.stay(labels, "unsupported op: aten.copy_ into a view")
+            continue
+        entries = found.get(axis, torch.full((size,), FIXED))
+        old = entries[start : start + len(labels)]
+        ctx.labels.join(old, labels)
+        found[axis] = entries.clone()
+        found[axis][start : start + len(labels)] = torch.where(old == FIXED, labels, old)
+    ctx.give(whole, found)
+
+
 @rule("as_strided as_strided_")
 def restrided(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Only where nothing but the memory layout changes."""

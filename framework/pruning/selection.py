@@ -166,6 +166,10 @@ def _check(
     current: Mapping[str, Tensor] | None,
     gone: Mapping[str, int] | None,
 ) -> None:
+    if not isinstance(scores, Mapping) or not all(isinstance(score, Tensor) for score in scores.values()):
+        raise UsageError(f"scores are a mapping from name to tensor, got {type(scores).__name__}")
+    if not isinstance(sparsity, (int, float)) or isinstance(sparsity, bool):
+        raise UsageError(f"sparsity is a number, got {sparsity!r}")
     if not 0 <= sparsity <= 1:
         raise UsageError(f"sparsity {sparsity} is not between 0 and 1")
     if scope not in SCOPES:

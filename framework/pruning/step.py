@@ -82,6 +82,8 @@ class PruningStep:
     groups: dict[str, ChannelGroup] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if isinstance(self.protect, str):
+            self.protect = (self.protect,)
         granularity = getattr(self.criterion, "granularity", None)
         if granularity not in ("weight", "channel", "both"):
             who = type(self.criterion).__name__

@@ -10,6 +10,7 @@ convolutions, squeeze-and-excite and attention are what their operations do.
 from __future__ import annotations
 
 import bisect
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from framework.lineage import lineage_of
 from framework.measures import evaluating
-from framework.prunable import is_depthwise, output_dim, prunable_layers, tensor_name
+from framework.prunable import is_depthwise, named_tensors, output_dim, prunable_layers, tensor_name
 from framework.pruning import rules_shapes as rules_shapes  # registers its rules
 from framework.pruning.attributes import heads_of
 from framework.pruning.channels import MODEL_OUTPUT, NOTHING_LEFT, ChannelGroup, Slice
@@ -129,6 +130,10 @@ def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context,
             context.adapted.add(name)
             if attention == "heads":
                 context.heads[name] = found
+    if attention == "heads" and not context.heads:
+        warnings.warn(
+            "attention='heads': no module has an adapter that tells its heads, see adapter", stacklevel=4
+        )
 
     def enter(name: str) -> Any:
         return lambda *_: context.where.append(name)
@@ -149,8 +154,10 @@ def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context,
         context.flow([], [given])
         with _plain_attention(), torch.no_grad(), _Tracer(context):
             out = output_tensors(model(given))
-            if layers.difference(_order(context, runs)):
+            order = _order(context, runs)
+            if layers.difference(order):
                 out += _trained(model, example)
+                order = _order(context, runs)
     except Exception as error:
         message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
@@ -165,7 +172,7 @@ def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context,
     for leaf in out:
         for labels in context.fields(leaf).values():
             context.labels.stay(labels, MODEL_OUTPUT)
-    return context, runs, _order(context, runs)
+    return context, runs, order
 
 
 def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
@@ -199,7 +206,7 @@ def _label(model: nn.Module, context: Context) -> list[_Run]:
     runs: list[_Run] = []
     seen: set[int] = set()
     known = {name for name, module in model.named_modules() if isinstance(module, MADE_UP)}
-    for name, tensor in [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]:
+    for name, tensor in named_tensors(model).items():
         if id(tensor) in seen or tensor.dim() == 0 or name.rpartition(".")[2].startswith(PREFIX):
             continue
         seen.add(id(tensor))
@@ -279,9 +286,7 @@ def _collect(
 
 def _outputs(model: nn.Module, runs: list[_Run], order: list[str]) -> dict[int, list[str]]:
     """Run number of a weight's output dimension -> the layers with this weight, in forward order."""
-    first_name = {
-        id(tensor): name for name, tensor in reversed(list(model.named_parameters(remove_duplicate=False)))
-    }
+    first_name = {id(tensor): name for name, tensor in reversed(named_tensors(model).items())}
     number = {(run.tensor, run.dim): at for at, run in enumerate(runs)}
     found: dict[int, list[str]] = {}
     known = prunable_layers(model)
@@ -329,16 +334,29 @@ def _alike(
     components, counts = root[members].unique_consecutive(return_counts=True)
     starts = counts.cumsum(0) - counts
     numbers, positions = run_of[members], position[members]
-    flat, ends = numbers.numpy(), (starts + counts).tolist()
-    signatures: dict[Any, list[int]] = {}
-    for at, (component, start, end) in enumerate(zip(components.tolist(), starts.tolist(), ends, strict=True)):
-        signature = flat[start:end].tobytes(), stay.get(component), component in loose
-        signatures.setdefault(signature, []).append(at)
-    for channels in signatures.values():
+    kinds, count = _kinds(stay, loose, len(root))
+    # components with the same runs, equally often, have the same sum of random numbers of 64 bits
+    codes = torch.randint(-(2**63), 2**63 - 1, (len(runs) + count,), generator=torch.Generator())
+    signatures = codes[len(runs) + kinds[components]]
+    signatures.scatter_add_(0, torch.repeat_interleave(torch.arange(len(counts)), counts), codes[numbers])
+    _, alike, sizes = signatures.unique(return_inverse=True, return_counts=True)
+    for channels in alike.argsort(stable=True).split(sizes.tolist()):
         first = starts[channels]
-        own_runs, widths = numbers[first[0] : ends[channels[0]]].unique_consecutive(return_counts=True)
+        own_runs, widths = numbers[first[0] : first[0] + counts[channels[0]]].unique_consecutive(
+            return_counts=True
+        )
         owned = positions[first[:, None] + torch.arange(int(widths.sum()))].split(widths.tolist(), dim=1)
         yield int(components[channels[0]]), dict(zip(own_runs.tolist(), owned, strict=True))
+
+
+def _kinds(stay: Mapping[int, str], loose: set[int], count: int) -> tuple[Tensor, int]:
+    """A number for each component, int64 `(count,)`, which tells why it stays and whether its cut is exact; and
+    how many such numbers there are."""
+    reasons = {reason: number for number, reason in enumerate(dict.fromkeys(stay.values()), 1)}
+    kinds = torch.zeros(count, dtype=torch.int64)
+    kinds[list(stay)] = torch.tensor([2 * reasons[reason] for reason in stay.values()], dtype=torch.int64)
+    kinds[list(loose)] += 1
+    return kinds, 2 * len(reasons) + 2
 
 
 def _group(

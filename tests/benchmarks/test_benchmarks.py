@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import choices, coverage, importance, overhead, score, snapit, timing
+from benchmarks import attacks, choices, coverage, importance, overhead, score, snapit, timing
 from benchmarks import cut as cutting
 from benchmarks.timing import Row, by_turns
 from framework import build
@@ -190,6 +190,21 @@ def test_the_coverage_page_has_what_was_measured() -> None:
     page = coverage.markdown([row, {"name": "broken", "failed": "RuntimeError: no"}])
     assert "| squeezenet1_1 | " in page and "| broken | failed | RuntimeError: no |" in page
     assert f"{row['params'] / 1e6:.1f} → {row['params_after'] / 1e6:.1f} M" in page
+
+
+def test_the_seconds_of_an_attack_are_those_of_its_passes_and_scale_to_the_full_search() -> None:
+    loaders = tiny()
+    network = attacks.trained(loaders, epochs=1).eval()
+    points = attacks.collect(list(loaders.test)[:3], loaders.mean, loaders.std)
+    model = attacks.PixelModel(network, loaders.mean, loaders.std)
+    right = attacks.predictions(model, points.pixels, 128) == points.targets
+    seconds, processor, robust = attacks.ours("FGSM", model, points, right)
+    assert seconds > 0 and processor > 0 and 0 <= robust <= 1
+    before = model.passes
+    full = attacks.theirs("CarliniWagner", model, points.at(torch.arange(2)))
+    steps = model.passes - before
+    assert attacks.MEASURED <= steps <= attacks.MEASURED + 3
+    assert full > 100 * attacks.theirs("FGSM", model, points.at(torch.arange(2)))
 
 
 def test_importance_is_measured_against_the_passes_it_needs() -> None:

@@ -113,7 +113,9 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 def shipped(name: str, seed: int = 0, **options: int) -> nn.Module:
     """A network of models/ with plain Gaussian weights: orthogonal ones take seconds for the largest."""
     with torch.device("meta"):
-        model = build("models", name, **options)
+        # torchvision's networks are sized for ImageNet unless told
+        sizes = {"in_channels": 1, "num_classes": 10, "image_size": 28} if name == "TorchvisionModel" else {}
+        model = build("models", name, **sizes | options)
     model.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

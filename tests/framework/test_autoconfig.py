@@ -26,7 +26,10 @@ def write_rules(folder: Path, *rules: object) -> Path:
 @pytest.mark.parametrize("criterion", registry.names("criterions"))
 def test_outer_layers_are_pruned_by_weight_criterions_and_kept_by_channel_ones(criterion: str) -> None:
     config = RunConfig(prune_criterion=criterion)
-    (filled,) = fill(config)
+    fills = fill(config)
+    (filled,) = (one for one in fills if one.field != "train_scheme")
+    needed = registry.describe("criterions", criterion).trainer
+    assert [one.value for one in fills if one.field == "train_scheme"] == ([needed] if needed else [])
     wanted = registry.describe("criterions", criterion).granularity != "channel" and criterion != "EmptyCrit"
     assert config.outer_layer_pruning is wanted
     assert (filled.field, filled.value) == ("outer_layer_pruning", wanted)
@@ -132,3 +135,17 @@ def test_our_own_rules_are_well_formed() -> None:
 def test_an_evaluation_needs_no_pruning_settings() -> None:
     config = RunConfig(eval=True, prune_criterion="SNIP")
     assert fill(config) == [] and config.outer_layer_pruning is False
+
+
+def test_a_star_stands_for_anything_but_nothing(plugins: Path, command: Command) -> None:
+    write_rules(plugins, {"when": {"image_size": "*"}, "set": {"epochs": 3}, "why": "images of a size"})
+    assert command("--plugins", plugins, "--image_size", "32").config.epochs == 3
+    assert command("--plugins", plugins).config.epochs == 10
+
+
+def test_an_attack_chooses_its_tester_in_an_evaluation_alone() -> None:
+    config = RunConfig(eval=True, attack="FGSM")
+    assert [(one.field, one.value) for one in fill(config)] == [("test_scheme", "AdversarialEvaluation")]
+    assert fill(RunConfig(eval=True)) == []
+    given = RunConfig(eval=True, attack="FGSM", test_scheme="Accuracy", given={"test_scheme"})
+    assert fill(given) == [] and given.test_scheme == "Accuracy"

@@ -256,11 +256,14 @@ def test_taylor_output_is_the_normalised_mean_of_output_times_gradient(net: str,
         loss = F.cross_entropy(gates.model(inputs), targets)
         means = {}
         for name in groups:
-            total: Any = 0
+            given = []
             for output, index in gates.outputs[name]:
                 (slope,) = torch.autograd.grad(loss, output, retain_graph=True)
                 product = (output * slope).detach().flatten(2) if output.dim() > 2 else (output * slope)[..., None]
-                total = total + product[:, index].sum(2)
+                given.append(product[:, index].sum(2))
+            most = max(one.shape[2] for one in given)  # a gate with fewer positions counts at all of them
+            shares = [one if one.shape[2] == most else one.sum(2, keepdim=True) / most for one in given]
+            total: Any = sum(shares)
             q = total.mean(2).abs().mean(0) if original else total.abs().mean((0, 2))
             means[name] = q / (q.norm() + 1e-8)
         parts.append((len(inputs), means))

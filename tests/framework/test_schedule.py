@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework.schedule import ITERATIVE, After, Before, During, Never, Schedule, chosen, targets
+from framework.schedule import ITERATIVE, After, Before, During, Never, Schedule, chosen, spread, targets
 from utils.errors import UsageError
 
 LIMITS = st.floats(0, 1, exclude_min=True, exclude_max=True)
@@ -165,3 +165,19 @@ def test_the_spacing_of_targets_goes_along_with_what_the_user_asks_for() -> None
 def test_an_unknown_spacing_is_refused() -> None:
     with pytest.raises(UsageError, match="Before: unknown spacing 'exponentail': did you mean 'exponential'"):
         Before(steps=3, spacing="exponentail")
+
+
+@given(due=st.integers(1, 40), moments=st.integers(1, 40))
+def test_targets_are_spread_in_order_and_evenly(due: int, moments: int) -> None:
+    found = spread(list(range(due)), list(range(10, 10 + moments)))
+    assert sum(found.values(), []) == list(range(due))
+    sizes = [len(each) for each in found.values()]
+    assert len(found) == min(due, moments) and max(sizes) - min(sizes) <= 1
+    assert list(found) == list(range(10, 10 + len(found)))
+
+
+def test_even_targets_meet_the_limit_with_any_number_of_events() -> None:
+    assert During(even=True).one_shot(0.21) == [0.01, 0.06, 0.11, 0.16, 0.21]
+    assert During(even=True).plan(0.21, 20) == {1: [0.01], 2: [0.06], 3: [0.11], 4: [0.16], 5: [0.21]}
+    assert During(even=True).plan(0.21, 4) == {1: [0.01, 0.06], 2: [0.11, 0.16, 0.21]}
+    assert chosen(During(even=True), None, 1, 2, 5) == During(1, 2, even=True)

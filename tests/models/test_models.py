@@ -50,7 +50,14 @@ NETWORKS = {
     "VGG16": Facts((50_702_794, 50_703_946, 51_072_676, 50_703_946), 12928, 16, 16),
     "ResNet18": Facts((11_701_706, 11_707_978, 11_731_108, 11_707_978), 5056, 22, 1),
     "ResNet34": Facts((21_813_578, 21_819_850, 21_842_980, 21_819_850), 8768, 38, 1),
+    "VGG13": Facts((9_411_914, 9_413_066, 9_459_236, 9_413_066), 2944, 11, 16),
+    "MobileNetV1": Facts((3_216_650, 3_217_226, 3_309_476, 3_217_226), 10944, 28, 1),
+    "ResNet56": Facts((855_482, 855_770, 861_620, 855_770), 2128, 58, 1),
 }
+#: those without any bias but that of the last layer
+NO_BIAS = ("VGG13", "MobileNetV1", "ResNet56")
+#: files that hold more than one architecture, tested by themselves
+FAMILIES = ("TorchvisionModel",)
 PARAMS = [
     (name, data, count)
     for name, facts in NETWORKS.items()
@@ -104,7 +111,7 @@ def gram(weight: Tensor) -> Tensor:
 
 
 def test_every_file_is_in_the_table() -> None:
-    assert sorted(NETWORKS) == sorted(path.stem for path in FOLDER.glob("*.py"))
+    assert sorted((*NETWORKS, *FAMILIES)) == sorted(path.stem for path in FOLDER.glob("*.py"))
 
 
 @pytest.mark.parametrize(("name", "data", "count"), PARAMS)
@@ -130,7 +137,9 @@ def test_layers_and_hidden_nodes_are_the_published_ones(name: str) -> None:
 @every_network
 def test_only_the_stem_and_the_skips_of_resnets_have_no_bias(name: str) -> None:
     without = [key for key, module in meta(name).named_modules() if getattr(module, "bias", 0) is None]
-    if name.startswith("ResNet"):
+    if name in NO_BIAS:
+        assert without == [key for key, module in meta(name).named_modules() if isinstance(module, nn.Conv2d)]
+    elif name.startswith("ResNet"):
         assert without[0] == "features.0"
         assert len(without) == 4 and all(key.endswith("skip.0") for key in without[1:])
     else:
@@ -218,7 +227,7 @@ def test_meta_construction_draws_no_random_numbers(name: str) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("name", ["LogisticRegression", "LeNet300", "LeNet5", "ConvOnly", "ResNet18"])
+@pytest.mark.parametrize("name", ["LogisticRegression", "LeNet300", "LeNet5", "ConvOnly", "ResNet18", "ResNet56"])
 def test_initial_values_follow_the_published_rule(name: str) -> None:
     found = layers(real(name))
     for layer in found:
@@ -271,7 +280,7 @@ def test_the_seed_decides_the_weights(name: str) -> None:
     assert not any(torch.equal(one[key], other[key]) for key in weights)
 
 
-@pytest.mark.parametrize("name", ["MLP5", "LeNet5", "ConvOnly", "Conv6"])
+@pytest.mark.parametrize("name", ["MLP5", "LeNet5", "ConvOnly", "Conv6", "ResNet56"])
 def test_double_precision_and_channels_last_change_nothing_but_rounding(name: str) -> None:
     model = make(name).eval()
     images = torch.randn(2, 1, 28, 28)
@@ -286,7 +295,7 @@ def test_double_precision_and_channels_last_change_nothing_but_rounding(name: st
     torch.testing.assert_close(double.float(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["LeNet300", "LeNet5", "ConvOnly", "ResNet18"])
+@pytest.mark.parametrize("name", ["LeNet300", "LeNet5", "ConvOnly", "ResNet18", *NO_BIAS])
 def test_gradients_reach_every_parameter(name: str) -> None:
     model = make(name, "CIFAR10").train()
     nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3])).backward()

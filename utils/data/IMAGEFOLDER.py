@@ -5,36 +5,11 @@ from __future__ import annotations
 import functools
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torch import Tensor
-
-from utils.dataset import FolderDataSet, reading
+from utils.data._pictures import Pictures
+from utils.dataset import FolderDataSet
 from utils.errors import UsageError
 from utils.suggest import one_line
 from utils.vision import torchvision
-
-
-class Pictures:
-    """Image files that become square colour images of one size when they are asked for."""
-
-    def __init__(self, files: list[tuple[str, int]], image_size: int) -> None:
-        self.paths = [path for path, _ in files]
-        self.targets = [target for _, target in files]
-        self.image_size = image_size
-
-    def __len__(self) -> int:
-        """Return the number of files."""
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """Return one image (uint8, (3, image_size, image_size)): shorter side resized, centre cut out."""
-        path = Path(self.paths[index])
-        with reading(path), Image.open(path) as image:
-            size = (self.image_size, self.image_size)
-            square = ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BILINEAR)
-        return torch.from_numpy(np.array(square)).permute(2, 0, 1).contiguous()
 
 
 class IMAGEFOLDER(FolderDataSet):

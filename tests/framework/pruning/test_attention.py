@@ -336,3 +336,10 @@ def test_an_adapter_takes_modules_only() -> None:
         adapter(3)(lambda module, kept: None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="unknown way to cut attention 'head': did you mean 'heads'"):
         channel_groups(encoder(), torch.randn(2, 5, 7), attention="head")
+
+
+def test_heads_of_attention_that_nobody_described_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="no module has an adapter that tells its heads"):
+        channel_groups(
+            nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 4), attention="heads"
+        )

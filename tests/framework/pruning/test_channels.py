@@ -55,6 +55,19 @@ FREE = {
     + ["features.10.residual.0", "features.10.residual.3", "features.11.residual.0"]
     + ["classifier.1"],
     "ResNet34": None,
+    "VGG13": [f"features.{i}" for i in (0, 3, 7, 10, 14, 17, 21, 24, 28, 31)],
+    # the stem and each pointwise convolution; depthwise ones follow
+    "MobileNetV1": [f"features.{i}" for i in range(0, 79, 6)],
+    "ResNet56": ["features.0"]
+    + [f"features.{i}.residual.0" for i in range(3, 12)]
+    + ["features.12.residual.0", "features.12.residual.3"]
+    + [f"features.{i}.residual.0" for i in range(13, 21)]
+    + ["features.21.residual.0", "features.21.residual.3"]
+    + [f"features.{i}.residual.0" for i in range(22, 30)],
+    "TorchvisionModel": ["conv1", "layer1.0.conv1", "layer1.1.conv1"]
+    + ["layer2.0.conv1", "layer2.0.conv2", "layer2.1.conv1"]
+    + ["layer3.0.conv1", "layer3.0.conv2", "layer3.1.conv1"]
+    + ["layer4.0.conv1", "layer4.0.conv2", "layer4.1.conv1"],
 }  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from framework import measure, prune, select
 from framework.lineage import Lineage, lineage_of
 from framework.pruning import cutting
 from framework.pruning.channels import channel_groups
@@ -385,3 +386,43 @@ def test_after_an_error_the_same_cut_works() -> None:
     assert same(snapshot(model), snapshot(other))
     one, two = ([optimizer.state[p] for p in model.parameters()], [held.state[p] for p in other.parameters()])
     assert str(one) == str(two)
+
+
+def meta() -> nn.Module:
+    with torch.device("meta"):
+        return ConvNet()
+
+
+PAIR = (torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
+MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
+    "a name for a model": (lambda: prune("ResNet18", example_input=images()), "model is a torch.nn.Module"),
+    "a lazy layer": (lambda: channel_groups(nn.Sequential(nn.LazyConv2d(8, 3)), images()), "run the network once"),
+    "a network on meta": (lambda: channel_groups(meta(), images().to("meta")), "'a.weight' is on the meta device"),
+    "no names to protect": (
+        lambda: prune(ConvNet(), "ChannelNorm", example_input=images(), protect=None),
+        "protect takes names of modules, got None",
+    ),
+    "batches that are a number": (lambda: prune(ConvNet(), batches=3), "batches are pairs .*, got int"),
+    "batches that are one": (lambda: prune(ConvNet(), batches=PAIR), "batch 0 is Tensor"),
+    "a loss that is a word": (lambda: prune(ConvNet(), batches=[PAIR], loss="mse"), "loss is a function"),
+    "no mask": (lambda: cut(ConvNet(), None, {}), "keep is a mapping from group names, got NoneType"),
+    "no groups": (lambda: cut(ConvNet(), {}, None), "groups is a mapping from group names"),
+    "no scores": (lambda: select(None, 0.5), "scores are a mapping"),
+    "a share in words": (lambda: select({"a": torch.rand(3)}, "half"), "sparsity is a number, got 'half'"),
+    "nothing to measure with": (lambda: measure(ConvNet(), None), "example_input is a batch"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_an_argument_of_the_wrong_kind_is_named_in_one_line(case: str) -> None:
+    call, words = MISTAKES[case]
+    with pytest.raises(UsageError, match=words) as raised:
+        call()
+    assert_one_line(raised)
+
+
+def test_one_name_to_protect_need_not_be_a_list() -> None:
+    assert channel_groups(ConvNet(), images(), protect="a")["a"].protected == "protected by name: a"
+    model = ConvNet()
+    prune(model, "Magnitude", 0.9, example_input=images(), protect="a")
+    assert bool(model.a.weight.all())

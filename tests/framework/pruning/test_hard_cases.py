@@ -208,3 +208,52 @@ def test_what_is_free_can_be_masked_one_channel_at_a_time() -> None:
         mask_channels(masked, keep, groups)
         cut(smaller, keep, groups)
         torch.testing.assert_close(smaller(x), masked(x), rtol=1e-10, atol=1e-12)
+
+
+def equal_once_cut(model: nn.Module) -> None:
+    x = images(2)
+    groups = channel_groups(model, x)
+    keep = {name: torch.arange(group.channels) % 2 == 0 for name, group in groups.items() if not group.protected}
+    masked, smaller = copy.deepcopy(model), copy.deepcopy(model)
+    mask_channels(masked, keep, groups)
+    cut(smaller, keep, groups)
+    torch.testing.assert_close(smaller(x), masked(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_padding_that_copies_entries_leaves_channels_free(mode: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1, padding_mode=mode), nn.ReLU(),
+        nn.Conv2d(8, 6, 3, padding=1, padding_mode=mode), nn.ReLU(), nn.Conv2d(6, 4, 3),
+    )  # fmt: skip
+    groups = channel_groups(model, images(1))
+    assert {name: group.protected for name, group in groups.items()} == {"0": None, "2": None, "4": "model output"}
+    equal_once_cut(model)
+
+
+def joined(sizes: Callable[[Tensor, Tensor], tuple[int, int]]) -> Net:
+    def run(net: Net, x: Tensor) -> Tensor:
+        one, other = net.a(x), net.b(x)
+        first, second = sizes(one, other)
+        both = x.new_zeros(len(x), first + second, *one.shape[2:])
+        both[:, :first] = one
+        both[:, first:] = other
+        out: Tensor = net.c(F.relu(both))
+        return out
+
+    torch.manual_seed(0)
+    return Net(run, a=nn.Conv2d(3, 8, 3), b=nn.Conv2d(3, 6, 3), c=nn.Conv2d(14, 4, 3)).eval()  # type: ignore[return-value]
+
+
+def test_channels_written_into_one_tensor_are_followed() -> None:
+    model = joined(lambda one, other: (one.shape[1], other.shape[1]))
+    groups = channel_groups(model, images(1))
+    assert {name: group.protected for name, group in groups.items()} == {"a": None, "b": None, "c": "model output"}
+    assert {part.tensor: int(part.index.min()) for part in groups["b"].slices}["c.weight"] == 8
+    equal_once_cut(model)
+
+
+def test_channels_written_to_fixed_places_are_protected() -> None:
+    groups = channel_groups(joined(lambda one, other: (8, 6)), images(1))
+    assert all("a cut does not compute" in str(groups[name].protected) for name in "ab")

@@ -38,9 +38,7 @@ RANKING = [
     for name in registry.names("criterions")
     if registry.get("criterions", name).input_scores is not Criterion.input_scores
 ]
-CHANNEL = [
-    name for name in registry.names("criterions") if registry.describe("criterions", name).granularity == "channel"
-]
+CHANNEL = [name for name in RANKING if registry.describe("criterions", name).granularity == "channel"]
 
 
 def make(constructor: Any = mlp, double: bool = True) -> tuple[nn.Module, list[tuple[Tensor, Tensor]]]:
@@ -55,8 +53,9 @@ def scores(name: str, model: nn.Module, batches: Any, layer: str) -> Tensor:
     return build("criterions", name).input_scores(model, batches, F.cross_entropy, layer)
 
 
-def test_every_shipped_channel_criterion_ranks_inputs() -> None:
-    assert sorted(set(CHANNEL) - set(RANKING)) == []
+def test_every_structured_method_of_snipit_ranks_inputs() -> None:
+    structured = {"SNAP", "SNAPit", "SNAPitDuring", "StructuredRandom", "StructuredGRASP", "EfficientConvNets"}
+    assert structured | {"GroupHoyerSquare", "GateDecorators", "ChannelNorm", "FPGM"} <= set(CHANNEL)
 
 
 @pytest.mark.parametrize("name", RANKING)
@@ -82,6 +81,18 @@ def test_snap_scores_an_input_by_a_gate_on_it(name: str, constructor: Any, layer
     loss = F.cross_entropy(model(x * gate.view(1, -1, *[1] * (x.dim() - 2))), y)
     (gradient,) = torch.autograd.grad(loss, gate)
     expected = gradient.abs() / (1e-8 + loss.detach().abs())
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-9)
+
+
+def test_gate_decorators_score_an_input_by_a_gate_batch_by_batch() -> None:
+    model, batches = make(ConvNet)
+    found = scores("GateDecorators", model, batches, "a")
+    model.eval()
+    expected = torch.zeros(3, dtype=torch.float64)
+    for x, y in batches:
+        gate = torch.ones(3, dtype=torch.float64, requires_grad=True)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(x * gate.view(1, 3, 1, 1)), y), gate)
+        expected += gradient.abs()
     torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-9)
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from framework import registry
+from framework.criterion import Criterion
 from framework.plugins import build
 from framework.pruning.channels import channel_groups
 from framework.pruning.cutting import channel_masks
@@ -38,7 +39,8 @@ def cut_is_masked(name: str, model: nn.Module, size: int, share: float) -> None:
     batches = [(x, torch.arange(6) % 4)]
     groups, twin = channel_groups(model, x), copy.deepcopy(model)
     criterion = build("criterions", name)
-    step = PruningStep(model, criterion, x, rank_inputs=criterion.granularity == "channel")
+    ranks = type(criterion).input_scores is not Criterion.input_scores and criterion.granularity == "channel"
+    step = PruningStep(model, criterion, x, rank_inputs=ranks)
     if criterion.threshold is not None:  # one that some channels are below
         scores = criterion.score(model, batches, F.cross_entropy, groups)
         criterion.threshold = float(torch.cat(list(scores.values())).median())

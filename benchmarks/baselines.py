@@ -1,0 +1,119 @@
+"""Every method on one network and one data set, against the dense network of as many epochs and the same seed.
+
+`python -m benchmarks.baselines --model LeNet5 --data_set FASHION --epochs 8` runs them one after the other, each
+in a process of its own, and prints a table in Markdown: accuracy on the test set and its distance to the dense,
+sparsity of weights and of nodes, and how many times fewer multiply-adds training took. Runs that are there already
+are not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+ROOT = Path(__file__).resolve().parent.parent
+DENSE = "EmptyCrit"
+#: pruning in training: in the middle third of the epochs, so that the last third tunes
+DURING = "--prune_delay {early} --prune_freq 1"
+#: name -> flags; {limit} is a share of weights for methods that prune those, {nodes} one of nodes for the others
+METHODS = {
+    DENSE: "--prune_criterion EmptyCrit",
+    "UnstructuredRandom": "--prune_criterion UnstructuredRandom --pruning_limit {limit}",
+    "SNIP": "--prune_criterion SNIP --pruning_limit {limit}",
+    "SNIPit": "--prune_criterion SNIPit --pruning_limit {limit}",
+    "SNIPitDuring": f"--prune_criterion SNIPitDuring --pruning_limit {{limit}} {DURING}",
+    "GRASP": "--prune_criterion GRASP --pruning_limit {limit}",
+    "SynFlow": "--prune_criterion SynFlow --pruning_limit {limit}",
+    "IMP": f"--prune_criterion IMP --pruning_limit {{limit}} {DURING} --enable_rewinding --rewind_to {{early}}",
+    "HoyerSquare": "--hoyer_square",
+    "CNIPit": "--prune_criterion CNIPit --pruning_limit {limit}",
+    "StructuredRandom": "--prune_criterion StructuredRandom --pruning_limit {nodes}",
+    "SNAP": "--prune_criterion SNAP --pruning_limit {nodes}",
+    "SNAPit": "--prune_criterion SNAPit --pruning_limit {nodes}",
+    "SNAPitDuring": f"--prune_criterion SNAPitDuring --pruning_limit {{nodes}} {DURING}",
+    "EfficientConvNets": "--prune_criterion EfficientConvNets --pruning_limit {nodes}",
+    "GroupHoyerSquare": "--group_hoyer_square",
+    "GateDecorators": "--prune_criterion GateDecorators --pruning_limit {nodes}",
+    "L0": "--l0",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all methods share."""
+
+    model: str
+    data_set: str
+    epochs: int
+    seed: int
+    limit: float
+    nodes: float
+    results: Path
+    extra: tuple[str, ...]
+
+    def command(self, name: str) -> list[str]:
+        """The command line of one method, without the interpreter."""
+        early = max(0, self.epochs // 3 - 1)
+        flags = METHODS[name].format(limit=self.limit, nodes=self.nodes, early=early)
+        shared = f"--model {self.model} --data_set {self.data_set} --epochs {self.epochs} --seed {self.seed}"
+        return ["main.py", *shlex.split(shared), *shlex.split(flags), *self.extra]
+
+    def folder(self, name: str) -> Path:
+        """Where the runs of one method lie."""
+        return self.results / name
+
+
+def run(setting: Setting, name: str) -> dict[str, Any]:
+    """The report of a method, which runs if it has not yet."""
+    folder = setting.folder(name)
+    found = sorted(folder.glob("*/report.json"))
+    if not found:
+        own = ["--results_dir", str(folder), "--plot_weights_freq", "0", "--progress", "off"]
+        subprocess.run([sys.executable, *setting.command(name), *own], check=True, cwd=ROOT, stdout=sys.stderr)
+        found = sorted(folder.glob("*/report.json"))
+    report: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
+    return report
+
+
+def row(name: str, report: dict[str, Any], dense: dict[str, Any]) -> str:
+    """One line of the table."""
+    accuracy, reference = report["pruned"]["accuracy"], dense["pruned"]["accuracy"]
+    macs = dense["train"]["cumulative_macs"] / max(1, report["train"]["cumulative_macs"])
+    reached = report["reached"]
+    shares = f"{100 * reached['weight_sparsity']:.1f} % | {100 * reached['node_sparsity']:.1f} %"
+    return f"| {name} | {accuracy:.4f} | {100 * (accuracy - reference):+.2f} | {shares} | {macs:.2f} |"
+
+
+@click.command()
+@click.option("--model", default="LeNet5", show_default=True)
+@click.option("--data_set", default="FASHION", show_default=True)
+@click.option("--epochs", default=8, show_default=True)
+@click.option("--seed", default=333, show_default=True)
+@click.option("--limit", default=0.98, show_default=True, help="Share of the weights that goes.")
+@click.option("--nodes", default=0.8, show_default=True, help="Share of the nodes that goes.")
+@click.option("--only", multiple=True, type=click.Choice(list(METHODS)), help="These methods; repeatable.")
+@click.option("--results", type=click.Path(path_type=Path), default=Path("results/baselines"), show_default=True)
+@click.argument("extra", nargs=-1)
+def main(
+    model: str, data_set: str, epochs: int, seed: int, limit: float, nodes: float, only: Sequence[str],
+    results: Path, extra: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Run every method and print the table; EXTRA goes to each command, after `--`."""
+    setting = Setting(model, data_set, epochs, seed, limit, nodes, results.absolute(), extra)
+    dense = run(setting, DENSE)
+    print("| method | accuracy | to dense, points | weights gone | nodes gone | training MACs, times fewer |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name in only or METHODS:
+        print(row(name, run(setting, name), dense), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from framework.criterion import (
+    Batch,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Scores,
+    mean_gradients,
+    scoring,
+    with_groups,
+)  # fmt: skip
+from framework.prunable import prunable_weights, tensor_name
+from framework.pruning.inputs import input_columns
+from framework.pruning.norms import norm_gate_gradients
+from framework.schedule import During, Schedule
+
+
+class GateDecorators(Criterion):
+    """Sensitivity of a gate phi behind each norm, sum over batches of |phi * dL/dphi|, with the trainer TickTock.
+
+    The gate is TickTock's, or the one that an ordinary batch norm amounts to: y = scale * x_hat + shift =
+    phi * (x_hat + shift / scale) has phi * dL/dphi = scale * dL/dscale + shift * dL/dshift, so that a score needs
+    no gated network. A producer without a norm has its gate on its own output: sum w * dL/dw + b * dL/db. L is
+    the mean loss of a batch; several producers of one channel are added before the absolute value.
+    You, Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
+    """
+
+    granularity = "channel"
+    schedule: ClassVar[Schedule] = During(even=True)
+    data = Data("random", batches=5)
+    paper = "arXiv:1909.08174"
+    trainer: ClassVar[str] = "TickTock"
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """Sum over batches of |phi * dL/dphi| of every free channel, `(channels,)` per group."""
+        free, batches = with_groups(model, batches, groups)
+        totals: dict[str, Tensor] = {}
+        with scoring(model):
+            for gates in norm_gate_gradients(model, batches, loss, free):
+                for name, gate in gates.items():
+                    totals[name] = totals[name] + gate.abs() if name in totals else gate.abs()
+        return {name: total.float() for name, total in totals.items()}
+
+    def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
+        """Sum over batches of |sum w * dL/dw| over the columns of the first layer's weight, `(inputs,)`."""
+        name, module = tensor_name(layer, "weight"), model.get_submodule(layer)
+        weight = prunable_weights(model)[name]
+        columns = []
+        with scoring(model):
+            for batch in batches:
+                gradients, _ = mean_gradients(model, [batch], loss, {name: weight})
+                columns.append(input_columns(module, gradients[name] * weight.detach()).sum(1).abs())
+                weight.grad = None
+        return torch.stack(columns).sum(0).float()

@@ -1,0 +1,210 @@
+"""Layers with hard-concrete gates, whose expected number of open gates has a gradient.
+
+Louizos, Welling and Kingma, 2018, arXiv:1712.01312. With a = -0.1, b = 1.1 and u uniform in (eps, 1 - eps) a gate
+is
+
+    z = clip(sigmoid((ln u - ln(1 - u) + log_alpha) / temperature) * (b - a) + a, 0, 1)      in training
+    z = clip(sigmoid(log_alpha) * (b - a) + a, 0, 1)                                          in eval mode
+
+    P(z = 0) = Q = sigmoid(temperature * ln(-a / b) - log_alpha), clamped to [eps, 1 - eps].
+
+The layers are torch's own with one more parameter, `log_alpha`; names and shapes of weights stay as they were.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import UsageError
+
+LOW, HIGH, EPSILON = -0.1, 1.1, 1e-6
+#: log_alpha is held between these: beyond them a gate hardly has a gradient any more
+SMALLEST, LARGEST = math.log(1e-2), math.log(1e2)
+TEMPERATURE, DROP_RATE, SPREAD = 2 / 3, 0.5, 0.01
+
+
+class HardConcrete:
+    """What gated layers share: the gates, how they are drawn, and what they cost."""
+
+    log_alpha: nn.Parameter
+    weight: Any
+    bias: Any
+    temperature: float
+    local_rep: bool
+    #: lambda, the cost of a weight that is there; rho, twice that of its square; N, the number of training samples
+    l0_reg: float
+    rho: float
+    samples: int
+    #: which gates were open in the last forward pass
+    is_open: Tensor
+    #: along which dimension of the weight the gates lie
+    gate_dim: int
+
+    def add_log_alpha(
+        self: Any,
+        *,
+        droprate_init: float = DROP_RATE,
+        temperature: float = TEMPERATURE,
+        local_rep: bool = False,
+        l0_reg: float = 1.0,
+        rho: float = 0.0,
+        samples: int = 1,
+    ) -> None:
+        """Give the layer its gates: log_alpha normal around ln(1 - d) - ln(d) for the drop rate d, deviation 0.01.
+
+        With `local_rep` gates are drawn for every sample, without for every batch. Raises UsageError for a drop
+        rate outside (0, 1) and a temperature that is not above 0.
+        """
+        check_gates(droprate_init, temperature)
+        weight = self.weight
+        noise = torch.randn(weight.shape[self.gate_dim])  # on the CPU: the same on every device
+        start = math.log(1 - droprate_init) - math.log(droprate_init)
+        self.log_alpha = nn.Parameter((start + SPREAD * noise).to(weight.device, weight.dtype))
+        self.temperature, self.local_rep = temperature, local_rep
+        self.l0_reg, self.rho, self.samples = l0_reg, rho, samples
+
+    def open_probability(self) -> Tensor:
+        """P(z != 0) of every gate, `(gates,)`."""
+        closed = torch.sigmoid(self.temperature * math.log(-LOW / HIGH) - self.log_alpha)
+        return 1 - closed.clamp(EPSILON, 1 - EPSILON)
+
+    def mean_gates(self) -> Tensor:
+        """The gates of eval mode, `(gates,)`."""
+        return (torch.sigmoid(self.log_alpha) * (HIGH - LOW) + LOW).clamp(0, 1)
+
+    def draw_gates(self, *shape: int) -> Tensor:
+        """Random gates of training, `(*shape, gates)`."""
+        u = torch.empty(*shape, *self.log_alpha.shape, device=self.log_alpha.device, dtype=self.log_alpha.dtype)
+        u.uniform_(EPSILON, 1 - EPSILON)
+        soft = torch.sigmoid((u.log() - (1 - u).log() + self.log_alpha) / self.temperature)
+        return (soft * (HIGH - LOW) + LOW).clamp(0, 1)
+
+    def gates(self: Any, samples: int) -> Tensor:
+        """The gates of this forward pass: `(gates,)`, or `(samples, gates)` where each sample draws its own."""
+        if not self.training:
+            z = self.mean_gates()
+        else:
+            z = self.draw_gates(samples) if self.local_rep else self.draw_gates()
+        self.__dict__["is_open"] = z.detach() != 0
+        return z
+
+    def penalty(self) -> Tensor:
+        """-R / N: the expected cost of weights (and of gated biases) that are there, a scalar.
+
+        R = sum over gates of (1 - Q) * sum over what hangs on the gate of (-rho / 2 * w^2 - lambda), and
+        -rho / 2 * b^2 for each bias without a gate.
+        """
+        others = [dim for dim in range(self.weight.dim()) if dim != self.gate_dim]
+        cost = torch.full_like(self.log_alpha, self.l0_reg * self.weights_per_gate(), requires_grad=False)
+        if self.rho > 0:
+            cost = cost + 0.5 * self.rho * self.weight.square().sum(others)
+        free = torch.zeros((), device=cost.device, dtype=cost.dtype)
+        if self.bias is not None:
+            squares = 0.5 * self.rho * self.bias.square()
+            if self.gate_dim == 0:
+                cost = cost + squares + self.l0_reg
+            else:
+                free = squares.sum()
+        return ((self.open_probability() * cost).sum() + free) / self.samples
+
+    def expected_l0(self) -> Tensor:
+        """Expected number of weights and biases that are not zero, a scalar."""
+        gated_bias = self.bias is not None and self.gate_dim == 0
+        found = self.open_probability().sum() * (self.weights_per_gate() + gated_bias)
+        return found if gated_bias or self.bias is None else found + self.bias.numel()
+
+    def weights_per_gate(self) -> int:
+        """How many weights hang on one gate."""
+        return self.weight.numel() // max(1, self.weight.shape[self.gate_dim])
+
+
+class L0Linear(HardConcrete, nn.Linear):
+    """A linear layer with a gate on each input unit; `gates` are the options of `add_log_alpha`.
+
+    Input `(samples, ..., in_features)`. The bias has no gate.
+    """
+
+    gate_dim = 1
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, **gates: Any) -> None:
+        nn.Linear.__init__(self, in_features, out_features, bias)
+        self.add_log_alpha(**gates)
+
+    def forward(self, input: Tensor) -> Tensor:
+        z = self.gates(len(input))
+        if z.dim() > 1:  # one draw a sample
+            z = z.view(len(input), *[1] * (input.dim() - 2), -1)
+        return nn.Linear.forward(self, input * z)
+
+
+class L0Conv2d(HardConcrete, nn.Conv2d):
+    """A convolution with a gate on each output channel, its bias included; `gates` as for `L0Linear`.
+
+    Input `(samples, in_channels, height, width)`. A closed gate makes the channel zero.
+    """
+
+    gate_dim = 0
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] | str = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
+        **gates: Any,
+    ) -> None:
+        nn.Conv2d.__init__(
+            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
+        )
+        self.add_log_alpha(**gates)
+
+    def forward(self, input: Tensor) -> Tensor:
+        z = self.gates(len(input))
+        return nn.Conv2d.forward(self, input) * z[..., None, None]
+
+
+class L0BatchNorm2d(nn.BatchNorm2d):
+    """The batch norm behind an `L0Conv2d`: a channel whose gate is closed is zero behind it, too.
+
+    Else the norm's shift would live on as a constant, and where a convolution with zero padding reads it the
+    channel could never be cut.
+    """
+
+    #: the convolution, in a tuple: the norm does not own it
+    gated_by: tuple[L0Conv2d]
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * self.gated_by[0].is_open[..., None, None]
+
+
+LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: L0Linear, nn.Conv2d: L0Conv2d}
+
+
+def check_gates(droprate_init: float, temperature: float) -> None:
+    """Raise UsageError unless the drop rate is in (0, 1) and the temperature above 0."""
+    for name, value in (("droprate_init", droprate_init), ("temperature", temperature)):
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise UsageError(f"{name} must be a number, got {value!r}")
+    if not 0 < droprate_init < 1:
+        raise UsageError(f"droprate_init must be between 0 and 1, got {droprate_init}")
+    if not 0 < temperature < math.inf:
+        raise UsageError(f"temperature must be above 0, got {temperature}")
+
+
+def l0_layers(model: nn.Module) -> dict[str, Any]:
+    """The layers with hard-concrete gates by name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, HardConcrete)}
+
+
+def expected_l0(model: nn.Module) -> float:
+    """Expected number of weights and biases of the gated layers that are not zero."""
+    return sum(float(layer.expected_l0().detach()) for layer in l0_layers(model).values())

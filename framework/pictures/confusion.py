@@ -1,0 +1,81 @@
+"""Which classes are taken for which."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from framework.confusion import confusion_counts
+from framework.measures import evaluating
+from framework.pictures.gallery import margins, new_figure, short, some
+from utils.loaders import BatchLoader
+
+#: classes whose numbers can be read in their cells, and that can all be named
+WRITTEN, NAMED = 20, 40
+
+
+@torch.inference_mode()
+def count_confusion(model: nn.Module, loader: BatchLoader) -> Tensor:
+    """How often each class (rows) was taken for each (columns), int64 (C, C), over all samples of the loader."""
+    table = None
+    with evaluating(model):
+        for inputs, targets in loader:
+            counts = confusion_counts(model(inputs), targets)
+            table = counts if table is None else table + counts
+    assert table is not None
+    return table
+
+
+def draw_confusion(table: Tensor, names: Sequence[str] | None, part: str, title: str) -> Figure:
+    """Counts beside shares of each true class; numbers are written into the cells while they can be read.
+
+    table: (C, C), rows true classes. part: which images, for the title.
+    """
+    counts = table.cpu().to(torch.float64)
+    classes, images = len(counts), int(counts.sum())
+    rows = counts.sum(dim=1, keepdim=True)
+    shares = torch.where(rows > 0, counts / rows.clamp(min=1), 0.0)
+    right = int(counts.trace())
+    side = min(9.0, max(3.2, 0.42 * classes))
+    figure = new_figure(
+        2 * side + 4.2, side + 2.1,
+        f"{title}: confusion of {images:,} {part} images, {right:,} right ({right / max(1, images):.2%})",
+    )  # fmt: skip
+    panels = figure.subplots(1, 2)
+    labels = [str(name) for name in names] if names else [str(number) for number in range(classes)]
+    for axes, values, form, what in (
+        (panels[0], counts, ".0f", "images"),
+        (panels[1], 100 * shares, ".0f", "% of the true class"),
+    ):
+        shown = axes.imshow(values.numpy(), cmap="Greens", vmin=0, interpolation="nearest", aspect="auto")
+        _label(axes, labels)
+        axes.set_title(what, fontsize=9)
+        scale = axes.inset_axes((1.02, 0, 0.03, 1))
+        figure.colorbar(shown, cax=scale).ax.tick_params(labelsize=7)
+        if classes <= WRITTEN:
+            _write(axes, values, form)
+    margins(figure, 1.35, 0.5, 0.75, 1.3, wspace=0.42 if classes <= NAMED else 0.3)
+    return figure
+
+
+def _label(axes: Any, labels: Sequence[str]) -> None:
+    shown = range(len(labels)) if len(labels) <= NAMED else some(range(len(labels)), 12)
+    size = 8 if len(labels) <= WRITTEN else 7
+    texts = [short(labels[place], 16) for place in shown]
+    axes.set_xticks(shown, texts, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+    axes.set_yticks(shown, texts, fontsize=size)
+    axes.set_xlabel("predicted class", fontsize=9)
+    axes.set_ylabel("true class", fontsize=9)
+
+
+def _write(axes: Any, values: Tensor, form: str) -> None:
+    middle = float(values.max()) / 2
+    for row, line in enumerate(values.tolist()):
+        for column, value in enumerate(line):
+            if value:
+                colour = "white" if value > middle else "black"
+                axes.text(column, row, format(value, form), ha="center", va="center", fontsize=7, color=colour)

@@ -1,0 +1,180 @@
+"""The listener that draws: before training, every few epochs, and when the network is finished and tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from framework.config import RunConfig
+from framework.hooks import hookimpl
+from framework.measures import layer_sparsities
+from framework.pictures.confusion import count_confusion, draw_confusion
+from framework.pictures.gallery import Gallery
+from framework.pictures.network import draw_network, layers_of, table_of
+from framework.pictures.saliency import IMAGES, draw_saliency, input_gradients
+from framework.pictures.scores import Curve, curve_of, draw_scores
+from framework.pictures.tracked import draw_tracked
+from framework.pictures.weights import draw_histograms, draw_sparsity, draw_weights, magnitudes, weight_images
+from framework.pruning.pruner import PruneEvent
+
+if TYPE_CHECKING:
+    from framework.trainer import Trainer
+    from utils.loaders import BatchLoader
+
+
+class Pictures:
+    """Draws what the flags ask for; the run's numbers are the same bits with it and without it.
+
+    `before` and `after` are called by the run itself, outside the time of training; the rest are hooks. Each
+    file in plots/ shows the newest state, TensorBoard all of them.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, writer: SummaryWriter) -> None:
+        self._config, self._gallery = config, Gallery(folder, writer)
+        self._title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
+        #: whether the network came from a checkpoint: an untrained one confuses everything
+        self._loaded = config.checkpoint_name is not None or config.pretrained is not None
+        self._curves: list[Curve] = []
+        self._drawn = 0
+        self._examples: tuple[Tensor, Tensor] | None = None
+
+    def before(self, trainer: Trainer) -> None:
+        """The network as it comes, before any pruning."""
+        rows = [f"| {name} | {str(value).replace('|', ' ')} |" for name, value in self._config.to_dict().items()]
+        self._gallery.writer.add_text("args", "\n".join(["| setting | value |", "|---|---|", *rows]), 0)
+        if self._config.skip_first_plot:
+            return
+        self._draw(trainer, "before training")
+        if self._loaded and self._config.confusion and trainer.loaders.val is not None:
+            self._try(trainer, "confusion", lambda: self._confusion(trainer, "before training", "validation"))
+
+    @hookimpl
+    def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
+        """Keep a few hundred of the scores; they are drawn once the steps of this moment are done."""
+        curve = curve_of(event)
+        if curve is not None:
+            self._curves.append(curve)
+
+    @hookimpl
+    def epoch_started(self, trainer: Trainer) -> None:
+        """The scores of pruning steps since the last epoch."""
+        self._scores(trainer)
+
+    @hookimpl
+    def epoch_ended(self, trainer: Trainer) -> None:
+        """Every so many epochs, before any pruning now; what ends with the last epoch is drawn by `after`."""
+        done = trainer.epoch + 1
+        if done % self._config.plot_weights_freq or done >= trainer.settings.epochs:
+            return
+        when = f"after epoch {done}"
+        self._draw(trainer, when)
+        if self._config.confusion and trainer.loaders.val is not None:
+            self._try(trainer, "confusion", lambda: self._confusion(trainer, when, "validation"))
+
+    def after(self, trainer: Trainer) -> None:
+        """The finished network, once it was tested."""
+        self._scores(trainer)
+        self._draw(trainer, "after training")
+        if self._config.confusion:
+            part = "validation" if self._config.tuning else "test"
+            self._try(trainer, "confusion", lambda: self._confusion(trainer, "after training", part))
+
+    def tracked(self, trainer: Trainer, summary: Mapping[str, Any]) -> None:
+        """What was found by following the weights."""
+
+        def draw() -> None:
+            figure = draw_tracked(summary, self._title)
+            self._gallery.show(figure, "tracked_weights", "track/weights", trainer.progress.samples)
+
+        self._try(trainer, "tracked weights", draw)
+
+    def _draw(self, trainer: Trainer, when: str) -> None:
+        title, config = f"{self._title}, {when}", self._config
+        wanted: dict[str, tuple[bool, Callable[[Trainer, str], None]]] = {
+            "sparsity": (True, self._sparsity),
+            "saliency": (config.saliency, self._saliency),
+            "histograms": (config.histograms, self._histograms),
+            "weights": (config.plot_weights, self._weights),
+            "network": (config.plot_net, self._network),
+        }
+        for name, (asked, draw) in wanted.items():
+            if asked:
+                self._try(trainer, name, lambda draw=draw: draw(trainer, title))  # type: ignore[misc]
+
+    def _try(self, trainer: Trainer, name: str, draw: Callable[[], None]) -> None:
+        """A network that cannot be drawn is still trained: its owner is told what failed."""
+        try:
+            draw()
+        except OSError:
+            raise
+        except Exception as error:  # networks of other people may fail in any way when they are looked at
+            trainer.warn(f"picture of {name} not drawn: {type(error).__name__}: {error}")
+
+    def _sparsity(self, trainer: Trainer, title: str) -> None:
+        figure = draw_sparsity(layer_sparsities(trainer.model), trainer.model, title)
+        self._gallery.show(figure, "layer_sparsity", "layer/sparsity", trainer.progress.samples)
+
+    def _saliency(self, trainer: Trainer, title: str) -> None:
+        loaders = trainer.loaders
+        if self._examples is None:
+            ((images, targets),) = loaders.test.plain([torch.arange(min(IMAGES, loaders.test.num_samples))])
+            self._examples = images, targets
+        images, targets = self._examples
+        inputs = images.contiguous(memory_format=trainer.memory_format)
+        gradients, predicted = input_gradients(trainer.model, inputs)
+        shape = (1, -1, 1, 1)
+        pixels = images * images.new_tensor(loaders.std).view(shape) + images.new_tensor(loaders.mean).view(shape)
+        figure = draw_saliency(pixels, gradients, targets, predicted, loaders.class_names, title)
+        self._gallery.show(figure, "network_saliency", "network/saliency", trainer.progress.samples)
+
+    def _histograms(self, trainer: Trainer, title: str) -> None:
+        writer, step = self._gallery.writer, trainer.progress.samples
+        self._gallery.show(draw_histograms(trainer.model, title), "weight_histograms", None, step)
+        layers = {name: values for name, values in magnitudes(trainer.model).items() if len(values)}
+        for name, values in layers.items():
+            writer.add_histogram(f"weight/magnitude/{name}", values, step)
+        if layers:
+            writer.add_histogram("weight/magnitude", torch.cat(list(layers.values())), step)
+
+    def _weights(self, trainer: Trainer, title: str) -> None:
+        images = weight_images(trainer.model, trainer.example_input)
+        for name, pixels in images.items():
+            self._gallery.writer.add_image(f"weight/{name}", pixels, trainer.progress.samples, dataformats="HWC")
+        self._gallery.show(draw_weights(images, trainer.model, title), "weights", None, trainer.progress.samples)
+
+    def _network(self, trainer: Trainer, title: str) -> None:
+        layers = layers_of(trainer.model, trainer.example_input)
+        figure = draw_network(layers, trainer.example_input, trainer.model, title)
+        self._gallery.show(figure, "network", "network/visualisation", trainer.progress.samples)
+        self._gallery.writer.add_text("architecture", table_of(layers, trainer.model), trainer.progress.samples)
+
+    def _scores(self, trainer: Trainer) -> None:
+        if len(self._curves) == self._drawn:
+            return
+        self._drawn = len(self._curves)
+
+        def draw() -> None:
+            figure = draw_scores(self._curves, self._title)
+            self._gallery.show(figure, "weight_saliency", "track/weight_saliency", trainer.progress.samples)
+
+        self._try(trainer, "scores", draw)
+
+    def _confusion(self, trainer: Trainer, when: str, part: str) -> None:
+        """The table that the evaluation before has left, or one more pass where the trainer keeps none."""
+        loader = trainer.loaders.test if when == "after training" else trainer.loaders.val
+        assert loader is not None
+        table = trainer.confusion
+        if table is None or int(table.sum()) != _samples(loader) or when == "before training":
+            table = count_confusion(trainer.model, loader)
+        figure = draw_confusion(table, trainer.loaders.class_names, part, f"{self._title}, {when}")
+        self._gallery.show(figure, "network_confusion", "network/confusion", trainer.progress.samples)
+
+
+def _samples(loader: BatchLoader) -> int:
+    """Samples in a pass over an evaluation loader, whose number of batches may be limited."""
+    return min(loader.num_samples, len(loader) * loader.batch_size)

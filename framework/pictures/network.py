@@ -1,0 +1,169 @@
+"""The network as a drawing and as a table: each layer as it was when dense and as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.patches import Polygon, Rectangle
+from torch import Tensor, nn
+
+from framework.lineage import lineage_of
+from framework.measures import count_macs
+from framework.pictures.gallery import DENSE, LEFT, margins, new_figure, short
+from framework.prunable import output_dim, prunable_layers, tensor_name
+from framework.untouched import untouched
+
+#: layers in one column of the drawing, and columns at most
+ROWS, COLUMNS = 40, 4
+#: where the numbers beside the blocks begin; blocks reach from -1 to 1
+PLACES = (1.08, 2.25, 3.05, 3.95)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer with prunable weights. Channels that are masked to zero count as gone.
+
+    output: shape for one sample, (C, H, W) or (C,); empty for a layer that is not used. macs: of one sample.
+    """
+
+    name: str
+    kind: str
+    output: tuple[int, ...]
+    channels: int
+    dense_channels: int
+    weights: int
+    dense_weights: int
+    parameters: int
+    macs: int
+
+
+def layers_of(model: nn.Module, example_input: Tensor) -> list[Layer]:
+    """Every prunable layer in the order in which one sample passes them; those not used come last."""
+    layers = prunable_layers(model)
+    outputs = _output_shapes(model, layers, example_input)
+    macs = count_macs(model, example_input)[1]
+    dense = lineage_of(model).dense
+    order = [*outputs, *(name for name in layers if name not in outputs)]
+    found = []
+    for name in order:
+        module, weight = layers[name], layers[name].weight
+        assert isinstance(weight, Tensor)
+        full = dense.get(tensor_name(name, "weight"), tuple(weight.shape))
+        rows = weight.detach().movedim(output_dim(module), 0).flatten(1)
+        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        found.append(
+            Layer(
+                name=name or type(model).__name__,
+                kind=type(module).__name__,
+                output=outputs.get(name, ()),
+                channels=int(rows.any(dim=1).sum()),
+                dense_channels=full[output_dim(module)],
+                weights=int(weight.count_nonzero()),
+                dense_weights=int(np.prod(full)),
+                parameters=own,
+                macs=macs.get(name, 0),
+            )
+        )
+    return found
+
+
+def _output_shapes(
+    model: nn.Module, layers: dict[str, nn.Module], example_input: Tensor
+) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+
+    def remember(name: str) -> Any:
+        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+            found.setdefault(name, tuple(output.shape[1:]))
+
+        return hook
+
+    handles = [module.register_forward_hook(remember(name)) for name, module in layers.items()]
+    try:
+        with untouched(model), torch.no_grad():
+            model(example_input[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def table_of(layers: Sequence[Layer], model: nn.Module) -> str:
+    """The layers as a Markdown table, for TensorBoard's text."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    head = "| layer | type | output | channels left | weights left | parameters | share | MACs a sample |"
+    lines = [head, "|---|---|---|---:|---:|---:|---:|---:|"]
+    for layer in layers:
+        lines.append(
+            f"| {layer.name} | {layer.kind} | {_times(layer.output)} | {layer.channels:,} of "
+            f"{layer.dense_channels:,} | {layer.weights:,} of {layer.dense_weights:,} | {layer.parameters:,} | "
+            f"{layer.parameters / max(1, total):.2%} | {layer.macs:,} |"
+        )
+    lines.append(f"| all | | | | | {total:,} | with norms and biases | {sum(one.macs for one in layers):,} |")
+    return "\n".join(lines)
+
+
+def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Module, title: str) -> Figure:
+    """A block for each layer from the input down: grey the dense layer, green what is left of it.
+
+    The width of a block is the square root of its channels. Beside it: channels left of those when dense,
+    pixels of its output, its share of the parameters present, and the share of its dense weights that are left.
+    """
+    columns = min(COLUMNS, -(-len(layers) // ROWS))
+    rows = -(-len(layers) // columns)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    height = max(2.4, 0.27 * rows + 1.5)
+    kept, whole = sum(one.weights for one in layers), sum(one.dense_weights for one in layers)
+    figure = new_figure(
+        8.6 * columns, height,
+        f"{title}\n{kept:,} of {whole:,} weights left ({kept / max(1, whole):.3%}), {total:,} parameters present, "
+        f"input {_times(tuple(example_input.shape[1:]))}",
+    )  # fmt: skip
+    widest = max(layer.dense_channels for layer in layers) ** 0.5
+    for column, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
+        part = layers[column * rows : (column + 1) * rows]
+        _draw_column(axes, part, rows, widest, total)
+    legend = [Rectangle((0, 0), 1, 1, color=DENSE), Rectangle((0, 0), 1, 1, color=LEFT)]
+    figure.legend(legend, ["dense", "left"], loc="lower center", ncols=2, frameon=False, fontsize=8)
+    margins(figure, 0.1, 0.1, 0.8, 0.4, wspace=0.02)
+    return figure
+
+
+def _draw_column(axes: Any, layers: Sequence[Layer], rows: int, widest: float, total: int) -> None:
+    """Names to the left of -1, blocks from -1 to 1, numbers to the right of 1."""
+    axes.set_xlim(-3.1, 4.7)
+    axes.set_ylim(rows - 0.4, -1.2)
+    axes.axis("off")
+    axes.text(-1.08, -0.85, "layer", ha="right", va="center", fontsize=7, color="#5a6068")
+    for place, head in zip(PLACES, ("channels left", "output", "parameters", "weights left"), strict=True):
+        axes.text(place, -0.85, head, ha="left", va="center", fontsize=7, color="#5a6068")
+    before = None
+    for row, layer in enumerate(layers):
+        half, left = (layer.dense_channels**0.5 / widest, layer.channels**0.5 / widest)
+        if before is not None:
+            corners = [(-before, row - 0.66), (before, row - 0.66), (half, row - 0.34), (-half, row - 0.34)]
+            axes.add_patch(Polygon(corners, color=DENSE, alpha=0.35, linewidth=0))
+        axes.add_patch(Rectangle((-half, row - 0.34), 2 * half, 0.68, facecolor=DENSE, linewidth=0))
+        axes.add_patch(Rectangle((-left, row - 0.34), 2 * left, 0.68, facecolor=LEFT, linewidth=0))
+        axes.text(-1.08, row, f"{short(layer.name, 24)}  {layer.kind}", ha="right", va="center", fontsize=7)
+        for place, text in zip(PLACES, _numbers(layer, total), strict=True):
+            axes.text(place, row, text, ha="left", va="center", fontsize=7)
+        before = half
+
+
+def _numbers(layer: Layer, total: int) -> tuple[str, str, str, str]:
+    return (
+        f"{layer.channels:,} of {layer.dense_channels:,}",
+        "x".join(map(str, layer.output[1:])) if len(layer.output) > 1 else "",
+        f"{layer.parameters / max(1, total):.2%}",
+        f"{layer.weights / max(1, layer.dense_weights):.2%}",
+    )
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) if shape else "not used"

@@ -1,0 +1,61 @@
+"""What in an image the output of its predicted class depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from framework.criterion import scoring
+from framework.pictures.gallery import margins, new_figure, short
+
+IMAGES = 8
+
+
+def input_gradients(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """|d output of the predicted class / d pixel|, the largest over the colours, (B, H, W), and the classes (B,).
+
+    In eval mode; the model, its gradients and its mode are afterwards as before (K. Simonyan et al.,
+    arXiv:1312.6034).
+    """
+    with scoring(model):
+        watched = inputs.detach().clone().requires_grad_(True)
+        outputs = model(watched)
+        predicted = outputs.argmax(dim=1)
+        total = outputs.gather(1, predicted[:, None]).sum()
+        (gradients,) = torch.autograd.grad(total, [watched])
+    return gradients.abs().amax(dim=1), predicted
+
+
+def draw_saliency(
+    images: Tensor, gradients: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str] | None, title: str
+) -> Figure:
+    """The images (B, C, H, W), pixels in [0, 1], above their gradients (B, H, W), each scaled by its largest."""
+    count = len(images)
+    figure = new_figure(1.35 * count + 0.5, 3.9, f"{title}: what the predicted class depends on")
+    rows = figure.subplots(2, count, squeeze=False)
+    labels = [str(name) for name in names] if names else None
+    for place in range(count):
+        top, bottom = rows[0][place], rows[1][place]
+        pixels = images[place].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
+        top.imshow(pixels if pixels.shape[2] == 3 else pixels.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+        largest = float(gradients[place].max())
+        shown = (gradients[place] / largest if largest > 0 else gradients[place]).cpu().numpy()
+        bottom.imshow(shown, cmap="magma", vmin=0, vmax=1)
+        words = [_name(labels, int(number)) for number in (true[place], predicted[place])]
+        hit = int(true[place]) == int(predicted[place])
+        top.set_title(f"true {words[0]}\npred. {words[1]}", fontsize=7, color="black" if hit else "#a33620")
+        bottom.set_title(f"up to {largest:.2g}" if largest > 0 else "no gradient", fontsize=7)
+        for axes in (top, bottom):
+            axes.set_xticks([])
+            axes.set_yticks([])
+    rows[0][0].set_ylabel("image", fontsize=8)
+    rows[1][0].set_ylabel("|d output / d input|", fontsize=8)
+    margins(figure, 0.4, 0.1, 0.8, 0.1, wspace=0.08, hspace=0.18)
+    return figure
+
+
+def _name(labels: Sequence[str] | None, number: int) -> str:
+    return short(labels[number], 13) if labels and number < len(labels) else str(number)

@@ -1,0 +1,191 @@
+"""Pictures of the weights themselves: how many are gone, how large they are, and what they look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from textwrap import fill
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from framework.lineage import lineage_of
+from framework.pictures.gallery import (
+    DENSE,
+    GONE,
+    LEFT,
+    label_rows,
+    margins,
+    new_figure,
+    row_height,
+    sample,
+    short,
+    some,
+)
+from framework.prunable import output_dim, prunable_layers, prunable_weights, tensor_name
+
+#: panels of one figure; filters in a picture of the first layer; pixels of a picture of a matrix
+PANELS, FILTERS, ROWS, COLUMNS = 16, 64, 192, 384
+
+
+def draw_sparsity(sparsity: Mapping[str, float], model: nn.Module, title: str) -> Figure:
+    """Share of each layer's weights that are gone, cut or masked, of those of the dense layer."""
+    dense = lineage_of(model).dense
+    totals = [int(np.prod(dense[tensor_name(name, "weight")])) for name in sparsity]
+    figure = new_figure(8.5, row_height(len(sparsity)) + 1.2, f"{title}: sparsity of each layer")
+    axes = figure.subplots()
+    y = np.arange(len(sparsity))
+    axes.barh(y, [100] * len(y), color=DENSE, label="weights left")
+    axes.barh(y, [100 * share for share in sparsity.values()], color=GONE, label="weights gone")
+    for row in some(range(len(y)), 44):
+        share = list(sparsity.values())[row]
+        axes.text(101, row, f"{100 * share:.2f} % of {totals[row]:,}", va="center", fontsize=7)
+    label_rows(axes, list(sparsity))
+    axes.set_xlim(0, 130)
+    axes.set_xticks(range(0, 101, 20))
+    axes.tick_params(axis="x", labelsize=8)
+    axes.set_xlabel("weights that are zero or cut out, % of the dense layer's", fontsize=9)
+    figure.legend(*axes.get_legend_handles_labels(), loc="lower right", ncols=2, frameon=False, fontsize=8)
+    margins(figure, 2.1, 0.1, 0.45, 0.75)
+    return figure
+
+
+def magnitudes(model: nn.Module) -> dict[str, Tensor]:
+    """Per layer the absolute values of its weights that are not zero, of a sample of each layer."""
+    found = {}
+    for name, weight in prunable_weights(model).items():
+        values = sample(weight)
+        found[name.removesuffix("weight").removesuffix(".") or type(model).__name__] = values[values != 0]
+    return found
+
+
+def draw_histograms(model: nn.Module, title: str) -> Figure:
+    """Weights that are not zero: one panel for each layer, and one before them for the magnitudes of all."""
+    weights = prunable_weights(model)
+    shown = some(list(weights), PANELS - 1)
+    count = len(shown) + 1
+    columns = min(4, count)
+    lines = -(-count // columns)
+    of = f" ({len(shown)} of {len(weights)} layers)" if len(shown) < len(weights) else ""
+    figure = new_figure(max(3, columns) * 2.9 + 0.4, 1.95 * lines + 1.1, f"{title}: weights that are not zero{of}")
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in panels[count:]:
+        axes.axis("off")
+    left = [part for part in magnitudes(model).values() if len(part)]
+    every = torch.cat(left).log10().numpy() if left else np.zeros(0)
+    _histogram(panels[0], every, "all layers: log10 of |weight|", LEFT)
+    for axes, name in zip(panels[1:], shown, strict=False):
+        values = sample(weights[name])
+        zero = weights[name].numel() - int(weights[name].count_nonzero())
+        label = f"{short(name.removesuffix('.weight'), 20)}, {zero:,} of {weights[name].numel():,} zero"
+        _histogram(axes, values[values != 0].numpy(), label, DENSE)
+    figure.supxlabel("weight (first panel: log10 of its size)", fontsize=9)
+    figure.supylabel("weights, % of those shown", fontsize=9)
+    margins(figure, 0.75, 0.15, 0.65, 0.65, wspace=0.28, hspace=0.5)
+    return figure
+
+
+def _histogram(axes: Any, values: np.ndarray, title: str, colour: str) -> None:
+    axes.set_title(title, fontsize=7)
+    axes.tick_params(labelsize=7)
+    if not len(values):
+        axes.text(0.5, 0.5, "none left", ha="center", va="center", transform=axes.transAxes, fontsize=8)
+        return
+    share = np.full(len(values), 100 / len(values))
+    axes.hist(values, bins=50, weights=share, color=colour, edgecolor=LEFT, linewidth=0.3, histtype="stepfilled")
+
+
+def weight_images(model: nn.Module, example_input: Tensor) -> dict[str, np.ndarray]:
+    """Per weight a picture, uint8 (H, W, 3).
+
+    The first layer's filters as small images, where they look at pixels: colours are blue below zero, white at
+    zero and red above, or the colours of the filter for three channels. Every other weight as a matrix, output
+    units down and inputs across, white at zero and darker the larger its size is on average in a pixel.
+    """
+    layers = prunable_layers(model)
+    found = {}
+    for place, (name, module) in enumerate(layers.items()):
+        weight = module.weight
+        assert isinstance(weight, Tensor)
+        rows = weight.detach().movedim(output_dim(module), 0).float()
+        filters = _as_filters(rows, example_input) if place == 0 else None
+        image = _matrix(rows.flatten(1)) if filters is None else _tiles(filters)
+        found[tensor_name(name, "weight").removesuffix("weight").removesuffix(".") or type(model).__name__] = image
+    return found
+
+
+def _as_filters(rows: Tensor, example_input: Tensor) -> Tensor | None:
+    """The first layer's weights as images (units, C, H, W), if its inputs are pixels."""
+    if rows.dim() == 4 and min(rows.shape[2:]) > 1:
+        return rows
+    shape = example_input.shape[1:]
+    if rows.dim() == 2 and len(shape) == 3 and rows.shape[1] == shape.numel():
+        return rows.reshape(-1, *shape)
+    return None
+
+
+def _tiles(filters: Tensor) -> np.ndarray:
+    """The first filters in a grid with a frame of one pixel, each scaled by its largest weight."""
+    filters = filters[:FILTERS].cpu()
+    if filters.shape[1] not in (1, 3):  # other channels have no colour
+        filters = filters.mean(dim=1, keepdim=True)
+    scale = filters.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
+    shown = (filters / scale).permute(0, 2, 3, 1).numpy()
+    coloured = 0.5 + shown / 2 if shown.shape[3] == 3 else matplotlib.colormaps["bwr"](0.5 + shown[..., 0] / 2)
+    pixels = (255 * coloured[..., :3]).round().astype(np.uint8)
+    count, height, width, _ = pixels.shape
+    columns = min(count, int(np.ceil(np.sqrt(count * 1.6))))
+    lines = -(-count // columns)
+    grid = np.full((lines * (height + 1) + 1, columns * (width + 1) + 1, 3), 160, dtype=np.uint8)
+    for number, tile in enumerate(pixels):
+        top, left = (number // columns) * (height + 1) + 1, (number % columns) * (width + 1) + 1
+        grid[top : top + height, left : left + width] = tile
+    return _enlarged(grid)
+
+
+def _matrix(rows: Tensor) -> np.ndarray:
+    """Sizes of the entries, averaged into so many pixels as can be seen; black is the 99th percentile."""
+    size = (min(ROWS, rows.shape[0]), min(COLUMNS, rows.shape[1]))
+    shown = F.adaptive_avg_pool2d(rows.abs()[None], size)[0].cpu().numpy()
+    left = shown[shown > 0]
+    top = float(np.quantile(left, 0.99)) if len(left) else 1.0
+    coloured = matplotlib.colormaps["Greens"](np.clip(shown / max(top, 1e-30), 0, 1))
+    coloured[shown == 0] = 1.0
+    return _enlarged((255 * coloured[..., :3]).round().astype(np.uint8))
+
+
+def _enlarged(pixels: np.ndarray) -> np.ndarray:
+    """Repeated until it is at least as large as TensorBoard shows it."""
+    times = max(1, 200 // max(pixels.shape[:2]))
+    return pixels.repeat(times, axis=0).repeat(times, axis=1)
+
+
+def draw_weights(images: Mapping[str, np.ndarray], model: nn.Module, title: str) -> Figure:
+    """Some of the pictures of `weight_images` in one figure."""
+    layers = prunable_layers(model)
+    shown = some(list(images), PANELS)
+    columns = min(4, len(shown))
+    lines = -(-len(shown) // columns)
+    of = f" ({len(shown)} of {len(images)} layers)" if len(shown) < len(images) else ""
+    wide, height = max(3, columns), 2.1 * lines + 1.2
+    figure = new_figure(2.7 * wide + 0.2, height, f"{title}: weights of each layer{of}")
+    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.axis("off")
+    for axes, name in zip(panels, shown, strict=False):
+        weight = layers.get(name, model).weight
+        assert isinstance(weight, Tensor)
+        aspect = "equal" if name == next(iter(images)) else "auto"
+        axes.imshow(images[name], aspect=aspect, interpolation="nearest")
+        axes.set_title(f"{short(name, 26)}\n{' x '.join(map(str, weight.shape))}", fontsize=7)
+    note = (
+        "first layer: its filters, if it looks at pixels (red above zero, blue below); "
+        "others: output units down, inputs across, white is zero, dark is large"
+    )
+    figure.text(0.5, 0.1 / height, fill(note, 34 * wide), ha="center", va="bottom", fontsize=7)
+    margins(figure, 0.15, 0.15, 0.75, 0.55, wspace=0.12, hspace=0.4)
+    return figure

@@ -1,0 +1,89 @@
+"""Gates behind norms: which batch norm follows a layer, and the gradient of a gate on each channel behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.criterion import Batch, LossFunction, add_gradients
+from framework.prunable import output_dim, tensor_name
+from framework.pruning.channels import ChannelGroup
+from framework.pruning.producers import add_units, per_unit, producer_parameters
+from framework.pruning.readers import Reader, sole_norms
+from framework.untouched import untouched
+from utils.errors import UsageError
+
+
+def norms_behind(model: nn.Module, layers: Iterable[str], sample: Tensor) -> dict[str, str]:
+    """Layer -> the batch norm (with running statistics) that alone takes its outputs, and takes nothing else."""
+    none = torch.zeros(0, dtype=torch.int64)
+    found = [Reader(name, model.get_submodule(name), none, none) for name in layers]
+    with untouched(model), torch.no_grad():
+        return sole_norms(model, found, lambda: model(sample))
+
+
+def norm_gate_gradients(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Mapping[str, ChannelGroup]
+) -> Iterator[dict[str, Tensor]]:
+    """For each batch phi * dL/dphi of every channel, `(channels,)` per group; pass over it inside `scoring`.
+
+    phi multiplies what the batch norm behind a producer puts out, which for a norm with scale and shift gives
+    scale * dL/dscale + shift * dL/dshift. Where no norm stands behind it, phi multiplies the producer's own
+    output: sum w * dL/dw + b * dL/db. Several producers of one channel are added. L is the mean loss of the batch.
+    """
+    rest = iter(batches)
+    first = next(rest, None)
+    if first is None:
+        raise UsageError("the criterion needs data and got no batch")
+    producers = {name for group in groups.values() for name in group.producers}
+    norms = norms_behind(model, _layers(model, producers), first[0][:1])
+    bare = {
+        name: parameter
+        for name, parameter in producer_parameters(model, groups).items()
+        if name.rpartition(".")[0] not in norms
+    }
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    gates = {name: _gate(model, name) for name in norms}
+    with ExitStack() as stack:
+        for name, norm in norms.items():
+            handle = model.get_submodule(norm).register_forward_hook(_multiply(gates[name]))
+            stack.callback(handle.remove)
+        leaves = [*gates.values(), *(parameter.requires_grad_(True) for parameter in bare.values())]
+        for batch in chain([first], rest):
+            for leaf in leaves:
+                leaf.grad = None
+            samples, _ = add_gradients(model, [batch], loss, leaves)
+            units = {tensor_name(name, "weight"): _gradient(gate) for name, gate in gates.items()}
+            for name, parameter in bare.items():
+                dim = output_dim(model.get_submodule(name.rpartition(".")[0]))
+                units[name] = per_unit(parameter.detach(), _gradient(parameter), dim)
+            yield {name: total / samples for name, total in add_units(groups, units).items()}
+
+
+def _layers(model: nn.Module, producers: Iterable[str]) -> list[str]:
+    """Those that are layers with a weight; a parameter inside another module has no output of its own."""
+    modules = dict(model.named_modules())
+    return [name for name in producers if isinstance(getattr(modules.get(name), "weight", None), Tensor)]
+
+
+def _gate(model: nn.Module, layer: str) -> Tensor:
+    module: Any = model.get_submodule(layer)
+    units = module.weight.shape[output_dim(module)] * (module.groups if output_dim(module) else 1)
+    return torch.ones(units, device=module.weight.device, dtype=module.weight.dtype).requires_grad_(True)
+
+
+def _multiply(gate: Tensor) -> Callable[..., Tensor]:
+    def hook(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+        return output * gate.view(-1, *[1] * (output.dim() - 2))
+
+    return hook
+
+
+def _gradient(leaf: Tensor) -> Tensor:
+    return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)

@@ -1,0 +1,48 @@
+"""All attacks on one network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from framework.robustness.attacking import Effort, Track, run_attack
+from framework.robustness.names import Attack
+from framework.robustness.points import PixelModel, Points, frozen, predictions
+from framework.robustness.results import Assessment, on_cpu, to_show
+from framework.robustness.sanity import check_masking
+from framework.tester import Network
+
+#: images to a picture of examples, and points whose adversarials are kept so that there are as many to show
+SHOWN, KEPT = 8, 64
+
+
+def assess(
+    network: Network,
+    points: Points,
+    attacks: Sequence[Attack],
+    epsilons: Mapping[str, Sequence[float]],
+    effort: Effort,
+    *,
+    seed: int,
+    track: Track | None = None,
+) -> Assessment:
+    """Attack `points` with each of `attacks` at the epsilons of its norm, and look for signs of masked gradients.
+
+    Every attack starts from a random state of its own: what it finds does not depend on which others run. The
+    network is left as it is, its gradients too.
+    """
+    with frozen(network.model):
+        model = PixelModel(network.model, network.mean, network.std)
+        clean = predictions(model, points.pixels, effort.batch_size)
+        right = clean == points.targets
+        show = to_show(clean, points.targets, KEPT)
+        outcomes = []
+        for attack in attacks:
+            torch.manual_seed(seed)
+            values = epsilons[attack.norm]
+            outcomes.append(run_attack(attack, model, points, right, values, effort, show=show, track=track))
+        torch.manual_seed(seed)
+        sanity = check_masking(model, points, right, outcomes, effort, track)
+    cpu = Points(points.pixels.cpu(), points.targets.cpu(), points.positions)
+    return Assessment(network.name, cpu, clean.cpu(), [on_cpu(one) for one in outcomes], sanity)

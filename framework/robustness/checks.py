@@ -1,0 +1,89 @@
+"""What can be wrong with the flags of an attack, found before anything is loaded. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from framework.config import FLAGS, TESTER_FLAGS, RunConfig
+from framework.robustness.names import DEFAULT, TESTER, chosen_attacks, chosen_epsilons
+from framework.run_folder import FINISHED, RunFolder, checkpoint_in, find_checkpoint, find_folder, run_folder_of
+from utils.errors import UsageError
+
+#: flags for which an attack must have a number of its own, and what they set
+STEPS = {"attack_steps": "steps", "attack_binary_steps": "rounds", "attack_restarts": "random"}
+
+
+def check_attack_flags(config: RunConfig) -> None:
+    """Names and numbers, which need no checkpoint. Raises UsageError."""
+    if not config.eval:
+        for flag in (*TESTER_FLAGS, "compare_with"):
+            if getattr(config, flag):
+                raise UsageError(f"--{flag} needs --eval: it is for testing a checkpoint, not for training")
+        return
+    for flag in TESTER_FLAGS:
+        FLAGS[flag].check(getattr(config, flag))
+    if config.attack is not None:
+        chosen_attacks(config.attack)
+    given = config.options("tester")
+    if not (attacks_of(config) or given.keys() & set(TESTER_FLAGS)):
+        return
+    attacks = chosen_attacks(given.get("attack", DEFAULT))
+    chosen_epsilons(given.get("epsilons"), attacks)
+    for flag, kind in STEPS.items():
+        value = given.get(flag)
+        if value is not None and value != 1 and not any(getattr(attack, kind) for attack in attacks):
+            names = ", ".join(attack.name for attack in attacks)
+            why = {"steps": "takes a single step", "rounds": "has no binary search",
+                   "random": "is not random: another try finds the same"}[kind]  # fmt: skip
+            raise UsageError(f"--{flag} {value}: {names} {why}")
+
+
+def attacks_of(config: RunConfig) -> bool:
+    """Whether this run attacks a network."""
+    return config.eval and (config.test_scheme == TESTER or "attack" in config.options("tester"))
+
+
+def check_attacked_data(config: RunConfig) -> None:
+    """The checkpoints must have been trained on the data they are attacked on. Raises UsageError."""
+    if not config.eval:
+        return
+    if attacks_of(config):
+        run = run_folder_of(find_checkpoint(config))
+        saved = run.read_config()
+        if saved is not None and saved.data_set != config.data_set:
+            raise UsageError(f"{run.path} was trained on {saved.data_set}: it cannot be attacked on "
+                             f"--data_set {config.data_set}")  # fmt: skip
+    if config.compare_with is not None:
+        _check_compared(config)
+
+
+def _check_compared(config: RunConfig) -> None:
+    file = compared_checkpoint(config)
+    saved = run_of(file).read_config()
+    if saved is None:
+        raise UsageError(f"--compare_with {config.compare_with}: it has no config.yaml that says what data it "
+                         "was trained on")  # fmt: skip
+    names = ["data_set", "image_size", "tuning", *(["seed"] if config.tuning else [])]
+    for name in names:
+        mine, other = getattr(config, name), getattr(saved, name)
+        if mine != other:
+            raise UsageError(f"--compare_with {config.compare_with}: it has {name} {other}, this test {mine}: "
+                             "both need the same images")  # fmt: skip
+
+
+def compared_checkpoint(config: RunConfig) -> Path:
+    """The finished checkpoint of the run folder that `--compare_with` names. Raises UsageError."""
+    assert config.compare_with is not None
+    folder = find_folder(config.compare_with, config.results_dir, "--compare_with")
+    saved = _config_beside(folder).read_config()
+    return checkpoint_in(folder, f"{saved.model if saved is not None else config.model}_{FINISHED}")
+
+
+def run_of(checkpoint: Path) -> RunFolder:
+    """The folder with the settings of a checkpoint's run; those of dense/ lie in the folder around it."""
+    return _config_beside(run_folder_of(checkpoint))
+
+
+def _config_beside(folder: RunFolder) -> RunFolder:
+    around = RunFolder(folder.path.resolve().parent)
+    return around if folder.name == "dense" and not folder.config.is_file() else folder

@@ -1,0 +1,52 @@
+"""Images spoiled without an enemy: noise, blur and lost contrast, each at five strengths.
+
+After the benchmark of arXiv:1903.12261, with strengths for small images. All take pixels in [0, 1], (N, C, H, W).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+#: deviation of the normal noise, in pixels; deviation of the blur, in pixels across; share of contrast left
+STRENGTHS: dict[str, tuple[float, ...]] = {
+    "noise": (0.04, 0.08, 0.12, 0.18, 0.26),
+    "blur": (0.5, 0.75, 1.0, 1.5, 2.0),
+    "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
+}
+
+
+def noise(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Independent normal noise on every pixel of every channel, cut to [0, 1]."""
+    drawn = torch.randn(pixels.shape, generator=generator, dtype=torch.float32)
+    return (pixels + strength * drawn.to(pixels)).clamp(0, 1)
+
+
+def blur(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Gaussian blur over 3 deviations to each side; beyond the border the nearest pixel goes on."""
+    reach = max(1, math.ceil(3 * strength))
+    at = torch.arange(-reach, reach + 1, dtype=torch.float64)
+    kernel = torch.exp(-(at**2) / (2 * strength**2))
+    kernel = (kernel / kernel.sum()).to(pixels)
+    channels = pixels.shape[1]
+    padded = F.pad(pixels, (reach, reach, reach, reach), mode="replicate")
+    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1).repeat(channels, 1, 1, 1), groups=channels)
+    both = F.conv2d(rows, kernel.view(1, 1, -1, 1).repeat(channels, 1, 1, 1), groups=channels)
+    return both.clamp(0, 1)
+
+
+def contrast(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+    """Every channel of every image nearer to its mean; `strength` is the share of contrast that is left."""
+    middle = pixels.mean(dim=(2, 3), keepdim=True)
+    return (middle + strength * (pixels - middle)).clamp(0, 1)
+
+
+CORRUPTIONS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
+    "noise": noise,
+    "blur": blur,
+    "contrast": contrast,
+}

@@ -1,0 +1,158 @@
+"""The attacks by name, their norms and default strengths. Imports no torch: names are checked before that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from utils.errors import UsageError
+from utils.suggest import unknown
+
+ALL = "all"
+#: the attack of the tester where none is named, as in SNIP-it
+DEFAULT = "CarliniWagner"
+TESTER = "AdversarialEvaluation"
+
+#: largest perturbations by default, of pixels in [0, 1]
+EPSILONS: dict[str, tuple[float, ...]] = {
+    "Linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255),
+    "L2": (0.1, 0.25, 0.5, 1.0, 2.0, 3.0),
+    "L1": (1.0, 2.0, 5.0, 10.0, 20.0, 40.0),
+}
+NORMS = tuple(EPSILONS)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack of foolbox.
+
+    minimal: it looks for the smallest perturbation, else for any within a given epsilon.
+    gradient: it follows the network's gradient. random: a restart finds something else.
+    options: what its class is made with, where that is not foolbox's own default.
+    steps, rounds: the options that `--attack_steps` and `--attack_binary_steps` set; "" where there is none.
+    """
+
+    name: str
+    cls: str
+    norm: str
+    paper: str
+    minimal: bool = False
+    gradient: bool = True
+    random: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    steps: str = "steps"
+    rounds: str = ""
+
+    def passes(self, options: Mapping[str, Any]) -> int:
+        """About how many forward passes one batch takes at one epsilon; for the progress bar."""
+        steps = int(options.get(self.steps, 1)) * int(options.get(self.rounds, 1))
+        return 3 + steps * (9 if "DeepFool" in self.name else 1)
+
+
+#: Carlini and Wagner's own search is 9 times 10,000 steps from a constant of 0.001: hours on a processor. From
+#: 1 fewer rounds are enough, and longer steps make up for fewer of them. All steps of PGD together go 2.5 epsilon
+#: far, as in its paper: from any start to any corner (foolbox's own 40 steps of 1/30 do not get across).
+ATTACKS: dict[str, Attack] = {
+    attack.name: attack
+    for attack in (
+        Attack(
+            "CarliniWagner", "L2CarliniWagnerAttack", "L2", "arXiv:1608.04644", minimal=True,
+            options={"binary_search_steps": 5, "steps": 150, "stepsize": 0.03, "initial_const": 1.0},
+            rounds="binary_search_steps",
+        ),
+        Attack(
+            "LinfPGD", "LinfProjectedGradientDescentAttack", "Linf", "arXiv:1706.06083", random=True,
+            options={"steps": 40, "rel_stepsize": 2.5 / 40},
+        ),
+        Attack("L1FastGradientAttack", "L1FastGradientAttack", "L1", "arXiv:1412.6572", steps=""),
+        Attack(
+            "L2DeepFoolAttack", "L2DeepFoolAttack", "L2", "arXiv:1511.04599", minimal=True, options={"steps": 50}
+        ),
+        Attack("FGSM", "LinfFastGradientAttack", "Linf", "arXiv:1412.6572", steps=""),
+        Attack("DDNAttack", "DDNAttack", "L2", "arXiv:1811.09600", minimal=True, options={"steps": 100}),
+        Attack(
+            "SaltAndPepperNoiseAttack", "SaltAndPepperNoiseAttack", "L2", "foolbox", minimal=True,
+            gradient=False, random=True, options={"steps": 1000},
+        ),
+        Attack(
+            "L2RepeatedAdditiveGaussianNoiseAttack", "L2RepeatedAdditiveGaussianNoiseAttack", "L2", "foolbox",
+            gradient=False, random=True, options={"repeats": 100}, steps="repeats",
+        ),
+    )
+}  # fmt: skip
+
+
+def chosen_attacks(text: str) -> list[Attack]:
+    """The attacks that "FGSM", "FGSM,LinfPGD" or "all" means, in the order of the table for "all".
+
+    Raises UsageError with the nearest match for a name that does not exist.
+    """
+    words = [word.strip() for word in str(text).split(",") if word.strip()]
+    if not words:
+        raise UsageError(f"--attack {text!r}: no name (one of {', '.join((*ATTACKS, ALL))})")
+    for word in words:
+        if word not in ATTACKS and word != ALL:
+            raise UsageError(unknown("attack", word, (*ATTACKS, ALL)))
+    return list(ATTACKS.values()) if ALL in words else [ATTACKS[word] for word in dict.fromkeys(words)]
+
+
+def chosen_epsilons(given: Any, attacks: Sequence[Attack]) -> dict[str, tuple[float, ...]]:
+    """The epsilons of each norm that is attacked, rising: the defaults, or those given.
+
+    `given` is a number, "8/255,16/255", a list of such, or a mapping of norm to such; a norm before a colon means
+    what follows it: "Linf:2/255,8/255,L2:0.5". Numbers without a norm are those of every norm.
+    """
+    norms = [norm for norm in NORMS if any(attack.norm == norm for attack in attacks)]
+    own = _by_norm(given)
+    for norm in own:
+        if norm and norm not in norms:
+            raise UsageError(f"--epsilons for {norm}: the attacks here are bounded in {', '.join(norms)}")
+    found = {norm: own.get(norm) or own.get("") or EPSILONS[norm] for norm in norms}
+    for norm, values in found.items():
+        if norm == "Linf" and max(values) > 1:
+            raise UsageError(
+                f"--epsilons {max(values):g}: Linf is in pixels of [0, 1], for example 8/255"
+                + ("" if len(norms) == 1 else "; for single norms: Linf:8/255,L2:0.5,L1:10")
+            )
+    return {norm: tuple(sorted(set(values))) for norm, values in found.items()}
+
+
+def _by_norm(given: Any) -> dict[str, list[float]]:
+    """Numbers by norm; "" for those without."""
+    if given is None:
+        return {}
+    if isinstance(given, Mapping):
+        return {_norm(str(norm)): [x for part in _by_norm(v).values() for x in part] for norm, v in given.items()}
+    found: dict[str, list[float]] = {}
+    norm = ""
+    for word in _words(given):
+        head, colon, number = word.rpartition(":")
+        if colon:
+            norm = _norm(head)
+        found.setdefault(norm, []).append(_number(number))
+    return found
+
+
+def _words(given: Any) -> Iterable[str]:
+    parts = given if isinstance(given, list | tuple) else [given]
+    return [word for part in parts for word in str(part).replace(",", " ").split()]
+
+
+def _norm(text: str) -> str:
+    match = {norm.casefold(): norm for norm in NORMS}.get(text.strip().casefold())
+    if match is None:
+        raise UsageError(unknown("norm in --epsilons", text, NORMS))
+    return match
+
+
+def _number(text: str) -> float:
+    over, slash, under = text.partition("/")
+    try:
+        value = float(over) / float(under) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise UsageError(f"--epsilons must be numbers above 0, such as 0.5 or 8/255, got {text!r}")
+    return value

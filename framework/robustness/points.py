@@ -1,0 +1,139 @@
+"""The images that are attacked: in pixels of [0, 1], the whole test set or a balanced part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import RunError
+from utils.loaders import Batch, seeded
+
+#: how far outside [0, 1] rounding may have put a pixel whose normalisation was undone
+ROUNDING = 1e-4
+
+
+@dataclass(frozen=True)
+class Points:
+    """pixels: (N, C, H, W) in [0, 1]; targets: int64 (N,); positions: int64 (N,), where in the test set."""
+
+    pixels: Tensor
+    targets: Tensor
+    positions: Tensor
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def at(self, index: Tensor) -> Points:
+        """Those at `index`: positions among these points, int64, or a mask."""
+        return Points(self.pixels[index], self.targets[index], self.positions[index.to(self.positions.device)])
+
+
+class PixelModel(nn.Module):
+    """A network that takes pixels in [0, 1]: the normalisation is its first layer.
+
+    mean, std: per channel, of pixels in [0, 1], as the network was trained with. `passes` counts forward passes.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.model = model
+        like = next(model.parameters(), torch.zeros(()))
+        for name, values in (("mean", mean), ("std", std)):
+            tensor = torch.tensor(values, dtype=torch.float64)[:, None, None]
+            self.register_buffer(name, tensor.to(like.device, like.dtype), persistent=False)
+        self.passes = 0
+        self.train(model.training)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Logits (B, classes)."""
+        self.passes += 1
+        outputs = self.model((pixels - self.mean) / self.std)
+        if not isinstance(outputs, Tensor) or outputs.dim() != 2:
+            raise RunError(f"{type(self.model).__name__}: outputs of shape (samples, classes) are needed")
+        if pixels.requires_grad and not outputs.requires_grad:  # outputs that do not depend on the image
+            outputs = outputs + 0 * pixels.flatten(1)[:, :1]
+        return outputs
+
+
+@torch.no_grad()
+def collect(batches: Iterable[Batch], mean: Sequence[float], std: Sequence[float]) -> Points:
+    """All images of `batches` with their normalisation undone.
+
+    Raises RunError where there are none, or where the result lies outside [0, 1]: mean and std are others then.
+    """
+    pixels, targets = [], []
+    for inputs, labels in batches:
+        shift, scale = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std))
+        pixels.append(inputs * scale.to(inputs) + shift.to(inputs))
+        targets.append(labels)
+    if not pixels:
+        raise RunError("there is nothing to test: no batch")
+    images, labels = torch.cat(pixels), torch.cat(targets)
+    low, high = float(images.min()), float(images.max())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise RunError(f"pixels in [0, 1] are needed, undoing the normalisation gave [{low:.4g}, {high:.4g}]: "
+                       "mean and std must be those of the inputs")  # fmt: skip
+    return Points(images.clamp_(0, 1), labels, torch.arange(len(labels)))
+
+
+def balanced(targets: Tensor, count: int, seed: int) -> Tensor:
+    """`count` positions, rising, with as equal numbers of every class as there can be; chosen by the seed.
+
+    What does not divide evenly goes to classes drawn by the seed; where a class has too few, the others give
+    more. All positions where there are no more than `count`.
+    """
+    labels = targets.cpu()
+    if count >= len(labels):
+        return torch.arange(len(labels))
+    generator = seeded("attacked points", seed)
+    shuffled = torch.randperm(len(labels), generator=generator)
+    classes = labels.unique()
+    classes = classes[torch.randperm(len(classes), generator=generator)]
+    rank, turn = torch.empty_like(labels), torch.empty_like(labels)
+    for place, label in enumerate(classes):  # the n-th image of each class comes in round n
+        own = shuffled[labels[shuffled] == label]
+        rank[own], turn[own] = torch.arange(len(own)), place
+    order = (rank * len(classes) + turn).argsort(stable=True)
+    return order[:count].sort().values
+
+
+@torch.no_grad()
+def predictions(model: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
+    """The class of each image, int64 (N,); -1 where the outputs are not finite."""
+    found = []
+    for batch in pixels.split(batch_size) if len(pixels) else ():
+        outputs = model(batch)
+        found.append(torch.where(outputs.isfinite().all(dim=1), outputs.argmax(dim=1), -1))
+    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=pixels.device)
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """No gradients for the parameters: attacks need those of the images alone, which costs half."""
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """float64, where the device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
+def distances(one: Tensor, other: Tensor, norm: str) -> Tensor:
+    """Distance of each pair of images in a norm, float64 (N,)."""
+    apart = (one.to(wide(one.device)) - other.to(wide(one.device))).flatten(1)
+    order = {"Linf": torch.inf, "L2": 2.0, "L1": 1.0}[norm]
+    return torch.linalg.vector_norm(apart, order, dim=1)

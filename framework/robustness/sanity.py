@@ -1,0 +1,151 @@
+"""Signs that a network only hides its gradient: robust accuracy under such attacks says nothing then.
+
+The signs are those of arXiv:1802.00420 and arXiv:1902.06705: gradients that vanish, random noise that breaks more
+than the gradient does, a larger budget or more steps that break less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from framework.robustness.attacking import Effort, Outcome, Track, run_attack
+from framework.robustness.names import Attack
+from framework.robustness.points import PixelModel, Points, balanced, predictions
+
+#: points that right networks are probed on, and random perturbations of each
+PROBES, DRAWS = 100, 10
+#: share of points with a gradient of zero that is still taken for chance
+FEW_ZEROS = 0.01
+
+
+def check_masking(
+    model: PixelModel,
+    points: Points,
+    right: Tensor,
+    outcomes: Sequence[Outcome],
+    effort: Effort,
+    track: Track | None = None,
+) -> dict[str, Any]:
+    """`signs` (sentences; none is good), and the numbers behind them. `points` must be those of the outcomes."""
+    if not right.any():
+        return {"signs": [], "zero_gradients": 0.0, "probed": 0}
+    places = right.nonzero().flatten()
+    probe = places[balanced(points.targets[places], PROBES, seed=0).to(places.device)]
+    zero = zero_gradients(model, points.at(probe), effort.batch_size)
+    signs = []
+    if zero > FEW_ZEROS:
+        signs.append(f"the gradient is zero on {100 * zero:.3g} % of the points: attacks by it see nothing")
+    signs += _random_beats_gradient(model, points, probe, outcomes, effort)
+    signs += _noise_beats_gradient(outcomes, right)
+    signs += _larger_is_weaker(model, points.at(probe), outcomes, effort, track)
+    signs += _one_step_beats_many(outcomes, right)
+    return {"signs": signs, "zero_gradients": zero, "probed": len(probe)}
+
+
+def zero_gradients(model: PixelModel, points: Points, batch_size: int) -> float:
+    """Share of the points where the gradient of the cross-entropy by the image is zero or not finite."""
+    zeros = torch.zeros((), dtype=torch.int64, device=points.pixels.device)
+    for pixels, targets in zip(points.pixels.split(batch_size), points.targets.split(batch_size), strict=True):
+        with torch.enable_grad():
+            inputs = pixels.clone().requires_grad_()
+            loss = F.cross_entropy(model(inputs), targets, reduction="sum")
+            gradient = torch.autograd.grad(loss, inputs)[0].flatten(1)
+        zeros += ((gradient == 0).all(dim=1) | ~gradient.isfinite().all(dim=1)).sum()
+    return int(zeros) / len(points)
+
+
+def _margin(total: int) -> float:
+    """How many points more are more than chance."""
+    return max(2.0, 0.05 * total)
+
+
+def _random_beats_gradient(
+    model: PixelModel, points: Points, probe: Tensor, outcomes: Sequence[Outcome], effort: Effort
+) -> list[str]:
+    signs = []
+    for outcome in outcomes:
+        if not outcome.attack.gradient:
+            continue
+        for epsilon, broken in zip(outcome.epsilons, outcome.broken, strict=True):
+            noisy = _broken_by_chance(model, points.at(probe), outcome.attack.norm, epsilon, effort.batch_size)
+            more = int(noisy.sum()) - int(broken[probe].sum())
+            if more >= _margin(len(probe)):
+                signs.append(f"{outcome.attack.name}, epsilon {epsilon:.4g}: {DRAWS} random perturbations break "
+                             f"{more} of {len(probe)} points more than the gradient")  # fmt: skip
+                break
+    return signs
+
+
+def _broken_by_chance(model: PixelModel, points: Points, norm: str, epsilon: float, batch_size: int) -> Tensor:
+    """bool (N,): whether any of a few random perturbations of that size breaks the point."""
+    broken = torch.zeros(len(points), dtype=torch.bool, device=points.pixels.device)
+    for _ in range(DRAWS):
+        noise = torch.randn_like(points.pixels)
+        if norm == "Linf":
+            noise = epsilon * noise.sign()
+        else:
+            order = 2 if norm == "L2" else 1
+            size = torch.linalg.vector_norm(noise.flatten(1), order, dim=1)
+            noise = epsilon * noise / size.view(-1, *[1] * (noise.dim() - 1))
+        noisy = (points.pixels + noise).clamp(0, 1)
+        broken |= predictions(model, noisy, batch_size) != points.targets
+    return broken
+
+
+def _noise_beats_gradient(outcomes: Sequence[Outcome], right: Tensor) -> list[str]:
+    """The attacks by noise that ran, against the best gradient attack of the same norm."""
+    signs = []
+    for noise in (one for one in outcomes if not one.attack.gradient):
+        rivals = [one for one in outcomes if one.attack.gradient and one.attack.norm == noise.attack.norm]
+        if not rivals:
+            continue
+        best = torch.stack([one.broken for one in rivals]).any(dim=0)
+        more = (noise.broken & right).sum(dim=1) - (best & right).sum(dim=1)
+        signs += _first_excess(noise.attack.name, "the gradient attacks", noise.epsilons, more, right)
+    return signs
+
+
+def _one_step_beats_many(outcomes: Sequence[Outcome], right: Tensor) -> list[str]:
+    named = {one.attack.name: one for one in outcomes}
+    if not {"FGSM", "LinfPGD"} <= named.keys():
+        return []
+    one, many = named["FGSM"], named["LinfPGD"]
+    more = (one.broken & right).sum(dim=1) - (many.broken & right).sum(dim=1)
+    return _first_excess("FGSM", "LinfPGD", one.epsilons, more, right)
+
+
+def _first_excess(winner: str, loser: str, epsilons: Sequence[float], more: Tensor, right: Tensor) -> list[str]:
+    total = int(right.sum())
+    for epsilon, count in zip(epsilons, more.tolist(), strict=True):
+        if count >= _margin(total):
+            return [f"{winner} breaks {count} of {total} points more than {loser} at epsilon {epsilon:.4g}"]
+    return []
+
+
+def _larger_is_weaker(
+    model: PixelModel, points: Points, outcomes: Sequence[Outcome], effort: Effort, track: Track | None
+) -> list[str]:
+    """Attacks within an epsilon, on all probes at every epsilon: in the results broken points have left."""
+    signs = []
+    everything = torch.ones(len(points), dtype=torch.bool, device=points.pixels.device)
+    for outcome in outcomes:
+        attack: Attack = outcome.attack
+        if attack.minimal or not attack.gradient:
+            continue
+        counts = [
+            int(run_attack(attack, model, points, everything, [epsilon], effort, track=track).broken.sum())
+            for epsilon in outcome.epsilons
+        ]
+        for at in range(1, len(counts)):
+            lost = max(counts[:at]) - counts[at]
+            if lost >= _margin(len(points)):
+                hint = "; a single step may overshoot" if not attack.steps else ""
+                signs.append(f"{attack.name} at epsilon {outcome.epsilons[at]:.4g} breaks {lost} of {len(points)} "
+                             f"points less than at a smaller one{hint}")  # fmt: skip
+                break
+    return signs

@@ -1,0 +1,62 @@
+"""The results of an adversarial evaluation as tables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from framework.robustness.names import NORMS
+
+
+def robustness_tables(results: dict[str, Any]) -> list[str | Table]:
+    """Lines and tables for a person, of the report's dictionary; both networks where two were attacked."""
+    found: list[str | Table] = []
+    networks = [results, *([results["compared"]] if "compared" in results else [])]
+    for one in networks:
+        low, high = one["clean_interval"]
+        found.append(
+            f"{one['network']}: clean accuracy {one['clean_accuracy']:.4f} ({low:.4f} to {high:.4f}) on "
+            f"{one['samples']} images, {one['misclassified']} misclassified without any attack"
+        )
+    for norm in NORMS:
+        if norm in results["worst_case"]:
+            found += [_table(norm, one) for one in networks]
+    for one in networks:
+        found += [f"sign of masked gradients ({one['network']}): {sign}" for sign in one["sanity"]["signs"]]
+        if not one["sanity"]["signs"]:
+            found.append(
+                f"no sign of masked gradients ({one['network']}, {one['sanity']['probed']} points probed)"
+            )
+    return found
+
+
+def _table(norm: str, network: dict[str, Any]) -> Table:
+    """Robust accuracy by attack and epsilon, for attacks of one norm on one network."""
+    worst = network["worst_case"][norm]
+    table = Table(title=f"robust accuracy in {norm}: {network['network']}", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for epsilon in worst["epsilons"]:
+        table.add_column(shown_epsilon(norm, epsilon), justify="right")
+    table.add_column("median", justify="right")
+    for name in worst["attacks"]:
+        attack = network["attacks"][name]
+        table.add_row(name, *(f"{share:.4f}" for share in attack["robust_accuracy"]), _median(attack))
+    table.add_row("worst case", *(f"{share:.4f}" for share in worst["robust_accuracy"]), "")
+    table.add_row("  95 % interval", *(f"{low:.2f}-{high:.2f}" for low, high in worst["interval"]), "")
+    return table
+
+
+def _median(attack: dict[str, Any]) -> str:
+    if "median_perturbation" not in attack:
+        return ""
+    median = attack["median_perturbation"]
+    return "none found" if median is None else f"{median:.4g}"
+
+
+def shown_epsilon(norm: str, epsilon: float) -> str:
+    """8/255 for whole steps of 8-bit pixels in Linf, else a short number."""
+    steps = 255 * epsilon
+    if norm == "Linf" and abs(steps - round(steps)) < 1e-6:
+        return f"{round(steps)}/255"
+    return f"{epsilon:.4g}"

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from framework.hard_concrete import l0_layers
+from losses.CrossEntropy import CrossEntropy
+
+
+class L0CrossEntropy(CrossEntropy):
+    """Cross-entropy, with the expected number of open gates as penalty: -(1/N) * sum of R over the gated layers.
+
+    R, lambda (`--l0_reg`), rho (`--l2_reg` times N) and N (training samples) are the layers' own, see
+    `framework.hard_concrete`. l1 and lp penalties run over all parameters but the gates. Without gated layers it
+    is CrossEntropy. Louizos, Welling and Kingma, 2018, arXiv:1712.01312.
+    """
+
+    def penalty(self, model: nn.Module) -> Tensor:
+        """The cost of what hangs on open gates, and the l1 and lp terms; finite everywhere."""
+        total = super().penalty(model)
+        costs = [layer.penalty() for layer in l0_layers(model).values()]
+        return total + torch.stack(costs).sum() if costs else total
+
+    def penalised(self, model: nn.Module) -> list[nn.Parameter]:
+        """All parameters but the log_alphas."""
+        gates = {id(layer.log_alpha) for layer in l0_layers(model).values()}
+        return [parameter for parameter in model.parameters() if id(parameter) not in gates]

@@ -1,0 +1,30 @@
+"""MobileNet v1 for small images: a stem and 13 depthwise separable blocks, 1 dense layer.
+
+After arXiv:1704.04861, with strides for images of 32 pixels.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from utils.layers import Network, conv, initialise, linear
+
+#: channels and stride of each block
+BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
+
+
+class MobileNetV1(Network):
+    """MobileNet v1 for small images: a stem and 13 depthwise separable blocks, 1 dense layer."""
+
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
+        super().__init__(in_channels, num_classes, image_size)
+        inputs = 32
+        layers = [conv(in_channels, inputs, 3, 1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU()]
+        for outputs, stride in BLOCKS:
+            depthwise = conv(inputs, inputs, 3, 1, stride=stride, bias=False, groups=inputs)
+            layers += [depthwise, nn.BatchNorm2d(inputs), nn.ReLU()]
+            layers += [conv(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            inputs = outputs
+        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
+        self.classifier = linear(inputs, num_classes)
+        initialise(self)

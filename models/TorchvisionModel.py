@@ -1,0 +1,116 @@
+"""Every classification network of torchvision, sized for the data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from utils.errors import UsageError
+from utils.suggest import one_line
+from utils.torchvision_names import check_arch
+from utils.vision import torchvision
+
+COLOURS = 3
+#: without these two they also return the logits of heads that only training needs, and warn
+AUXILIARY = {"aux_logits": False, "init_weights": True}
+LARGEST_TRIED = 512
+
+
+class TorchvisionModel(nn.Module):
+    """Any classification network of torchvision, by `--arch NAME`; resnet18 unless told.
+
+    arch: a name of torchvision.models, such as "resnet50", "mobilenet_v3_small" or "vit_b_16".
+
+    Builds the network itself, not a shell around it: modules and tensors keep torchvision's names, so that
+    files of either fit the other. Its last layer has `num_classes` outputs and its first `in_channels` inputs,
+    and networks that are built for one size of images are built for `image_size`. The auxiliary heads of
+    googlenet and inception_v3 are left out; both turn colour images that were normalised with ImageNet's
+    constants into what their published weights expect. Raises UsageError for an unknown `arch` and for
+    images it cannot work with.
+    """
+
+    def __new__(  # type: ignore[misc]  # what it makes is torchvision's network
+        cls, *, arch: str = "resnet18", in_channels: int = 3, num_classes: int = 1000, image_size: int = 224
+    ) -> nn.Module:
+        check_arch(arch)
+        step = _step(arch)
+        options = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
+        for option, given in options.items():
+            if given < 1:
+                raise UsageError(f"{cls.__name__}: {option} must be at least 1, got {given}")
+        if image_size % step:
+            raise UsageError(f"{cls.__name__}: {arch} needs an image_size that is a multiple of {step}, "
+                             f"got {image_size}")  # fmt: skip
+        network = _built(arch, in_channels, num_classes, image_size)
+        if in_channels != COLOURS:
+            _swap_first_layer(network, in_channels)
+        why = _refusal(network, in_channels, image_size)
+        if why is not None:
+            raise UsageError(f"{cls.__name__}: {arch} cannot work with image_size {image_size}: "
+                             f"{_smallest(network, in_channels, image_size) or why}")  # fmt: skip
+        return network
+
+
+def _step(arch: str) -> int:
+    """What the side of an image must be a multiple of: patches, or windows in the smallest of the maps."""
+    if arch.startswith("vit_"):
+        return int(arch.rpartition("_")[2])
+    return 224 if arch.startswith("maxvit_") else 1
+
+
+def _built(arch: str, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
+    """The network without trained weights."""
+    options: dict[str, Any] = {"num_classes": num_classes}
+    if arch in ("googlenet", "inception_v3"):
+        options |= AUXILIARY | {"transform_input": in_channels == COLOURS}
+    if arch.startswith("vit_"):
+        options["image_size"] = image_size
+    if arch.startswith("maxvit_"):
+        options["input_size"] = (image_size, image_size)
+    network: nn.Module = torchvision().models.get_model(arch, weights=None, **options)
+    return network
+
+
+def _swap_first_layer(network: nn.Module, in_channels: int) -> None:
+    """Replace the first convolution by one of `in_channels` inputs whose outputs have the same variance."""
+    name, old = next((name, part) for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
+    shape: dict[str, Any] = {"kernel_size": old.kernel_size, "stride": old.stride, "padding": old.padding}
+    new = nn.Conv2d(in_channels, old.out_channels, bias=old.bias is not None, **shape)
+    if not old.weight.is_meta:
+        with torch.no_grad():
+            scale = (COLOURS / in_channels) ** 0.5
+            new.weight.normal_(0, float(old.weight.std()) * scale)
+            if new.bias is not None and old.bias is not None:
+                new.bias.copy_(old.bias)
+    owner, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(owner), attribute, new)
+
+
+def _refusal(network: nn.Module, in_channels: int, image_size: int) -> str | None:
+    """Why the network cannot take an image of this size; None where it can. Nothing is computed."""
+    state = {name: tensor.to("meta") for name, tensor in network.state_dict(keep_vars=True).items()}
+    image = torch.empty(1, in_channels, image_size, image_size, device="meta")
+    training = network.training
+    try:
+        with torch.no_grad():
+            torch.func.functional_call(network.eval(), state, (image,))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        return one_line(error)
+    finally:
+        network.train(training)
+    return None
+
+
+def _smallest(network: nn.Module, in_channels: int, image_size: int) -> str | None:
+    """In words, the smallest image the network takes; None where size is not what is wrong."""
+    low, high = image_size, image_size
+    while _refusal(network, in_channels, high) is not None:
+        low, high = high, 2 * high
+        if high > LARGEST_TRIED:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _refusal(network, in_channels, middle) is None else (middle, high)
+    return f"it must be at least {high}"

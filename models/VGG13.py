@@ -1,0 +1,33 @@
+"""VGG13 for small images: 10 convolutions, each with ReLU and then batch norm, 1 dense layer.
+
+After arXiv:1409.1556 and, for the order and the single dense layer, arXiv:2009.11839.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from utils.layers import Network, conv, initialise, linear
+
+WIDTHS = (64, 128, 256, 512, 512)
+
+
+class VGG13(Network):
+    """VGG13 for small images: 10 convolutions, each with ReLU and then batch norm, 1 dense layer."""
+
+    smallest_image = 16
+
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
+        super().__init__(in_channels, num_classes, image_size)
+        layers: list[nn.Module] = []
+        inputs = in_channels
+        for width in WIDTHS:
+            for _ in range(2):
+                layers += [conv(inputs, width, 3, 1, bias=False), nn.ReLU(), nn.BatchNorm2d(width)]
+                inputs = width
+            layers.append(nn.MaxPool2d(2))
+        # from 32 pixels this is the last stage's 2x2 pooling; it leaves one pixel from other sizes too
+        layers[-1] = nn.AdaptiveMaxPool2d(1)
+        self.features = nn.Sequential(*layers)
+        self.classifier = linear(inputs, num_classes)
+        initialise(self)

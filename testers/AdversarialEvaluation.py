@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from rich.table import Table
+from torch import Tensor, nn
+
+from framework.loss import Loss
+from framework.robustness.assess import assess
+from framework.robustness.attacking import Effort, make_attack, settings_of
+from framework.robustness.names import DEFAULT, chosen_attacks, chosen_epsilons
+from framework.robustness.points import PixelModel, balanced, collect
+from framework.robustness.results import Assessment, summary
+from framework.robustness.tables import robustness_tables
+from framework.tester import Network, Tester
+from utils.errors import UsageError
+
+
+class AdversarialEvaluation(Tester):
+    """Robust accuracy under attacks, in pixels of [0, 1], every adversarial checked."""
+
+    compares: ClassVar[bool] = True
+
+    def __init__(
+        self, *, attack: str = DEFAULT, epsilons: Any = None, attack_samples: int | None = None,
+        attack_steps: int | None = None, attack_binary_steps: int | None = None, attack_restarts: int = 1,
+        attack_batch_size: int = 128, attack_options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """attack: a name of framework/robustness/names.py, several with commas, or all. epsilons: see
+        `chosen_epsilons`. attack_samples: of a balanced part of the test set; None: all. attack_steps,
+        attack_binary_steps, attack_restarts: see `Effort`. attack_options: of foolbox's class, for one attack.
+
+        Raises UsageError for what does not exist or does not fit."""
+        for name, value in (
+            ("attack_samples", attack_samples), ("attack_steps", attack_steps),
+            ("attack_binary_steps", attack_binary_steps), ("attack_restarts", attack_restarts),
+            ("attack_batch_size", attack_batch_size),
+        ):  # fmt: skip
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise UsageError(f"{name} is a whole number from 1 on, got {value!r}")
+        super().__init__(attack=attack, epsilons=epsilons)
+        self.attack_samples = attack_samples
+        self._attacks = chosen_attacks(attack)
+        self._epsilons = chosen_epsilons(epsilons, self._attacks)
+        if attack_options is not None and (len(self._attacks) > 1 or not isinstance(attack_options, Mapping)):
+            raise UsageError(
+                "attack_options is a mapping of options for a single attack, such as {stepsize: 0.02}"
+            )
+        self._effort = Effort(
+            attack_steps, attack_binary_steps, attack_restarts, attack_batch_size, attack_options
+        )
+        if attack_options:
+            make_attack(self._attacks[0], settings_of(self._attacks[0], self._effort))
+
+    def run(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> dict[str, Any]:
+        """Attack the same points of the network, and of `context.compared` if there is one.
+
+        The results hold, for each network: samples, misclassified, clean_accuracy, attacks (robust_accuracy per
+        epsilon, interval, median_perturbation), worst_case per norm and sanity. Lists go by epsilon."""
+        context = self.context
+        points = collect(batches, context.mean, context.std)
+        if self.attack_samples is not None:
+            chosen = balanced(points.targets, self.attack_samples, context.seed)
+            points = points.at(chosen.to(points.targets.device))
+        networks = [Network(context.name, model, context.mean, context.std)]
+        networks += [context.compared] if context.compared is not None else []
+        found = [
+            assess(
+                network, points, self._attacks, self._epsilons, self._effort, seed=context.seed,
+                track=context.track,
+            )
+            for network in networks
+        ]  # fmt: skip
+        results = [{"network": one.name, **summary(one)} for one in found]
+        if self.attack_samples is not None:
+            results[0]["positions"] = points.positions.tolist()
+        if len(results) > 1:
+            results[0]["compared"] = results[1]
+        self._draw(results[0], found[0], networks[0])
+        return results[0]
+
+    def _draw(self, results: dict[str, Any], found: Assessment, network: Network) -> None:
+        context = self.context
+        if context.plots is None:
+            return
+        from framework.robustness.pictures import draw_examples, draw_robustness
+
+        draw_robustness(context.plots / "robustness.png", results, f"{network.name} under attack")
+        wrapped = PixelModel(network.model, network.mean, network.std)
+        for outcome in found.outcomes:
+            file = context.plots / f"examples_{outcome.attack.name}.png"
+            title = f"{outcome.attack.name} on {network.name}"
+            draw_examples(file, found, outcome, wrapped, context.class_names, title)
+
+    def shown(self, results: dict[str, Any]) -> list[str | Table]:
+        """Tables of robust accuracy, and the signs of masked gradients."""
+        return robustness_tables(results)

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from framework.gated_norm import CLAMP, add_gates, fold_gates, gated_norms
+from framework.lineage import lineage_of
+from framework.prunable import prunable_layers
+from framework.pruning.cutting import unwrapped
+from framework.schedule import Never, Schedule, even_targets, spread
+from framework.trainer import Parts, Settings
+from trainers.DefaultTrainer import Batch, DefaultTrainer
+from utils.errors import UsageError
+from utils.loaders import Loaders
+
+TICK, TOCK, FINE_TUNE = "tick", "tock", "fine-tune"
+
+
+@dataclass(frozen=True)
+class Phases(Schedule):
+    """Cycles of a Tock and a Tick, then fine-tuning; every epoch of a Tick ends with a pruning.
+
+    Numbers of epochs; None follows from the run's: of 7 parts Tock and Tick take one each, two cycles long, and
+    fine-tuning the rest, as 10, 10, 10, 10 and 30 of 70. Epochs that make no full cycle lengthen the first Tock.
+    """
+
+    tick: int | None = None
+    tock: int | None = None
+    fine_tune: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("tick", 1), ("tock", 0), ("fine_tune", 0)):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
+                raise UsageError(f"TickTock: {name} is a number of epochs, at least {least}, got {value!r}")
+
+    def phases(self, epochs: int) -> list[str]:
+        """The phase of each epoch. Raises UsageError where fine-tuning leaves no epoch to prune in."""
+        part = max(1, epochs // 7)
+        tick = part if self.tick is None else self.tick
+        tock = part if self.tock is None else self.tock
+        fine = self.fine_tune
+        if fine is None:
+            cycles = 2 if epochs >= 2 * (tick + tock) + 1 else 1
+            fine = max(0, min(1, epochs - 1), epochs - cycles * (tick + tock))
+        rest = epochs - fine
+        if rest < 1:
+            raise UsageError(f"nothing would be pruned: of {epochs} epochs TickTock fine-tunes for {fine}")
+        cycles = max(1, rest // (tick + tock))
+        tick = min(tick, max(1, rest - min(1, tock)))
+        first = rest - cycles * tick - (cycles - 1) * tock
+        tocks = [first] + [tock] * (cycles - 1)
+        before = [phase for length in tocks for phase in [TOCK] * length + [TICK] * tick]
+        return before + [FINE_TUNE] * fine
+
+    def plan(self, limit: float, epochs: int) -> dict[int, list[float]]:
+        """The ends of the Ticks, in even steps; once the limit is reached, the rest of the run fine-tunes."""
+        ends = [epoch for epoch, phase in enumerate(self.phases(epochs)) if phase == TICK]
+        return spread(even_targets(limit), ends)
+
+
+class TickTock(DefaultTrainer):
+    """Gates on the batch norms, trained in turns with the network; pruned a little after each epoch of a Tick.
+
+    Gates start as the norms' scales and are folded back in the end. Tick: only gates, norms and the last layer
+    train, at `low_lr` of the learning rate; then the criterion prunes. Tock: all trains, with the penalty
+    gate_reg * sum |gate|, the learning rate rising from `low_lr` of itself to the whole and back. Then all
+    is fine-tuned. You, Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        settings: Settings,
+        *,
+        tick: int | None = None,
+        tock: int | None = None,
+        fine_tune: int | None = None,
+        gate_reg: float = 1e-3,
+        low_lr: float = 0.1,
+        clamp: float = CLAMP,
+    ) -> None:
+        """`tick`, `tock` and `fine_tune` are numbers of epochs, see `Phases`; `clamp` see `add_gates`."""
+        super().__init__(parts, settings)
+        self.gate_reg, self.low_lr = gate_reg, low_lr
+        #: the phase of each epoch; nothing but fine-tuning once the last target is reached
+        self.phases = [FINE_TUNE] * settings.epochs
+        if settings.plan:
+            last = max(settings.plan) + 1
+            self.phases[:last] = Phases(tick, tock, fine_tune).phases(settings.epochs)[:last]
+        self._first_step = 0
+
+    @classmethod
+    def check_options(cls, **options: Any) -> None:
+        """Numbers of epochs, and factors that are not below 0."""
+        Phases(**{name: options[name] for name in ("tick", "tock", "fine_tune") if name in options})
+        for name in ("gate_reg", "low_lr", "clamp"):
+            value = options.get(name, 0.0)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+                raise UsageError(f"TickTock: {name} must be a number, at least 0, got {value!r}")
+
+    @classmethod
+    def schedule(cls, own: Schedule, **options: Any) -> Schedule:
+        """The ends of the Ticks, whatever the criterion's own moments are."""
+        if isinstance(own, Never):
+            return own
+        return Phases(**{name: options[name] for name in ("tick", "tock", "fine_tune") if name in options})
+
+    @classmethod
+    def prepare_model(cls, model: nn.Module, loaders: Loaders, **options: Any) -> nn.Module:
+        """Gates on the batch norms."""
+        add_gates(model, options.get("clamp", CLAMP))
+        return model
+
+    @property
+    def phase(self) -> str:
+        """ "tick", "tock" or "fine-tune": that of the epoch."""
+        return self.phases[self.epoch]
+
+    def train(self) -> None:
+        """As in DefaultTrainer; a network without gates is told of."""
+        if TICK in self.phases and not gated_norms(self.model):
+            self.warn("TickTock: the network has no batch norm with a scale: there are no gates to train")
+        super().train()
+
+    def train_epoch(self) -> dict[str, float]:
+        """One epoch of the phase."""
+        self._first_step = self.progress.step
+        with self._frozen() if self.phase == TICK else self._free():
+            return super().train_epoch()
+
+    def penalty(self) -> Tensor:
+        """The loss's own, and in a Tock gate_reg * sum |gate|."""
+        total = super().penalty()
+        if self.phase == TOCK:
+            for norm in gated_norms(self.model).values():
+                total = total + self.gate_reg * norm.gate.abs().sum()
+        return total
+
+    def network(self) -> nn.Module:
+        """A copy with the gates folded into the norms."""
+        if not gated_norms(self.model):
+            return self.model
+        plain = copy.deepcopy(self.model)
+        fold_gates(plain)
+        return plain
+
+    def report(self) -> dict[str, Any]:
+        """How many epochs each phase had."""
+        return {phase: self.phases.count(phase) for phase in (TICK, TOCK, FINE_TUNE)}
+
+    def _update(self, batch: Batch) -> None:
+        groups = unwrapped(self.optimizer).param_groups
+        whole = [group["lr"] for group in groups]
+        for group in groups:
+            group["lr"] = group["lr"] * self._share()
+        try:
+            super()._update(batch)
+        finally:
+            for group, rate in zip(groups, whole, strict=True):
+                group["lr"] = rate
+
+    def _share(self) -> float:
+        """Of the learning rate, at this step: a triangle over each Tock."""
+        if self.phase != TOCK:
+            return self.low_lr if self.phase == TICK else 1.0
+        begin = end = self.epoch
+        while begin > 0 and self.phases[begin - 1] == TOCK:
+            begin -= 1
+        while end + 1 < len(self.phases) and self.phases[end + 1] == TOCK:
+            end += 1
+        batches = max(1, len(self.loaders.train))
+        done = self.epoch - begin + (self.progress.step - self._first_step + 0.5) / batches
+        return self.low_lr + (1 - self.low_lr) * (1 - abs(2 * done / (end + 1 - begin) - 1))
+
+    @contextmanager
+    def _free(self) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """Without training of the weights and biases of all layers but the last; their optimizer state stays."""
+        last = lineage_of(self.model).output_layers or ()
+        layers = [module for name, module in prunable_layers(self.model).items() if name not in last]
+        frozen = [one for layer in layers for one in layer.parameters() if one.requires_grad]
+        if not any(one.requires_grad for one in {*self.model.parameters()} - {*frozen}):
+            frozen = []  # nothing would be left to train
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+            parameter.grad = None
+        try:
+            yield
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)

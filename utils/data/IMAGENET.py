@@ -1,0 +1,38 @@
+"""ImageNet."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+from utils.data._class_folders import ImageNetPart
+from utils.data._pictures import Photographs
+from utils.vision import torchvision
+
+WNID = re.compile(r"n\d{8}")
+
+
+class IMAGENET(ImageNetPart):
+    """ImageNet (ILSVRC 2012): 1,281,167 + 50,000 colour photographs, 1,000 classes; 224x224 unless told.
+
+    image-net.org, for research. Read from DATA_DIR/train/CLASS/* and DATA_DIR/val/CLASS/*; a folder with some
+    of the classes will do. Tested on the middle 224x224 pixels once the shorter side has 256, trained on random
+    pieces of the files, flipped half of the time (`--augment resized_crop_flip`, which is filled in unless
+    another is asked for). Normalised with the constants of ImageNet.
+    """
+
+    published = 1000
+    image_size: int | None = 224
+    pictures = Photographs
+    folders = ("imagenet", "ImageNet", "ILSVRC2012", "ILSVRC2012_img", "imagenet-1k", "ILSVRC/Data/CLS-LOC")
+    origin = ("ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar at image-net.org and sort the images into "
+              "one folder for each class")  # fmt: skip
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The published names where all the published classes are there, else the names of the folders."""
+        found = self.folder_names
+        if len(found) != self.published or not all(WNID.fullmatch(name) for name in found):
+            return found
+        # the published order is that of the sorted folders
+        return tuple(torchvision().models.get_model_weights("resnet18").DEFAULT.meta["categories"])

@@ -1,0 +1,78 @@
+"""Omniglot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.data._class_folders import ClassFolders, folder_names, images_in, torchvision_class
+from utils.errors import UsageError
+
+DRAWER = re.compile(r"_(\d+)\.\w+")
+TEST_EVERY = 5
+"""The drawings of every fifth drawer are for testing."""
+
+
+class OMNIGLOT(ClassFolders):
+    """Omniglot: 25,968 + 6,492 grey 105x105 drawings of 1,623 characters of 50 alphabets, by 20 people each.
+
+    B. Lake, R. Salakhutdinov, J. Tenenbaum, Science 350, 2015; MIT licence. The published parts, background
+    and evaluation, have no character in common, so that a classifier trained on one cannot be tested on the
+    other. Here both are one set: of each character the drawings of drawers 5, 10, 15 and 20 are the test part,
+    those of the other 16 the training part. A class is ALPHABET/CHARACTER, sorted by name. Nothing is turned or
+    flipped unless --augment says so.
+    """
+
+    published = 1623
+    folders = ("omniglot-py", "omniglot")
+    needs = ("images_background", "images_evaluation")
+    layout = "images_background/ALPHABET/CHARACTER/*_DRAWER.png and images_evaluation/ALPHABET/CHARACTER/*"
+    mode = "L"
+    in_channels = 1
+    image_size = 105
+    # paper is 1 and ink 0, so that the one number is sqrt(m * (1 - m)) of the other
+    mean = (0.9221,)
+    std = (0.2681,)
+
+    def classes(self, root: Path) -> tuple[str, ...]:
+        """Return ALPHABET/CHARACTER of all characters of both published parts, sorted."""
+        return tuple(sorted(self._folders(root)))
+
+    def _folders(self, root: Path) -> dict[str, Path]:
+        found: dict[str, Path] = {}
+        for part in self.needs:
+            for alphabet in folder_names(root / part):
+                for character in folder_names(root / part / alphabet):
+                    name = f"{alphabet}/{character}"
+                    if name in found:
+                        raise UsageError(f"OMNIGLOT: {name} lies in both parts of {root}")
+                    found[name] = root / part / alphabet / character
+        return found
+
+    def files(self, root: Path, train: bool) -> dict[str, list[str]]:
+        """Return the paths of the drawings of every character, of the drawers of one part."""
+        return {
+            name: [path for path in images_in(folder) if (_drawer(path) % TEST_EVERY == 0) != train]
+            for name, folder in self._folders(root).items()
+        }
+
+    def sources(self) -> tuple[str, ...]:
+        """Return the addresses of torchvision's two archives."""
+        base = torchvision_class("Omniglot")
+        return tuple(f"{base.download_url_prefix}/{part}.zip" for part in self.needs)
+
+    def fetch(self, root: Path, sources: Sequence[str]) -> None:
+        """Download and unpack both archives to `root / "omniglot-py"`."""
+        for background in (True, False):
+            torchvision_class("Omniglot")(root, background=background, download=True)
+        for archive in (root / self.folders[0]).glob("*.zip"):
+            archive.unlink()
+
+
+def _drawer(path: str) -> int:
+    """The number of the person who drew, from a name such as 0709_17.png."""
+    match = DRAWER.search(Path(path).name)
+    if match is None:
+        raise UsageError(f"OMNIGLOT: {path} is not named after its drawer, as 0709_17.png is")
+    return int(match[1])

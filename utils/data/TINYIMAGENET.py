@@ -1,0 +1,71 @@
+"""Tiny ImageNet."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from pathlib import Path
+
+from utils.data._class_folders import ClassFolders, folder_names, images_in
+from utils.dataset import reading
+from utils.errors import UsageError
+
+ANNOTATIONS = "val_annotations.txt"
+
+
+class TINYIMAGENET(ClassFolders):
+    """Tiny ImageNet: 100,000 + 10,000 colour photographs of 64x64, 200 classes; 128x128 unless told.
+
+    Stanford CS231n. Tested on its validation part: the labels of its test part were never published. Read as
+    the archive has it (train/WNID/images/*.JPEG, val/images/*.JPEG with val/val_annotations.txt) or with one
+    plain folder for each class. `--image_size 64` keeps the native size. Normalised with the constants of
+    ImageNet; nothing is flipped unless --augment says so, and test images never are.
+    """
+
+    published = 200
+    folders = ("tiny-imagenet-200", "tiny_imagenet", "tiny-imagenet", "tinyimagenet", "TinyImageNet")
+    layout = (f"train/WNID/images/*.JPEG, val/images/*.JPEG and val/{ANNOTATIONS}, "
+              "or train/CLASS/*.JPEG and val/CLASS/*.JPEG")  # fmt: skip
+    origin = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it "
+              "in the folder for --data_dir")  # fmt: skip
+
+    def files(self, root: Path, train: bool) -> dict[str, list[str]]:
+        """Return the paths of the images of every class of one part, by the name of the class folder."""
+        part = root / ("train" if train else "val")
+        if not train and (part / ANNOTATIONS).is_file() and (part / "images").is_dir():
+            return _annotated(part)
+        found = {}
+        for name in folder_names(part):
+            inner = part / name / "images"
+            found[name] = images_in(inner if inner.is_dir() else part / name)
+        return found
+
+    @functools.cached_property
+    def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The first word for each class in words.txt; the name of its folder where there is none."""
+        file = self._present() / "words.txt"
+        words = dict(_rows(file)) if file.is_file() else {}
+        return tuple(words.get(name, name).partition(",")[0].strip() for name in self.folder_names)
+
+
+def _annotated(part: Path) -> dict[str, list[str]]:
+    """The images of val/images by the class that the annotations give them; both must name the same files."""
+    found: dict[str, list[str]] = {}
+    there = {Path(path).name: path for path in images_in(part / "images")}
+    for name, wnid in _rows(part / ANNOTATIONS):
+        if name not in there:
+            raise UsageError(f"TINYIMAGENET: {part / 'images' / name} is missing, {ANNOTATIONS} names it")
+        found.setdefault(wnid, []).append(there.pop(name))
+    if there:
+        raise UsageError(f"TINYIMAGENET: {next(iter(there.values()))} has no line in {part / ANNOTATIONS}")
+    return {wnid: sorted(paths) for wnid, paths in found.items()}
+
+
+def _rows(file: Path) -> list[tuple[str, str]]:
+    """The first two columns of a file whose columns are separated by tabs."""
+    with reading(file), file.open(encoding="utf-8", newline="") as opened:
+        rows = [row for row in csv.reader(opened, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
+    for number, row in enumerate(rows, 1):
+        if len(row) < 2:
+            raise UsageError(f"cannot read {file}: line {number} has no second column")
+    return [(row[0], row[1]) for row in rows]
