@@ -118,7 +118,7 @@ def joined(
 ) -> dict[str, Tensor]:
     """The channels' gates from what was heard at the producers: `(channels, samples, ...)` per group.
 
-    Outputs of several producers may differ in their positions: the mean of the smaller ones is at all of them.
+    Outputs of several producers may differ in their positions: the smaller ones are at all of them.
     """
     gates: dict[str, Tensor] = {}
     for name, group in groups.items():
@@ -136,7 +136,7 @@ def joined(
 def _spread(products: Tensor, positions: int) -> Tensor:
     if products.dim() == 2 or products.shape[2] == positions:
         return products
-    return products.mean(2, keepdim=True).expand(-1, -1, positions)
+    return (products.sum(2, keepdim=True) / positions).expand(-1, -1, positions)
 
 
 def _one_by_one(places: Places, batches: Iterable[Batch], loss: LossFunction, groups: Groups) -> Iterator[Part]:
