@@ -35,9 +35,13 @@ class TaylorOutput(Criterion):
         """The mean over batches of the normalised mean of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         with scoring(model):
-            products = output_products(model, batches, loss, free)
+            products = output_products(model, batches, loss, free, self._early)
             scores = mean_of((n, {name: self._layer(each) for name, each in part.items()}) for n, part in products)
         return {name: score.float() for name, score in scores.items()}
+
+    def _early(self, products: torch.Tensor) -> torch.Tensor:
+        """The means over positions."""
+        return (products if self.original else products.abs()).mean(2, keepdim=True)
 
     def _layer(self, products: torch.Tensor) -> torch.Tensor:
         """From `(channels, samples, positions)`."""

@@ -119,6 +119,8 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     _check_single_samples(config, loaders, model, example)
     model = assemble.prepare_model(config, model, loaders)
     pruner.prepare(model, example)
+    if pruner.plan and criterion.data.kind == "balanced" and criterion.data.samples is not None:
+        loaders.check_balanced(criterion.data.samples)
     if pruner.plan:  # ours too: a user's own may lie in criterions/ beside them
         file = registry.file("criterions", config.prune_criterion)
         try_criterion(criterion, file, model, loaders, loss, pruner.groups)

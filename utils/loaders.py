@@ -309,6 +309,10 @@ class Loaders:
         choose = self._random if kind == "random" else self._balanced
         return list(self.train.plain(choose(wanted, generator).split(batch_size)))
 
+    def check_balanced(self, samples: int) -> None:
+        """Raise UsageError unless the training set has so many samples, equally many of every class."""
+        self._balanced(samples, torch.Generator())
+
     def _random(self, wanted: int, generator: torch.Generator) -> Tensor:
         """Return `wanted` positions; none comes twice before all have come once."""
         total = self.train.num_samples

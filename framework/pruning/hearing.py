@@ -16,12 +16,12 @@ from framework.pruning.places import Places
 from framework.pruning.readers import hooked
 
 Products = dict[str, list[Tensor]]
+#: from a producer's weight and `(units, samples, positions)`
+Reduce = Callable[[str, Tensor], Tensor]
 
 
 @contextmanager
-def listening(
-    places: Places, copied: frozenset[str], reduce: Callable[[Tensor], Tensor] | None = None
-) -> Iterator[Products]:
+def listening(places: Places, copied: frozenset[str], reduce: Reduce | None = None) -> Iterator[Products]:
     """Inside, backward passes leave a * dL/da of the gated outputs a: `(units, samples, positions)` per call.
 
     By producer's weight; `reduce` is applied to each. The outputs in `copied` are changed in place later on: the
@@ -61,13 +61,14 @@ class _Listener:
         def hear(grad: Tensor) -> None:
             products = (kept * grad).movedim((self.channel, 0), (0, 1)) if kept.dim() > 1 else kept * grad
             products = products.reshape(*products.shape[:2], -1)
-            self.found.setdefault(self.weight, []).append(self.reduce(products) if self.reduce else products)
+            part = self.reduce(self.weight, products) if self.reduce else products
+            self.found.setdefault(self.weight, []).append(part)
 
         output.register_hook(hear)
         return output
 
 
-def sum_positions(products: Tensor) -> Tensor:
+def sum_positions(_weight: str, products: Tensor) -> Tensor:
     """`(units, samples)`: what a gate on each sample's output has as its gradient."""
     return products.sum(2)
 

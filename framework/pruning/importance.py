@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from framework.criterion import Batch, LossFunction
 from framework.pruning.batchwise import Part, each_gradient, freeze, gradient, peek
 from framework.pruning.channels import ChannelGroup
-from framework.pruning.hearing import hear, listening, sum_positions
+from framework.pruning.hearing import Reduce, hear, listening, sum_positions
 from framework.pruning.places import Places
 from framework.pruning.producers import add_units
 from utils.errors import UsageError
@@ -62,12 +62,17 @@ def sample_gates(model: nn.Module, batches: Iterable[Batch], loss: LossFunction,
 
 
 def output_products(
-    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+    model: nn.Module,
+    batches: Iterable[Batch],
+    loss: LossFunction,
+    groups: Groups,
+    early: Callable[[Tensor], Tensor],
 ) -> Iterator[Part]:
     """For each batch its size and a * dL/da of the outputs that gates would multiply; inside `scoring`.
 
-    `(channels, samples, positions)` per group, several producers added. UsageError, which names it, for a producer
-    whose output no module gives.
+    `(channels, samples, positions)` per group, several producers added. What a single producer gives goes through
+    `early` at once, which may take positions together. UsageError, which names it, for a producer whose output no
+    module gives.
     """
     sample, batches = peek(batches)
     places = Places.find(model, groups, sample[:1])
@@ -75,7 +80,18 @@ def output_products(
     for name in places.weights():
         if name not in heard:
             raise UsageError(f"what '{name}' puts out cannot be seen: take a criterion of weights or TaylorGate")
-    yield from _heard_gates(places, copied, batches, loss, groups, None)
+    lone = {weight for group in groups.values() for weight in _lone(group, places)}
+
+    def reduce(weight: str, products: Tensor) -> Tensor:
+        return early(products) if weight in lone else products
+
+    yield from _heard_gates(places, copied, batches, loss, groups, reduce)
+
+
+def _lone(group: ChannelGroup, places: Places) -> list[str]:
+    """The weight that alone produces the group, one unit a channel; empty where there are more."""
+    parts = [part for part in group.produced if part.tensor in places.weights()]
+    return [part.tensor for part in parts] if len(parts) == 1 and parts[0].index.shape[1] == 1 else []
 
 
 def _heard_gates(
@@ -84,7 +100,7 @@ def _heard_gates(
     batches: Iterable[Batch],
     loss: LossFunction,
     groups: Groups,
-    reduce: Callable[[Tensor], Tensor] | None = sum_positions,
+    reduce: Reduce = sum_positions,
 ) -> Iterator[Part]:
     freeze(places.model)
     with listening(places, copied, reduce) as found:
@@ -94,7 +110,7 @@ def _heard_gates(
             if not value.requires_grad:
                 raise UsageError("the loss does not depend on the channels to be scored: there is no gradient")
             value.backward()
-            yield len(inputs), joined(places, groups, found, len(inputs), reduce is None)
+            yield len(inputs), joined(places, groups, found, len(inputs), reduce is not sum_positions)
 
 
 def joined(

@@ -52,7 +52,9 @@ class Read:
                 values = replay.values[source]
                 return self._again(node, replay, values.expand(len(sets), *values.shape).clone(), positions)
             added = self._convolved if _is_convolution(node) else self._multiplied
-            result: Tensor = replay.values[node] - added(node, replay.values[source], positions)
+            whole = replay.values[node]
+            result = spacious(len(sets), whole)
+            torch.sub(whole, added(node, replay.values[source], positions), out=result)
             return result
 
         return compute
@@ -80,6 +82,15 @@ class Read:
         """What they add to a product of matrices."""
         weight = self.weight[:, positions].permute(1, 2, 0)
         return torch.bmm(values[:, positions].transpose(0, 1), weight)
+
+
+def spacious(changes: int, like: Tensor) -> Tensor:
+    """An empty tensor for changes of one, `(changes, ...)`; images lie channels-last, which convolutions like."""
+    layout = torch.channels_last if like.dim() == 4 else torch.contiguous_format
+    flat = (changes * like.shape[0], *like.shape[1:])
+    return torch.empty(flat, dtype=like.dtype, device=like.device, memory_format=layout).unflatten(
+        0, (changes, -1)
+    )
 
 
 def _is_convolution(node: Node) -> bool:
@@ -113,6 +124,6 @@ def _place(node: Node, replay: Replay, weight: str) -> int | None:
         known = node.args[1] is replay.parameters[weight] and not node.args[6]
         return 0 if known and len(node.args) > 8 else None
     place = {"mm": 0, "addmm": 1}.get(name)
-    if place is None or node.kwargs or isinstance(node.args[place], Node) is False:
+    if place is None or node.kwargs or not isinstance(node.args[place], Node):
         return None
     return place if replay.is_transposed(node.args[place + 1], weight) else None

@@ -45,9 +45,10 @@ def loss_changes(
     with torch.no_grad():
         trial = _Network(model, sample[:TRIED])
         apart = {name for name, group in groups.items() if trial.proves({name: group})}
+    network: _Network | None = None
     for inputs, targets in batches:
         with torch.no_grad():
-            network = _Network(model, inputs)
+            network = _Network(model, inputs, network)
             changes = {
                 name: network.changes({name: group}, sets[name], targets, loss, name in apart)
                 for name, group in groups.items()
@@ -58,12 +59,13 @@ def loss_changes(
 class _Network:
     """One network on one batch."""
 
-    def __init__(self, model: nn.Module, inputs: Tensor) -> None:
+    def __init__(self, model: nn.Module, inputs: Tensor, last: _Network | None = None) -> None:
         self.model, self.inputs = model, inputs
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
         self.replay: Replay | None
         try:
-            self.replay = Replay(model, inputs)
+            known = last.replay if last is not None and last.inputs.shape == inputs.shape else None
+            self.replay = known.load(inputs) if known is not None else Replay(model, inputs)
         except Exception:  # the network decides by values, or does what a trace cannot hold: it runs as it is
             self.replay = None
         self.whole = model(inputs) if self.replay is None else self.replay.outputs
@@ -71,10 +73,11 @@ class _Network:
     def changes(self, one: Groups, sets: Tensor, targets: Tensor, loss: LossFunction, apart: bool) -> Tensor:
         """L without each set of channels of one group, minus L; `apart` as `proves` has found."""
         (group,) = one.values()
-        value = loss(self.whole, targets)
         reads = reads_of(self.model, one, self.replay) if apart and self.replay is not None else None
         if reads is None or self.replay is None:
+            value = loss(self.model(self.inputs), targets)  # the replayed pass may round in another way
             return torch.stack([loss(self._masked(group, channels), targets) for channels in sets]) - value
+        value = loss(self.whole, targets)
         order = self.replay.after(reads)
         found = value.new_zeros(len(sets))
         alive = _changing(reads, self.replay, sets).nonzero().flatten()
@@ -106,11 +109,17 @@ class _Network:
         reads = reads_of(self.model, one, self.replay) if self.replay is not None else None
         if reads is None or self.replay is None:
             return False
-        order = self.replay.after(reads)
+        try:
+            return self._halves_agree(group, reads, self.replay)
+        except RuntimeError:  # an operation that cannot be repeated for many changes at once
+            return False
+
+    def _halves_agree(self, group: ChannelGroup, reads: Mapping[Node, Read], replay: Replay) -> bool:
+        order = replay.after(reads)
         for first in range(min(2, group.channels)):
             half = torch.arange(first, group.channels, 2)
             expected = tree_leaves(self._masked(group, half))
-            found = tree_leaves(self._corrected(self.replay, order, reads, half[None]))
+            found = tree_leaves(self._corrected(replay, order, reads, half[None]))
             if not all(map(_agree, found, expected, tree_leaves(self.whole))):
                 return False
         return True

@@ -28,6 +28,10 @@ SAMPLEWISE = {
     "mm": 0,
     "addmm": 1,
 }
+VIEWS: dict[Any, Any] = {
+    torch.ops.aten.view.default: torch.reshape,
+    torch.ops.aten._unsafe_view.default: torch.reshape,
+}
 #: values that take the place of a node's, for each of the changes: `(changes, ...)`
 Stacked = dict[Node, Any]
 Special = Mapping[Node, Callable[[Stacked], Tensor]]
@@ -51,23 +55,29 @@ class Replay:
             return leaves
 
         with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be repeated in batches
-            self.module = make_fx(functionalize(forward, remove="mutations"))(list(named.values()), inputs)
+            self.module = make_fx(functionalize(forward, remove="mutations"))(
+                list(named.values()), _laid_out(inputs)
+            )
         self.nodes: list[Node] = list(self.module.graph.nodes)
         self.outcome: Any = self.nodes[-1].args[0]
         self.spec = specs[-1]
         placeholders = [node for node in self.nodes if node.op == "placeholder"]
         self.parameters = dict(zip(named, placeholders[:-1], strict=True))
-        self.values: dict[Node, Any] = dict(zip(placeholders, [*named.values(), inputs], strict=True))
-        with torch.no_grad():
-            self._fill()
+        self.given = placeholders[-1]
+        self.values: dict[Node, Any] = dict(zip(placeholders, named.values(), strict=False))
+        self.load(inputs)
 
-    def _fill(self) -> None:
+    @torch.no_grad()
+    def load(self, inputs: Tensor) -> Replay:
+        """Repeat the whole pass on other inputs of the same shape; returns itself."""
+        self.values[self.given] = _laid_out(inputs)
         for node in self.nodes:
             if node.op == "get_attr":
                 self.values[node] = operator.attrgetter(str(node.target))(self.module)
             elif node.op == "call_function":
                 args, kwargs = map_arg((node.args, node.kwargs), self.values.__getitem__)
-                self.values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                self.values[node] = self._target(node)(*args, **kwargs)
+        return self
 
     @property
     def outputs(self) -> Any:
@@ -121,15 +131,20 @@ class Replay:
     def _apply(self, node: Node, stacked: Stacked, changes: int) -> Any:
         if node.target is operator.getitem:
             return stacked[node.args[0]][node.args[1]]  # type: ignore[index]
-        name = node.target.overloadpacket.__name__  # type: ignore[union-attr]
+        name, target = node.target.overloadpacket.__name__, self._target(node)  # type: ignore[union-attr]
         changed = [one for one in node.all_input_nodes if one in stacked]
         args, kwargs = map_arg((node.args, node.kwargs), lambda one: stacked.get(one, self.values.get(one)))
         place = SAMPLEWISE.get(name)
         if place is not None and changed == [node.args[place]]:
-            return _folded(node.target, args, kwargs, place, changes)
+            return _folded(target, args, kwargs, place, changes)
         if torch.Tag.pointwise in node.target.tags and self._aligned(node, changed):  # type: ignore[union-attr]
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            return target(*args, **kwargs)
         return self._vmapped(node, changed, stacked)
+
+    @staticmethod
+    def _target(node: Node) -> Any:
+        """The operation; a view of what lies elsewhere in memory than it did is a copy."""
+        return VIEWS.get(node.target, node.target)
 
     def _aligned(self, node: Node, changed: Sequence[Node]) -> bool:
         """Whether a further dimension in front of what is changed broadcasts as it should."""
@@ -138,14 +153,21 @@ class Replay:
                    for one in node.all_input_nodes)  # fmt: skip
 
     def _vmapped(self, node: Node, changed: Sequence[Node], stacked: Stacked) -> Any:
+        target = self._target(node)
+
         def single(*values: Any) -> Any:
             own = dict(zip(changed, values, strict=True))
             args, kwargs = map_arg(
                 (node.args, node.kwargs), lambda one: own[one] if one in own else self.values[one]
             )
-            return node.target(*args, **kwargs)  # type: ignore[operator]
+            return target(*args, **kwargs)
 
         return torch.vmap(single)(*(stacked[one] for one in changed))
+
+
+def _laid_out(inputs: Tensor) -> Tensor:
+    """Images channels-last: convolutions of many changes are faster so."""
+    return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
 
 
 def _folded(target: Any, args: Any, kwargs: Any, place: int, changes: int) -> Any:

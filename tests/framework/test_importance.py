@@ -19,6 +19,7 @@ from small_nets import (
     randomise,
     same,
     seeded,
+    shipped,
 )
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -70,7 +71,21 @@ def relu_first() -> nn.Module:
     )  # fmt: skip
 
 
+def vgg() -> nn.Module:
+    """As in VGG: pooled down to a single position, which is flattened; activations in place."""
+    layers = {"a": nn.Conv2d(3, 5, 3, padding=1), "na": nn.BatchNorm2d(5), "b": nn.Conv2d(5, 4, 3, padding=1),
+              "nb": nn.BatchNorm2d(4), "c": nn.Linear(4, 6), "d": nn.Linear(6, 5)}  # fmt: skip
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu_(s.na(s.a(x))), 2)
+        x = F.max_pool2d(F.relu_(s.nb(s.b(x))), 4)
+        return s.d(F.relu_(s.c(x.flatten(1))))
+
+    return Net(run, **layers)
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
+    "vgg": vgg,
     "convolutions": ConvNet,
     "residual": ResNet,
     "plain": plain,
@@ -79,6 +94,7 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 #: the norm that each producer's gate stands behind; the producers left out have none
 NORMS = {
+    "vgg": {"a": "na", "b": "nb"},
     "convolutions": {"a": "na", "b": "nb", "c": "nc"},
     "residual": {"stem": "n0", "a": "na", "b": "nb", "c": "nc", "e": "ne", "skip": "ns"},
     "plain": {},
@@ -818,6 +834,20 @@ def test_the_oracle_is_exact_where_a_pass_cannot_be_taken_apart(make: Callable[[
     }
     assert len(groups) > (make is Attending)
     close(found, expected)
+
+
+@pytest.mark.parametrize("name", ["VGG16", "LeNet5", "ResNet18"])
+def test_shipped_networks_are_taken_apart(name: str) -> None:
+    from framework.pruning.removal import _Network
+
+    model = shipped(name, image_size=32).eval()
+    inputs = images(2, channels=1, size=32)
+    groups = free_groups(channel_groups(model, inputs[:1]))
+    chosen = [list(groups)[0], *list(groups)[-2:]]
+    with torch.no_grad():
+        network = _Network(model, inputs)
+        assert network.replay is not None
+        assert [network.proves({one: groups[one]}) for one in chosen] == [True] * 3
 
 
 def test_a_channel_that_is_zero_everywhere_is_not_missed_and_costs_nothing() -> None:

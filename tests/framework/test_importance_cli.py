@@ -73,3 +73,25 @@ def test_a_network_without_batch_norm_is_refused_before_anything_is_written(
     said = capsys.readouterr().err
     assert (code, said.count("\n"), [one.name for one in tmp_path.iterdir()]) == (2, 1, ["mine"])
     assert said.startswith(f"error: {name} reads the scales of batch norms, and Tiny has none")
+
+
+@pytest.mark.parametrize(
+    ("samples", "expected"),
+    [
+        (9, "9 scoring samples are too few for 10 classes"),
+        (9000, "9000 balanced scoring samples need 900 training images of every class, class 0 has"),
+    ],
+)
+def test_too_few_images_for_balanced_classes_are_told_before_anything_is_written(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    samples: int,
+    expected: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = ["--prune_criterion", "GraspChannel", "--set", f"criterion.samples={samples}", "--epochs", "3"]
+    code = main(["--model", "LeNet5", *options])
+    said = capsys.readouterr().err
+    assert (code, said.count("\n"), list(tmp_path.iterdir())) == (2, 1, [])
+    assert said.startswith(f"error: {expected}")
