@@ -16,6 +16,7 @@ from framework.plugins import build
 from framework.probing import fast_multiple
 from framework.prunable import check_network
 from framework.pruning.budgets import BUDGETS
+from framework.pruning.channels import check_example
 from framework.pruning.cutting import Companion, unwrapped
 from framework.pruning.masks import Masks
 from framework.pruning.step import PruneEvent, PruningStep
@@ -70,7 +71,7 @@ def prune(
 
     For channel criterions: `scope` "global" ranks all channels together, "layer" takes the same share of each
     group, "isomorphic" of each set of groups that are built alike. `min_channels` stay in every group, and
-    numbers of channels left are multiples of `round_to` ("auto" measures which multiple is fast here).
+    widths of layers left are multiples of `round_to` ("auto" measures which multiple is fast here).
     `attention` and `inexact` see `channel_groups`, `fold` see `cut`.
 
     `batches` are (inputs, targets) on the model's device; `example_input` is by default the first of them. With an
@@ -122,7 +123,9 @@ def _pairs(batches: Iterable[Batch]) -> list[Batch]:
 def _example(example_input: Tensor | None, batches: Sequence[Batch]) -> Tensor:
     if example_input is None and not batches:
         raise UsageError("prune needs example_input or batches to trace the network")
-    return batches[0][0] if example_input is None else example_input
+    example = batches[0][0] if example_input is None else example_input
+    check_example(example)
+    return example
 
 
 def _run(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -97,8 +97,7 @@ def channel_groups(
     check_network(model)
     if not prunable_layers(model):
         raise UsageError(f"{type(model).__name__} has no prunable layer (convolution or linear)")
-    if not isinstance(example_input, Tensor) or example_input.dim() == 0:
-        raise UsageError(f"example_input is a batch, one tensor; got {type(example_input).__name__}")
+    check_example(example_input)
     if len(example_input) == 0:
         raise UsageError(
             f"{type(model).__name__} rejects an input of shape {tuple(example_input.shape)}: no sample"
@@ -143,6 +142,12 @@ def remap(
             protected=group.protected if len(rows) else NOTHING_LEFT,
         )
     return TracedGroups(after, groups.example) if isinstance(groups, TracedGroups) else after
+
+
+def check_example(example_input: Any) -> None:
+    """UsageError unless it is a batch: one tensor, samples along its first axis."""
+    if not isinstance(example_input, Tensor) or example_input.dim() == 0:
+        raise UsageError(f"example_input is a batch, one tensor; got {type(example_input).__name__}")
 
 
 def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:

@@ -18,6 +18,7 @@ from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import ChannelGroup, Groups, TracedGroups, example_of, remap
 from framework.pruning.folding import moved_constants
 from framework.pruning.masks import PREFIX, Masks
+from framework.pruning.undo import all_or_nothing
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -51,7 +52,8 @@ def cut(
     Parameters are replaced by smaller ones, so a graph that still holds the old ones stays valid; the
     optimizer's groups and states are re-keyed to the new ones and sliced alike. `companions` are mappings
     from tensor name to tensor, or twin modules, that are cut in the same way. Everything is planned before
-    anything changes: an error leaves all as it was. Returns the groups of the smaller network.
+    anything changes, and what fails then (an adapter, a mapping) is undone: an error leaves all as it was.
+    Returns the groups of the smaller network.
 
     With `fold` the cut network computes in eval mode what the present one computes once the weights (not biases
     and shifts) that produce the removed channels are zero: the constant that such a channel still carries moves
@@ -87,14 +89,16 @@ def cut(
     _plan_optimizer(plan, optimizer, touched, [model, *twins])
     for mapping in mappings:
         _plan_mapping(plan, mapping, staying, model, factors)
+    modules = [model, *twins]
     lineages = [lineage_of(model), *(_twin_lineage(twin, model) for twin in twins)]
-    _apply(plan, [model, *twins], optimizer)
-    for module, lineage in zip([model, *twins], lineages, strict=True):
-        for tensor, dims in staying.items():
-            for dim, index in dims.items():
-                lineage.record_cut(tensor, dim, index)
-        follow_shapes(module)
-    return remap(groups, positions, keep)
+    with all_or_nothing(modules, None if optimizer is None else unwrapped(optimizer), mappings):
+        _apply(plan, modules, optimizer)
+        for module, lineage in zip(modules, lineages, strict=True):
+            for tensor, dims in staying.items():
+                for dim, index in dims.items():
+                    lineage.record_cut(tensor, dim, index)
+            follow_shapes(module)
+        return remap(groups, positions, keep)
 
 
 def rescaling(keep: Mapping[str, Tensor], groups: Groups) -> dict[str, float]:
@@ -175,7 +179,12 @@ def _plan_module(
 
 def _smaller(old: nn.Parameter, dims: Mapping[int, Tensor], value: Tensor) -> nn.Parameter:
     new = nn.Parameter(shrink(value, dims), requires_grad=old.requires_grad)
+    new.__class__ = type(old)
     new.__dict__.update(old.__dict__)  # marks that users put on parameters, such as a learning rate of their own
+    for hook in (old._backward_hooks or {}).values():
+        new.register_hook(hook)
+    for hook in (old._post_accumulate_grad_hooks or {}).values():  # type: ignore[attr-defined]
+        new.register_post_accumulate_grad_hook(hook)
     if old.grad is not None:
         gradient = shrink(old.grad.detach(), dims)
         new.grad = gradient if dims else gradient.clone()  # a graph may still add to the old one
@@ -223,6 +232,13 @@ def _plan_mapping(
     factors: Mapping[str, float],
 ) -> None:
     reference = named_tensors(model)
+    missed = next((name for name in staying if name not in companion), None)
+    wrapped = None if missed is None else next((key for key in companion if key.endswith(f".{missed}")), None)
+    if wrapped is not None:
+        raise UsageError(
+            f"companion: it has '{wrapped}', and the network's name is '{missed}': give names without the prefix "
+            f"'{wrapped.removesuffix(str(missed))}', or the module itself"
+        )
     for name, dims in staying.items():
         if name not in companion:
             continue
@@ -319,6 +335,8 @@ def _check(keep: Mapping[str, Tensor], groups: Groups) -> None:
         if name not in groups:
             raise UsageError(unknown("channel group", name, list(groups)))
         group = groups[name]
+        if not isinstance(group, ChannelGroup):
+            raise UsageError(f"groups are those of channel_groups, got {type(group).__name__} for '{name}'")
         if not isinstance(mask, Tensor):
             kind = type(mask).__name__
             raise UsageError(f"the keep mask of '{name}' is {kind}, expected a tensor, bool ({group.channels},)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,7 +32,7 @@ class Limits:
     scope: str = "global"
     #: channels that stay in each group at least
     min_channels: int = 1
-    #: numbers of channels left are multiples of it
+    #: widths of layers left are multiples of it
     round_to: int = 1
 
     def floors(self, groups: Groups) -> dict[str, int]:
@@ -52,6 +53,7 @@ class Ranking:
         self._gone = {name: _dense_channels(model, group) - group.channels for name, group in self._groups.items()}
         self._floor = limits.floors(self._groups)
         self._parts = _parts(model, self._groups, limits.scope)
+        self._multiple = {name: _multiple(group, limits.round_to) for name, group in self._groups.items()}
         present = sum(score.numel() for score in scores.values())
         #: number of the last selection
         self.steps = max(1, present) if limits.scope == "global" else SHARES
@@ -78,7 +80,7 @@ class Ranking:
             return None
         keep = self._shared(share)
         # Rounding moves each group by half a step at most; further off, something is protected or gone already.
-        slack = sum(budget.per_channel[name] * self._limits.round_to / 2 for name in keep) / max(1, budget.dense)
+        slack = sum(budget.per_channel[name] * self._multiple[name] / 2 for name in keep) / max(1, budget.dense)
         return keep if abs(budget.predicted(keep) - share) <= slack else None
 
     def refine(self, keep: Keep, distance: Callable[[Keep], float]) -> Keep:
@@ -104,7 +106,7 @@ class Ranking:
                     yield other
 
     def _moved(self, keep: Keep, name: str, more: int) -> Keep | None:
-        count = self._round(name, int(keep[name].sum()) + more * self._limits.round_to)
+        count = self._round(name, int(keep[name].sum()) + more * self._multiple[name])
         if count == int(keep[name].sum()) or not self._floor[name] <= count <= len(keep[name]):
             return None
         moved = Keep(keep)
@@ -131,7 +133,7 @@ class Ranking:
 
     def _round(self, name: str, count: int) -> int:
         """The nearest multiple, at least one of them, or all channels."""
-        step, channels = self._limits.round_to, self._groups[name].channels
+        step, channels = self._multiple[name], self._groups[name].channels
         return min(channels, max(-(-self._floor[name] // step) * step, (count + step // 2) // step * step))
 
     def _best(self, name: str, count: int) -> Tensor:
@@ -146,6 +148,12 @@ def _parts(model: nn.Module, groups: Mapping[str, ChannelGroup], scope: str) -> 
     for name, group in groups.items():
         parts.setdefault(name if scope == "layer" else _built(model, group), []).append(name)
     return list(parts.values())
+
+
+def _multiple(group: ChannelGroup, round_to: int) -> int:
+    """Of how many channels a multiple has to be left, so that the producer's width is one of `round_to`: a channel
+    may be several of its outputs, such as one of each conv group."""
+    return round_to // math.gcd(round_to, group.produced[0].index.shape[1])
 
 
 def _built(model: nn.Module, group: ChannelGroup) -> Any:

@@ -35,8 +35,8 @@ class Context:
         #: first label of each run, and the runs whose queries have to make up for a changed scale of attention
         self.starts: list[int] = []
         self.scaled: set[int] = set()
-        #: whether a piece of an axis was used that is not one of equal ones
-        self.doubtful = False
+        #: runs of which a piece was used that is not one of equal ones
+        self.doubtful: set[int] = set()
         #: storages of parameters
         self.storages: set[int] = set()
         #: what made channels, in forward order: a layer's name, or labels along the outputs of a weight
@@ -95,6 +95,14 @@ class Context:
             torch.searchsorted(starts, labels[labels != FIXED], right=True).sub_(1).unique().tolist()
         )
         return found
+
+    def is_seam(self, labels: Tensor, position: int) -> bool:
+        """Whether what was put together along an axis meets there, or the axis ends."""
+        if position in (0, len(labels)):
+            return True
+        before, after = (torch.searchsorted(torch.tensor(self.starts), labels[at], right=True)
+                         for at in (position - 1, position))  # fmt: skip
+        return bool(before != after) or bool((labels[position - 1 : position + 1] == FIXED).any())
 
     def produce(self, weight: Tensor, axis: int) -> None:
         """A parameter, or a view of one, is contracted: its outputs lie along `axis`."""

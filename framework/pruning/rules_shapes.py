@@ -253,8 +253,8 @@ def stacked(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("slice")
 def sliced(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """A piece of an axis. Where the axis is so many equal pieces they shrink alike; whether the code finds
-    another piece again in a smaller network only a trial can tell."""
+    """A piece of an axis. Where the axis is so many equal pieces they shrink alike. Where pieces that were put
+    together come apart again, only trials can tell whether the code finds the seam in a smaller network."""
     x, axis, start, _, step = args
     axis %= x.dim()
     fields = dict(ctx.fields(x))
@@ -264,10 +264,16 @@ def sliced(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         start = min(max(0, (start or 0) + (whole if (start or 0) < 0 else 0)), whole)
         if size == 1:
             ctx.stay(labels, "selected at a constant position")
-        elif step == 1 and whole % size == 0 and start % size == 0:
+        elif step > 1:
+            _tie_neighbours(ctx, labels, step)
+        elif whole % size == 0 and start % size == 0:
             _tie_pieces(ctx, labels, size)
+        elif ctx.is_seam(labels, start) and ctx.is_seam(labels, start + size):
+            ctx.doubtful.update(ctx.runs_of(labels))
+        elif math.gcd(whole, start, size) > 1:  # a share such as a quarter, and the rest
+            _tie_pieces(ctx, labels, math.gcd(whole, start, size))
         else:
-            ctx.doubtful = True
+            ctx.stay(labels, "sliced into unequal parts")
         fields[axis] = labels[start : start + size * step : step]
     ctx.give(out, fields)
 
@@ -295,6 +301,15 @@ def split(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 def _tie_pieces(ctx: Context, labels: Tensor, size: int) -> None:
     pieces = labels.reshape(-1, size)
     ctx.labels.join(pieces, pieces[:1])
+
+
+def _tie_neighbours(ctx: Context, labels: Tensor, step: int) -> None:
+    """Every n-th channel is every n-th again where whole runs of n are gone."""
+    if len(labels) % step:
+        ctx.stay(labels, "sliced into unequal parts")
+    else:
+        runs = labels.reshape(-1, step)
+        ctx.labels.join(runs, runs[:, :1].expand_as(runs))
 
 
 @rule("unbind")

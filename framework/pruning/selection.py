@@ -46,9 +46,7 @@ def select(
     Raises UsageError for NaN, a sparsity outside [0, 1], an unknown scope or masks of another shape.
     """
     _check(scores, sparsity, scope, current, gone)
-    for name in floor if isinstance(floor, Mapping) else ():
-        if name not in scores:
-            raise UsageError(unknown("name without scores", name, list(scores)))
+    _check_floor(floor, scores)
     if scope == "row":
         return _select_rows(scores, sparsity, floor, current, gone)
     alive = {name: _alive(name, score, current) for name, score in scores.items()}
@@ -174,9 +172,14 @@ def _check(
         raise UsageError(f"sparsity {sparsity} is not between 0 and 1")
     if scope not in SCOPES:
         raise UsageError(f"unknown scope '{scope}' (one of {', '.join(SCOPES)})")
+    for what, given in (("current", current), ("gone", gone)):
+        if given is not None and not isinstance(given, Mapping):
+            raise UsageError(f"{what} is a mapping from name to entries, got {type(given).__name__}")
     for name, score in scores.items():
         if score.isnan().any():
             raise UsageError(f"the scores of '{name}' have NaN")
+        if current is not None and name in current and not isinstance(current[name], Tensor):
+            raise UsageError(f"the mask of '{name}' is {type(current[name]).__name__}, expected a tensor")
         if current is not None and name in current and current[name].shape != score.shape:
             raise UsageError(
                 f"the mask of '{name}' has shape {tuple(current[name].shape)}, its scores {tuple(score.shape)}"
@@ -186,5 +189,18 @@ def _check(
             if name not in scores:
                 raise UsageError(unknown("name without scores", name, list(scores)))
     for name, count in (gone or {}).items():
-        if count < 0:
-            raise UsageError(f"'{name}' cannot have {count} entries gone")
+        if not _is_count(count):
+            raise UsageError(f"'{name}' cannot have {count!r} entries gone")
+
+
+def _check_floor(floor: int | Mapping[str, int] | None, scores: Mapping[str, Tensor]) -> None:
+    for name, count in floor.items() if isinstance(floor, Mapping) else [("", floor)]:
+        if name and name not in scores:
+            raise UsageError(unknown("name without scores", name, list(scores)))
+        if count is not None and not _is_count(count):
+            of = f" of '{name}'" if name else ""
+            raise UsageError(f"floor{of} is a number of entries, 0 or more, got {count!r}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

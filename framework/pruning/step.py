@@ -72,7 +72,7 @@ class PruningStep:
     #: what sparsity is a share of, for channel criterions; see `budgets`
     budget: str = "nodes"
     min_channels: int = 1
-    #: channels left are multiples of it
+    #: widths of layers left are multiples of it
     round_to: int = 1
     #: how attention is cut: "dims" or "heads"
     attention: str = "dims"

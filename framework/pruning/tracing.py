@@ -114,7 +114,7 @@ def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "di
         groups = _named(_collect(model, context, runs, order, inexact))
         _mark_scaled(groups, context, runs)
         _mark_removable(groups, context, runs)
-        for name, reason in refuted(model, example, groups, context.doubtful).items():
+        for name, reason in refuted(model, example, groups, _doubtful(groups, context, runs)).items():
             groups[name] = replace(groups[name], protected=reason)
     return groups
 
@@ -413,6 +413,16 @@ def _mark_scaled(groups: dict[str, ChannelGroup], context: Context, runs: list[_
         own = [part.tensor for part in group.produced if part.tensor.rpartition(".")[0] in owners]
         if own:
             groups[name] = replace(group, rescaled=tuple(own))
+
+
+def _doubtful(groups: dict[str, ChannelGroup], context: Context, runs: list[_Run]) -> set[str]:
+    """Groups of which a piece was used that is not one of equal ones."""
+    tensors = {(runs[number].tensor, runs[number].dim) for number in context.doubtful}
+    return {
+        name
+        for name, group in groups.items()
+        if tensors and any((part.tensor, part.dim) in tensors for part in group.slices)
+    }
 
 
 def _mark_removable(groups: dict[str, ChannelGroup], context: Context, runs: list[_Run]) -> None:

@@ -201,3 +201,13 @@ def test_a_net_whose_only_free_channels_are_no_nodes_says_what_to_ask_for() -> N
         prune(model, "ChannelNorm", 0.5, example_input=torch.randn(1, 3, 8))
     prune(model, "ChannelNorm", 0.2431, example_input=torch.randn(1, 3, 8), budget="params")
     assert model.get_submodule("attention").in_proj_weight.shape[0] < 24  # type: ignore[operator, union-attr, index]
+
+
+def test_widths_are_rounded_and_not_numbers_of_channels() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 64, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, padding=1, groups=8), nn.ReLU(), nn.Conv2d(64, 5, 1)
+    )
+    report = prune(model, "ChannelNorm", 0.5, example_input=images(2), round_to=8)
+    assert report.reached == pytest.approx(0.5, abs=0.03)
+    assert model[0].out_channels % 8 == model[2].out_channels % 8 == 0 and model[2].out_channels < 64

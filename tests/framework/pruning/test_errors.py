@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from framework import measure, prune, select
 from framework.lineage import Lineage, lineage_of
-from framework.pruning import cutting
+from framework.pruning import adapters, cutting
 from framework.pruning.channels import channel_groups
 from framework.pruning.cutting import cut, mask_channels
 from framework.pruning.masks import Masks
@@ -426,3 +426,119 @@ def test_one_name_to_protect_need_not_be_a_list() -> None:
     model = ConvNet()
     prune(model, "Magnitude", 0.9, example_input=images(), protect="a")
     assert bool(model.a.weight.all())
+
+
+class Marked(nn.Linear):
+    """A layer of a user's own, whose attributes follow by an adapter."""
+
+
+class Stubborn(dict[str, Tensor]):
+    """A mapping with an entry that is never changed."""
+
+    def __setitem__(self, name: str, tensor: Tensor) -> None:
+        if name == "1.weight":
+            raise ValueError("this entry stays")
+        super().__setitem__(name, tensor)
+
+
+def in_training() -> tuple[nn.Module, torch.optim.Optimizer]:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(6, 12), nn.BatchNorm1d(12), nn.ReLU(), Marked(12, 8), nn.ReLU(), nn.Linear(8, 3)
+    )
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(4, 6)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def test_an_adapter_that_fails_half_way_undoes_the_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(module: Any, kept: Any) -> None:
+        if module.weight.shape[0] == 5:
+            raise ValueError("five of them cannot be")
+        module.out_features, module.in_features = module.weight.shape
+
+    model, optimizer = in_training()
+    groups = channel_groups(model, torch.randn(2, 6))
+    monkeypatch.setattr(adapters, "_ADAPTERS", {**adapters._ADAPTERS, Marked: refuse})
+    twin = copy.deepcopy(model)
+    average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    everything, of_twin = Everything(model, optimizer, [average]), Everything(twin)
+    keep = {"0": torch.arange(12) % 3 > 0, "3": torch.arange(8) < 5}
+    with pytest.raises(ValueError, match="five of them"):
+        cut(model, keep, groups, optimizer, [average, twin])
+    everything.assert_as_before()
+    of_twin.assert_as_before()
+    cut(model, {"3": torch.arange(8) < 4}, groups, optimizer, [average, twin])
+    assert model[3].weight.shape == twin[3].weight.shape == average["3.weight"].shape == (4, 12)
+
+
+def test_a_mapping_that_refuses_an_entry_undoes_the_cut() -> None:
+    model, optimizer = in_training()
+    groups = channel_groups(model, torch.randn(2, 6))
+    own = Stubborn({name: tensor.clone() for name, tensor in model.state_dict().items()})
+    everything = Everything(model, optimizer)
+    before = {name: id(tensor) for name, tensor in own.items()}
+    with pytest.raises(ValueError, match="this entry stays"):
+        cut(model, {"0": torch.arange(12) % 3 > 0}, groups, optimizer, [own])
+    everything.assert_as_before()
+    assert {name: id(own[name]) for name in before} == before
+
+
+def test_names_with_a_prefix_in_a_companion_are_told_of() -> None:
+    model, _ = in_training()
+    groups = channel_groups(model, torch.randn(2, 6))
+    average = torch.optim.swa_utils.AveragedModel(model).state_dict()
+    with pytest.raises(
+        UsageError, match=r"it has 'module\.0\.weight', and the network's name is '0\.weight'"
+    ) as raised:
+        cut(model, {"0": torch.arange(12) > 3}, groups, companions=[average])
+    assert_one_line(raised)
+    assert model[0].out_features == 12
+
+
+def test_hooks_and_the_kind_of_a_parameter_outlive_a_cut() -> None:
+    class Own(nn.Parameter):
+        pass
+
+    model, _ = in_training()
+    model[0].weight = Own(model[0].weight.detach().clone())
+    heard: list[str] = []
+    model[0].weight.register_hook(lambda grad: heard.append(f"gradient {tuple(grad.shape)}"))
+    model[0].weight.register_post_accumulate_grad_hook(lambda one: heard.append(f"added {tuple(one.shape)}"))
+    cut(model, {"0": torch.arange(12) > 3}, channel_groups(model, torch.randn(2, 6)))
+    assert type(model[0].weight) is Own
+    heard.clear()
+    model(torch.randn(4, 6)).sum().backward()
+    assert heard == ["gradient (8, 6)", "added (8, 6)"]
+
+
+SELECTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "floor is a word": ({"floor": "x"}, "floor is a number of entries"),
+    "floor is half": ({"floor": 1.5}, "floor is a number of entries"),
+    "floor below zero": ({"floor": -1}, "floor is a number of entries"),
+    "floor of one name is a word": ({"floor": {"a": "x"}}, "floor of 'a' is a number of entries"),
+    "gone is a word": ({"gone": {"a": "q"}}, "'a' cannot have 'q' entries gone"),
+    "gone is a number": ({"gone": 3}, "gone is a mapping"),
+    "a mask that is a list": ({"current": {"a": [1, 1, 1, 1]}}, "the mask of 'a' is list, expected a tensor"),
+}
+
+
+@pytest.mark.parametrize("case", SELECTIONS)
+def test_what_select_cannot_use_is_named_in_one_line(case: str) -> None:
+    arguments, message = SELECTIONS[case]
+    with pytest.raises(UsageError, match=message) as raised:
+        select({"a": torch.arange(4.0)}, 0.5, **arguments)
+    assert_one_line(raised)
+
+
+def test_cut_refuses_groups_of_its_own_making() -> None:
+    with pytest.raises(UsageError, match="groups are those of channel_groups, got int for '0'"):
+        cut(in_training()[0], {"0": torch.arange(12) > 3}, {"0": 3})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("given", [{"x": images()}, (images(), images())], ids=["mapping", "pair"])
+def test_prune_says_what_an_example_is(given: Any) -> None:
+    for arguments in ({"example_input": given}, {"batches": [(given, torch.zeros(4, dtype=torch.int64))]}):
+        with pytest.raises(UsageError, match="example_input is a batch, one tensor; got (dict|tuple)"):
+            prune(ConvNet(), "ChannelNorm", 0.5, **arguments)

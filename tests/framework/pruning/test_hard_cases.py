@@ -257,3 +257,66 @@ def test_channels_written_into_one_tensor_are_followed() -> None:
 def test_channels_written_to_fixed_places_are_protected() -> None:
     groups = channel_groups(joined(lambda one, other: (8, 6)), images(1))
     assert all("a cut does not compute" in str(groups[name].protected) for name in "ab")
+
+
+def pieces(at: Callable[[int], int], widths: tuple[int, ...]) -> Net:
+    """The first `at(channels)` channels go one way, the others another."""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        h = torch.cat([net.a(x), net.c(x)], 1) if len(widths) > 1 else net.a(x)
+        n = at(h.shape[1])
+        out: Tensor = net.b(torch.cat([h[:, :n].relu(), h[:, n:].sigmoid()], 1))
+        return out
+
+    torch.manual_seed(0)
+    layers = {name: nn.Conv2d(3, width, 1) for name, width in zip("ac", widths, strict=False)}
+    return Net(run, **layers, b=nn.Conv2d(sum(widths), 5, 1)).double().eval()
+
+
+@pytest.mark.parametrize("part", [2, 3, 4])
+@pytest.mark.parametrize("widths", [(5,), (9,), (10,), (12,), (13,), (3, 4), (4, 5), (4, 8), (6, 6)])
+def test_a_share_of_the_channels_is_cut_right_or_not_at_all(part: int, widths: tuple[int, ...]) -> None:
+    model, x = pieces(lambda channels: channels // part, widths), images(2, dtype=torch.float64)
+    groups = channel_groups(model, x)
+    free = {name: group for name, group in groups.items() if group.protected is None}
+    assert free or sum(widths) % part
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(12):
+        keep = {name: torch.rand(group.channels, generator=generator) < 0.5 for name, group in free.items()}
+        for mask in keep.values():
+            mask[torch.randint(len(mask), (), generator=generator)] = True
+        small, big = copy.deepcopy(model), copy.deepcopy(model)
+        cut(small, keep, groups)
+        mask_channels(big, keep, groups)
+        torch.testing.assert_close(small(x), big(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("start", [0.0, 1e-6])
+def test_a_wrong_cut_is_found_out_in_a_branch_that_is_closed_at_first(start: float) -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        h = net.i(x)
+        z = net.a(h)
+        out: Tensor = net.o(h + net.gate * net.b(z / z.shape[1] ** 0.5))
+        return out
+
+    torch.manual_seed(0)
+    model = Net(run, i=nn.Linear(8, 16), a=nn.Linear(16, 12), b=nn.Linear(12, 16), o=nn.Linear(16, 3))
+    model.gate = nn.Parameter(torch.full((1,), start))
+    assert channel_groups(model, torch.randn(2, 8))["a"].protected == "a cut does not compute what a mask computes"
+
+
+def test_a_wrong_cut_is_found_out_beside_a_large_constant() -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        h = net.a(x)
+        out: Tensor = net.b(h / h.shape[1]) * 1e-3 + 100
+        return out
+
+    assert channel_groups(two(run), images(2))["a"].protected == "a cut does not compute what a mask computes"
+
+
+def test_an_output_without_a_finite_number_tells_nothing() -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        out: Tensor = (net.b(net.a(x)) - 1e9).log()
+        return out
+
+    assert str(channel_groups(two(run), images(2))["a"].protected).startswith("the output has no number")

@@ -114,6 +114,19 @@ def halves(inside: int, spec: Spec) -> Block:
     return Net(run, a=unit(inside, 2 * spec.width, spec), b=own[0], c=own[1]), spec.width
 
 
+def pieces(inside: int, spec: Spec) -> Block:
+    """A share of the channels goes another way: a third of any number, or what one of two layers gave."""
+    other = spec.width + 1
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        first, second = s.a(x), s.b(x)
+        joint = torch.cat([first, second], 1)
+        at = first.shape[1] if spec.variant else joint.shape[1] // 3
+        return torch.cat([F.relu(joint[:, :at]), joint[:, at:].sigmoid()], 1)
+
+    return Net(run, a=unit(inside, spec.width, spec), b=conv(inside, other, spec)), spec.width + other
+
+
 def shuffle(inside: int, spec: Spec) -> Block:
     """By torch's own operation, or as the paper's code does it."""
 
@@ -224,8 +237,8 @@ def layer_norm(inside: int, spec: Spec) -> Block:
 BLOCKS: dict[str, Callable[[int, Spec], Block]] = {
     function.__name__: function
     for function in (
-        chain, residual, concat, halves, shuffle, grouped, depthwise, transposed, grouped_transposed, spatial_gate,
-        squeeze_excite, shared, attention, layer_norm,
+        chain, residual, concat, halves, pieces, shuffle, grouped, depthwise, transposed, grouped_transposed,
+        spatial_gate, squeeze_excite, shared, attention, layer_norm,
     )
 }  # fmt: skip
 
@@ -343,6 +356,7 @@ FREE = {
     "residual": (4, 5),
     "concat": (5, 4),
     "halves": (5, 4),
+    "pieces": (3, 5),
     "shuffle": (3, 4),
     "grouped": (5, 4),
     "depthwise": (4, 4),
