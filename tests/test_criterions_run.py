@@ -20,7 +20,7 @@ from main import main
 
 SMALL = (
     "--model LeNet5 --epochs 3 --batch_size 32 --limit_train_batches 2 --limit_test_batches 1 --threads 1 "
-    "--progress off --val_share 0.1"
+    "--progress off --val_share 0.1 --plot_weights_freq 0"
 )
 FONTS = str(Path(tempfile.gettempdir()) / "fonts-of-secateur-tests")  # matplotlib takes seconds to list them
 

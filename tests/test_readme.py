@@ -25,6 +25,14 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUN_FOLDER = (ROOT / "docs" / "run_folder.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
+#: on full networks, whose passes take a while: the others run the same code on smaller ones
+LONG = (
+    "python main.py --eval --model VGG16",
+    "python main.py --model ResNet18 --prune_criterion SNAPitDuring --prune_delay 1 --prune_freq 2 --epochs 20",
+    "python main.py --model Conv6 --prune_criterion SNIP --pruning_limit 0.95",
+    "python main.py --model ResNet18 --prune_criterion ChannelNorm --budget macs --scope isomorphic --round_to 8 --schedule before",
+    "python main.py --model VGG16 --checkpoint_name results/MY_RUN --prune_criterion EmptyCrit --epochs 5",
+)
 COMMANDS = [
     line.split("  #")[0].strip()
     for language, text in BLOCKS
@@ -38,6 +46,7 @@ ATTACKS = [line for line in ROBUSTNESS.splitlines() if line.startswith("python m
 # the same command on less: README's own flags come first, the last of two equal flags wins
 SHORT = ["--epochs", "4", "--limit_train_batches", "1", "--limit_test_batches", "1", "--batch_size", "4"]
 NARROW = ["--threads", "1"]
+PLAIN = [*NARROW, "--plot_weights_freq", "0"]  # pictures take most of so short a run
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +59,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / path).parent.mkdir(parents=True, exist_ok=True)
         (place / path).write_text(text)
     return place
+
+
+@pytest.fixture(autouse=True)
+def less(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured of speed is not looked at here, and pictures by one test alone."""
+    if "guide_to_the_run_folder" not in request.node.name:
+        monkeypatch.setattr("framework.plots.draw_all", lambda *_: [])
+    monkeypatch.setattr("framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
+    monkeypatch.setattr("framework.probing.REPEATS", 1)
 
 
 def test_the_readme_shows_two_plugins_of_the_promised_length(folder: Path) -> None:
@@ -66,7 +84,13 @@ def test_commands_were_found() -> None:
     assert len(COMMANDS) >= 12
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def test_the_long_commands_are_in_the_readme() -> None:
+    assert set(LONG) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "command", [pytest.param(one, marks=pytest.mark.slow if one in LONG else ()) for one in COMMANDS]
+)
 def test_command(
     command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,16 +101,13 @@ def test_command(
         assert main(words) == 0
         assert "SNAPit" in capsys.readouterr().out
         return
-    if "VGG16" in words:  # a pass of the full network takes a while: fewer are timed, one run makes the checkpoint
-        monkeypatch.setattr("framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
-        monkeypatch.setattr("framework.probing.REPEATS", 1)
-        if "SNAPit" not in words:
-            _vgg16_run(folder)
+    if "VGG16" in words and "SNAPit" not in words:  # one run makes the checkpoint
+        _vgg16_run(folder)
     if "--attack" in words:
         _lenet5_run(folder)
     if "results/MY_RUN" in words:
         words[words.index("results/MY_RUN")] = str(next((folder / "results").glob("*vgg16_for_readme*")))
-    assert main([*words, *SHORT, *NARROW, "--plot_weights_freq", "0"]) == 0
+    assert main([*words, *SHORT, *PLAIN]) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert (folder / last / "report.json").is_file()
 
@@ -125,12 +146,12 @@ def test_the_guide_to_the_run_folder_lists_exactly_what_its_command_leaves(
 def _vgg16_run(folder: Path) -> None:
     if not list((folder / "results").glob("*vgg16_for_readme*")):
         command = "--model VGG16 --prune_criterion SNAP --pruning_limit 0.9 --run_name vgg16_for_readme --epochs 1"
-        assert main([*command.split(), *SHORT[2:], *NARROW]) == 0
+        assert main([*command.split(), *SHORT[2:], *PLAIN]) == 0
 
 
 def _lenet5_run(folder: Path) -> None:
     if not list((folder / "results").glob("*/models/LeNet5_finished.safetensors")):
-        assert main(["--model", "LeNet5", *SHORT, *NARROW]) == 0
+        assert main(["--model", "LeNet5", *SHORT, *PLAIN]) == 0
 
 
 def test_the_script_runs(
@@ -180,18 +201,21 @@ def test_the_commands_of_the_trainers_page_were_found() -> None:
     assert len(TRAINER_COMMANDS) >= 8
 
 
-@pytest.mark.parametrize("command", TRAINER_COMMANDS)
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(one, marks=pytest.mark.slow if "ResNet18" in one else ()) for one in TRAINER_COMMANDS],
+)
 def test_command_of_the_trainers_page(
     command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    words = [*shlex.split(command)[2:], *SHORT, *NARROW]
+    words = [*shlex.split(command)[2:], *SHORT, *PLAIN]
     if "results/MY_RUN" in words:
         found = list((folder / "results").glob("*_MY_RUN"))
         if not found:
             first = shlex.split(TRAINER_COMMANDS[0])[2:]
-            assert main([*first, *SHORT, *NARROW]) == 0
+            assert main([*first, *SHORT, *PLAIN]) == 0
             found = list((folder / "results").glob("*_MY_RUN"))
         words[words.index("results/MY_RUN")] = str(found[0])
     if "trainer.tick=2" in words:
@@ -245,7 +269,7 @@ def test_command_about_robustness(
     for name, criterion in (("MY_DENSE_RUN", "EmptyCrit"), ("MY_RUN", "SNAP")):
         if not list((folder / "robust").glob(f"*{name}")):
             plain = f"--model LeNet5 --prune_criterion {criterion} --run_name {name} --results_dir robust"
-            assert main([*plain.split(), *SHORT, *NARROW]) == 0
+            assert main([*plain.split(), *SHORT, *PLAIN]) == 0
         command = command.replace(f"results/{name}", str(next((folder / "robust").glob(f"*{name}"))))
     words = [*shlex.split(command)[2:], "--results_dir", "robust", "--limit_test_batches", "2", *NARROW]
     if "--attack" in words:
