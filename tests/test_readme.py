@@ -30,7 +30,8 @@ LONG = (
     "python main.py --eval --model VGG16",
     "python main.py --model ResNet18 --prune_criterion SNAPitDuring --prune_delay 1 --prune_freq 2 --epochs 20",
     "python main.py --model Conv6 --prune_criterion SNIP --pruning_limit 0.95",
-    "python main.py --model ResNet18 --prune_criterion ChannelNorm --budget macs --scope isomorphic --round_to 8 --schedule before",
+    "python main.py --model ResNet18 --prune_criterion ChannelNorm --budget macs --scope isomorphic --round_to 8 "
+    "--schedule before",
     "python main.py --model VGG16 --checkpoint_name results/MY_RUN --prune_criterion EmptyCrit --epochs 5",
 )
 COMMANDS = [
