@@ -40,7 +40,7 @@ bench: $(READY)
 
 # every classification network of torchvision up to 150 M parameters: half an hour on 2 cores
 coverage: $(READY)
-	$(BIN)/python -m benchmarks.coverage --markdown docs/coverage.md
+	$(BIN)/python -m benchmarks.coverage --json docs/coverage.json --markdown docs/coverage.md
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis

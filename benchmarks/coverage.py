@@ -1,6 +1,6 @@
 """Which of torchvision's classification networks can be pruned, and is the cut exact?
 
-    python -m benchmarks.coverage [--names NAME ...] [--timm] [--largest 150] [--json FILE] [--markdown FILE]
+    python -m benchmarks.coverage [--names NAME ...] [--timm] [--json FILE] [--go_on] [--markdown FILE]
 
 Every network is pruned at 50 % of every free channel group, at random. Columns: groups that are free and
 protected (and why), parameters and multiply-adds before and after, the largest difference between the cut network
@@ -160,11 +160,15 @@ def summary(reasons: dict[str, int]) -> str:
     return ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
 
 
+#: how long a network may take
+SECONDS = 5
 COLUMNS = ["network", "free", "protected", "free inexact", "params", "MACs", "error", "seconds", "latency"]
 
 
 def cells(row: dict[str, Any]) -> list[str]:
     """The texts of one row."""
+    if "left_out" in row:
+        return [row["name"], "left out", f"{row['left_out']:.0f} M parameters", "", "", "", "", "", ""]
     if "failed" in row:
         return [row["name"], "failed", row["failed"], "", "", "", "", "", ""]
     return [
@@ -183,38 +187,44 @@ def cells(row: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Check the networks one after the other; each row is printed and written as soon as it is there."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--names", nargs="*", help="these networks; default: all")
+    parser.add_argument("--names", nargs="*", help="these networks, timm/NAME for those of timm; default: all")
     parser.add_argument("--families", action="store_true", help="the smallest of each family")
     parser.add_argument("--timm", action="store_true", help="also a sample of timm, which has to be installed")
     parser.add_argument("--largest", type=float, default=150, help="leave out larger ones; million parameters")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--go_on", action="store_true", help="keep the rows that the JSON file has")
-    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--json", type=Path, help="rows; those that it has already and are not measured stay")
+    parser.add_argument("--go_on", action="store_true", help="leave out what the JSON file has")
+    parser.add_argument("--markdown", type=Path, help="the page of all rows")
     given = parser.parse_args()
-    rows: list[dict[str, Any]] = json.loads(given.json.read_text()) if given.go_on else []
-    done = {row["name"] for row in rows}
-    chosen = given.names or (FAMILIES if given.families else networks())
+    rows = {row["name"]: row for row in json.loads(given.json.read_text())} if _is_file(given.json) else {}
+    chosen = FAMILIES if given.families else networks() if given.names is None else given.names
     for name in [*chosen, *(f"timm/{name}" for name in TIMM if given.timm)]:
-        if name in done:
+        if given.go_on and name in rows:
             continue
-        size = _millions(name)
-        if size > given.largest:
-            print(f"{name}: left out, {size:.0f} M parameters")
-            continue
-        try:
-            rows.append(check(name))
-        except Exception as error:
-            rows.append({"name": name, "failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"})
-        print("  ".join(cells(rows[-1])), flush=True)
+        rows[name] = _row(name, given.largest)
+        print("  ".join(cells(rows[name])), flush=True)
         gc.collect()
         if given.json:
-            given.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        if given.markdown:
-            given.markdown.write_text(markdown(rows), encoding="utf-8")
+            given.json.write_text(json.dumps(list(rows.values()), indent=1) + "\n", encoding="utf-8")
+    if given.markdown:
+        given.markdown.write_text(markdown(list(rows.values())), encoding="utf-8")
     table = Table(*COLUMNS)
-    for row in rows:
+    for row in rows.values():
         table.add_row(*cells(row))
     Console(width=200).print(table)
+
+
+def _is_file(path: Path | None) -> bool:
+    return path is not None and path.is_file()
+
+
+def _row(name: str, largest: float) -> dict[str, Any]:
+    size = _millions(name)
+    if size > largest:
+        return {"name": name, "left_out": size}
+    try:
+        return check(name)
+    except Exception as error:  # of one network: the others are told all the same
+        return {"name": name, "failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
 
 
 def _millions(name: str) -> float:
@@ -240,12 +250,44 @@ group, at random. This page is what `make coverage` writes: {machine}.
 """
 
 
+TIMM_PART = """## A sample of timm
+
+`python -m benchmarks.coverage --timm`, with timm installed.
+"""
+
+
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """docs/coverage.md."""
+    """docs/coverage.md: the rows in the order of their names, timm's apart."""
     facts = machine()
+    rows = sorted(rows, key=lambda row: row["name"])
+    own, theirs = (
+        [row for row in rows if row["name"].startswith("timm/") is of_timm] for of_timm in (False, True)
+    )
     lines = [INTRODUCTION.format(machine=f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}")]
-    lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
-    return "\n".join([*lines, *("| " + " | ".join(cells(row)) + " |" for row in rows)]) + "\n"
+    lines += [*_table(own), "", *_in_all(own)]
+    if theirs:
+        lines += ["", TIMM_PART, *_table(theirs), "", *_in_all(theirs)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    shown = ["| " + " | ".join(cells(row)) + " |" for row in rows if "left_out" not in row]
+    return ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS), *shown]
+
+
+def _in_all(rows: list[dict[str, Any]]) -> list[str]:
+    """What the table comes to, a line each."""
+    measured = [row for row in rows if "error" in row]
+    failed = [row["name"] for row in rows if "failed" in row]
+    slow = [f"{row['name']} {row['seconds']:.1f} s" for row in measured if row["seconds"] > SECONDS]
+    large = [f"{row['name']} ({row['left_out']:.0f} M)" for row in rows if "left_out" in row]
+    found = f"{len(measured)} networks, {', '.join(failed) or 'none'} failed"
+    if measured:
+        found += f"; the largest error is {max(row['error'] for row in measured):.0e}"
+    return [
+        f"{found}. Above {SECONDS} s: {', '.join(slow) or 'none'}.",
+        *([f"Left out for their size: {', '.join(large)}."] if large else []),
+    ]
 
 
 if __name__ == "__main__":

@@ -187,7 +187,12 @@ def test_the_smallest_network_of_each_family_is_pruned_exactly(name: str) -> Non
 
 def test_the_coverage_page_has_what_was_measured() -> None:
     row = coverage.check("squeezenet1_1", latency_repeats=1)
-    page = coverage.markdown([row, {"name": "broken", "failed": "RuntimeError: no"}])
+    others = [{"name": "broken", "failed": "RuntimeError: no"}, {"name": "vast", "left_out": 633.4}]
+    theirs = [row | {"name": "timm/slow", "seconds": 6.12}]
+    page = coverage.markdown([row, *theirs, *others])
+    assert "1 networks, broken failed; the largest error is" in page and "Above 5 s: none." in page
+    assert "Left out for their size: vast (633 M)." in page and "| vast" not in page
+    assert "| timm/slow | " in page.split("## A sample of timm")[1] and "Above 5 s: timm/slow 6.1 s." in page
     assert "| squeezenet1_1 | " in page and "| broken | failed | RuntimeError: no |" in page
     assert f"{row['params'] / 1e6:.1f} → {row['params_after'] / 1e6:.1f} M" in page
 
