@@ -8,8 +8,6 @@ weights, then cut out of that copy, and the outputs are compared.
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,6 +22,7 @@ from framework.pruning.channels import MODEL_OUTPUT, Groups
 from framework.pruning.cutting import Staying, rescaling, shrink, what_stays
 from framework.pruning.masks import PREFIX
 from framework.pruning.outputs import output_tensors
+from framework.pruning.twins import twin_of
 
 CHANGED = "a cut does not compute what a mask computes"
 SEED = 20_240_229
@@ -247,9 +246,7 @@ def _off(expected: Tensor, found: Tensor) -> float:
 
 def _copy(model: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
     """The modules copied, the tensors shared, except for parameters and statistics with made-up values."""
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in _all_tensors(model)}
-    shared |= {id(empty): type(empty)() for empty in _empty_dicts(model)}  # slow to copy, and a module has ten
-    twin = copy.deepcopy(model, shared)
+    twin = twin_of(model)
     made: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for module in twin.modules():
         for name in [name for name in module._buffers if name.startswith(PREFIX)]:
@@ -262,19 +259,6 @@ def _copy(model: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
             if buffer is not None and id(buffer) in values:
                 module._buffers[name] = values[id(buffer)]
     return twin
-
-
-def _all_tensors(model: nn.Module) -> Iterator[Tensor]:
-    for module in model.modules():
-        for holder in (vars(module), module._parameters, module._buffers):
-            yield from (value for value in holder.values() if isinstance(value, Tensor))
-
-
-def _empty_dicts(model: nn.Module) -> Iterator[dict[Any, Any]]:
-    for module in model.modules():
-        for value in vars(module).values():
-            if type(value) in (dict, OrderedDict) and not value:
-                yield value
 
 
 @torch.no_grad()
