@@ -107,6 +107,8 @@ class Pruner:
         for number, target in enumerate(trainer.track(targets, "prune", len(targets)), 1):
             last = number == len(targets) and targets is self.plan[max(self.plan)]
             self._prune_to(trainer, target, strict=last)
+        if targets:
+            trainer.hooks.moment_ended(trainer=trainer)
         if targets and not self.masking:
             Masks(trainer.model).drop()
         if targets and self.criterion.threshold is None:

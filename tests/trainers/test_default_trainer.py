@@ -196,7 +196,7 @@ def test_every_documented_hook_but_those_of_pruning_is_called_by_a_run(make: Mak
     with pytest.raises(RunError):
         trainer.train()
     specified = {name for name in vars(HookSpecs) if not name.startswith("_")}
-    assert set(diary.names) == specified - {"plugin_folders", "pruned", "rewound"}
+    assert set(diary.names) == specified - {"plugin_folders", "pruned", "moment_ended", "rewound"}
     assert trainer.progress.warnings == ["mind"]
 
 
