@@ -171,7 +171,7 @@ def prepare_model(config: RunConfig, model: nn.Module, loaders: Loaders) -> nn.M
 
 
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over all parameters; "fused" is on wherever torch has it for this optimizer and device."""
+    """The optimizer over the trainer's groups; "fused" is on wherever torch has it for this optimizer and device."""
     taken = option_names(registry.get("optimizers", config.optimizer))
     options: dict[str, Any] = {
         "params": trainer_class(config).parameters(model, config.learning_rate, **trainer_options(config)),

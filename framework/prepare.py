@@ -10,7 +10,7 @@ from framework.autoconfig import fill
 from framework.config import RunConfig
 from framework.config_file import merge
 from framework.hooks import installed_folders
-from framework.modes import use_pruning_method, use_pruning_rate
+from framework.modes import use_modes, use_pruning_method, use_pruning_rate
 from framework.old_flags import translated
 from framework.plugins import registry
 from framework.robustness.checks import check_attack_flags, check_attacked_data, compared_checkpoint
@@ -36,6 +36,7 @@ def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig
     check_attack_flags(config)
     use_pruning_method(config)
     inherit(config)
+    use_modes(config)
     if len(config.input_dim) == 3 and "image_size" not in config.given:
         config.image_size = config.input_dim[1]
         config.given.add("image_size")

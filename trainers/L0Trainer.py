@@ -13,7 +13,7 @@ from framework.pruning.channels import Groups, channel_groups
 from framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
 from framework.pruning.cutting import unwrapped
 from framework.pruning.masks import Masks
-from framework.trainer import Parts, Settings
+from framework.trainer import Parts, Settings, decay_groups
 from trainers.DefaultTrainer import DefaultTrainer
 from utils.errors import UsageError
 from utils.loaders import BatchLoader, Loaders
@@ -109,7 +109,7 @@ class L0Trainer(DefaultTrainer):
         gates = [layer.log_alpha for layer in l0_layers(model).values()]
         others = [one for one in model.parameters() if not any(one is gate for gate in gates)]
         fast = {"params": gates, "lr": learning_rate * options.get("gate_lr", GATE_LR)}
-        return [{"params": others}, *([fast] if gates else [])]
+        return [*decay_groups(others), *([fast] if gates else [])]
 
     def evaluate(self, loader: BatchLoader) -> dict[str, float]:
         """As in DefaultTrainer, of the averaged network."""
