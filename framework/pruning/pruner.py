@@ -15,7 +15,7 @@ from framework.measures import count_macs
 from framework.pruning.cutting import unwrapped
 from framework.pruning.masks import Masks
 from framework.pruning.selection import Keep
-from framework.pruning.step import PruneEvent, PruningStep
+from framework.pruning.step import PruneEvent, PruningStep, nothing_below
 from framework.schedule import BEFORE_TRAINING
 
 if TYPE_CHECKING:
@@ -102,6 +102,12 @@ class Pruner:
         if missed:
             asked = f"sparsity {missed[-1]:.4f} was never asked for"
             trainer.warn(f"{type(self.criterion).__name__}: training ended before the last pruning: {asked}")
+        elif (
+            self.events
+            and self.criterion.threshold is not None
+            and not any(event.removed for event in self.events)
+        ):
+            trainer.warn(nothing_below(self.criterion))
 
     def _prune(self, trainer: Trainer, targets: Sequence[float]) -> None:
         for number, target in enumerate(trainer.track(targets, "prune", len(targets)), 1):

@@ -54,6 +54,13 @@ class PruneEvent:
     inputs: Tensor | None = None
 
 
+def nothing_below(criterion: Criterion) -> str:
+    """What to say where a fixed threshold has removed nothing."""
+    who, limit = type(criterion).__name__, criterion.threshold
+    more = "longer training, a stronger penalty (such as --hoyer_reg) or a higher --set criterion.threshold"
+    return f"{who}: nothing was pruned, no score is below the threshold {limit:g}: what helps is {more}"
+
+
 @dataclass
 class PruningStep:
     """Scores and prunes one network, as often as asked; it owns the channel groups between the steps."""
