@@ -254,5 +254,6 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
             "attention": config.attention,
             "inexact": config.inexact,
             "fold": config.fold,
+            "keep_share": trainer_class(config).least_share(**trainer_options(config)),
         },
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from framework.config import FLAGS, KINDS, RunConfig
+from framework.config import KINDS, RunConfig
 from framework.plugins import option_names, registry
 
 #: flags that only a plug-in with an option of this name reads
@@ -22,9 +22,6 @@ OF_PRUNING = (
     "pruning_limit", "schedule", "prune_delay", "prune_freq", "snip_steps", "budget", "scope", "min_channels",
     "round_to", "attention", "inexact", "fold", "masking", "outer_layer_pruning", "protect",
 )  # fmt: skip
-#: settings that a run fills in by itself: in a config file they are no wish
-FILLED = ("schedule", "prune_delay", "prune_freq", "snip_steps", "budget", "scope", "round_to",
-          "outer_layer_pruning")  # fmt: skip
 #: flags that a test of a checkpoint reads none of, beside those of pruning
 OF_TRAINING = (
     "epochs", "learning_rate", "momentum", "l2_reg", "grad_clip", "grad_noise", "lr_schedule", "lr_step",
@@ -35,22 +32,22 @@ OF_TRAINING = (
 def idle_flags(config: RunConfig, prunes: bool, several_steps: bool) -> list[str]:
     """One line for each given flag that a training run does not read.
 
-    `prunes`: whether its criterion ever does; `several_steps`: whether that takes `--snip_steps`. Flags count as
-    given on the command line, or with a value that is not the default in a config file.
+    `prunes`: whether its criterion ever does; `several_steps`: whether that takes `--snip_steps`. Only the command
+    line counts: a config file is made for more than one run, or is the record of one.
     """
     lines = []
     for field, names in READ_BY.items():
         plugin = getattr(config, field)
         known = option_names(registry.get(KINDS[field], plugin))
         lines += [_line(name, f"{plugin} does not read it") for name in names
-                  if name not in known and _is_given(config, name)]  # fmt: skip
+                  if name not in known and name in config.from_flags]  # fmt: skip
     for name, (other, values) in NEEDS.items():
-        if getattr(config, other) not in values and _is_given(config, name):
+        if getattr(config, other) not in values and name in config.from_flags:
             lines.append(_line(name, f"it is for --{other} {' or '.join(values)}"))
     if not prunes:
         why = "--l0 prunes by gates alone" if config.l0 else f"{config.prune_criterion} prunes nothing"
-        lines += [_line(name, why) for name in OF_PRUNING if _is_given(config, name)]
-    elif not several_steps and _is_given(config, "snip_steps"):
+        lines += [_line(name, why) for name in OF_PRUNING if name in config.from_flags]
+    elif not several_steps and "snip_steps" in config.from_flags:
         lines.append(_line("snip_steps", f"{config.prune_criterion} does not prune in such steps"))
     return lines
 
@@ -63,9 +60,3 @@ def idle_in_tests(config: RunConfig) -> list[str]:
 
 def _line(name: str, why: str) -> str:
     return f"--{name} has no effect: {why}"
-
-
-def _is_given(config: RunConfig, name: str) -> bool:
-    if name in config.from_flags:
-        return True
-    return name in config.given and name not in FILLED and getattr(config, name) != FLAGS[name].default

@@ -115,6 +115,11 @@ class Trainer(ABC):
         return own
 
     @classmethod
+    def least_share(cls, **options: Any) -> float:
+        """Share of each layer's channels that stays whatever the target; by default only the last one does."""
+        return 0.0
+
+    @classmethod
     def prepare_model(cls, model: nn.Module, loaders: Loaders, **options: Any) -> nn.Module:
         """The network that is trained, before it is traced and an optimizer made; by default as it is."""
         return model

@@ -129,7 +129,9 @@ class Pruner:
     def _warn_if_off(self, trainer: Trainer, asked: float, reached: float) -> None:
         assert self._step is not None
         if abs(reached - asked) > self._step.tolerance:
+            share = self._step.keep_share
             why = "what is left is protected or the last of its layer"
+            why = f"{why}, of which the share {share:g} stays (keep_share)" if share else why
             why = why if reached < asked else "as much was gone already, or goes only together"
             who = type(self.criterion).__name__
             trainer.warn(f"{who}: asked for sparsity {asked:.4f}, reached {reached:.4f}: {why}")

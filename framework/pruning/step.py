@@ -81,6 +81,8 @@ class PruningStep:
     min_channels: int = 1
     #: channels left are multiples of it
     round_to: int = 1
+    #: share of each group's channels in the dense network that stays
+    keep_share: float = 0.0
     #: how attention is cut: "dims" or "heads"
     attention: str = "dims"
     inexact: bool = False
@@ -174,7 +176,7 @@ class PruningStep:
     def _prune_both(self, scores: dict[str, Tensor], target: float) -> tuple[Keep, int]:
         free = free_groups(self.groups)
         if self.criterion.threshold is None:
-            floors = self._limits().floors(free)
+            floors = self._limits().floors(self.model, free)
             weights, channels = keep_both(self.model, free, scores, target, floors, self.spared())
         else:
             single = {name: score for name, score in scores.items() if name not in free}
@@ -213,7 +215,7 @@ class PruningStep:
         return LATENCY_TOLERANCE if self.budget == "latency" else TOLERANCE
 
     def _limits(self) -> Limits:
-        return Limits(self.scope or self.criterion.scope, self.min_channels, self.round_to)
+        return Limits(self.scope or self.criterion.scope, self.min_channels, self.round_to, self.keep_share)
 
     def _budget(self, groups: dict[str, ChannelGroup]) -> Budget:
         return make_budget(self.budget, self.model, groups, self.example_input, self._dense)

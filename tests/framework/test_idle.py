@@ -10,7 +10,7 @@ import pytest
 from framework.assemble import build_pruner
 from framework.config import FLAGS
 from framework.config_file import merge
-from framework.idle import FILLED, NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, idle_in_tests
+from framework.idle import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, idle_in_tests
 from framework.modes import use_modes
 from framework.plugins import build, option_names, registry
 from framework.schedule import Never
@@ -54,12 +54,11 @@ def test_each_flag_without_effect_gets_a_line(command: str, told: list[str]) -> 
     assert idle(command) == told
 
 
-def test_a_recipe_is_read_as_a_wish_and_the_record_of_a_run_is_not(tmp_path: Path) -> None:
+def test_a_file_is_made_for_more_than_one_run(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text("prune_criterion: EmptyCrit\npruning_limit: 0.9\n")
-    assert idle("", recipe) == ["pruning_limit"]
-    recipe.write_text("prune_criterion: EmptyCrit\nbudget: weights\nscope: global\nl0_reg: 0.1\n")
+    recipe.write_text("prune_criterion: EmptyCrit\npruning_limit: 0.9\nl0_reg: 1.0\nbudget: weights\n")
     assert idle("", recipe) == []
+    assert idle("--pruning_limit 0.9", recipe) == ["pruning_limit"]
 
 
 def test_an_evaluation_tells_of_the_flags_of_training() -> None:
@@ -68,7 +67,7 @@ def test_an_evaluation_tells_of_the_flags_of_training() -> None:
 
 
 def test_the_tables_name_flags_and_plugins_that_there_are() -> None:
-    named = [*sum(READ_BY.values(), ()), *NEEDS, *OF_PRUNING, *OF_TRAINING, *FILLED]
+    named = [*sum(READ_BY.values(), ()), *NEEDS, *OF_PRUNING, *OF_TRAINING]
     assert set(named) <= set(FLAGS)
     for field, names in READ_BY.items():
         kind = "losses" if field == "loss" else "trainers"

@@ -21,10 +21,11 @@ from framework.hooks import hookimpl
 from framework.measures import node_sparsity, weight_sparsity
 from framework.norm_statistics import measured_statistics, running_statistics
 from framework.prunable import prunable_layers
+from framework.pruning.closed import Closed
 from framework.pruning.cutting import unwrapped
 from framework.pruning.masks import Masks
 from framework.run_folder import RunFolder, finished_dense_run
-from trainers.L0Trainer import L0Trainer
+from trainers.L0Trainer import L0Trainer, _left_as_zeros
 
 L0 = {"l0": True, "prune_criterion": "EmptyCrit", "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"}
 Assembled = Callable[..., tuple[L0Trainer, Any]]
@@ -230,10 +231,27 @@ def test_the_flag_chooses_loss_trainer_and_criterion(run: Any) -> None:
     assert run.folder.name.endswith("_LeNet5_L0")
 
 
+@pytest.mark.parametrize(
+    ("closed", "said"),
+    [
+        (
+            Closed(30, 9, 4, 4),
+            "4 of 9 closed gates stay as zeros: 4 are of the network's inputs, which are masked",
+        ),
+        (Closed(30, 9, 4, 0), "4 of 9 closed gates stay as zeros: of 4 the channel has other gates"),
+        (Closed(30, 9, 4, 1), "never cut; of 3 the channel has other gates"),
+    ],
+)
+def test_what_stays_as_zeros_is_told_with_its_reason(closed: Closed, said: str) -> None:
+    text = _left_as_zeros(closed)
+    assert said in text and ("inputs" in text) == (closed.inputs > 0)
+    assert ("open" in text) == (closed.left > closed.inputs)
+
+
 def test_the_report_tells_what_became_of_the_gates(run: Any) -> None:
     report = run.report
     assert report["trainer"]["name"] == "L0Trainer" and report["trainer"]["gates"] == 6 + 16 + 120 + 1080 + 84
-    assert report["trainer"]["cut"] > 0
+    assert report["trainer"]["cut"] > 0 == report["trainer"]["inputs_as_zeros"]
     model = run.network()
     assert report["pruned"]["params"] == sum(p.numel() for p in model.parameters()) < report["dense"]["params"]
     assert report["reached"]["weight_sparsity"] == pytest.approx(weight_sparsity(model)) and len(
