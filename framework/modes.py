@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from framework.config import RunConfig
+from framework.config import KINDS, RunConfig
+from framework.plugins import registry
 from utils.errors import UsageError
 
 #: flags that choose a loss and more, at most one of them, and what they choose
@@ -46,7 +47,7 @@ def use_modes(config: RunConfig) -> None:
     """Set what a mode chooses, whether or not autoconfig is on.
 
     A flag that says otherwise wins; so does a config file, unless the mode itself is a flag: that beats the
-    file's values, and its modes too.
+    file's values, and its modes too. What is derived from the mode's choice may stay.
     """
     if any(getattr(config, mode) and mode in config.from_flags for mode in MODES):
         for mode in MODES:
@@ -58,12 +59,18 @@ def use_modes(config: RunConfig) -> None:
     for mode, values in MODES.items():
         kept = config.from_flags if mode in config.from_flags else config.given
         for name, value in values.items() if getattr(config, mode) else ():
-            if name not in kept:
-                told = name not in config.given or getattr(config, name) != value
-                over = f", over the config file's {getattr(config, name)}" if told and name in config.given else ""
+            if name not in kept and not _is_kind_of(config, name, value):
+                over = f", over the config file's {getattr(config, name)}" if name in config.given else ""
                 setattr(config, name, value)
                 config.given.add(name)
-                config.notes += [f"{who}: {name} = {json.dumps(value)} (--{mode}{over})"] if told else []
+                config.notes.append(f"{who}: {name} = {json.dumps(value)} (--{mode}{over})")
+
+
+def _is_kind_of(config: RunConfig, name: str, wanted: str) -> bool:
+    """Whether the user's plug-in is the wanted one or derived from it, and not another mode's choice."""
+    given = getattr(config, name)
+    others = {values.get(name) for values in MODES.values()} - {wanted}
+    return name in config.given and given not in others and registry.derives(KINDS[name], given, wanted)
 
 
 def use_pruning_method(config: RunConfig) -> None:

@@ -54,9 +54,29 @@ def test_a_mode_on_the_command_line_beats_that_of_a_file(command: Command, tmp_p
     recipe.write_text("hoyer_square: true\nloss: HoyerSquare\n")
     config = command("--config", recipe, "--l0").config
     assert (config.hoyer_square, config.l0, config.loss) == (False, True, "L0CrossEntropy")
+    recipe.write_text("group_hoyer_square: true\nloss: GroupHoyerSquare\nprune_criterion: GroupHoyerSquare\n")
+    config = command("--config", recipe, "--hoyer_square").config
+    assert (config.group_hoyer_square, config.loss, config.prune_criterion) == (
+        False,
+        "HoyerSquare",
+        "HoyerSquare",
+    )
     recipe.write_text("hoyer_square: true\nl0: true\n")
     result = command("--config", recipe)
     assert result.code == 2 and "exclude each other" in result.err
+
+
+def test_what_a_file_names_stays_where_it_is_of_the_modes_kind(
+    command: Command, plugins: Path, tmp_path: Path
+) -> None:
+    (plugins / "losses").mkdir()
+    source = "from losses.HoyerSquare import HoyerSquare\n\n\nclass Mine(HoyerSquare):\n    pass\n"
+    (plugins / "losses" / "Mine.py").write_text(source)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("loss: Mine\nprune_criterion: HoyerSquare\n")
+    config = command("--plugins", plugins, "--config", recipe, "--hoyer_square").config
+    assert (config.loss, config.prune_criterion) == ("Mine", "HoyerSquare")
+    assert not [note for note in config.notes if "--hoyer_square" in note]
 
 
 def test_a_criterion_by_flag_beside_a_mode_by_flag_stays_as_it_was(command: Command) -> None:
