@@ -19,7 +19,7 @@ from framework.pruning.budgets import BUDGETS
 from framework.pruning.channels import check_example
 from framework.pruning.cutting import Companion, unwrapped
 from framework.pruning.masks import Masks
-from framework.pruning.step import PruneEvent, PruningStep
+from framework.pruning.step import PruneEvent, PruningStep, nothing_below
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -100,7 +100,7 @@ def prune(
         criterion=repr(chosen),
         budget=budget,
         asked=sparsity,
-        reached=_reached(step, sparsity, bool(events)),
+        reached=_reached(step, sparsity, events),
         before=before,
         after=measure(model, example, latency=latency),
         protected={name: group.protected for name, group in step.groups.items() if group.protected},
@@ -143,10 +143,12 @@ def _run(
         return tuple(step(target, batches, loss, strict=target == targets[-1]) for target in targets)
 
 
-def _reached(step: PruningStep, asked: float, pruned: bool) -> float:
-    """The sparsity now; a target that was out of reach is warned of."""
+def _reached(step: PruningStep, asked: float, events: Sequence[PruneEvent]) -> float:
+    """The sparsity now; a target that was out of reach is warned of, and a threshold below all scores."""
     reached = step.sparsity()
-    if pruned and step.criterion.threshold is None and abs(reached - asked) > step.tolerance:
+    if events and step.criterion.threshold is not None and not any(event.removed for event in events):
+        warnings.warn(nothing_below(step.criterion), stacklevel=3)
+    if events and step.criterion.threshold is None and abs(reached - asked) > step.tolerance:
         name = type(step.criterion).__name__
         warnings.warn(f"{name}: asked for sparsity {asked:.4f}, reached {reached:.4f}", stacklevel=3)
     return reached

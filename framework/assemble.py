@@ -14,6 +14,7 @@ from torch import nn
 from framework.checkpoint import is_ours, load_model, read_file
 from framework.config import RunConfig
 from framework.criterion import Criterion
+from framework.idle import idle_flags
 from framework.loss import Loss
 from framework.plugins import build, check_options, option_default, option_names, registry
 from framework.pretrained import load_tensors
@@ -171,7 +172,7 @@ def prepare_model(config: RunConfig, model: nn.Module, loaders: Loaders) -> nn.M
 
 
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer over all parameters; "fused" is on wherever torch has it for this optimizer and device."""
+    """The optimizer of the trainer's groups; "fused" is on wherever torch has it for this optimizer and device."""
     taken = option_names(registry.get("optimizers", config.optimizer))
     options: dict[str, Any] = {
         "params": trainer_class(config).parameters(model, config.learning_rate, **trainer_options(config)),
@@ -218,6 +219,7 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
     if not isinstance(own, Never):
         schedule = chosen(own, config.schedule, config.prune_delay, config.prune_freq, config.snip_steps)
         schedule = trainers_schedule(config, schedule)
+    config.notes += idle_flags(config, not isinstance(own, Never), getattr(own, "steps", 1) > 1)
     plan = schedule.plan(config.pruning_limit, config.epochs)
     if config.enable_rewinding:
         check_rewinding(config.rewind_to, plan, config.epochs)
@@ -252,5 +254,6 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
             "attention": config.attention,
             "inexact": config.inexact,
             "fold": config.fold,
+            "keep_share": trainer_class(config).least_share(**trainer_options(config)),
         },
     )

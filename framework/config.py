@@ -57,6 +57,7 @@ class RunConfig:
     """The settings of one run, with the defaults of the command line.
 
     `given` holds the names of the fields that a flag or a config file set; autoconfig leaves those alone.
+    `from_flags` are those among them that the command line set.
     `notes` holds what was decided for the user, one line each, for the log.
     """
 
@@ -81,9 +82,9 @@ class RunConfig:
     seed: int = _train(333, help="seed of everything random", low=0, high=2**32 - 1)
     learning_rate: float = _train(2e-3, help="learning rate", low=0)
     momentum: float = _train(0.9, help="momentum of SGD", low=0, below=1)
-    l2_reg: float = _train(5e-5, help="weight decay", low=0)
+    l2_reg: float = _train(5e-5, help="weight decay, of weights alone: not of biases and norms", low=0)
     l1_reg: float = _train(0.0, help="weight of the L1 norm in the loss", low=0)
-    lp_reg: float = _train(0.0, help="weight of the L0.2 norm in the loss", low=0)
+    lp_reg: float = _train(0.0, help="weight of sum |w|^0.2 in the loss", low=0)
     hoyer_reg: float | None = _train(
         None, help="weight of the measure in the Hoyer losses; default: the loss's own", low=0
     )
@@ -244,6 +245,7 @@ class RunConfig:
     )
 
     given: NameSet = field(default_factory=NameSet)
+    from_flags: NameSet = field(default_factory=NameSet)
     notes: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
@@ -282,7 +284,7 @@ class RunConfig:
 
 
 FLAGS: dict[str, Flag] = flags_of(RunConfig)
-assert {f.name for f in fields(RunConfig)} == {*FLAGS, "given", "notes"}
+assert {f.name for f in fields(RunConfig)} == {*FLAGS, "given", "from_flags", "notes"}
 
 
 def parse_values(values: Mapping[str, Any], source: str = "") -> dict[str, Any]:

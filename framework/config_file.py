@@ -31,7 +31,7 @@ def merge(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig:
     given = {*values, *flags}
     if "attack" in flags and values.get("test_scheme") == RunConfig.test_scheme:
         given.discard("test_scheme")  # the file only repeats the default, which is no wish against the flag
-    return RunConfig(**{**values, **above, "set": options}, given=given)
+    return RunConfig(**{**values, **above, "set": options}, given=given, from_flags=set(flags))
 
 
 def read_config_file(file: Path) -> dict[str, Any]:

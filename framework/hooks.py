@@ -62,7 +62,11 @@ class HookSpecs:
 
     @hookspec
     def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
-        """After every pruning step."""
+        """After every pruning step; there may be several at one moment."""
+
+    @hookspec
+    def moment_ended(self, trainer: Trainer) -> None:
+        """After the last pruning step of a moment: what changes the weights waits until all were scored."""
 
     @hookspec
     def rewound(self, trainer: Trainer, to_epoch: int) -> None:

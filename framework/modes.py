@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from framework.config import RunConfig
+import json
+
+from framework.config import KINDS, RunConfig
+from framework.plugins import registry
 from utils.errors import UsageError
 
-#: flags that choose a loss and more; at most one of them
-MODES = ("l0", "hoyer_square", "group_hoyer_square")
+#: flags that choose a loss and more, at most one of them, and what they choose
+MODES = {
+    "l0": {"prune_criterion": "EmptyCrit", "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"},
+    "hoyer_square": {"loss": "HoyerSquare", "prune_criterion": "HoyerSquare"},
+    "group_hoyer_square": {"loss": "GroupHoyerSquare", "prune_criterion": "GroupHoyerSquare"},
+}
 
 #: ids of pruning methods that users of Taylor pruning know, and the criterion behind each
 METHODS = {
@@ -36,6 +43,36 @@ def check_modes(config: RunConfig) -> None:
         raise UsageError(f"--growing_rate {config.growing_rate:g}: weights never grow again, only 0 is allowed")
 
 
+def use_modes(config: RunConfig) -> None:
+    """Set what a mode chooses, whether or not autoconfig is on.
+
+    A flag that says otherwise wins; so does a config file, unless the mode itself is a flag: that beats the
+    file's values, and its modes too. What is derived from the mode's choice may stay.
+    """
+    if any(getattr(config, mode) and mode in config.from_flags for mode in MODES):
+        for mode in MODES:
+            if mode not in config.from_flags:
+                setattr(config, mode, False)
+    if config.eval:
+        return
+    who = "autoconfig" if config.autoconfig else "mode"
+    for mode, values in MODES.items():
+        kept = config.from_flags if mode in config.from_flags else config.given
+        for name, value in values.items() if getattr(config, mode) else ():
+            if name not in kept and not _is_kind_of(config, name, value):
+                over = f", over the config file's {getattr(config, name)}" if name in config.given else ""
+                setattr(config, name, value)
+                config.given.add(name)
+                config.notes.append(f"{who}: {name} = {json.dumps(value)} (--{mode}{over})")
+
+
+def _is_kind_of(config: RunConfig, name: str, wanted: str) -> bool:
+    """Whether the user's plug-in is the wanted one or derived from it, and not another mode's choice."""
+    given = getattr(config, name)
+    others = {values.get(name) for values in MODES.values()} - {wanted}
+    return name in config.given and given not in others and registry.derives(KINDS[name], given, wanted)
+
+
 def use_pruning_method(config: RunConfig) -> None:
     """`--pruning_method` is another way to say `--prune_criterion`; UsageError for an id that nothing has."""
     method, config.pruning_method = config.pruning_method, None
@@ -45,12 +82,15 @@ def use_pruning_method(config: RunConfig) -> None:
         known = ", ".join(f"{number} {name}" for number, name in METHODS.items())
         raise UsageError(f"--pruning_method {method}: no method has this id (one of {known})")
     name = METHODS[method]
-    if "prune_criterion" in config.given and config.prune_criterion != name:
+    others = config.from_flags if "pruning_method" in config.from_flags else config.given
+    if "prune_criterion" in others and config.prune_criterion != name:
         raise UsageError(
             f"--pruning_method {method} is {name}, and --prune_criterion says {config.prune_criterion}: give one"
         )
     config.prune_criterion = name
     config.given.add("prune_criterion")
+    if "pruning_method" in config.from_flags:
+        config.from_flags.add("prune_criterion")
     config.notes.append(f"--pruning_method {method} is {name}")
 
 

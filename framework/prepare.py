@@ -10,10 +10,16 @@ from framework.autoconfig import fill
 from framework.config import RunConfig
 from framework.config_file import merge
 from framework.hooks import installed_folders
-from framework.modes import use_pruning_method, use_pruning_rate
+from framework.modes import use_modes, use_pruning_method, use_pruning_rate
 from framework.old_flags import translated
 from framework.plugins import registry
-from framework.robustness.checks import check_attack_flags, check_attacked_data, compared_checkpoint
+from framework.robustness.checks import (
+    attacks_of,
+    check_attack_flags,
+    check_attacked_data,
+    compared_checkpoint,
+    run_of,
+)
 from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
 from framework.validate import check_config
 from utils.errors import UsageError
@@ -36,6 +42,7 @@ def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig
     check_attack_flags(config)
     use_pruning_method(config)
     inherit(config)
+    use_modes(config)
     if len(config.input_dim) == 3 and "image_size" not in config.given:
         config.image_size = config.input_dim[1]
         config.given.add("image_size")
@@ -55,11 +62,13 @@ def inherit(config: RunConfig) -> None:
     if not config.eval and config.checkpoint_name is None:
         return
     registry.check_name("models", config.model)
-    run = run_folder_of(find_checkpoint(config))
+    run = run_of(find_checkpoint(config))
     saved = run.read_config()
     if saved is None:
         return
     names = INHERITED + (INHERITED_BY_TESTS if config.eval else ())
+    if attacks_of(config):  # these have a flag of their own, --attack_samples
+        names = tuple(name for name in names if name != "limit_test_batches")
     taken = []
     for name in names:
         value = getattr(saved, name)

@@ -37,7 +37,7 @@ def check_rewinding(epoch: int, plan: Mapping[int, Sequence[float]], epochs: int
 
 class Rewinder:
     """Keeps the network's whole state as it was after `epoch` epochs (0: the initial one), and goes back to it
-    after each pruning step in training that removed anything, and at no other time.
+    after each moment of pruning in training that removed anything, once, and at no other time.
 
     The state is all parameters, buffers and the optimizer's moments. It is cut along with the network, and masks
     hold for it. The learning rate, its schedule and the count of epochs go on. Frankle, Dziugaite, Roy and
@@ -46,6 +46,8 @@ class Rewinder:
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
+        #: whether a step of this moment took anything away
+        self._removed = False
         #: parameters and buffers by name, and the optimizer's tensors of a parameter's shape, by their kind
         self._tensors: dict[str, Tensor] = {}
         self._moments: dict[str, dict[str, Tensor]] = {}
@@ -64,10 +66,16 @@ class Rewinder:
         if trainer.epoch + 1 == self.epoch:
             self._keep(trainer)
 
+    @hookimpl
+    def pruned(self, event: PruneEvent) -> None:
+        """Note whether anything went. Later steps of this moment score the trained network, too."""
+        self._removed = self._removed or event.removed > 0
+
     @hookimpl(trylast=True)
-    def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
+    def moment_ended(self, trainer: Trainer) -> None:
         """Go back, if anything went and training has begun."""
-        if event.removed and self._tensors and trainer.progress.step:
+        removed, self._removed = self._removed, False
+        if removed and self._tensors and trainer.progress.step:
             self._restore(trainer)
             done = trainer.epoch + 1
             trainer.progress.rewinds.append({"after_epochs": done, "to_epochs": self.epoch})

@@ -20,6 +20,7 @@ from framework.console import Console
 from framework.criterion import Criterion
 from framework.dense import dense_config
 from framework.hooks import hookimpl, manager
+from framework.idle import idle_in_tests
 from framework.lineage import was_pruned
 from framework.plugins import build, registry
 from framework.pruning.pruner import Pruner
@@ -55,6 +56,7 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
     tester: Tester = build("testers", config.test_scheme, **config.options("tester"))
     if config.compare_with is not None and not tester.compares:
         raise UsageError(f"--compare_with: the tester {config.test_scheme} tests one network")
+    config.notes += idle_in_tests(config)
     loss = assemble.build_loss(config)
     loaders = assemble.build_loaders(config)
     model = assemble.build_model(config, loaders)

@@ -67,6 +67,13 @@ class WeightTracker:
         """Channels may be gone."""
         self.follow_cuts(trainer.model)
 
+    @hookimpl(trylast=True)
+    def rewound(self, trainer: Trainer) -> None:
+        """A jump back is no step of training: signs are taken anew, and what is known stays."""
+        for name, weight in prunable_weights(trainer.model).items():
+            if name in self._followed:
+                self._followed[name].sign = weight.detach().sign().to(torch.int8)
+
     def start(self, model: nn.Module) -> None:
         """Forget everything, and take the signs of the weights as they are."""
         self.steps, self._lost = 0, []

@@ -70,6 +70,17 @@ class Progress:
     rewinds: list[dict[str, int]] = field(default_factory=list)
 
 
+def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
+    """An optimizer's groups, none of them empty: tensors of 2 or more dimensions, and those without weight decay.
+
+    Biases and norms only shift and rescale: decay makes no network simpler by them.
+    """
+    every = list(parameters)
+    decayed, plain = [p for p in every if p.dim() > 1], [p for p in every if p.dim() <= 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
@@ -104,14 +115,19 @@ class Trainer(ABC):
         return own
 
     @classmethod
+    def least_share(cls, **options: Any) -> float:
+        """Share of each layer's channels that stays whatever the target; by default only the last one does."""
+        return 0.0
+
+    @classmethod
     def prepare_model(cls, model: nn.Module, loaders: Loaders, **options: Any) -> nn.Module:
         """The network that is trained, before it is traced and an optimizer made; by default as it is."""
         return model
 
     @classmethod
     def parameters(cls, model: nn.Module, learning_rate: float, **options: Any) -> list[Any]:
-        """What the optimizer is given: parameters, or groups of them with settings of their own."""
-        return list(model.parameters())
+        """What the optimizer is given: groups of parameters. Weight decay is for those of 2 or more dimensions."""
+        return decay_groups(model.parameters())
 
     def __init__(self, parts: Parts, settings: Settings, **options: Any) -> None:
         self.accelerator = Accelerator(cpu=next(parts.model.parameters()).device.type == "cpu")

@@ -9,7 +9,7 @@ from typing import Any
 
 from framework.catalog import check_source
 from framework.config import FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
-from framework.modes import check_modes
+from framework.modes import MODES, check_modes
 from framework.plugins import option_names, registry
 from framework.run_folder import find_checkpoint, find_pretrained
 from utils.errors import UsageError
@@ -102,13 +102,9 @@ def _check_combinations(config: RunConfig) -> None:
         raise UsageError("--checkpoint_model needs --checkpoint_name, or --eval for the newest run")
 
 
-#: what --l0 needs, field by field
-FOR_L0 = {"prune_criterion": "EmptyCrit", "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"}
-
-
 def _check_l0(config: RunConfig) -> None:
     """--l0 goes with its own trainer and loss and without a criterion, and these with nothing else."""
-    for name, needed in FOR_L0.items():
+    for name, needed in MODES["l0"].items():
         given = getattr(config, name)
         fits = registry.derives(KINDS[name], given, needed)
         if config.l0 and not fits:

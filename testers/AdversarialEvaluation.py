@@ -10,6 +10,7 @@ from framework.loss import Loss
 from framework.robustness.assess import assess
 from framework.robustness.attacking import Effort, make_attack, settings_of
 from framework.robustness.names import DEFAULT, chosen_attacks, chosen_epsilons
+from framework.robustness.options import check_attack_options
 from framework.robustness.points import PixelModel, balanced, collect
 from framework.robustness.results import Assessment, summary
 from framework.robustness.tables import robustness_tables
@@ -47,6 +48,7 @@ class AdversarialEvaluation(Tester):
             raise UsageError(
                 "attack_options is a mapping of options for a single attack, such as {stepsize: 0.02}"
             )
+        check_attack_options(attack_options or {})
         self._effort = Effort(
             attack_steps, attack_binary_steps, attack_restarts, attack_batch_size, attack_options
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import framework
@@ -23,6 +26,7 @@ from framework.pruning.cutting import mask_channels
 from framework.robustness.names import ATTACKS
 from framework.run_folder import RunFolder
 from main import main
+from utils.errors import UsageError
 from utils.loaders import make_loaders
 
 ROOT = Path(framework.__file__).parent.parent
@@ -135,6 +139,69 @@ def test_the_whole_test_set_is_attacked_unless_a_part_is_asked_for(launch: Launc
     assert found["samples"] == plain["samples"] == 2000 and "positions" not in found
     assert found["clean_accuracy"] == plain["accuracy"]
     assert found["attacks"]["FGSM"]["epsilons"] == [n / 255 for n in (1, 2, 4, 8, 16)]
+
+
+@pytest.fixture
+def copied(place: Path) -> Iterator[Callable[..., Path]]:
+    """A second folder of the pruned run, with other settings or with none."""
+    made = []
+
+    def copy(name: str, old: str = "", new: str = "") -> Path:
+        folder = place / name
+        made.append(folder)
+        shutil.copytree(place / "cut", folder)
+        settings = folder / "config.yaml"
+        if old:
+            assert old in settings.read_text()
+            settings.write_text(settings.read_text().replace(old, new))
+        else:
+            settings.unlink()
+        return folder
+
+    yield copy
+    for folder in made:
+        shutil.rmtree(folder)
+
+
+def test_an_attack_covers_the_whole_test_set_whatever_training_looked_at(
+    launch: Launch, copied: Callable[..., Path]
+) -> None:
+    copied("little", "limit_test_batches: null", "limit_test_batches: 2")
+    assert launch("--eval --checkpoint_name little --attack FGSM").report["samples"] == 2000
+    assert launch("--eval --checkpoint_name little").report["samples"] < 2000
+    asked = launch("--eval --checkpoint_name little --attack FGSM --limit_test_batches 1 --batch_size 50")
+    assert asked.report["samples"] == 50
+
+
+def test_a_checkpoint_without_settings_is_attacked_on_no_data(
+    launch: Launch, copied: Callable[..., Path], place: Path
+) -> None:
+    copied("unknown")
+    for flags in ("", "--data_set FASHION_MINI"):
+        result = launch("--eval --checkpoint_name unknown --attack FGSM", flags)
+        refused(result, place, "unknown: it has no config.yaml that says what data it was trained on")
+
+
+@pytest.mark.parametrize(
+    ("attack", "options", "said"),
+    [
+        ("LinfPGD", "{steps: 0}", "steps is a whole number from 1 on, got 0"),
+        ("CarliniWagner", "{binary_search_steps: 0}", "binary_search_steps is a whole number from 1 on, got 0"),
+        ("CarliniWagner", "{steps: 1.5}", "steps is a whole number from 1 on, got 1.5"),
+        ("L2RepeatedAdditiveGaussianNoiseAttack", "{repeats: -1}", "repeats is a whole number from 1 on, got -1"),
+        ("L2DeepFoolAttack", "{candidates: 1}", "candidates is a whole number from 2 on, got 1"),
+        ("LinfPGD", "{rel_stepsize: 0}", "rel_stepsize is a number above 0, got 0"),
+        ("DDNAttack", "{gamma: 1}", "gamma is a number between 0 and 1, got 1"),
+        ("LinfPGD", "{random_start: 2}", "random_start is true or false, got 2"),
+    ],
+)
+def test_an_option_no_search_can_go_by_is_refused(
+    launch: Launch, place: Path, attack: str, options: str, said: str
+) -> None:
+    result = launch(f"--eval --checkpoint_name cut --attack {attack} --set 'tester.attack_options={options}'")
+    refused(result, place, said)
+    with pytest.raises(UsageError, match=re.escape(said)):
+        build("testers", "AdversarialEvaluation", attack=attack, attack_options=yaml.safe_load(options))
 
 
 def test_a_part_is_balanced_and_chosen_by_the_seed(launch: Launch) -> None:

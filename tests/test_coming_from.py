@@ -14,6 +14,7 @@ import pytest
 import main as command_line
 from framework.config import FLAGS
 from framework.measures import measure_latency
+from framework.plugins import build
 from main import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -95,8 +96,18 @@ def check(command: str, model: str | None, place: Path, patch: pytest.MonkeyPatc
     report = json.loads((Path(shown.out.strip().splitlines()[-1]) / "report.json").read_text(encoding="utf-8"))
     if "--eval" in words:
         assert "CarliniWagner" in json.dumps(report)
-    elif "EmptyCrit" not in words and "--l0" not in words and "hoyer" not in command:
-        assert report["reached"]["weight_sparsity"] > 0
+    elif "EmptyCrit" not in words and "--l0" not in words:
+        pruned = report["reached"]["weight_sparsity"] > 0
+        told = [one for one in report["warnings"] if "nothing was pruned" in one and "threshold" in one]
+        assert pruned != bool(told)
+        assert pruned or "hoyer" in command  # a step or two of training leave no group below the threshold
+
+
+def test_the_commands_give_each_hoyer_loss_a_weight_of_its_size() -> None:
+    for mode, default in (("hoyer_square", "HoyerSquare"), ("group_hoyer_square", "GroupHoyerSquare")):
+        words = next(shlex.split(one) for one in COMMANDS.values() if f" --{mode} " in one)
+        given = [float(words[at + 1]) for at, word in enumerate(words) if word == "--hoyer_reg"]
+        assert set(given) <= {build("losses", default).hoyer_reg}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -123,6 +123,10 @@ def test_a_mode_chooses_loss_and_criterion(launch: Launch, mode: str, name: str)
     pruned = name == "HoyerSquare"  # after two epochs of two batches no filter of LeNet5 is below the threshold
     assert (penalties[2] == 0) is pruned
     assert run.rows[-1]["sparse/weight"] > 0 or not pruned
+    told = [one for one in run.report["warnings"] if "nothing was pruned, no score is below the threshold" in one]
+    assert (
+        len(told) == (not pruned) and ("GroupHoyerSquare: nothing was pruned" in run.out + run.err) is not pruned
+    )
 
 
 def test_a_mode_leaves_alone_what_the_user_chose(launch: Launch) -> None:

@@ -723,7 +723,7 @@ def test_a_setting_of_training_has_an_effect(place: Path, cut_run: Run, flag: tu
 
 
 def test_penalties_are_trained_on_but_reported_apart(place: Path, cut_run: Run) -> None:
-    result = launch(place, "--prune_criterion", "SNAPit", "--l1_reg", "1e-4", "--lp_reg", "1e-12")
+    result = launch(place, "--prune_criterion", "SNAPit", "--l1_reg", "1e-4", "--lp_reg", "1e-6")
     assert result.rows[0]["penalty/train"] > 0 == cut_run.rows[0]["penalty/train"]
     assert result.bytes() != cut_run.bytes()
     # the first batch has seen no step yet, and scoring no penalty: the same channels stay
@@ -744,22 +744,36 @@ def test_the_loss_by_hand() -> None:
         model.bias.fill_(-0.5)
     assert float(CrossEntropy().penalty(model)) == 0.0
     assert CrossEntropy(l1_reg=0.1).penalty(model).item() == pytest.approx(0.1 * 7.5, rel=1e-5)
-    norm = (3**0.2 + 4**0.2) ** 5 + 0.5
-    assert CrossEntropy(lp_reg=0.01).penalty(model).item() == pytest.approx(0.01 * norm, rel=1e-4)
+    powers = 3**0.2 + 4**0.2 + 0.5**0.2
+    assert CrossEntropy(lp_reg=0.01).penalty(model).item() == pytest.approx(0.01 * powers, rel=1e-5)
     both = CrossEntropy(l1_reg=0.1, lp_reg=0.01).penalty(model)
-    assert both.item() == pytest.approx(0.75 + 0.01 * norm, rel=1e-4)
+    assert both.item() == pytest.approx(0.75 + 0.01 * powers, rel=1e-5)
     both.backward()
     assert model.weight.grad is not None and bool((model.weight.grad.sign() == model.weight.sign()).all())
     with pytest.raises(UsageError, match="label_smoothing"):
         CrossEntropy(label_smoothing=1.0)
 
 
-def test_penalties_have_finite_gradients_where_weights_are_zero() -> None:
-    model = nn.Linear(4, 2)
+def test_penalties_have_finite_gradients_where_weights_are_zero_or_nearly() -> None:
+    model = nn.Linear(4, 2, bias=False)
     with torch.no_grad():
-        model.weight.zero_()
-    CrossEntropy(l1_reg=0.1, lp_reg=1e-6).penalty(model).backward()
-    assert model.weight.grad is not None and bool(torch.isfinite(model.weight.grad).all())
+        model.weight.copy_(torch.tensor([[0.0, 1e-30, -1e-12, 1e-8], [1e-6, 1e-3, -0.1, -0.0]]))
+    total = CrossEntropy(lp_reg=1.0).penalty(model)
+    total.backward()
+    assert float(total) == pytest.approx(1e-3**0.2 + 0.1**0.2, rel=0.2)
+    assert model.weight.grad is not None and float(model.weight.grad.abs().max()) < 1e5
+    assert model.weight.grad[0, 0] == model.weight.grad[1, 3] == 0
+
+
+def test_a_small_lp_penalty_pulls_on_a_network_and_leaves_it_to_be_trained(tmp_path: Path) -> None:
+    words = ("--prune_criterion", "EmptyCrit", "--model", "LeNet300", "--limit_train_batches", "20")
+    plain, pulled = (launch(tmp_path, *words, *flag) for flag in ((), ("--lp_reg", "1e-6")))
+    assert 0 < pulled.rows[0]["penalty/train"] < 1
+    assert pulled.rows[1]["loss/train"] == pytest.approx(plain.rows[1]["loss/train"], rel=0.1)
+    assert pulled.rows[1]["acc/train"] > 0.5
+    sums = [sum(float(p.detach().abs().pow(0.2).sum()) for p in run.network().parameters())
+            for run in (pulled, plain)]  # fmt: skip
+    assert sums[0] < sums[1]
 
 
 def test_batches_of_one_sample_train_what_can_be_trained_on_them(tmp_path: Path) -> None:

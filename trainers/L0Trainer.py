@@ -13,7 +13,7 @@ from framework.pruning.channels import Groups, channel_groups
 from framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
 from framework.pruning.cutting import unwrapped
 from framework.pruning.masks import Masks
-from framework.trainer import Parts, Settings
+from framework.trainer import Parts, Settings, decay_groups
 from trainers.DefaultTrainer import DefaultTrainer
 from utils.errors import UsageError
 from utils.loaders import BatchLoader, Loaders
@@ -109,7 +109,7 @@ class L0Trainer(DefaultTrainer):
         gates = [layer.log_alpha for layer in l0_layers(model).values()]
         others = [one for one in model.parameters() if not any(one is gate for gate in gates)]
         fast = {"params": gates, "lr": learning_rate * options.get("gate_lr", GATE_LR)}
-        return [{"params": others}, *([fast] if gates else [])]
+        return [*decay_groups(others), *([fast] if gates else [])]
 
     def evaluate(self, loader: BatchLoader) -> dict[str, float]:
         """As in DefaultTrainer, of the averaged network."""
@@ -132,10 +132,7 @@ class L0Trainer(DefaultTrainer):
         """From here on the network is plain; says how many closed gates could not be cut."""
         super().finish()
         if self._closed is not None and self._closed.left:
-            self.warn(
-                f"L0: {self._closed.left} of {self._closed.closed} closed gates stay as zeros: their channel has "
-                "other gates that are open, cannot be cut exactly, or is the last of its layer"
-            )
+            self.warn(_left_as_zeros(self._closed))
 
     def state(self) -> dict[str, float]:
         """norm/l0: the expected number of weights and biases that are not zero, while there are gates."""
@@ -146,7 +143,8 @@ class L0Trainer(DefaultTrainer):
         if self._closed is None:
             return {}
         found = self._closed
-        return {"gates": found.gates, "closed": found.closed, "cut": found.cut, "left_as_zeros": found.left}
+        return {"gates": found.gates, "closed": found.closed, "cut": found.cut, "left_as_zeros": found.left,
+                "inputs_as_zeros": found.inputs}  # fmt: skip
 
     @torch.no_grad()
     def _after_step(self, *_: Any) -> None:
@@ -197,3 +195,15 @@ class L0Trainer(DefaultTrainer):
             self._statistics = self._steps, measured_statistics(self.model, inputs)
             self.progress.cumulative_macs += self.macs * sum(map(len, inputs))
         return self._statistics[1]
+
+
+def _left_as_zeros(closed: Closed) -> str:
+    """Why closed gates are still in the tensors, each with its own reason."""
+    others = closed.left - closed.inputs
+    parts = []
+    if closed.inputs:
+        parts.append(f"{closed.inputs} are of the network's inputs, which are masked and never cut")
+    if others:
+        parts.append(f"of {others} the channel has other gates that are open, cannot be cut exactly, or is the "
+                     "last of its layer")  # fmt: skip
+    return f"L0: {closed.left} of {closed.closed} closed gates stay as zeros: {'; '.join(parts)}"

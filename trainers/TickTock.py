@@ -19,6 +19,8 @@ from utils.errors import UsageError
 from utils.loaders import Loaders
 
 TICK, TOCK, FINE_TUNE = "tick", "tock", "fine-tune"
+#: of each layer's channels; without it the ranking may leave a single one
+KEEP_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,12 @@ class TickTock(DefaultTrainer):
         gate_reg: float = 1e-3,
         low_lr: float = 0.1,
         clamp: float = CLAMP,
+        keep_share: float = KEEP_SHARE,
     ) -> None:
-        """`tick`, `tock` and `fine_tune` are numbers of epochs, see `Phases`; `clamp` see `add_gates`."""
+        """`tick`, `tock` and `fine_tune` are numbers of epochs, see `Phases`; `clamp` see `add_gates`.
+
+        Of each layer's channels `keep_share` stays, and one at least: a limit beyond that is not met.
+        """
         super().__init__(parts, settings)
         self.gate_reg, self.low_lr = gate_reg, low_lr
         #: the phase of each epoch; nothing but fine-tuning once the last target is reached
@@ -103,6 +109,14 @@ class TickTock(DefaultTrainer):
             value = options.get(name, 0.0)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
                 raise UsageError(f"TickTock: {name} must be a number, at least 0, got {value!r}")
+        share = options.get("keep_share", KEEP_SHARE)
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share < 1:
+            raise UsageError(f"TickTock: keep_share must be a share in [0, 1), got {share!r}")
+
+    @classmethod
+    def least_share(cls, **options: Any) -> float:
+        """`keep_share`: of the channels in the dense network."""
+        return float(options.get("keep_share", KEEP_SHARE))
 
     @classmethod
     def schedule(cls, own: Schedule, **options: Any) -> Schedule:

@@ -103,11 +103,15 @@ def _become_plain(layer: Any) -> None:
 
 @dataclass(frozen=True)
 class Closed:
-    """What became of the gates: `cut` of the closed ones are gone, `left` stay as zeros that masks hold."""
+    """What became of the gates: `cut` of the closed ones are gone, `left` stay as zeros that masks hold.
+
+    `inputs` of those left are gates of the network's own inputs, which are masked and never cut.
+    """
 
     gates: int
     closed: int
     left: int
+    inputs: int = 0
 
     @property
     def cut(self) -> int:
@@ -130,12 +134,15 @@ def cut_closed(model: nn.Module, groups: Groups, sample: Tensor) -> tuple[nn.Mod
     off = {name: ~mask for name, mask in keep.items()}
     off = foldable(plain, off, smaller, sample)
     cut(plain, {name: ~gone for name, gone in off.items()}, smaller, fold=True, example_input=sample)
-    left = 0
+    left = inputs = 0
+    read = {(part.tensor, part.dim) for group in groups.values() for part in group.slices}
     for name, layer in layers.items():
         weight = tensor_name(name, "weight"), layer.gate_dim
-        left += _hold(plain, name, layer.gate_dim, closed[name][_positions(model, plain, *weight)])
+        held = _hold(plain, name, layer.gate_dim, closed[name][_positions(model, plain, *weight)])
+        left += held
+        inputs += held if layer.gate_dim == 1 and weight not in read else 0
     counted = int(sum(int(one.sum()) for one in closed.values()))
-    return plain, Closed(sum(len(one) for one in closed.values()), counted, left)
+    return plain, Closed(sum(len(one) for one in closed.values()), counted, left, inputs)
 
 
 def _keep(model: nn.Module, groups: Groups, is_gone: Any) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from framework.measures import count_macs
 from framework.pruning.cutting import unwrapped
 from framework.pruning.masks import Masks
 from framework.pruning.selection import Keep
-from framework.pruning.step import PruneEvent, PruningStep
+from framework.pruning.step import PruneEvent, PruningStep, nothing_below
 from framework.schedule import BEFORE_TRAINING
 
 if TYPE_CHECKING:
@@ -102,11 +102,19 @@ class Pruner:
         if missed:
             asked = f"sparsity {missed[-1]:.4f} was never asked for"
             trainer.warn(f"{type(self.criterion).__name__}: training ended before the last pruning: {asked}")
+        elif (
+            self.events
+            and self.criterion.threshold is not None
+            and not any(event.removed for event in self.events)
+        ):
+            trainer.warn(nothing_below(self.criterion))
 
     def _prune(self, trainer: Trainer, targets: Sequence[float]) -> None:
         for number, target in enumerate(trainer.track(targets, "prune", len(targets)), 1):
             last = number == len(targets) and targets is self.plan[max(self.plan)]
             self._prune_to(trainer, target, strict=last)
+        if targets:
+            trainer.hooks.moment_ended(trainer=trainer)
         if targets and not self.masking:
             Masks(trainer.model).drop()
         if targets and self.criterion.threshold is None:
@@ -121,7 +129,9 @@ class Pruner:
     def _warn_if_off(self, trainer: Trainer, asked: float, reached: float) -> None:
         assert self._step is not None
         if abs(reached - asked) > self._step.tolerance:
+            share = self._step.keep_share
             why = "what is left is protected or the last of its layer"
+            why = f"{why}, of which the share {share:g} stays (keep_share)" if share else why
             why = why if reached < asked else "as much was gone already, or goes only together"
             who = type(self.criterion).__name__
             trainer.warn(f"{who}: asked for sparsity {asked:.4f}, reached {reached:.4f}: {why}")

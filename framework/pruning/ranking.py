@@ -34,14 +34,18 @@ class Limits:
     min_channels: int = 1
     #: widths of layers left are multiples of it
     round_to: int = 1
+    #: share of each group's channels in the dense network that stays
+    keep_share: float = 0.0
 
-    def floors(self, groups: Groups) -> dict[str, int]:
+    def floors(self, model: nn.Module, groups: Groups) -> dict[str, int]:
         """Channels that stay at least in each group."""
-        least = self.min_channels
         return {
-            name: min(group.channels, least if group.removable else max(1, least))
+            name: min(group.channels, max(self.min_channels, not group.removable, self._share(model, group)))
             for name, group in groups.items()
         }
+
+    def _share(self, model: nn.Module, group: ChannelGroup) -> int:
+        return math.ceil(self.keep_share * _dense_channels(model, group) - 1e-9) if self.keep_share else 0
 
 
 class Ranking:
@@ -51,7 +55,7 @@ class Ranking:
         self._scores, self._limits = scores, limits
         self._groups = {name: groups[name] for name in scores}
         self._gone = {name: _dense_channels(model, group) - group.channels for name, group in self._groups.items()}
-        self._floor = limits.floors(self._groups)
+        self._floor = limits.floors(model, self._groups)
         self._parts = _parts(model, self._groups, limits.scope)
         self._multiple = {name: _multiple(group, limits.round_to) for name, group in self._groups.items()}
         present = sum(score.numel() for score in scores.values())

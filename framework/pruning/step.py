@@ -54,6 +54,13 @@ class PruneEvent:
     inputs: Tensor | None = None
 
 
+def nothing_below(criterion: Criterion) -> str:
+    """What to say where a fixed threshold has removed nothing."""
+    who, limit = type(criterion).__name__, criterion.threshold
+    more = "longer training, a stronger penalty (such as --hoyer_reg) or a higher --set criterion.threshold"
+    return f"{who}: nothing was pruned, no score is below the threshold {limit:g}: what helps is {more}"
+
+
 @dataclass
 class PruningStep:
     """Scores and prunes one network, as often as asked; it owns the channel groups between the steps."""
@@ -74,6 +81,8 @@ class PruningStep:
     min_channels: int = 1
     #: widths of layers left are multiples of it
     round_to: int = 1
+    #: share of each group's channels in the dense network that stays
+    keep_share: float = 0.0
     #: how attention is cut: "dims" or "heads"
     attention: str = "dims"
     inexact: bool = False
@@ -167,7 +176,7 @@ class PruningStep:
     def _prune_both(self, scores: dict[str, Tensor], target: float) -> tuple[Keep, int]:
         free = free_groups(self.groups)
         if self.criterion.threshold is None:
-            floors = self._limits().floors(free)
+            floors = self._limits().floors(self.model, free)
             weights, channels = keep_both(self.model, free, scores, target, floors, self.spared())
         else:
             single = {name: score for name, score in scores.items() if name not in free}
@@ -206,7 +215,7 @@ class PruningStep:
         return LATENCY_TOLERANCE if self.budget == "latency" else TOLERANCE
 
     def _limits(self) -> Limits:
-        return Limits(self.scope or self.criterion.scope, self.min_channels, self.round_to)
+        return Limits(self.scope or self.criterion.scope, self.min_channels, self.round_to, self.keep_share)
 
     def _budget(self, groups: dict[str, ChannelGroup]) -> Budget:
         return make_budget(self.budget, self.model, groups, self.example_input, self._dense)

@@ -143,6 +143,9 @@ def _why_not(ranking: Ranking, budget: Budget, sparsity: float, reached: float, 
         left = (
             f"the last {limits.min_channels} of a group" if limits.min_channels != 1 else "the last of its group"
         )
+        left = (
+            f"{left}, of which the share {limits.keep_share:g} stays (keep_share)" if limits.keep_share else left
+        )
         return f"{asked}, at most {most:.4f} can go: what is left is protected or {left}"
     rounded = f" in steps of {limits.round_to}" if limits.round_to > 1 else ""
     return (

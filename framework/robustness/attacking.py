@@ -25,6 +25,8 @@ from utils.suggest import unknown
 
 #: what float32 makes of a distance of exactly epsilon: share of epsilon, and of one pixel
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
+#: draws of noise for all images of a batch, before those that are done leave it
+FIRST_REPEATS = 10
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
@@ -167,6 +169,8 @@ class _Search:
 
         Its images do not see each other, so each ends where it would have in a batch of its own.
         """
+        if getattr(self._made, "repeats", 0) > FIRST_REPEATS:
+            return self._repeated(part, epsilon)
         steps = getattr(self._made, "steps", 0)
         if "DeepFool" not in self._attack.name or steps <= 10:
             return self._attacked(part, epsilon)
@@ -178,6 +182,25 @@ class _Search:
         rest = (predictions(self._model, adversarial, self._batch_size) == part.targets).nonzero().flatten()
         if len(rest):
             adversarial[rest] = self._attacked(part.at(rest), epsilon)
+        return adversarial
+
+    def _repeated(self, part: Points, epsilon: float | None) -> Tensor:
+        """Noise that is drawn again and again: few draws for all, three times as many in all for those not done.
+
+        A draw does not look at the ones before, and the first adversarial is kept: every image gets as many draws
+        as in one go, or finds one.
+        """
+        repeats, done = self._made.repeats, 0
+        adversarial, rest = part.pixels.clone(), torch.arange(len(part), device=part.pixels.device)
+        try:
+            while done < repeats and len(rest):
+                self._made.repeats = min(max(FIRST_REPEATS, 2 * done), repeats - done)
+                found = self._attacked(part.at(rest), epsilon)
+                adversarial[rest] = found
+                done += self._made.repeats
+                rest = rest[predictions(self._model, found, self._batch_size) == part.targets[rest]]
+        finally:
+            self._made.repeats = repeats
         return adversarial
 
     def _attacked(self, part: Points, epsilon: float | None) -> Tensor:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from framework.config import FLAGS, TESTER_FLAGS, RunConfig
 from framework.robustness.names import DEFAULT, TESTER, chosen_attacks, chosen_epsilons
+from framework.robustness.options import check_attack_options
 from framework.run_folder import FINISHED, RunFolder, checkpoint_in, find_checkpoint, find_folder, run_folder_of
 from utils.errors import UsageError
 
@@ -27,6 +28,8 @@ def check_attack_flags(config: RunConfig) -> None:
     given = config.options("tester")
     if not (attacks_of(config) or given.keys() & set(TESTER_FLAGS)):
         return
+    if isinstance(given.get("attack_options"), dict):
+        check_attack_options(given["attack_options"])
     attacks = chosen_attacks(given.get("attack", DEFAULT))
     chosen_epsilons(given.get("epsilons"), attacks)
     for flag, kind in STEPS.items():
@@ -48,9 +51,11 @@ def check_attacked_data(config: RunConfig) -> None:
     if not config.eval:
         return
     if attacks_of(config):
-        run = run_folder_of(find_checkpoint(config))
+        run = run_of(find_checkpoint(config))
         saved = run.read_config()
-        if saved is not None and saved.data_set != config.data_set:
+        if saved is None:
+            raise UsageError(f"{run.path}: it has no config.yaml that says what data it was trained on")
+        if saved.data_set != config.data_set:
             raise UsageError(f"{run.path} was trained on {saved.data_set}: it cannot be attacked on "
                              f"--data_set {config.data_set}")  # fmt: skip
     if config.compare_with is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -87,7 +87,7 @@ def run() -> Run:
 
     def call(
         criterion: str, plan: dict[int, list[float]], epoch: int | None, epochs: int = 5,
-        optimizer: str = "ADAM",
+        optimizer: str = "ADAM", listeners: Sequence[Any] = (),
     ) -> tuple[Witness, Trainer]:  # fmt: skip
         model = seeded(ConvNet)
         loaders = make_loaders(Blobs(), batch_size=10, seed=0, val_share=0.25)
@@ -98,10 +98,10 @@ def run() -> Run:
         parts = Parts(model, loss, stepping, loaders, schedule)
         trainer: Trainer = build("trainers", "DefaultTrainer", parts=parts, settings=Settings(epochs=epochs))
         witness = Witness()
-        listeners: list[Any] = [witness, Pruner(build("criterions", criterion), plan)]
+        heard: list[Any] = [witness, Pruner(build("criterions", criterion), plan), *listeners]
         if epoch is not None:
-            listeners.append(Rewinder(epoch))
-        trainer.hooks = manager(listeners).hook
+            heard.append(Rewinder(epoch))
+        trainer.hooks = manager(heard).hook
         trainer.train()
         return witness, trainer
 
@@ -157,6 +157,33 @@ def test_pruning_before_training_is_no_reason_to_rewind(run: Run) -> None:
     witness, _ = run("SNIP", {-1: [0.5], 2: [0.8]}, 0)
     assert witness.rewound_to == [(2, 0)]
     assert same(witness.starts[3], expected_after(witness.starts[0], witness.masks[3]))
+
+
+class LastMasks:
+    """Notes the masks when a moment's last step is done, before any rewinding."""
+
+    def __init__(self) -> None:
+        self.found: list[dict[str, Tensor]] = []
+
+    @hookimpl(tryfirst=True)
+    def moment_ended(self, trainer: Trainer) -> None:
+        """The steps are over."""
+        self.found.append({name: mask.clone() for name, mask in Masks(trainer.model).items()})
+
+
+@pytest.mark.parametrize("criterion", ["IMP", "SNIPitDuring"])
+def test_all_targets_of_a_moment_score_the_trained_network(run: Run, criterion: str) -> None:
+    found = []
+    for epoch in (0, None):
+        listener = LastMasks()
+        witness, trainer = run(criterion, {2: [0.5, 0.7, 0.9]}, epoch, listeners=[listener])
+        found += listener.found
+        assert witness.rewound_to == ([] if epoch is None else [(2, 0)])
+        assert len(trainer.progress.rewinds) == (epoch is not None)
+    assert len(found) == 2 and same(*found)
+    assert sum(int(mask.sum()) for mask in found[0].values()) < 0.2 * sum(
+        mask.numel() for mask in found[0].values()
+    )
 
 
 @pytest.mark.parametrize("criterion", ["SNAPitDuring", "CNIPitDuring"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from framework import prune
-from framework.hooks import hookimpl
+from framework.hooks import hookimpl, manager
 from framework.lineage import lineage_of
 from framework.prunable import prunable_weights
 from framework.tracking import WeightTracker
@@ -153,6 +154,21 @@ def test_a_weight_that_is_replaced_by_another_is_no_longer_followed_and_named() 
     tracker.look(model)
     assert tracker.summary()["lost"] == ["0.weight", "1.weight"]
     assert list(tracker.summary()["layers"]) == ["2.weight"]
+
+
+def test_a_jump_back_by_rewinding_is_no_flip() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    tracker = WeightTracker()
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[1.0, 1.0]]))
+        tracker.start(model)
+        model.weight.copy_(torch.tensor([[-1.0, 1.0]]))
+        tracker.look(model)  # one flip
+        model.weight.copy_(torch.tensor([[1.0, -1.0]]))
+        manager([tracker]).hook.rewound(trainer=SimpleNamespace(model=model), to_epoch=0)
+        model.weight.copy_(torch.tensor([[2.0, -2.0]]))
+        tracker.look(model)
+    assert tracker.tensors()["weight.flips"].tolist() == [[1, 0]]
 
 
 def test_no_step_leaves_zeros_and_no_division_by_zero() -> None:

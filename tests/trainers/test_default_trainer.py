@@ -19,7 +19,7 @@ from framework.loss import Loss
 from framework.plugins import build
 from framework.pruning.masks import Masks
 from framework.pruning.pruner import Pruner
-from framework.trainer import Parts, Settings
+from framework.trainer import Parts, Settings, decay_groups
 from losses.CrossEntropy import CrossEntropy
 from trainers.DefaultTrainer import Batch, DefaultTrainer, correct_samples
 from utils.dataset import DataSet
@@ -97,7 +97,9 @@ def test_the_weights_are_those_of_a_plain_loop_to_the_last_bit(
     torch.manual_seed(SEED)
     model = build("models", "LeNet5", in_channels=1, num_classes=10, image_size=28)
     options = {"momentum": 0.9} if name == "SGD" else {}
-    optimizer = cls(model.parameters(), lr=0.01, weight_decay=1e-3, fused=fused, **options)
+    flat = [p for p in model.parameters() if p.dim() < 2]
+    groups = [{"params": [p for p in model.parameters() if p.dim() > 1]}, {"params": flat, "weight_decay": 0}]
+    optimizer = cls(groups, lr=0.01, weight_decay=1e-3, fused=fused, **options)
     batches = loaders().train
     torch.manual_seed(SEED)
     for epoch in range(2):
@@ -196,7 +198,7 @@ def test_every_documented_hook_but_those_of_pruning_is_called_by_a_run(make: Mak
     with pytest.raises(RunError):
         trainer.train()
     specified = {name for name in vars(HookSpecs) if not name.startswith("_")}
-    assert set(diary.names) == specified - {"plugin_folders", "pruned", "rewound"}
+    assert set(diary.names) == specified - {"plugin_folders", "pruned", "moment_ended", "rewound"}
     assert trainer.progress.warnings == ["mind"]
 
 
@@ -427,7 +429,8 @@ def test_the_learning_rate_falls_as_torch_lets_it(make: Make, name: str) -> None
     class Watch:
         @hookimpl
         def epoch_started(self, trainer: Any) -> None:
-            seen.append(trainer.optimizer.param_groups[0]["lr"])
+            (rate,) = {group["lr"] for group in trainer.optimizer.param_groups}
+            seen.append(rate)
 
     run = {"lr_schedule": name, "learning_rate": 0.2, "epochs": 5, **options}
     make(Watch(), run=run, epochs=5, data={"limit_train_batches": 1, "val_share": 0.0}).train()
@@ -468,6 +471,32 @@ def test_no_epoch_trains_nothing_and_ends_well(make: Make) -> None:
     assert equal(before, state(trainer))
 
 
+@pytest.mark.parametrize("optimizer", ["SGD", "ADAM", "RMSPROP"])
+def test_weight_decay_moves_weights_and_leaves_norms_and_biases(make: Make, optimizer: str) -> None:
+    class Still(DefaultTrainer):
+        def train_step(self, batch: Batch) -> Tensor:
+            return sum((0 * parameter).sum() for parameter in self.model.parameters())
+
+    trainer = make(cls=Still, run={"optimizer": optimizer, "l2_reg": 0.1, "learning_rate": 0.1}, epochs=1)
+    before = dict(trainer.model.named_parameters())
+    old = {name: parameter.detach().clone() for name, parameter in before.items()}
+    trainer.train()
+    kinds = {name: parameter.dim() > 1 for name, parameter in before.items()}
+    assert {True, False} == set(kinds.values())
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(parameter, old[name]) != kinds[name], name
+        if kinds[name]:
+            assert parameter.norm() < old[name].norm()
+
+
+def test_no_group_of_the_optimizer_is_empty() -> None:
+    one = nn.Parameter(torch.zeros(3))
+    assert decay_groups([one]) == [{"params": [one], "weight_decay": 0.0}]
+    two = nn.Parameter(torch.zeros(3, 1))
+    assert decay_groups([two]) == [{"params": [two]}]
+    assert [group["params"] for group in decay_groups([one, two])] == [[two], [one]]
+
+
 def test_the_memory_format_reaches_weights_and_batches(make: Make) -> None:
     layouts = []
 
@@ -494,7 +523,9 @@ class Surgeon:
     @staticmethod
     def momentum(trainer: Any) -> dict[str, Tensor]:
         inner = trainer.optimizer.optimizer
-        assert set(inner.param_groups[0]["params"]) == set(trainer.model.parameters()) == set(inner.state)
+        decayed, plain = (group["params"] for group in inner.param_groups)
+        assert {*decayed, *plain} == set(trainer.model.parameters()) == set(inner.state)
+        assert all(p.dim() > 1 for p in decayed) and all(p.dim() < 2 for p in plain)
         return {name: inner.state[p]["momentum_buffer"] for name, p in trainer.model.named_parameters()}
 
     @hookimpl(tryfirst=True)

@@ -21,10 +21,11 @@ from framework.hooks import hookimpl
 from framework.measures import node_sparsity, weight_sparsity
 from framework.norm_statistics import measured_statistics, running_statistics
 from framework.prunable import prunable_layers
+from framework.pruning.closed import Closed
 from framework.pruning.cutting import unwrapped
 from framework.pruning.masks import Masks
 from framework.run_folder import RunFolder, finished_dense_run
-from trainers.L0Trainer import L0Trainer
+from trainers.L0Trainer import L0Trainer, _left_as_zeros
 
 L0 = {"l0": True, "prune_criterion": "EmptyCrit", "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"}
 Assembled = Callable[..., tuple[L0Trainer, Any]]
@@ -125,9 +126,9 @@ def test_lambda_rho_and_the_number_of_samples_come_from_the_flags_and_the_data(a
         assert layer.local_rep and layer.temperature == 0.5
         assert float(layer.log_alpha.mean().detach()) == pytest.approx(math.log(4), abs=0.02)
     groups = unwrapped(trainer.optimizer).param_groups
-    assert [group["weight_decay"] for group in groups] == [0.0, 0.0]  # it is part of the penalty
-    assert [group["lr"] for group in groups] == pytest.approx([2e-3, 2e-2])
-    assert len(groups[1]["params"]) == 5 and len(groups[0]["params"]) == 18
+    assert [group["weight_decay"] for group in groups] == [0.0, 0.0, 0.0]  # it is part of the penalty
+    assert [group["lr"] for group in groups] == pytest.approx([2e-3, 2e-3, 2e-2])
+    assert [len(group["params"]) for group in groups] == [5, 13, 5]
 
 
 def test_the_network_that_is_left_computes_what_the_gated_one_did(assembled: Assembled) -> None:
@@ -230,10 +231,27 @@ def test_the_flag_chooses_loss_trainer_and_criterion(run: Any) -> None:
     assert run.folder.name.endswith("_LeNet5_L0")
 
 
+@pytest.mark.parametrize(
+    ("closed", "said"),
+    [
+        (
+            Closed(30, 9, 4, 4),
+            "4 of 9 closed gates stay as zeros: 4 are of the network's inputs, which are masked",
+        ),
+        (Closed(30, 9, 4, 0), "4 of 9 closed gates stay as zeros: of 4 the channel has other gates"),
+        (Closed(30, 9, 4, 1), "never cut; of 3 the channel has other gates"),
+    ],
+)
+def test_what_stays_as_zeros_is_told_with_its_reason(closed: Closed, said: str) -> None:
+    text = _left_as_zeros(closed)
+    assert said in text and ("inputs" in text) == (closed.inputs > 0)
+    assert ("open" in text) == (closed.left > closed.inputs)
+
+
 def test_the_report_tells_what_became_of_the_gates(run: Any) -> None:
     report = run.report
     assert report["trainer"]["name"] == "L0Trainer" and report["trainer"]["gates"] == 6 + 16 + 120 + 1080 + 84
-    assert report["trainer"]["cut"] > 0
+    assert report["trainer"]["cut"] > 0 == report["trainer"]["inputs_as_zeros"]
     model = run.network()
     assert report["pruned"]["params"] == sum(p.numel() for p in model.parameters()) < report["dense"]["params"]
     assert report["reached"]["weight_sparsity"] == pytest.approx(weight_sparsity(model)) and len(
@@ -303,7 +321,6 @@ def test_larger_networks_end_smaller(tmp_path: Path, model: str) -> None:
         ("--l0 --prune_criterion SNIP", "it needs --prune_criterion EmptyCrit, not SNIP"),
         ("--l0 --loss CrossEntropy", "it needs --loss L0CrossEntropy, not CrossEntropy"),
         ("--l0 --train_scheme TickTock", "it needs --train_scheme L0Trainer, not TickTock"),
-        ("--l0 --no_autoconfig", "it needs --prune_criterion EmptyCrit, not SNAPit"),
         ("--train_scheme L0Trainer", "--train_scheme L0Trainer is for networks with gates: it needs --l0"),
         ("--loss L0CrossEntropy", "--loss L0CrossEntropy is for networks with gates: it needs --l0"),
         ("--l0 --l0_reg -1", "--l0_reg must be at least 0"),

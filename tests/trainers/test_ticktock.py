@@ -230,7 +230,8 @@ def test_nothing_changes_where_nothing_is_trained(assembled: Assembled) -> None:
 def test_targets_are_met_within_a_channel_also_in_the_middle_of_a_tick(
     assembled: Assembled, limit: float, epochs: int
 ) -> None:
-    trainer, pruner = assembled(**TICKTOCK, epochs=epochs, pruning_limit=limit)
+    options = {"set": {"trainer": {"keep_share": 0.0}}} if limit > 0.9 else {}
+    trainer, pruner = assembled(**TICKTOCK, **options, epochs=epochs, pruning_limit=limit)
     trainer.train()
     assert abs(node_sparsity(trainer.model, trainer.example_input) - limit) <= 1 / 226
     assert pruner.events[-1].asked == limit
@@ -297,8 +298,8 @@ def test_the_config_repeats_the_run_bit_for_bit(run: Any, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_residual_network_ends_at_its_target(tmp_path: Path) -> None:
-    found = launch(tmp_path, *SHORT.split(), "--model", "ResNet18", "--pruning_limit", "0.93", "--train_dense")
-    assert found.report["reached"]["node_sparsity"] == pytest.approx(0.93, abs=2e-3)
+    found = launch(tmp_path, *SHORT.split(), "--model", "ResNet18", "--pruning_limit", "0.85", "--train_dense")
+    assert found.report["reached"]["node_sparsity"] == pytest.approx(0.85, abs=2e-3)
     dense = json.loads((found.folder.path / "dense" / "report.json").read_text())
     assert dense["trainer"] == {"name": "DefaultTrainer"}
 
@@ -345,3 +346,43 @@ class NoNorms(nn.Sequential):
 def test_flags_that_have_no_effect_are_told_of(tmp_path: Path) -> None:
     found = launch(tmp_path, *SHORT.split(), "--prune_delay", 1, "--prune_freq", 1)
     assert "TickTock decides when to prune: prune_delay and prune_freq have no effect" in found.out
+
+
+def left_of(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Channels of each layer but the last, now and in the dense LeNet5."""
+    dense = {"features.0": 6, "features.4": 16, "features.8": 120, "classifier.1": 84}
+    counts = [module.weight.shape[0] for module in prunable_layers(model).values()]
+    return dict(zip(dense, zip(counts, dense.values(), strict=False), strict=True))
+
+
+@pytest.mark.parametrize(("share", "least"), [(None, [1, 2, 12, 9]), (0.25, [2, 4, 30, 21]), (0, [1, 1, 1, 1])])
+def test_each_layer_keeps_its_share_and_what_that_costs_is_told(
+    assembled: Assembled, share: float | None, least: list[int]
+) -> None:
+    own = {} if share is None else {"set": {"trainer": {"keep_share": share}}}
+    trainer, pruner = assembled(**TICKTOCK, **own, epochs=6, pruning_limit=0.98)
+    trainer.train()
+    trainer.finish()
+    left = [count for count, _ in left_of(trainer.model).values()]
+    if share == 0:
+        assert all(one >= few for one, few in zip(left, least, strict=True)) and sum(left) < 12
+        assert trainer.progress.warnings == []
+    else:
+        assert left == least
+        (warning,) = trainer.progress.warnings
+        reached = 1 - sum(least) / 226
+        assert f"asked for sparsity 0.9800, reached {reached:.4f}" in warning and "keep_share" in warning
+
+
+def test_a_limit_within_the_share_is_met_without_a_word(assembled: Assembled) -> None:
+    trainer, _ = assembled(**TICKTOCK, epochs=6, pruning_limit=0.8)
+    trainer.train()
+    left = left_of(trainer.model)
+    assert sum(count for count, _ in left.values()) == round(0.2 * 226)
+    assert all(count >= 0.1 * dense for count, dense in left.values()) and trainer.progress.warnings == []
+
+
+@pytest.mark.parametrize("share", [1, -0.1, "much", True])
+def test_a_share_that_is_none_is_refused(share: Any) -> None:
+    with pytest.raises(UsageError, match="keep_share must be a share"):
+        TickTock.check_options(keep_share=share)

@@ -252,3 +252,23 @@ def test_only_channels_whose_constants_all_move_are_foldable() -> None:
             warnings.simplefilter("error")
             cut(model, {name: ~each for name, each in left.items()}, groups, fold=True)
         torch.testing.assert_close(model(x), expected)
+
+
+def test_closed_gates_of_the_networks_inputs_are_counted_apart() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3))
+    sample = torch.randn(2, 3, 2, 2)
+    add_l0_gates(model, sample)
+    layers = l0_layers(model)
+    with torch.no_grad():
+        for name, off in (("1", [0, 5, 7]), ("3", [2]), ("5", [1, 3])):
+            layers[name].log_alpha.fill_(9.0)
+            layers[name].log_alpha[off] = -9.0
+    plain, found = cut_of(model, sample)
+    assert (found.gates, found.closed, found.cut, found.left, found.inputs) == (22, 6, 3, 3, 3)
+    assert not plain[1].weight[:, [0, 5, 7]].any() and plain[1].weight.shape == (5, 12)
+    convolution = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(16, 3))
+    add_l0_gates(convolution, sample)
+    with torch.no_grad():
+        l0_layers(convolution)["0"].log_alpha.fill_(-9.0)  # the last channel of its layer stays
+    _, found = cut_of(convolution, sample)
+    assert found.left > 0 == found.inputs

@@ -191,6 +191,66 @@ def test_deepfool_in_two_stages_finds_what_it_finds_in_one(monkeypatch: pytest.M
     torch.testing.assert_close(staged.distance, whole.distance, rtol=1e-5, atol=1e-6)
 
 
+class Counting(nn.Module):
+    """Says class 0 until an image has been seen with noise `patience` times, then class 1; black images never."""
+
+    def __init__(self, patience: Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.patience, self.seen, self.sizes = patience, torch.zeros_like(patience), []
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        self.sizes.append(len(pixels))
+        at = (pixels[:, 0, 0, 0] * 100).round().long()  # this pixel is each image's number, and gets no noise
+        noisy = pixels[:, 0, 1].std(dim=1) > 1e-4
+        self.seen[at[noisy]] += 1
+        fooled = noisy & (self.seen[at] > self.patience[at])
+        return nn.functional.one_hot(fooled.long(), 2).float() * self.scale
+
+
+def test_noise_is_drawn_as_often_for_each_image_as_asked_and_not_for_those_that_are_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    patience = torch.tensor([1000, 0, 14, 1000, 3])
+    pixels = torch.full((5, 1, 4, 4), 0.5)
+    pixels[:, 0, 0, 0] = torch.arange(5) / 100
+    network = Counting(patience)
+    model = PixelModel(network, (0.0,), (1.0,)).eval()
+    points = Points(pixels, torch.zeros(5, dtype=torch.int64), torch.arange(5))
+    made = attacking.make_attack
+
+    def still(*arguments: Any) -> Any:
+        attack = made(*arguments)
+        draw = attack.sample_noise
+
+        def noise(x: Any) -> Any:
+            drawn = draw(x)
+            drawn.raw[:, 0, 0, 0] = 0
+            return drawn
+
+        attack.sample_noise = noise
+        return attack
+
+    monkeypatch.setattr(attacking, "make_attack", still)
+    attacked("L2RepeatedAdditiveGaussianNoiseAttack", model, points, (0.5,), Effort(steps=100))
+    checks = network.seen - torch.tensor([100, 10, 30, 100, 10])  # looks at what a stage has found, draws are not
+    assert bool(((checks >= 0) & (checks <= 5)).all()), network.seen
+    assert network.sizes.count(5) < 20 and network.sizes.count(2) >= 70
+
+
+def test_noise_in_stages_breaks_as_many_as_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small_net()
+    points = images(model, 400)
+    name, epsilons = "L2RepeatedAdditiveGaussianNoiseAttack", (3.0, 5.0)
+    staged = attacked(name, model, points, epsilons)
+    monkeypatch.setattr(attacking._Search, "_repeated", attacking._Search._attacked)
+    whole = attacked(name, model, points, epsilons)
+    assert not torch.equal(staged.distance, whole.distance)  # other draws of the same noise
+    shares = [one.broken.double().mean(dim=1) for one in (staged, whole)]
+    assert 0.2 < float(shares[1].min()) <= float(shares[1].max()) < 0.95
+    assert float((shares[0] - shares[1]).abs().max()) < 0.06
+
+
 def test_points_that_are_broken_leave_and_points_that_are_wrong_are_not_attacked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,0 +1,42 @@
+"""What the options of foolbox's attacks may be. Imports no torch: they are checked before anything is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from utils.errors import UsageError
+
+#: counts, and the least of each
+LEAST = {"steps": 1, "binary_search_steps": 1, "repeats": 1, "candidates": 2}
+#: numbers above 0, such as lengths of steps
+POSITIVE = ("stepsize", "rel_stepsize", "abs_stepsize", "initial_const", "init_epsilon")
+#: numbers from 0 on
+FROM_ZERO = ("confidence", "overshoot")
+SWITCHES = ("abort_early", "random_start", "across_channels", "check_trivial")
+#: options for which None has a meaning: all candidates, no step of a fixed length
+MAY_BE_NONE = ("candidates", "abs_stepsize", "channel_axis")
+
+
+def check_attack_options(options: Mapping[str, Any]) -> None:
+    """UsageError for a value that no search can go by, such as zero steps; names are `make_attack`'s to check."""
+    for name, value in options.items():
+        wanted = _wrong(name, value)
+        if wanted and not (value is None and name in MAY_BE_NONE):
+            raise UsageError(f"attack_options: {name} is {wanted}, got {value!r}")
+
+
+def _wrong(name: str, value: Any) -> str:
+    """What the option should be, "" where it is."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if name in LEAST:
+        good = is_number and isinstance(value, int) and value >= LEAST[name]
+        return "" if good else f"a whole number from {LEAST[name]} on"
+    if name in POSITIVE:
+        return "" if is_number and value > 0 else "a number above 0"
+    if name in FROM_ZERO:
+        return "" if is_number and value >= 0 else "a number from 0 on"
+    if name == "gamma":
+        return "" if is_number and 0 < value < 1 else "a number between 0 and 1"
+    return "true or false" if name in SWITCHES and not isinstance(value, bool) else ""

@@ -1,0 +1,78 @@
+"""Flags that nothing reads are told of, each by a line; those that are read are not."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from framework.assemble import build_pruner
+from framework.config import FLAGS
+from framework.config_file import merge
+from framework.idle import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, idle_in_tests
+from framework.modes import use_modes
+from framework.plugins import build, option_names, registry
+from framework.schedule import Never
+
+
+def idle(command: str, file: Path | None = None) -> list[str]:
+    """The flags that the run of a command tells to be without effect."""
+    words = shlex.split(command)
+    flags: dict[str, object] = {}
+    for at, word in enumerate(words):
+        if word.startswith("--"):
+            value = words[at + 1] if at + 1 < len(words) and not words[at + 1].startswith("--") else True
+            flags[word[2:]] = value
+    config = merge(flags, file)
+    use_modes(config)
+    build_pruner(config, build("criterions", config.prune_criterion))
+    found = [note for note in config.notes if note.startswith("--") and "has no effect" in note]
+    return [note.split()[0].lstrip("-") for note in found]
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("--l0 --pruning_limit 0.9 --schedule during --prune_delay 40 --budget macs",
+         ["pruning_limit", "schedule", "prune_delay", "budget"]),
+        ("--prune_criterion SNIP --l0_reg 5 --hoyer_reg 3 --beta_ema 0.5", ["hoyer_reg", "l0_reg", "beta_ema"]),
+        ("--prune_criterion EmptyCrit --pruning_limit 0.5 --snip_steps 3 --min_channels 2",
+         ["pruning_limit", "snip_steps", "min_channels"]),
+        ("--prune_criterion SNAP --snip_steps 3", ["snip_steps"]),
+        ("--prune_criterion SNAPit --snip_steps 3 --pruning_limit 0.9 --budget macs", []),
+        ("--momentum 0.5", ["momentum"]),
+        ("--momentum 0.5 --optimizer SGD", []),
+        ("--lr_step 3 --lr_gamma 0.5", ["lr_step", "lr_gamma"]),
+        ("--lr_schedule step --lr_step 3 --lr_gamma 0.5", []),
+        ("--l0 --l0_reg 5 --beta_ema 0.5 --l1_reg 0.1", []),
+        ("--hoyer_square --hoyer_reg 3 --l1_reg 0.1 --pruning_limit 0.9 --prune_delay 2", []),
+        ("", []),
+    ],
+)  # fmt: skip
+def test_each_flag_without_effect_gets_a_line(command: str, told: list[str]) -> None:
+    assert idle(command) == told
+
+
+def test_a_file_is_made_for_more_than_one_run(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("prune_criterion: EmptyCrit\npruning_limit: 0.9\nl0_reg: 1.0\nbudget: weights\n")
+    assert idle("", recipe) == []
+    assert idle("--pruning_limit 0.9", recipe) == ["pruning_limit"]
+
+
+def test_an_evaluation_tells_of_the_flags_of_training() -> None:
+    config = merge({"eval": True, "pruning_limit": "0.9", "epochs": "3", "batch_size": "8"})
+    assert [line.split()[0] for line in idle_in_tests(config)] == ["--epochs", "--pruning_limit"]
+
+
+def test_the_tables_name_flags_and_plugins_that_there_are() -> None:
+    named = [*sum(READ_BY.values(), ()), *NEEDS, *OF_PRUNING, *OF_TRAINING]
+    assert set(named) <= set(FLAGS)
+    for field, names in READ_BY.items():
+        kind = "losses" if field == "loss" else "trainers"
+        known = {option for one in registry.names(kind) for option in option_names(registry.get(kind, one))}
+        assert set(names) <= known
+    never = [name for name in registry.names("criterions")
+             if isinstance(registry.get("criterions", name).schedule, Never)]  # fmt: skip
+    assert never == ["EmptyCrit"]
