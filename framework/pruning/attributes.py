@@ -12,6 +12,7 @@ from framework.pruning.adapters import Kept, adapter
 from framework.pruning.adapters import follow_shapes as follow_shapes
 from framework.pruning.adapters import heads_of as heads_of
 from framework.pruning.empty import without_channels
+from framework.pruning.sizeless import of_any_size
 
 
 @adapter(*CONVOLUTIONS)
@@ -46,12 +47,42 @@ def _norm(module: Any, kept: Kept) -> None:
         module.num_features = len(sized)
         if len(sized) == 0:
             without_channels(module)
+    else:
+        _without_tensors(module, kept)
 
 
-@adapter(nn.LayerNorm)
+@adapter(nn.LayerNorm, nn.RMSNorm)
 def _layer_norm(module: Any, kept: Kept) -> None:
     if module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
+    else:
+        _without_tensors(module, kept)
+
+
+@adapter(nn.GroupNorm)
+def _group_norm(module: Any, kept: Kept) -> None:
+    if module.weight is None:
+        _without_tensors(module, kept)
+        return
+    rows = kept("weight", 0)
+    if rows is not None:  # a norm group is there as long as one of its channels is
+        dense = module.__dict__.setdefault("dense_groups", module.num_groups)
+        size = kept.lineage.dense[kept.name("weight")][0] // dense
+        module.num_groups = max(1, len((rows // size).unique()))
+    module.num_channels = len(module.weight)
+    if len(module.weight) == 0:
+        without_channels(module)
+
+
+@adapter(nn.Unflatten)
+def _without_tensors(module: Any, kept: Kept) -> None:
+    if kept.lineage.kept:  # as long as nothing was cut a network is what it was
+        of_any_size(module)
+
+
+@adapter(nn.Embedding, nn.EmbeddingBag)
+def _embedding(module: Any, kept: Kept) -> None:
+    module.num_embeddings, module.embedding_dim = module.weight.shape
 
 
 @adapter(nn.PReLU)

@@ -31,7 +31,7 @@ SEED = 20_240_229
 PERIOD = 65_537
 #: images from this height and width on are tried at half of it first
 LARGE = 128
-MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm)
+MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 Keep = dict[str, Tensor]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.pruning.flow import Operation
+from framework.pruning.flow import Memory, Operation
 from framework.pruning.labels import FIXED, Labels
 
 Fields = dict[int, Tensor]
@@ -45,6 +45,9 @@ class Context:
         self.operations: list[Operation] = []
         #: numbers of the network's outputs
         self.ends: list[int] = []
+        #: what operations read and write, and the number of the one that runs
+        self.memory = Memory()
+        self.step = 0
         self._flowing: set[int] = set()
         self._fields: dict[int, Fields] = {}
         self._count = itertools.count()
@@ -68,11 +71,13 @@ class Context:
         self._fields[self.number(tensor)] = fields
 
     def flow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], made: Sequence[str | Tensor] = ()) -> None:
-        """Remember an operation, if what goes in depends on the input; without inputs, `outputs` are the input."""
+        """Remember an operation, the next one from now on; without inputs, `outputs` are the input."""
         incoming = tuple(self.number(one) for one in inputs)
-        if incoming and not self._flowing.intersection(incoming):
-            return
         coming = tuple(self.number(one) for one in outputs)
+        self.memory.record(tuple(zip(incoming, inputs, strict=True)), tuple(zip(coming, outputs, strict=True)))
+        self.step += 1
+        if incoming and not self._flowing.intersection(incoming):
+            return  # it does not depend on the input
         self._flowing.update(coming)
         labels = tuple(int(part[0]) for part in made if not isinstance(part, str) and len(part))
         self.operations.append(Operation(incoming, coming, labels))
@@ -103,12 +108,14 @@ class Context:
             self.made.append(labels)
 
     def stay(self, labels: Tensor, why: str) -> None:
-        """These labels are never cut, because of what happens here."""
-        self.labels.stay(labels, self._located(why))
+        """These labels are never cut, because of what happens here: if its result is used at all, or where the
+        code would not even run."""
+        fails = why.startswith("meets a constant")
+        self.labels.stay(labels, self._located(why), None if fails else self.step)
 
     def reduced(self, labels: Tensor, what: str) -> None:
         """`what` reduces over these labels here."""
-        self.labels.reduced(labels, self._located(f"reduced over: {what}"))
+        self.labels.reduced(labels, self._located(f"reduced over: {what}"), self.step)
 
     def _located(self, text: str) -> str:
         return f"{text} at {self.where[-1]}" if self.where[-1] else text
@@ -279,21 +286,38 @@ def batch_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 @rule("native_layer_norm")
 def layer_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Scale and shift follow; mean and variance run over the channels."""
-    x, shape, followers = args[0], args[1], args[2:4]
+    _norm_over(ctx, args[0], args[1], args[2:4], "LayerNorm")
+    ctx.give(out[0], dict(ctx.fields(args[0])))
+
+
+@rule("_fused_rms_norm")
+def rms_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """The scale follows; the mean square runs over the channels. Only some devices have this as one operation."""
+    _norm_over(ctx, args[0], args[1], args[2:3], "RMSNorm")
+    ctx.give(out[0], dict(ctx.fields(args[0])))
+
+
+def _norm_over(ctx: Context, x: Tensor, shape: Sequence[int], followers: Arguments, what: str) -> None:
     for place, axis in enumerate(range(x.dim() - len(shape), x.dim())):
-        _follow(ctx, x, axis, followers, "LayerNorm", place)
+        _follow(ctx, x, axis, followers, what, place)
         if axis in ctx.fields(x):
-            ctx.reduced(ctx.fields(x)[axis], "LayerNorm")
-    ctx.give(out[0], dict(ctx.fields(x)))
+            ctx.reduced(ctx.fields(x)[axis], what)
 
 
 @rule("native_group_norm")
 def group_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Mean and variance run over channels in groups of a fixed size."""
-    _follow(ctx, args[0], 1, args[1:3], "GroupNorm")
-    if 1 in ctx.fields(args[0]):
-        ctx.reduced(ctx.fields(args[0])[1], "GroupNorm")
-    ctx.give(out[0], dict(ctx.fields(args[0])))
+    """Mean and variance run over groups of channels; there are as many groups as before, all alike.
+
+    A channel that is a group of its own is normed by itself, and takes its group along when it goes.
+    """
+    x, count = args[0], args[6]
+    _follow(ctx, x, 1, args[1:3], "GroupNorm")
+    labels = ctx.fields(x).get(1)
+    if labels is not None and count < len(labels):
+        each = labels.reshape(count, -1)
+        ctx.labels.join(each, each[:1])
+        ctx.reduced(labels, "GroupNorm")
+    ctx.give(out[0], dict(ctx.fields(x)))
 
 
 def _follow(ctx: Context, x: Tensor, axis: int, followers: Arguments, what: str, place: int = 0) -> None:

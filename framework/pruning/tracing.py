@@ -260,7 +260,7 @@ def _collect(
 ) -> list[ChannelGroup]:
     """Channels that own equally many positions of the same slices, for the same reason, are a group."""
     root = context.labels.components()
-    stay, loose = context.labels.reasons(root, inexact)
+    stay, loose = context.labels.reasons(root, inexact, context.memory.live(context.ends))
     layers = _outputs(model, runs, order)
     bare = _bare_weights(model, context, runs, layers)
     producing = torch.zeros(len(runs), dtype=torch.bool)

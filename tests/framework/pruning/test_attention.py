@@ -76,9 +76,6 @@ def test_heads_and_their_channels_go_from_torchs_attention(options: dict[str, An
     model, x = scrambled(encoder(**options)), torch.randn(3, 6, 7, dtype=torch.float64)
     groups = cut_equals_masked(model, x, attention)
     group = groups["attention"]
-    if options.get("need_weights") and attention == "heads":  # the weights are returned as their mean over heads
-        assert group.protected == "reduced over: mean at attention"
-        return
     assert group.protected is None
     assert group.channels == (6 if attention == "dims" else 4)
     assert group.producers == ("attention",)
@@ -178,6 +175,44 @@ def test_a_transformer_encoder_of_torch_runs_after_a_cut() -> None:
     assert free == {f"1.layers.{n}.{part}" for n in (0, 1) for part in ("self_attn", "linear1")}
     stream = channel_groups(model, x, inexact=True)["0"]
     assert stream.protected is None and not stream.exact
+
+
+@pytest.mark.parametrize("attention", WAYS)
+def test_heads_stay_where_their_mean_weights_are_used(attention: str) -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        mixed, weights = net.attention(x, x, x)
+        return net.head(mixed.mean(1)) + weights.mean()
+
+    model = scrambled(
+        Net(run, attention=nn.MultiheadAttention(8, 4, batch_first=True), head=nn.Linear(8, 3))
+    )  # fmt: skip
+    group = cut_equals_masked(model, torch.randn(2, 5, 8, dtype=torch.float64), attention)["attention"]
+    assert group.protected == (None if attention == "dims" else "reduced over: mean at attention")
+
+
+@pytest.mark.parametrize("attention", WAYS)
+def test_a_cut_transformer_encoder_takes_a_padding_mask_without_gradients(attention: str) -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 2)
+
+        def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+            return self.encoder(x, src_key_padding_mask=padding)
+
+    model, x = scrambled(Encoder()), torch.randn(2, 5, 16, dtype=torch.float64)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    groups = channel_groups(model, x, attention=attention)
+    keep = half({name: group for name, group in groups.items() if "self_attn" in name})
+    assert len(keep) == 2
+    masked = copy.deepcopy(model)
+    masked.encoder.enable_nested_tensor = masked.encoder.use_nested_tensor = False
+    mask_channels(masked, keep, groups)
+    cut(model, keep, groups)
+    with torch.no_grad():
+        found, expected = model(x, padding), masked(x, padding)
+        torch.testing.assert_close(found[~padding], expected[~padding], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("attention", WAYS)
