@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from framework.prunable import CONVOLUTIONS, TRANSPOSED
+from framework.prunable import CONVOLUTIONS, TRANSPOSED, is_depthwise
 from framework.pruning import attention as attention  # registers its adapters
 from framework.pruning.adapters import Kept, adapter
 from framework.pruning.adapters import follow_shapes as follow_shapes
@@ -31,6 +31,10 @@ def _convolution(module: Any, kept: Kept) -> None:
 
 @adapter(*TRANSPOSED)
 def _transposed(module: Any, kept: Kept) -> None:
+    if module.groups > 1:
+        module.__dict__.setdefault("dense_depthwise", is_depthwise(module))
+    if is_depthwise(module):  # with each channel goes its group
+        module.groups = max(1, len(module.weight))
     module.in_channels = module.weight.shape[0]
     module.out_channels = module.weight.shape[1] * module.groups
 

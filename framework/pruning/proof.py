@@ -21,7 +21,7 @@ from framework.measures import evaluating
 from framework.prunable import PRUNABLE, named_tensors, tensor_name
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import MODEL_OUTPUT, Groups
-from framework.pruning.cutting import Staying, rescaling, shrink, what_stays
+from framework.pruning.cutting import Factor, Staying, rescaled, rescaling, shrink, what_stays
 from framework.pruning.masks import PREFIX
 from framework.pruning.outputs import output_tensors
 
@@ -152,7 +152,7 @@ def _run_small(twin: nn.Module, example: Tensor) -> tuple[Tensor, Any]:
     return example, twin(example.clone())
 
 
-def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, float]) -> None:
+def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, list[Factor]]) -> None:
     """Cut tensor by tensor: nothing needs to be kept in case of an error."""
     lineage = lineage_of(twin)
     places: dict[int, list[tuple[dict[str, Any], str]]] = {}  # tied tensors have several
@@ -168,7 +168,7 @@ def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, float
             lineage.record_cut(tensor, dim, index)
         if id(old) not in places:
             continue  # tied to one that was cut before
-        new = shrink(old, dims) * factors.get(tensor, 1.0) if tensor in factors else shrink(old, dims)
+        new = shrink(rescaled(old, factors[tensor]) if tensor in factors else old, dims)
         replacement = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
         for holder, name in places.pop(id(old)):
             holder[name] = replacement
