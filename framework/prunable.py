@@ -66,11 +66,16 @@ def tensor_name(module: str, attribute: str) -> str:
 
 def output_dim(module: nn.Module) -> int:
     """Dimension of the weight along which the layer's output units lie."""
-    return 1 if isinstance(module, TRANSPOSED) else 0
+    return 1 if isinstance(module, TRANSPOSED) and not is_depthwise(module) else 0
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether a convolution filters each channel by itself, so that its channels follow their producer."""
+    """Whether a convolution filters each channel by itself, so that its channels follow their producer.
+
+    A transposed one may have several filters for each; that it is of this kind it still knows after a cut.
+    """
+    if isinstance(module, TRANSPOSED):
+        return bool(vars(module).get("dense_depthwise", module.groups == module.in_channels > 1))
     return (
         isinstance(module, CONVOLUTIONS)
         and module.groups > 1

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from framework.prunable import tensor_name
 from framework.pruning.adapters import Kept, adapter
 
 PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
@@ -140,10 +141,9 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
 
 @adapter(nn.MultiheadAttention, heads=lambda module: (module.num_heads, module.head_dim))
 def _multihead(module: Any, kept: Kept) -> None:
-    weights = ("in_proj_weight",) if module.in_proj_weight is not None else PROJECTIONS
-    if all(kept(name, dim) is None for name in (*weights, "out_proj.weight") for dim in (0, 1)):
+    if not _is_cut(module, kept):
         return
-    rows = kept(weights[0], 0)
+    rows = kept("in_proj_weight" if module.in_proj_weight is not None else PROJECTIONS[0], 0)
     if not isinstance(module, SlimMultiheadAttention):
         module.scale = module.head_dim**-0.5
         module.dense_heads = module.num_heads, module.head_dim
@@ -153,6 +153,21 @@ def _multihead(module: Any, kept: Kept) -> None:
     module.embed_dim = (
         module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
     ).shape[1]
+
+
+def _is_cut(module: Any, kept: Kept, inside: str = "") -> bool:
+    """Whether anything was cut of this `nn.MultiheadAttention`, whose name within `kept.module` is `inside`."""
+    weights = ("in_proj_weight",) if module.in_proj_weight is not None else PROJECTIONS
+    names = [tensor_name(inside, name) for name in (*weights, "out_proj.weight")]
+    return any(kept(name, dim) is not None for name in names for dim in (0, 1))
+
+
+@adapter(nn.TransformerEncoder)
+def _encoder(module: Any, kept: Kept) -> None:
+    """Nested tensors are for attention whose inner width is that of its input."""
+    for name, inner in module.named_modules():
+        if isinstance(inner, nn.MultiheadAttention) and _is_cut(inner, kept, name):
+            module.enable_nested_tensor = module.use_nested_tensor = False
 
 
 @adapter(

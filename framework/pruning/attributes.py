@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from framework.prunable import CONVOLUTIONS, TRANSPOSED
+from framework.prunable import CONVOLUTIONS, TRANSPOSED, is_depthwise
 from framework.pruning import attention as attention  # registers its adapters
 from framework.pruning.adapters import Kept, adapter
 from framework.pruning.adapters import follow_shapes as follow_shapes
 from framework.pruning.adapters import heads_of as heads_of
 from framework.pruning.empty import without_channels
+from framework.pruning.sizeless import of_any_size
 
 
 @adapter(*CONVOLUTIONS)
@@ -30,6 +31,10 @@ def _convolution(module: Any, kept: Kept) -> None:
 
 @adapter(*TRANSPOSED)
 def _transposed(module: Any, kept: Kept) -> None:
+    if module.groups > 1:
+        module.__dict__.setdefault("dense_depthwise", is_depthwise(module))
+    if is_depthwise(module):  # with each channel goes its group
+        module.groups = max(1, len(module.weight))
     module.in_channels = module.weight.shape[0]
     module.out_channels = module.weight.shape[1] * module.groups
 
@@ -46,12 +51,42 @@ def _norm(module: Any, kept: Kept) -> None:
         module.num_features = len(sized)
         if len(sized) == 0:
             without_channels(module)
+    else:
+        _without_tensors(module, kept)
 
 
-@adapter(nn.LayerNorm)
+@adapter(nn.LayerNorm, nn.RMSNorm)
 def _layer_norm(module: Any, kept: Kept) -> None:
     if module.weight is not None:
         module.normalized_shape = tuple(module.weight.shape)
+    else:
+        _without_tensors(module, kept)
+
+
+@adapter(nn.GroupNorm)
+def _group_norm(module: Any, kept: Kept) -> None:
+    if module.weight is None:
+        _without_tensors(module, kept)
+        return
+    rows = kept("weight", 0)
+    if rows is not None:  # a norm group is there as long as one of its channels is
+        dense = module.__dict__.setdefault("dense_groups", module.num_groups)
+        size = kept.lineage.dense[kept.name("weight")][0] // dense
+        module.num_groups = max(1, len((rows // size).unique()))
+    module.num_channels = len(module.weight)
+    if len(module.weight) == 0:
+        without_channels(module)
+
+
+@adapter(nn.Unflatten)
+def _without_tensors(module: Any, kept: Kept) -> None:
+    if kept.lineage.kept:  # as long as nothing was cut a network is what it was
+        of_any_size(module)
+
+
+@adapter(nn.Embedding, nn.EmbeddingBag)
+def _embedding(module: Any, kept: Kept) -> None:
+    module.num_embeddings, module.embedding_dim = module.weight.shape
 
 
 @adapter(nn.PReLU)

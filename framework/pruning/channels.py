@@ -53,11 +53,16 @@ class ChannelGroup:
     protected: str | None = None
     #: False where a cut is known to differ from a mask, because something reduces over the channels
     exact: bool = True
-    #: tensors of queries to be scaled by sqrt(channels left / channels), as attention divides by the square root
-    #: of their number
-    rescaled: tuple[str, ...] = ()
+    #: those of `produced` that are queries, to be scaled by sqrt(channels left / channels): attention divides by the
+    #: square root of their number
+    queries: tuple[Slice, ...] = ()
     #: whether the output still depends on the input without any of them, as inside a residual branch
     removable: bool = False
+
+    @property
+    def rescaled(self) -> tuple[str, ...]:
+        """Names of the tensors of which a cut scales the rows of queries that are left."""
+        return tuple(part.tensor for part in self.queries)
 
 
 Groups = Mapping[str, ChannelGroup]
@@ -138,6 +143,7 @@ def remap(
             channels=len(rows),
             slices=moved(group.slices),
             produced=moved(group.produced),
+            queries=moved(group.queries),
             origin=group.origin[rows],
             protected=group.protected if len(rows) else NOTHING_LEFT,
         )

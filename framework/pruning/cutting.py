@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy
 import torch
@@ -78,13 +78,17 @@ def cut(
     named = named_tensors(model)
     factors = rescaling(keep, groups)
     values = {id(named[name]): value for name, value in folded.items()}
-    for name, factor in factors.items():
-        values[id(named[name])] = values.get(id(named[name]), named[name].detach()) * factor
+    for name, parts in factors.items():
+        values[id(named[name])] = rescaled(values.get(id(named[name]), named[name].detach()), parts)
     touched: Staying = {name: {} for name, tensor in named.items() if id(tensor) in values} | staying
     _plan_module(plan, model, touched, values=values)
     for twin in twins:
         own = named_tensors(twin)
-        scaled = {id(own[name]): own[name].detach() * factor for name, factor in factors.items() if name in own}
+        scaled = {
+            id(own[name]): rescaled(own[name].detach(), parts)
+            for name, parts in factors.items()
+            if name in own and own[name].shape == named[name].shape
+        }
         _plan_module(plan, twin, staying, like=model, values=scaled)
     _plan_optimizer(plan, optimizer, touched, [model, *twins])
     for mapping in mappings:
@@ -101,14 +105,34 @@ def cut(
         return remap(groups, positions, keep)
 
 
-def rescaling(keep: Mapping[str, Tensor], groups: Groups) -> dict[str, float]:
-    """What queries have to be multiplied by, so that scores of attention are those of the masked network."""
-    return {
-        tensor: (int(mask.sum()) / len(mask)) ** 0.5
-        for name, mask in keep.items()
-        for tensor in groups[name].rescaled
-        if len(mask) and bool(mask.any())
-    }
+class Factor(NamedTuple):
+    """What some positions along a dimension of a tensor are multiplied by."""
+
+    dim: int
+    positions: Tensor
+    factor: float
+
+
+def rescaling(keep: Mapping[str, Tensor], groups: Groups) -> dict[str, list[Factor]]:
+    """What queries have to be multiplied by, so that scores of attention are those of the masked network: tensor
+    name -> its rows and their factors."""
+    found: dict[str, list[Factor]] = {}
+    for name, mask in keep.items():
+        if len(mask) and bool(mask.any()):
+            for tensor, dim, index in groups[name].queries:
+                factor = Factor(dim, index.flatten(), (int(mask.sum()) / len(mask)) ** 0.5)
+                found.setdefault(tensor, []).append(factor)
+    return found
+
+
+def rescaled(tensor: Tensor, factors: Sequence[Factor]) -> Tensor:
+    """A copy with these factors, in the layout of memory that it has; not yet cut."""
+    out = tensor.clone()
+    for dim, positions, factor in factors:
+        rows = torch.ones(tensor.shape[dim], dtype=tensor.dtype)
+        rows[positions] = factor
+        out.mul_(rows.to(tensor.device).view([-1 if one == dim else 1 for one in range(tensor.dim())]))
+    return out
 
 
 def shrink(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
@@ -229,7 +253,7 @@ def _plan_mapping(
     companion: MutableMapping[str, Tensor],
     staying: Staying,
     model: nn.Module,
-    factors: Mapping[str, float],
+    factors: Mapping[str, Sequence[Factor]],
 ) -> None:
     reference = named_tensors(model)
     missed = next((name for name in staying if name not in companion), None)
@@ -249,8 +273,8 @@ def _plan_mapping(
                 f"companion: '{name}' has shape {tuple(companion[name].shape)}, the model's has "
                 f"{tuple(reference[name].shape)}"
             )
-        smaller = shrink(companion[name].detach(), dims)
-        plan.entries.append((companion, name, smaller * factors[name] if name in factors else smaller))
+        values = rescaled(companion[name].detach(), factors[name]) if name in factors else companion[name].detach()
+        plan.entries.append((companion, name, shrink(values, dims)))
 
 
 def _apply(plan: _Plan, modules: Sequence[nn.Module], optimizer: Any) -> None:

@@ -61,8 +61,12 @@ class EmptyBatchNorm3d(_EmptyNorm, nn.BatchNorm3d):
     """A `nn.BatchNorm3d` without channels."""
 
 
+class EmptyGroupNorm(_EmptyNorm, nn.GroupNorm):
+    """A `nn.GroupNorm` without channels."""
+
+
 EMPTY: tuple[type[nn.Module], ...] = (
-    EmptyConv1d, EmptyConv2d, EmptyConv3d, EmptyBatchNorm1d, EmptyBatchNorm2d, EmptyBatchNorm3d
+    EmptyConv1d, EmptyConv2d, EmptyConv3d, EmptyBatchNorm1d, EmptyBatchNorm2d, EmptyBatchNorm3d, EmptyGroupNorm
 )  # fmt: skip
 
 

@@ -1,9 +1,12 @@
-"""Which groups every path from the input to the output goes through: without the others something still flows."""
+"""What the outputs of a network depend on: which operations, and which groups lie on every path from the input."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,48 @@ def unavoidable(
             through[out] = common | own
     found: set[str] = set()
     return found.union(*(through[end] for end in ends if end in through))
+
+
+class Memory:
+    """What every operation reads, makes and writes: a tensor and its views lie at one place, since writing to one
+    of them changes the others."""
+
+    def __init__(self) -> None:
+        #: numbers of the tensors read and made, and places written, for each operation in turn; made is None where
+        #: a plain number comes out
+        self._steps: list[tuple[set[int], set[int] | None, set[int]]] = []
+        #: number of a tensor -> its place
+        self._place: dict[int, int] = {}
+        #: storage of a tensor that was there before -> its place
+        self._before: dict[int, int] = {}
+        self._new = itertools.count()
+
+    def record(self, given: Sequence[tuple[int, Tensor]], results: Sequence[tuple[int, Tensor]]) -> None:
+        """The next operation, by the tensors that go in and come out with their numbers."""
+        here: dict[int, int] = {}
+        for number, tensor in given:
+            storage = tensor.untyped_storage()._cdata
+            if number not in self._place:
+                self._place[number] = self._before.setdefault(storage, next(self._new))
+            here[storage] = self._place[number]
+        read = {number for number, _ in given}
+        for number, tensor in results:
+            if number not in self._place:
+                found = here.get(tensor.untyped_storage()._cdata)
+                self._place[number] = next(self._new) if found is None else found
+        made = {number for number, _ in results}
+        self._steps.append((read, made or None, {self._place[number] for number in made & read}))
+
+    def live(self, ends: Iterable[int]) -> set[int]:
+        """Numbers of the operations on which the tensors `ends` may depend, and of those that give the code a
+        plain number (`item`), on which anything may."""
+        needed = set(ends)
+        places = {self._place[end] for end in needed if end in self._place}
+        found = set()
+        for step in reversed(range(len(self._steps))):
+            read, made, written = self._steps[step]
+            if made is None or not needed.isdisjoint(made) or not places.isdisjoint(written):
+                found.add(step)
+                needed |= read
+                places.update(self._place[number] for number in read)
+        return found

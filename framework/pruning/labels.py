@@ -15,8 +15,9 @@ class Labels:
     def __init__(self) -> None:
         self.count = 0
         self._joined: list[Tensor] = []
-        self._stay: list[tuple[Tensor, str]] = []
-        self._reduced: list[tuple[Tensor, str]] = []
+        #: labels, why, and the number of the operation that says so, if it is of no account where that is dead
+        self._stay: list[tuple[Tensor, str, int | None]] = []
+        self._reduced: list[tuple[Tensor, str, int | None]] = []
 
     def run(self, size: int) -> Tensor:
         """A run of new labels, int64 `(size,)`."""
@@ -27,13 +28,13 @@ class Labels:
         """Labels at equal places, after broadcasting, go together."""
         self._joined.append(torch.stack([part.reshape(-1) for part in torch.broadcast_tensors(one, other)]))
 
-    def stay(self, labels: Tensor, reason: str) -> None:
-        """These are never cut."""
-        self._stay.append((labels[labels != FIXED], reason))
+    def stay(self, labels: Tensor, reason: str, step: int | None = None) -> None:
+        """These are never cut, unless it is for an operation whose result nobody reads."""
+        self._stay.append((labels[labels != FIXED], reason, step))
 
-    def reduced(self, labels: Tensor, reason: str) -> None:
+    def reduced(self, labels: Tensor, reason: str, step: int | None = None) -> None:
         """Something reduces over these, so that a cut is not what a mask is."""
-        self._reduced.append((labels[labels != FIXED], reason))
+        self._reduced.append((labels[labels != FIXED], reason, step))
 
     def components(self) -> Tensor:
         """For every label the least label it goes together with, int64 `(count,)`."""
@@ -53,14 +54,18 @@ class Labels:
                 return root
             root = new
 
-    def reasons(self, root: Tensor, inexact: bool) -> tuple[dict[int, str], set[int]]:
-        """Component -> why it stays; and, with `inexact`, the components whose cut is not exact."""
+    def reasons(self, root: Tensor, inexact: bool, live: set[int]) -> tuple[dict[int, str], set[int]]:
+        """Component -> why it stays; and, with `inexact`, the components whose cut is not exact. `live` are the
+        operations on which the outputs depend."""
         stay: dict[int, str] = {}
         loose: set[int] = set()
-        for labels, reason in self._stay:
-            for component in root[labels].unique().tolist():
-                stay.setdefault(component, reason)
-        for labels, reason in self._reduced:
+        for labels, reason, step in self._stay:
+            if step is None or step in live:
+                for component in root[labels].unique().tolist():
+                    stay.setdefault(component, reason)
+        for labels, reason, step in self._reduced:
+            if step is not None and step not in live:
+                continue
             for component in root[labels].unique().tolist():
                 if inexact:
                     loose.add(component)

@@ -19,7 +19,7 @@ from framework.measures import evaluating
 from framework.prunable import PRUNABLE, named_tensors, tensor_name
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import MODEL_OUTPUT, Groups
-from framework.pruning.cutting import Staying, rescaling, shrink, what_stays
+from framework.pruning.cutting import Factor, Staying, rescaled, rescaling, shrink, what_stays
 from framework.pruning.masks import PREFIX
 from framework.pruning.outputs import output_tensors
 from framework.pruning.twins import twin_of
@@ -30,7 +30,7 @@ SEED = 20_240_229
 PERIOD = 65_537
 #: images from this height and width on are tried at half of it first
 LARGE = 128
-MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm)
+MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 Keep = dict[str, Tensor]
 #: distances, see `_distance`: rounding stays below the first, a wrong meaning as a rule above the second (in half
 #: precision rounding comes near it); in between it may be a part of the mask's own effect
@@ -183,7 +183,7 @@ def _run_small(twin: nn.Module, example: Tensor) -> tuple[Tensor, Any]:
     return example, twin(example.clone())
 
 
-def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, float]) -> None:
+def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, list[Factor]]) -> None:
     """Cut tensor by tensor: nothing needs to be kept in case of an error."""
     lineage = lineage_of(twin)
     places: dict[int, list[tuple[dict[str, Any], str]]] = {}  # tied tensors have several
@@ -199,7 +199,7 @@ def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, float
             lineage.record_cut(tensor, dim, index)
         if id(old) not in places:
             continue  # tied to one that was cut before
-        new = shrink(old, dims) * factors.get(tensor, 1.0) if tensor in factors else shrink(old, dims)
+        new = shrink(rescaled(old, factors[tensor]) if tensor in factors else old, dims)
         replacement = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
         for holder, name in places.pop(id(old)):
             holder[name] = replacement

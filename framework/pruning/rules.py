@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.pruning.flow import Operation
+from framework.pruning.flow import Memory, Operation
 from framework.pruning.labels import FIXED, Labels
+from framework.pruning.queries import UNMATCHED, Queries
 
 Fields = dict[int, Tensor]
 Arguments = Sequence[Any]
@@ -32,9 +33,10 @@ class Context:
         self.adapted: set[str] = set()
         #: modules whose heads are to be cut and not the channels of each: number of heads, channels of one
         self.heads: dict[str, tuple[int, int]] = {}
-        #: first label of each run, and the runs whose queries have to make up for a changed scale of attention
+        #: first label of each run
         self.starts: list[int] = []
-        self.scaled: set[int] = set()
+        #: what has to make up for a changed scale of attention
+        self.queries = Queries()
         #: runs of which a piece was used that is not one of equal ones
         self.doubtful: set[int] = set()
         #: storages of parameters
@@ -45,6 +47,14 @@ class Context:
         self.operations: list[Operation] = []
         #: numbers of the network's outputs
         self.ends: list[int] = []
+        #: what operations read and write, and the number of the one that runs
+        self.memory = Memory()
+        self.step = 0
+        #: operations that split an axis whose first part has the channels, as was found out in an earlier pass;
+        #: labels along the last part of the others; and operations that turned out to be split the wrong way
+        self.first: set[int] = set()
+        self.splits: list[tuple[int, Tensor]] = []
+        self.misled: set[int] = set()
         self._flowing: set[int] = set()
         self._fields: dict[int, Fields] = {}
         self._count = itertools.count()
@@ -68,25 +78,24 @@ class Context:
         self._fields[self.number(tensor)] = fields
 
     def flow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], made: Sequence[str | Tensor] = ()) -> None:
-        """Remember an operation, if what goes in depends on the input; without inputs, `outputs` are the input."""
+        """Remember an operation, the next one from now on; without inputs, `outputs` are the input."""
         incoming = tuple(self.number(one) for one in inputs)
-        if incoming and not self._flowing.intersection(incoming):
-            return
         coming = tuple(self.number(one) for one in outputs)
+        self.memory.record(tuple(zip(incoming, inputs, strict=True)), tuple(zip(coming, outputs, strict=True)))
+        self.step += 1
+        if incoming and not self._flowing.intersection(incoming):
+            return  # it does not depend on the input
         self._flowing.update(coming)
         labels = tuple(int(part[0]) for part in made if not isinstance(part, str) and len(part))
         self.operations.append(Operation(incoming, coming, labels))
 
-    def compensate(self, query: Tensor, key: Tensor) -> bool:
-        """Whether what produces the queries alone can make up for a scale that depends on their size."""
-        queries, keys = (self.fields(tensor).get(3) for tensor in (query, key))
-        if queries is None or keys is None or bool((queries == FIXED).any()):
-            return False
-        own = set(self.runs_of(queries))
-        if own & set(self.runs_of(keys)):
-            return False
-        self.scaled |= own
-        return True
+    def not_channels(self, x: Tensor) -> None:
+        """Labels along the places of (batch, channels, places...): what split them off should have kept the axis
+        of the channels."""
+        for axis, labels in self.fields(x).items():
+            if axis > 1:
+                hits = (step for step, own in self.splits if bool(torch.isin(own, labels).any()))
+                self.misled.update(hits)
 
     def runs_of(self, labels: Tensor) -> list[int]:
         """Numbers of the runs that hold these labels."""
@@ -104,19 +113,30 @@ class Context:
                          for at in (position - 1, position))  # fmt: skip
         return bool(before != after) or bool((labels[position - 1 : position + 1] == FIXED).any())
 
-    def produce(self, weight: Tensor, axis: int) -> None:
-        """A parameter, or a view of one, is contracted: its outputs lie along `axis`."""
+    def produce(self, weight: Tensor, axis: int, out: Tensor, along: int, bias: Tensor | None = None) -> None:
+        """A parameter, or a view of one, is contracted: its outputs lie along `axis`, and those of `out` along
+        `along`."""
         labels = self.fields(weight).get(axis)
-        if labels is not None and weight.untyped_storage()._cdata in self.storages:
-            self.made.append(labels)
+        if labels is None or not self.is_parameter(weight):
+            return
+        self.made.append(labels)
+        if self.where[-1] not in self.adapted and (bias is None or self.is_parameter(bias) and bias.dim() == 1):
+            shift = None if bias is None else self.fields(bias).get(0)
+            self.queries.begin(self.number(out), out.shape, along, labels, shift)
+
+    def is_parameter(self, tensor: Tensor) -> bool:
+        """Whether it is a parameter, or a view of one."""
+        return tensor.untyped_storage()._cdata in self.storages
 
     def stay(self, labels: Tensor, why: str) -> None:
-        """These labels are never cut, because of what happens here."""
-        self.labels.stay(labels, self._located(why))
+        """These labels are never cut, because of what happens here: if its result is used at all, or where the
+        code would not even run."""
+        fails = why.startswith("meets a constant")
+        self.labels.stay(labels, self._located(why), None if fails else self.step)
 
     def reduced(self, labels: Tensor, what: str) -> None:
         """`what` reduces over these labels here."""
-        self.labels.reduced(labels, self._located(f"reduced over: {what}"))
+        self.labels.reduced(labels, self._located(f"reduced over: {what}"), self.step)
 
     def _located(self, text: str) -> str:
         return f"{text} at {self.where[-1]}" if self.where[-1] else text
@@ -208,7 +228,7 @@ def matrix_product(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """(m, k) x (k, n), with or without something added."""
     added, (a, b) = (args[0], args[1:3]) if name == "addmm" else (None, args[:2])
     _contract(ctx, name, (a, 1), (b, 0))
-    ctx.produce(b, 1)
+    ctx.produce(b, 1, out, 1, added)
     ctx.give(out, _picked((0, ctx.fields(a).get(0)), (1, ctx.fields(b).get(1))))
     if added is not None:
         pointwise(ctx, name, (out, added), out)
@@ -221,6 +241,8 @@ def batched_product(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     _contract(ctx, name, (a, 2), (b, 1))
     _contract(ctx, name, (a, 0), (b, 0))
     left, right = ctx.fields(a), ctx.fields(b)
+    if 2 in left and 1 in right:  # scores of attention, written by hand?
+        ctx.queries.found(ctx.number(a), ctx.number(b), sure=False)
     ctx.give(out, _picked((0, left.get(0, right.get(0))), (1, left.get(1)), (2, right.get(2))))
     if added is not None:
         pointwise(ctx, name, (out, added), out)
@@ -231,7 +253,7 @@ def linear(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """(..., in) with a weight (out, in)."""
     x, weight = args[:2]
     _contract(ctx, name, (x, x.dim() - 1), (weight, 1))
-    ctx.produce(weight, 0)
+    ctx.produce(weight, 0, out, out.dim() - 1, args[2] if len(args) > 2 else None)
     fields = {axis: labels for axis, labels in ctx.fields(x).items() if axis < x.dim() - 1}
     ctx.give(out, fields | _picked((out.dim() - 1, ctx.fields(weight).get(0))))
     if len(args) > 2 and args[2] is not None:
@@ -248,7 +270,8 @@ def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         unsupported(ctx, name, args, out)
         return
     produced, read = (fields[1], fields[0]) if transposed else (fields[0], fields[1])
-    ctx.produce(weight, 1 if transposed else 0)
+    ctx.produce(weight, 1 if transposed else 0, out, 1, bias)
+    ctx.not_channels(x)
     for axis, labels in ctx.fields(x).items():
         if axis != 1:
             ctx.stay(labels, f"reduced over: aten.{name}")
@@ -258,9 +281,7 @@ def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     if groups == 1:
         ctx.labels.join(incoming, read)
     elif transposed:
-        for labels in (produced, read, incoming, *ctx.fields(bias).values()):
-            ctx.stay(labels, "unsupported op: grouped transposed convolution")
-        return
+        produced = _transposed_groups(ctx, incoming, read, produced, groups)
     elif len(read) == 1:  # filters of each input channel: whole conv groups go
         each = produced.reshape(groups, -1)
         ctx.labels.join(each, each[:, :1])
@@ -276,6 +297,19 @@ def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         ctx.labels.join(produced, ctx.fields(bias)[0])
 
 
+def _transposed_groups(ctx: Context, incoming: Tensor, read: Tensor, produced: Tensor, groups: int) -> Tensor:
+    """The labels of the outputs of a grouped transposed convolution, whose weight has all inputs along its first
+    dimension, and along its second the outputs of one group."""
+    ctx.labels.join(incoming, read)
+    if len(read) == groups:  # filters of each input channel: whole conv groups go
+        if bool((incoming == FIXED).any()):
+            ctx.stay(read, "meets a constant of its size: depthwise convolution")
+        return read.repeat_interleave(len(produced))
+    each = read.reshape(groups, -1)  # channel j of every conv group goes, on both sides
+    ctx.labels.join(each, each[:1])
+    return produced.repeat(groups)
+
+
 @rule("native_batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit _batch_norm_no_update "
       "cudnn_batch_norm miopen_batch_norm")  # fmt: skip
 def batch_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
@@ -287,21 +321,38 @@ def batch_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 @rule("native_layer_norm")
 def layer_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Scale and shift follow; mean and variance run over the channels."""
-    x, shape, followers = args[0], args[1], args[2:4]
+    _norm_over(ctx, args[0], args[1], args[2:4], "LayerNorm")
+    ctx.give(out[0], dict(ctx.fields(args[0])))
+
+
+@rule("_fused_rms_norm")
+def rms_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """The scale follows; the mean square runs over the channels. Only some devices have this as one operation."""
+    _norm_over(ctx, args[0], args[1], args[2:3], "RMSNorm")
+    ctx.give(out[0], dict(ctx.fields(args[0])))
+
+
+def _norm_over(ctx: Context, x: Tensor, shape: Sequence[int], followers: Arguments, what: str) -> None:
     for place, axis in enumerate(range(x.dim() - len(shape), x.dim())):
-        _follow(ctx, x, axis, followers, "LayerNorm", place)
+        _follow(ctx, x, axis, followers, what, place)
         if axis in ctx.fields(x):
-            ctx.reduced(ctx.fields(x)[axis], "LayerNorm")
-    ctx.give(out[0], dict(ctx.fields(x)))
+            ctx.reduced(ctx.fields(x)[axis], what)
 
 
 @rule("native_group_norm")
 def group_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Mean and variance run over channels in groups of a fixed size."""
-    _follow(ctx, args[0], 1, args[1:3], "GroupNorm")
-    if 1 in ctx.fields(args[0]):
-        ctx.reduced(ctx.fields(args[0])[1], "GroupNorm")
-    ctx.give(out[0], dict(ctx.fields(args[0])))
+    """Mean and variance run over groups of channels; there are as many groups as before, all alike.
+
+    A channel that is a group of its own is normed by itself, and takes its group along when it goes.
+    """
+    x, count = args[0], args[6]
+    _follow(ctx, x, 1, args[1:3], "GroupNorm")
+    labels = ctx.fields(x).get(1)
+    if labels is not None and count < len(labels):
+        each = labels.reshape(count, -1)
+        ctx.labels.join(each, each[:1])
+        ctx.reduced(labels, "GroupNorm")
+    ctx.give(out[0], dict(ctx.fields(x)))
 
 
 def _follow(ctx: Context, x: Tensor, axis: int, followers: Arguments, what: str, place: int = 0) -> None:
@@ -314,7 +365,20 @@ def _follow(ctx: Context, x: Tensor, axis: int, followers: Arguments, what: str,
             ctx.stay(own, f"meets a constant of its size: {what}")
 
 
-@rule("_softmax _log_softmax _safe_softmax cumsum sort topk logsumexp glu")
+@rule("glu")
+def gated(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """One half of an axis times a function of the other: they shrink alike."""
+    axis = (args[1] if len(args) > 1 else -1) % out.dim()
+    fields = dict(ctx.fields(args[0]))
+    if axis in fields:
+        half = out.shape[axis]
+        halves = fields[axis].reshape(2, half)
+        ctx.labels.join(halves, halves[:1])
+        fields[axis] = halves[0]
+    ctx.give(out, fields)
+
+
+@rule("_softmax _log_softmax _safe_softmax cumsum sort topk logsumexp")
 def along_one_axis(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Mixes what lies along one axis; the others go through."""
     given = args[2] if name == "topk" else args[1]
@@ -322,7 +386,7 @@ def along_one_axis(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     fields = dict(ctx.fields(args[0]))
     if axis in fields:
         ctx.reduced(fields[axis], name.strip("_"))
-        if name in ("topk", "glu", "sort", "logsumexp"):  # what comes out are not these channels in this order
+        if name in ("topk", "sort", "logsumexp"):  # what comes out are not these channels in this order
             ctx.stay(fields.pop(axis), f"unsupported op: aten.{name}")
     for result in tensors(out):
         ctx.give(result, dict(fields))
@@ -369,6 +433,7 @@ def _reduced_axes(x: Tensor, args: Arguments) -> set[int]:
       "_upsample_nearest_exact2d")  # fmt: skip
 def spatial(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Works on the places of each channel by itself: (batch, channels, places...)."""
+    ctx.not_channels(args[0])
     fields: Fields = {}
     for axis, labels in ctx.fields(args[0]).items():
         if axis < 2:
@@ -379,13 +444,16 @@ def spatial(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         ctx.give(result, dict(fields))
 
 
-@rule("embedding")
+@rule("embedding _embedding_bag _embedding_bag_forward_only")
 def embedding(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Rows of a table: its columns are the channels."""
-    fields = ctx.fields(args[0])
+    """Rows of a table, or sums and means of them: its columns are the channels, which it produces."""
+    table = args[0]
+    fields = ctx.fields(table)
     if 0 in fields:
         ctx.stay(fields[0], "meets a constant of its size: embedding")
-    ctx.give(out, _picked((out.dim() - 1, fields.get(1))))
+    found = tensors(out)[0]
+    ctx.produce(table, 1, found, found.dim() - 1)
+    ctx.give(found, _picked((found.dim() - 1, fields.get(1))))
 
 
 @rule("_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
@@ -394,13 +462,15 @@ def embedding(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 def attention(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Queries, keys, values (batch, heads, places, size): unless given, the scale depends on the size."""
     query, key, value = args[:3]
-    kept = args[-1] is not None or ctx.where[-1] in ctx.adapted or ctx.compensate(query, key)
+    kept = args[-1] is not None or ctx.where[-1] in ctx.adapted
+    if not kept and 3 in ctx.fields(query) and 3 in ctx.fields(key):
+        kept = ctx.queries.found(ctx.number(query), ctx.number(key), sure=True)
     for tensor in (query, key, value):
         for axis, labels in ctx.fields(tensor).items():
             if axis in (0, 2):
                 ctx.stay(labels, "reduced over: attention")
             elif axis == 3 and tensor is not value and not kept:
-                ctx.stay(labels, "the scale of attention depends on it")
+                ctx.stay(labels, UNMATCHED)
     _contract(ctx, name, (query, 3), (key, 3))
     _contract(ctx, name, (query, 1), (key, 1))
     _contract(ctx, name, (query, 1), (value, 1))

@@ -163,7 +163,8 @@ def _axis_of(ctx: Context, moved: Tensor, labels: Tensor, prefer: int | None = N
 
     Where they vary along several axes, labels are tied so that only one is left to cut: `prefer`, or that of the
     heads where these are asked for, or the last: code that splits an axis in two as a rule holds the first number
-    fixed (conv groups, heads) and computes the other.
+    fixed (conv groups, heads) and computes the other. Where a convolution later finds labels on the places of its
+    input (a decoder that views vectors as images), it is the first in a second pass.
     """
     if moved.numel() == 0:
         return None
@@ -181,12 +182,16 @@ def _axis_of(ctx: Context, moved: Tensor, labels: Tensor, prefer: int | None = N
     left = prefer if prefer in varying else varying[-1]
     if prefer is None and _splits_heads(ctx, [moved.shape[axis] for axis in varying]):
         left = varying[-2]
+    elif prefer is None and ctx.step in ctx.first:
+        left = varying[0]
     first = spread
     for axis in varying:
         if axis != left:
             first = first.narrow(axis, 0, 1)
     if len(varying) > 1:
         ctx.labels.join(spread, first)
+        if left != varying[0]:
+            ctx.splits.append((ctx.step, first.flatten()))
     return left, first.reshape(-1)
 
 
@@ -349,6 +354,19 @@ def indexed(ctx: Context, name: str, args: Arguments, out: Any) -> None:
             ctx.stay(labels, "indexed at constant positions")
         else:
             fields[axis if axis < used[0] else axis - len(used) + width] = labels
+    ctx.give(out, fields)
+
+
+@rule("index_select")
+def index_selected(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Positions picked along one axis; the other axes go through."""
+    picked = args[1] % max(1, args[0].dim())
+    fields: Fields = {}
+    for axis, labels in ctx.fields(args[0]).items():
+        if axis == picked:
+            ctx.stay(labels, "indexed at constant positions")
+        else:
+            fields[axis] = labels
     ctx.give(out, fields)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import bisect
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,6 +31,7 @@ from framework.pruning.labels import FIXED
 from framework.pruning.masks import PREFIX
 from framework.pruning.outputs import output_tensors
 from framework.pruning.proof import MADE_UP, refuted
+from framework.pruning.queries import with_queries
 from framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
 from utils.errors import UsageError
 
@@ -68,14 +69,16 @@ class _Tracer(TorchDispatchMode):
         ctx, given = self.context, _bound(func, args, kwargs or {})
         before = len(ctx.made)
         try:
-            return self._moved(func, ctx, given, out)
+            self._moved(func, ctx, given, out)
+            ctx.queries.follow(func.overloadpacket.__name__, func, ctx.number, args, kwargs or {}, out)
+            return out
         finally:
             ctx.flow(tensors(given), tensors(out), ctx.made[before:])
 
-    def _moved(self, func: Any, ctx: Context, given: list[Any], out: Any) -> Any:
+    def _moved(self, func: Any, ctx: Context, given: list[Any], out: Any) -> None:
         """Apply the rule of the operation."""
         if not any(ctx.fields(tensor) for tensor in tensors(given)) or not tensors(out):
-            return out
+            return
         name = func.overloadpacket.__name__
         plain = name.rstrip("_") if not name.startswith("_") else name  # relu_ is relu in place
         if name in RULES:
@@ -86,7 +89,6 @@ class _Tracer(TorchDispatchMode):
             RULES[plain](ctx, plain, given, out)
         elif name not in CREATING:
             unsupported(ctx, name, given, out)
-        return out
 
 
 def _bound(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
@@ -111,17 +113,33 @@ def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "di
     """Groups by name in forward order; see `channel_groups`. The model is not changed."""
     with evaluating(model), _buffers_restored(model):
         context, runs, order = _follow(model, example, attention)
+        if context.misled:
+            context, runs, order = _follow(model, example, attention, context.misled)
         groups = _named(_collect(model, context, runs, order, inexact))
-        _mark_scaled(groups, context, runs)
-        _mark_removable(groups, context, runs)
-        for name, reason in refuted(model, example, groups, _doubtful(groups, context, runs)).items():
+        starts = {(run.tensor, run.dim): run.start for run in runs}
+        count, queries = context.labels.count, context.queries
+        groups |= with_queries(groups, starts, count, queries.sure)
+        _mark_removable(groups, context, starts)
+        doubtful = _doubtful(groups, context, runs)
+        reasons = refuted(model, example, groups, doubtful)
+        wrong = {name: groups[name] for name in reasons if not groups[name].queries}
+        again = with_queries(wrong, starts, count, queries.maybe) if wrong else {}
+        if again:  # does the code take the scale from the size of a head?
+            groups |= again
+            reasons = {name: why for name, why in reasons.items() if name not in again}
+            reasons |= refuted(model, example, again, doubtful & again.keys())
+        for name, reason in reasons.items():
             groups[name] = replace(groups[name], protected=reason)
     return groups
 
 
-def _follow(model: nn.Module, example: Tensor, attention: str) -> tuple[Context, list[_Run], list[str]]:
-    """Run the model with labels; also returns what makes channels, by module name, in forward order."""
+def _follow(
+    model: nn.Module, example: Tensor, attention: str, first: Collection[int] = ()
+) -> tuple[Context, list[_Run], list[str]]:
+    """Run the model with labels; also returns what makes channels, by module name, in forward order. `first` has
+    the numbers of operations that split an axis and leave the channels on the first part."""
     context = Context()
+    context.first.update(first)
     runs = _label(model, context)
     layers = set(prunable_layers(model))
     for name, module in model.named_modules():
@@ -260,7 +278,7 @@ def _collect(
 ) -> list[ChannelGroup]:
     """Channels that own equally many positions of the same slices, for the same reason, are a group."""
     root = context.labels.components()
-    stay, loose = context.labels.reasons(root, inexact)
+    stay, loose = context.labels.reasons(root, inexact, context.memory.live(context.ends))
     layers = _outputs(model, runs, order)
     bare = _bare_weights(model, context, runs, layers)
     producing = torch.zeros(len(runs), dtype=torch.bool)
@@ -406,15 +424,6 @@ def _is_bias(part: Slice, run: _Run, producers: list[str]) -> bool:
     return owner in producers and attribute.endswith("bias") and run.dim == 0
 
 
-def _mark_scaled(groups: dict[str, ChannelGroup], context: Context, runs: list[_Run]) -> None:
-    """Queries, weights and biases, that make up for the scale of attention when a head has fewer channels."""
-    owners = {runs[number].tensor.rpartition(".")[0] for number in context.scaled}
-    for name, group in groups.items():
-        own = [part.tensor for part in group.produced if part.tensor.rpartition(".")[0] in owners]
-        if own:
-            groups[name] = replace(group, rescaled=tuple(own))
-
-
 def _doubtful(groups: dict[str, ChannelGroup], context: Context, runs: list[_Run]) -> set[str]:
     """Groups of which a piece was used that is not one of equal ones."""
     tensors = {(runs[number].tensor, runs[number].dim) for number in context.doubtful}
@@ -425,9 +434,10 @@ def _doubtful(groups: dict[str, ChannelGroup], context: Context, runs: list[_Run
     }
 
 
-def _mark_removable(groups: dict[str, ChannelGroup], context: Context, runs: list[_Run]) -> None:
+def _mark_removable(
+    groups: dict[str, ChannelGroup], context: Context, starts: Mapping[tuple[str, int], int]
+) -> None:
     """A group may go entirely where the output still depends on the input without it."""
-    starts = {(run.tensor, run.dim): run.start for run in runs}
     group_of = {
         label: name
         for name, group in groups.items()

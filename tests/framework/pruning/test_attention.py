@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -76,9 +78,6 @@ def test_heads_and_their_channels_go_from_torchs_attention(options: dict[str, An
     model, x = scrambled(encoder(**options)), torch.randn(3, 6, 7, dtype=torch.float64)
     groups = cut_equals_masked(model, x, attention)
     group = groups["attention"]
-    if options.get("need_weights") and attention == "heads":  # the weights are returned as their mean over heads
-        assert group.protected == "reduced over: mean at attention"
-        return
     assert group.protected is None
     assert group.channels == (6 if attention == "dims" else 4)
     assert group.producers == ("attention",)
@@ -178,6 +177,44 @@ def test_a_transformer_encoder_of_torch_runs_after_a_cut() -> None:
     assert free == {f"1.layers.{n}.{part}" for n in (0, 1) for part in ("self_attn", "linear1")}
     stream = channel_groups(model, x, inexact=True)["0"]
     assert stream.protected is None and not stream.exact
+
+
+@pytest.mark.parametrize("attention", WAYS)
+def test_heads_stay_where_their_mean_weights_are_used(attention: str) -> None:
+    def run(net: Net, x: Tensor) -> Tensor:
+        mixed, weights = net.attention(x, x, x)
+        return net.head(mixed.mean(1)) + weights.mean()
+
+    model = scrambled(
+        Net(run, attention=nn.MultiheadAttention(8, 4, batch_first=True), head=nn.Linear(8, 3))
+    )  # fmt: skip
+    group = cut_equals_masked(model, torch.randn(2, 5, 8, dtype=torch.float64), attention)["attention"]
+    assert group.protected == (None if attention == "dims" else "reduced over: mean at attention")
+
+
+@pytest.mark.parametrize("attention", WAYS)
+def test_a_cut_transformer_encoder_takes_a_padding_mask_without_gradients(attention: str) -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(16, 4, 32, dropout=0.0, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 2)
+
+        def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+            return self.encoder(x, src_key_padding_mask=padding)
+
+    model, x = scrambled(Encoder()), torch.randn(2, 5, 16, dtype=torch.float64)
+    padding = torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    groups = channel_groups(model, x, attention=attention)
+    keep = half({name: group for name, group in groups.items() if "self_attn" in name})
+    assert len(keep) == 2
+    masked = copy.deepcopy(model)
+    masked.encoder.enable_nested_tensor = masked.encoder.use_nested_tensor = False
+    mask_channels(masked, keep, groups)
+    cut(model, keep, groups)
+    with torch.no_grad():
+        found, expected = model(x, padding), masked(x, padding)
+        torch.testing.assert_close(found[~padding], expected[~padding], rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("attention", WAYS)
@@ -289,6 +326,83 @@ def test_a_scale_that_depends_on_the_size_of_a_head_is_made_up_for_in_the_querie
     mask_channels(again, {"q": torch.tensor([True, False, True])}, after)
     cut(model, {"q": torch.tensor([True, False, True])}, after)
     torch.testing.assert_close(model(x), again(x), rtol=1e-10, atol=1e-12)
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def by_width(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return ((q @ k.mT) * k.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+def queries_first(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return ((q / math.sqrt(q.size(-1))) @ k.mT).softmax(-1) @ v
+
+
+def by_einsum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = torch.einsum("bhnd,bhmd->bhnm", q, k) / math.sqrt(q.size(-1))
+    return torch.einsum("bhnm,bhmd->bhnd", scores.softmax(-1), v)
+
+
+def by_a_constant(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return (q @ k.mT * 0.4).softmax(-1) @ v
+
+
+class Packed(nn.Module):
+    """Queries, keys and values of one layer, with two heads whose size is computed."""
+
+    def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], bias: bool = True) -> None:
+        super().__init__()
+        self.attend, self.qkv, self.out = attend, nn.Linear(7, 24, bias=bias), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, places, 7) to (batch, places, 3)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("attend", [fused, by_width, queries_first, by_einsum])
+def test_the_queries_of_a_packed_projection_make_up_for_the_scale(attend: Any, bias: bool) -> None:
+    model, x = scrambled(Packed(attend, bias)), torch.randn(2, 5, 7, dtype=torch.float64)
+    groups = channel_groups(model, x)
+    group = groups["qkv"]
+    assert (group.channels, group.protected) == (4, None)
+    assert group.rescaled == (("qkv.weight", "qkv.bias") if bias else ("qkv.weight",))
+    assert all(part.index.tolist() == [[c, 4 + c] for c in range(4)] for part in group.queries)
+    for keep in ([True, False, True, True], [True, True, False]):
+        masked, average = copy.deepcopy(model), torch.optim.swa_utils.AveragedModel(model)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        mask_channels(masked, {"qkv": torch.tensor(keep)}, groups)
+        groups = cut(model, {"qkv": torch.tensor(keep)}, groups, companions=[average, before])
+        torch.testing.assert_close(model(x), masked(x), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(average.module(x), masked(x), rtol=1e-10, atol=1e-12)
+        assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert channel_groups(model, x)["qkv"].queries[0].index.tolist() == groups["qkv"].queries[0].index.tolist()
+
+
+def test_a_scale_that_is_a_constant_leaves_the_queries_alone() -> None:
+    model, x = scrambled(Packed(by_a_constant)), torch.randn(2, 5, 7, dtype=torch.float64)
+    group = cut_equals_masked(model, x, "dims")["qkv"]
+    assert (group.protected, group.rescaled) == (None, ())
+
+
+@pytest.mark.parametrize("attend", [by_width, queries_first, by_einsum])
+def test_queries_of_a_layer_of_their_own_make_up_for_a_scale_written_by_hand(attend: Any) -> None:
+    def run(s: Net, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (2, -1)).transpose(1, 2) for layer in (s.q, s.k, s.v))
+        return s.out(attend(q, k, v).transpose(1, 2).flatten(2))
+
+    model = scrambled(
+        Net(run, q=nn.Linear(7, 12), k=nn.Linear(7, 12), v=nn.Linear(7, 8), out=nn.Linear(8, 3))
+    )  # fmt: skip
+    groups = cut_equals_masked(model, torch.randn(2, 5, 7, dtype=torch.float64), "dims")
+    assert {name: (group.protected, group.rescaled) for name, group in groups.items()} == {
+        "q": (None, ("q.weight", "q.bias")),
+        "v": (None, ()),
+        "out": ("model output", ()),
+    }
 
 
 class OwnAttention(nn.Module):

@@ -413,6 +413,11 @@ OPEN = {
         },
         ["a"],
     ),
+    "attention whose scale is a function of its width": (
+        lambda s, x: (lambda h: s.b(F.scaled_dot_product_attention(*s.qkv(h).chunk(3, -1))))(s.a(x)),
+        {"a": Linear(8, 8), "qkv": Linear(8, 18), "b": Linear(6, 4)},
+        ["a", "qkv"],
+    ),
     "heads with their size computed": (
         lambda s, x: s.b(heads_of(s, x.flatten(2).mT, lambda h: h.unflatten(-1, (2, -1)))),
         {"q": Linear(3, 8), "k": Linear(3, 8), "v": Linear(3, 8), "b": Linear(8, 4)},
@@ -497,10 +502,12 @@ CLOSED = {
         {"a": Conv(3, 6, 1), "b": Conv(6, 4, 1)},
         {"a": "model output"},
     ),
-    "attention whose scale is a function of its width": (
-        lambda s, x: (lambda h: s.b(F.scaled_dot_product_attention(*s.qkv(h).chunk(3, -1))))(s.a(x)),
-        {"a": Linear(8, 8), "qkv": Linear(8, 18), "b": Linear(6, 4)},
-        {"a": "None", "qkv": "the scale of attention depends on it"},
+    "attention of queries that are no linear function of a layer": (
+        lambda s, x: (
+            lambda q, k, v: s.b(F.scaled_dot_product_attention(q.sigmoid(), k.sigmoid(), v))
+        )(*s.qkv(x).chunk(3, -1)),
+        {"qkv": Linear(8, 18), "b": Linear(6, 4)},
+        {"qkv": "the scale of attention depends on it"},
     ),
     "recurrent": (
         lambda s, x: s.b(s.r(s.a(x.flatten(2)))[0]),
