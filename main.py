@@ -17,6 +17,7 @@ from framework import __version__
 from framework.config import FLAGS
 from framework.flags import Flag
 from framework.old_flags import NEEDLESS, SWITCHES, VALUES
+from framework.oracle.settings import STUDY_FLAGS, prepare_study
 from utils.errors import RunError, UsageError
 from utils.suggest import nearest, unknown
 
@@ -24,20 +25,28 @@ ALIASES = {"loss": "losses", "data_set": "datasets", "data_sets": "datasets"}
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-class Sections(click.Group):
-    """A group whose help shows the flags under the headings of the config."""
+class Headed(click.Command):
+    """A command whose help shows the flags under the headings of the config."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section for each group of flags, then the rest, then the commands."""
+        """Write one section for each group of flags, then the rest."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                flag = FLAGS.get(parameter.name or "")
+                flag = (FLAGS | STUDY_FLAGS).get(parameter.name or "")
                 sections.setdefault(flag.group if flag else "Command", []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records, col_max=34)
+
+
+class Sections(Headed, click.Group):
+    """The same, with commands below it."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The flags, then the commands."""
+        super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 
 
@@ -57,6 +66,7 @@ def _help(flag: Flag) -> str:
     if flag.default in (None, (), {}):
         return flag.help
     default = ("on" if flag.default else "off") if flag.type is bool else flag.default
+    default = ",".join(default) if isinstance(default, tuple) else default
     return f"{flag.help}  [{default}]"
 
 
@@ -82,17 +92,42 @@ def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    given = {
-        name: value
-        for name, value in flags.items()
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
     from framework.prepare import prepare_run
 
-    config = prepare_run(given, Path(config_file) if config_file is not None else None)
+    config = prepare_run(_given(ctx), Path(config_file) if config_file is not None else None)
     from framework.runs import run
 
     run(config, ctx.obj)
+
+
+def _given(ctx: click.Context) -> dict[str, Any]:
+    """The flags on the command line; what a parent of the command was given counts too."""
+    above = _given(ctx.parent) if ctx.parent is not None else {}
+    own = {
+        name: value
+        for name, value in ctx.params.items()
+        if name != "config_file" and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    return above | own
+
+
+@cli.command("oracle", cls=Headed, params=[option_for(flag) for flag in STUDY_FLAGS.values()],
+             context_settings={"max_content_width": 120})  # fmt: skip
+@click.option("config_file", "--config", metavar="FILE", help="settings in YAML or JSON; flags win over them")
+@click.pass_context
+def oracle(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
+    """Measure what each unit of a trained network is worth, and how well the criterions tell it.
+
+    Each channel is removed by itself and the loss on training images is computed again: exactly what every
+    criterion estimates. Prints the correlation of the scores with it, and leaves a run folder with oracle.json
+    and scatter plots.
+    """
+    assert ctx.parent is not None
+    file = config_file or ctx.parent.params["config_file"]
+    config = prepare_study(_given(ctx), Path(file) if file is not None else None)
+    from framework.oracle.run import run_study
+
+    run_study(config, ctx.obj)
 
 
 @cli.command("list")

@@ -11,7 +11,7 @@ results/<YYYY-MM-DD>_<HH-MM-SS>_<run name>/
     output/log.txt       what was printed
     plots/               PNG files
     weights.safetensors  sign flips, mean and variance of each weight, with --track_weights
-    report.json          the result
+    report.json          the result; of the command oracle, oracle.json
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class RunFolder:
         self.plots = self.path / "plots"
         self.tracked = self.path / "weights.safetensors"
         self.report = self.path / "report.json"
+        self.oracle = self.path / "oracle.json"
         self.started = datetime.datetime.now().astimezone()
         self._plugins: dict[str, str] = {}  # as given -> as copied, relative to the run folder
 

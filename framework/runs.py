@@ -63,7 +63,7 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
     loaders.test.memory_format = layout
     compared = load_compared(config, loaders, layout)
     folder = RunFolder.create(config, command)
-    with _explaining(folder, config.model, console):
+    with explaining(folder, config.model, console):
         console.log_to(folder.log)
         for note in config.notes:
             console.say(note)
@@ -130,7 +130,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
         config.memory_format = probing.memory_format(model, example)
     trainer = build_trainer(config, model, loaders, pruner.plan)
     folder = RunFolder.create(config, command)
-    with _explaining(folder, config.model, console):
+    with explaining(folder, config.model, console):
         console.log_to(folder.log)
         for note in config.notes:
             console.say(note)
@@ -239,7 +239,7 @@ class Drawn:
 
 
 @contextlib.contextmanager
-def _explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None]:
+def explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None]:
     """A run that fails says why in its log too, and where the last good network is.
 
     Whatever was wrong could not be known before the run began: it has failed, it was not called wrongly.
