@@ -16,7 +16,7 @@ from click.core import ParameterSource
 from framework import __version__
 from framework.config import FLAGS
 from framework.flags import Flag
-from framework.old_flags import NEEDLESS, SWITCHES, VALUES
+from framework.old_flags import MODEL_PATH, NEEDLESS, NEEDLESS_SWITCHES, SWITCHES, VALUES, without_truth_values
 from framework.oracle.settings import STUDY_FLAGS, prepare_study
 from utils.errors import RunError, UsageError
 from utils.suggest import nearest, unknown
@@ -72,8 +72,9 @@ def _help(flag: Flag) -> str:
 
 def old_options() -> list[click.Option]:
     """Flags by their old names: accepted, and left out of the help."""
-    switches = [click.Option([name, f"--{name}"], is_flag=True, default=None, hidden=True) for name in SWITCHES]
-    return switches + [click.Option([name, f"--{name}"], hidden=True) for name in (*VALUES, *NEEDLESS)]
+    names = (*SWITCHES, *NEEDLESS_SWITCHES)
+    switches = [click.Option([name, f"--{name}"], is_flag=True, default=None, hidden=True) for name in names]
+    return switches + [click.Option([name, f"--{name}"], hidden=True) for name in (*VALUES, *NEEDLESS, MODEL_PATH)]
 
 
 @click.group(
@@ -162,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 1 failed run, 2 usage error, 130 interrupted."""
     command = shlex.join(sys.orig_argv if arguments is None else ["python", "main.py", *arguments])
     try:
-        code = cli.main(arguments, prog_name="python main.py", standalone_mode=False, obj=command)
+        code = cli.main(_words(arguments), prog_name="python main.py", standalone_mode=False, obj=command)
     except click.Abort as error:
         if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D; here it is a broken file
             traceback.print_exception(error.__cause__)
@@ -178,6 +179,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _words(arguments: Sequence[str] | None) -> list[str]:
+    """The arguments, switches without the truth values that other systems give them."""
+    switches = {name for name, flag in FLAGS.items() if flag.type is bool} | {*SWITCHES, *NEEDLESS_SWITCHES}
+    return without_truth_values(sys.argv[1:] if arguments is None else arguments, switches)
 
 
 def _explain(error: click.ClickException) -> str:

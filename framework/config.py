@@ -37,6 +37,8 @@ TESTER_FLAGS = (
     "attack", "epsilons", "attack_samples", "attack_steps", "attack_binary_steps", "attack_restarts",
     "attack_batch_size",
 )  # fmt: skip
+# Flags that ask a test of a checkpoint for more numbers.
+EXTRAS = ("train_acc", "test_acc", "flops", "compression")
 # Flags that are short for `--set model.NAME=VALUE`.
 SHORT = ("arch", "hidden_dim")
 NameSet = set[str]  # inside the class the name `set` is a field
@@ -200,6 +202,13 @@ class RunConfig:
     attack_batch_size: int | None = _test(None, help="images attacked together; default: 128", low=1)
     compare_with: str | None = _test(
         None, help="run folder whose finished network is tested on the same images", metavar="FOLDER"
+    )
+
+    train_acc: bool = _test(False, help="with --eval: also the accuracy on the training images, not augmented")
+    test_acc: bool = _test(False, help="with --eval: also the accuracy on the test images, whatever the tester")
+    flops: bool = _test(False, help="with --eval: also the multiply-adds of one sample, of the dense network too")
+    compression: bool = _test(
+        False, help="with --eval: also the compression ratio, bytes of the dense network / bytes now"
     )
 
     results_dir: str = _folder("results", help="where run folders are made", metavar="DIR")

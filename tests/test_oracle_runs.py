@@ -6,6 +6,8 @@ import contextlib
 import copy
 import io
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ import torch
 from framework import channel_groups, load_model
 from framework.oracle.choice import chosen_criterions
 from framework.oracle.correlation import MEASURES, correlation
+from framework.oracle.settings import STUDY_FLAGS
 from framework.oracle.study import REFERENCES
 from framework.plugins import build, registry
 from main import main
@@ -224,6 +227,25 @@ def test_all_criterions_that_can_score_the_network_are_compared(place: Path) -> 
     assert set(names) - set(numbers["criterions"]) == without_norm
     assert all("batch norm" in numbers["left_out"][name] for name in without_norm)
     assert "left out: BN" in found.out and "ranks single weights" in found.out
+
+
+GUIDE = (Path(__file__).resolve().parent.parent / "docs" / "oracle.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^python main.py oracle .*$", GUIDE, flags=re.MULTILINE)
+
+
+def test_the_guide_has_commands_and_says_what_is_compared() -> None:
+    assert len(COMMANDS) >= 3
+    assert re.findall(r"^\| `(\w+)` \|", GUIDE, flags=re.MULTILINE)[: len(REFERENCES)] == list(REFERENCES)
+    assert set(re.findall(r"`--(\w+)", GUIDE)) <= {*STUDY_FLAGS, "config", "eval"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_of_the_guide(command: str, place: Path) -> None:
+    words = shlex.split(command.replace("results/MY_RUN", f"results/{run_of(place, 'dense').name}"))[2:]
+    few = [] if "--criterions" in words else ["--criterions", "TFO"]
+    found = launch(place, *words, "--samples", "20", *few)
+    assert found.code == 0, found.err
+    assert found.oracle["samples"] == 20
 
 
 BAD = {
