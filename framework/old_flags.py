@@ -99,15 +99,16 @@ def _check_checkpoint(path: Path) -> None:
 def without_truth_values(arguments: Sequence[str], switches: Collection[str]) -> list[str]:
     """`--flag True` and `--flag=True`, as others write switches, become `--flag`; with False `--no_flag`."""
     found: list[str] = []
+    last = ""  # the switch that this word may belong to
     for word in arguments:
-        before = found[-1].removeprefix("--") if found and found[-1].startswith("--") else ""
-        name, equals, value = word.removeprefix("--").partition("=")
-        if before in switches and word.lower() in TRUTH:
-            found[-1:] = _switch(before, TRUTH[word.lower()])
-        elif word.startswith("--") and equals and name in switches and value.lower() in TRUTH:
+        name, equals, value = word.removeprefix("--").partition("=") if word.startswith("--") else ("", "", "")
+        if last and word.lower() in TRUTH:
+            found[-1:] = _switch(last, TRUTH[word.lower()])
+        elif equals and name in switches and value.lower() in TRUTH:
             found += _switch(name, TRUTH[value.lower()])
         else:
             found.append(word)
+        last = name if name in switches and not equals else ""
     return found
 
 

@@ -53,7 +53,8 @@ def test_switches_may_be_given_the_truth_values_of_other_systems(value: str, com
 
 def test_a_truth_value_is_only_taken_from_behind_a_switch(command: Command) -> None:
     assert command("--run_name", "True").config.run_name == "True"
-    assert command("--set", "model.hidden_dim=True", "--model", "MLP5").code != 0
+    config = command("--set", "model.hidden_dim=True", "--model", "MLP5", "--no_download").config
+    assert config.set == {"model": {"hidden_dim": True}} and config.download is False
     result = command("True")
     assert result.code == 2 and "True" in result.err
     assert without_truth_values(["--eval", "True", "False"], {"eval"}) == ["--eval", "False"]
