@@ -50,7 +50,7 @@ def draw_overview(file: Path, study: Study, title: str) -> Path:
     panels[0].set_yticks(y, names, fontsize=8)
     panels[0].invert_yaxis()
     panels[0].set_ylim(len(names) - 0.4, -0.6)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="upper right", ncols=3, frameon=False, fontsize=8)
+    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
     return _save(figure, file, f"{title}: correlation with the squared change of the loss")
 
 
