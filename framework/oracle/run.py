@@ -122,7 +122,7 @@ def carry_out(
     console: Console,
 ) -> Study:
     """Measure the oracle, then every criterion on the same batches; one that cannot score them is left out."""
-    oracle = measure_oracle(model, console.track(batches, "oracle", len(batches)), loss, groups)
+    oracle = measure_oracle(model, batches, loss, groups, lambda given: console.track(given, "oracle", len(given)))
     study = Study(groups, oracle, {}, {})
     for name in console.track(list(criterions), "criterions", len(criterions)):
         try:

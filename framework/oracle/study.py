@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from framework.oracle.correlation import Correlation, correlation, mean
 from framework.pruning.channels import ChannelGroup
 from framework.pruning.removal import loss_changes
 
+Track = Callable[[Sequence[Batch]], Iterable[Batch]]
 #: what scores are compared with, the first one in the table and the pictures
 REFERENCES = {
     "squared": "(L without the unit - L)^2 of each batch, averaged, as the criterion Oracle has it",
@@ -48,19 +49,22 @@ class Oracle:
         return found
 
 
-def measure_oracle(model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups) -> Oracle:
+def measure_oracle(
+    model: nn.Module, batches: Sequence[Batch], loss: LossFunction, groups: Groups, track: Track = iter
+) -> Oracle:
     """Remove each unit of the free groups by itself, in eval mode; exact up to rounding, the model is unchanged.
 
-    `loss` is a mean over its batch, a batch weighs by its size.
+    `loss` is a mean over its batch, a batch weighs by its size. `track` passes the batches on and shows how far
+    the work is.
     """
-    batches, free, start = list(batches), free_groups(groups), time.perf_counter()
+    free, start = free_groups(groups), time.perf_counter()
     samples, total = 0, 0.0
     signed = {name: torch.zeros(group.channels, dtype=torch.float64) for name, group in free.items()}
     squares = {name: one.clone() for name, one in signed.items()}
     with scoring(model):
         with torch.no_grad():
             total = sum(float(loss(model(inputs), targets)) * len(inputs) for inputs, targets in batches)
-        for size, changes in loss_changes(model, batches, loss, free):
+        for size, changes in loss_changes(model, track(batches), loss, free):
             samples += size
             for name, change in changes.items():
                 exact = change.detach().cpu().double()

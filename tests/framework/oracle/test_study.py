@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
 import torch
@@ -99,6 +99,24 @@ def test_a_study_leaves_the_network_as_it_was() -> None:
     judge(build("criterions", "TaylorGate"), model, given, F.cross_entropy, groups, oracle)
     assert same(before, snapshot(model)) and model.training
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_progress_is_told_batch_by_batch_as_they_are_done() -> None:
+    model, given, told = network("plain"), batches(), []
+
+    def track(items: Sequence[Batch]) -> Iterator[Batch]:
+        for item in items:
+            told.append(len(seen))
+            yield item
+
+    seen: list[int] = []
+
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        seen.append(len(targets))
+        return F.cross_entropy(outputs, targets)
+
+    measure_oracle(model, given, loss, channel_groups(model, given[0][0]), track)
+    assert len(told) == 3 and told[0] < told[1] < told[2]
 
 
 class Given(Criterion):
