@@ -16,7 +16,8 @@ from click.core import ParameterSource
 from framework import __version__
 from framework.config import FLAGS
 from framework.flags import Flag
-from framework.old_flags import NEEDLESS, SWITCHES, VALUES
+from framework.old_flags import MODEL_PATH, NEEDLESS, NEEDLESS_SWITCHES, SWITCHES, VALUES, without_truth_values
+from framework.oracle.settings import STUDY_FLAGS, prepare_study
 from utils.errors import RunError, UsageError
 from utils.suggest import nearest, unknown
 
@@ -24,20 +25,28 @@ ALIASES = {"loss": "losses", "data_set": "datasets", "data_sets": "datasets"}
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-class Sections(click.Group):
-    """A group whose help shows the flags under the headings of the config."""
+class Headed(click.Command):
+    """A command whose help shows the flags under the headings of the config."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section for each group of flags, then the rest, then the commands."""
+        """Write one section for each group of flags, then the rest."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                flag = FLAGS.get(parameter.name or "")
+                flag = (FLAGS | STUDY_FLAGS).get(parameter.name or "")
                 sections.setdefault(flag.group if flag else "Command", []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records, col_max=34)
+
+
+class Sections(Headed, click.Group):
+    """The same, with commands below it."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The flags, then the commands."""
+        super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 
 
@@ -57,13 +66,15 @@ def _help(flag: Flag) -> str:
     if flag.default in (None, (), {}):
         return flag.help
     default = ("on" if flag.default else "off") if flag.type is bool else flag.default
+    default = ",".join(default) if isinstance(default, tuple) else default
     return f"{flag.help}  [{default}]"
 
 
 def old_options() -> list[click.Option]:
     """Flags by their old names: accepted, and left out of the help."""
-    switches = [click.Option([name, f"--{name}"], is_flag=True, default=None, hidden=True) for name in SWITCHES]
-    return switches + [click.Option([name, f"--{name}"], hidden=True) for name in (*VALUES, *NEEDLESS)]
+    names = (*SWITCHES, *NEEDLESS_SWITCHES)
+    switches = [click.Option([name, f"--{name}"], is_flag=True, default=None, hidden=True) for name in names]
+    return switches + [click.Option([name, f"--{name}"], hidden=True) for name in (*VALUES, *NEEDLESS, MODEL_PATH)]
 
 
 @click.group(
@@ -82,17 +93,42 @@ def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    given = {
-        name: value
-        for name, value in flags.items()
-        if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
-    }
     from framework.prepare import prepare_run
 
-    config = prepare_run(given, Path(config_file) if config_file is not None else None)
+    config = prepare_run(_given(ctx), Path(config_file) if config_file is not None else None)
     from framework.runs import run
 
     run(config, ctx.obj)
+
+
+def _given(ctx: click.Context) -> dict[str, Any]:
+    """The flags on the command line; what a parent of the command was given counts too."""
+    above = _given(ctx.parent) if ctx.parent is not None else {}
+    own = {
+        name: value
+        for name, value in ctx.params.items()
+        if name != "config_file" and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    }
+    return above | own
+
+
+@cli.command("oracle", cls=Headed, params=[option_for(flag) for flag in STUDY_FLAGS.values()],
+             context_settings={"max_content_width": 120})  # fmt: skip
+@click.option("config_file", "--config", metavar="FILE", help="settings in YAML or JSON; flags win over them")
+@click.pass_context
+def oracle(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
+    """Measure what each unit of a trained network is worth, and how well the criterions tell it.
+
+    Each channel is removed by itself and the loss on training images is computed again: exactly what every
+    criterion estimates. Prints the correlation of the scores with it, and leaves a run folder with oracle.json
+    and scatter plots.
+    """
+    assert ctx.parent is not None
+    file = config_file or ctx.parent.params["config_file"]
+    config = prepare_study(_given(ctx), Path(file) if file is not None else None)
+    from framework.oracle.run import run_study
+
+    run_study(config, ctx.obj)
 
 
 @cli.command("list")
@@ -127,7 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 1 failed run, 2 usage error, 130 interrupted."""
     command = shlex.join(sys.orig_argv if arguments is None else ["python", "main.py", *arguments])
     try:
-        code = cli.main(arguments, prog_name="python main.py", standalone_mode=False, obj=command)
+        code = cli.main(_words(arguments), prog_name="python main.py", standalone_mode=False, obj=command)
     except click.Abort as error:
         if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D; here it is a broken file
             traceback.print_exception(error.__cause__)
@@ -143,6 +179,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _words(arguments: Sequence[str] | None) -> list[str]:
+    """The arguments, switches without the truth values that other systems give them."""
+    switches = {name for name, flag in FLAGS.items() if flag.type is bool} | {*SWITCHES, *NEEDLESS_SWITCHES}
+    return without_truth_values(sys.argv[1:] if arguments is None else arguments, switches)
 
 
 def _explain(error: click.ClickException) -> str:

@@ -37,6 +37,8 @@ TESTER_FLAGS = (
     "attack", "epsilons", "attack_samples", "attack_steps", "attack_binary_steps", "attack_restarts",
     "attack_batch_size",
 )  # fmt: skip
+# Flags that ask a test of a checkpoint for more numbers.
+EXTRAS = ("train_acc", "test_acc", "flops", "compression")
 # Flags that are short for `--set model.NAME=VALUE`.
 SHORT = ("arch", "hidden_dim")
 NameSet = set[str]  # inside the class the name `set` is a field
@@ -203,6 +205,13 @@ class RunConfig:
         None, help="run folder whose finished network is tested on the same images", metavar="FOLDER"
     )
 
+    train_acc: bool = _test(False, help="with --eval: also the accuracy on the training images, not augmented")
+    test_acc: bool = _test(False, help="with --eval: also the accuracy on the test images, whatever the tester")
+    flops: bool = _test(False, help="with --eval: also the multiply-adds of one sample, of the dense network too")
+    compression: bool = _test(
+        False, help="with --eval: also the compression ratio, bytes of the dense network / bytes now"
+    )
+
     results_dir: str = _folder("results", help="where run folders are made", metavar="DIR")
     run_name: str | None = _folder(
         None, help="end of the run folder's name; default: MODEL_CRITERION", metavar="NAME"
@@ -250,7 +259,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All settings as YAML can hold them, in the order of the fields."""
-        values = {name: getattr(self, name) for name in FLAGS}
+        values = {name: getattr(self, name) for name in flags_of(type(self))}
         return {
             name: list(value) if isinstance(value, tuple) else copy.deepcopy(value)
             for name, value in values.items()
@@ -262,7 +271,7 @@ class RunConfig:
 
         Raises UsageError, beginning with `source`, for an unknown key or a value of another type.
         """
-        parsed = parse_values(values, source)
+        parsed = parse_values(values, source, flags_of(cls))
         return cls(**parsed, given=NameSet(parsed))
 
     def options(self, group: str) -> dict[str, Any]:
@@ -287,17 +296,17 @@ FLAGS: dict[str, Flag] = flags_of(RunConfig)
 assert {f.name for f in fields(RunConfig)} == {*FLAGS, "given", "from_flags", "notes"}
 
 
-def parse_values(values: Mapping[str, Any], source: str = "") -> dict[str, Any]:
+def parse_values(values: Mapping[str, Any], source: str = "", flags: Mapping[str, Flag] = FLAGS) -> dict[str, Any]:
     """Give each value its field's type; UsageError names `source`, the key and the nearest match."""
     prefix = f"{source}: " if source else ""
     parsed: dict[str, Any] = {}
-    spelled = {alias: name for name, flag in FLAGS.items() for alias in flag.aliases}
+    spelled = {alias: name for name, flag in flags.items() for alias in flag.aliases}
     for given, value in values.items():
         name = spelled.get(given, given)
-        if name not in FLAGS:
-            raise UsageError(prefix + unknown("setting", str(name), FLAGS))
+        if name not in flags:
+            raise UsageError(prefix + unknown("setting", str(name), flags))
         where = f"{prefix}{name}" if source else f"--{name}"
-        parsed[name] = _parse_set(value, where) if name == "set" else FLAGS[name].parse(value, where)
+        parsed[name] = _parse_set(value, where) if name == "set" else flags[name].parse(value, where)
     return parsed
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.config import GROUPS, RunConfig, parse_values
+from framework.flags import flags_of
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -17,24 +18,24 @@ PATHS = ("plugins", "data_dir", "pretrained", "checkpoint_name", "compare_with")
 FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
-def merge(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig:
-    """The config of the flags over those of the file over the defaults.
+def merge(flags: Mapping[str, Any], file: Path | None = None, kind: type[RunConfig] = RunConfig) -> RunConfig:
+    """The config, of class `kind`, of the flags over those of the file over the defaults.
 
     `flags` maps field names to what the command line holds (text, truth values, lists of text).
     Raises UsageError for anything that is no setting or of another type.
     """
-    values = read_config_file(file) if file is not None else {}
-    above = parse_values({**flags, "set": parse_settings(flags.get("set", ()))})
+    values = read_config_file(file, kind) if file is not None else {}
+    above = parse_values({**flags, "set": parse_settings(flags.get("set", ()))}, flags=flags_of(kind))
     options = {group: dict(found) for group, found in values.get("set", {}).items()}
     for group, found in above.pop("set").items():
         options.setdefault(group, {}).update(found)
     given = {*values, *flags}
     if "attack" in flags and values.get("test_scheme") == RunConfig.test_scheme:
         given.discard("test_scheme")  # the file only repeats the default, which is no wish against the flag
-    return RunConfig(**{**values, **above, "set": options}, given=given, from_flags=set(flags))
+    return kind(**{**values, **above, "set": options}, given=given, from_flags=set(flags))
 
 
-def read_config_file(file: Path) -> dict[str, Any]:
+def read_config_file(file: Path, kind: type[RunConfig] = RunConfig) -> dict[str, Any]:
     """The settings in a file; relative paths that exist beside the file are made absolute.
 
     A run name or checkpoint that only repeats the default is dropped, so that it follows `--model` and
@@ -45,11 +46,11 @@ def read_config_file(file: Path) -> dict[str, Any]:
         raw = {}
     if not isinstance(raw, dict):
         raise UsageError(f"{file} must hold settings as 'key: value', found {type(raw).__name__}")
-    values = parse_values(raw, str(file))
+    values = parse_values(raw, str(file), flags_of(kind))
     for name in PATHS:
         if values.get(name):
             values[name] = _beside(file, values[name])
-    plain = RunConfig(**values)
+    plain = kind(**values)
     if plain.run_name == plain.default_run_name():
         values["run_name"] = None
     if plain.checkpoint_model == plain.default_checkpoint_model():

@@ -29,14 +29,16 @@ INHERITED = ("data_set", "data_dir", "image_size", "normalize", "num_classes", "
 INHERITED_BY_TESTS = ("batch_size", "loss", "limit_test_batches")
 
 
-def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig:
+def prepare_run(
+    flags: Mapping[str, Any], file: Path | None = None, kind: type[RunConfig] = RunConfig
+) -> RunConfig:
     """The config of a run: `flags` over `file` over the defaults, filled by autoconfig, checked, resolved.
 
-    What was decided for the user is in `notes`. Raises UsageError for everything that can be known to be
-    wrong before a model is built; no file is written.
+    It is of class `kind`. What was decided for the user is in `notes`. Raises UsageError for everything that can
+    be known to be wrong before a model is built; no file is written.
     """
     flags, lines = translated(flags)
-    config = merge(flags, file)
+    config = merge(flags, file, kind)
     config.notes += lines
     add_plugins(config.plugins)
     check_attack_flags(config)

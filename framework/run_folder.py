@@ -11,7 +11,7 @@ results/<YYYY-MM-DD>_<HH-MM-SS>_<run name>/
     output/log.txt       what was printed
     plots/               PNG files
     weights.safetensors  sign flips, mean and variance of each weight, with --track_weights
-    report.json          the result
+    report.json          the result; of the command oracle, oracle.json
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class RunFolder:
         self.plots = self.path / "plots"
         self.tracked = self.path / "weights.safetensors"
         self.report = self.path / "report.json"
+        self.oracle = self.path / "oracle.json"
         self.started = datetime.datetime.now().astimezone()
         self._plugins: dict[str, str] = {}  # as given -> as copied, relative to the run folder
 
@@ -161,7 +162,7 @@ def find_pretrained(value: str, model: str, results_dir: str = "results") -> Pat
     """The file that `--pretrained` means: one of tensors, or `model`'s finished one in a run folder."""
     path = Path(value)
     if path.is_file():
-        if not is_safetensors(path) and not _is_from_torch(path):
+        if not is_safetensors(path) and not is_from_torch(path):
             raise UsageError(f"--pretrained {value} is neither a safetensors file nor one that torch.save wrote")
         return path
     if not (path.is_dir() or (Path(results_dir) / value).is_dir()) and path.suffix:
@@ -248,7 +249,7 @@ def is_safetensors(file: Path) -> bool:
     return start[8:] == b"{" and length <= file.stat().st_size - 8
 
 
-def _is_from_torch(file: Path) -> bool:
+def is_from_torch(file: Path) -> bool:
     """Whether the file begins like what torch.save writes: a zip archive with its data, before 1.6 a number."""
     with file.open("rb") as opened:
         start = opened.read(len(LEGACY))

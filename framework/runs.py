@@ -19,6 +19,7 @@ from framework.config import RunConfig
 from framework.console import Console
 from framework.criterion import Criterion
 from framework.dense import dense_config
+from framework.extras import extras, shown_extras
 from framework.hooks import hookimpl, manager
 from framework.idle import idle_in_tests
 from framework.lineage import was_pruned
@@ -62,10 +63,10 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
     model = assemble.build_model(config, loaders)
     layout = probing.FORMATS.get(config.memory_format, torch.contiguous_format)
     probing.lay_out(model, layout)
-    loaders.test.memory_format = layout
+    loaders.test.memory_format = loaders.train.memory_format = layout
     compared = load_compared(config, loaders, layout)
     folder = RunFolder.create(config, command)
-    with _explaining(folder, config.model, console):
+    with explaining(folder, config.model, console):
         console.log_to(folder.log)
         for note in config.notes:
             console.say(note)
@@ -76,12 +77,15 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
             plots=folder.plots, compared=compared, track=console.track,
         )  # fmt: skip
         results = tester.evaluate(model, batches, loss, seed=config.seed, context=context)
+        more = extras(config, model, loaders, results)
         write_json(
             folder.report,
             {"model": config.model, "checkpoint": checkpoint, "data_set": config.data_set, "seed": config.seed,
-             "tester": config.test_scheme, **results},
+             "tester": config.test_scheme, **({"extras": more} if more else {}), **results},
         )  # fmt: skip
         console.say(f"{checkpoint} on {config.data_set}")
+        for line in shown_extras(more):
+            console.say(line)
         for part in tester.shown(results):
             console.say(part) if isinstance(part, str) else console.show(part)
     return folder
@@ -132,7 +136,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
         config.memory_format = probing.memory_format(model, example)
     trainer = build_trainer(config, model, loaders, pruner.plan)
     folder = RunFolder.create(config, command)
-    with _explaining(folder, config.model, console):
+    with explaining(folder, config.model, console):
         console.log_to(folder.log)
         for note in config.notes:
             console.say(note)
@@ -241,7 +245,7 @@ class Drawn:
 
 
 @contextlib.contextmanager
-def _explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None]:
+def explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None]:
     """A run that fails says why in its log too, and where the last good network is.
 
     Whatever was wrong could not be known before the run began: it has failed, it was not called wrongly.

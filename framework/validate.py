@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from framework.catalog import check_source
-from framework.config import FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
+from framework.config import EXTRAS, FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
 from framework.modes import MODES, check_modes
 from framework.plugins import option_names, registry
 from framework.run_folder import find_checkpoint, find_pretrained
@@ -95,6 +95,9 @@ def _check_combinations(config: RunConfig) -> None:
         raise UsageError("--pretrained and --checkpoint_name exclude each other: both give the first weights")
     if config.new_head and config.pretrained is None:
         raise UsageError("--new_head needs --pretrained: a new network has a new last layer anyway")
+    for name in EXTRAS:
+        if getattr(config, name) and not config.eval:
+            raise UsageError(f"--{name} needs --eval: the report of a training run has these numbers anyway")
     if config.eval and config.pretrained is not None:
         raise UsageError("--eval reads a checkpoint: give --checkpoint_name, not --pretrained")
     check_modes(config)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import framework
-from framework.config import FLAGS
+from framework.config import EXTRAS, FLAGS
 from utils.errors import RunError, UsageError
 
 ROOT = Path(framework.__file__).parent.parent
@@ -70,9 +70,13 @@ def test_the_command_line_is_handed_on_quoted_for_a_shell(command: Command) -> N
     assert result.command == "python main.py --run_name 'two words'"
 
 
+#: switches that are refused, one way or the other, without further flags
+NEED_MORE = ("eval", "outer_layer_pruning", "masking", "new_head", *EXTRAS)
+
+
 def test_every_truth_value_can_be_switched_both_ways(command: Command) -> None:
     for name, flag in FLAGS.items():
-        if flag.type is bool and name not in ("eval", "outer_layer_pruning", "masking", "new_head"):
+        if flag.type is bool and name not in NEED_MORE:
             assert getattr(command(f"--{name}").config, name) is True
             assert getattr(command(f"--no_{name}").config, name) is False
 
@@ -142,6 +146,8 @@ REFUSED = {
     "missing run folder": (["--checkpoint_name", "nowhere"], "results/nowhere"),
     "nothing to evaluate": (["--eval"], "LeNet5_finished.safetensors"),
     "checkpoint without a run": (["--checkpoint_model", "LeNet5_best"], "--checkpoint_name"),
+    "extra numbers of a training run": (["--train_acc"], "--train_acc needs --eval"),
+    "a file that is not there": (["--eval", "--model_path", "a/b.pth"], "--model_path a/b.pth: no such file"),
     "unknown kind": (["list", "criterio"], "'criterions'"),
 }
 

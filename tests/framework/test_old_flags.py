@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from framework.old_flags import NEEDLESS, SWITCHES, VALUES
+from framework.old_flags import NEEDLESS, SWITCHES, VALUES, without_truth_values
 
 Command = Callable[..., Any]
 
@@ -36,6 +39,56 @@ def test_flags_with_a_value_go_by_their_old_names(command: Command) -> None:
     assert result.config.num_classes == 10
     assert [line.split(":")[0] for line in result.config.notes[:2]] == ["deprecated", "--N has no effect"]
     assert {*VALUES, *NEEDLESS} == {"output_dim", "N"}
+
+
+@pytest.mark.parametrize("value", ["True", "true"])
+def test_switches_may_be_given_the_truth_values_of_other_systems(value: str, command: Command) -> None:
+    assert command("--tuning", value, "--no_download").config.tuning is True
+    assert command(f"--tuning={value}").config.tuning is True
+    config = command("--download", "False", "--saliency=false", "--epochs", "3").config
+    assert (config.download, config.saliency, config.epochs) == (False, False, 3)
+    assert command("--disable_saliency", "False").config.saliency is True
+    assert command("--disable_saliency", value).config.saliency is False
+
+
+def test_a_truth_value_is_only_taken_from_behind_a_switch(command: Command) -> None:
+    assert command("--run_name", "True").config.run_name == "True"
+    config = command("--set", "model.hidden_dim=True", "--model", "MLP5", "--no_download").config
+    assert config.set == {"model": {"hidden_dim": True}} and config.download is False
+    result = command("True")
+    assert result.code == 2 and "True" in result.err
+    assert without_truth_values(["--eval", "True", "False"], {"eval"}) == ["--eval", "False"]
+
+
+def test_a_switch_that_nothing_needs_says_so(command: Command) -> None:
+    for words in (["--pruned"], ["--pruned", "True"]):
+        result = command(*words)
+        assert result.code == 0
+        assert result.config.notes[0] == "--pruned has no effect: the checkpoint says itself what was pruned"
+
+
+def test_a_model_path_of_0_means_none(command: Command) -> None:
+    result = command("--model_path", "0")
+    assert result.config.checkpoint_name is None and "no effect" in result.config.notes[0]
+
+
+def test_a_strangers_pickle_is_refused_as_a_model_path(command: Command) -> None:
+    torch.save({"net": {}}, "vgg.pth")
+    legacy = Path("legacy.pth")
+    torch.save({"net": {}}, legacy, _use_new_zipfile_serialization=False)
+    for file in ("vgg.pth", "legacy.pth"):
+        result = command("--eval", "--model_path", file)
+        assert result.code == 2 and result.err.count("\n") == 1
+        assert file in result.err and "pickle" in result.err and "safetensors" in result.err
+    Path("text.pth").write_text("hello")
+    assert "text.pth is no safetensors file" in command("--eval", "--model_path", "text.pth").err
+    save_file({"a": torch.zeros(1)}, "a.safetensors")
+    assert "lies in no run folder" in command("--eval", "--model_path", "a.safetensors").err
+
+
+def test_a_model_path_and_a_checkpoint_name_that_contradict_each_other_are_refused(command: Command) -> None:
+    result = command("--eval", "--model_path", "one", "--checkpoint_name", "other")
+    assert result.code == 2 and "--model_path and --checkpoint_name say different things" in result.err
 
 
 def test_input_dim_is_the_size_of_the_inputs(command: Command) -> None:

@@ -1,0 +1,115 @@
+"""The pictures of a study: plots/oracle.png, and plots/oracle_<criterion>.png."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from framework.oracle.correlation import MEASURES
+from framework.oracle.study import Study
+from framework.oracle.tables import shown
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+COLOURS = ("#1b7f5c", "#c8553d", "#4a6fa5")
+#: orders of magnitude from the largest number down that a logarithmic axis shows
+ORDERS = 12
+#: layers that get a name in the legend
+NAMED = 16
+
+
+def draw_study(folder: Path, study: Study, title: str) -> list[Path]:
+    """The overview, and one scatter plot for each criterion; returns the files."""
+    files = [draw_overview(folder / "oracle.png", study, title)] if study.judged else []
+    return files + [draw_scatter(folder / f"oracle_{name}.png", study, name, title) for name in study.judged]
+
+
+def draw_overview(file: Path, study: Study, title: str) -> Path:
+    """Bars: the correlations of every criterion with the squared loss change, over all units and within layers."""
+    names = study.ranked()
+    figure, panels = plt.subplots(1, 2, figsize=(10, 1.6 + 0.36 * len(names)), sharex=True, sharey=True)
+    y, height = np.arange(len(names)), 0.8 / len(MEASURES)
+    parts = {
+        "over all layers": [study.judged[name].overall["squared"] for name in names],
+        "mean over the layers": [study.judged[name].layer_mean("squared") for name in names],
+    }
+    for axes, (where, found) in zip(panels, parts.items(), strict=True):
+        for at, measure in enumerate(MEASURES):
+            values = [one[measure] or 0.0 for one in found]
+            axes.barh(y + (at - 1) * height, values, height, color=COLOURS[at], label=measure.capitalize())
+        for line in y:
+            if found[line]["pearson"] is None:
+                axes.text(0.01, line, "not defined", va="center", fontsize=7)
+        axes.axvline(0, color="black", linewidth=0.6)
+        axes.grid(axis="x", alpha=0.3)
+        axes.set_xlabel(where)
+    panels[0].set_yticks(y, names, fontsize=8)
+    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
+    return _save(figure, file, f"{title}: correlation with the squared change of the loss")
+
+
+def draw_scatter(file: Path, study: Study, name: str, title: str) -> Path:
+    """Each unit: its score against its squared loss change, coloured by layer.
+
+    An axis of numbers that differ by an order of magnitude is logarithmic, unless some are negative; what is zero,
+    or tiny beside the largest, is then drawn at its edge.
+    """
+    judged, reference = study.judged[name], study.oracle.squared
+    figure, axes = plt.subplots(figsize=(7, 5))
+    scores = {layer: one.double().numpy() for layer, one in judged.scores.items()}
+    finite = {layer: np.isfinite(one) for layer, one in scores.items()}
+    x = {layer: one[finite[layer]] for layer, one in scores.items()}
+    y = {layer: reference[layer].numpy()[finite[layer]] for layer in scores}
+    left, low = _edge(axes, "x", x), _edge(axes, "y", y)
+    colours = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(x)))
+    for (layer, values), colour in zip(x.items(), colours, strict=True):
+        axes.scatter(_at_least(values, left), _at_least(y[layer], low), s=11, alpha=0.7, color=colour, label=layer)
+    found = judged.overall["squared"]
+    numbers = ", ".join(f"{measure.capitalize()} {shown(found[measure])}" for measure in MEASURES)
+    axes.set_xlabel(f"score of {name}")
+    axes.set_ylabel("squared change of the loss")
+    axes.grid(alpha=0.3)
+    if len(x) <= NAMED:
+        axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    else:
+        _bar(figure, axes, list(x))
+    return _save(figure, file, f"{title}: {name}\n{numbers}")
+
+
+def _edge(axes: Any, which: str, values: dict[str, Any]) -> float | None:
+    """Choose the scale; where it is logarithmic, the number at its edge."""
+    together = np.concatenate(list(values.values())) if values else np.zeros(0)
+    positive = together[together > 0]
+    if not len(positive) or (together < 0).any() or positive.max() < 10 * positive.min():
+        return None
+    axes.set(**{f"{which}scale": "log"})
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_formatter("{x:.0e}")  # plain text: powers of ten take half of the time of a picture
+    axis.set_minor_formatter("")
+    return float(max(positive.min(), positive.max() / 10.0**ORDERS)) / 2
+
+
+def _at_least(values: Any, edge: float | None) -> Any:
+    return values if edge is None else np.maximum(values, edge)
+
+
+def _bar(figure: Any, axes: Any, layers: list[str]) -> None:
+    """A colour bar in place of a legend of many layers."""
+    scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1 / 0.95), "viridis")
+    bar = figure.colorbar(scale, ax=axes, ticks=[0, 1])
+    bar.ax.set_yticklabels([layers[0], layers[-1]], fontsize=7)
+    bar.ax.set_ylim(0, 1)
+
+
+def _save(figure: Any, file: Path, title: str) -> Path:
+    figure.suptitle(title, fontsize=10)
+    figure.tight_layout()
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+    return file

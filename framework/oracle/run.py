@@ -1,0 +1,150 @@
+"""A study from a checked config: load the network, measure, compare, report."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from framework import assemble, probing
+from framework.console import Console
+from framework.criterion import Batch, Criterion, Groups, LossFunction, free_groups
+from framework.oracle.choice import ALL, chosen_criterions
+from framework.oracle.settings import StudyConfig
+from framework.oracle.study import Study, judge, measure_oracle
+from framework.oracle.tables import head, left_out_lines, table
+from framework.plugins import build, registry
+from framework.pruning.channels import channel_groups
+from framework.pruning.trial import try_criterion
+from framework.run_folder import RunFolder
+from framework.runs import explaining
+from utils.atomic import write_json
+from utils.errors import UsageError
+from utils.loaders import Loaders
+
+
+def run_study(config: StudyConfig, command: str) -> Path:
+    """Carry out the study; returns its run folder. Bad input is a UsageError before anything is written."""
+    console = Console(config.progress)
+    try:
+        assemble.prepare_machine(config)
+        folder = _study(config, command, console)
+        console.say(str(folder.path))
+    finally:
+        console.close()
+    return folder.path
+
+
+def _study(config: StudyConfig, command: str, console: Console) -> RunFolder:
+    loss = assemble.build_loss(config)
+    loaders = assemble.build_loaders(config)
+    loaders.check_balanced(config.samples)
+    model = assemble.build_model(config, loaders)
+    layout = probing.FORMATS.get(config.memory_format, torch.contiguous_format)
+    probing.lay_out(model, layout)
+    loaders.train.memory_format = layout
+    batches = images(loaders, config)
+    example = batches[0][0][:1]
+    groups = removable(model, example, config)
+    trial = Trial(config, model, loaders, loss, groups, example)
+    criterions, left_out = trial.usable()
+    folder = RunFolder.create(config, command)
+    with explaining(folder, config.model, console):
+        console.log_to(folder.log)
+        for note in config.notes:
+            console.say(note)
+        study = carry_out(model, batches, loss, groups, criterions, console)
+        study.left_out = left_out | study.left_out
+        _report(config, folder, console, study)
+    return folder
+
+
+def images(loaders: Loaders, config: StudyConfig) -> list[Batch]:
+    """The study's training images, equally many of each class, not augmented; drawn by the seed alone."""
+    return loaders.scoring_batches("balanced", batches=None, samples=config.samples, batch_size=config.batch_size,
+                                   seed=config.seed, step=0)  # fmt: skip
+
+
+def removable(model: nn.Module, example: Tensor, config: StudyConfig) -> Groups:
+    """The network's channel groups; UsageError where none can be removed."""
+    groups = channel_groups(model, example, config.protect)
+    if not free_groups(groups):
+        reasons = sorted({str(group.protected) for group in groups.values()})
+        raise UsageError(f"{config.model} has no channel that could be removed: {'; '.join(reasons)}")
+    return groups
+
+
+class Trial:
+    """Builds the chosen criterions and tries each on two images, before anything is written."""
+
+    def __init__(
+        self, config: StudyConfig, model: nn.Module, loaders: Loaders, loss: LossFunction, groups: Groups,
+        example: Tensor,
+    ) -> None:  # fmt: skip
+        self._given, self._seed = config.criterions, config.seed
+        self._model, self._loaders, self._loss = model, loaders, loss
+        self._groups, self._example = groups, example
+
+    def usable(self) -> tuple[dict[str, Criterion], dict[str, str]]:
+        """Those that can score the network, and why not the others; one asked for by its name must."""
+        names, left_out = chosen_criterions(self._given)
+        found = {}
+        for name in names:
+            try:
+                found[name] = self._tried(name)
+            except UsageError as error:
+                if not any(ALL in text.split(",") for text in self._given):
+                    raise UsageError(f"--criterions {name}: {error}") from error
+                left_out[name] = str(error)
+        return found, dict(sorted(left_out.items()))
+
+    def _tried(self, name: str) -> Criterion:
+        criterion: Criterion = build("criterions", name)
+        criterion.seed, criterion.example_input = self._seed, self._example
+        criterion.check(self._model)
+        file = registry.file("criterions", name)
+        try:
+            try_criterion(criterion, file, self._model, self._loaders, self._loss, self._groups)
+        except UsageError as error:
+            raise UsageError(str(error).removeprefix(f"{file}: ")) from error
+        criterion.start(self._model)
+        return criterion
+
+
+def carry_out(
+    model: nn.Module,
+    batches: list[Batch],
+    loss: LossFunction,
+    groups: Groups,
+    criterions: dict[str, Criterion],
+    console: Console,
+) -> Study:
+    """Measure the oracle, then every criterion on the same batches; one that cannot score them is left out."""
+    oracle = measure_oracle(model, batches, loss, groups, lambda given: console.track(given, "oracle", len(given)))
+    study = Study(groups, oracle, {}, {})
+    for name in console.track(list(criterions), "criterions", len(criterions)):
+        try:
+            study.judged[name] = judge(criterions[name], model, batches, loss, groups, oracle)
+        except UsageError as error:
+            study.left_out[name] = str(error)
+    return study
+
+
+def _report(config: StudyConfig, folder: RunFolder, console: Console, study: Study) -> None:
+    start = time.perf_counter()
+    checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
+    console.show(table(study, f"{checkpoint} on {config.data_set}"))
+    for line in [*head(study), *left_out_lines(study)]:
+        console.say(line)
+    from framework.oracle.plots import draw_study  # matplotlib: a study that is refused need not wait for it
+
+    draw_study(folder.plots, study, f"{config.model} on {config.data_set}")
+    results = study.results()
+    results["seconds"]["pictures"] = time.perf_counter() - start
+    write_json(
+        folder.oracle,
+        {"model": config.model, "checkpoint": checkpoint, "data_set": config.data_set, "seed": config.seed,
+         "batch_size": config.batch_size, "loss_function": config.loss, **results},
+    )  # fmt: skip

@@ -1,0 +1,181 @@
+"""The exact worth of every unit, the scores of the criterions, and how well these tell it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.criterion import Batch, Criterion, Groups, LossFunction, check_scores, free_groups, scoring
+from framework.oracle.correlation import Correlation, correlation, mean
+from framework.pruning.channels import ChannelGroup
+from framework.pruning.removal import loss_changes
+
+Track = Callable[[Sequence[Batch]], Iterable[Batch]]
+#: what scores are compared with, the first one in the table and the pictures
+REFERENCES = {
+    "squared": "(L without the unit - L)^2 of each batch, averaged, as the criterion Oracle has it",
+    "total": "(L without the unit - L)^2, L the mean loss over all images",
+    "signed": "L without the unit - L, L the mean loss over all images",
+}
+
+
+@dataclass
+class Oracle:
+    """What happens to the loss when a unit is removed: per group, float64 `(channels,)` on the CPU."""
+
+    samples: int
+    #: mean loss of the whole network
+    loss: float
+    #: mean loss without the unit, minus `loss`
+    signed: dict[str, Tensor]
+    #: mean over batches, weighed by their sizes, of the square of each batch's change: the importance of
+    #: arXiv:1906.10771, averaged as the criterions average what they estimate
+    squared: dict[str, Tensor]
+    seconds: float = 0.0
+
+    @property
+    def total(self) -> dict[str, Tensor]:
+        """The square of `signed`; of a single batch the same as `squared`."""
+        return {name: change.square() for name, change in self.signed.items()}
+
+    def reference(self, name: str) -> dict[str, Tensor]:
+        """One of REFERENCES."""
+        found: dict[str, Tensor] = getattr(self, name)
+        return found
+
+
+def measure_oracle(
+    model: nn.Module, batches: Sequence[Batch], loss: LossFunction, groups: Groups, track: Track = iter
+) -> Oracle:
+    """Remove each unit of the free groups by itself, in eval mode; exact up to rounding, the model is unchanged.
+
+    `loss` is a mean over its batch, a batch weighs by its size. `track` passes the batches on and shows how far
+    the work is.
+    """
+    free, start = free_groups(groups), time.perf_counter()
+    samples, total = 0, 0.0
+    signed = {name: torch.zeros(group.channels, dtype=torch.float64) for name, group in free.items()}
+    squares = {name: one.clone() for name, one in signed.items()}
+    with scoring(model):
+        with torch.no_grad():
+            total = sum(float(loss(model(inputs), targets)) * len(inputs) for inputs, targets in batches)
+        for size, changes in loss_changes(model, track(batches), loss, free):
+            samples += size
+            for name, change in changes.items():
+                exact = change.detach().cpu().double()
+                signed[name] += size * exact
+                squares[name] += size * exact.square()
+    return Oracle(
+        samples,
+        total / samples,
+        {name: one / samples for name, one in signed.items()},
+        {name: one / samples for name, one in squares.items()},
+        time.perf_counter() - start,
+    )
+
+
+@dataclass
+class Judged:
+    """One criterion's scores, `(channels,)` per group, and how well they tell each reference."""
+
+    scores: dict[str, Tensor]
+    seconds: float
+    #: reference -> over all units together, raw scores as they would be ranked
+    overall: dict[str, Correlation] = field(default_factory=dict)
+    #: reference -> group -> within the group
+    layers: dict[str, dict[str, Correlation]] = field(default_factory=dict)
+
+    def layer_mean(self, reference: str) -> Correlation:
+        """The mean over the groups where it is defined."""
+        return mean(list(self.layers[reference].values()))
+
+
+def judge(
+    criterion: Criterion,
+    model: nn.Module,
+    batches: Sequence[Batch],
+    loss: LossFunction,
+    groups: Groups,
+    oracle: Oracle,
+) -> Judged:
+    """Score with the same batches (or none, for a criterion without data) and compare with the oracle.
+
+    Raises UsageError where the criterion cannot score the network.
+    """
+    start, free = time.perf_counter(), free_groups(groups)
+    raw = criterion.score(model, batches if criterion.data.kind != "none" else [], loss, free)
+    scores = {name: one.cpu() for name, one in check_scores(raw, model, groups, criterion).items()}
+    judged = Judged(scores, time.perf_counter() - start)
+    for reference in REFERENCES:
+        wanted = oracle.reference(reference)
+        judged.layers[reference] = {name: correlation(scores[name], wanted[name]) for name in wanted}
+        judged.overall[reference] = correlation(*(torch.cat([one[name] for name in wanted])
+                                                  for one in (scores, wanted)))  # fmt: skip
+    return judged
+
+
+@dataclass
+class Study:
+    """Everything a study has found."""
+
+    groups: Mapping[str, ChannelGroup]
+    oracle: Oracle
+    judged: dict[str, Judged]
+    left_out: dict[str, str]
+
+    @property
+    def units(self) -> int:
+        """Units that were removed, one after the other."""
+        return sum(len(one) for one in self.oracle.signed.values())
+
+    def ranked(self) -> list[str]:
+        """The criterions, best first: by Pearson over all units; undefined last."""
+
+        def place(name: str) -> tuple[bool, float]:
+            value = self.judged[name].overall["squared"]["pearson"]
+            return value is None, -(value or 0.0)
+
+        return sorted(self.judged, key=place)
+
+    def results(self) -> dict[str, Any]:
+        """All numbers, as JSON can hold them."""
+        oracle = self.oracle
+        return {
+            "samples": oracle.samples,
+            "loss": oracle.loss,
+            "units": self.units,
+            "seconds": {"oracle": oracle.seconds, "criterions": sum(one.seconds for one in self.judged.values())},
+            "references": REFERENCES,
+            "layers": {
+                name: {
+                    "units": len(oracle.signed[name]),
+                    "channels": self.groups[name].origin.tolist(),
+                    **{reference: oracle.reference(reference)[name].tolist() for reference in REFERENCES},
+                }
+                for name in oracle.signed
+            },
+            "protected": {name: group.protected for name, group in self.groups.items() if group.protected},
+            "criterions": {name: _numbers(self.judged[name]) for name in self.ranked()},
+            "left_out": self.left_out,
+        }
+
+
+def _numbers(judged: Judged) -> dict[str, Any]:
+    return {
+        "seconds": judged.seconds,
+        "units": sum(int(torch.isfinite(scores).sum()) for scores in judged.scores.values()),
+        "correlation": {
+            reference: {
+                "all": judged.overall[reference],
+                "layer_mean": judged.layer_mean(reference),
+                "layers": judged.layers[reference],
+            }
+            for reference in REFERENCES
+        },
+        "scores": {name: scores.tolist() for name, scores in judged.scores.items()},
+    }

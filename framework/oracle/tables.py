@@ -1,0 +1,59 @@
+"""A study for the console."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE
+from rich.table import Table
+
+from framework.oracle.correlation import MEASURES
+from framework.oracle.study import Study
+
+#: column -> where its number is
+COLUMNS: dict[str, tuple[str, str, str]] = {
+    **{measure.capitalize(): ("squared", "all", measure) for measure in MEASURES},
+    **{f"layers: {measure.capitalize()}": ("squared", "layers", measure) for measure in MEASURES},
+    **{f"total: {measure.capitalize()}": ("total", "all", measure) for measure in ("pearson", "spearman")},
+}
+
+
+def table(study: Study, title: str) -> Table:
+    """Correlation of every criterion with the squared change of the loss, best first."""
+    found = Table(
+        title=f"{title}: correlation with the squared change of the loss", title_justify="left", box=SIMPLE
+    )
+    found.add_column("", no_wrap=True)
+    for column in (*COLUMNS, "seconds"):
+        found.add_column(column.replace(": ", ":\n"), justify="right")
+    for name in study.ranked():
+        judged = study.judged[name]
+        parts = {
+            (reference, where): judged.overall[reference] if where == "all" else judged.layer_mean(reference)
+            for reference, where, _ in COLUMNS.values()
+        }
+        cells = [shown(parts[reference, where][measure]) for reference, where, measure in COLUMNS.values()]
+        found.add_row(name, *cells, f"{judged.seconds:.2f}")
+    return found
+
+
+def head(study: Study) -> list[str]:
+    """What was measured."""
+    oracle = study.oracle
+    return [
+        f"{study.units:,} units in {len(oracle.signed)} layers, loss {oracle.loss:.4f} over {oracle.samples:,} "
+        f"training images; the oracle took {oracle.seconds:.1f} s",
+        "the change of each batch is squared and averaged, as the scores are; total: that of all images, squared",
+        "over the raw scores of all layers together; layers: mean over the layers; -: not defined",
+    ]
+
+
+def left_out_lines(study: Study) -> list[str]:
+    """A line for each reason."""
+    names: dict[str, list[str]] = {}
+    for name, reason in study.left_out.items():
+        names.setdefault(reason, []).append(name)
+    return [f"left out: {', '.join(those)} ({reason})" for reason, those in names.items()]
+
+
+def shown(value: float | None) -> str:
+    """Three decimals; "-" where it is not defined."""
+    return "-" if value is None else f"{value:.3f}"
