@@ -101,6 +101,7 @@ def test_each_flag_adds_its_own_number_and_without_any_the_report_is_as_before(p
         assert {key: value for key, value in found.report.items() if key != "extras"} == plain.report
 
 
+@pytest.mark.slow
 def test_another_tester_gets_the_test_accuracy_too(place: Path, cut: Run) -> None:
     found = launch(place, "--eval", "--checkpoint_name", cut.folder.name, "--test_acc", "--test_scheme",
                    "CorruptionRobustness", "--set", "tester.noise=[0.1]")  # fmt: skip
