@@ -69,6 +69,12 @@ def output_dim(module: nn.Module) -> int:
     return 1 if isinstance(module, TRANSPOSED) and not is_depthwise(module) else 0
 
 
+def unit_is_channel(module: nn.Module) -> bool:
+    """Whether every unit along the weight's output dimension is one channel of the layer's output; those of a
+    grouped transposed convolution are one of each conv group."""
+    return not isinstance(module, TRANSPOSED) or module.groups == 1
+
+
 def is_depthwise(module: nn.Module) -> bool:
     """Whether a convolution filters each channel by itself, so that its channels follow their producer.
 

@@ -53,8 +53,8 @@ class ChannelGroup:
     protected: str | None = None
     #: False where a cut is known to differ from a mask, because something reduces over the channels
     exact: bool = True
-    #: those of `produced` that are queries, to be scaled by sqrt(channels left / channels), since attention divides
-    #: by the square root of their number
+    #: those of `produced` that are queries, to be scaled by sqrt(channels left / channels): attention divides by
+    #: the square root of their number
     queries: tuple[Slice, ...] = ()
     #: whether the output still depends on the input without any of them, as inside a residual branch
     removable: bool = False

@@ -70,7 +70,7 @@ class _Tracer(TorchDispatchMode):
         before = len(ctx.made)
         try:
             self._moved(func, ctx, given, out)
-            ctx.queries.follow(func.overloadpacket.__name__, func, ctx.number, args, kwargs or {}, out)
+            ctx.follow_queries(func.overloadpacket.__name__, func, args, kwargs or {}, out)
             return out
         finally:
             ctx.flow(tensors(given), tensors(out), ctx.made[before:])
