@@ -116,7 +116,40 @@ def _keeps(groups: Groups) -> tuple[Keep, bool]:
 
 
 def _wrong(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep) -> str | None:
-    """Why cutting channels of these groups differs from masking them, or None.
+    """Why cutting channels of these groups differs from masking them, or None."""
+    outputs = _outputs(model, example, groups, keeps)
+    if isinstance(outputs, str):
+        return outputs
+    expected, found = outputs
+    if [one.shape for one in expected] != [one.shape for one in found]:
+        return MODEL_OUTPUT
+    if not any(one.is_floating_point() or one.is_complex() for one in expected):
+        return "the output has no number that would tell whether a cut is right"
+    exact = all(group.exact for group in groups.values())
+    return CHANGED if exact and not all(map(_equal, expected, found)) else None
+
+
+def distance(model: nn.Module, example: Tensor, groups: Groups) -> float:
+    """How far the output after a cut of channels of these groups is from the masked one's, relative to its norm;
+    infinite where it does not run. It tells two ways apart that both come close."""
+    outputs = _outputs(model, example, groups, _keeps(groups)[0])
+    if isinstance(outputs, str):
+        return float("inf")
+    far = 0.0
+    for expected, found in zip(*outputs, strict=True):
+        if expected.shape != found.shape:
+            return float("inf")
+        if expected.is_floating_point():
+            known = expected.isfinite() & found.isfinite()
+            off = torch.linalg.vector_norm((expected - found)[known].double())
+            far = max(far, float(off / torch.linalg.vector_norm(expected[known].double()).clamp(min=1e-30)))
+    return far
+
+
+def _outputs(
+    model: nn.Module, example: Tensor, groups: Groups, keeps: Keep
+) -> tuple[list[Tensor], list[Tensor]] | str:
+    """What the masked network and the cut one give, or why the latter does not run.
 
     One set of made-up tensors serves both, since a cut takes out what the mask has set to zero: memory holds it
     once.
@@ -127,20 +160,14 @@ def _wrong(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep) -> st
     values.clear()
     staying, _ = what_stays(twin, {name: ~mask for name, mask in keep.items()}, groups)
     _mask_in_place(twin, staying)
-    exact = all(group.exact for group in groups.values())
     with torch.no_grad():
         example, out = _run_small(twin, example)
         expected = output_tensors(out)
         try:
             _cut_in_place(twin, staying, rescaling(keep, groups))
-            found = output_tensors(twin(example.clone()))
+            return expected, output_tensors(twin(example.clone()))
         except Exception as error:  # whatever a stranger's forward raises on sizes it does not expect
             return f"{CHANGED}: {type(error).__name__}"
-    if [one.shape for one in expected] != [one.shape for one in found]:
-        return MODEL_OUTPUT
-    if not any(one.is_floating_point() or one.is_complex() for one in expected):
-        return "the output has no number that would tell whether a cut is right"
-    return CHANGED if exact and not all(map(_equal, expected, found)) else None
 
 
 def _run_small(twin: nn.Module, example: Tensor) -> tuple[Tensor, Any]:
