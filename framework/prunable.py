@@ -65,7 +65,9 @@ def tensor_name(module: str, attribute: str) -> str:
 
 
 def output_dim(module: nn.Module) -> int:
-    """Dimension of the weight along which the layer's output units lie."""
+    """Dimension of the weight along which the layer's output units lie; a table's are its columns."""
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return 1
     return 1 if isinstance(module, TRANSPOSED) and not is_depthwise(module) else 0
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from framework.criterion import Batch, LossFunction, add_gradients
-from framework.prunable import tensor_name, unit_is_channel
+from framework.prunable import output_dim, tensor_name, unit_is_channel
 from framework.pruning.channels import ChannelGroup
 from framework.pruning.outputs import output_tensors
-from framework.pruning.producers import add_units, per_unit, produced_dims, producer_parameters
+from framework.pruning.producers import add_units, per_unit, producer_parameters
 from utils.errors import UsageError
 
 #: relative difference up to which two ways to compute one gradient agree
@@ -36,8 +36,7 @@ def gate_gradients(
     if first is None:
         raise UsageError("the criterion needs data and got no batch")
     parameters = producer_parameters(model, groups)
-    dims = produced_dims(groups)
-    heard = _heard(model, first[0][:1], parameters, dims)
+    heard = _heard(model, first[0][:1], parameters)
     _freeze(model)
     unheard = {
         name: tensor
@@ -48,13 +47,11 @@ def gate_gradients(
         tensor.requires_grad_(True)
     with _listening(model, heard) as units:
         samples, mean_loss = add_gradients(model, chain([first], rest), loss, None)
-    units |= _from_gradients(unheard, dims)
+    units |= _from_gradients(model, unheard)
     return {name: gate.div_(samples) for name, gate in add_units(groups, units).items()}, mean_loss
 
 
-def _heard(
-    model: nn.Module, sample: Tensor, parameters: Mapping[str, nn.Parameter], dims: Mapping[str, int]
-) -> set[str]:
+def _heard(model: nn.Module, sample: Tensor, parameters: Mapping[str, nn.Parameter]) -> set[str]:
     """The producers' weights for which the output tells the gate's gradient.
 
     It does not where something else uses the weight too, or changes the output in place.
@@ -71,7 +68,7 @@ def _heard(
         outputs = [one for one in output_tensors(model(sample)) if one.requires_grad]
         if outputs:
             torch.stack([one.float().square().mean() for one in outputs]).sum().backward()
-    expected = _from_gradients(parameters, dims)
+    expected = _from_gradients(model, parameters)
     for parameter in model.parameters():
         parameter.grad = None
     return {name for name, unit in units.items() if _agree(unit, expected, name)}
@@ -86,12 +83,13 @@ def _agree(found: Tensor, expected: Mapping[str, Tensor], weight: str) -> bool:
     return bool(torch.linalg.vector_norm(found - sums) <= SAME * torch.linalg.vector_norm(sums))
 
 
-def _from_gradients(parameters: Mapping[str, nn.Parameter], dims: Mapping[str, int]) -> dict[str, Tensor]:
-    """Sum of parameter * gradient for each unit, of weights and biases each; `dims` has where units lie."""
+def _from_gradients(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Sum of parameter * gradient for each output unit, of weights and biases each."""
     units = {}
     for name, parameter in parameters.items():
         gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
-        units[name] = per_unit(parameter.detach(), gradient, dims[name])
+        dim = output_dim(model.get_submodule(name.rpartition(".")[0]))
+        units[name] = per_unit(parameter.detach(), gradient, dim)
     return units
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from framework.criterion import Batch, LossFunction, add_gradients
 from framework.prunable import output_dim, prunable_layers, tensor_name, unit_is_channel
 from framework.pruning.channels import ChannelGroup
-from framework.pruning.producers import add_units, per_unit, produced_dims, producer_parameters
+from framework.pruning.producers import add_units, per_unit, producer_parameters
 from framework.pruning.readers import Reader, sole_norms
 from framework.untouched import untouched
 from utils.errors import UsageError
@@ -49,7 +49,7 @@ def norm_gate_gradients(
     }
     for parameter in model.parameters():
         parameter.requires_grad_(False)
-    gates, dims = {name: _gate(model, name) for name in norms}, produced_dims(groups)
+    gates = {name: _gate(model, name) for name in norms}
     with ExitStack() as stack:
         for name, norm in norms.items():
             handle = model.get_submodule(norm).register_forward_hook(_multiply(gates[name]))
@@ -61,7 +61,8 @@ def norm_gate_gradients(
             samples, _ = add_gradients(model, [batch], loss, leaves)
             units = {tensor_name(name, "weight"): _gradient(gate) for name, gate in gates.items()}
             for name, parameter in bare.items():
-                units[name] = per_unit(parameter.detach(), _gradient(parameter), dims[name])
+                dim = output_dim(model.get_submodule(name.rpartition(".")[0]))
+                units[name] = per_unit(parameter.detach(), _gradient(parameter), dim)
             yield {name: total / samples for name, total in add_units(groups, units).items()}
 
 

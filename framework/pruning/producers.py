@@ -34,7 +34,7 @@ def sum_over_channels(
     """
     units = {
         name: per_unit(parameters[name].detach(), factors[name], dim)
-        for name, dim in produced_dims(groups).items()
+        for name, dim in _produced(groups).items()
         if name in parameters
     }
     return add_units(groups, units)
@@ -44,14 +44,14 @@ def sum_of_powers(groups: Mapping[str, ChannelGroup], weights: Mapping[str, Tens
     """Per channel, the sum of |w|^p (`p` 1 or 2) over all its producers' weights: `(channels,)` per group."""
     rows = {
         name: weights[name].detach().movedim(dim, 0).flatten(1)
-        for name, dim in produced_dims(groups).items()
+        for name, dim in _produced(groups).items()
         if name in weights
     }
     units = {name: row.abs().sum(dim=1) if p == 1 else row.square().sum(dim=1) for name, row in rows.items()}
     return add_units(groups, units)
 
 
-def produced_dims(groups: Mapping[str, ChannelGroup]) -> dict[str, int]:
+def _produced(groups: Mapping[str, ChannelGroup]) -> dict[str, int]:
     """The producers' tensors, and the dimension along which their units lie."""
     return {part.tensor: part.dim for group in groups.values() for part in group.produced}
 
