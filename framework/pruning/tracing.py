@@ -121,13 +121,28 @@ def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "di
         groups = _named(_collect(model, context, runs, order, inexact))
         starts = {(run.tensor, run.dim): run.start for run in runs}
         count, queries = context.labels.count, context.queries
-        groups |= with_queries(groups, starts, count, queries.sure)
+        groups |= _runs(model, example, with_queries(groups, starts, count, queries.sure))
         _mark_removable(groups, context, starts)
         free = {name: group for name, group in groups.items() if group.protected is None and not group.queries}
         groups |= _scaled_by_hand(model, example, free, with_queries(free, starts, count, queries.maybe))
         for name, reason in refuted(model, example, groups, context.doubtful).items():
             groups[name] = replace(groups[name], protected=reason)
     return groups
+
+
+def _runs(model: nn.Module, example: Tensor, marked: dict[str, ChannelGroup]) -> dict[str, ChannelGroup]:
+    """The `marked` groups, protected where the code holds the size of a head: the first one inside each class of
+    module tells it for the others, which spares a trial of each."""
+    kinds: dict[type[nn.Module], list[str]] = {}
+    for name, group in marked.items():
+        if group.protected is None:
+            owner = model.get_submodule(group.producers[0].rpartition(".")[0])
+            kinds.setdefault(type(owner), []).append(name)
+    for names in kinds.values():
+        reason = refuted(model, example, {names[0]: marked[names[0]]}).get(names[0]) if len(names) > 1 else None
+        for name in names if reason is not None else ():
+            marked[name] = replace(marked[name], protected=reason)
+    return marked
 
 
 def _scaled_by_hand(
