@@ -65,8 +65,16 @@ def tensor_name(module: str, attribute: str) -> str:
 
 
 def output_dim(module: nn.Module) -> int:
-    """Dimension of the weight along which the layer's output units lie."""
+    """Dimension of the weight along which the layer's output units lie; a table's are its columns."""
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return 1
     return 1 if isinstance(module, TRANSPOSED) and not is_depthwise(module) else 0
+
+
+def unit_is_channel(module: nn.Module) -> bool:
+    """Whether every unit along the weight's output dimension is one channel of the layer's output; those of a
+    grouped transposed convolution are one of each conv group."""
+    return not isinstance(module, TRANSPOSED) or module.groups == 1
 
 
 def is_depthwise(module: nn.Module) -> bool:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from framework.prunable import output_dim
 from framework.pruning.outputs import output_tensors
 from framework.pruning.readers import hooked
 from framework.untouched import untouched
@@ -85,6 +86,8 @@ def _follow(
 ) -> str | None:
     """The norm that an output of the layer ends in, from the `place`-th operation on."""
     if not isinstance(out, Tensor) or out.dim() + 1 - layer.weight.dim() != 1:
+        return None
+    if out.shape[1] != layer.weight.shape[output_dim(layer)]:  # grouped and transposed: a unit is several channels
         return None
     while True:
         users = [at for at in range(place, len(events)) if any(one is out for one in events[at].given)]

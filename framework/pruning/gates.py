@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.criterion import Batch, LossFunction, add_gradients
-from framework.prunable import output_dim, tensor_name
+from framework.prunable import output_dim, tensor_name, unit_is_channel
 from framework.pruning.channels import ChannelGroup
 from framework.pruning.outputs import output_tensors
 from framework.pruning.producers import add_units, per_unit, producer_parameters
@@ -59,7 +59,11 @@ def _heard(model: nn.Module, sample: Tensor, parameters: Mapping[str, nn.Paramet
     _freeze(model)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    weights = {name for name in parameters if name.rpartition(".")[2] == "weight"}
+    weights = {
+        name
+        for name in parameters
+        if name.rpartition(".")[2] == "weight" and unit_is_channel(model.get_submodule(name.rpartition(".")[0]))
+    }
     with _listening(model, weights) as units:
         outputs = [one for one in output_tensors(model(sample)) if one.requires_grad]
         if outputs:
@@ -71,8 +75,9 @@ def _heard(model: nn.Module, sample: Tensor, parameters: Mapping[str, nn.Paramet
 
 
 def _agree(found: Tensor, expected: Mapping[str, Tensor], weight: str) -> bool:
-    bias = expected.get(tensor_name(weight.rpartition(".")[0], "bias"))
-    sums = expected[weight] if bias is None else expected[weight] + bias
+    sums, bias = expected[weight], expected.get(tensor_name(weight.rpartition(".")[0], "bias"))
+    if bias is not None and bias.shape == sums.shape:
+        sums = sums + bias
     if found.shape != sums.shape:
         return False
     return bool(torch.linalg.vector_norm(found - sums) <= SAME * torch.linalg.vector_norm(sums))

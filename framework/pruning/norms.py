@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.criterion import Batch, LossFunction, add_gradients
-from framework.prunable import output_dim, tensor_name
+from framework.prunable import output_dim, prunable_layers, tensor_name, unit_is_channel
 from framework.pruning.channels import ChannelGroup
 from framework.pruning.producers import add_units, per_unit, producer_parameters
 from framework.pruning.readers import Reader, sole_norms
@@ -67,14 +67,15 @@ def norm_gate_gradients(
 
 
 def _layers(model: nn.Module, producers: Iterable[str]) -> list[str]:
-    """Those that are layers with a weight; a parameter inside another module has no output of its own."""
-    modules = dict(model.named_modules())
-    return [name for name in producers if isinstance(getattr(modules.get(name), "weight", None), Tensor)]
+    """Those that are layers each of whose units is a channel; a parameter inside another module has no output of
+    its own."""
+    modules = prunable_layers(model)
+    return [name for name in producers if name in modules and unit_is_channel(modules[name])]
 
 
 def _gate(model: nn.Module, layer: str) -> Tensor:
     module: Any = model.get_submodule(layer)
-    units = module.weight.shape[output_dim(module)] * (module.groups if output_dim(module) else 1)
+    units = module.weight.shape[output_dim(module)]
     return torch.ones(units, device=module.weight.device, dtype=module.weight.dtype).requires_grad_(True)
 
 

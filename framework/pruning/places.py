@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from framework.prunable import prunable_layers, tensor_name
+from framework.prunable import prunable_layers, tensor_name, unit_is_channel
 from framework.pruning.channels import ChannelGroup
 from framework.pruning.following import norms_behind
 from framework.pruning.producers import per_unit, producer_parameters
@@ -73,7 +73,7 @@ class Places:
 
     def outputs(self) -> dict[str, str]:
         """Producer's weight -> the module whose output the gate multiplies, where there is one."""
-        layers = prunable_layers(self.model)
+        layers = {name: one for name, one in prunable_layers(self.model).items() if unit_is_channel(one)}
         names = {name: name.rpartition(".")[0] for name in self.bare if name.endswith("weight")}
         return {name: layer for name, layer in names.items() if layer in layers} | self.norms
 

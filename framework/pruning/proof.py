@@ -136,42 +136,63 @@ def _keeps(groups: Groups) -> tuple[Keep, bool]:
 
 
 def _wrong(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep) -> str | None:
-    """Why cutting channels of these groups differs from masking them, or None.
+    """Why cutting channels of these groups differs from masking them, or None."""
+    outputs = _outputs(model, example, groups, keeps)
+    if isinstance(outputs, str):
+        return outputs
+    expected, found = outputs
+    if [one.shape for one in expected] != [one.shape for one in found]:
+        return MODEL_OUTPUT
+    if not any(_is_number(one) and bool(one.isfinite().any()) for one in expected):
+        return "the output has no number that would tell whether a cut is right"
+    if not all(group.exact for group in groups.values()):
+        return None
+    far = _distance(expected, found)
+    if far <= (COARSE if _is_coarse(expected) else FINE):
+        return None
+    if far > COARSE:
+        return CHANGED
+    # more than rounding as a rule makes of it, less than a wrong meaning: beside what the mask changes
+    with torch.no_grad():
+        whole = output_tensors(_run_small(_copy(model, _made_up_values(model, _tensors_of(groups))), example)[1])
+    return None if far <= OF_EFFECT * _distance(expected, whole) else CHANGED
+
+
+def distance(model: nn.Module, example: Tensor, groups: Groups) -> float:
+    """How far the output after a cut of channels of these groups is from the masked one's, relative to how much
+    that varies; infinite where it does not run. It tells two ways apart that both come close."""
+    outputs = _outputs(model, example, groups, _keeps(groups)[0])
+    if isinstance(outputs, str) or [one.shape for one in outputs[0]] != [one.shape for one in outputs[1]]:
+        return float("inf")
+    return _distance(*outputs)
+
+
+def _tensors_of(groups: Groups) -> set[str]:
+    return {part.tensor for group in groups.values() for part in group.slices}
+
+
+def _outputs(
+    model: nn.Module, example: Tensor, groups: Groups, keeps: Keep
+) -> tuple[list[Tensor], list[Tensor]] | str:
+    """What the masked network and the cut one give, or why the latter does not run.
 
     One set of made-up tensors serves both, since a cut takes out what the mask has set to zero: memory holds it
     once.
     """
-    tensors = {part.tensor for group in groups.values() for part in group.slices}
-    values = _made_up_values(model, tensors)
+    values = _made_up_values(model, _tensors_of(groups))
     keep = {name: keeps[name] for name in groups}
     twin = _copy(model, values)
     values.clear()
     staying, _ = what_stays(twin, {name: ~mask for name, mask in keep.items()}, groups)
     _mask_in_place(twin, staying)
-    exact = all(group.exact for group in groups.values())
     with torch.no_grad():
         example, out = _run_small(twin, example)
         expected = output_tensors(out)
         try:
             _cut_in_place(twin, staying, rescaling(keep, groups))
-            found = output_tensors(twin(example.clone()))
+            return expected, output_tensors(twin(example.clone()))
         except Exception as error:  # whatever a stranger's forward raises on sizes it does not expect
             return f"{CHANGED}: {type(error).__name__}"
-    if [one.shape for one in expected] != [one.shape for one in found]:
-        return MODEL_OUTPUT
-    if not any(_is_number(one) and bool(one.isfinite().any()) for one in expected):
-        return "the output has no number that would tell whether a cut is right"
-    if not exact:
-        return None
-    distance = _distance(expected, found)
-    if distance <= (COARSE if _is_coarse(expected) else FINE):
-        return None
-    if distance > COARSE:
-        return CHANGED
-    # more than rounding as a rule makes of it, less than a wrong meaning: beside what the mask changes
-    with torch.no_grad():
-        whole = output_tensors(_copy(model, _made_up_values(model, tensors))(example.clone()))
-    return None if distance <= OF_EFFECT * _distance(expected, whole) else CHANGED
 
 
 def _run_small(twin: nn.Module, example: Tensor) -> tuple[Tensor, Any]:
@@ -227,7 +248,8 @@ def _is_coarse(outputs: Sequence[Tensor]) -> bool:
 
 def _distance(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     """The largest distance of two outputs, in parts of how far the expected one lies from a constant."""
-    return max(_off(one, other) for one, other in zip(expected, found, strict=True) if _is_number(one))
+    pairs = [(one, other) for one, other in zip(expected, found, strict=True) if _is_number(one)]
+    return max((_off(one, other) for one, other in pairs), default=0.0)
 
 
 def _off(expected: Tensor, found: Tensor) -> float:

@@ -52,6 +52,16 @@ class Queries:
             if bias is not None:
                 self._biases.append((labels, bias))
 
+    def shift(self, number: int, out: int, bias: Tensor) -> None:
+        """The labels of a bias that is added to a layer's output by itself, along the last axis."""
+        rows = self._rows.get(number)
+        if rows is None or rows.shape[-1] != len(bias):
+            return
+        weight = rows.reshape(-1, len(bias))[0]
+        if torch.equal(rows, weight.expand(rows.shape)):
+            self._biases.append((weight, bias))
+            self._rows[out] = rows
+
     def follow(self, name: str, func: Any, number: Any, args: Sequence[Any], kwargs: Any, out: Any) -> None:
         """An operation moves rows, or loses them; `number` gives that of a tensor."""
         own = [self._rows.get(number(one)) if isinstance(one, Tensor) else None for one in args[:2]]

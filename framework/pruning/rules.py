@@ -124,6 +124,15 @@ class Context:
             shift = None if bias is None else self.fields(bias).get(0)
             self.queries.begin(self.number(out), out.shape, along, labels, shift)
 
+    def follow_queries(self, name: str, func: Any, args: Arguments, kwargs: Any, out: Any) -> None:
+        """Rows of queries go through an operation."""
+        if name == "add" and isinstance(args[0], Tensor) and isinstance(args[1], Tensor) and args[1].dim() == 1:
+            bias = self.fields(args[1]).get(0)
+            if bias is not None and self.is_parameter(args[1]):
+                self.queries.shift(self.number(args[0]), self.number(out), bias)
+                return
+        self.queries.follow(name, func, self.number, args, kwargs, out)
+
     def is_parameter(self, tensor: Tensor) -> bool:
         """Whether it is a parameter, or a view of one."""
         return tensor.untyped_storage()._cdata in self.storages

@@ -105,7 +105,8 @@ def viewed(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     for axis, labels in ctx.fields(x).items():
         before, after = next(block for block in blocks if axis in block[0])
         place = _placed(labels, before.index(axis), [x.shape[one] for one in before])
-        found = _axis_of(ctx, place.reshape([out.shape[one] for one in after]), labels)
+        images = x.dim() == 2 and len(after) > 2  # vectors become (channels, height, width)
+        found = _axis_of(ctx, place.reshape([out.shape[one] for one in after]), labels, first=images)
         if found is not None:
             _add(ctx, fields, after[found[0]], found[1])
     ctx.give(out, fields)
@@ -158,13 +159,15 @@ def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
     return blocks
 
 
-def _axis_of(ctx: Context, moved: Tensor, labels: Tensor, prefer: int | None = None) -> tuple[int, Tensor] | None:
+def _axis_of(
+    ctx: Context, moved: Tensor, labels: Tensor, prefer: int | None = None, first: bool = False
+) -> tuple[int, Tensor] | None:
     """The axis along which the labels vary once their positions moved, and the labels along it.
 
     Where they vary along several axes, labels are tied so that only one is left to cut: `prefer`, or that of the
     heads where these are asked for, or the last: code that splits an axis in two as a rule holds the first number
-    fixed (conv groups, heads) and computes the other. Where a convolution later finds labels on the places of its
-    input (a decoder that views vectors as images), it is the first in a second pass.
+    fixed (conv groups, heads) and computes the other. It is the `first` where vectors become images, and, in a
+    second pass, where a convolution has found labels on the places of its input.
     """
     if moved.numel() == 0:
         return None
@@ -182,17 +185,17 @@ def _axis_of(ctx: Context, moved: Tensor, labels: Tensor, prefer: int | None = N
     left = prefer if prefer in varying else varying[-1]
     if prefer is None and _splits_heads(ctx, [moved.shape[axis] for axis in varying]):
         left = varying[-2]
-    elif prefer is None and ctx.step in ctx.first:
+    elif prefer is None and (first or ctx.step in ctx.first):
         left = varying[0]
-    first = spread
+    own = spread
     for axis in varying:
         if axis != left:
-            first = first.narrow(axis, 0, 1)
+            own = own.narrow(axis, 0, 1)
     if len(varying) > 1:
-        ctx.labels.join(spread, first)
+        ctx.labels.join(spread, own)
         if left != varying[0]:
-            ctx.splits.append((ctx.step, first.flatten()))
-    return left, first.reshape(-1)
+            ctx.splits.append((ctx.step, own.flatten()))
+    return left, own.reshape(-1)
 
 
 def _varying(entries: Tensor) -> list[int]:

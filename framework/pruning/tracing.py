@@ -10,6 +10,7 @@ convolutions, squeeze-and-excite and attention are what their operations do.
 from __future__ import annotations
 
 import bisect
+import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from framework.pruning.flow import unavoidable
 from framework.pruning.labels import FIXED
 from framework.pruning.masks import PREFIX
 from framework.pruning.outputs import output_tensors
-from framework.pruning.proof import MADE_UP, refuted
+from framework.pruning.proof import MADE_UP, distance, refuted
 from framework.pruning.queries import with_queries
 from framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
 from utils.errors import UsageError
@@ -50,6 +51,8 @@ POINTWISE = frozenset(
         "_prelu_kernel",
     ]
 )
+#: the right one of two ways to cut is off by rounding alone: by less than this share of what the other is
+FAR_BELOW = 0.1
 #: operations that make tensors from sizes alone
 CREATING = frozenset(
     ["zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones",
@@ -70,7 +73,7 @@ class _Tracer(TorchDispatchMode):
         before = len(ctx.made)
         try:
             self._moved(func, ctx, given, out)
-            ctx.queries.follow(func.overloadpacket.__name__, func, ctx.number, args, kwargs or {}, out)
+            ctx.follow_queries(func.overloadpacket.__name__, func, args, kwargs or {}, out)
             return out
         finally:
             ctx.flow(tensors(given), tensors(out), ctx.made[before:])
@@ -118,19 +121,52 @@ def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "di
         groups = _named(_collect(model, context, runs, order, inexact))
         starts = {(run.tensor, run.dim): run.start for run in runs}
         count, queries = context.labels.count, context.queries
-        groups |= with_queries(groups, starts, count, queries.sure)
+        groups |= _runs(model, example, with_queries(groups, starts, count, queries.sure))
         _mark_removable(groups, context, starts)
-        doubtful = _doubtful(groups, context, runs)
-        reasons = refuted(model, example, groups, doubtful)
-        wrong = {name: groups[name] for name in reasons if not groups[name].queries}
-        again = with_queries(wrong, starts, count, queries.maybe) if wrong else {}
-        if again:  # does the code take the scale from the size of a head?
-            groups |= again
-            reasons = {name: why for name, why in reasons.items() if name not in again}
-            reasons |= refuted(model, example, again, doubtful & again.keys())
-        for name, reason in reasons.items():
+        free = {name: group for name, group in groups.items() if group.protected is None and not group.queries}
+        groups |= _scaled_by_hand(model, example, free, with_queries(free, starts, count, queries.maybe))
+        for name, reason in refuted(model, example, groups, _doubtful(groups, context, runs)).items():
             groups[name] = replace(groups[name], protected=reason)
     return groups
+
+
+def _runs(model: nn.Module, example: Tensor, marked: dict[str, ChannelGroup]) -> dict[str, ChannelGroup]:
+    """The `marked` groups, protected where the code holds the size of a head: the first one inside each class of
+    module tells it for the others, which spares a trial of each."""
+    kinds: dict[type[nn.Module], list[str]] = {}
+    for name, group in marked.items():
+        if group.protected is None:
+            owner = model.get_submodule(group.producers[0].rpartition(".")[0])
+            kinds.setdefault(type(owner), []).append(name)
+    for names in kinds.values():
+        reason = refuted(model, example, {names[0]: marked[names[0]]}).get(names[0]) if len(names) > 1 else None
+        for name in names if reason is not None else ():
+            marked[name] = replace(marked[name], protected=reason)
+    return marked
+
+
+def _scaled_by_hand(
+    model: nn.Module, example: Tensor, free: dict[str, ChannelGroup], marked: dict[str, ChannelGroup]
+) -> dict[str, ChannelGroup]:
+    """Those `marked` groups whose queries must make up for a scale that the code takes from the size of a head.
+
+    The proof alone cannot tell: where attention matters little for the output, both ways come close.
+    """
+    marked = {
+        name: group for name, group in marked.items() if group.queries and group.exact and group.channels > 1
+    }
+    pending = [list(marked)] if marked else []
+    found: dict[str, ChannelGroup] = {}
+    while pending:
+        names = pending.pop()
+        plain, scaled = (
+            distance(model, example, {name: groups[name] for name in names}) for groups in (free, marked)
+        )
+        if scaled < FAR_BELOW * plain:
+            found.update((name, marked[name]) for name in names)
+        elif FAR_BELOW * scaled <= plain < math.inf and len(names) > 1 and scaled > 0:  # some so, some so
+            pending += [names[: len(names) // 2], names[len(names) // 2 :]]
+    return found
 
 
 def _follow(

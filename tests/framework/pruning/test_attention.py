@@ -382,6 +382,27 @@ def test_the_queries_of_a_packed_projection_make_up_for_the_scale(attend: Any, b
     assert channel_groups(model, x)["qkv"].queries[0].index.tolist() == groups["qkv"].queries[0].index.tolist()
 
 
+def test_attention_whose_code_holds_the_size_of_a_head_is_told_by_one_trial_for_all_layers() -> None:
+    calls = []
+
+    class Fixed(Packed):
+        def forward(self, x: Tensor) -> Tensor:
+            calls.append(1)
+            q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, 2, 4).permute(2, 0, 3, 1, 4)
+            return self.out(self.attend(q, k, v).transpose(1, 2).flatten(2))
+
+    layers: list[nn.Module] = []
+    for _ in range(8):
+        layers += [Fixed(fused), nn.Linear(3, 7)]
+    model, x = scrambled(nn.Sequential(*layers)), torch.randn(2, 5, 7, dtype=torch.float64)
+    groups = channel_groups(model, x)
+    found = {name: group.protected for name, group in groups.items() if name.endswith("qkv")}
+    assert found == {
+        f"{2 * at}.qkv": "a cut does not compute what a mask computes: RuntimeError" for at in range(8)
+    }
+    assert len(calls) <= 5 * 8
+
+
 def test_a_scale_that_is_a_constant_leaves_the_queries_alone() -> None:
     model, x = scrambled(Packed(by_a_constant)), torch.randn(2, 5, 7, dtype=torch.float64)
     group = cut_equals_masked(model, x, "dims")["qkv"]

@@ -393,6 +393,47 @@ OPEN = {
         {"a": Conv(3, 16, 1), "b": Conv(8, 5, 1)},
         ["a"],
     ),
+    "gated linear unit of torch": (
+        lambda s, x: s.b(F.glu(s.a(x), 1)),
+        {"a": Conv(3, 16, 1), "b": Conv(8, 5, 1)},
+        ["a"],
+    ),
+    "places picked by an index": (
+        lambda s, x: s.b(s.a(x).index_select(2, torch.tensor([1, 3]))),
+        {"a": Conv(3, 16, 1), "b": Conv(16, 5, 1)},
+        ["a"],
+    ),
+    "vectors viewed as images": (
+        lambda s, x: s.b(s.n(s.a(x.flatten(1)).relu().view(len(x), -1, 4, 4))),
+        {"a": Linear(192, 6 * 16), "n": nn.BatchNorm2d(6), "b": Conv(6, 4, 3)},
+        ["a"],
+    ),
+    "vectors unflattened to images": (
+        lambda s, x: s.b(s.up(s.u(s.a(x.flatten(1))))),
+        {"a": Linear(192, 6 * 16), "u": nn.Unflatten(1, (6, 4, 4)), "up": nn.Upsample(scale_factor=2),
+         "b": nn.ConvTranspose2d(6, 4, 3)},
+        ["a"],
+    ),
+    "vectors viewed as sequences": (
+        lambda s, x: s.c(s.b(s.a(x.flatten(1)).unflatten(1, (-1, 8))).relu()),
+        {"a": Linear(192, 6 * 8), "b": nn.Conv1d(6, 4, 3), "c": nn.Conv1d(4, 3, 1)},
+        ["a", "b"],
+    ),
+    "embedding": (
+        lambda s, x: s.b(s.a(s.table(x[:, 0, 0].abs().clamp(max=4).long()))),
+        {"table": nn.Embedding(5, 6), "a": Linear(6, 8), "b": Linear(8, 4)},
+        ["table", "a"],
+    ),
+    "embedding and positions": (
+        lambda s, x: s.b((s.table(x[:, 0, 0].abs().clamp(max=4).long()) + s.place).relu()),
+        {"table": nn.Embedding(5, 6), "place": nn.Parameter(torch.randn(1, 8, 6)), "b": Linear(6, 4)},
+        ["table"],
+    ),
+    "bag of embeddings": (
+        lambda s, x: s.b(s.table(x[:, 0, 0].abs().clamp(max=4).long())),
+        {"table": nn.EmbeddingBag(5, 6), "b": Linear(6, 4)},
+        ["table"],
+    ),
     "no gradient through": (
         lambda s, x: s.b(s.a(x).detach()),
         {"a": Conv(3, 6, 1), "b": Conv(6, 4, 1)},
@@ -508,6 +549,21 @@ CLOSED = {
         )(*s.qkv(x).chunk(3, -1)),
         {"qkv": Linear(8, 18), "b": Linear(6, 4)},
         {"qkv": "the scale of attention depends on it"},
+    ),
+    "channels picked by an index": (
+        lambda s, x: s.b(s.a(x).index_select(1, torch.tensor([1, 3]))),
+        {"a": Conv(3, 6, 1), "b": Conv(2, 5, 1)},
+        {"a": "indexed at constant positions"},
+    ),
+    "vectors viewed as images of so many channels": (
+        lambda s, x: s.b(s.a(x.flatten(1)).view(len(x), 6, 4, 4)),
+        {"a": Linear(192, 6 * 16), "b": Conv(6, 4, 3)},
+        {"a": "a cut does not compute what a mask computes: RuntimeError"},
+    ),
+    "embedding behind a norm": (
+        lambda s, x: s.b(s.n(s.table(x[:, 0, 0].abs().clamp(max=4).long()))),
+        {"table": nn.Embedding(5, 6), "n": nn.LayerNorm(6), "b": Linear(6, 4)},
+        {"table": "reduced over: LayerNorm at n"},
     ),
     "recurrent": (
         lambda s, x: s.b(s.r(s.a(x.flatten(2)))[0]),
@@ -675,10 +731,51 @@ def test_layers_of_one_output_unit() -> None:
     assert shapes(channel_groups(flat, images())["a"])["b.weight", 1] == (1, 64)
 
 
-def test_a_grouped_transposed_convolution_is_protected_by_name() -> None:
-    model = nn.Sequential(nn.ConvTranspose2d(4, 8, 3, groups=2), nn.ReLU(), Conv(8, 3, 1))
+@pytest.mark.parametrize(("inside", "outside"), [(8, 8), (8, 4), (4, 6)])
+def test_a_grouped_transposed_convolution_ties_channel_j_of_every_conv_group(inside: int, outside: int) -> None:
+    up = nn.ConvTranspose2d(inside, outside, 2, 2, groups=2)
+    model = Net(
+        lambda s, x: s.b(s.n(s.up(s.a(x))).relu()),
+        a=Conv(3, inside, 1), up=up, n=nn.BatchNorm2d(outside), b=Conv(outside, 3, 1),
+    )  # fmt: skip
+    groups = channel_groups(model, images())
+    assert {name: (group.channels, group.protected) for name, group in groups.items()} == {
+        "a": (inside // 2, None),
+        "up": (outside // 2, None),
+        "b": (3, "model output"),
+    }
+    assert shapes(groups["up"]) == {
+        ("up.weight", 1): (outside // 2, 1),
+        ("up.bias", 0): (outside // 2, 2),
+        **{(f"n.{name}", 0): (outside // 2, 2) for name in ("weight", "bias", "running_mean", "running_var")},
+        ("b.weight", 1): (outside // 2, 2),
+    }
+    assert_cut_is_mask(model, images())
+    cut(model, {"up": torch.arange(outside // 2) != 0, "a": torch.arange(inside // 2) != 1}, groups)
+    assert (up.in_channels, up.out_channels, up.groups) == (inside - 2, outside - 2, 2)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_filters_of_a_depthwise_transposed_convolution_follow_their_channel(times: int) -> None:
+    up = nn.ConvTranspose2d(6, 6 * times, 2, 2, groups=6)
+    model = Net(lambda s, x: s.b(s.up(s.a(x)).relu()), a=Conv(3, 6, 1), up=up, b=Conv(6 * times, 3, 1))
+    groups = channel_groups(model, images())
+    assert {name: (group.channels, group.protected) for name, group in groups.items()} == {
+        "a": (6, None),
+        "b": (3, "model output"),
+    }
+    assert (groups["a"].producers, groups["a"].layers) == (("a",), ("a", "up"))
+    assert_cut_is_mask(model, images())
+    for left in (4, 1):
+        groups = cut(model, {"a": torch.arange(groups["a"].channels) < left}, groups)
+        assert (up.in_channels, up.out_channels, up.groups) == (left, left * times, left)
+        assert channel_groups(model, images())["a"].channels == left
+
+
+def test_a_depthwise_transposed_convolution_of_the_input_stays() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(4, 8, 3, groups=4), nn.ReLU(), Conv(8, 3, 1))
     found = reasons(model, torch.randn(2, 4, 5, 5))
-    assert found == {"0": "unsupported op: grouped transposed convolution at 0", "2": "model output"}
+    assert found == {"0": "meets a constant of its size: depthwise convolution", "2": "model output"}
 
 
 def test_a_layer_swapped_before_the_first_cut_belongs_to_the_dense_network() -> None:
@@ -689,3 +786,20 @@ def test_a_layer_swapped_before_the_first_cut_belongs_to_the_dense_network() -> 
     example = torch.randn(2, 1, 28, 28)
     assert measure(model, example, latency=False)["weight_sparsity"] == 0
     assert prune(model, "Magnitude", 0.5, example_input=example).reached == pytest.approx(0.5, abs=1e-5)
+
+
+def test_a_channel_of_vectors_viewed_as_images_owns_its_places() -> None:
+    model = Net(lambda s, x: s.b(s.a(x.flatten(1)).view(len(x), -1, 2, 2)), a=Linear(192, 12), b=Conv(3, 4, 1))
+    groups = channel_groups(model, images())
+    assert groups["a"].produced[0].index.tolist() == [[4 * c + at for at in range(4)] for c in range(3)]
+
+
+def test_attributes_of_embeddings_follow() -> None:
+    for kind in (nn.Embedding, nn.EmbeddingBag):
+        model = nn.Sequential(kind(20, 8), Linear(8, 4))
+        tokens = torch.randint(0, 20, (3, 5))
+        groups = channel_groups(model, tokens)
+        assert (groups["0"].producers, groups["0"].layers, groups["0"].channels) == (("0",), (), 8)
+        cut(model, {"0": torch.arange(8) > 2}, groups)
+        assert (model[0].num_embeddings, model[0].embedding_dim) == (20, 5)
+        assert model(tokens).shape[-1] == 4

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 from framework.criterion import free_groups, mean_gradients, scoring
 from framework.pruning.channels import channel_groups
 from framework.pruning.gates import _heard, gate_gradients
+from framework.pruning.norms import norm_gate_gradients
 from framework.pruning.producers import producer_parameters, sum_over_channels
 
 
@@ -71,6 +74,53 @@ def test_a_gates_gradient_is_the_sum_of_weights_times_gradients(
     with scoring(model):
         assert _heard(model, inputs[:1], parameters) == {f"{name}.weight" for name in heard & _named(parameters)}
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def upwards(groups: int) -> nn.Module:
+    layers = {"a": nn.Conv2d(3, 8, 1), "b": nn.ConvTranspose2d(8, 8, 2, 2, groups=groups), "d": nn.Linear(8, 4)}
+    return Net(lambda s, x: s.d(s.b(s.a(x)).sigmoid().mean((2, 3))), **layers)
+
+
+def table(kind: type[nn.Module]) -> nn.Module:
+    def run(s: Net, x: Tensor) -> Tensor:
+        found = s.table((x[:, 0, 0] > 0).long())
+        return s.d(s.b(found if found.dim() == 2 else found.mean(1)).sigmoid())
+
+    return Net(run, table=kind(2, 6), b=nn.Linear(6, 5), d=nn.Linear(5, 4))
+
+
+@pytest.mark.parametrize("gradients", [gate_gradients, norm_gate_gradients])
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: upwards(2), ["a", "b"]),
+        (lambda: upwards(8), ["a"]),
+        (lambda: table(nn.Embedding), ["table", "b"]),
+        (lambda: table(nn.EmbeddingBag), ["table", "b"]),
+    ],
+)
+def test_gates_of_tables_and_grouped_transposed_convolutions_are_what_small_steps_tell(
+    make: Callable[[], nn.Module], names: list[str], gradients: Callable[..., Any]
+) -> None:
+    model, inputs = randomise(seeded(make)).double().eval(), images(6).double()
+    targets, step = torch.arange(6) % 4, 1e-5
+    groups = free_groups(channel_groups(model, inputs))
+    assert list(groups) == names
+    with scoring(model):
+        found = gradients(model, [(inputs, targets)], F.cross_entropy, groups)
+        gates = found[0] if isinstance(found, tuple) else next(found)
+    for name, group in groups.items():
+        for channel in range(group.channels):
+            losses = []
+            for factor in (1 + step, 1 - step):
+                twin = copy.deepcopy(model)
+                with torch.no_grad():
+                    for part in group.produced:
+                        rows = twin.get_parameter(part.tensor).movedim(part.dim, 0)
+                        rows[part.index[channel]] *= factor
+                    losses.append(float(F.cross_entropy(twin(inputs), targets)))
+            slope = (losses[0] - losses[1]) / (2 * step)
+            assert float(gates[name][channel]) == pytest.approx(slope, rel=1e-4, abs=1e-8), (name, channel)
 
 
 def _named(parameters: dict[str, nn.Parameter]) -> set[str]:
