@@ -40,7 +40,7 @@ class Limits:
     def floors(self, model: nn.Module, groups: Groups) -> dict[str, int]:
         """Channels that stay at least in each group."""
         return {
-            name: min(group.channels, max(self.min_channels, not group.removable, self._share(model, group)))
+            name: min(group.channels, max(self.min_channels, int(not group.removable), self._share(model, group)))
             for name, group in groups.items()
         }
 
