@@ -15,6 +15,7 @@ from framework.old_flags import translated
 from framework.plugins import registry
 from framework.robustness.checks import check_attack_flags, check_attacked_data, compared_checkpoint
 from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
+from framework.scheduling import follow_set, use_schedule_flags
 from framework.validate import check_config
 from utils.errors import UsageError
 
@@ -35,11 +36,14 @@ def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig
     add_plugins(config.plugins)
     check_attack_flags(config)
     use_pruning_method(config)
+    if not config.eval:
+        use_schedule_flags(config)
     inherit(config)
     if len(config.input_dim) == 3 and "image_size" not in config.given:
         config.image_size = config.input_dim[1]
         config.given.add("image_size")
     config.notes += map(str, fill(config, registry.folders))
+    follow_set(config)
     use_pruning_rate(config)
     check_config(config)
     check_attacked_data(config)

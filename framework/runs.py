@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from framework import assemble, probing
+from framework.accuracies import Accuracies
 from framework.checkpoint import save_model
 from framework.checkpointer import Checkpointer
 from framework.config import RunConfig
 from framework.console import Console
-from framework.criterion import Criterion
 from framework.dense import dense_config
 from framework.hooks import hookimpl, manager
 from framework.lineage import was_pruned
@@ -105,7 +105,7 @@ def load_compared(config: RunConfig, loaders: Loaders, layout: torch.memory_form
 def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     """Prune and train one network, and measure it against the dense one."""
     assemble.trainer_class(config).check_options(**assemble.trainer_options(config))
-    criterion: Criterion = build("criterions", config.prune_criterion, **config.options("criterion"))
+    criterion = assemble.build_criterion(config)
     pruner = assemble.build_pruner(config, criterion)
     if config.schedule == "before" and (config.prune_delay, config.prune_freq) != (None, None):
         console.say(f"{config.prune_criterion} prunes before training: prune_delay and prune_freq have no effect")
@@ -113,6 +113,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     loaders = assemble.build_loaders(config)  # after what is quickly known to be wrong: it may download
     if config.eval_freq and loaders.val is None:
         config.notes.append("no validation images (--val_share 0): --eval_freq has no effect")
+    assemble.fit_pruner(config, pruner, loaders)
     model = assemble.build_model(config, loaders)
     example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
     _check_dense(config, model)
@@ -154,6 +155,7 @@ def build_trainer(
         grad_noise=config.grad_noise,
         eval_freq=config.eval_freq,
         max_training_minutes=config.max_training_minutes,
+        temperature=1.0 if config.T is None else config.T,
         seed=config.seed,
         memory_format=probing.FORMATS[config.memory_format],
         plan=plan or {},
@@ -176,8 +178,10 @@ def train_in(
     drawn = Drawn(config, folder, recorder)
     layout = Layout(config, folder, bool(pruner.plan.get(BEFORE_TRAINING)))
     saver = Checkpointer(folder, config.model, config.save_freq)
+    accuracies = Accuracies()
     rewinder = [Rewinder(config.rewind_to)] if config.enable_rewinding and pruner.plan else []
-    trainer.hooks = manager([recorder, *drawn.listeners, *rewinder, pruner, layout, saver], installed=True).hook
+    others = [*assemble.listeners(config), *([accuracies] if config.track_stats else []), *rewinder]
+    trainer.hooks = manager([recorder, *drawn.listeners, *others, pruner, layout, saver], installed=True).hook
     trainer.track = console.track
     assemble.seed_everything(config.seed)
     try:
@@ -197,6 +201,8 @@ def train_in(
         dense_accuracy = test["acc"]  # this is the dense network
     last = pruner.events[-1] if pruner.events else None
     report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last) | drawn.results
+    if config.track_stats:
+        report["statistics"] = accuracies.statistics
     from framework.plots import draw_all  # matplotlib: a run that is refused need not wait for it
 
     title = f"{config.model} on {config.data_set}, {config.prune_criterion}"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, LossFunction, check_scores, free_groups
+from framework.criterion import Batch, Criterion, LossFunction, Scores, check_scores, free_groups
 from framework.lineage import lineage_of
 from framework.measures import node_sparsity, weight_sparsity
 from framework.prunable import prunable_layers, prunable_weights, tensor_name
@@ -42,7 +42,7 @@ SCOPE_OF = {"weight": SCOPES, "channel": CHANNEL_SCOPES, "both": ("global",)}
 class PruneEvent:
     """What one pruning step did."""
 
-    #: None where a fixed threshold of the scores decided
+    #: None where a fixed threshold of the scores or a number of channels decided
     asked: float | None
     #: sparsity after the step: of the budget, which is nodes for channels and weights for weights unless told
     reached: float
@@ -52,6 +52,8 @@ class PruneEvent:
     removed: int = 0
     #: inputs of the first layer that are left, bool `(inputs,)`, where they were ranked too
     inputs: Tensor | None = None
+    #: how many channels were to go, where a number was asked for
+    channels: int | None = None
 
 
 @dataclass
@@ -125,16 +127,22 @@ class PruningStep:
             raise UsageError(f"min_channels {self.min_channels} and round_to {self.round_to}: at least 0 and 1")
 
     def __call__(
-        self, target: float, batches: Iterable[Batch], loss: LossFunction, strict: bool = True
+        self,
+        target: float,
+        batches: Iterable[Batch],
+        loss: LossFunction,
+        strict: bool = True,
+        scores: Scores | None = None,
     ) -> PruneEvent:
         """Prune down to `target` of the dense network, or as far towards it as it goes.
 
-        With `strict` a budget other than nodes that cannot be met is a UsageError, and nothing is pruned.
+        With `strict` a budget other than nodes that cannot be met is a UsageError, and nothing is pruned. `scores`
+        take the place of new ones.
         """
         granularity = self.criterion.granularity
         batches = list(batches) if self.rank_inputs else batches
         groups = None if granularity == "weight" else free_groups(self.groups)
-        raw = self.criterion.score(self.model, batches, loss, groups)
+        raw = self.criterion.score(self.model, batches, loss, groups) if scores is None else scores
         scores = check_scores(raw, self.model, self.groups, self.criterion)
         inputs = None
         if granularity == "weight":
@@ -149,6 +157,14 @@ class PruningStep:
         self.criterion.step += 1
         asked = target if self.criterion.threshold is None else None
         return PruneEvent(asked, self.sparsity(), keep, scores, removed, inputs)
+
+    def take(
+        self, keep: Keep, scores: dict[str, Tensor], asked: float | None, channels: int | None = None
+    ) -> PruneEvent:
+        """Cut what is off in `keep`, for a sparsity or a number of channels that was asked for."""
+        removed = self._cut(keep)
+        self.criterion.step += 1
+        return PruneEvent(asked, self.sparsity(), keep, scores, removed, channels=channels)
 
     def _mask(self, keep: Keep) -> int:
         """Hold what is off at zero; how many entries are so newly."""
@@ -167,7 +183,7 @@ class PruningStep:
     def _prune_both(self, scores: dict[str, Tensor], target: float) -> tuple[Keep, int]:
         free = free_groups(self.groups)
         if self.criterion.threshold is None:
-            floors = self._limits().floors(free)
+            floors = self.limits().floors(free)
             weights, channels = keep_both(self.model, free, scores, target, floors, self.spared())
         else:
             single = {name: score for name, score in scores.items() if name not in free}
@@ -198,17 +214,17 @@ class PruningStep:
         if self.criterion.granularity != "channel" or self.criterion.threshold is not None:
             return
         free = free_groups(self.groups)
-        reachable(self.model, free, target, self._limits(), self._budget(free))
+        reachable(self.model, free, target, self.limits(), self.budget_of(free))
 
     @property
     def tolerance(self) -> float:
         """How far off a target may lie before it is worth a warning."""
         return LATENCY_TOLERANCE if self.budget == "latency" else TOLERANCE
 
-    def _limits(self) -> Limits:
+    def limits(self) -> Limits:
         return Limits(self.scope or self.criterion.scope, self.min_channels, self.round_to)
 
-    def _budget(self, groups: dict[str, ChannelGroup]) -> Budget:
+    def budget_of(self, groups: dict[str, ChannelGroup]) -> Budget:
         return make_budget(self.budget, self.model, groups, self.example_input, self._dense)
 
     def sparsity(self) -> float:
@@ -217,7 +233,7 @@ class PruningStep:
             return weight_sparsity(self.model)
         if self.budget == "nodes":
             return node_sparsity(self.model, self.example_input)
-        return self._budget({}).now()
+        return self.budget_of({}).now()
 
     def spared(self) -> set[str]:
         """Weights never pruned: protected by name, and the outer layers unless these are asked for."""
@@ -246,6 +262,6 @@ class PruningStep:
 
     def _keep_channels(self, scores: dict[str, Tensor], target: float, strict: bool) -> Keep:
         if self.criterion.threshold is not None:
-            return Ranking(self.model, self.groups, scores, self._limits()).above(self.criterion.threshold)
-        budget = self._budget({name: self.groups[name] for name in scores})
-        return keep_channels(self.model, self.groups, scores, target, self._limits(), budget, strict)
+            return Ranking(self.model, self.groups, scores, self.limits()).above(self.criterion.threshold)
+        budget = self.budget_of({name: self.groups[name] for name in scores})
+        return keep_channels(self.model, self.groups, scores, target, self.limits(), budget, strict)
