@@ -139,7 +139,7 @@ def check_criterion_flags(config: RunConfig) -> None:
             continue
         name = config.prune_criterion
         found = registry.get("criterions", name)
-        elements = flag in ("use_l2", "use_init") and hasattr(found, "element_scores")
+        elements = flag in ("use_l2", "use_init") and callable(getattr(found, "element_scores", None))
         if option not in option_names(found) and not elements:
             lacks = "no scores of single weights" if flag.startswith("use_") else "no such option"
             raise UsageError(f"--{flag}: {name} has {lacks}")

@@ -56,10 +56,11 @@ def weighed(criterion: Criterion, by_size: bool = False, by_way: bool = False) -
     if not (by_size or by_way):
         return criterion
     kind = type(criterion)
-    if not hasattr(criterion, "element_scores") or criterion.granularity == "both":
+    if not callable(getattr(criterion, "element_scores", None)) or criterion.granularity == "both":
         flag = "--use_l2" if by_size else "--use_init"
         raise UsageError(f"{flag}: {kind.__name__} has no scores of single weights")
     found = copy.copy(criterion)
     found.__class__ = type(kind.__name__, (Weighed, kind), {"__doc__": kind.__doc__})
-    found.__dict__ |= {"by_size": by_size, "by_way": by_way}
+    own = bool(getattr(criterion, "use_l2", False))  # an option of its own, which its score knows of
+    found.__dict__ |= {"by_size": by_size or own, "by_way": by_way}
     return found
