@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from framework import __version__
 from framework.config import FLAGS
 from framework.flags import Flag
+from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled
 from framework.old_flags import NEEDLESS, SWITCHES, VALUES
 from utils.errors import RunError, UsageError
 from utils.suggest import nearest, unknown
@@ -63,7 +64,12 @@ def _help(flag: Flag) -> str:
 def old_options() -> list[click.Option]:
     """Flags by their old names: accepted, and left out of the help."""
     switches = [click.Option([name, f"--{name}"], is_flag=True, default=None, hidden=True) for name in SWITCHES]
-    return switches + [click.Option([name, f"--{name}"], hidden=True) for name in (*VALUES, *NEEDLESS)]
+    either = [  # a switch in one script, with a value in another
+        click.Option([name, f"--{name}"], is_flag=False, flag_value="true", default=None, hidden=True)
+        for name in (*FOREIGN, *NOTHING_TO_DO)
+    ]
+    valued = [click.Option([name, f"--{name}"], hidden=True) for name in (*VALUES, *NEEDLESS)]
+    return switches + either + valued
 
 
 @click.group(
@@ -127,6 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 1 failed run, 2 usage error, 130 interrupted."""
     command = shlex.join(sys.orig_argv if arguments is None else ["python", "main.py", *arguments])
     try:
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        arguments = respelled(given, _flag_names(), {name for name, flag in FLAGS.items() if flag.type is bool})
         code = cli.main(arguments, prog_name="python main.py", standalone_mode=False, obj=command)
     except click.Abort as error:
         if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D; here it is a broken file
@@ -143,6 +151,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _flag_names() -> set[str]:
+    """All flags of the command line, without the dashes."""
+    options = [parameter for parameter in cli.params if isinstance(parameter, click.Option)]
+    return {name.lstrip("-") for option in options for name in (*option.opts, *option.secondary_opts)}
 
 
 def _explain(error: click.ClickException) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 from framework.autoconfig import fill
 from framework.config import RunConfig
 from framework.config_file import merge
+from framework.foreign_flags import translate
 from framework.hooks import installed_folders
 from framework.modes import use_pruning_method, use_pruning_rate
 from framework.old_flags import translated
 from framework.plugins import registry
+from framework.pruning_config import use_pruning_config
 from framework.robustness.checks import check_attack_flags, check_attacked_data, compared_checkpoint
 from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
 from framework.scheduling import follow_set, use_schedule_flags
@@ -31,10 +33,13 @@ def prepare_run(flags: Mapping[str, Any], file: Path | None = None) -> RunConfig
     wrong before a model is built; no file is written.
     """
     flags, lines = translated(flags)
+    flags, more = translate(flags)
     config = merge(flags, file)
-    config.notes += lines
+    config.notes += lines + more
     add_plugins(config.plugins)
     check_attack_flags(config)
+    if not config.eval:
+        use_pruning_config(config)
     use_pruning_method(config)
     if not config.eval:
         use_schedule_flags(config)
