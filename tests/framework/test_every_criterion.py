@@ -16,8 +16,8 @@ from framework.pruning.pruner import Pruner
 from framework.schedule import Never
 
 CRITERIONS = [
-    name for name in registry.names("criterions") if not registry.describe("criterions", name).schedule.startswith("Never")
-]  # fmt: skip
+    name for name in registry.names("criterions") if registry.describe("criterions", name).when != "never"
+]
 CHANNELS = [name for name in CRITERIONS if registry.describe("criterions", name).granularity == "channel"]
 
 

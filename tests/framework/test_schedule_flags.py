@@ -88,8 +88,8 @@ FAMILY = ["MagBased", "L1", "BN", "LossBased", "TFO", "BiasedLoss", "BiasedLossT
 
 @pytest.mark.parametrize("criterion", [*FAMILY, "SNAP", "EmptyCrit", "TaylorGate"])
 def test_the_family_of_gradient_flow_trains_at_its_temperature(command: Command, criterion: str) -> None:
-    filled = 5 if criterion in FAMILY else None
-    assert command("--prune_criterion", criterion).config.T == filled
+    filled = command("--prune_criterion", criterion).config.T
+    assert filled == (5 if criterion in FAMILY else None)
     assert command("--prune_criterion", criterion, "--T", "2").config.T == 2
     assert command("--prune_criterion", criterion, "--bypass").config.T is None
 
@@ -126,9 +126,9 @@ def test_what_a_measure_needs_is_filled_in_and_the_users_own_flags_win(command: 
 
 FLOW = (
     "--model vgg --num_classes 10 --seed 0 --pretrained_path 0 --data_path CIFAR10 --download False "
-    "--pruning_type loss_based --prune_percent 75 --n_rounds 5 --T 5 --imp_samples 2560 --track_stats True --moment 0.9 "
-    "--warmup_epochs 2 --thresholds default --lr_prune 0.1 --preserve_moment True --track_importance False "
-    "--track_batches 20 --alpha default --use_init False --use_l2 False --bypass False"
+    "--pruning_type loss_based --prune_percent 75 --n_rounds 5 --T 5 --imp_samples 2560 --track_stats True "
+    "--moment 0.9 --warmup_epochs 2 --thresholds default --lr_prune 0.1 --preserve_moment True "
+    "--track_importance False --track_batches 20 --alpha default --use_init False --use_l2 False --bypass False"
 )
 
 
