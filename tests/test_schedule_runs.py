@@ -84,7 +84,8 @@ def test_numbers_of_channels_are_met_exactly_and_the_best_epoch_is_of_the_networ
     launch: Launch,
 ) -> None:
     folder, out = launch(
-        "--prune_criterion MagBased --prune_per_iteration 30 --maximum_pruning_iterations 2 --frequency 3 --epochs 3"
+        "--prune_criterion MagBased --prune_per_iteration 30 --maximum_pruning_iterations 2 "
+        "--frequency 3 --epochs 3"
     )
     assert "(30 channels, asked 30)" in out
     report = json.loads(folder.report.read_text())

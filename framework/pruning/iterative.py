@@ -168,15 +168,14 @@ class IterativePruner(Pruner):
         trainer.optimizer.zero_grad(set_to_none=True)
         keep, asked, channels = self._chosen(trainer)
         scores = {name: self._averages.value[name] for name in keep}
-        if keep.removed == 0 and channels == 0:
-            return
-        event = self._step.take(keep, scores, asked, channels)
-        self._gone += event.removed
-        self._averages.shrink(keep)
-        if not self.preserve_moment:
-            unwrapped(trainer.optimizer).state.clear()
-        self._tell(trainer, event)
-        self._warn_if_short(trainer, event.asked, event.reached, (channels or 0) - event.removed)
+        if keep.removed:
+            event = self._step.take(keep, scores, asked, channels)
+            self._gone += event.removed
+            self._averages.shrink(keep)
+            if not self.preserve_moment:
+                unwrapped(trainer.optimizer).state.clear()
+            self._tell(trainer, event)
+        self._warn_if_short(trainer, asked, (channels or 0) - keep.removed)
 
     def _chosen(self, trainer: Trainer) -> tuple[Keep, float | None, int | None]:
         """What stays, the share that was asked for, or the number of channels."""
@@ -222,11 +221,12 @@ class IterativePruner(Pruner):
             penalties = {name: plan.flops * macs.freed(name) for name in scores}
         return Chunks(step.model, free, scores, step.limits(), plan.group_size, penalties)
 
-    def _warn_if_short(self, trainer: Trainer, asked: float | None, reached: float, missing: int) -> None:
+    def _warn_if_short(self, trainer: Trainer, asked: float | None, missing: int) -> None:
         """Once: where what is asked for cannot go."""
+        assert self._step is not None
         last = self._over or self._done == self._steps
         if asked is not None and last:
-            self._warn_if_off(trainer, asked, reached)
+            self._warn_if_off(trainer, asked, self._step.sparsity())
         elif asked is None and missing >= self.iterative.group_size and not self._told:
             self._told = True
             trainer.warn(

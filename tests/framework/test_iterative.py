@@ -341,6 +341,14 @@ def test_same_seed_same_bits_and_momentum_is_cut_along() -> None:
     assert all(state[p]["momentum_buffer"].shape == p.shape for p in first.model.parameters())
 
 
+def test_a_step_that_takes_nothing_is_no_pruning() -> None:
+    """Of seven steps to 3 of 24 channels some are due for less than half a channel more."""
+    _, log, pruner = run(Made(), limit=3 / 24, epochs=5, frequency=1, maximum=7)
+    assert gone(log) == [1, 2, 3] and all(event.removed for event in pruner.events)
+    _, log, pruner = run(Made(), limit=0.0, frequency=2)
+    assert log.left == [] and log.warnings == []
+
+
 def test_what_cannot_go_is_told_of() -> None:
     _, log, _ = run(Made(), frequency=2, per_step=30, maximum=2)
     assert gone(log)[-1] == 21
