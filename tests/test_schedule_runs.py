@@ -110,6 +110,11 @@ def test_the_dense_network_takes_the_same_flags_and_a_line_says_what_they_do(lau
     assert {row["phase"] for row in rows_of(folder)} == {"final"}
 
 
+def test_a_network_whose_gates_close_all_along_is_in_the_phase_of_pruning(launch: Launch) -> None:
+    folder, _ = launch("--l0 --epochs 2")
+    assert [row["phase"] for row in rows_of(folder)] == ["pruning", "pruning", "final"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from framework.criterion import Criterion, check_scores, free_groups
+from framework.criterion import Criterion, free_groups
 from framework.pruning.step import PruningStep
 from utils.errors import RunError, UsageError
 
@@ -68,10 +68,11 @@ def own_randomness(criterion: Criterion, seed: int) -> Iterator[None]:
 
 
 def batch_scores(step: PruningStep, trainer: Trainer, seed: int) -> dict[str, Tensor]:
-    """The criterion's scores on the training batch of now, with the weights of now; pure.
+    """The criterion's scores on the training batch of now, with the weights of now, float32; pure.
 
     A pass of its own in eval mode, without penalties, noise or clipping; its cost counts as that of a scoring. A
-    criterion without data gets none and costs nothing.
+    criterion without data gets none and costs nothing. They are not looked at here, which would wait for the
+    device: `check_scores` is for what is ranked.
     """
     criterion = step.criterion
     batches = []
@@ -84,4 +85,4 @@ def batch_scores(step: PruningStep, trainer: Trainer, seed: int) -> dict[str, Te
     groups = None if criterion.granularity == "weight" else free_groups(step.groups)
     with own_randomness(criterion, seed):
         found = criterion.score(step.model, batches, trainer.loss, groups)
-    return check_scores(found, step.model, step.groups, criterion)
+    return {name: score.detach().float() for name, score in found.items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Criterion, free_groups
+from framework.criterion import Criterion, check_scores, free_groups
 from framework.hooks import hookimpl
 from framework.iterative import Iterative
 from framework.pruning.batch_scores import batch_scores
@@ -158,6 +158,8 @@ class IterativePruner(Pruner):
                 self._averages.add(batch_scores(self._step, trainer, self.seed))
             self._averages.step(keep_adding=self.iterative.fixed_criteria)
             self._frozen = self.iterative.fixed_criteria and prunes
+            step, found = self._step, self._averages.value
+            self._averages.value = check_scores(found, step.model, step.groups, self.criterion)
         if prunes:
             self._cut(trainer)
         self._over = self._over or self._done == self._steps

@@ -372,6 +372,12 @@ def test_impossible_steps_are_refused(fields: dict[str, Any], words: str) -> Non
         Iterative(**fields)
 
 
+def test_a_score_that_is_no_number_is_told_of_when_it_would_be_ranked() -> None:
+    made = Made(lambda call, name, origin: torch.full((len(origin),), torch.nan if call == 2 else 1.0))
+    with pytest.raises(UsageError, match="Made.score: 'a' has NaN"):
+        run(made, frequency=3, per_step=1, maximum=1)
+
+
 def test_weights_are_refused() -> None:
     with pytest.raises(UsageError, match="is for channel criterions; SNIP prunes weights"):
         IterativePruner(build("criterions", "SNIP"), Iterative(), 0.5, 3)
