@@ -178,10 +178,9 @@ def train_in(
     drawn = Drawn(config, folder, recorder)
     layout = Layout(config, folder, bool(pruner.plan.get(BEFORE_TRAINING)))
     saver = Checkpointer(folder, config.model, config.save_freq)
-    accuracies = Accuracies()
     rewinder = [Rewinder(config.rewind_to)] if config.enable_rewinding and pruner.plan else []
-    others = [*assemble.listeners(config), *([accuracies] if config.track_stats else []), *rewinder]
-    trainer.hooks = manager([recorder, *drawn.listeners, *others, pruner, layout, saver], installed=True).hook
+    others = [*drawn.listeners, *assemble.listeners(config), *rewinder]
+    trainer.hooks = manager([recorder, *others, pruner, layout, saver], installed=True).hook
     trainer.track = console.track
     assemble.seed_everything(config.seed)
     try:
@@ -201,8 +200,6 @@ def train_in(
         dense_accuracy = test["acc"]  # this is the dense network
     last = pruner.events[-1] if pruner.events else None
     report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last) | drawn.results
-    if config.track_stats:
-        report["statistics"] = accuracies.statistics
     from framework.plots import draw_all  # matplotlib: a run that is refused need not wait for it
 
     title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
@@ -220,13 +217,14 @@ class Drawn:
         self._folder = folder
         self._pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None
         self._tracker = WeightTracker() if config.track_weights else None
+        self._accuracies = Accuracies() if config.track_stats else None
         #: what goes into the report
         self.results: dict[str, Any] = {}
 
     @property
     def listeners(self) -> list[Any]:
         """Those that hear the hooks of training."""
-        return [one for one in (self._pictures, self._tracker) if one is not None]
+        return [one for one in (self._pictures, self._tracker, self._accuracies) if one is not None]
 
     def before(self, trainer: Trainer) -> None:
         """Before training, and outside its time."""
@@ -237,6 +235,8 @@ class Drawn:
         """Once the finished network was tested."""
         if self._pictures is not None:
             self._pictures.after(trainer)
+        if self._accuracies is not None:
+            self.results["statistics"] = self._accuracies.statistics
         if self._tracker is not None:
             self._tracker.save(self._folder.tracked)
             self.results["tracked_weights"] = self._tracker.summary()

@@ -17,6 +17,7 @@ from framework.pruning.chunks import Chunks
 from framework.pruning.cutting import unwrapped
 from framework.pruning.pruner import Pruner
 from framework.pruning.selection import Keep
+from framework.pruning.step import PruneEvent
 from framework.pruning.targets import keep_ranked
 from utils.errors import UsageError
 
@@ -171,8 +172,10 @@ class IterativePruner(Pruner):
         keep, asked, channels = self._chosen(trainer)
         scores = {name: self._averages.value[name] for name in keep}
         if keep.removed:
-            event = self._step.take(keep, scores, asked, channels)
-            self._gone += event.removed
+            removed = self._step.remove(keep)
+            self.criterion.step += 1
+            event = PruneEvent(asked, self._step.sparsity(), keep, scores, removed, channels=channels)
+            self._gone += removed
             self._averages.shrink(keep)
             if not self.preserve_moment:
                 unwrapped(trainer.optimizer).state.clear()

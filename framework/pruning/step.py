@@ -127,13 +127,9 @@ class PruningStep:
             raise UsageError(f"min_channels {self.min_channels} and round_to {self.round_to}: at least 0 and 1")
 
     def __call__(
-        self,
-        target: float,
-        batches: Iterable[Batch],
-        loss: LossFunction,
-        strict: bool = True,
+        self, target: float, batches: Iterable[Batch], loss: LossFunction, strict: bool = True,
         scores: Scores | None = None,
-    ) -> PruneEvent:
+    ) -> PruneEvent:  # fmt: skip
         """Prune down to `target` of the dense network, or as far towards it as it goes.
 
         With `strict` a budget other than nodes that cannot be met is a UsageError, and nothing is pruned. `scores`
@@ -151,20 +147,12 @@ class PruningStep:
         elif granularity == "channel":
             keep = self._keep_channels(scores, target, strict)
             inputs = self._inputs_left(scores, keep, target, batches, loss)
-            removed = self._cut(keep) + mask_inputs(self.model, first_layer(self.groups), inputs)
+            removed = self.remove(keep) + mask_inputs(self.model, first_layer(self.groups), inputs)
         else:
             keep, removed = self._prune_both(scores, target)
         self.criterion.step += 1
         asked = target if self.criterion.threshold is None else None
         return PruneEvent(asked, self.sparsity(), keep, scores, removed, inputs)
-
-    def take(
-        self, keep: Keep, scores: dict[str, Tensor], asked: float | None, channels: int | None = None
-    ) -> PruneEvent:
-        """Cut what is off in `keep`, for a sparsity or a number of channels that was asked for."""
-        removed = self._cut(keep)
-        self.criterion.step += 1
-        return PruneEvent(asked, self.sparsity(), keep, scores, removed, channels=channels)
 
     def _mask(self, keep: Keep) -> int:
         """Hold what is off at zero; how many entries are so newly."""
@@ -174,7 +162,8 @@ class PruningStep:
         return sum(int((~mask & before[name]).sum() if name in before else (~mask).sum())
                    for name, mask in keep.items())  # fmt: skip
 
-    def _cut(self, keep: Keep) -> int:
+    def remove(self, keep: Keep) -> int:
+        """Cut what is off; how many channels that are."""
         self.groups = cut(
             self.model, keep, self.groups, self.optimizer, self.companions, self.fold, self.example_input
         )
@@ -190,7 +179,7 @@ class PruningStep:
             weights = self._keep_weights(single, target, "global")
             channels = self._keep_channels({name: scores[name] for name in free}, target, strict=False)
         staying, _ = what_stays(self.model, {name: ~mask.cpu() for name, mask in channels.items()}, self.groups)
-        removed = self._cut(channels)  # which may refuse, and then nothing is masked either
+        removed = self.remove(channels)  # which may refuse, and then nothing is masked either
         left = Keep({name: shrink(mask, staying.get(name, {})) for name, mask in weights.items()})
         return Keep({**weights, **channels}), removed + self._mask(left)
 
