@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from framework import __version__
 from framework.config import FLAGS
 from framework.flags import Flag
+from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled
 from framework.old_flags import MODEL_PATH, NEEDLESS, NEEDLESS_SWITCHES, SWITCHES, VALUES, without_truth_values
 from framework.oracle.settings import STUDY_FLAGS, prepare_study
 from utils.errors import RunError, UsageError
@@ -74,7 +75,12 @@ def old_options() -> list[click.Option]:
     """Flags by their old names: accepted, and left out of the help."""
     names = (*SWITCHES, *NEEDLESS_SWITCHES)
     switches = [click.Option([name, f"--{name}"], is_flag=True, default=None, hidden=True) for name in names]
-    return switches + [click.Option([name, f"--{name}"], hidden=True) for name in (*VALUES, *NEEDLESS, MODEL_PATH)]
+    either = [  # a switch in one script, with a value in another
+        click.Option([name, f"--{name}"], is_flag=False, flag_value="true", default=None, hidden=True)
+        for name in (*FOREIGN, *NOTHING_TO_DO)
+    ]
+    valued = [click.Option([name, f"--{name}"], hidden=True) for name in (*VALUES, *NEEDLESS, MODEL_PATH)]
+    return switches + either + valued
 
 
 @click.group(
@@ -182,9 +188,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _words(arguments: Sequence[str] | None) -> list[str]:
-    """The arguments, switches without the truth values that other systems give them."""
-    switches = {name for name, flag in FLAGS.items() if flag.type is bool} | {*SWITCHES, *NEEDLESS_SWITCHES}
-    return without_truth_values(sys.argv[1:] if arguments is None else arguments, switches)
+    """The arguments in our spelling: underscores, and switches without the truth values that others give them."""
+    options = [parameter for parameter in cli.params if isinstance(parameter, click.Option)]
+    names = {name.lstrip("-") for option in options for name in (*option.opts, *option.secondary_opts)}
+    switches = {name for name, flag in FLAGS.items() if flag.type is bool}
+    words = respelled(list(sys.argv[1:] if arguments is None else arguments), names, switches)
+    return without_truth_values(words, {*SWITCHES, *NEEDLESS_SWITCHES})
 
 
 def _explain(error: click.ClickException) -> str:

@@ -16,6 +16,9 @@ class TFO(LossBased):
     Aila and Kautz, 2016, arXiv:1611.06440.
     """
 
+    #: the terms of a sum that may cancel are no scores by themselves
+    element_scores = None  # type: ignore[assignment]
+
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from framework.criterion import Data as Data
     from framework.criterion import Scores as Scores
     from framework.hooks import hookimpl as hookimpl
+    from framework.iterative import Iterative as Iterative
     from framework.loss import Loss as Loss
     from framework.measures import measure as measure
     from framework.plugins import Registry as Registry
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from framework.pruning.masks import Masks as Masks
     from framework.pruning.selection import Keep as Keep
     from framework.pruning.selection import select as select
+    from framework.rounds import Rounds as Rounds
     from framework.schedule import After as After
     from framework.schedule import Before as Before
     from framework.schedule import During as During
@@ -48,6 +50,7 @@ _HOME = {
     "Criterion": "criterion",
     "Data": "criterion",
     "During": "schedule",
+    "Iterative": "iterative",
     "Keep": "pruning.selection",
     "Kept": "pruning.adapters",
     "Loss": "loss",
@@ -55,6 +58,7 @@ _HOME = {
     "Never": "schedule",
     "PruneReport": "api",
     "Registry": "plugins",
+    "Rounds": "rounds",
     "Schedule": "schedule",
     "Scores": "criterion",
     "Tester": "tester",

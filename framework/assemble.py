@@ -14,21 +14,26 @@ from torch import nn
 from framework.checkpoint import is_ours, load_model, read_file
 from framework.config import RunConfig
 from framework.criterion import Criterion
+from framework.group_decay import GroupDecay
 from framework.idle import idle_flags
+from framework.iterative import Iterative
 from framework.loss import Loss
 from framework.plugins import build, check_options, option_default, option_names, registry
 from framework.pretrained import load_tensors
 from framework.probing import fast_multiple
+from framework.pruning.batch_scores import Tracking
+from framework.pruning.iterative import IterativePruner
 from framework.pruning.pruner import Pruner
+from framework.pruning.weighing import weighed
+from framework.pruning_rate import PruningRate
 from framework.rewinding import check_rewinding
 from framework.run_folder import SUFFIX, is_safetensors
-from framework.schedule import After, Before, During, Never, Schedule, chosen
+from framework.schedule import Never, Schedule
+from framework.scheduling import check_moments, schedule_of, write_back
 from framework.trainer import Trainer
 from utils.errors import UsageError
 from utils.loaders import Loaders, make_loaders
 
-#: the words of --schedule; a schedule of a plug-in's own has none
-WHEN: dict[type, str] = {Before: "before", During: "during", After: "after"}
 #: flags that are options of the losses that have them
 LOSS_FLAGS = ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg")
 
@@ -217,8 +222,9 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
     # what prunes nothing does so whenever it is asked to
     schedule = own
     if not isinstance(own, Never):
-        schedule = chosen(own, config.schedule, config.prune_delay, config.prune_freq, config.snip_steps)
-        schedule = trainers_schedule(config, schedule)
+        schedule = trainers_schedule(config, schedule_of(config, own))
+    elif config.schedule in ("rounds", "iterative"):
+        config.notes.append(f"{config.prune_criterion} prunes nothing: --schedule {config.schedule} has no effect")
     config.notes += idle_flags(config, not isinstance(own, Never), getattr(own, "steps", 1) > 1)
     plan = schedule.plan(config.pruning_limit, config.epochs)
     if config.enable_rewinding:
@@ -231,22 +237,26 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
         why = f"{config.prune_criterion} prunes by a fixed threshold, {criterion.threshold:g}"
         config.notes.append(f"{why}: --pruning_limit has no effect")
     config.scope = config.scope or criterion.scope
-    config.schedule = WHEN.get(type(schedule))
-    if isinstance(schedule, During):
-        config.prune_delay, config.prune_freq = schedule.delay, schedule.freq
+    write_back(config, schedule)
+    check_moments(config, criterion, plan)
+    return _make_pruner(config, criterion, schedule, plan)
+
+
+def _make_pruner(
+    config: RunConfig, criterion: Criterion, schedule: Schedule, plan: dict[int, list[float]]
+) -> Pruner:
     channels = getattr(criterion, "granularity", None) == "channel"
     config.budget = config.budget or ("nodes" if channels else "weights")
     if config.round_to == "auto":  # chosen by measurement: the config holds the result, for a repetition
         config.round_to = str(fast_multiple(torch.device(config.device)))
-    return Pruner(
-        criterion,
-        plan,
-        seed=config.seed,
-        scope=config.scope,
-        protect=config.protect,
-        outer_layers=bool(config.outer_layer_pruning),
-        masking=config.masking,
-        options={
+    common: dict[str, Any] = {
+        "seed": config.seed,
+        "scope": config.scope,
+        "protect": config.protect,
+        "outer_layers": bool(config.outer_layer_pruning),
+        "masking": config.masking,
+        "preserve_moment": config.preserve_moment,
+        "options": {
             "budget": config.budget,
             "rank_inputs": channels and bool(config.outer_layer_pruning),
             "min_channels": config.min_channels,
@@ -256,4 +266,33 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
             "fold": config.fold,
             "keep_share": trainer_class(config).least_share(**trainer_options(config)),
         },
-    )
+    }
+    if isinstance(schedule, Iterative):
+        if schedule.counted and "pruning_limit" in config.given:
+            config.notes.append("numbers of channels say how far it goes: --pruning_limit has no effect")
+        return IterativePruner(criterion, schedule, config.pruning_limit, config.epochs, **common)
+    tracking = Tracking(config.track_batches, config.alpha) if config.track_importance and plan else None
+    return Pruner(criterion, plan, tracking=tracking, **common)
+
+
+def fit_pruner(config: RunConfig, pruner: Pruner, loaders: Loaders) -> None:
+    """Lay steps that are counted in batches into the run; the config gets how often. UsageError if none fits."""
+    if isinstance(pruner, IterativePruner):
+        config.frequency = pruner.fit(len(loaders.train) * config.epochs)
+
+
+def build_criterion(config: RunConfig) -> Criterion:
+    """The criterion, with its element scores weighed where that is asked for and it does not do so by itself."""
+    found: Criterion = build("criterions", config.prune_criterion, **config.options("criterion"))
+    own = option_names(registry.get("criterions", config.prune_criterion))
+    return weighed(found, config.use_l2 and "use_l2" not in own, config.use_init and "use_init" not in own)
+
+
+def listeners(config: RunConfig) -> list[Any]:
+    """What acts on training beside the pruning, as far as the flags ask for it."""
+    found: list[Any] = []
+    if config.group_wd_coeff > 0:
+        found.append(GroupDecay(config.group_wd_coeff))
+    if config.lr_prune is not None:
+        found.append(PruningRate(config.lr_prune))
+    return found

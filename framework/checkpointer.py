@@ -40,6 +40,11 @@ class Checkpointer:
         """A network before its last pruning is no candidate for the best."""
         self._just_pruned, self._best = True, None
 
+    @hookimpl(trylast=True)
+    def batch_ended(self, trainer: Trainer) -> None:
+        """A pruning between two batches comes before the epoch's metrics: they are of the network as it is."""
+        self._just_pruned = False
+
     @hookimpl
     def epoch_ended(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """Save; where this epoch's end has pruned, its metrics were of another network."""

@@ -41,11 +41,19 @@ TESTER_FLAGS = (
 EXTRAS = ("train_acc", "test_acc", "flops", "compression")
 # Flags that are short for `--set model.NAME=VALUE`.
 SHORT = ("arch", "hidden_dim")
+# Flags that are short for `--set criterion.NAME=VALUE`, and the options' names.
+CRITERION_FLAGS = {
+    "T": "temperature", "grasp_T": "grasp_temperature", "imp_samples": "samples", "use_l2": "use_l2",
+    "use_init": "use_init",
+}  # fmt: skip
 NameSet = set[str]  # inside the class the name `set` is a field
 
 _what = partial(flag, group="What to run")
 _train = partial(flag, group="Training")
 _prune = partial(flag, group="Pruning")
+_rounds = partial(flag, group="Pruning in rounds (--schedule rounds)")
+_steps = partial(flag, group="Pruning every few batches (--schedule iterative)")
+_scores = partial(flag, group="Scores over the run")
 _data = partial(flag, group="Data")
 _picture = partial(flag, group="Pictures")
 _test = partial(flag, group="Testing, with --eval")
@@ -101,6 +109,10 @@ class RunConfig:
         (), help="epochs of the falls, for multistep: 30,60,80", low=1, metavar="N,N,..."
     )
     lr_gamma: float = _train(0.1, help="factor of each fall", low=0)
+    group_wd_coeff: float = _train(
+        0.0, help="what every filter of a convolution loses of its L2 norm in each step; 0: off", low=0
+    )
+    track_stats: bool = _train(False, help="also test after every epoch, and list all accuracies in the report")
     max_training_minutes: float = _train(0.0, help="stop training after so many minutes; 0 or less: off")
     eval_freq: int = _train(0, help="also validate every N batches; 0: at epoch ends only", low=0)
     save_freq: int = _train(0, help="also save a checkpoint every N epochs; 0: off", low=0)
@@ -114,10 +126,59 @@ class RunConfig:
     pruning_limit: float = _prune(0.5, help="sparsity to reach, of nodes or of weights", low=0, below=1)
     snip_steps: int = _prune(5, help="steps of the iterative criterions", low=0)
     schedule: str | None = _prune(
-        None, help="when to prune; default: the criterion's own", choices=("before", "during", "after")
+        None,
+        help="when to prune; default: the criterion's own",
+        choices=("before", "during", "after", "rounds", "iterative"),
     )
     prune_delay: int | None = _prune(None, help="epochs before the first pruning during training", low=0)
     prune_freq: int | None = _prune(None, help="epochs between prunings during training", low=1)
+    n_rounds: int | None = _rounds(None, help="rounds of an epoch and a pruning; default: 5", low=1)
+    thresholds: tuple[float, ...] = _rounds(
+        (), help="shares gone after each round, rising: 0.3,0.5; percent where one is above 1", low=0,
+        metavar="S,S,...",
+    )  # fmt: skip
+    warmup_epochs: int | None = _rounds(
+        None, help="epochs before pruning, the last is that of round 1; default: 0", low=0
+    )
+    lr_prune: float | None = _rounds(
+        None, help="learning rate in the epochs of the rounds; default: --learning_rate", low=0
+    )
+    frequency: int | None = _steps(None, help="batches between steps; default: 30, fewer in short runs", low=1)
+    prune_per_iteration: int | None = _steps(
+        None, help="channels that go in a step; default: as --pruning_limit needs", low=0
+    )
+    maximum_pruning_iterations: int | None = _steps(None, help="steps in all", low=1)
+    prune_neurons_max: int | None = _steps(None, help="channels that go in all at most; -1: any number", low=-1)
+    start_pruning_after_n_iterations: int | None = _steps(
+        None, help="the first step that prunes; those before only score; default: 1", low=0
+    )
+    pruning_momentum: float | None = _steps(
+        None, help="weight of the earlier steps' scores; default: 0.9", low=0, below=1
+    )
+    group_size: int | None = _steps(None, help="channels of a layer that go together; default: 1", low=1)
+    l2_normalization_per_layer: bool | None = _steps(None, help="divide a layer's scores by their L2 norm")
+    pruning_threshold: float | None = _steps(
+        None, help="no step while the mean training loss since the last is above", low=0
+    )
+    fixed_criteria: bool | None = _steps(None, help="keep the scores of the first step that prunes")
+    fixed_layer: int | None = _steps(None, help="prune this layer alone, the first is 0; -1: all", low=-1)
+    flops_regularization: float | None = _steps(
+        None, help="what a multiply-add that goes takes off a channel's score", low=0
+    )
+    pruning_config: str | None = _steps(
+        None, help="JSON file of Taylor pruning, read as the flags of this part", metavar="FILE"
+    )
+    preserve_moment: bool = _scores(True, help="keep the optimizer's state when pruning; without, it starts anew")
+    track_importance: bool = _scores(False, help="average the scores of the last batches before each pruning")
+    track_batches: int = _scores(20, help="with track_importance: how many batches", low=1)
+    alpha: float = _scores(0.8, help="with track_importance: weight of the newest batch", above=0, high=1)
+    use_l2: bool = _scores(False, help="weigh the scores of single weights by |w|")
+    use_init: bool = _scores(False, help="weigh them by |w - w0|, w0 where the run began")
+    T: float | None = _scores(
+        None, help="temperature: divides the logits in the training loss and in scoring; default: 1", above=0
+    )
+    grasp_T: float | None = _scores(None, help="short for --set criterion.grasp_temperature=T", above=0)
+    imp_samples: int | None = _scores(None, help="short for --set criterion.samples=N", low=1)
     budget: str | None = _prune(
         None,
         help="what --pruning_limit is a share of; default: nodes for channel criterions, else weights",
@@ -281,7 +342,17 @@ class RunConfig:
             found = {name: getattr(self, name) for name in TESTER_FLAGS if getattr(self, name)} | found
         if group == "model":
             found |= {name: getattr(self, name) for name in SHORT if getattr(self, name) is not None}
+        if group == "criterion":
+            found = self._criterion_flags() | found
         return found
+
+    def _criterion_flags(self) -> dict[str, Any]:
+        """The short flags of those options that the criterion has."""
+        given = {option: getattr(self, flag) for flag, option in CRITERION_FLAGS.items()}
+        from framework.plugins import option_names, registry
+
+        own = option_names(registry.get("criterions", self.prune_criterion))
+        return {option: value for option, value in given.items() if option in own and value is not None}
 
     def default_run_name(self) -> str:
         """The run name when the user gave none."""

@@ -13,7 +13,7 @@ from framework.flags import flags_of
 from utils.errors import UsageError
 from utils.suggest import unknown
 
-PATHS = ("plugins", "data_dir", "pretrained", "checkpoint_name", "compare_with")
+PATHS = ("plugins", "data_dir", "pretrained", "checkpoint_name", "compare_with", "pruning_config")
 # YAML 1.1 wants a dot in a float, people write 1e-3
 FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 

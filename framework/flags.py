@@ -20,8 +20,8 @@ WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text
 def flag(default: Any, group: str, help: str, **limits: Any) -> Any:
     """Return a dataclass field for a flag.
 
-    `limits` may be `choices` (allowed words), `low`, `high` (inclusive), `below` (exclusive), `metavar` and
-    `aliases`.
+    `limits` may be `choices` (allowed words), `low`, `high` (inclusive), `above`, `below` (exclusive), `metavar`
+    and `aliases`.
     """
     metadata = {"group": group, "help": help, **limits}
     if isinstance(default, dict):
@@ -39,10 +39,11 @@ class Flag:
     group: str
     help: str
     optional: bool = False  # None is a value
-    many: bool = False  # a tuple; repeatable on the command line, or comma separated integers
+    many: bool = False  # a tuple; repeatable on the command line, or comma separated numbers
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
+    above: float | None = None
     below: float | None = None
     metavar: str = ""
     #: other spellings
@@ -61,7 +62,7 @@ class Flag:
         if value is None:
             return ()
         if isinstance(value, str):
-            value = [part for part in value.split(",") if part.strip()] if self.type is int else [value]
+            value = _parts(value) if self.type in (int, float) else [value]
         if not isinstance(value, Sequence):
             value = [value]
         return tuple(self._parse_one(part, where) for part in value)
@@ -93,11 +94,14 @@ class Flag:
             math.isfinite(number)
             and (self.low is None or number >= self.low)
             and (self.high is None or number <= self.high)
+            and (self.above is None or number > self.above)
             and (self.below is None or number < self.below)
         )
 
     def limits(self) -> str:
         """The allowed range in words, for example "in [0, 1)" or "at least 1"."""
+        if self.above is not None:
+            return f"above {self.above:g}" if self.high is None else f"in ({self.above:g}, {self.high:g}]"
         if self.below is not None:
             return f"in [{self.low:g}, {self.below:g})"
         if self.high is not None:
@@ -125,6 +129,14 @@ def _unwrap(hint: Any) -> tuple[type, bool, bool]:
     if origin is tuple:
         return arguments[0], False, True
     return (origin or hint), False, False
+
+
+def _parts(text: str) -> list[str]:
+    """The numbers of "1,2" or "[1, 2]", as text; none in "" and in "default", as some scripts say."""
+    inner = text.strip()
+    if inner.startswith("[") and inner.endswith("]"):
+        inner = inner[1:-1]
+    return [] if inner == "default" else [part for part in inner.split(",") if part.strip()]
 
 
 def _text(value: Any, choices: Sequence[str]) -> str | None:

@@ -9,10 +9,12 @@ from typing import Any
 from framework.autoconfig import fill
 from framework.config import RunConfig
 from framework.config_file import merge
+from framework.foreign_flags import translate
 from framework.hooks import installed_folders
 from framework.modes import use_modes, use_pruning_method, use_pruning_rate
 from framework.old_flags import translated
 from framework.plugins import registry
+from framework.pruning_config import use_pruning_config
 from framework.robustness.checks import (
     attacks_of,
     check_attack_flags,
@@ -21,6 +23,7 @@ from framework.robustness.checks import (
     run_of,
 )
 from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
+from framework.scheduling import follow_set, use_schedule_flags
 from framework.validate import check_config
 from utils.errors import UsageError
 
@@ -38,17 +41,23 @@ def prepare_run(
     be known to be wrong before a model is built; no file is written.
     """
     flags, lines = translated(flags)
+    flags, more = translate(flags)
     config = merge(flags, file, kind)
-    config.notes += lines
+    config.notes += lines + more
     add_plugins(config.plugins)
     check_attack_flags(config)
+    if not config.eval:
+        use_pruning_config(config)
     use_pruning_method(config)
+    if not config.eval:
+        use_schedule_flags(config)
     inherit(config)
     use_modes(config)
     if len(config.input_dim) == 3 and "image_size" not in config.given:
         config.image_size = config.input_dim[1]
         config.given.add("image_size")
     config.notes += map(str, fill(config, registry.folders))
+    follow_set(config)
     use_pruning_rate(config)
     check_config(config)
     check_attacked_data(config)

@@ -33,7 +33,7 @@ class Recorder:
     time/gpu_time (ms a batch) and time/batch_time (s a batch, evaluation included) where batches were trained on
     since the last row, time/flops_per_sample (multiply-adds), time/flops_log_cum (log10, training and scoring);
     cuda/ram_footprint (bytes); layer/sparsity/LAYER (share of the dense layer's weights that are gone).
-    `rewinds`: how often the network went back to its rewind point so far.
+    `phase`: warmup, pruning or final; `rewinds`: how often the network went back to its rewind point so far.
     Sparsities and size are those of `trainer.network()`; norm/l0 comes from L0Trainer.
     """
 
@@ -73,6 +73,8 @@ class Recorder:
     def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
         """Say how far the step went."""
         asked = "by a fixed threshold" if event.asked is None else f"asked {event.asked:.4f}"
+        if event.channels is not None:
+            asked = f"{event.removed} channels, asked {event.channels}"
         inputs = "" if event.inputs is None else f", {int(event.inputs.sum())} of {len(event.inputs)} inputs left"
         self._console.say(
             f"pruned {type_name(trainer, event)} to {event.reached:.4f} ({asked}){inputs}, "
@@ -111,6 +113,7 @@ class Recorder:
         """Append a row with these metrics and the state of the network; returns it."""
         row: dict[str, Any] = {
             "epoch": trainer.epoch,
+            "phase": trainer.progress.phase,
             "step": trainer.progress.step,
             "samples": trainer.progress.samples,
             "seconds": round(time.monotonic() - self._started, 3),

@@ -50,6 +50,11 @@ NOT_DENSE = {
     "run_name", "results_dir", "checkpoint_model", "save_freq", "progress", "plugins", "autoconfig", "download",
     "memory_format",
     "train_memory_format", "fused", "threads", "preload_all_data", "workers", "plot_weights_freq",
+    "n_rounds", "thresholds", "warmup_epochs", "lr_prune", "frequency", "prune_per_iteration",
+    "maximum_pruning_iterations", "prune_neurons_max", "start_pruning_after_n_iterations", "pruning_momentum",
+    "group_size", "l2_normalization_per_layer", "pruning_threshold", "fixed_criteria", "fixed_layer",
+    "flops_regularization", "pruning_config", "preserve_moment", "track_importance", "track_batches", "alpha",
+    "use_l2", "use_init", "grasp_T", "imp_samples", "track_stats",
     "skip_first_plot", "histograms", "saliency", "confusion", "plot_weights", "plot_net", "track_weights",
 }  # fmt: skip
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from framework import assemble, probing
+from framework.accuracies import Accuracies
 from framework.checkpoint import save_model
 from framework.checkpointer import Checkpointer
 from framework.config import RunConfig
 from framework.console import Console
-from framework.criterion import Criterion
 from framework.dense import dense_config
 from framework.extras import extras, shown_extras
 from framework.hooks import hookimpl, manager
@@ -111,7 +111,7 @@ def load_compared(config: RunConfig, loaders: Loaders, layout: torch.memory_form
 def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     """Prune and train one network, and measure it against the dense one."""
     assemble.trainer_class(config).check_options(**assemble.trainer_options(config))
-    criterion: Criterion = build("criterions", config.prune_criterion, **config.options("criterion"))
+    criterion = assemble.build_criterion(config)
     pruner = assemble.build_pruner(config, criterion)
     if config.schedule == "before" and (config.prune_delay, config.prune_freq) != (None, None):
         console.say(f"{config.prune_criterion} prunes before training: prune_delay and prune_freq have no effect")
@@ -119,6 +119,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     loaders = assemble.build_loaders(config)  # after what is quickly known to be wrong: it may download
     if config.eval_freq and loaders.val is None:
         config.notes.append("no validation images (--val_share 0): --eval_freq has no effect")
+    assemble.fit_pruner(config, pruner, loaders)
     model = assemble.build_model(config, loaders)
     example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
     _check_dense(config, model)
@@ -160,6 +161,7 @@ def build_trainer(
         grad_noise=config.grad_noise,
         eval_freq=config.eval_freq,
         max_training_minutes=config.max_training_minutes,
+        temperature=1.0 if config.T is None else config.T,
         seed=config.seed,
         memory_format=probing.FORMATS[config.memory_format],
         plan=plan or {},
@@ -183,7 +185,8 @@ def train_in(
     layout = Layout(config, folder, bool(pruner.plan.get(BEFORE_TRAINING)))
     saver = Checkpointer(folder, config.model, config.save_freq)
     rewinder = [Rewinder(config.rewind_to)] if config.enable_rewinding and pruner.plan else []
-    trainer.hooks = manager([recorder, *drawn.listeners, *rewinder, pruner, layout, saver], installed=True).hook
+    others = [*drawn.listeners, *assemble.listeners(config), *rewinder]
+    trainer.hooks = manager([recorder, *others, pruner, layout, saver], installed=True).hook
     trainer.track = console.track
     assemble.seed_everything(config.seed)
     try:
@@ -220,13 +223,14 @@ class Drawn:
         self._folder = folder
         self._pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None
         self._tracker = WeightTracker() if config.track_weights else None
+        self._accuracies = Accuracies() if config.track_stats else None
         #: what goes into the report
         self.results: dict[str, Any] = {}
 
     @property
     def listeners(self) -> list[Any]:
         """Those that hear the hooks of training."""
-        return [one for one in (self._pictures, self._tracker) if one is not None]
+        return [one for one in (self._pictures, self._tracker, self._accuracies) if one is not None]
 
     def before(self, trainer: Trainer) -> None:
         """Before training, and outside its time."""
@@ -237,6 +241,8 @@ class Drawn:
         """Once the finished network was tested."""
         if self._pictures is not None:
             self._pictures.after(trainer)
+        if self._accuracies is not None:
+            self.results["statistics"] = self._accuracies.statistics
         if self._tracker is not None:
             self._tracker.save(self._folder.tracked)
             self.results["tracked_weights"] = self._tracker.summary()

@@ -46,6 +46,8 @@ class Settings:
     eval_freq: int = 0
     #: wall-clock limit; 0 or less: none
     max_training_minutes: float = 0.0
+    #: the logits are divided by it in the training loss, and nowhere else
+    temperature: float = 1.0
     seed: int = 333
     memory_format: torch.memory_format = torch.contiguous_format
     #: when the network is pruned: moment -> targets, see `schedule`
@@ -63,6 +65,8 @@ class Progress:
     samples: int = 0
     #: 3 x forward multiply-adds x samples, scoring passes included
     cumulative_macs: int = 0
+    #: "warmup", "pruning" or "final": that of the epoch, set where an epoch begins
+    phase: str = "final"
     #: why training ended before its last epoch, if it did
     stopped: str | None = None
     warnings: list[str] = field(default_factory=list)
@@ -95,7 +99,7 @@ class Trainer(ABC):
     Attributes for listeners: `model`, `optimizer`, `loss`, `loaders`, `hooks`, `settings`, `progress`,
     `epoch` (0-based), `example_input` (one sample on the device), `memory_format`, `macs` (of one sample through
     the network as it is), `companions` (cut along with the network), `confusion` (of the last evaluation),
-    `accelerator`.
+    `accelerator`, `batch` (inputs and targets that are trained on now; each step must set it).
 
     A trainer may change the network's layers for training, by `prepare_model`. Then `network()` is the plain one
     that is measured and saved, and that `finish()` leaves behind.
@@ -139,6 +143,8 @@ class Trainer(ABC):
         self.companions: list[Companion] = []
         #: true class by predicted class, int64 (C, C), of the last evaluation; None where none has counted it
         self.confusion: Tensor | None = None
+        #: the batch of the step that runs or has just ended, on the device; None before the first
+        self.batch: tuple[Tensor, Tensor] | None = None
         #: shows a progress bar over an iterable: (items, title, how many)
         self.track: Track = no_bar
         self.use_memory_format(settings.memory_format)

@@ -12,6 +12,7 @@ from framework.config import EXTRAS, FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, 
 from framework.modes import MODES, check_modes
 from framework.plugins import option_names, registry
 from framework.run_folder import find_checkpoint, find_pretrained
+from framework.scheduling import check_criterion_flags, check_schedule
 from utils.errors import UsageError
 from utils.suggest import nearest, unknown
 from utils.torchvision_names import check_arch
@@ -43,6 +44,8 @@ def check_config(config: RunConfig) -> None:
         _check_l0(config)
         _check_trainer(config)
     _check_pruning(config)
+    if not config.eval:
+        check_schedule(config)
     _check_paths(config)
     _check_options(config)
     check_device(config.device)  # last: it may import torch
@@ -195,6 +198,8 @@ def _check_options(config: RunConfig) -> None:
                 raise UsageError(unknown("group of --set", group, GROUPS))
             _check_option(group, option, getattr(config, GROUPS[group]))
     _check_tester_flags(config)
+    if not config.eval:
+        check_criterion_flags(config)
     for name in SHORT:
         given = getattr(config, name)
         if given is None:

@@ -132,7 +132,7 @@ def test_the_guide_to_the_run_folder_lists_exactly_what_its_command_leaves(
     named = {key for line in re.findall(r"^\| (`\w+/.*?) \|", metrics, flags=re.MULTILINE)
              for key in re.findall(r"`(.+?)`", line)}  # fmt: skip
     assert named - {"cuda/ram_footprint"} == {key for key in left if "/" in key}
-    assert {key for key in left if "/" not in key} == {"epoch", "step", "samples", "seconds"}
+    assert {key for key in left if "/" not in key} == {"epoch", "phase", "step", "samples", "seconds"}
     flags = set(re.findall(r"`--(?:no_)?(\w+)", RUN_FOLDER))
     assert flags - {"config"} <= set(FLAGS)
     events = EventAccumulator(str(place / "tensorboard"))
@@ -224,6 +224,35 @@ def test_command_of_the_trainers_page(
     assert main(words) == 0
     report = json.loads((folder / capsys.readouterr().out.strip().splitlines()[-1] / "report.json").read_text())
     assert report["trainer"]["name"] in ("TickTock", "L0Trainer") or "EmptyCrit" in words
+
+
+SCHEDULES = (ROOT / "docs" / "schedules.md").read_text(encoding="utf-8")
+SCHEDULE_COMMANDS = re.findall(r"^python main.py .*", SCHEDULES, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", [line for line in SCHEDULE_COMMANDS if "--config" not in line])
+def test_command_of_the_page_of_schedules(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    fewer = ["--imp_samples", "16"] if "LossBased" in command else []
+    words = [*shlex.split(command)[2:], *SHORT[2:], *NARROW, *fewer, "--plot_weights_freq", "0"]
+    assert main(words) == 0
+    place = folder / capsys.readouterr().out.strip().splitlines()[-1]
+    rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["sparse/node"] > 0 and "pruning" in {row["phase"] for row in rows}
+
+
+def test_the_page_of_schedules_names_flags_and_recipes_that_there_are() -> None:
+    assert set(re.findall(r"`--(?:no_)?(\w+)", SCHEDULES)) <= {*FLAGS, "config"}
+    files = {file.stem for file in (ROOT / "configs").glob("*.json")}
+    rows = [line.split("|")[1] for line in SCHEDULES.splitlines() if ".json`" in line and line.startswith("|")]
+    named = set()
+    for row in rows:
+        first, *others = re.findall(r"`(\w+)(?:\.json)?`", row)
+        named |= {first} | {first.rpartition("_")[0] + other for other in others}
+    assert named == files
 
 
 def test_the_options_of_the_trainers_page_are_those_of_the_trainers() -> None:

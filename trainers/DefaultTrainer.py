@@ -78,9 +78,13 @@ class DefaultTrainer(Trainer):
         """Loss of one batch, a scalar to be minimised."""
         inputs, targets = batch
         outputs = self.model(inputs)
-        loss, penalty = self.loss(outputs, targets), self.penalty()
+        loss, penalty = self.loss(self.softened(outputs), targets), self.penalty()
         self.record(len(inputs), loss=loss, penalty=penalty, acc=correct_samples(outputs, targets) / len(inputs))
         return loss + penalty
+
+    def softened(self, outputs: Tensor) -> Tensor:
+        """The logits over the temperature of training (`--T`)."""
+        return outputs if self.settings.temperature == 1 else outputs / self.settings.temperature
 
     def penalty(self) -> Tensor:
         """What is added to the task loss in training, a scalar: the loss's own penalty."""
@@ -121,6 +125,7 @@ class DefaultTrainer(Trainer):
         self._samples += samples
 
     def _update(self, batch: Batch) -> None:
+        self.batch = batch
         self._stepping().zero_grad(set_to_none=True)
         loss = self.train_step(batch)
         self._watch(loss.detach())

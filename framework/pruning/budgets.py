@@ -140,6 +140,19 @@ class Macs(Budget):
         )
         return 1 - total / max(1, self._dense)
 
+    def freed(self, name: str) -> float:
+        """Multiply-adds that go with one channel of a group: those of its producers and of its readers.
+
+        A weight's share of the work follows its size; work between activations is taken as it is.
+        """
+        one = torch.ones(self._groups[name].channels, dtype=torch.bool)
+        one[:1] = False
+        left = self._sizes.after({name: one}, self._of)
+        return sum(
+            macs * (1 - prod(left[tensor]) / max(1, prod(self._sizes.shape[tensor])))
+            for tensor, macs in self._of.items()
+        )
+
     def actual(self, keep: Keeps) -> float:
         """Counted on a copy that was cut."""
         smaller = _smaller(self._model, self._groups, keep, self._example) if keep else self._model

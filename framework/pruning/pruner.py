@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
-from framework.criterion import Criterion, Groups
+from framework.criterion import Batch, Criterion, Groups
 from framework.hooks import hookimpl
 from framework.measures import count_macs
+from framework.pruning.batch_scores import RunningScores, Tracking, batch_scores, own_randomness
 from framework.pruning.cutting import unwrapped
 from framework.pruning.masks import Masks
 from framework.pruning.selection import Keep
@@ -35,17 +36,24 @@ class Pruner:
         protect: Sequence[str] = (),
         outer_layers: bool = True,
         masking: bool = True,
+        preserve_moment: bool = True,
+        tracking: Tracking | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Without `masking` pruned weights are zero once and may grow again; `options` are further ones of
-        `PruningStep`: budget, min_channels, round_to, ..."""
+        """Without `masking` pruned weights are zero once and may grow again, without `preserve_moment` the
+        optimizer's state starts anew after each moment of the plan. With `tracking` what is scored are the last
+        training batches before it. `options` are further ones of `PruningStep`: budget, min_channels, ..."""
         self.criterion, self.plan, self.seed = criterion, plan, seed
         self.scope, self.protect, self.outer_layers, self.masking = scope, protect, outer_layers, masking
+        self.preserve_moment, self.tracking = preserve_moment, tracking
         self.options = dict(options or {})
         #: every step so far; masks and scores only of the last one
         self.events: list[PruneEvent] = []
         self._step: PruningStep | None = None
         self._masks: Masks | None = None
+        self._running = RunningScores(tracking.alpha) if tracking is not None else None
+        #: steps before this epoch
+        self._first_step = 0
 
     def prepare(self, model: nn.Module, example_input: Tensor) -> None:
         """Trace the network; UsageError if there is nothing that this criterion could prune."""
@@ -77,7 +85,22 @@ class Pruner:
             self._step.optimizer, self._step.companions = trainer.optimizer, trainer.companions
         self.criterion.seed = self.seed
         self.criterion.start(trainer.model)
-        self._prune(trainer, self.plan.get(BEFORE_TRAINING, ()))
+        self._prune(trainer, BEFORE_TRAINING)
+
+    @hookimpl
+    def epoch_started(self, trainer: Trainer) -> None:
+        """The epoch's phase, for each row of the metrics."""
+        self._first_step = trainer.progress.step
+        trainer.progress.phase = self.phase(trainer)
+
+    def phase(self, trainer: Trainer) -> str:
+        """ "warmup" before the epoch whose end prunes first, "pruning" to the one whose end prunes last, "final".
+
+        Without any pruning all is "final", but for a trainer whose network goes on shrinking: "pruning".
+        """
+        if not self.plan:
+            return "final" if trainer.keeps_best else "pruning"
+        return phase_of(trainer.epoch, min(self.plan), max(self.plan))
 
     @hookimpl
     def gradients_ready(self, trainer: Trainer) -> None:
@@ -87,17 +110,31 @@ class Pruner:
 
     @hookimpl
     def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
-        """Criterions may track their scores in training."""
+        """Criterions may track their scores in training, and the run may for them."""
         self.criterion.observe(trainer.model, loss)
+        if self._running is not None and self._tracks_now(trainer):
+            assert self._step is not None
+            self._running.add(batch_scores(self._step, trainer, self.seed))
+
+    def _tracks_now(self, trainer: Trainer) -> bool:
+        return self.tracking is not None and self._batches_left(trainer) < self.tracking.batches
+
+    def _batches_left(self, trainer: Trainer) -> float:
+        """Until the next pruning, this one not counted; infinite where none comes."""
+        due = [moment for moment in self.plan if moment >= trainer.epoch]
+        length = len(trainer.loaders.train)
+        ahead = (min(due) - trainer.epoch + 1) * length if due else math.inf
+        return ahead - (trainer.progress.step - self._first_step)
 
     @hookimpl
     def epoch_ended(self, trainer: Trainer) -> None:
         """Prune if this epoch's end is in the plan."""
-        self._prune(trainer, self.plan.get(trainer.epoch, ()))
+        self._prune(trainer, trainer.epoch)
 
     @hookimpl
     def training_ended(self, trainer: Trainer) -> None:
         """A run that was stopped early may not have come to its last pruning."""
+        trainer.progress.phase = "final"
         missed = [targets[-1] for moment, targets in sorted(self.plan.items()) if moment > trainer.epoch]
         if missed:
             asked = f"sparsity {missed[-1]:.4f} was never asked for"
@@ -109,15 +146,20 @@ class Pruner:
         ):
             trainer.warn(nothing_below(self.criterion))
 
-    def _prune(self, trainer: Trainer, targets: Sequence[float]) -> None:
+    def _prune(self, trainer: Trainer, moment: int) -> None:
+        targets = self.plan.get(moment, ())
+        if not targets:
+            return
+        if self._running is not None:  # the same scores all the way down: one step comes to the same
+            targets = targets[-1:]
         for number, target in enumerate(trainer.track(targets, "prune", len(targets)), 1):
-            last = number == len(targets) and targets is self.plan[max(self.plan)]
-            self._prune_to(trainer, target, strict=last)
-        if targets:
-            trainer.hooks.moment_ended(trainer=trainer)
-        if targets and not self.masking:
+            self._prune_to(trainer, target, strict=number == len(targets) and moment == max(self.plan))
+        trainer.hooks.moment_ended(trainer=trainer)
+        if not self.masking:
             Masks(trainer.model).drop()
-        if targets and self.criterion.threshold is None:
+        if not self.preserve_moment:
+            unwrapped(trainer.optimizer).state.clear()
+        if self.criterion.threshold is None:
             self._warn_if_off(trainer, targets[-1], self.events[-1].reached)
 
     def _warn_if_few(self, trainer: Trainer, samples: int) -> None:
@@ -138,8 +180,20 @@ class Pruner:
 
     def _prune_to(self, trainer: Trainer, target: float, strict: bool) -> None:
         assert self._step is not None
-        data = self.criterion.data
         trainer.optimizer.zero_grad(set_to_none=True)
+        scores = batches = None
+        if self._running is not None and self.tracking is not None:
+            scores, self._running = self._running.value(), RunningScores(self.tracking.alpha)
+        else:
+            batches = self._scoring_batches(trainer)
+        with own_randomness(self.criterion, self.seed):
+            event = self._step(target, batches or [], trainer.loss, strict, scores)
+        self._tell(trainer, event)
+
+    def _scoring_batches(self, trainer: Trainer) -> list[Batch]:
+        """What the criterion wants to see, in the network's layout; its cost is counted."""
+        assert self._step is not None
+        data = self.criterion.data
         batches = trainer.loaders.scoring_batches(
             data.kind,
             batches=data.batches,
@@ -154,11 +208,19 @@ class Pruner:
         batches = [(inputs.contiguous(memory_format=layout), targets) for inputs, targets in batches]
         passes = self.criterion.cost(sum(len(inputs) for inputs, _ in batches))
         trainer.count_macs(round(passes * (2 if self._step.rank_inputs and batches else 1)))
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(self.seed * 1_000_003 + self.criterion.step)
-            event = self._step(target, batches, trainer.loss, strict)
+        return batches
+
+    def _tell(self, trainer: Trainer, event: PruneEvent) -> None:
+        """Count the smaller network, note the step and call the listeners."""
         trainer.macs = count_macs(trainer.model, trainer.example_input)[0]
         if self.events:  # of those before only the numbers are kept: scores are as large as the network
             self.events[-1] = replace(self.events[-1], keep=Keep({}), scores={})
         self.events.append(event)
         trainer.hooks.pruned(trainer=trainer, event=event)
+
+
+def phase_of(epoch: int, first: int, last: int) -> str:
+    """The phase of an epoch in a run that prunes at the end of epochs `first` to `last`."""
+    if epoch > last:
+        return "final"
+    return "pruning" if epoch >= first else "warmup"

@@ -45,7 +45,7 @@ class Limits:
         }
 
     def _share(self, model: nn.Module, group: ChannelGroup) -> int:
-        return math.ceil(self.keep_share * _dense_channels(model, group) - 1e-9) if self.keep_share else 0
+        return math.ceil(self.keep_share * dense_channels(model, group) - 1e-9) if self.keep_share else 0
 
 
 class Ranking:
@@ -54,9 +54,9 @@ class Ranking:
     def __init__(self, model: nn.Module, groups: Groups, scores: Mapping[str, Tensor], limits: Limits) -> None:
         self._scores, self._limits = scores, limits
         self._groups = {name: groups[name] for name in scores}
-        self._gone = {name: _dense_channels(model, group) - group.channels for name, group in self._groups.items()}
+        self._gone = {name: dense_channels(model, group) - group.channels for name, group in self._groups.items()}
         self._floor = limits.floors(model, self._groups)
-        self._parts = _parts(model, self._groups, limits.scope)
+        self._parts = competing(model, self._groups, limits.scope)
         self._multiple = {name: _multiple(group, limits.round_to) for name, group in self._groups.items()}
         present = sum(score.numel() for score in scores.values())
         #: number of the last selection
@@ -144,7 +144,7 @@ class Ranking:
         return ~lowest(self._scores[name], len(self._scores[name]) - count)
 
 
-def _parts(model: nn.Module, groups: Mapping[str, ChannelGroup], scope: str) -> list[list[str]]:
+def competing(model: nn.Module, groups: Mapping[str, ChannelGroup], scope: str) -> list[list[str]]:
     """Names of the groups that compete."""
     if scope == "global":
         return [list(groups)]
@@ -174,7 +174,7 @@ def _built(model: nn.Module, group: ChannelGroup) -> Any:
     return frozenset(parts)
 
 
-def _dense_channels(model: nn.Module, group: ChannelGroup) -> int:
+def dense_channels(model: nn.Module, group: ChannelGroup) -> int:
     """How many channels the group had before the first cut."""
     kept, dense = lineage_of(model).kept, lineage_of(model).dense
     first = group.produced[0]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, LossFunction, check_scores, free_groups
+from framework.criterion import Batch, Criterion, LossFunction, Scores, check_scores, free_groups
 from framework.lineage import lineage_of
 from framework.measures import node_sparsity, weight_sparsity
 from framework.prunable import prunable_layers, prunable_weights, tensor_name
@@ -42,7 +42,7 @@ SCOPE_OF = {"weight": SCOPES, "channel": CHANNEL_SCOPES, "both": ("global",)}
 class PruneEvent:
     """What one pruning step did."""
 
-    #: None where a fixed threshold of the scores decided
+    #: None where a fixed threshold of the scores or a number of channels decided
     asked: float | None
     #: sparsity after the step: of the budget, which is nodes for channels and weights for weights unless told
     reached: float
@@ -52,6 +52,8 @@ class PruneEvent:
     removed: int = 0
     #: inputs of the first layer that are left, bool `(inputs,)`, where they were ranked too
     inputs: Tensor | None = None
+    #: how many channels were to go, where a number was asked for
+    channels: int | None = None
 
 
 def nothing_below(criterion: Criterion) -> str:
@@ -134,16 +136,18 @@ class PruningStep:
             raise UsageError(f"min_channels {self.min_channels} and round_to {self.round_to}: at least 0 and 1")
 
     def __call__(
-        self, target: float, batches: Iterable[Batch], loss: LossFunction, strict: bool = True
-    ) -> PruneEvent:
+        self, target: float, batches: Iterable[Batch], loss: LossFunction, strict: bool = True,
+        scores: Scores | None = None,
+    ) -> PruneEvent:  # fmt: skip
         """Prune down to `target` of the dense network, or as far towards it as it goes.
 
-        With `strict` a budget other than nodes that cannot be met is a UsageError, and nothing is pruned.
+        With `strict` a budget other than nodes that cannot be met is a UsageError, and nothing is pruned. `scores`
+        take the place of new ones.
         """
         granularity = self.criterion.granularity
         batches = list(batches) if self.rank_inputs else batches
         groups = None if granularity == "weight" else free_groups(self.groups)
-        raw = self.criterion.score(self.model, batches, loss, groups)
+        raw = self.criterion.score(self.model, batches, loss, groups) if scores is None else scores
         scores = check_scores(raw, self.model, self.groups, self.criterion)
         inputs = None
         if granularity == "weight":
@@ -152,7 +156,7 @@ class PruningStep:
         elif granularity == "channel":
             keep = self._keep_channels(scores, target, strict)
             inputs = self._inputs_left(scores, keep, target, batches, loss)
-            removed = self._cut(keep) + mask_inputs(self.model, first_layer(self.groups), inputs)
+            removed = self.remove(keep) + mask_inputs(self.model, first_layer(self.groups), inputs)
         else:
             keep, removed = self._prune_both(scores, target)
         self.criterion.step += 1
@@ -167,7 +171,8 @@ class PruningStep:
         return sum(int((~mask & before[name]).sum() if name in before else (~mask).sum())
                    for name, mask in keep.items())  # fmt: skip
 
-    def _cut(self, keep: Keep) -> int:
+    def remove(self, keep: Keep) -> int:
+        """Cut what is off; how many channels that are."""
         self.groups = cut(
             self.model, keep, self.groups, self.optimizer, self.companions, self.fold, self.example_input
         )
@@ -176,14 +181,14 @@ class PruningStep:
     def _prune_both(self, scores: dict[str, Tensor], target: float) -> tuple[Keep, int]:
         free = free_groups(self.groups)
         if self.criterion.threshold is None:
-            floors = self._limits().floors(self.model, free)
+            floors = self.limits().floors(self.model, free)
             weights, channels = keep_both(self.model, free, scores, target, floors, self.spared())
         else:
             single = {name: score for name, score in scores.items() if name not in free}
             weights = self._keep_weights(single, target, "global")
             channels = self._keep_channels({name: scores[name] for name in free}, target, strict=False)
         staying, _ = what_stays(self.model, {name: ~mask.cpu() for name, mask in channels.items()}, self.groups)
-        removed = self._cut(channels)  # which may refuse, and then nothing is masked either
+        removed = self.remove(channels)  # which may refuse, and then nothing is masked either
         left = Keep({name: shrink(mask, staying.get(name, {})) for name, mask in weights.items()})
         return Keep({**weights, **channels}), removed + self._mask(left)
 
@@ -207,17 +212,17 @@ class PruningStep:
         if self.criterion.granularity != "channel" or self.criterion.threshold is not None:
             return
         free = free_groups(self.groups)
-        reachable(self.model, free, target, self._limits(), self._budget(free))
+        reachable(self.model, free, target, self.limits(), self.budget_of(free))
 
     @property
     def tolerance(self) -> float:
         """How far off a target may lie before it is worth a warning."""
         return LATENCY_TOLERANCE if self.budget == "latency" else TOLERANCE
 
-    def _limits(self) -> Limits:
+    def limits(self) -> Limits:
         return Limits(self.scope or self.criterion.scope, self.min_channels, self.round_to, self.keep_share)
 
-    def _budget(self, groups: dict[str, ChannelGroup]) -> Budget:
+    def budget_of(self, groups: dict[str, ChannelGroup]) -> Budget:
         return make_budget(self.budget, self.model, groups, self.example_input, self._dense)
 
     def sparsity(self) -> float:
@@ -226,7 +231,7 @@ class PruningStep:
             return weight_sparsity(self.model)
         if self.budget == "nodes":
             return node_sparsity(self.model, self.example_input)
-        return self._budget({}).now()
+        return self.budget_of({}).now()
 
     def spared(self) -> set[str]:
         """Weights never pruned: protected by name, and the outer layers unless these are asked for."""
@@ -255,6 +260,6 @@ class PruningStep:
 
     def _keep_channels(self, scores: dict[str, Tensor], target: float, strict: bool) -> Keep:
         if self.criterion.threshold is not None:
-            return Ranking(self.model, self.groups, scores, self._limits()).above(self.criterion.threshold)
-        budget = self._budget({name: self.groups[name] for name in scores})
-        return keep_channels(self.model, self.groups, scores, target, self._limits(), budget, strict)
+            return Ranking(self.model, self.groups, scores, self.limits()).above(self.criterion.threshold)
+        budget = self.budget_of({name: self.groups[name] for name in scores})
+        return keep_channels(self.model, self.groups, scores, target, self.limits(), budget, strict)

@@ -11,6 +11,7 @@ from framework.lineage import lineage_of
 from framework.prunable import prunable_weights
 from framework.pruning.budgets import Budget, Nodes
 from framework.pruning.channels import Groups
+from framework.pruning.chunks import Chunks
 from framework.pruning.masks import Masks
 from framework.pruning.ranking import Limits, Ranking
 from framework.pruning.selection import Keep, select
@@ -54,7 +55,13 @@ def keep_channels(
     """
     if isinstance(budget, Nodes) and not any(budget.per_channel.values()):
         raise UsageError("no free channel is a node, an output of a convolution or linear layer: try budget macs")
-    ranking = Ranking(model, groups, scores, limits)
+    return keep_ranked(Ranking(model, groups, scores, limits), sparsity, limits, budget, strict)
+
+
+def keep_ranked(
+    ranking: Ranking | Chunks, sparsity: float, limits: Limits, budget: Budget, strict: bool = True
+) -> Keep:
+    """The same of channels whose order is known."""
     now = budget.now()
     if now >= sparsity:
         return ranking.nothing()
@@ -84,7 +91,7 @@ def reachable(model: nn.Module, groups: Groups, sparsity: float, limits: Limits,
         raise UsageError(_why_not(ranking, budget, sparsity, most, limits))
 
 
-def _nearest(ranking: Ranking, budget: Budget, goal: float) -> Keep:
+def _nearest(ranking: Ranking | Chunks, budget: Budget, goal: float) -> Keep:
     """The step of the ranking whose predicted share is nearest to the goal."""
     as_asked = ranking.as_asked(goal, budget)
     if as_asked is not None:
@@ -95,7 +102,7 @@ def _nearest(ranking: Ranking, budget: Budget, goal: float) -> Keep:
     )
 
 
-def _bisect(ranking: Ranking, budget: Budget, goal: float) -> int:
+def _bisect(ranking: Ranking | Chunks, budget: Budget, goal: float) -> int:
     """The least step at which the predicted share is reached; the last one where it never is."""
     low, high = 0, ranking.steps
     while high - low > 1:
@@ -108,7 +115,7 @@ def _bisect(ranking: Ranking, budget: Budget, goal: float) -> int:
 CORRECTIONS = 8
 
 
-def _corrected(ranking: Ranking, budget: Budget, sparsity: float, now: float) -> tuple[Keep, float]:
+def _corrected(ranking: Ranking | Chunks, budget: Budget, sparsity: float, now: float) -> tuple[Keep, float]:
     """Aim at what has to be predicted so that the actual share is the one asked for: regula falsi."""
     last = ranking.keep(ranking.steps)
     low, high = (budget.predicted({}), now), (budget.predicted(last), budget.actual(last))
@@ -127,7 +134,9 @@ def _corrected(ranking: Ranking, budget: Budget, sparsity: float, now: float) ->
     return _refined(ranking, budget, sparsity, *best)
 
 
-def _refined(ranking: Ranking, budget: Budget, sparsity: float, keep: Keep, actual: float) -> tuple[Keep, float]:
+def _refined(
+    ranking: Ranking | Chunks, budget: Budget, sparsity: float, keep: Keep, actual: float
+) -> tuple[Keep, float]:
     """Where the next whole channel of the ranking is too far off, single groups may still come nearer."""
     if budget.tolerance is None or abs(actual - sparsity) <= budget.tolerance / 2:
         return keep, actual
@@ -136,7 +145,7 @@ def _refined(ranking: Ranking, budget: Budget, sparsity: float, keep: Keep, actu
     return min((keep, actual), (other, budget.actual(other)), key=lambda one: abs(one[1] - sparsity))
 
 
-def _why_not(ranking: Ranking, budget: Budget, sparsity: float, reached: float, limits: Limits) -> str:
+def _why_not(ranking: Ranking | Chunks, budget: Budget, sparsity: float, reached: float, limits: Limits) -> str:
     most = budget.actual(ranking.keep(ranking.steps))
     asked = f"budget {budget.name}: asked for sparsity {sparsity:.4f}"
     if most < sparsity:

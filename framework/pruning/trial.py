@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from framework.criterion import Criterion, Data, Groups, LossFunction, check_scores, free_groups
@@ -33,6 +34,8 @@ def try_criterion(
             batches = loaders.scoring_batches("random", batches=None, samples=2, batch_size=2, seed=0, step=0)
         given = batches if data.kind != "none" else []
         criterion.start(model)
+        if getattr(criterion, "use_init", False) or getattr(criterion, "by_way", False):
+            model = _moved(model)  # from where it is it scores nothing
         free = None if criterion.granularity == "weight" else free_groups(groups)
         scores = criterion.score(model, given, loss, free)
         check_scores(scores, model, groups, criterion)
@@ -42,6 +45,15 @@ def try_criterion(
         raise UsageError(
             f"{file}: {type(criterion).__name__}.score fails: {type(error).__name__}: {error}"
         ) from error
+
+
+@torch.no_grad()
+def _moved(model: nn.Module) -> nn.Module:
+    """A copy with weights that are a little larger."""
+    twin = copy.deepcopy(model)
+    for parameter in twin.parameters():
+        parameter.mul_(1.001)
+    return twin
 
 
 def _check_data(data: Data) -> None:

@@ -1,0 +1,222 @@
+"""Flags of two other pruning systems, so that their command lines run here: hidden, and each one is noted.
+
+Those of the scripts of Taylor pruning (arXiv:1906.10771) and of pruning by gradient flow (arXiv:2009.11839). Each
+stands for settings of ours, has nothing to do here, or asks for something that is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from utils.errors import UsageError
+from utils.suggest import unknown
+
+Settings = dict[str, Any]
+#: what a value of a flag stands for
+Meaning = Callable[[str], Settings]
+
+WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "none": False, "": False}
+#: how a switch is given a value there
+SWITCHED = ("true", "false")
+TYPES = {
+    "mag_based": "MagBased", "l1": "L1", "bn": "BN", "loss_based": "LossBased", "tfo": "TFO",
+    "biased_loss": "BiasedLoss", "biased_loss_tracked": "BiasedLossTracked", "fisher": "Fisher",
+    "nvidia": "NvidiaFisher", "grasp": "GraspChannel", "grad_preserve": "GradPreserve",
+}  # fmt: skip
+#: the stem has no gates there, and without skip connections only what lies inside a block has
+STEM = ("conv1",)
+STAGES = tuple(f"layer{stage}.0.conv3" for stage in range(1, 5))
+
+
+def _torchvision(arch: str, protect: tuple[str, ...] = ()) -> Settings:
+    return {"model": "TorchvisionModel", "arch": arch} | ({"protect": protect} if protect else {})
+
+
+MODELS: dict[str, Settings] = {
+    "vgg": {"model": "VGG13"},
+    "mobilenet": {"model": "MobileNetV1"},
+    "resnet-18": {"model": "ResNet18"},
+    "resnet-34": {"model": "ResNet34"},
+    "resnet-56": {"model": "ResNet56"},
+    "lenet3": {"model": "LeNet5"},
+    **{f"resnet{depth}": _torchvision(f"resnet{depth}", STEM) for depth in (18, 34, 50, 101, 152)},
+    **{f"resnet{depth}_noskip": _torchvision(f"resnet{depth}", (*STEM, *STAGES)) for depth in (50, 101)},
+    **{f"densenet{depth}_imagenet": _torchvision(f"densenet{depth}") for depth in (121, 201)},
+    "mobilenetv2": _torchvision("mobilenet_v2"),
+}
+
+
+def is_true(value: str, flag: str) -> bool:
+    """Whether a word such as "True" says so; UsageError for other words."""
+    word = str(value).lower()
+    if word not in WORDS:
+        raise UsageError(f"--{flag} must be true or false, got {value!r}")
+    return WORDS[word]
+
+
+def _number(value: str, flag: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise UsageError(f"--{flag} must be a number, got {value!r}") from None
+
+
+def _same(setting: str) -> Meaning:
+    return lambda value: {setting: value}
+
+
+def _switch(flag: str, setting: str, then: Any) -> Meaning:
+    return lambda value: {setting: then} if is_true(value, flag) else {}
+
+
+def _refused(flag: str, why: str, *, fine: tuple[str, ...] = ("",)) -> Meaning:
+    def meaning(value: str) -> Settings:
+        if str(value).lower() not in (*fine, *(word for word, true in WORDS.items() if not true)):
+            raise UsageError(f"--{flag} {value}: {why}")
+        return {}
+
+    return meaning
+
+
+def _type(value: str) -> Settings:
+    if value not in TYPES:
+        raise UsageError(unknown("--pruning_type", value, TYPES))
+    return {"prune_criterion": TYPES[value]}
+
+
+def _percent(value: str) -> Settings:
+    share = _number(value, "prune_percent")
+    if not 0 <= share < 100:
+        raise UsageError(f"--prune_percent must be in [0, 100), got {value}")
+    return {"pruning_limit": repr(share / 100)}
+
+
+def _data(value: str) -> Settings:
+    name = value.upper()
+    if name in ("CIFAR10", "CIFAR100", "MNIST", "IMAGENET"):
+        return {"data_set": name}
+    return {"data_set": "IMAGEFOLDER", "data_dir": value}
+
+
+def _path(value: str) -> Settings:
+    return {} if value in ("", "0") else {"pretrained": value}
+
+
+#: flag -> what its value stands for
+FOREIGN: dict[str, Meaning] = {
+    "pruning_type": _type,
+    "prune_percent": _percent,
+    "moment": _same("momentum"),
+    "pretrained_path": _path,
+    "load_model": _path,
+    "data_path": _data,
+    "dataset": _data,
+    "data": _same("data_dir"),
+    "bypass": _switch("bypass", "autoconfig", False),
+    "lr": _same("learning_rate"),
+    "wd": _same("l2_reg"),
+    "lr_decay_every": lambda value: {"lr_schedule": "step", "lr_step": value},
+    "lr_decay_scalar": _same("lr_gamma"),
+    "no_cuda": _switch("no_cuda", "device", "cpu"),
+    "name": _same("run_name"),
+    "run_test": _switch("run_test", "eval", True),
+    "limit_training_batches": lambda value: {} if value == "-1" else {"limit_train_batches": value},
+    "pruning": lambda value: {} if is_true(value, "pruning") else {"prune_criterion": "EmptyCrit"},
+    "no_grad_clip": _switch("no_grad_clip", "grad_clip", "0"),
+    "pruning_step": _same("frequency"),
+    "pt": _same("pruning_threshold"),
+    "pruning_fixed_criteria": lambda value: {"fixed_criteria": is_true(value, "pruning_fixed_criteria")},
+    "fixed_network": _refused("fixed_network", "to compare scores with a network at rest see the oracle study"),
+    "use_test_as_train": _refused("use_test_as_train", "a network is never trained on the test set"),
+    "zero_lr_for_epochs": _refused(
+        "zero_lr_for_epochs", "steps that only score are --start_pruning_after_n_iterations", fine=("-1",)
+    ),
+    "pruning_mask_from": _refused("pruning_mask_from", "scores are never read from a pickle"),
+    "starting_neuron": _refused("starting_neuron", "what is gone already is counted"),
+}
+#: flags that nothing needs here, and why
+NOTHING_TO_DO = {
+    "test_batch_size": "evaluations take --batch_size",
+    "log_interval": "metrics.jsonl has a row for each epoch, and --eval_freq adds more",
+    "get_flops": "the report always has the multiply-adds",
+    "compute_flops": "the report always has the multiply-adds",
+    "get_inference_time": "the report always has the latency",
+    "mgpu": "accelerate launch main.py uses all GPUs",
+    "world_size": "accelerate launch main.py uses all GPUs",
+    "tensorboard": "tensorboard/ is always written",
+    "save_models": "checkpoints are always written",
+    "dynamic_network": "channels are always cut out of the tensors",
+}
+#: flags by which a script of theirs is known, which train with SGD
+THEIRS = ("pruning_type", "moment", "lr", "wd", "lr_decay_every")
+
+
+def translate(flags: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+    """The flags with the foreign ones in our words, and a line for each of those.
+
+    Raises UsageError where a foreign flag has a value that makes no sense, or contradicts one of ours.
+    """
+    found = {name: value for name, value in flags.items() if name not in {*FOREIGN, *NOTHING_TO_DO}}
+    lines: list[str] = []
+    network = MODELS.get(str(found.get("model", "")))
+    if network is not None:
+        lines.append(f"--model {found.pop('model')} is " + _shown(network))
+        for setting, value in network.items():
+            found.setdefault(setting, value)
+    for name in [name for name in FOREIGN if name in flags]:
+        meant = FOREIGN[name](str(flags[name]))
+        for setting, value in meant.items():
+            if str(found.setdefault(setting, value)) != str(value):
+                raise UsageError(f"--{name} and --{setting} say different things")
+        lines.append(f"--{name} {flags[name]}: " + (_shown(meant) if meant else "nothing to do"))
+    if any(name in flags for name in THEIRS) and found.setdefault("optimizer", "SGD") == "SGD":
+        lines.append("--optimizer SGD, as in the script that these flags are from")
+    if found.get("alpha") == "default":
+        del found["alpha"]
+    lines += [f"--{name} has no effect: {why}" for name, why in NOTHING_TO_DO.items() if name in flags]
+    return found, lines
+
+
+def _shown(settings: Settings) -> str:
+    return " ".join(f"--{name} {value}" for name, value in settings.items())
+
+
+def respelled(arguments: list[str], names: set[str], switches: set[str]) -> list[str]:
+    """A command line with our spelling: `--lr-decay-every` for `--lr_decay_every`, `--eval True` for `--eval`.
+
+    `names` are all flags, `switches` those that take no value (without the dashes). Nothing else changes, and
+    neither does what follows `--`.
+    """
+    found: list[str] = []
+    rest = iter(range(len(arguments)))
+    for at in rest:
+        text = arguments[at]
+        if text == "--":
+            return found + arguments[at:]
+        flag, equals, value = text.partition("=")
+        name = flag[2:]
+        if flag.startswith("--") and name not in names and name.replace("-", "_") in names:
+            name = name.replace("-", "_")
+        following = arguments[at + 1] if at + 1 < len(arguments) else "--"
+        if not flag.startswith("--"):
+            found.append(text)
+        elif name in switches and (equals or following.lower() in SWITCHED):
+            if not equals:
+                value = following
+                next(rest)
+            found.append(f"--{name}" if is_true(value, name) else f"--no_{name}")
+        elif name == "augment" and (value if equals else following).lower() in SWITCHED:
+            found += _augment(value if equals else following)
+            if not equals:
+                next(rest)
+        elif name == "augment" and not equals and following.startswith("--"):
+            found += _augment("true")
+        else:
+            found.append(f"--{name}{equals}{value}")
+    return found
+
+
+def _augment(word: str) -> list[str]:
+    """There it is a switch."""
+    return ["--augment", "none" if word.lower() == "false" else "crop_flip"]

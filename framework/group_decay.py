@@ -1,0 +1,47 @@
+"""The listener that shrinks every filter of the convolutions by the same length in each step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from framework.hooks import hookimpl
+from framework.prunable import output_dim, prunable_layers
+
+if TYPE_CHECKING:
+    from framework.trainer import Trainer
+
+#: a norm that is no number to divide by
+TINY = 1e-30
+
+
+@torch.no_grad()
+def shrink_filters(model: nn.Module, length: float) -> None:
+    """w_o := w_o * max(0, 1 - length / |w_o|) for every filter w_o of every convolution: its L2 norm falls by
+    `length`, to 0 and no further. That is the proximal step of a group lasso; biases and norms stay."""
+    seen: set[int] = set()
+    for module in prunable_layers(model).values():
+        weight = module.weight
+        if isinstance(module, nn.Linear) or not isinstance(weight, Tensor) or id(weight) in seen:
+            continue
+        seen.add(id(weight))
+        others = [dim for dim in range(weight.dim()) if dim != output_dim(module)]
+        norms = torch.linalg.vector_norm(weight, dim=others, keepdim=True)
+        weight.mul_((1 - length / norms.clamp(min=TINY)).clamp(min=0))
+
+
+class GroupDecay:
+    """Shrinks the filters after each optimizer step, `--group_wd_coeff`; not multiplied by the learning rate.
+
+    Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
+    """
+
+    def __init__(self, length: float) -> None:
+        self.length = length
+
+    @hookimpl(tryfirst=True)
+    def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
+        """Before anybody scores the new weights."""
+        shrink_filters(trainer.model, self.length)

@@ -1,0 +1,240 @@
+"""The listener that prunes every few batches, by scores averaged over the batches in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from framework.criterion import Criterion, check_scores, free_groups
+from framework.hooks import hookimpl
+from framework.iterative import Iterative
+from framework.pruning.batch_scores import batch_scores
+from framework.pruning.budgets import Macs
+from framework.pruning.chunks import Chunks
+from framework.pruning.cutting import unwrapped
+from framework.pruning.pruner import Pruner
+from framework.pruning.selection import Keep
+from framework.pruning.step import PruneEvent
+from framework.pruning.targets import keep_ranked
+from utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from framework.trainer import Trainer
+
+#: what a layer's norm is at least
+TINY = 1e-8
+
+
+class Averages:
+    """Mean scores of the batches since the last step, averaged over the steps, and cut along with the network."""
+
+    def __init__(self, momentum: float) -> None:
+        self.momentum = momentum
+        self.value: dict[str, Tensor] = {}
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, scores: Mapping[str, Tensor]) -> None:
+        """Take in one more batch."""
+        self._sums = {name: score + self._sums[name] if self._sums else score for name, score in scores.items()}
+        self._count += 1
+
+    def step(self, keep_adding: bool = False) -> None:
+        """A step is over. With `keep_adding` the mean is over all batches so far, and the next ones join it."""
+        mean = {name: total / self._count for name, total in self._sums.items()}
+        if keep_adding or not self.value:
+            self.value = mean
+        else:
+            m = self.momentum
+            self.value = {name: m * old + (1 - m) * mean[name] for name, old in self.value.items()}
+        if not keep_adding:
+            self._sums, self._count = {}, 0
+
+    def shrink(self, keep: Keep) -> None:
+        """Forget the channels that go."""
+        for name, mask in keep.items():
+            self.value[name] = self.value[name][mask.to(self.value[name].device)]
+
+
+class IterativePruner(Pruner):
+    """Scores every training batch and cuts channels every `frequency` of them, see `Iterative`.
+
+    A score is taken after the optimizer's step, in eval mode, by a pass of its own over the batch that was just
+    trained on: an iteration costs about twice as much until the last step, and that is counted in the cumulative
+    multiply-adds. A criterion without data is asked once a step, and costs nothing.
+    """
+
+    def __init__(
+        self, criterion: Criterion, schedule: Iterative, limit: float, epochs: int, **options: Any
+    ) -> None:
+        """`limit` is the share of the budget that is to go, where `schedule` asks for no numbers of channels."""
+        super().__init__(criterion, schedule.plan(0.0 if schedule.counted else limit, epochs), **options)
+        if getattr(criterion, "granularity", None) != "channel":
+            who = type(criterion).__name__
+            raise UsageError(f"--schedule iterative is for channel criterions; {who} prunes weights")
+        self.iterative, self.limit = schedule, limit
+        self._frequency, self._steps = 1, None if schedule.per_step is not None else 1
+        self._averages = Averages(schedule.momentum)
+        #: batches since the last check and in all, steps that counted, channels that went
+        self._loss: Tensor | None = None
+        self._waited = self._seen = self._done = self._gone = 0
+        self._over = self._frozen = self._told = False
+        self._only: str | None = None
+
+    def fit(self, batches: int) -> int:
+        """Lay the steps into a run of so many batches: returns how many lie between two, see `Iterative.steps`."""
+        self._frequency, self._steps = self.iterative.steps(batches)
+        return self._frequency
+
+    def prepare(self, model: nn.Module, example_input: Tensor) -> None:
+        """As in Pruner; UsageError if the only layer to prune is not there."""
+        super().prepare(model, example_input)
+        names, wanted = list(free_groups(self.groups)), self.iterative.fixed_layer
+        if wanted is not None:
+            if wanted >= len(names):
+                raise UsageError(
+                    f"fixed_layer {wanted}: {type(model).__name__} has {len(names)} layers to prune, 0 to "
+                    f"{len(names) - 1} ({', '.join(names)})"
+                )
+            self._only = names[wanted]
+
+    @hookimpl
+    def run_started(self, trainer: Trainer) -> None:
+        """As in Pruner, and lay the steps into the run."""
+        super().run_started(trainer)
+        self.fit(len(trainer.loaders.train) * trainer.settings.epochs)
+
+    def phase(self, trainer: Trainer) -> str:
+        """ "warmup" where no step of the epoch prunes yet, "final" once the last one is done."""
+        if self._over:
+            return "final"
+        ahead = max(1, self.iterative.start) - self._done
+        first = self._seen + self._frequency - self._waited + (ahead - 1) * self._frequency
+        last = trainer.progress.step + len(trainer.loaders.train)
+        return "warmup" if ahead > 0 and first > last else "pruning"
+
+    @hookimpl
+    def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
+        """Score the batch, and at every `frequency`-th step."""
+        self.criterion.observe(trainer.model, loss)
+        if self._over:
+            return
+        assert self._step is not None
+        self._loss = loss if self._loss is None else self._loss + loss
+        self._waited, self._seen = self._waited + 1, self._seen + 1
+        if not self._frozen and self.criterion.data.kind != "none":
+            self._averages.add(batch_scores(self._step, trainer, self.seed))
+        if self._seen % self._frequency == 0:
+            self._check(trainer)
+
+    @hookimpl
+    def epoch_ended(self, trainer: Trainer) -> None:
+        """Steps are counted in batches: an epoch's end is nothing special."""
+
+    @hookimpl
+    def training_ended(self, trainer: Trainer) -> None:
+        """Warn where steps are missing."""
+        trainer.progress.phase = "final"
+        if not self._over:
+            wanted = "more" if self._steps is None else str(self._steps)
+            trainer.warn(
+                f"{type(self.criterion).__name__}: training ended after {self._done} of {wanted} steps of "
+                f"{self._frequency} batches, {self._gone} channels went"
+            )
+
+    def _check(self, trainer: Trainer) -> None:
+        """A step, unless the loss is too high for it."""
+        assert self._loss is not None and self._step is not None
+        mean, limit = self._loss / self._waited, self.iterative.loss_limit
+        self._loss, self._waited = None, 0
+        if limit is not None and float(mean) > limit:
+            return
+        self._done += 1
+        prunes = self._done >= self.iterative.start
+        if not self._frozen:
+            if self.criterion.data.kind == "none":
+                self._averages.add(batch_scores(self._step, trainer, self.seed))
+            self._averages.step(keep_adding=self.iterative.fixed_criteria)
+            self._frozen = self.iterative.fixed_criteria and prunes
+            step, found = self._step, self._averages.value
+            self._averages.value = check_scores(found, step.model, step.groups, self.criterion)
+        if prunes:
+            self._cut(trainer)
+        self._over = self._over or self._done == self._steps
+
+    def _cut(self, trainer: Trainer) -> None:
+        """Take the lowest channels out."""
+        assert self._step is not None
+        trainer.optimizer.zero_grad(set_to_none=True)
+        keep, asked, channels = self._chosen(trainer)
+        scores = {name: self._averages.value[name] for name in keep}
+        if keep.removed:
+            removed = self._step.remove(keep)
+            self.criterion.step += 1
+            event = PruneEvent(asked, self._step.sparsity(), keep, scores, removed, channels=channels)
+            self._gone += removed
+            self._averages.shrink(keep)
+            if not self.preserve_moment:
+                unwrapped(trainer.optimizer).state.clear()
+            self._tell(trainer, event)
+        self._warn_if_short(trainer, asked, (channels or 0) - keep.removed)
+
+    def _chosen(self, trainer: Trainer) -> tuple[Keep, float | None, int | None]:
+        """What stays, the share that was asked for, or the number of channels."""
+        assert self._step is not None
+        step, plan = self._step, self.iterative
+        ranking = self._ranking()
+        room = None if plan.most is None else plan.most - self._gone
+        if plan.per_step is not None:
+            wanted = plan.per_step if room is None else min(plan.per_step, room)
+            keep = ranking.keep(ranking.within(wanted))
+            self._over = room is not None and wanted == room
+            if plan.counted:
+                return keep, None, wanted
+        share = self.limit * self._part()
+        found = keep_ranked(ranking, share, step.limits(), step.budget_of(free_groups(step.groups)), strict=False)
+        if plan.per_step is not None:
+            self._over = found.removed <= keep.removed
+            return (found, share, None) if self._over else (keep, None, wanted)
+        if room is not None and found.removed >= room:
+            self._over = True
+            return ranking.keep(ranking.within(room)), None, room
+        return found, share, None
+
+    def _part(self) -> float:
+        """Of the way to the limit, how much is to be done with this step."""
+        if self._steps is None:
+            return 1.0
+        before = max(1, self.iterative.start) - 1
+        return (self._done - before) / (self._steps - before)
+
+    def _ranking(self) -> Chunks:
+        """The channels that may go, in their order."""
+        assert self._step is not None
+        step, plan = self._step, self.iterative
+        free = free_groups(step.groups)
+        scores = {name: self._averages.value[name] for name in free if self._only in (None, name)}
+        if plan.l2_per_layer:
+            finite = {name: score.where(score != torch.inf, 0) for name, score in scores.items()}
+            scores = {name: score / (finite[name].norm() + TINY) for name, score in scores.items()}
+        penalties: dict[str, float] = {}
+        if plan.flops > 0:
+            macs = Macs(step.model, free, step.example_input)
+            penalties = {name: plan.flops * macs.freed(name) for name in scores}
+        return Chunks(step.model, free, scores, step.limits(), plan.group_size, penalties)
+
+    def _warn_if_short(self, trainer: Trainer, asked: float | None, missing: int) -> None:
+        """Once: where what is asked for cannot go."""
+        assert self._step is not None
+        last = self._over or self._done == self._steps
+        if asked is not None and last:
+            self._warn_if_off(trainer, asked, self._step.sparsity())
+        elif asked is None and missing >= self.iterative.group_size and not self._told:
+            self._told = True
+            trainer.warn(
+                f"{type(self.criterion).__name__}: in step {self._done} {missing} channels fewer went than asked "
+                "for: what is left is protected or the last of its layer"
+            )

@@ -1,0 +1,207 @@
+"""From the flags to a schedule: which flags belong to which, what contradicts what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from framework.config import CRITERION_FLAGS, RunConfig
+from framework.iterative import Iterative
+from framework.plugins import option_names, registry
+from framework.rounds import Rounds, shares
+from framework.schedule import After, Before, During, Schedule, chosen
+from utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from framework.criterion import Criterion
+
+#: the words of --schedule; a schedule of a plug-in's own has none
+WHEN: dict[type, str] = {
+    Before: "before",
+    During: "during",
+    After: "after",
+    Rounds: "rounds",
+    Iterative: "iterative",
+}
+#: flags of a schedule, and the fields of it that they set
+ROUNDS = {"n_rounds": "n_rounds", "thresholds": "thresholds", "warmup_epochs": "warmup"}
+STEPS = {
+    "frequency": "frequency",
+    "prune_per_iteration": "per_step",
+    "maximum_pruning_iterations": "maximum",
+    "prune_neurons_max": "most",
+    "start_pruning_after_n_iterations": "start",
+    "pruning_momentum": "momentum",
+    "group_size": "group_size",
+    "l2_normalization_per_layer": "l2_per_layer",
+    "pruning_threshold": "loss_limit",
+    "fixed_criteria": "fixed_criteria",
+    "fixed_layer": "fixed_layer",
+    "flops_regularization": "flops",
+}
+#: flags that only one schedule reads
+READ_BY = {"rounds": (*ROUNDS, "lr_prune"), "iterative": tuple(STEPS)}
+#: -1 is how scripts say "none"
+NONE = {"prune_neurons_max": -1, "fixed_layer": -1}
+
+
+def use_schedule_flags(config: RunConfig) -> None:
+    """Flags that only one schedule reads choose it; UsageError where that contradicts what else was asked for."""
+    config.thresholds = shares(config.thresholds)
+    asked = {word: _given(config, names) for word, names in READ_BY.items()}
+    if asked["rounds"] and asked["iterative"]:
+        raise UsageError(
+            f"--{asked['rounds'][0]} is for --schedule rounds and --{asked['iterative'][0]} for --schedule "
+            "iterative: give those of one"
+        )
+    for word, names in asked.items():
+        if names and config.schedule is None:
+            config.schedule = word
+            config.given.add("schedule")
+            config.notes.append(f"--{names[0]} is for --schedule {word}, which is taken")
+        elif names and config.schedule != word:
+            raise UsageError(f"--{names[0]} is for --schedule {word}, not {config.schedule}")
+    if config.thresholds:
+        _use_thresholds(config)
+
+
+def _given(config: RunConfig, names: tuple[str, ...]) -> list[str]:
+    return [name for name in names if getattr(config, name) not in (None, ())]
+
+
+def _use_thresholds(config: RunConfig) -> None:
+    """The last threshold is the limit, and their number that of the rounds."""
+    shown, last = ",".join(f"{one:g}" for one in config.thresholds), config.thresholds[-1]
+    if config.n_rounds not in (None, len(config.thresholds)):
+        raise UsageError(
+            f"--n_rounds {config.n_rounds} and --thresholds {shown}, which are {len(config.thresholds)}: "
+            "give one of the two"
+        )
+    if "pruning_limit" in config.given and abs(config.pruning_limit - last) > 1e-9:
+        raise UsageError(
+            f"--pruning_limit {config.pruning_limit:g} and --thresholds {shown}, the last of which is the limit: "
+            "give one of the two"
+        )
+    config.n_rounds, config.pruning_limit = len(config.thresholds), last
+
+
+def check_schedule(config: RunConfig) -> None:
+    """UsageError for what does not go together with a schedule in rounds or steps, or with tracked scores."""
+    name = config.prune_criterion
+    granularity = registry.describe("criterions", name).granularity
+    if config.l0:
+        _check_gates(config)
+    if config.schedule in READ_BY:
+        for flag in ("prune_delay", "prune_freq"):
+            if getattr(config, flag) is not None:
+                raise UsageError(f"--{flag} is for --schedule during or after, not {config.schedule}")
+    if config.schedule == "iterative" and name != "EmptyCrit":
+        if granularity in ("weight", "both"):
+            raise UsageError(f"--schedule iterative is for channel criterions; {name} prunes weights")
+        _check_steps(config)
+    if config.track_importance and granularity == "channel" and config.outer_layer_pruning:
+        raise UsageError("--track_importance and --outer_layer_pruning exclude each other: inputs are not tracked")
+
+
+def _check_gates(config: RunConfig) -> None:
+    """--l0 has no moments at which it prunes, and nothing to score."""
+    if config.schedule in READ_BY:
+        raise UsageError(
+            f"--l0 prunes by gates that are trained: leave out --schedule {config.schedule} and its flags"
+        )
+    for flag in ("track_importance", "use_l2", "use_init"):
+        if getattr(config, flag):
+            raise UsageError(f"--l0 prunes by gates that are trained: --{flag} would have no effect")
+
+
+def _check_steps(config: RunConfig) -> None:
+    """What channels that go one by one, by averaged scores, cannot do."""
+    word = "--schedule iterative"
+    if config.round_to != "1":
+        raise UsageError(f"--round_to does not go with {word}: take --group_size {config.round_to}")
+    if config.outer_layer_pruning:
+        raise UsageError(f"--outer_layer_pruning does not go with {word}: inputs are not ranked then")
+    if config.enable_rewinding:
+        raise UsageError(f"--enable_rewinding does not go with {word}, which trains and prunes in turns")
+    if config.track_importance:
+        raise UsageError(
+            f"--track_importance does not go with {word}, which averages over all batches (--pruning_momentum)"
+        )
+
+
+def check_criterion_flags(config: RunConfig) -> None:
+    """UsageError for a short flag of an option that the criterion lacks.
+
+    `--T` is more than an option: it is the temperature of training too, with every criterion.
+    """
+    for flag, option in CRITERION_FLAGS.items():
+        given = getattr(config, flag)
+        if flag == "T" or given is None or given is False:
+            continue
+        name = config.prune_criterion
+        found = registry.get("criterions", name)
+        elements = flag in ("use_l2", "use_init") and callable(getattr(found, "element_scores", None))
+        if option not in option_names(found) and not elements:
+            lacks = "no scores of single weights" if flag.startswith("use_") else "no such option"
+            raise UsageError(f"--{flag}: {name} has {lacks}")
+
+
+def follow_set(config: RunConfig) -> None:
+    """What `--set` gives an option that has a short flag is the flag's value too; UsageError where both differ.
+
+    Not so `--T`: it is the temperature of training, and with `--set` scoring may have another one.
+    """
+    options = config.set.get("criterion", {})
+    for flag, option in CRITERION_FLAGS.items():
+        if flag == "T" or not isinstance(options.get(option), int | float):
+            continue
+        if flag in config.given and getattr(config, flag) not in (None, options[option]):
+            raise UsageError(f"--{flag} and --set criterion.{option} say different things")
+        setattr(config, flag, options[option])
+
+
+def schedule_of(config: RunConfig, own: Schedule) -> Schedule:
+    """The criterion's own schedule, changed by what the user asked for."""
+    word = config.schedule or WHEN.get(type(own))
+    if word == "rounds":
+        return Rounds(**_fields(own, Rounds, ROUNDS) | _values(config, ROUNDS))
+    if word == "iterative":
+        return Iterative(**_fields(own, Iterative, STEPS) | _values(config, STEPS))
+    return chosen(own, config.schedule, config.prune_delay, config.prune_freq, config.snip_steps)
+
+
+def _fields(own: Schedule, kind: type, names: dict[str, str]) -> dict[str, Any]:
+    """What a schedule of that kind that the criterion brings says."""
+    if not isinstance(own, kind):
+        return {"frequency": None} if kind is Iterative else {}
+    return {field: getattr(own, field) for field in names.values()}
+
+
+def _values(config: RunConfig, names: dict[str, str]) -> dict[str, Any]:
+    found = {flag: getattr(config, flag) for flag in names}
+    asked = {flag: value for flag, value in found.items() if value not in (None, ())}
+    return {names[flag]: value for flag, value in asked.items() if flag not in NONE or value != NONE[flag]}
+
+
+def write_back(config: RunConfig, schedule: Schedule) -> None:
+    """The details of the schedule, for a repetition."""
+    config.schedule = WHEN.get(type(schedule))
+    if isinstance(schedule, During):
+        config.prune_delay, config.prune_freq = schedule.delay, schedule.freq
+    names = ROUNDS if isinstance(schedule, Rounds) else STEPS if isinstance(schedule, Iterative) else {}
+    for flag, field in names.items():
+        setattr(config, flag, getattr(schedule, field))
+    if isinstance(schedule, Rounds) and schedule.thresholds:
+        config.pruning_limit = schedule.thresholds[-1]
+
+
+def check_moments(config: RunConfig, criterion: Criterion, plan: dict[int, list[float]]) -> None:
+    """UsageError where scores that need training are asked for before it."""
+    if any(moment < 0 for moment in plan):
+        who = f"{config.prune_criterion} prunes before it"
+        if config.track_importance:
+            raise UsageError(f"--track_importance is for pruning in training, and {who}: add --schedule during")
+        if config.use_init or getattr(criterion, "use_init", False):
+            raise UsageError(f"--use_init is for pruning in training, and {who}: nothing has moved yet")
+    if isinstance(criterion.threshold, float | int) and config.schedule == "iterative":
+        who = config.prune_criterion
+        raise UsageError(f"--schedule iterative takes the lowest scores; {who} prunes by a fixed threshold")
