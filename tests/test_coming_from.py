@@ -123,3 +123,90 @@ def test_the_command_runs_as_it_is(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check(COMMANDS[name], None, tmp_path, monkeypatch, capsys)
+
+
+#: every flag of the training script of Taylor pruning
+TAYLOR = shlex.split("""
+    batch-size test-batch-size epochs lr wd momentum lr-decay-every lr-decay-scalar seed log-interval no-cuda
+    run_test limit_training_batches no_grad_clip get_flops get_inference_time mgpu world_size dataset data model
+    tensorboard
+    save_models zero_lr_for_epochs fixed_network use_test_as_train dynamic_network group_wd_coeff name augment
+    load_model pruning pruning_config pruning-method pruning-momentum pruning-threshold pt pruning-step
+    prune_per_iteration fixed_layer starting_neuron prune_neurons_max start_pruning_after_n_iterations
+    maximum_pruning_iterations pruning_fixed_criteria pruning_mask_from compute_flops
+""")
+#: every flag of the three scripts of pruning by gradient flow
+GRADIENT_FLOW = shlex.split("""
+    model seed pretrained_path data_path download pruning_type prune_percent n_rounds T imp_samples num_classes
+    moment warmup_epochs thresholds lr_prune preserve_moment track_importance track_batches alpha use_init use_l2
+    track_stats bypass grasp_T model_path pruned train_acc test_acc flops compression
+""")
+SYSTEMS = {"Taylor pruning": TAYLOR, "pruning by gradient flow": GRADIENT_FLOW}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_flag_of_the_other_systems_is_on_the_page_and_accepted(system: str) -> None:
+    table = SECTIONS[system].split("### Flags")[1]
+    listed = {
+        name for row in re.findall(r"^\| (`--.*?) \|", table, re.M) for name in re.findall(r"`--([\w-]+)", row)
+    }
+    assert listed == set(SYSTEMS[system])
+    assert {name.replace("-", "_") for name in listed} <= accepted()
+    for row in re.findall(r"^\| `--.*? \| (.*?) \|", table, re.M):
+        assert set(re.findall(r"`--(?:no_)?(\w+)", row)) <= set(FLAGS), row
+
+
+OTHERS = {
+    f"{system}: {name}": command
+    for system in SYSTEMS
+    for name, command in re.findall(r"^\| (.*?) \| `(python main.py .*?)` \|$", SECTIONS[system], re.M)
+}
+#: words of the page -> those for a short run on images that are here
+LESS = {
+    r"--(dataset|data_path) \w+": "",
+    r"--data(_dir)? DIR": "",
+    r"--model (resnet50|resnet-56|vgg|mobilenet|VGG13)": "--model LeNet5",
+    r"--config configs/\w+.json": "--config small.json",
+    r"--(load_model|pretrained) FILE": "",
+    r"--imp_samples \d+": "--imp_samples 100",
+    r"--n_rounds \d+": "--n_rounds 1",
+    r"--thresholds \S+ --warmup_epochs 2": "--thresholds [75]",
+    r"--pruning-step \d+": "--pruning-step 1",
+    r"--batch-size 256": "",
+}
+
+
+def test_all_commands_of_the_other_systems_were_found() -> None:
+    assert len(OTHERS) == 12
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_command_of_another_system_runs(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
+    command = OTHERS[name]
+    if "MY_RUN" in command:
+        command = command.replace("MY_RUN", str(trained("LeNet5", tmp_path / "first")))
+    for words, instead in LESS.items():
+        command = re.sub(words, instead, command)
+    recipe = json.loads((ROOT / "configs" / "resnet50_72.json").read_text(encoding="utf-8"))
+    little = {"model": "LeNet5", "data_set": "FASHION_MINI", "maximum_pruning_iterations": 2, "frequency": 1}
+    recipe = {key: value for key, value in recipe.items() if key not in ("arch", "protect")} | little
+    (tmp_path / "small.json").write_text(json.dumps(recipe), encoding="utf-8")
+    settings = {"method": 22, "frequency": 1, "prune_per_iteration": 5, "maximum_pruning_iterations": 2}
+    settings |= {"pruning_threshold": 100.0, "prune_neurons_max": 10, "use_momentum": True}
+    (tmp_path / "theirs.json").write_text(json.dumps(settings), encoding="utf-8")
+    words = shlex.split(command.replace("JSON", "theirs.json"))[2:]
+    if "oracle" in words:
+        words += ["--samples", "40", "--criterions", "TaylorGate,WeightNorm"]
+    else:
+        words += [*SHORT, *LITTLE, "--limit_train_batches", "4", "--results_dir", "results"]
+    assert main(words) == 0, capsys.readouterr().err
+    folder = Path(capsys.readouterr().out.strip().splitlines()[-1])
+    assert (folder / ("oracle.json" if "oracle" in words else "report.json")).is_file()
+    if "--eval" in words or "oracle" in words or "EmptyCrit" in words or "False" in words:
+        return
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert report["reached"]["node_sparsity"] > 0
