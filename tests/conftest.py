@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
 
+from framework.measures import measure_latency
 from framework.plugins import registry
 
 
@@ -26,3 +28,10 @@ def plugins_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_files", {kind: dict(files) for kind, files in registry._files.items()})
     monkeypatch.setattr(registry, "_classes", dict(registry._classes))
     monkeypatch.setattr(registry, "folders", list(registry.folders))
+
+
+@pytest.fixture(autouse=True)
+def speed_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run times each network once, and not thirty times: no test looks at how long it took."""
+    monkeypatch.setattr("framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
+    monkeypatch.setattr("framework.probing.REPEATS", 1)

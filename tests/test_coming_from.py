@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from functools import partial
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 
 import main as command_line
 from framework.config import FLAGS
-from framework.measures import measure_latency
 from framework.plugins import build
 from main import main
 
@@ -73,8 +72,6 @@ def trained(model: str, results: Path) -> Path:
 
 def run(command: str, model: str | None, place: Path, patch: pytest.MonkeyPatch) -> tuple[int, list[str]]:
     """Run a command on less data, with a smaller network if one is named; its exit code and words."""
-    patch.setattr("framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
-    patch.setattr("framework.probing.REPEATS", 1)
     words = shlex.split(command)[2:]
     if model is not None:
         words = [word.replace("VGG16", model) for word in words] + ["--model", model]
@@ -110,7 +107,20 @@ def test_the_commands_give_each_hoyer_loss_a_weight_of_its_size() -> None:
         assert set(given) <= {build("losses", default).hoyer_reg}
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+#: what the others differ in is a criterion, each of which prunes a run by itself in the slow tests
+FAST = (
+    "dense network", "SNAPit, channels before training", "SNIPit during training", "CNIPit, weights and channels",
+    "magnitudes with rewinding", "random weights", "Hoyer-square", "gate decorators, from a trained network", "L0",
+    "attack",
+)  # fmt: skip
+
+
+def fast(names: Iterable[str], chosen: Collection[str]) -> list[Any]:
+    assert set(chosen) <= set(names)
+    return [pytest.param(name, marks=() if name in chosen else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", fast(COMMANDS, FAST))
 def test_the_command_runs_with_a_small_network(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,12 +190,20 @@ def test_all_commands_of_the_other_systems_were_found() -> None:
     assert len(OTHERS) == 12
 
 
-@pytest.mark.parametrize("name", OTHERS)
+OTHERS_FAST = (
+    "Taylor pruning: prune a ResNet-50, as published",
+    "Taylor pruning: how well it tells what a unit is worth",
+    "pruning by gradient flow: tracked, biased to large weights",
+    "pruning by gradient flow: shares of its own in each round",
+    "pruning by gradient flow: evaluate",
+)
+
+
+@pytest.mark.parametrize("name", fast(OTHERS, OTHERS_FAST))
 def test_a_command_of_another_system_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
     command = OTHERS[name]
     if "MY_RUN" in command:
         command = command.replace("MY_RUN", str(trained("LeNet5", tmp_path / "first")))

@@ -8,14 +8,12 @@ import shlex
 import subprocess
 import sys
 import tomllib
-from functools import partial
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from framework.config import FLAGS
-from framework.measures import measure_latency
 from framework.plugins import option_names, registry
 from framework.robustness.names import ATTACKS as EVERY_ATTACK
 from framework.validate import TAKEN
@@ -27,6 +25,7 @@ RUN_FOLDER = (ROOT / "docs" / "run_folder.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 #: on full networks, whose passes take a while: the others run the same code on smaller ones
 LONG = (
+    "python main.py --model VGG16 --prune_criterion SNAPit",
     "python main.py --eval --model VGG16",
     "python main.py --model ResNet18 --prune_criterion SNAPitDuring --prune_delay 1 --prune_freq 2 --epochs 20",
     "python main.py --model Conv6 --prune_criterion SNIP --pruning_limit 0.95",
@@ -64,11 +63,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def less(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is measured of speed is not looked at here, and pictures by one test alone."""
+    """Pictures are looked at by one test alone."""
     if "guide_to_the_run_folder" not in request.node.name:
         monkeypatch.setattr("framework.plots.draw_all", lambda *_: [])
-    monkeypatch.setattr("framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
-    monkeypatch.setattr("framework.probing.REPEATS", 1)
 
 
 def test_the_readme_shows_two_plugins_of_the_promised_length(folder: Path) -> None:
