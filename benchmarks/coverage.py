@@ -245,7 +245,7 @@ group, at random. This page is what `make coverage` writes: {machine}.
 - *error*: the largest difference of the outputs of the cut network and the masked one, relative to the largest
   output, in float32, with made-up norms, biases, scales and tokens.
 - *seconds*: tracing, proving, selecting and cutting. *latency*: one image, dense and cut, in turns, one run each
-  on a shared machine.
+  on a shared machine with one or two threads: the two numbers compare with each other, not with other rows.
 
 """
 
