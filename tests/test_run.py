@@ -892,6 +892,7 @@ def test_a_file_from_training_is_plain_safetensors(cut_run: Run) -> None:
 BUDGET = "--model Conv6 --prune_criterion ChannelNorm --schedule before --budget macs --pruning_limit"
 
 
+@pytest.mark.slow
 def test_a_run_meets_its_budget_and_records_the_multiple_it_measured(tmp_path: Path) -> None:
     run = launch(tmp_path, *BUDGET.split(), 0.6, "--round_to", "auto", "--scope", "isomorphic", "--fold")
     dense, pruned = run.report["dense"], run.report["pruned"]

@@ -212,6 +212,7 @@ def test_the_seconds_of_an_attack_are_those_of_its_passes_and_scale_to_the_full_
     assert full > 100 * attacks.theirs("FGSM", model, points.at(torch.arange(2)))
 
 
+@pytest.mark.slow
 def test_importance_is_measured_against_the_passes_it_needs() -> None:
     torch.manual_seed(0)
     model = importance.resnet20(2)

@@ -60,6 +60,8 @@ every_criterion = pytest.mark.parametrize("name", NAMES)
 every_net = pytest.mark.parametrize("net", NETS)
 
 
+#: these score sets of channels one by one, which takes a while
+EXACT = ("Oracle", "Combinatorial")
 #: these need batch norms
 OF_NORMS = ("BN", "BNTaylor", "BNWeight", "NvidiaFisher")
 
@@ -139,7 +141,9 @@ def test_scoring_is_pure_and_repeatable(name: str, net: str) -> None:
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
 
 
-@every_criterion
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in EXACT else ()) for name in NAMES]
+)
 @every_net
 def test_mode_gradients_groups_and_the_kind_of_iterable_change_nothing(name: str, net: str) -> None:
     model, batches = make(net, name)

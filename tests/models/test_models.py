@@ -166,7 +166,7 @@ def test_shapes_come_out_right_for_all_data(name: str, data: str, batch: int, tr
 
 
 @every_network
-@pytest.mark.parametrize("data", ["MNIST", "CIFAR10"])
+@pytest.mark.parametrize("data", ["MNIST", pytest.param("CIFAR10", marks=pytest.mark.slow)])
 def test_a_real_forward_gives_one_row_of_finite_logits_per_image(name: str, data: str) -> None:
     channels, size, classes = SHAPES[data]
     if name in ("VGG16", "AlexNet"):
