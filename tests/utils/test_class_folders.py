@@ -391,7 +391,8 @@ def test_more_images_than_fit_into_memory_are_refused_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind in (OMNIGLOT, IMAGENETTE) else pytest.mark.slow) for kind in KINDS]
+    "kind",
+    [pytest.param(kind, marks=() if kind in (OMNIGLOT, IMAGENETTE) else pytest.mark.slow) for kind in KINDS],
 )
 def test_a_run_by_command_line_trains_prunes_and_tests(
     kind: type[ClassFolders], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
