@@ -57,7 +57,7 @@ def draw_curves(file: Path, epochs: Sequence[Mapping[str, Any]], title: str) -> 
     bottom.set_ylim(-0.02, 1.02)
     bottom.set_xlabel("epoch")
     bottom.xaxis.get_major_locator().set_params(integer=True)
-    return _save(figure, file, title)
+    return save_figure(figure, file, title)
 
 
 def draw_layers(file: Path, model: nn.Module, title: str) -> Path:
@@ -80,7 +80,7 @@ def draw_layers(file: Path, model: nn.Module, title: str) -> Path:
     left.set_yticks(y, names, fontsize=8)
     left.invert_yaxis()
     figure.legend(*left.get_legend_handles_labels(), loc="upper right", ncols=2, frameon=False, fontsize=8)
-    return _save(figure, file, title)
+    return save_figure(figure, file, title)
 
 
 def _layer_sizes(model: nn.Module) -> tuple[list[str], list[int], list[int], list[float]]:
@@ -131,7 +131,8 @@ def draw_scores(file: Path, event: PruneEvent, title: str) -> Path:
     figure.legend(*handles, loc="upper right", ncols=2, frameon=False, fontsize=8)
     figure.supxlabel("score" if signed else "log10 of the score", fontsize=9)
     figure.supylabel("entries", fontsize=9)
-    return _save(figure, file, f"{title}: scores at {event.reached if event.asked is None else event.asked:.3f}")
+    sparsity = event.reached if event.asked is None else event.asked
+    return save_figure(figure, file, f"{title}: scores at {sparsity:.3f}")
 
 
 def _panel_title(name: str, scores: Any, signed: bool) -> str:
@@ -150,7 +151,8 @@ def _bins(values: Any) -> Any:
     return np.linspace(low, high if high > low else low + 1, 41)
 
 
-def _save(figure: Any, file: Path, title: str) -> Path:
+def save_figure(figure: Any, file: Path, title: str) -> Path:
+    """Write a figure of pyplot with its title as PNG, and close it; returns the file."""
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     figure.savefig(file, dpi=130)

@@ -11,6 +11,7 @@ import numpy as np
 from framework.oracle.correlation import MEASURES
 from framework.oracle.study import Study
 from framework.oracle.tables import shown
+from framework.plots import save_figure
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
@@ -51,7 +52,7 @@ def draw_overview(file: Path, study: Study, title: str) -> Path:
     panels[0].invert_yaxis()
     panels[0].set_ylim(len(names) - 0.4, -0.6)
     panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
-    return _save(figure, file, f"{title}: correlation with the squared change of the loss")
+    return save_figure(figure, file, f"{title}: correlation with the squared change of the loss")
 
 
 def draw_scatter(file: Path, study: Study, name: str, title: str) -> Path:
@@ -79,7 +80,7 @@ def draw_scatter(file: Path, study: Study, name: str, title: str) -> Path:
         axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     else:
         _bar(figure, axes, list(x))
-    return _save(figure, file, f"{title}: {name}\n{numbers}")
+    return save_figure(figure, file, f"{title}: {name}\n{numbers}")
 
 
 def _edge(axes: Any, which: str, values: dict[str, Any]) -> float | None:
@@ -105,11 +106,3 @@ def _bar(figure: Any, axes: Any, layers: list[str]) -> None:
     bar = figure.colorbar(scale, ax=axes, ticks=[0, 1])
     bar.ax.set_yticklabels([layers[0], layers[-1]], fontsize=7)
     bar.ax.set_ylim(0, 1)
-
-
-def _save(figure: Any, file: Path, title: str) -> Path:
-    figure.suptitle(title, fontsize=10)
-    figure.tight_layout()
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
-    return file

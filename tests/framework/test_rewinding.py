@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from short_runs import Blobs
 from small_nets import ConvNet, one_thread, same, seeded  # noqa: F401
 from torch import Tensor
 
@@ -19,23 +20,8 @@ from framework.pruning.pruner import Pruner
 from framework.rewinding import Rewinder, check_rewinding
 from framework.schedule import After, Before, During, Never
 from framework.trainer import Parts, Settings, Trainer
-from utils.dataset import DataSet
 from utils.errors import UsageError
 from utils.loaders import make_loaders
-
-
-class Blobs(DataSet):
-    """Five classes of small noisy images."""
-
-    in_channels, num_classes, image_size = 3, 5, 8
-    mean, std = (0.5,) * 3, (0.3,) * 3
-
-    def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """40 images, or 10."""
-        generator = torch.Generator().manual_seed(int(train))
-        targets = torch.arange(40 if train else 10) % 5
-        images = torch.randint(0, 200, (len(targets), 3, 8, 8), generator=generator, dtype=torch.uint8)
-        return images + (10 * targets.to(torch.uint8)).view(-1, 1, 1, 1), targets
 
 
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
