@@ -102,9 +102,10 @@ class Before(Schedule):
 class During(Schedule):
     """At the end of epochs delay + freq, delay + 2 * freq, ..., one step each.
 
-    Where `epochs` leave room for fewer than `steps` events there are fewer targets, and the last is still the
-    limit. The last epoch is for training: it is only used where there is no other. With `even` the targets are
-    those of `even_targets`, whatever `steps` is, several at once where there are too few events.
+    Where `epochs` leave room for fewer than `steps` events, some of them take several steps, each of which scores
+    what the last one left: a single step over a large share would judge by scores of a far larger network. The
+    last epoch is for training: it is only used where there is no other. With `even` the targets are those of
+    `even_targets`, whatever `steps` is.
     """
 
     delay: int = 0
@@ -121,7 +122,6 @@ class During(Schedule):
 
     def plan(self, limit: float, epochs: int) -> dict[int, list[float]]:
         moments = list(range(self.delay + self.freq, epochs - 1, self.freq))
-        moments = moments if self.even else moments[: self.steps]
         if not moments and self.delay + self.freq == epochs - 1:
             moments = [epochs - 1]
         if not moments:
@@ -129,8 +129,7 @@ class During(Schedule):
                 f"nothing would be pruned: with prune_delay {self.delay} and prune_freq {self.freq} the first "
                 f"pruning comes after {self.delay + self.freq + 1} epochs, and epochs is {epochs}"
             )
-        rising = even_targets(limit) if self.even else targets(limit, len(moments), self.spacing)
-        return spread(rising, moments)
+        return spread(self.one_shot(limit), moments)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ class Budget(ABC):
 
 
 class Nodes(Budget):
-    """Output units of hidden layers; one whose layer has no input left counts as gone."""
+    """Output units of hidden layers; one without a weight that is not zero, or an input, counts as gone."""
 
     name = "nodes"
     tolerance = None
@@ -69,12 +69,17 @@ class Nodes(Budget):
                 self._hidden[weight] = dim
                 self.dense += lineage.dense.get(weight, self._sizes.shape[weight])[dim]
         self.per_channel = {name: units_per_channel(model, group) for name, group in groups.items()}
+        self._masked = _Masked(prunable_weights(model), model, groups)
 
     def predicted(self, keep: Keeps) -> float:
         """1 - units left / units of the dense network."""
         left = 0
         for weight, shape in self._sizes.after(keep, list(self._hidden)).items():
-            left += shape[self._hidden[weight]] if prod(shape) else 0
+            dim = self._hidden[weight]
+            if weight in self._masked:
+                left += int(self._masked.alive(weight, keep).movedim(dim, 0).flatten(1).any(dim=1).sum())
+            else:
+                left += shape[dim] if prod(shape) else 0
         return 1 - left / max(1, self.dense)
 
 
@@ -104,8 +109,35 @@ class _Sizes:
         return left
 
 
+class _Masked:
+    """The prunable weights of which entries are zero, as masks leave them: those entries are gone already."""
+
+    def __init__(self, weights: Mapping[str, Tensor], model: nn.Module, groups: Groups) -> None:
+        living = ((name, weight.detach() != 0) for name, weight in weights.items())
+        self._alive = {name: alive for name, alive in living if not bool(alive.all())}
+        first = {id(tensor): name for name, tensor in reversed(named_tensors(model).items())}
+        names = {first[id(weights[name])]: name for name in self._alive}
+        #: weight -> group, dimension and positions of its channels
+        self._owned: dict[str, list[tuple[str, int, Tensor]]] = {name: [] for name in self._alive}
+        for group_name, group in groups.items() if names else ():
+            for part in group.slices:
+                if part.tensor in names:
+                    self._owned[names[part.tensor]].append((group_name, part.dim, part.index))
+
+    def __contains__(self, weight: str) -> bool:
+        return weight in self._alive
+
+    def alive(self, weight: str, keep: Keeps) -> Tensor:
+        """Entries that are not zero once only `keep` is left: bool, of the weight's shape as it is now."""
+        alive = self._alive[weight].clone()
+        for name, dim, index in self._owned[weight]:
+            if name in keep:
+                alive.index_fill_(dim, index[~keep[name].cpu()].flatten().to(alive.device), False)
+        return alive
+
+
 class Entries(Budget):
-    """Entries of all parameters, or of the prunable weights alone."""
+    """Entries of all parameters, or of the prunable weights alone: of these, zeros count as gone."""
 
     def __init__(self, model: nn.Module, groups: Groups, prunable_only: bool) -> None:
         self.name = "weights" if prunable_only else "params"
@@ -113,10 +145,13 @@ class Entries(Budget):
         self._sizes = _Sizes(model, groups)
         dense = lineage_of(model).dense
         self._dense = sum(prod(dense.get(name, self._sizes.shape[name])) for name in self._counted)
+        self._masked = _Masked(prunable_weights(model) if prunable_only else {}, model, groups)
 
     def predicted(self, keep: Keeps) -> float:
         """1 - entries left / entries of the dense network."""
-        left = sum(prod(shape) for shape in self._sizes.after(keep, self._counted).values())
+        left = 0
+        for name, shape in self._sizes.after(keep, self._counted).items():
+            left += int(self._masked.alive(name, keep).sum()) if name in self._masked else prod(shape)
         return 1 - left / max(1, self._dense)
 
 

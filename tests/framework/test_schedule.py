@@ -70,9 +70,18 @@ def test_short_runs_compress_and_still_reach_the_limit(
     plan = schedule.plan(limit, epochs)
     assert 1 <= len(plan) <= steps
     assert all(delay + freq <= moment < epochs and (moment - delay) % freq == 0 for moment in plan)
-    assert [due for (due,) in plan.values()] == targets(limit, len(plan))
+    assert [due for several in plan.values() for due in several] == targets(limit, steps)
+    assert max(map(len, plan.values())) - min(map(len, plan.values())) <= 1
     if len(plan) > 1:
         assert max(plan) < epochs - 1  # what is left trains for an epoch at least
+
+
+def test_where_epochs_are_few_one_moment_takes_several_of_the_steps() -> None:
+    three = During(0, 1).plan(0.98, epochs=5)
+    assert {moment: [round(due, 3) for due in several] for moment, several in three.items()} == {
+        1: [0.5, 0.74], 2: [0.86, 0.92], 3: [0.95, 0.965, 0.98],
+    }  # fmt: skip
+    assert During(0, 1).plan(0.98, epochs=2) == {1: targets(0.98, 7)}
 
 
 def test_the_last_epoch_prunes_only_where_there_is_no_other() -> None:

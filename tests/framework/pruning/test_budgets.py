@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_nets import ConvNet, Net, ResNet, images, randomise, seeded
 from torch import Tensor, nn
 
-from framework import build, channel_groups, measure, prune
-from framework.measures import count_macs, macs_by_tensor
+from framework import Masks, build, channel_groups, cut, measure, prune
+from framework.criterion import free_groups
+from framework.measures import count_macs, macs_by_tensor, node_sparsity, weight_sparsity
 from framework.prunable import prunable_weights
-from framework.pruning.budgets import Entries, Macs
+from framework.pruning.budgets import Entries, Macs, make_budget
 from framework.pruning.ranking import Limits, Ranking
 from utils.errors import UsageError
 from utils.vision import torchvision
@@ -51,6 +54,70 @@ def test_a_budget_is_met_within_one_percent_of_what_the_network_had(
     assert reached == pytest.approx(sparsity, abs=0.01)
     assert (report.budget, report.asked) == (budget, sparsity)
     assert report.reached == pytest.approx(reached, abs=1e-9)
+
+
+def wide() -> nn.Module:
+    first, second = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(24, 32, 3, padding=1)
+    body = nn.Sequential(first, nn.BatchNorm2d(24), nn.ReLU(), second, nn.ReLU(), nn.AdaptiveAvgPool2d(2))
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(128, 40), nn.ReLU(), nn.Linear(40, 5))
+
+
+def halved(model: nn.Module, x: Tensor) -> nn.Module:
+    prune(model, "UnstructuredRandom", 0.5, example_input=x)
+    return model
+
+
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize(("budget", "measured"), [("weights", "weight_sparsity"), ("nodes", "node_sparsity")])
+def test_weights_that_masks_hold_at_zero_are_gone_for_a_budget_too(budget: str, measured: str, scope: str) -> None:
+    x = images()
+    model = halved(seeded(wide), x)
+    for sparsity in (0.6, 0.8):
+        report = prune(model, "ChannelNorm", sparsity, example_input=x, budget=budget, scope=scope)
+        assert report.reached == pytest.approx(sparsity, abs=0.01 if budget == "weights" else 0.02)
+        assert report.reached == pytest.approx(measure(model, x, latency=False)[measured], abs=1e-12)
+
+
+def test_of_a_masked_network_no_channel_goes_where_the_masks_meet_the_budget() -> None:
+    x = images()
+    model = halved(seeded(wide), x)
+    before = params(model)
+    report = prune(model, "ChannelNorm", 0.4, example_input=x, budget="weights")
+    assert params(model) == before
+    assert report.reached == pytest.approx(0.5, abs=1e-3)
+
+
+def test_a_unit_without_a_weight_left_is_a_node_that_is_gone() -> None:
+    x = images()
+    model = seeded(wide)
+    weight = prunable_weights(model)["0.weight"]
+    keep = torch.ones_like(weight, dtype=torch.bool)
+    keep[:9] = False
+    Masks(model).hold({"0.weight": keep})
+    report = prune(model, "ChannelNorm", 0.5, example_input=x)
+    assert report.reached == pytest.approx(0.5, abs=0.02)
+    assert report.reached == measure(model, x, latency=False)["node_sparsity"]
+
+
+@given(st.integers(0, 1000), st.floats(0.0, 0.9), st.floats(0.1, 0.9))
+@settings(max_examples=20, deadline=None)
+def test_what_a_budget_predicts_of_a_masked_network_is_what_the_cut_one_has(
+    seed: int, masked: float, share: float
+) -> None:
+    x = images()
+    model = seeded(ResNet)
+    generator = torch.Generator().manual_seed(seed)
+    Masks(model).hold(
+        {n: torch.rand(w.shape, generator=generator) > masked for n, w in prunable_weights(model).items()}
+    )
+    groups = free_groups(channel_groups(model, x))
+    keep = {name: torch.rand(group.channels, generator=generator) < share for name, group in groups.items()}
+    for mask in keep.values():
+        mask[0] = True
+    budgets = [make_budget(name, model, groups, x, None) for name in ("weights", "nodes")]
+    predicted = [budget.predicted(keep) for budget in budgets]
+    cut(model, keep, groups)
+    assert predicted == pytest.approx([weight_sparsity(model), node_sparsity(model, x)], abs=1e-12)
 
 
 def test_attention_between_activations_is_counted_in_the_budget() -> None:
