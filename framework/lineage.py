@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from framework.prunable import named_tensors
@@ -35,9 +34,8 @@ class Lineage:
 
     def record_cut(self, tensor: str, dim: int, index: Tensor) -> None:
         """Compose: `index` holds the positions, among those left, that stay along `dim` of `tensor`."""
-        index = index.cpu()
-        before = self.kept.get((tensor, dim), torch.arange(self.dense[tensor][dim]))
-        self.kept[tensor, dim] = before[index]
+        before = self.kept.get((tensor, dim))
+        self.kept[tensor, dim] = index.cpu() if before is None else before[index.cpu()]
 
     def expected(self, tensor: str) -> tuple[int, ...] | None:
         """The shape that the cuts so far have left of a tensor; None for one it does not know."""

@@ -79,8 +79,12 @@ def heads_of(module: nn.Module) -> tuple[int, int] | None:
 def follow_shapes(model: nn.Module) -> None:
     """Set every such attribute of the model from the tensors it has now."""
     lineage = lineage_of(model)
+    known: dict[type[nn.Module], Follow | None] = {}
     for name, module in model.named_modules():
-        follow = _find(_ADAPTERS, module)
+        kind = type(module)
+        if kind not in known:
+            known[kind] = _find(_ADAPTERS, module)
+        follow = known[kind]
         if follow is not None:
             follow(module, Kept(lineage, name))
 

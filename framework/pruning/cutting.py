@@ -137,6 +137,8 @@ def rescaled(tensor: Tensor, factors: Sequence[Factor]) -> Tensor:
 
 def shrink(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
     """The entries of `tensor` that stay, laid out in memory as it is (channels-last stays channels-last)."""
+    if tensor.dim() == 1 and dims:
+        return tensor.index_select(0, dims[0].to(tensor.device))
     strides = tensor.stride()
     order = sorted(range(tensor.dim()), key=lambda dim: -strides[dim])
     physical = tensor.permute(order)
@@ -149,21 +151,19 @@ def what_stays(
     model: nn.Module, removed: Mapping[str, Tensor], groups: Groups
 ) -> tuple[Staying, dict[tuple[str, int], Tensor]]:
     """Positions that stay along each cut dimension, and the new position of each old one (-1 where gone)."""
-    sizes = {name: tensor.shape for name, tensor in named_tensors(model).items()}
+    named = named_tensors(model)
     stays: dict[tuple[str, int], Any] = {}  # numpy: thousands of small operations
     for name, off in removed.items():
         gone = off.numpy()
         for tensor, dim, index in groups[name].slices:
             if (tensor, dim) not in stays:
-                stays[tensor, dim] = numpy.ones(sizes[tensor][dim], dtype=bool)
+                stays[tensor, dim] = numpy.ones(named[tensor].shape[dim], dtype=bool)
             stays[tensor, dim][index.numpy()[gone].reshape(-1)] = False
     staying: Staying = {}
     positions = {}
     for (tensor, dim), kept in stays.items():
-        mask = torch.from_numpy(kept)
-        staying.setdefault(tensor, {})[dim] = mask.nonzero().flatten()
-        positions[tensor, dim] = torch.where(mask, mask.cumsum(0) - 1, -1)
-    named = named_tensors(model)
+        staying.setdefault(tensor, {})[dim] = torch.from_numpy(numpy.flatnonzero(kept))
+        positions[tensor, dim] = torch.from_numpy(numpy.where(kept, kept.cumsum() - 1, -1))
     first_names = {id(named[name]): name for name in staying}
     for name, one in named.items():  # a tied tensor is cut once, and its other names are recorded
         if id(one) in first_names:

@@ -8,6 +8,8 @@ weights, then cut out of that copy, and the outputs are compared.
 from __future__ import annotations
 
 import contextlib
+import math
+import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -28,8 +30,8 @@ CHANGED = "a cut does not compute what a mask computes"
 SEED = 20_240_229
 #: made-up values begin anew after so many, which saves time: a prime number, so that no two rows are alike
 PERIOD = 65_537
-#: images from this height and width on are tried at half of it first
-LARGE = 128
+#: large images are tried by every fourth row and column first, and then by every second one, if so many are left
+STEPS, SMALL = (4, 2), 56
 MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 Keep = dict[str, Tensor]
 #: distances, see `_distance`: rounding stays below the first, a wrong meaning as a rule above the second (in half
@@ -154,7 +156,9 @@ def _wrong(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep) -> st
         return CHANGED
     # more than rounding as a rule makes of it, less than a wrong meaning: beside what the mask changes
     with torch.no_grad():
-        whole = output_tensors(_run_small(_copy(model, _made_up_values(model, _tensors_of(groups))), example)[1])
+        whole = output_tensors(
+            _run_small(_copy(model, _made_up_values(model, _tensors_of(groups), {})), example)[1]
+        )
     return None if far <= OF_EFFECT * _distance(expected, whole) else CHANGED
 
 
@@ -176,36 +180,38 @@ def _outputs(
 ) -> tuple[list[Tensor], list[Tensor]] | str:
     """What the masked network and the cut one give, or why the latter does not run.
 
-    One set of made-up tensors serves both, since a cut takes out what the mask has set to zero: memory holds it
-    once.
+    Values are made up for what stays alone: with zeros around them they are those of the masked network.
     """
-    values = _made_up_values(model, _tensors_of(groups))
     keep = {name: keeps[name] for name in groups}
+    staying, _ = what_stays(model, {name: ~mask for name, mask in keep.items()}, groups)
+    values = _made_up_values(model, _tensors_of(groups), staying)
     twin = _copy(model, values)
-    values.clear()
-    staying, _ = what_stays(twin, {name: ~mask for name, mask in keep.items()}, groups)
-    _mask_in_place(twin, staying)
     with torch.no_grad():
         example, out = _run_small(twin, example)
         expected = output_tensors(out)
         try:
-            _cut_in_place(twin, staying, rescaling(keep, groups))
+            _cut_in_place(twin, staying, rescaling(keep, groups), values.small)
             return expected, output_tensors(twin(example.clone()))
         except Exception as error:  # whatever a stranger's forward raises on sizes it does not expect
             return f"{CHANGED}: {type(error).__name__}"
 
 
 def _run_small(twin: nn.Module, example: Tensor) -> tuple[Tensor, Any]:
-    """The output for every second row and column of a large image, where the network takes that."""
-    if example.dim() == 4 and min(example.shape[2:]) >= LARGE and example.is_floating_point():
-        small = example[:, :, ::2, ::2].contiguous()
-        with contextlib.suppress(Exception):  # sizes that the code fixes
-            return small, twin(small.clone())  # a network may change its input
+    """The output for some rows and columns of a large image, where the network takes that."""
+    if example.dim() == 4 and example.is_floating_point():
+        for step in STEPS:
+            small = example[:, :, ::step, ::step].contiguous()
+            if min(small.shape[2:]) >= SMALL:
+                with contextlib.suppress(Exception):  # sizes that the code fixes
+                    return small, twin(small.clone())  # a network may change its input
     return example, twin(example.clone())
 
 
-def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, list[Factor]]) -> None:
-    """Cut tensor by tensor: nothing needs to be kept in case of an error."""
+def _cut_in_place(
+    twin: nn.Module, staying: Staying, factors: Mapping[str, list[Factor]], small: dict[int, Tensor]
+) -> None:
+    """Cut tensor by tensor: nothing needs to be kept in case of an error. `small` has what is left of a parameter,
+    where that is known, by its id."""
     lineage = lineage_of(twin)
     places: dict[int, list[tuple[dict[str, Any], str]]] = {}  # tied tensors have several
     for module in twin.modules():
@@ -220,21 +226,14 @@ def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, list[
             lineage.record_cut(tensor, dim, index)
         if id(old) not in places:
             continue  # tied to one that was cut before
-        new = shrink(rescaled(old, factors[tensor]) if tensor in factors else old, dims)
+        if tensor in factors:
+            new = shrink(rescaled(old, factors[tensor]), dims)
+        else:
+            new = small.pop(id(old)) if id(old) in small else shrink(old, dims)
         replacement = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
         for holder, name in places.pop(id(old)):
             holder[name] = replacement
     follow_shapes(twin)
-
-
-@torch.no_grad()
-def _mask_in_place(twin: nn.Module, staying: Staying) -> None:
-    """Zero what does not stay of the parameters, which are all made up: the twin's own."""
-    for name, parameter in twin.named_parameters():
-        for dim, index in staying.get(name, {}).items():
-            gone = torch.ones(parameter.shape[dim], dtype=torch.bool)
-            gone[index] = False
-            parameter.index_fill_(dim, gone.nonzero().flatten().to(parameter.device), 0)
 
 
 def _is_number(tensor: Tensor) -> bool:
@@ -266,44 +265,60 @@ def _off(expected: Tensor, found: Tensor) -> float:
     return float(torch.linalg.vector_norm(expected - found) / (varies + rounding + torch.finfo(varies.dtype).tiny))
 
 
-def _copy(model: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
+class _Values(dict[int, Tensor]):
+    """Made-up values by the id of the tensor that they stand for, zero where a mask holds them.
+
+    `small` has what a cut leaves of them, by the id of the value.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small: dict[int, Tensor] = {}
+
+
+def _copy(model: nn.Module, values: _Values) -> nn.Module:
     """The modules copied, the tensors shared, except for parameters and statistics with made-up values."""
     twin = twin_of(model)
-    made: dict[int, nn.Parameter] = {}  # tied parameters stay tied
     for module in twin.modules():
         for name in [name for name in module._buffers if name.startswith(PREFIX)]:
             del module._buffers[name]  # masks play no part, and cutting them costs time
-        for name, old in module._parameters.items():
-            if old is not None and id(old) in values:
-                made.setdefault(id(old), nn.Parameter(values[id(old)], requires_grad=False))
-                module._parameters[name] = made[id(old)]
-        for name, buffer in module._buffers.items():
-            if buffer is not None and id(buffer) in values:
-                module._buffers[name] = values[id(buffer)]
+        for holder in (module._parameters, module._buffers):
+            for name, old in holder.items():
+                if old is not None and id(old) in values:
+                    holder[name] = values[id(old)]  # type: ignore[assignment]
     return twin
 
 
 @torch.no_grad()
-def _made_up_values(model: nn.Module, masked: set[str]) -> dict[int, Tensor]:
-    """Values for the layers we know, for all that is masked or near zero, by the id of the tensor they stand for.
+def _made_up_values(model: nn.Module, masked: set[str], staying: Staying) -> _Values:
+    """Values for the layers we know, for all that is masked or near zero.
 
     A fresh network has zero shifts, unit scales and closed branches, a pruned one dead channels; there a wrong cut
     could pass.
     """
-    generator = torch.Generator().manual_seed(SEED)
-    found: dict[int, Tensor] = {}
+    noise = _Noise()
+    found = _Values()
     for module_name, module in model.named_modules():
         known = isinstance(module, MADE_UP)
-        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is None or not tensor.is_floating_point() or name.startswith(PREFIX):
+        for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is None or not tensor.is_floating_point() or attribute.startswith(PREFIX):
                 continue
             if id(tensor) in found:
                 continue
-            if known or tensor_name(module_name, name) in masked:
-                found[id(tensor)] = _made_up(tensor, name, known, generator)
-            elif isinstance(tensor, nn.Parameter) and _closes(tensor):
-                found[id(tensor)] = _made_up(tensor, "weight", True, generator) if tensor.dim() < 2 else (
-                    _made_up(tensor, name, False, generator))  # fmt: skip
+            name = tensor_name(module_name, attribute)
+            as_known, kind = known, attribute
+            if not known and name not in masked:
+                if not (isinstance(tensor, nn.Parameter) and _closes(tensor)):
+                    continue
+                as_known, kind = (True, "weight") if tensor.dim() < 2 else (False, attribute)
+            if not isinstance(tensor, nn.Parameter):
+                found[id(tensor)] = noise.like(tensor, kind, as_known)
+                continue
+            dims = staying.get(name, {})
+            small = noise.like(tensor, kind, as_known, dims)
+            found[id(tensor)] = nn.Parameter(_spread(small, tensor.shape, dims), requires_grad=False)
+            if dims:
+                found.small[id(found[id(tensor)])] = small
     return found
 
 
@@ -312,15 +327,36 @@ def _closes(parameter: Tensor) -> bool:
     return parameter.numel() > 0 and float(parameter.abs().max()) < NEAR_ZERO
 
 
-def _made_up(tensor: Tensor, name: str, known: bool, generator: torch.Generator) -> Tensor:
-    values = torch.randn(min(tensor.numel(), PERIOD), generator=generator)
-    if tensor.dim() > 1 and name.endswith("weight"):
-        values.mul_((2 / max(1, tensor.numel() // max(1, len(tensor)))) ** 0.5)
-    elif known and name in ("weight", "running_var"):
-        values.tanh_().mul_(0.5).add_(1)
-    else:
-        values.mul_(0.3)
-    times = -(-tensor.numel() // PERIOD)
-    values = values.repeat(times)[: tensor.numel()].view(tensor.shape).to(tensor)
-    # a stranger's parameter (a scale, a table, a token) may mean anything: near what it is
-    return values if known or name.endswith("weight") else values.add_(tensor)
+def _spread(small: Tensor, shape: Sequence[int], dims: Mapping[int, Tensor]) -> Tensor:
+    """A tensor of that shape with `small` at the positions `dims`, and zeros elsewhere."""
+    for dim, index in sorted(dims.items(), reverse=True):  # whole rows last: of these there are the most entries
+        sizes = list(small.shape)
+        sizes[dim] = shape[dim]
+        small = small.new_zeros(sizes).index_copy_(dim, index.to(small.device), small)
+    return small
+
+
+class _Noise:
+    """Normal random numbers, always the same ones: drawn once, and read from another place for each tensor."""
+
+    def __init__(self) -> None:
+        generator = torch.Generator().manual_seed(SEED)
+        self._once = torch.randn(PERIOD, generator=generator).repeat(2)
+        self._shifts, self._scales = self._once * 0.3, self._once.tanh().mul_(0.5).add_(1)
+        self._starts = random.Random(SEED)
+
+    def like(self, tensor: Tensor, name: str, known: bool, dims: Mapping[int, Tensor] | None = None) -> Tensor:
+        """Values for what stays of a tensor of that name, of a layer that is known or of a stranger's."""
+        dims = dims or {}
+        shape = [len(dims[dim]) if dim in dims else size for dim, size in enumerate(tensor.shape)]
+        start, size = self._starts.randrange(PERIOD), math.prod(shape)
+        part = slice(start, start + min(size, PERIOD))
+        if tensor.dim() > 1 and name.endswith("weight"):
+            values = self._once[part] * (2 / max(1, size // max(1, shape[0]))) ** 0.5
+        else:
+            values = (self._scales if known and name in ("weight", "running_var") else self._shifts)[part].clone()
+        if size > PERIOD:
+            values = values.repeat(-(-size // PERIOD))[:size]
+        values = values.view(shape).to(tensor)
+        # a stranger's parameter (a scale, a table, a token) may mean anything: near what it is
+        return values if known or name.endswith("weight") else values.add_(shrink(tensor.detach(), dims))

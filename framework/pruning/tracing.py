@@ -10,6 +10,7 @@ convolutions, squeeze-and-excite and attention are what their operations do.
 from __future__ import annotations
 
 import bisect
+import functools
 import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -96,10 +97,13 @@ class _Tracer(TorchDispatchMode):
 
 def _bound(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     """All arguments in the order of the operation's schema, defaults filled in."""
-    given = list(args)
-    for argument in func._schema.arguments[len(args) :]:
-        given.append(kwargs.get(argument.name, argument.default_value))
-    return given
+    return [*args, *(kwargs.get(name, default) for name, default in _arguments(func)[len(args) :])]
+
+
+@functools.cache
+def _arguments(func: Any) -> list[tuple[str, Any]]:
+    """Names and defaults; to ask a schema takes as long as some operations."""
+    return [(argument.name, argument.default_value) for argument in func._schema.arguments]
 
 
 @dataclass(frozen=True)
@@ -206,11 +210,13 @@ def _follow(
     try:
         given = example.clone()  # a network may change its input
         context.flow([], [given])
-        with _plain_attention(), torch.no_grad(), _Tracer(context):
-            out = output_tensors(model(given))
+        with _plain_attention(), torch.no_grad():
+            with _Tracer(context):
+                out = output_tensors(model(given))
             order = _order(context, runs)
             if layers.difference(order):
-                out += _trained(model, example)
+                with _Tracer(context):
+                    out += _trained(model, example)
                 order = _order(context, runs)
     except Exception as error:
         message = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -249,9 +255,11 @@ def _order(context: Context, runs: list[_Run]) -> list[str]:
     for made in context.made:
         if isinstance(made, str):
             order.setdefault(made)
-        elif bool((made != FIXED).any()):
-            run = runs[bisect.bisect_right(context.starts, int(made[made != FIXED][0])) - 1]
-            order.setdefault(run.tensor.rpartition(".")[0])
+        else:
+            real = made[made != FIXED]
+            if len(real):
+                run = runs[bisect.bisect_right(context.starts, int(real[0])) - 1]
+                order.setdefault(run.tensor.rpartition(".")[0])
     return list(order)
 
 
@@ -322,14 +330,14 @@ def _collect(
         producing[number] = not all(is_depthwise(model.get_submodule(name)) for name in names)
     producing[list(bare)] = True
     cuts = lineage_of(model).kept
+    places = {name: at for at, name in enumerate(order)}
     groups = [
-        _group(model, runs, layers, bare, order, cuts, owned, stay.get(component), component not in loose)
+        _group(model, runs, layers, bare, places, cuts, owned, stay.get(component), component not in loose)
         for component, owned in _alike(root, runs, producing, stay, loose)
     ]
     covered = {name for group in groups for name in group.layers}
     known = prunable_layers(model)
     groups += [_closed(model, name) for name in order if name in known and name not in covered]
-    places = {name: at for at, name in enumerate(order)}
 
     def place(group: ChannelGroup) -> tuple[int, int]:
         index = group.produced[0].index
@@ -418,17 +426,17 @@ def _group(
     runs: list[_Run],
     outputs: Mapping[int, list[str]],
     bare: Mapping[int, str],
-    order: list[str],
+    places: Mapping[str, int],
     cuts: Mapping[tuple[str, int], Tensor],
     owned: Owned,
     reason: str | None,
     exact: bool,
 ) -> ChannelGroup:
     own = {name: number for number in owned for name in outputs.get(number, ())}
-    layers = sorted(own, key=order.index)
+    layers = sorted(own, key=places.__getitem__)
     producers = [name for name in layers if not is_depthwise(model.get_submodule(name))]
     own = {bare[number]: number for number in reversed(owned) if number in bare} | own
-    producers = sorted({*producers, *(bare[number] for number in owned if number in bare)}, key=order.index)
+    producers = sorted({*producers, *(bare[number] for number in owned if number in bare)}, key=places.__getitem__)
     lead = own[producers[0]]
     ascending = owned[lead][:, 0].argsort()
     slices = {
