@@ -103,9 +103,9 @@ class During(Schedule):
     """At the end of epochs delay + freq, delay + 2 * freq, ..., one step each.
 
     Where `epochs` leave room for fewer than `steps` events, some of them take several steps, each of which scores
-    what the last one left: a single step over a large share would judge by scores of a far larger network. The
-    last epoch is for training: it is only used where there is no other. With `even` the targets are those of
-    `even_targets`, whatever `steps` is.
+    what the last one left: a single step over a large share would judge by scores of a far larger network. Of
+    such a short run the last third is for training (from two epochs on: the last one at least), unless there are
+    no other events. With `even` the targets are those of `even_targets`, whatever `steps` is.
     """
 
     delay: int = 0
@@ -129,7 +129,10 @@ class During(Schedule):
                 f"nothing would be pruned: with prune_delay {self.delay} and prune_freq {self.freq} the first "
                 f"pruning comes after {self.delay + self.freq + 1} epochs, and epochs is {epochs}"
             )
-        return spread(self.one_shot(limit), moments)
+        due = self.one_shot(limit)
+        if len(moments) < len(due):
+            moments = [moment for moment in moments if epochs - 1 - moment >= epochs // 3] or moments
+        return spread(due, moments)
 
 
 @dataclass(frozen=True)

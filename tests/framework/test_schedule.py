@@ -84,6 +84,13 @@ def test_where_epochs_are_few_one_moment_takes_several_of_the_steps() -> None:
     assert During(0, 1).plan(0.98, epochs=2) == {1: targets(0.98, 7)}
 
 
+def test_the_last_third_of_a_short_run_tunes() -> None:
+    assert list(During(1, 1).plan(0.98, epochs=6)) == [2, 3]
+    assert list(During(4, 4).plan(0.98, epochs=20)) == [8, 12]
+    assert list(During(14, 4).plan(0.98, epochs=20)) == [18]  # asked for so late
+    assert list(During(50, 1).plan(0.98, epochs=80)) == [51, 52, 53, 54, 55, 56, 57]
+
+
 def test_the_last_epoch_prunes_only_where_there_is_no_other() -> None:
     assert list(During(0, 1).plan(0.9, epochs=2)) == [1]
     assert list(During(0, 1).plan(0.9, epochs=3)) == [1]
@@ -167,7 +174,7 @@ def test_the_spacing_of_targets_goes_along_with_what_the_user_asks_for() -> None
     assert own.one_shot(0.9) == targets(0.9, 100, "exponential")
     assert chosen(own, None, None, None, 2).plan(0.9, 5) == {-1: targets(0.9, 4, "exponential")}
     during = chosen(own, "during", 0, 1, 98).plan(0.9, 6)
-    assert [one for (one,) in during.values()] == targets(0.9, len(during), "exponential")
+    assert sum(during.values(), []) == targets(0.9, 100, "exponential")
     assert chosen(own, "after", None, None, 0) == After(None, None, 2, "exponential")
 
 
