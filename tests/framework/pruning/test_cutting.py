@@ -524,6 +524,8 @@ def test_training_on_keeps_the_whole_cut_and_masked_network_alike(name: str) -> 
     optimizer = momentum(model)
     train(model, optimizer, inputs, 1)
     twin, held, kept = cut_and_masked(model, optimizer, inputs, seed=0)
-    train(model, optimizer, inputs, 3)
-    train(twin, held, inputs, 3)
+    # One step: with four images each one more multiplies whatever rounding there is by a hundred (weights of VGG16
+    # changed by 1e-15 are 2e-9 off after three), and three steps are taken with the thinned networks.
+    train(model, optimizer, inputs, 1)
+    train(twin, held, inputs, 1)
     assert_same_left(model, twin, kept)
