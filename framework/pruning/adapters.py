@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from framework.lineage import Lineage, lineage_of
-from framework.prunable import tensor_name
+from framework.prunable import named_modules, tensor_name
 from utils.errors import UsageError
 
 
@@ -80,7 +80,7 @@ def follow_shapes(model: nn.Module) -> None:
     """Set every such attribute of the model from the tensors it has now."""
     lineage = lineage_of(model)
     known: dict[type[nn.Module], Follow | None] = {}
-    for name, module in model.named_modules():
+    for name, module in named_modules(model).items():
         kind = type(module)
         if kind not in known:
             known[kind] = _find(_ADAPTERS, module)

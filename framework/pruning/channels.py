@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.lineage import lineage_of
-from framework.prunable import check_network, prunable_layers
+from framework.prunable import check_network, named_modules, prunable_layers
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -161,7 +161,7 @@ def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:
     protect = (protect,) if isinstance(protect, str) else protect
     if not isinstance(protect, Collection) or not all(isinstance(prefix, str) for prefix in protect):
         raise UsageError(f"protect takes names of modules, got {protect!r}")
-    names = [name for name, _ in model.named_modules()]
+    names = list(named_modules(model))
     for prefix in protect:
         if not any(name == prefix or name.startswith(prefix + ".") for name in names):
             raise UsageError(unknown("module to protect", prefix, list(prunable_layers(model))))

@@ -36,6 +36,11 @@ class Labels:
         """Something reduces over these, so that a cut is not what a mask is."""
         self._reduced.append((labels[labels != FIXED], reason, step))
 
+    def forget(self) -> None:
+        """Let go of all that was noted; labels stay counted."""
+        for noted in (self._joined, self._stay, self._reduced):
+            noted.clear()
+
     def components(self) -> Tensor:
         """For every label the least label it goes together with, int64 `(count,)`."""
         root = torch.arange(self.count)

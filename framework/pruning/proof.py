@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from framework.lineage import lineage_of
 from framework.measures import evaluating
-from framework.prunable import PRUNABLE, named_tensors, tensor_name
+from framework.prunable import PRUNABLE, named_modules, named_tensors, tensor_name
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import MODEL_OUTPUT, Groups
 from framework.pruning.cutting import Factor, Staying, rescaled, rescaling, shrink, what_stays
@@ -29,7 +29,7 @@ from framework.pruning.twins import twin_of
 CHANGED = "a cut does not compute what a mask computes"
 SEED = 20_240_229
 #: made-up values begin anew after so many, which saves time: a prime number, so that no two rows are alike
-PERIOD = 65_537
+PERIOD = 16_411
 #: large images are tried by every fourth row and column first, and then by every second one, if so many are left
 STEPS, SMALL = (4, 2), 56
 MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
@@ -183,14 +183,15 @@ def _outputs(
     Values are made up for what stays alone: with zeros around them they are those of the masked network.
     """
     keep = {name: keeps[name] for name in groups}
-    staying, _ = what_stays(model, {name: ~mask for name, mask in keep.items()}, groups)
+    staying = what_stays(model, {name: ~mask for name, mask in keep.items()}, groups)[0]
     values = _made_up_values(model, _tensors_of(groups), staying)
     twin = _copy(model, values)
+    values.clear()  # memory holds them once, and less and less while they are cut
     with torch.no_grad():
         example, out = _run_small(twin, example)
         expected = output_tensors(out)
         try:
-            _cut_in_place(twin, staying, rescaling(keep, groups), values.small)
+            _cut_in_place(twin, staying, rescaling(keep, groups))
             return expected, output_tensors(twin(example.clone()))
         except Exception as error:  # whatever a stranger's forward raises on sizes it does not expect
             return f"{CHANGED}: {type(error).__name__}"
@@ -207,11 +208,8 @@ def _run_small(twin: nn.Module, example: Tensor) -> tuple[Tensor, Any]:
     return example, twin(example.clone())
 
 
-def _cut_in_place(
-    twin: nn.Module, staying: Staying, factors: Mapping[str, list[Factor]], small: dict[int, Tensor]
-) -> None:
-    """Cut tensor by tensor: nothing needs to be kept in case of an error. `small` has what is left of a parameter,
-    where that is known, by its id."""
+def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, list[Factor]]) -> None:
+    """Cut tensor by tensor: nothing needs to be kept in case of an error."""
     lineage = lineage_of(twin)
     places: dict[int, list[tuple[dict[str, Any], str]]] = {}  # tied tensors have several
     for module in twin.modules():
@@ -226,10 +224,7 @@ def _cut_in_place(
             lineage.record_cut(tensor, dim, index)
         if id(old) not in places:
             continue  # tied to one that was cut before
-        if tensor in factors:
-            new = shrink(rescaled(old, factors[tensor]), dims)
-        else:
-            new = small.pop(id(old)) if id(old) in small else shrink(old, dims)
+        new = shrink(rescaled(old, factors[tensor]) if tensor in factors else old, dims)
         replacement = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
         for holder, name in places.pop(id(old)):
             holder[name] = replacement
@@ -265,18 +260,7 @@ def _off(expected: Tensor, found: Tensor) -> float:
     return float(torch.linalg.vector_norm(expected - found) / (varies + rounding + torch.finfo(varies.dtype).tiny))
 
 
-class _Values(dict[int, Tensor]):
-    """Made-up values by the id of the tensor that they stand for, zero where a mask holds them.
-
-    `small` has what a cut leaves of them, by the id of the value.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.small: dict[int, Tensor] = {}
-
-
-def _copy(model: nn.Module, values: _Values) -> nn.Module:
+def _copy(model: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
     """The modules copied, the tensors shared, except for parameters and statistics with made-up values."""
     twin = twin_of(model)
     for module in twin.modules():
@@ -290,15 +274,15 @@ def _copy(model: nn.Module, values: _Values) -> nn.Module:
 
 
 @torch.no_grad()
-def _made_up_values(model: nn.Module, masked: set[str], staying: Staying) -> _Values:
+def _made_up_values(model: nn.Module, masked: set[str], staying: Staying) -> dict[int, Tensor]:
     """Values for the layers we know, for all that is masked or near zero.
 
     A fresh network has zero shifts, unit scales and closed branches, a pruned one dead channels; there a wrong cut
     could pass.
     """
     noise = _Noise()
-    found = _Values()
-    for module_name, module in model.named_modules():
+    found: dict[int, Tensor] = {}
+    for module_name, module in named_modules(model).items():
         known = isinstance(module, MADE_UP)
         for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is None or not tensor.is_floating_point() or attribute.startswith(PREFIX):
@@ -317,8 +301,6 @@ def _made_up_values(model: nn.Module, masked: set[str], staying: Staying) -> _Va
             dims = staying.get(name, {})
             small = noise.like(tensor, kind, as_known, dims)
             found[id(tensor)] = nn.Parameter(_spread(small, tensor.shape, dims), requires_grad=False)
-            if dims:
-                found.small[id(found[id(tensor)])] = small
     return found
 
 

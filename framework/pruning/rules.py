@@ -89,6 +89,12 @@ class Context:
         labels = tuple(int(part[0]) for part in made if not isinstance(part, str) and len(part))
         self.operations.append(Operation(incoming, coming, labels))
 
+    def forget_labels(self) -> None:
+        """Let go of the labels once the groups are known: there are several for each entry of a small network."""
+        self.labels.forget()
+        for noted in (self._fields, self.made, self.splits):
+            noted.clear()
+
     def not_channels(self, x: Tensor) -> None:
         """Labels along the places of (batch, channels, places...): what split them off should have kept the axis
         of the channels."""

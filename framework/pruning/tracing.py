@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from framework.lineage import lineage_of
 from framework.measures import evaluating
-from framework.prunable import is_depthwise, named_tensors, output_dim, prunable_layers, tensor_name
+from framework.prunable import is_depthwise, named_modules, named_tensors, output_dim, prunable_layers, tensor_name
 from framework.pruning import rules_shapes as rules_shapes  # registers its rules
 from framework.pruning.attributes import heads_of
 from framework.pruning.channels import MODEL_OUTPUT, NOTHING_LEFT, ChannelGroup, Slice
@@ -35,6 +35,7 @@ from framework.pruning.outputs import output_tensors
 from framework.pruning.proof import MADE_UP, distance, refuted
 from framework.pruning.queries import with_queries
 from framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
+from framework.pruning.shadow import of_shapes, shadow_of
 from utils.errors import UsageError
 
 #: pointwise operations that torch does not tag as such
@@ -69,7 +70,7 @@ class _Tracer(TorchDispatchMode):
         self.context = context
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = of_shapes(func, args, kwargs or {})
         ctx, given = self.context, _bound(func, args, kwargs or {})
         before = len(ctx.made)
         try:
@@ -119,10 +120,11 @@ class _Run:
 def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "dims") -> dict[str, ChannelGroup]:
     """Groups by name in forward order; see `channel_groups`. The model is not changed."""
     with evaluating(model), _buffers_restored(model):
-        context, runs, order = _follow(model, example, attention)
+        context, runs, order = _without_values(model, example, attention) or _follow(model, example, attention)
         if context.misled:
             context, runs, order = _follow(model, example, attention, context.misled)
         groups = _named(_collect(model, context, runs, order, inexact))
+        context.forget_labels()
         starts = {(run.tensor, run.dim): run.start for run in runs}
         count, queries = context.labels.count, context.queries
         groups |= _runs(model, example, with_queries(groups, starts, count, queries.sure))
@@ -173,6 +175,19 @@ def _scaled_by_hand(
     return found
 
 
+def _without_values(
+    model: nn.Module, example: Tensor, attention: str
+) -> tuple[Context, list[_Run], list[str]] | None:
+    """What `_follow` finds on shapes alone; None where the code asks for values."""
+    shadow = shadow_of(model)
+    if shadow is None:
+        return None
+    try:
+        return _follow(shadow, torch.empty_like(example, device="meta"), attention)
+    except UsageError:
+        return None  # the code asks for values after all, or does not run at all
+
+
 def _follow(
     model: nn.Module, example: Tensor, attention: str, first: Collection[int] = ()
 ) -> tuple[Context, list[_Run], list[str]]:
@@ -182,7 +197,7 @@ def _follow(
     context.first.update(first)
     runs = _label(model, context)
     layers = set(prunable_layers(model))
-    for name, module in model.named_modules():
+    for name, module in named_modules(model).items():
         found = heads_of(module)
         if found is not None:
             context.adapted.add(name)
@@ -205,7 +220,7 @@ def _follow(
         return hook
 
     handles = []
-    for name, module in model.named_modules():
+    for name, module in named_modules(model).items():
         handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave(name))]
     try:
         given = example.clone()  # a network may change its input
@@ -267,7 +282,7 @@ def _label(model: nn.Module, context: Context) -> list[_Run]:
     """Give labels to all parameters and buffers; a tensor with two names is known by its first."""
     runs: list[_Run] = []
     seen: set[int] = set()
-    known = {name for name, module in model.named_modules() if isinstance(module, MADE_UP)}
+    known = {name for name, module in named_modules(model).items() if isinstance(module, MADE_UP)}
     for name, tensor in named_tensors(model).items():
         if id(tensor) in seen or tensor.dim() == 0 or name.rpartition(".")[2].startswith(PREFIX):
             continue

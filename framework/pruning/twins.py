@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 #: values that nobody can change
-ATOMIC = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, torch.Size)
+ATOMIC = frozenset(
+    [type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, torch.Size]
+)
 
 
 def twin_of(model: nn.Module) -> nn.Module:
@@ -22,7 +24,7 @@ def twin_of(model: nn.Module) -> nn.Module:
     """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in _tensors(model)}
     modules = list(model.modules())
-    if not all(map(_is_plain, modules)):
+    if not all(map(_is_plain, {type(module) for module in modules})):
         twin: nn.Module = copy.deepcopy(model, memo)
         return twin
     for module in modules:
@@ -30,14 +32,15 @@ def twin_of(model: nn.Module) -> nn.Module:
     for module in modules:
         attributes = vars(memo[id(module)])
         for name, value in vars(module).items():
-            if name != "_compiled_call_impl":  # compiled for the other one
+            if type(value) in ATOMIC:
+                attributes[name] = value
+            elif name != "_compiled_call_impl":  # compiled for the other one
                 attributes[name] = _copied(value, memo)
     found: nn.Module = memo[id(model)]
     return found
 
 
-def _is_plain(module: nn.Module) -> bool:
-    kind: Any = type(module)
+def _is_plain(kind: Any) -> bool:
     if any(hasattr(kind, name) for name in ("__deepcopy__", "__slots__", "__getnewargs__", "__getnewargs_ex__")):
         return False
     if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
@@ -56,6 +59,8 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if kind in (dict, OrderedDict, set):
         made: Any = kind()
         memo[id(value)] = made  # one table may be known by several names
+        if not value:
+            return made
         if kind is set:
             made.update(_copied(one, memo) for one in value)
         else:
