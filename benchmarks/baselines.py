@@ -73,11 +73,15 @@ class Setting:
 
 def run(setting: Setting, name: str) -> dict[str, Any]:
     """The report of a method, which runs if it has not yet."""
-    folder = setting.folder(name)
+    return report_of(setting.command(name), setting.folder(name))
+
+
+def report_of(command: Sequence[str], folder: Path) -> dict[str, Any]:
+    """The report of a run in a folder of its own, which is made unless it is there."""
     found = sorted(folder.glob("*/report.json"))
     if not found:
         own = ["--results_dir", str(folder), "--plot_weights_freq", "0", "--progress", "off"]
-        subprocess.run([sys.executable, *setting.command(name), *own], check=True, cwd=ROOT, stdout=sys.stderr)
+        subprocess.run([sys.executable, *command, *own], check=True, cwd=ROOT, stdout=sys.stderr)
         found = sorted(folder.glob("*/report.json"))
     report: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
     return report

@@ -305,6 +305,7 @@ class RunConfig:
         choices=("auto", "contiguous", "channels_last"),
     )
     fused: str = _machine("auto", help="fused optimizer step", choices=("auto", "on", "off"))
+    latency: bool = _machine(True, help="at the end, time the dense network and the pruned one")
     progress: str = _machine("auto", help="progress bars; auto: on a terminal", choices=("auto", "on", "off"))
 
     autoconfig: bool = _extend(True, help="fill settings that follow from others")

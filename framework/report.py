@@ -45,7 +45,8 @@ def make_report(
     seconds: float,
     event: PruneEvent | None = None,
 ) -> dict[str, Any]:
-    """All numbers of a finished run; both networks are timed in turns, in the format the run trained in.
+    """All numbers of a finished run; both networks are timed in turns, in the format the run trained in, unless
+    the run does without (`latency_ms` is None then).
 
     `event` is the last pruning step: one by a fixed threshold was not asked for a sparsity, and one that ranked
     the inputs of the first layer knows how many are left (else both numbers are left out).
@@ -53,7 +54,7 @@ def make_report(
     model, example = trainer.model, trainer.example_input
     twin = dense_twin(model, example)
     lay_out(twin, trainer.memory_format)
-    latency = measure_latency([twin, model], example)
+    latency = measure_latency([twin, model], example) if config.latency else [None, None]
     dense_macs = count_macs(twin, example)[0]
     pruned = measure(model, example, latency=False)
     return {
@@ -149,7 +150,7 @@ def report_table(report: dict[str, Any]) -> Table:
             f"{pruned['csr_bytes']:,}",
             _ratio(dense["bytes"], pruned["csr_bytes"]),
         )
-    for size, slow in dense["latency_ms"].items():
+    for size, slow in (dense["latency_ms"] or {}).items():
         fast = pruned["latency_ms"][size]
         table.add_row(f"latency, batch {size}", f"{slow:.2f} ms", f"{fast:.2f} ms", _ratio(slow, fast))
     train = report["train"]

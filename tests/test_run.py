@@ -879,6 +879,13 @@ def test_the_table_shows_the_dense_network_beside_the_pruned_one(finished: Run) 
     assert more <= set(table)
 
 
+def test_a_run_can_do_without_timing_the_networks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("framework.report.measure_latency", lambda *_: pytest.fail("timed all the same"))
+    run = launch(place, "--prune_criterion", "ChannelNorm", "--no_latency")
+    assert run.report["dense"]["latency_ms"] is None and run.report["pruned"]["latency_ms"] is None
+    assert "MACs a sample" in run.out and "latency" not in run.out
+
+
 def test_cross_entropy_is_what_criterions_score_with() -> None:
     outputs, targets = torch.randn(4, 10), torch.tensor([1, 2, 3, 4])
     assert torch.equal(CrossEntropy()(outputs, targets), F.cross_entropy(outputs, targets))

@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import attacks, choices, coverage, importance, overhead, score, snapit, timing
+from benchmarks import attacks, baselines, choices, coverage, importance, overhead, rounds, score, snapit, timing
 from benchmarks import cut as cutting
 from benchmarks.timing import Row, by_turns
 from framework import build
@@ -235,3 +237,30 @@ def test_the_network_of_the_importance_benchmark_is_resnet20() -> None:
     model = importance.resnet20()
     assert sum(one.numel() for one in model.parameters()) == 272_186
     assert sum(isinstance(one, nn.Conv2d | nn.Linear) for one in model.modules()) == 22
+
+
+SHORT = ["--limit_train_batches", "2", "--limit_test_batches", "1", "--no_latency", "--threads", "1"]
+
+
+SNIP_ROW = r"\| SNIP \| 0\.\d{4} \| [+-]\d+\.\d\d \| 98\.0 % \| \d+\.\d % \| 0\.\d\d \|"
+TWO_ROUNDS = ["--only", "MagBased", "--rounds", "1", "--rounds", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("table", "arguments", "lines"),
+    [
+        (baselines.main, ["--only", "SNIP"], [SNIP_ROW]),
+        (rounds.main, TWO_ROUNDS, [r"\| measure \| 1 \| 2 \|", r"\| MagBased \| \d+\.\d\d \| \d+\.\d\d \|"]),
+    ],
+)
+def test_a_table_of_runs_has_a_row_for_each_method_and_repeats_none(
+    table: click.Command, arguments: list[str], lines: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shared = ["--model", "LeNet5", "--data_set", "FASHION_MINI", "--epochs", "3", "--results", str(tmp_path)]
+    for _ in range(2):
+        table.main([*shared, *arguments, "--", *SHORT], standalone_mode=False)
+        found = capfd.readouterr().out
+        for line in lines:
+            assert re.search(line, found), found
+        assert len(list(tmp_path.glob("*/*/report.json"))) == 2

@@ -1,0 +1,52 @@
+"""The measures of gradient flow by the number of rounds in which they prune: `python -m benchmarks.rounds`.
+
+Every measure takes three quarters of the channels of one network in 1, 5 and 25 rounds of an epoch and a pruning
+(Lubana and Dick, 2020, arXiv:2009.11839); all runs have the same epochs, so that fewer rounds leave more for
+the pruned network. Test accuracy of the last network, in percent. Runs that are there already are not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from benchmarks.baselines import report_of
+
+MEASURES = (
+    "MagBased", "L1", "BN", "LossBased", "BiasedLoss", "BiasedLossTracked", "TFO", "Fisher", "NvidiaFisher",
+    "GraspChannel", "GradPreserve",
+)  # fmt: skip
+
+
+@click.command()
+@click.option("--model", default="VGG13", show_default=True)
+@click.option("--data_set", default="FASHION", show_default=True)
+@click.option("--epochs", default=30, show_default=True)
+@click.option("--seed", default=333, show_default=True)
+@click.option("--limit", default=0.75, show_default=True, help="Share of the channels that goes.")
+@click.option("--rounds", multiple=True, type=int, default=(1, 5, 25), show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(MEASURES), help="These measures; repeatable.")
+@click.option("--results", type=click.Path(path_type=Path), default=Path("results/rounds"), show_default=True)
+@click.argument("extra", nargs=-1)
+def main(
+    model: str, data_set: str, epochs: int, seed: int, limit: float, rounds: Sequence[int], only: Sequence[str],
+    results: Path, extra: tuple[str, ...],
+) -> None:  # fmt: skip
+    """Run every measure and print the table; EXTRA goes to each command, after `--`."""
+    shared = ["main.py", "--model", model, "--data_set", data_set, "--epochs", str(epochs), "--seed", str(seed)]
+    shared += ["--pruning_limit", str(limit), "--no_latency", *extra]
+    print("| measure |" + "".join(f" {number} |" for number in rounds))
+    print("|---|" + "---:|" * len(rounds))
+    for measure in only or MEASURES:
+        row = []
+        for number in rounds:
+            command = [*shared, "--prune_criterion", measure, "--n_rounds", str(number)]
+            report = report_of(command, results.absolute() / f"{measure}_{number}")
+            row.append(f" {100 * report['pruned']['accuracy']:.2f} |")
+        print(f"| {measure} |" + "".join(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
