@@ -3,8 +3,9 @@
 Each position along each dimension of each parameter and buffer has a label. While the network runs on one sample,
 a dispatch mode sees every operation of ATen and moves the labels along with the entries; where tensors are added,
 multiplied or contracted, labels join. Labels that joined belong to one channel; channels that own alike slices
-form a group. Networks of known layers run on shapes alone. No architecture is known here: residual sums, concatenations, channel shuffles, grouped and depthwise
-convolutions, squeeze-and-excite and attention are what their operations do.
+form a group. No architecture is known here: residual sums, concatenations, channel shuffles, grouped and depthwise
+convolutions, squeeze-and-excite and attention are what their operations do. Networks of known layers run on shapes
+alone.
 """
 
 from __future__ import annotations
