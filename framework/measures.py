@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -181,14 +181,17 @@ def measure_latency(
     Eval mode, `inference_mode`, as many threads as torch has now, every model in its own memory format.
     """
     timed: list[dict[str, list[float]]] = [{str(size): [] for size in batches} for _ in models]
-    for size in batches:
-        inputs = example_input[:1].expand(size, *example_input.shape[1:]).contiguous()
-        for repeat in range(-warmup, repeats):
-            for model, times in zip(models, timed, strict=True):
-                with evaluating(model), torch.inference_mode():
-                    seconds = _time(model, inputs)
-                if repeat >= 0:
-                    times[str(size)].append(1000 * seconds)
+    with ExitStack() as kept:
+        for model in models:
+            kept.enter_context(untouched(model))
+        for size in batches:
+            inputs = example_input[:1].expand(size, *example_input.shape[1:]).contiguous()
+            for repeat in range(-warmup, repeats):
+                for model, times in zip(models, timed, strict=True):
+                    with torch.inference_mode():
+                        seconds = _time(model, inputs)
+                    if repeat >= 0:
+                        times[str(size)].append(1000 * seconds)
     return [{size: statistics.median(values) for size, values in times.items()} for times in timed]
 
 

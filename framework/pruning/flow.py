@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 
@@ -39,6 +40,11 @@ def unavoidable(
     return found.union(*(through[end] for end in ends if end in through))
 
 
+def storage_of(tensor: Tensor) -> int:
+    """What tells the memory of a tensor from others'; sparse ones have none that could be asked for."""
+    return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
+
+
 class Memory:
     """What every operation reads, makes and writes: a tensor and its views lie at one place, since writing to one
     of them changes the others."""
@@ -57,14 +63,14 @@ class Memory:
         """The next operation, by the tensors that go in and come out with their numbers."""
         here: dict[int, int] = {}
         for number, tensor in given:
-            storage = tensor.untyped_storage()._cdata
+            storage = storage_of(tensor)
             if number not in self._place:
                 self._place[number] = self._before.setdefault(storage, next(self._new))
             here[storage] = self._place[number]
         read = {number for number, _ in given}
         for number, tensor in results:
             if number not in self._place:
-                found = here.get(tensor.untyped_storage()._cdata)
+                found = here.get(storage_of(tensor))
                 self._place[number] = next(self._new) if found is None else found
         made = {number for number, _ in results}
         self._steps.append((read, made or None, {self._place[number] for number in made & read}))

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from framework.lineage import lineage_of
-from framework.measures import evaluating
 from framework.prunable import PRUNABLE, named_modules, named_tensors, tensor_name
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import MODEL_OUTPUT, Groups
@@ -25,33 +25,41 @@ from framework.pruning.cutting import Factor, Staying, rescaled, rescaling, shri
 from framework.pruning.masks import PREFIX
 from framework.pruning.outputs import output_tensors
 from framework.pruning.twins import twin_of
+from framework.untouched import untouched
 
 CHANGED = "a cut does not compute what a mask computes"
+NO_EFFECT = "the output does not change with the mask, so that nothing tells whether a cut is right"
 SEED = 20_240_229
 #: made-up values begin anew after so many, which saves time: a prime number, so that no two rows are alike
 PERIOD = 16_411
-#: large images are tried by every fourth row and column first, and then by every second one, if so many are left
+#: rows and columns taken of a large image, where that is as good, if so many are left
 STEPS, SMALL = (4, 2), 56
 MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 Keep = dict[str, Tensor]
 #: distances, see `_distance`: rounding stays below the first, a wrong meaning as a rule above the second (in half
 #: precision rounding comes near it); in between it may be a part of the mask's own effect
-FINE, COARSE, OF_EFFECT = 1e-4, 0.03, 1e-3
+FINE, COARSE, OF_EFFECT = 3e-5, 0.03, 1e-4
+#: the same of networks in double precision
+FINE_DOUBLE, OF_EFFECT_DOUBLE = 1e-9, 1e-8
 #: parameters below it may close a branch
 NEAR_ZERO = 1e-2
 
 
-def refuted(model: nn.Module, example: Tensor, groups: Groups, doubtful: Collection[str] = ()) -> dict[str, str]:
+def refuted(
+    model: nn.Module, example: Tensor, groups: Groups, doubtful: Collection[str] = (), path: Sequence[str] = ()
+) -> dict[str, str]:
     """The free groups whose cut is wrong, with the reason; call it in eval mode.
 
     The model is not changed: its copies share its tensors until they get their own. A group marked inexact is
     only asked to keep the network running and the shapes of its outputs. Groups named in `doubtful`, of which the
     code takes a piece that is not one of equal ones, are tried by themselves too: a piece may be found again
-    after one cut by chance, but not after all of these.
+    after one cut by chance, but not after all of these. `path` has the names of the operations of a pass over
+    `example`, if their meaning does not hang on its height and width: then fewer rows and columns of an image tell
+    the same, as long as the operations are these.
     """
     free = {name: group for name, group in groups.items() if group.protected is None and group.channels > 1}
     keeps, alike = _keeps(free)
-    reasons = _refuted(model, example, free, keeps, alike)
+    reasons = _refuted(model, example, free, keeps, alike, path)
     for name in doubtful:
         if name in free and name not in reasons:
             tried = (
@@ -74,7 +82,9 @@ def _few_and_many(keep: Tensor) -> Iterator[Tensor]:
             yield mask
 
 
-def _refuted(model: nn.Module, example: Tensor, free: Groups, keeps: Keep, alike: bool) -> dict[str, str]:
+def _refuted(
+    model: nn.Module, example: Tensor, free: Groups, keeps: Keep, alike: bool, path: Sequence[str] = ()
+) -> dict[str, str]:
     """Halve what is wrong until it is known."""
     reasons: dict[str, str] = {}
     exact = [name for name in free if free[name].exact]
@@ -82,10 +92,15 @@ def _refuted(model: nn.Module, example: Tensor, free: Groups, keeps: Keep, alike
     parts = [exact[::2], exact[1::2]] if alike else [exact]
     parts.append([name for name in free if not free[name].exact])
 
-    def tried(names: list[str]) -> tuple[list[str], str | None]:
-        return names, _wrong(model, example, {name: free[name] for name in names}, keeps) if names else None
+    def tried(names: list[str], together: bool = False) -> tuple[list[str], str | None]:
+        some = {name: free[name] for name in names}
+        reason = _wrong(model, example, some, keeps, path, together) if names else None
+        if reason == NO_EFFECT and example.is_floating_point():  # an example of zeros, maybe
+            noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(SEED)).to(example)
+            reason = _wrong(model, noise, some, keeps, path, together)
+        return names, reason
 
-    pending = [tried(names) for names in parts]
+    pending = [tried(names, together=True) for names in parts]
     while pending:
         names, wrong = pending.pop()
         if wrong is None:
@@ -105,7 +120,7 @@ def not_removable(model: nn.Module, example: Tensor, groups: Groups) -> dict[str
     keeps = {name: torch.zeros(group.channels, dtype=torch.bool) for name, group in marked.items()}
     reasons: dict[str, str] = {}
     pending = [list(marked)]
-    with evaluating(model):
+    with untouched(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         while pending:
             names = pending.pop()
             wrong = _wrong(model, example, {name: marked[name] for name in names}, keeps) if names else None
@@ -137,38 +152,51 @@ def _keeps(groups: Groups) -> tuple[Keep, bool]:
     return keeps, alike
 
 
-def _wrong(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep) -> str | None:
-    """Why cutting channels of these groups differs from masking them, or None."""
-    outputs = _outputs(model, example, groups, keeps)
+def _wrong(
+    model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, path: Sequence[str] = (),
+    all_of_them: bool = False,
+) -> str | None:  # fmt: skip
+    """Why cutting channels of these groups differs from masking them, or None. With `all_of_them` the mask has to
+    change something."""
+    outputs = _outputs(model, example, groups, keeps, path)
     if isinstance(outputs, str):
         return outputs
-    expected, found = outputs
+    used, expected, found = outputs
     if [one.shape for one in expected] != [one.shape for one in found]:
         return MODEL_OUTPUT
-    if not any(_is_number(one) and bool(one.isfinite().any()) for one in expected):
+    if not _tell(expected):
         return "the output has no number that would tell whether a cut is right"
     if not all(group.exact for group in groups.values()):
         return None
+    fine, of_effect = (FINE, OF_EFFECT) if _eps(expected) > 1e-12 else (FINE_DOUBLE, OF_EFFECT_DOUBLE)
     far = _distance(expected, found)
-    if far <= (COARSE if _is_coarse(expected) else FINE):
+    if far == 0 and all_of_them:  # networks are rarely as small as to show no rounding
+        return None if _effect(model, used, groups, expected) else NO_EFFECT
+    if far <= (COARSE if _is_coarse(expected) else fine):
         return None
     if far > COARSE:
         return CHANGED
     # more than rounding as a rule makes of it, less than a wrong meaning: beside what the mask changes
+    return None if far <= of_effect * _effect(model, used, groups, expected) else CHANGED
+
+
+def _effect(model: nn.Module, example: Tensor, groups: Groups, masked: Sequence[Tensor]) -> float:
+    """How far the output of the whole network is from the masked one's."""
     with torch.no_grad():
-        whole = output_tensors(
-            _run_small(_copy(model, _made_up_values(model, _tensors_of(groups), {})), example)[1]
-        )
-    return None if far <= OF_EFFECT * _distance(expected, whole) else CHANGED
+        twin = _copy(model, _made_up_values(model, _tensors_of(groups), {}))
+        torch.manual_seed(SEED)
+        whole = output_tensors(twin(example.clone()))
+    alike = [one.shape for one in whole] == [one.shape for one in masked]
+    return _distance(masked, whole) if alike else float("inf")
 
 
 def distance(model: nn.Module, example: Tensor, groups: Groups) -> float:
     """How far the output after a cut of channels of these groups is from the masked one's, relative to how much
     that varies; infinite where it does not run. It tells two ways apart that both come close."""
     outputs = _outputs(model, example, groups, _keeps(groups)[0])
-    if isinstance(outputs, str) or [one.shape for one in outputs[0]] != [one.shape for one in outputs[1]]:
+    if isinstance(outputs, str) or [one.shape for one in outputs[1]] != [one.shape for one in outputs[2]]:
         return float("inf")
-    return _distance(*outputs)
+    return _distance(*outputs[1:])
 
 
 def _tensors_of(groups: Groups) -> set[str]:
@@ -176,9 +204,10 @@ def _tensors_of(groups: Groups) -> set[str]:
 
 
 def _outputs(
-    model: nn.Module, example: Tensor, groups: Groups, keeps: Keep
-) -> tuple[list[Tensor], list[Tensor]] | str:
-    """What the masked network and the cut one give, or why the latter does not run.
+    model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, path: Sequence[str] = ()
+) -> tuple[Tensor, list[Tensor], list[Tensor]] | str:
+    """The input taken, and what the masked network and the cut one give for it, with the same noise for both; or
+    why the latter does not run.
 
     Values are made up for what stays alone: with zeros around them they are those of the masked network.
     """
@@ -188,24 +217,42 @@ def _outputs(
     twin = _copy(model, values)
     values.clear()  # memory holds them once, and less and less while they are cut
     with torch.no_grad():
-        example, out = _run_small(twin, example)
-        expected = output_tensors(out)
+        example, expected = _run_small(twin, example, path)
         try:
             _cut_in_place(twin, staying, rescaling(keep, groups))
-            return expected, output_tensors(twin(example.clone()))
+            torch.manual_seed(SEED)
+            return example, expected, output_tensors(twin(example.clone()))
         except Exception as error:  # whatever a stranger's forward raises on sizes it does not expect
             return f"{CHANGED}: {type(error).__name__}"
 
 
-def _run_small(twin: nn.Module, example: Tensor) -> tuple[Tensor, Any]:
-    """The output for some rows and columns of a large image, where the network takes that."""
-    if example.dim() == 4 and example.is_floating_point():
+class _Path(TorchDispatchMode):
+    """Notes the names of operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+def _run_small(twin: nn.Module, example: Tensor, path: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
+    """The input taken and the outputs: of some rows and columns of a large image, where the network goes by `path`
+    with these too."""
+    if path and example.dim() == 4 and example.is_floating_point():
         for step in STEPS:
             small = example[:, :, ::step, ::step].contiguous()
-            if min(small.shape[2:]) >= SMALL:
-                with contextlib.suppress(Exception):  # sizes that the code fixes
-                    return small, twin(small.clone())  # a network may change its input
-    return example, twin(example.clone())
+            if min(small.shape[2:]) < SMALL:
+                continue
+            given = small.clone()  # a network may change its input
+            with contextlib.suppress(Exception), _Path() as taken:  # sizes that the code fixes
+                out = output_tensors(twin(given))
+                if taken.names == list(path) and all(bool(one.isfinite().all()) for one in out):
+                    return small, out
+    torch.manual_seed(SEED)
+    return example, output_tensors(twin(example.clone()))
 
 
 def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, list[Factor]]) -> None:
@@ -235,9 +282,18 @@ def _is_number(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
+def _tell(outputs: Sequence[Tensor]) -> bool:
+    return any(_is_number(one) and bool(one.isfinite().any()) for one in outputs)
+
+
+def _eps(outputs: Sequence[Tensor]) -> float:
+    """Rounding of the least precise one."""
+    return max(torch.finfo(one.dtype).eps for one in outputs if _is_number(one))
+
+
 def _is_coarse(outputs: Sequence[Tensor]) -> bool:
     """TF32, half precision."""
-    return any(_is_number(one) and (one.is_cuda or torch.finfo(one.dtype).eps > 1e-6) for one in outputs)
+    return _eps(outputs) > 1e-6 or any(_is_number(one) and one.is_cuda for one in outputs)
 
 
 def _distance(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:

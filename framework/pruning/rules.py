@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.pruning.flow import Memory, Operation
+from framework.pruning.flow import Memory, Operation, storage_of
 from framework.pruning.labels import FIXED, Labels
 from framework.pruning.queries import UNMATCHED, Queries
 
@@ -43,6 +43,9 @@ class Context:
         self.storages: set[int] = set()
         #: what made channels, in forward order: a layer's name, or labels along the outputs of a weight
         self.made: list[str | Tensor] = []
+        #: names of all operations in turn, and whether none of them reckons with a number of the code's
+        self.path: list[str] = []
+        self.numberless = True
         #: every operation on something that depends on the input
         self.operations: list[Operation] = []
         #: numbers of the network's outputs
@@ -55,7 +58,8 @@ class Context:
         self.first: set[int] = set()
         self.splits: list[tuple[int, Tensor]] = []
         self.misled: set[int] = set()
-        self._flowing: set[int] = set()
+        #: numbers of the tensors that depend on the input
+        self.flowing: set[int] = set()
         self._fields: dict[int, Fields] = {}
         self._count = itertools.count()
         #: id -> the tensor, not kept alive, and its number: an id is given again once its tensor is gone
@@ -78,14 +82,14 @@ class Context:
         self._fields[self.number(tensor)] = fields
 
     def flow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], made: Sequence[str | Tensor] = ()) -> None:
-        """Remember an operation, the next one from now on; without inputs, `outputs` are the input."""
+        """Remember an operation, the next one from now on; the outputs of the first are the input."""
         incoming = tuple(self.number(one) for one in inputs)
         coming = tuple(self.number(one) for one in outputs)
         self.memory.record(tuple(zip(incoming, inputs, strict=True)), tuple(zip(coming, outputs, strict=True)))
         self.step += 1
-        if incoming and not self._flowing.intersection(incoming):
+        if self.step > 1 and not self.flowing.intersection(incoming):
             return  # it does not depend on the input
-        self._flowing.update(coming)
+        self.flowing.update(coming)
         labels = tuple(int(part[0]) for part in made if not isinstance(part, str) and len(part))
         self.operations.append(Operation(incoming, coming, labels))
 
@@ -141,7 +145,7 @@ class Context:
 
     def is_parameter(self, tensor: Tensor) -> bool:
         """Whether it is a parameter, or a view of one."""
-        return tensor.untyped_storage()._cdata in self.storages
+        return storage_of(tensor) in self.storages
 
     def stay(self, labels: Tensor, why: str) -> None:
         """These labels are never cut, because of what happens here: if its result is used at all, or where the

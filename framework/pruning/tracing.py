@@ -14,7 +14,7 @@ import bisect
 import functools
 import math
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -23,11 +23,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from framework.measures import evaluating
 from framework.prunable import named_modules, named_tensors, prunable_layers
 from framework.pruning import rules_shapes as rules_shapes  # registers its rules
 from framework.pruning.attributes import heads_of
 from framework.pruning.channels import MODEL_OUTPUT, ChannelGroup
+from framework.pruning.flow import storage_of
 from framework.pruning.grouping import Run, collect, doubtful_groups, mark_removable, named_groups
 from framework.pruning.labels import FIXED
 from framework.pruning.masks import PREFIX
@@ -36,6 +36,8 @@ from framework.pruning.proof import MADE_UP, distance, refuted
 from framework.pruning.queries import with_queries
 from framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
 from framework.pruning.shadow import of_shapes, shadow_of
+from framework.pruning.twins import twin_of
+from framework.untouched import untouched
 from utils.errors import UsageError
 
 #: pointwise operations that torch does not tag as such
@@ -53,6 +55,12 @@ POINTWISE = frozenset(
         "_prelu_kernel",
     ]
 )
+#: operations by which the code may reckon with the size of something
+ARITHMETIC = frozenset(
+    ["add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "clamp",
+     "clamp_min", "clamp_max", "where", "masked_fill"]
+)  # fmt: skip
+DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 #: the right one of two ways to cut is off by rounding alone: by less than this share of what the other is
 FAR_BELOW = 0.1
 #: operations that make tensors from sizes alone
@@ -72,10 +80,15 @@ class _Tracer(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = of_shapes(func, args, kwargs or {})
         ctx, given = self.context, _bound(func, args, kwargs or {})
-        before = len(ctx.made)
+        name, before = func.overloadpacket.__name__, len(ctx.made)
+        ctx.path.append(name)
+        ctx.numberless = ctx.numberless and not (name.rstrip("_") in ARITHMETIC and _has_number(ctx, name, given))
         try:
-            self._moved(func, ctx, given, out)
-            ctx.follow_queries(func.overloadpacket.__name__, func, args, kwargs or {}, out)
+            try:
+                self._moved(func, ctx, given, out)
+            except (RuntimeError, LookupError, TypeError, ValueError):  # a use of it that its rule does not know
+                unsupported(ctx, name, given, out)
+            ctx.follow_queries(name, func, args, kwargs or {}, out)
             return out
         finally:
             ctx.flow(tensors(given), tensors(out), ctx.made[before:])
@@ -96,6 +109,19 @@ class _Tracer(TorchDispatchMode):
             unsupported(ctx, name, given, out)
 
 
+def _has_number(ctx: Context, name: str, given: list[Any]) -> bool:
+    """Whether one of those that meet is a number, or a tensor with a single one that is no parameter."""
+    for one in (
+        given[:2] if name.startswith(("add", "sub", "rsub")) else given
+    ):  # of these the third is a factor, 1
+        if isinstance(one, Tensor):
+            if one.numel() == 1 and not ctx.is_parameter(one) and ctx.number(one) not in ctx.flowing:
+                return True
+        elif isinstance(one, (int, float)):
+            return True
+    return False
+
+
 def _bound(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
     """All arguments in the order of the operation's schema, defaults filled in."""
     return [*args, *(kwargs.get(name, default) for name, default in _arguments(func)[len(args) :])]
@@ -107,23 +133,43 @@ def _arguments(func: Any) -> list[tuple[str, Any]]:
     return [(argument.name, argument.default_value) for argument in func._schema.arguments]
 
 
+#: the labels of a pass, the runs they lie in, and the names of layers in forward order
+Followed = tuple[Context, list[Run], list[str]]
+
+
 def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "dims") -> dict[str, ChannelGroup]:
     """Groups by name in forward order; see `channel_groups`. The model is not changed."""
-    with evaluating(model), _buffers_restored(model):
-        context, runs, order = _without_values(model, example, attention) or _follow(model, example, attention)
-        if context.misled:
-            context, runs, order = _follow(model, example, attention, context.misled)
-        groups = named_groups(collect(model, context, runs, order, inexact))
-        context.forget_labels()
-        starts = {(run.tensor, run.dim): run.start for run in runs}
-        count, queries = context.labels.count, context.queries
-        groups |= _runs(model, example, with_queries(groups, starts, count, queries.sure))
-        mark_removable(groups, context, starts)
-        free = {name: group for name, group in groups.items() if group.protected is None and not group.queries}
-        groups |= _scaled_by_hand(model, example, free, with_queries(free, starts, count, queries.maybe))
-        for name, reason in refuted(model, example, groups, doubtful_groups(groups, context, runs)).items():
-            groups[name] = replace(groups[name], protected=reason)
-    return groups
+    with untouched(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        found = _without_values(model, example, attention)
+        if found is not None and not found[0].misled:
+            path = found[0].path if found[0].numberless else ()
+            groups, refused = _proven(model, example, inexact, found, path)
+            if not refused:
+                return groups
+        # without values the code may go another way: what a trial refuses is traced with them
+        found = _follow(twin_of(model), example, attention)
+        if found[0].misled:
+            found = _follow(twin_of(model), example, attention, found[0].misled)
+        return _proven(model, example, inexact, found)[0]
+
+
+def _proven(
+    model: nn.Module, example: Tensor, inexact: bool, found: Followed, path: Sequence[str] = ()
+) -> tuple[dict[str, ChannelGroup], bool]:
+    """The groups of what `_follow` found, and whether a trial refused any; for `path` see `refuted`."""
+    context, runs, order = found
+    groups = named_groups(collect(model, context, runs, order, inexact))
+    context.forget_labels()
+    starts = {(run.tensor, run.dim): run.start for run in runs}
+    count, queries = context.labels.count, context.queries
+    groups |= _runs(model, example, with_queries(groups, starts, count, queries.sure))
+    mark_removable(groups, context, starts)
+    free = {name: group for name, group in groups.items() if group.protected is None and not group.queries}
+    groups |= _scaled_by_hand(model, example, free, with_queries(free, starts, count, queries.maybe))
+    refused = refuted(model, example, groups, doubtful_groups(groups, context, runs), path)
+    for name, reason in refused.items():
+        groups[name] = replace(groups[name], protected=reason)
+    return groups, bool(refused)
 
 
 def _runs(model: nn.Module, example: Tensor, marked: dict[str, ChannelGroup]) -> dict[str, ChannelGroup]:
@@ -165,9 +211,7 @@ def _scaled_by_hand(
     return found
 
 
-def _without_values(
-    model: nn.Module, example: Tensor, attention: str
-) -> tuple[Context, list[Run], list[str]] | None:
+def _without_values(model: nn.Module, example: Tensor, attention: str) -> Followed | None:
     """What `_follow` finds on shapes alone; None where the code asks for values."""
     shadow = shadow_of(model)
     if shadow is None:
@@ -178,9 +222,7 @@ def _without_values(
         return None  # the code asks for values after all, or does not run at all
 
 
-def _follow(
-    model: nn.Module, example: Tensor, attention: str, first: Collection[int] = ()
-) -> tuple[Context, list[Run], list[str]]:
+def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection[int] = ()) -> Followed:
     """Run the model with labels; also returns what makes channels, by module name, in forward order. `first` has
     the numbers of operations that split an axis and leave the channels on the first part."""
     context = Context()
@@ -241,13 +283,15 @@ def _follow(
 
 
 def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
-    """Outputs in training mode, where layers may run that do not in eval mode; none if that fails."""
+    """Outputs in training mode, where layers may run that do not in eval mode; none if that fails. The noise of a
+    dropout would look like a constant of the size of the channels."""
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.eval()  # its noise would look like a constant of the size of the channels
+            module.eval()
     try:
-        return output_tensors(model(torch.cat([example, example])))
+        with _no_noise():
+            return output_tensors(model(torch.cat([example, example])))
     except Exception:  # training may need more than an input
         return []
     finally:
@@ -287,8 +331,21 @@ def _label(model: nn.Module, context: Context) -> list[Run]:
             runs.append(Run(name, dim, context.labels.count - size, size))
         context.give(tensor, fields)
         if isinstance(tensor, nn.Parameter):
-            context.storages.add(tensor.untyped_storage()._cdata)
+            context.storages.add(storage_of(tensor))
     return runs
+
+
+@contextmanager
+def _no_noise() -> Iterator[None]:
+    """The dropouts of `torch.nn.functional` do nothing."""
+    kept = {name: getattr(nn.functional, name) for name in DROPOUTS}
+    try:
+        for name in DROPOUTS:
+            setattr(nn.functional, name, lambda x, *_, **__: x)
+        yield
+    finally:
+        for name, function in kept.items():
+            setattr(nn.functional, name, function)
 
 
 @contextmanager
@@ -300,23 +357,3 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
-
-
-@contextmanager
-def _buffers_restored(model: nn.Module) -> Iterator[None]:
-    """A forward pass may count or draw random numbers: buffers and the random state are as before afterwards."""
-    before = [
-        (module._buffers, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None
-    ]
-    try:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            yield
-    finally:
-        for holder, name, buffer, values in before:
-            holder[name] = buffer
-            if not torch.equal(buffer, values):
-                with torch.no_grad():
-                    buffer.copy_(values)

@@ -17,7 +17,7 @@ ATOMIC = frozenset(
 
 
 def twin_of(model: nn.Module) -> nn.Module:
-    """A copy with modules, tables and attributes of its own, and with the model's own tensors.
+    """A copy with modules, tables and attributes of its own, and with the model's own parameters and buffers.
 
     What `copy.deepcopy` does with the tensors shared, at a fifth of its time: a module has a dozen tables, most of
     them empty. Modules that say how they are copied go its way.
@@ -66,6 +66,12 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         else:
             made.update((key, _copied(one, memo)) for key, one in value.items())
         return made
+    if isinstance(value, Tensor) and not value.is_leaf:
+        return value  # what a forward kept of training: it cannot be copied
+    if kind is list:
+        made = [_copied(one, memo) for one in value]
+        memo[id(value)] = made
+        return made
     if kind is tuple and all(type(one) in ATOMIC for one in value):
         return value
     return copy.deepcopy(value, memo)
@@ -73,5 +79,6 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:
     for module in model.modules():
-        for holder in (vars(module), module._parameters, module._buffers):
-            yield from (value for value in holder.values() if isinstance(value, Tensor))
+        for holder in (module._parameters, module._buffers):
+            yield from (value for value in holder.values() if value is not None)
+        yield from (value for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf)

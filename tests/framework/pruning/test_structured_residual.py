@@ -67,7 +67,9 @@ def test_a_small_residual_network_is_cut_as_it_is_masked(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CHANNEL)
+@pytest.mark.parametrize(
+    "name", [name for name in CHANNEL if name != "Combinatorial"]
+)  # too many pairs: it says so
 def test_resnet18_is_cut_as_it_is_masked(name: str) -> None:
     # beside single weights, whole channels go only late: their scores are sums over thousands of weights
     share = 0.98 if name.startswith("CNIP") else 0.5
