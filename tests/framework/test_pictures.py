@@ -123,7 +123,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
 }
 
 
-SLOW = {"residual", "120 layers"}
+SLOW = {"residual", "120 layers", "masked", "cut"}
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,11 @@ def test_every_kind_of_network_is_drawn_whole_and_without_a_warning(
     assert [event.step for event in events.Images("network/confusion")] == [7]  # untrained: nothing to tell
 
 
-@pytest.mark.parametrize("flag", ["histograms", "saliency", "confusion", "plot_weights", "plot_net"])
+@pytest.mark.parametrize(
+    "flag",
+    ["saliency", *(pytest.param(flag, marks=pytest.mark.slow)
+                   for flag in ("histograms", "confusion", "plot_weights", "plot_net"))],
+)  # fmt: skip
 def test_each_picture_can_be_left_out(flag: str, drawn: Callable[..., Any]) -> None:
     name = {"histograms": "weight_histograms", "plot_weights": "weights", "plot_net": "network"}
     files, _, events = drawn(make_trainer(ConvNet()), **{flag: False})

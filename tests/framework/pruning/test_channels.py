@@ -627,10 +627,10 @@ def test_tied_weights_and_modules_with_two_names_are_cut_once() -> None:
     [
         ("shufflenet_v2_x0_5", 64, 20),
         ("mobilenet_v3_small", 64, 27),
-        ("regnet_y_400mf", 64, 53),
-        ("resnext50_32x4d", 64, 37),
+        pytest.param("regnet_y_400mf", 64, 53, marks=pytest.mark.slow),
+        pytest.param("resnext50_32x4d", 64, 37, marks=pytest.mark.slow),
         ("squeezenet1_1", 64, 25),
-        ("swin_t", 64, 12),
+        pytest.param("swin_t", 64, 12, marks=pytest.mark.slow),
     ],
 )
 def test_networks_of_torchvision(name: str, size: int, free: int) -> None:
