@@ -171,19 +171,20 @@ def _wrong(
     fine, of_effect = (FINE, OF_EFFECT) if _eps(expected) > 1e-12 else (FINE_DOUBLE, OF_EFFECT_DOUBLE)
     far = _distance(expected, found)
     if far == 0 and all_of_them:  # networks are rarely as small as to show no rounding
-        return None if _effect(model, used, groups, expected) else NO_EFFECT
+        return None if _effect(model, used, groups, keeps, expected) else NO_EFFECT
     if far <= (COARSE if _is_coarse(expected) else fine):
         return None
     if far > COARSE:
         return CHANGED
     # more than rounding as a rule makes of it, less than a wrong meaning: beside what the mask changes
-    return None if far <= of_effect * _effect(model, used, groups, expected) else CHANGED
+    return None if far <= of_effect * _effect(model, used, groups, keeps, expected) else CHANGED
 
 
-def _effect(model: nn.Module, example: Tensor, groups: Groups, masked: Sequence[Tensor]) -> float:
+def _effect(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, masked: Sequence[Tensor]) -> float:
     """How far the output of the whole network is from the masked one's."""
+    staying = _what_stays(model, groups, keeps)
     with torch.no_grad():
-        twin = _copy(model, _made_up_values(model, _tensors_of(groups), {}))
+        twin = _copy(model, _made_up_values(model, _tensors_of(groups), staying, whole=True))
         torch.manual_seed(SEED)
         whole = output_tensors(twin(example.clone()))
     alike = [one.shape for one in whole] == [one.shape for one in masked]
@@ -199,6 +200,10 @@ def distance(model: nn.Module, example: Tensor, groups: Groups) -> float:
     return _distance(*outputs[1:])
 
 
+def _what_stays(model: nn.Module, groups: Groups, keeps: Keep) -> Staying:
+    return what_stays(model, {name: ~keeps[name] for name in groups}, groups)[0]
+
+
 def _tensors_of(groups: Groups) -> set[str]:
     return {part.tensor for group in groups.values() for part in group.slices}
 
@@ -211,15 +216,14 @@ def _outputs(
 
     Values are made up for what stays alone: with zeros around them they are those of the masked network.
     """
-    keep = {name: keeps[name] for name in groups}
-    staying = what_stays(model, {name: ~mask for name, mask in keep.items()}, groups)[0]
+    staying = _what_stays(model, groups, keeps)
     values = _made_up_values(model, _tensors_of(groups), staying)
     twin = _copy(model, values)
     values.clear()  # memory holds them once, and less and less while they are cut
     with torch.no_grad():
         example, expected = _run_small(twin, example, path)
         try:
-            _cut_in_place(twin, staying, rescaling(keep, groups))
+            _cut_in_place(twin, staying, rescaling({name: keeps[name] for name in groups}, groups))
             torch.manual_seed(SEED)
             return example, expected, output_tensors(twin(example.clone()))
         except Exception as error:  # whatever a stranger's forward raises on sizes it does not expect
@@ -246,6 +250,7 @@ def _run_small(twin: nn.Module, example: Tensor, path: Sequence[str]) -> tuple[T
             small = example[:, :, ::step, ::step].contiguous()
             if min(small.shape[2:]) < SMALL:
                 continue
+            torch.manual_seed(SEED)
             given = small.clone()  # a network may change its input
             with contextlib.suppress(Exception), _Path() as taken:  # sizes that the code fixes
                 out = output_tensors(twin(given))
@@ -330,13 +335,17 @@ def _copy(model: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
 
 
 @torch.no_grad()
-def _made_up_values(model: nn.Module, masked: set[str], staying: Staying) -> dict[int, Tensor]:
-    """Values for the layers we know, for all that is masked or near zero.
+def _made_up_values(
+    model: nn.Module, masked: set[str], staying: Staying, whole: bool = False
+) -> dict[int, Tensor]:
+    """Values for the layers we know, for all that is masked or near zero; zero where the mask is, unless the
+    `whole` network is asked for, which is alike in all the rest.
 
     A fresh network has zero shifts, unit scales and closed branches, a pruned one dead channels; there a wrong cut
     could pass.
     """
     noise = _Noise()
+    beyond = _Noise(SEED + 1) if whole else noise
     found: dict[int, Tensor] = {}
     for module_name, module in named_modules(model).items():
         known = isinstance(module, MADE_UP)
@@ -356,7 +365,11 @@ def _made_up_values(model: nn.Module, masked: set[str], staying: Staying) -> dic
                 continue
             dims = staying.get(name, {})
             small = noise.like(tensor, kind, as_known, dims)
-            found[id(tensor)] = nn.Parameter(_spread(small, tensor.shape, dims), requires_grad=False)
+            values = _spread(small, tensor.shape, dims)
+            if whole and dims:
+                there = _spread(torch.ones_like(small), tensor.shape, dims) != 0
+                values = torch.where(there, values, beyond.like(tensor, kind, as_known))
+            found[id(tensor)] = nn.Parameter(values, requires_grad=False)
     return found
 
 
@@ -377,11 +390,11 @@ def _spread(small: Tensor, shape: Sequence[int], dims: Mapping[int, Tensor]) -> 
 class _Noise:
     """Normal random numbers, always the same ones: drawn once, and read from another place for each tensor."""
 
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(SEED)
+    def __init__(self, seed: int = SEED) -> None:
+        generator = torch.Generator().manual_seed(seed)
         self._once = torch.randn(PERIOD, generator=generator).repeat(2)
         self._shifts, self._scales = self._once * 0.3, self._once.tanh().mul_(0.5).add_(1)
-        self._starts = random.Random(SEED)
+        self._starts = random.Random(seed)
 
     def like(self, tensor: Tensor, name: str, known: bool, dims: Mapping[int, Tensor] | None = None) -> Tensor:
         """Values for what stays of a tensor of that name, of a layer that is known or of a stranger's."""
