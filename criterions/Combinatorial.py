@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from criterions.Oracle import Oracle
 from framework.criterion import Batch, Groups, LossFunction, Scores, scoring, with_groups
-from framework.pruning.batchwise import mean_of
+from framework.pruning.batchwise import mean_over_batches
 from framework.pruning.combinations import check_combinations, combinations, least_of_each
 from framework.pruning.removal import loss_changes
 
@@ -38,7 +38,7 @@ class Combinatorial(Oracle):
         with scoring(model):
             parts = loss_changes(model, batches, loss, tried, sets)
             squares = ((n, {name: one.square() for name, one in part.items()}) for n, part in parts)
-            self.changes = mean_of(squares)
+            self.changes = mean_over_batches(squares)
         device = next(model.parameters()).device
         never = {name: torch.full((group.channels,), torch.inf, device=device) for name, group in free.items()}
         return never | {name: least_of_each(one, sets[name]).float() for name, one in self.changes.items()}

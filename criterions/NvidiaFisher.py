@@ -17,6 +17,9 @@ class NvidiaFisher(Fisher):
     arXiv:2009.11839, after Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
     """
 
+    #: a norm's scale and shift are no weights that others could weigh
+    element_scores = None  # type: ignore[assignment]
+
     def check(self, model: nn.Module) -> None:
         """UsageError for a network without batch norm."""
         require_norms(model, type(self).__name__)

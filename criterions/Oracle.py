@@ -19,6 +19,8 @@ class Oracle(TaylorGate):
     arXiv:1906.10771.
     """
 
+    exact = True
+
     def __init__(self) -> None:
         super().__init__(divisor="none")
         self._options = {}

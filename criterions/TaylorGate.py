@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
-from framework.pruning.batchwise import Part, mean_of
+from framework.pruning.batchwise import Part, mean_over_batches
 from framework.pruning.importance import batch_gates, check_divisor, divided
 from framework.schedule import After, Schedule
 
@@ -36,7 +36,7 @@ class TaylorGate(Criterion):
         """The mean over batches of (dL/dz)^2 of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         with scoring(model):
-            scores = mean_of(self.parts(model, batches, loss, free))
+            scores = mean_over_batches(self.parts(model, batches, loss, free))
         return {name: score.float() for name, score in divided(free, scores, self.divisor).items()}
 
     def parts(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
-from framework.pruning.batchwise import mean_of
+from framework.pruning.batchwise import mean_over_batches
 from framework.pruning.importance import output_products
 from framework.schedule import After, Schedule
 
@@ -36,7 +36,8 @@ class TaylorOutput(Criterion):
         free, batches = with_groups(model, batches, groups)
         with scoring(model):
             products = output_products(model, batches, loss, free, self._early)
-            scores = mean_of((n, {name: self._layer(each) for name, each in part.items()}) for n, part in products)
+            parts = ((n, {name: self._layer(each) for name, each in part.items()}) for n, part in products)
+            scores = mean_over_batches(parts)
         return {name: score.float() for name, score in scores.items()}
 
     def _early(self, products: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import nn
 
 from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
-from framework.pruning.batchwise import each_gradient, mean_of, over_channels
+from framework.pruning.batchwise import each_gradient, mean_over_batches, over_channels
 from framework.pruning.producers import producer_parameters
 from framework.schedule import After, Schedule
 
@@ -36,5 +36,5 @@ class TaylorWeight(Criterion):
                                             for name, one in gradients.items()}))
                 for size, gradients in parts
             )  # fmt: skip
-            scores = mean_of(squares)
+            scores = mean_over_batches(squares)
         return {name: score.float() for name, score in scores.items()}

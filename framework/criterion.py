@@ -57,6 +57,8 @@ class Criterion(ABC):
     schedule: ClassVar[Schedule] = Before()
     #: a fixed score threshold instead of a target share
     threshold: float | None = None
+    #: whether its scores are the change of the loss itself: those of earlier steps are not averaged in then
+    exact: ClassVar[bool] = False
     #: what it wants to see
     data: ClassVar[Data] = Data("none")
     #: "arXiv:1810.02340"

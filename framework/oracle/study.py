@@ -33,7 +33,7 @@ class Oracle:
     loss: float
     #: mean loss without the unit, minus `loss`
     signed: dict[str, Tensor]
-    #: mean over batches, weighed by their sizes, of the square of each batch's change: the importance of
+    #: mean over batches, whatever their sizes, of the square of each batch's change: the importance of
     #: arXiv:1906.10771, averaged as the criterions average what they estimate
     squared: dict[str, Tensor]
     seconds: float = 0.0
@@ -54,8 +54,8 @@ def measure_oracle(
 ) -> Oracle:
     """Remove each unit of the free groups by itself, in eval mode; exact up to rounding, the model is unchanged.
 
-    `loss` is a mean over its batch, a batch weighs by its size. `track` passes the batches on and shows how far
-    the work is.
+    `loss` is a mean over its batch; in `signed` a batch weighs by its size. `track` passes the batches on and shows
+    how far the work is.
     """
     free, start = free_groups(groups), time.perf_counter()
     samples, total = 0, 0.0
@@ -69,12 +69,12 @@ def measure_oracle(
             for name, change in changes.items():
                 exact = change.detach().cpu().double()
                 signed[name] += size * exact
-                squares[name] += size * exact.square()
+                squares[name] += exact.square()
     return Oracle(
         samples,
         total / samples,
         {name: one / samples for name, one in signed.items()},
-        {name: one / samples for name, one in squares.items()},
+        {name: one / len(batches) for name, one in squares.items()},
         time.perf_counter() - start,
     )
 

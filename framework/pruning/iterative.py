@@ -45,7 +45,7 @@ class Averages:
     def step(self, keep_adding: bool = False) -> None:
         """A step is over. With `keep_adding` the mean is over all batches so far, and the next ones join it."""
         mean = {name: total / self._count for name, total in self._sums.items()}
-        if keep_adding or not self.value:
+        if keep_adding or not self.value or self.momentum == 0:  # 0 times an infinite score is no number
             self.value = mean
         else:
             m = self.momentum
@@ -77,7 +77,7 @@ class IterativePruner(Pruner):
             raise UsageError(f"--schedule iterative is for channel criterions; {who} prunes weights")
         self.iterative, self.limit = schedule, limit
         self._frequency, self._steps = 1, None if schedule.per_step is not None else 1
-        self._averages = Averages(schedule.momentum)
+        self._averages = Averages(0.0 if criterion.exact else schedule.momentum)
         #: batches since the last check and in all, steps that counted, channels that went
         self._loss: Tensor | None = None
         self._waited = self._seen = self._done = self._gone = 0

@@ -81,6 +81,8 @@ class _Network:
         order = self.replay.after(reads)
         found = value.new_zeros(len(sets))
         alive = _changing(reads, self.replay, sets).nonzero().flatten()
+        if not len(alive):
+            return found
         size = max((leaf.numel() for node in order for leaf in tree_leaves(self.replay.values[node])), default=1)
         for block in alive.split(max(1, BLOCK // size)):
             outputs = self._corrected(self.replay, order, reads, sets[block.cpu()])

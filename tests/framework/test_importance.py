@@ -126,6 +126,11 @@ def close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], rtol: flo
         assert scale > 0, f"{name}: nothing but zeros proves nothing"
 
 
+def averaged(parts: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """The mean over batches, whatever their sizes."""
+    return {name: sum(part[name] for _, part in parts) / len(parts) for name in parts[0][1]}  # type: ignore
+
+
 def weighted(parts: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:
     """The mean over batches by their sizes."""
     total = sum(size for size, _ in parts)
@@ -181,7 +186,7 @@ def test_taylor_gate_squares_the_gradient_of_a_joint_gate_of_each_batch(net: str
     parts = [(len(x), {k: g.square() for k, g in gates.gradients(x, y).items()}) for x, y in batches]
     count = producers(groups)
     power = ("none", "n", "n2").index(divisor)
-    expected = {name: value / count[name] ** power for name, value in weighted(parts).items()}
+    expected = {name: value / count[name] ** power for name, value in averaged(parts).items()}
     close(score(build("criterions", "TaylorGate", divisor=divisor), model, batches), expected)
     assert net != "residual" or sorted(count.values()) == [1, 1, 2, 2]
 
@@ -206,7 +211,7 @@ def test_taylor_gate_of_full_gradients_squares_each_sample(net: str) -> None:
         each = [gates.gradients(x, y) for x, y in zip(inputs.split(1), targets.split(1), strict=True)]
         size = len(inputs)  # a sample's part of the gradient of the batch's mean loss
         parts.append((size, {n: sum((one[n] / size).square() for one in each) / count[n] for n in groups}))
-    close(score("TaylorGateFG", model, batches), weighted(parts))  # type: ignore[arg-type]
+    close(score("TaylorGateFG", model, batches), averaged(parts))  # type: ignore[arg-type]
 
 
 @every_net
@@ -267,7 +272,7 @@ def test_taylor_output_is_the_normalised_mean_of_output_times_gradient(net: str,
             q = total.mean(2).abs().mean(0) if original else total.abs().mean((0, 2))
             means[name] = q / (q.norm() + 1e-8)
         parts.append((len(inputs), means))
-    close(score(build("criterions", "TaylorOutput", original=original), model, batches), weighted(parts))
+    close(score(build("criterions", "TaylorOutput", original=original), model, batches), averaged(parts))
 
 
 def rows(model: nn.Module, group: ChannelGroup, values: Mapping[str, Tensor], channel: int) -> list[float]:
@@ -309,7 +314,7 @@ def test_taylor_weight_sums_the_squares_of_each_batch(net: str) -> None:
         parts.append(
             (len(inputs), by_rows(model, groups, lambda w, g: float((w * g).square().sum()), named, each))
         )
-    close(score("TaylorWeight", model, batches), weighted(parts))
+    close(score("TaylorWeight", model, batches), averaged(parts))
 
 
 @every_net
@@ -372,7 +377,7 @@ def test_the_taylor_term_of_norms_has_the_shift_in_it(net: str) -> None:
             terms[norm] = module.weight * each[f"{norm}.weight"] + module.bias * each[f"{norm}.bias"]
         parts.append((len(inputs), {n: t.square() for n, t in over_norms(net, model, groups, terms).items()}))
     found = score("BNTaylor", model, batches)
-    close(finite(found), finite(weighted(parts)))
+    close(finite(found), finite(averaged(parts)))
     gate = score(build("criterions", "TaylorGate", divisor="none"), model, batches)
     for name, values in finite(found).items():
         torch.testing.assert_close(gate[name], values, rtol=1e-5, atol=0)
@@ -659,9 +664,9 @@ def test_second_derivatives_are_the_diagonal_of_the_hessian_by_explicit_gates(ne
         first, second = curvatures(gates, inputs, targets)
         damage.append((len(inputs), second))
         order.append((len(inputs), {n: (second[n] / 2 - first[n]).square() / count[n] for n in groups}))
-    close(score("OBD", model.train(), batches), weighted(damage))
-    close(score("TaylorGateSO", model, batches), weighted(order))
-    undivided = {name: value * count[name] for name, value in weighted(order).items()}
+    close(score("OBD", model.train(), batches), averaged(damage))
+    close(score("TaylorGateSO", model, batches), averaged(order))
+    undivided = {name: value * count[name] for name, value in averaged(order).items()}
     close(score(build("criterions", "TaylorGateSO", divisor="none"), model, batches), undivided)
 
 
@@ -738,7 +743,7 @@ def test_the_oracle_is_the_squared_change_of_the_loss_without_the_channel(net: s
         })
         for batch in batches
     ]  # fmt: skip
-    close(score("Oracle", model.train(), batches, groups=groups), weighted(parts))
+    close(score("Oracle", model.train(), batches, groups=groups), averaged(parts))
 
 
 @pytest.mark.parametrize("net", [*NETS])
@@ -768,7 +773,7 @@ def test_a_channel_scores_what_the_least_harmful_set_with_it_does(size: int) -> 
     for name, group in groups.items():
         sets = list(itertools.combinations(range(group.channels), size))
         values = {
-            one: sum(len(b[0]) * change(model, groups, b, name, list(one)) ** 2 for b in batches) / 8
+            one: sum(change(model, groups, b, name, list(one)) ** 2 for b in batches) / len(batches)
             for one in sets
         }
         torch.testing.assert_close(
@@ -863,3 +868,19 @@ def test_a_channel_that_is_zero_everywhere_is_not_missed_and_costs_nothing() -> 
     found = build("criterions", "Oracle").score(model, batches[:1], loss, one)
     assert found["a"][2] == 0 and found["a"].count_nonzero() == 4
     assert len(seen) == 1 + 4  # the whole network, and those that change something
+
+
+@pytest.mark.parametrize("reader", ["linear", "conv", "flattened"])
+@pytest.mark.parametrize("criterion", ["Oracle", "Combinatorial"])
+def test_channels_that_are_zero_for_all_samples_are_worth_nothing(criterion: str, reader: str) -> None:
+    first: nn.Module = nn.Linear(16, 6) if reader == "linear" else nn.Conv2d(1, 6, 3)
+    first.bias.data.fill_(-100)  # type: ignore[union-attr, operator]
+    layers = {
+        "linear": [nn.Flatten(), first, nn.ReLU(), nn.Linear(6, 3)],
+        "conv": [first, nn.ReLU(), nn.Conv2d(6, 4, 2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 3)],
+        "flattened": [first, nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)],
+    }
+    model = nn.Sequential(*layers[reader]).eval()
+    batches = [(torch.randn(5, 1, 4, 4), torch.randint(0, 3, (5,)))]
+    found = score(criterion, model, batches)
+    assert torch.equal(next(iter(found.values())), torch.zeros(6))

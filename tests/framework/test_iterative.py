@@ -22,7 +22,7 @@ from framework.pruning.budgets import Macs
 from framework.pruning.channels import channel_groups
 from framework.pruning.chunks import Chunks
 from framework.pruning.cutting import cut, unwrapped
-from framework.pruning.iterative import IterativePruner
+from framework.pruning.iterative import Averages, IterativePruner
 from framework.pruning.ranking import Limits
 from framework.trainer import Trainer
 from utils.errors import UsageError
@@ -381,3 +381,17 @@ def test_a_score_that_is_no_number_is_told_of_when_it_would_be_ranked() -> None:
 def test_weights_are_refused() -> None:
     with pytest.raises(UsageError, match="is for channel criterions; SNIP prunes weights"):
         IterativePruner(build("criterions", "SNIP"), Iterative(), 0.5, 3)
+
+
+def test_without_momentum_an_infinite_score_stays_one() -> None:
+    averages = Averages(0.0)
+    for score in (1.0, 3.0):
+        averages.add({"g": torch.tensor([score, torch.inf])})
+        averages.step()
+    assert averages.value["g"].tolist() == [3, torch.inf]
+
+
+@pytest.mark.parametrize(("name", "momentum"), [("Oracle", 0.0), ("Combinatorial", 0.0), ("TaylorGate", 0.9)])
+def test_exact_changes_of_the_loss_are_not_averaged_over_steps(name: str, momentum: float) -> None:
+    pruner = IterativePruner(build("criterions", name), Iterative(), 0.5, 3)
+    assert pruner._averages.momentum == momentum

@@ -68,7 +68,7 @@ def test_the_oracle_is_the_loss_without_each_unit_minus_the_loss(name: str) -> N
         signed = each @ sizes / 11
         torch.testing.assert_close(found.signed[group], signed, rtol=1e-8, atol=1e-12)
         torch.testing.assert_close(found.total[group], signed.square(), rtol=1e-8, atol=1e-14)
-        squared = each.square() @ sizes / 11
+        squared = each.square().mean(1)
         torch.testing.assert_close(found.squared[group], squared, rtol=1e-8, atol=1e-14)
     inputs, targets = (torch.cat(part) for part in zip(*given, strict=True))
     assert found.samples == 11
