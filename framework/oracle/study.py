@@ -54,7 +54,7 @@ def measure_oracle(
 ) -> Oracle:
     """Remove each unit of the free groups by itself, in eval mode; exact up to rounding, the model is unchanged.
 
-    `loss` is a mean over its batch; in `signed` a batch weighs by its size. `track` passes the batches on and shows
+    `loss` is a mean over its batch; in `signed` a batch weighs by its size. `track` passes batches on and shows
     how far the work is.
     """
     free, start = free_groups(groups), time.perf_counter()
