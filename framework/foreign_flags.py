@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from framework.plugins import registry
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -36,8 +37,8 @@ def _torchvision(arch: str, protect: tuple[str, ...] = ()) -> Settings:
 MODELS: dict[str, Settings] = {
     "vgg": {"model": "VGG13"},
     "mobilenet": {"model": "MobileNetV1"},
-    "resnet-18": {"model": "ResNet18"},
-    "resnet-34": {"model": "ResNet34"},
+    "resnet-18": {"model": "ResNet18", "set": ("model.variant=cifar",)},
+    "resnet-34": {"model": "ResNet34", "set": ("model.variant=cifar",)},
     "resnet-56": {"model": "ResNet56"},
     "lenet3": {"model": "LeNet5"},
     **{f"resnet{depth}": _torchvision(f"resnet{depth}", STEM) for depth in (18, 34, 50, 101, 152)},
@@ -93,9 +94,8 @@ def _percent(value: str) -> Settings:
 
 
 def _data(value: str) -> Settings:
-    name = value.upper()
-    if name in ("CIFAR10", "CIFAR100", "MNIST", "IMAGENET"):
-        return {"data_set": name}
+    if value.upper() in registry.names("datasets"):
+        return {"data_set": value.upper()}
     return {"data_set": "IMAGEFOLDER", "data_dir": value}
 
 
@@ -122,7 +122,7 @@ FOREIGN: dict[str, Meaning] = {
     "name": _same("run_name"),
     "run_test": _switch("run_test", "eval", True),
     "limit_training_batches": lambda value: {} if value == "-1" else {"limit_train_batches": value},
-    "pruning": lambda value: {} if is_true(value, "pruning") else {"prune_criterion": "EmptyCrit"},
+    "pruning": lambda value: {} if is_true(value, "pruning") else dict(DENSE),
     "no_grad_clip": _switch("no_grad_clip", "grad_clip", "0"),
     "pruning_step": _same("frequency"),
     "pt": _same("pruning_threshold"),
@@ -150,10 +150,26 @@ NOTHING_TO_DO = {
 }
 #: flags by which a script of theirs is known, which train with SGD
 THEIRS = ("pruning_type", "moment", "lr", "wd", "lr_decay_every")
+#: networks of the script that prunes only with `--pruning True`, and then by method 0 unless told otherwise
+ON_REQUEST = ("lenet3", "resnet50_noskip", "resnet101_noskip", "densenet121_imagenet", "densenet201_imagenet")
+DENSE: Settings = {"prune_criterion": "EmptyCrit"}
+#: what says how the other one prunes, and what has no meaning without that
+METHODS = ("prune_criterion", "pruning_method", "pruning_config")
+HOW = (
+    "pruning_method", "pruning_config", "pruning_momentum", "pruning_threshold", "frequency",
+    "prune_per_iteration", "fixed_layer", "prune_neurons_max", "start_pruning_after_n_iterations",
+    "maximum_pruning_iterations", "fixed_criteria",
+)  # fmt: skip
+#: how the script of gradient flow trains where nobody says for how long
+TRAINING: Settings = {
+    "epochs": "160", "learning_rate": "0.1", "l2_reg": "1e-4", "lr_schedule": "multistep",
+    "lr_milestones": "80,120",
+}  # fmt: skip
 
 
-def translate(flags: Mapping[str, Any]) -> tuple[Settings, list[str]]:
-    """The flags with the foreign ones in our words, and a line for each of those.
+def translate(flags: Mapping[str, Any], recipe: bool = False) -> tuple[Settings, list[str]]:
+    """The flags with the foreign ones in our words, and a line for each of those. With a `recipe`, a file of
+    settings, it says how to prune.
 
     Raises UsageError where a foreign flag has a value that makes no sense, or contradicts one of ours.
     """
@@ -163,13 +179,14 @@ def translate(flags: Mapping[str, Any]) -> tuple[Settings, list[str]]:
     if network is not None:
         lines.append(f"--model {found.pop('model')} is " + _shown(network))
         for setting, value in network.items():
-            found.setdefault(setting, value)
+            found[setting] = (*value, *found.get("set", ())) if setting == "set" else found.get(setting, value)
     for name in [name for name in FOREIGN if name in flags]:
         meant = FOREIGN[name](str(flags[name]))
         for setting, value in meant.items():
             if str(found.setdefault(setting, value)) != str(value):
                 raise UsageError(f"--{name} and --{setting} say different things")
         lines.append(f"--{name} {flags[name]}: " + (_shown(meant) if meant else "nothing to do"))
+    lines += _as_there(flags, found, recipe)
     if any(name in flags for name in THEIRS) and found.setdefault("optimizer", "SGD") == "SGD":
         lines.append("--optimizer SGD, as in the script that these flags are from")
     if found.get("alpha") == "default":
@@ -178,8 +195,29 @@ def translate(flags: Mapping[str, Any]) -> tuple[Settings, list[str]]:
     return found, lines
 
 
+def _as_there(flags: Mapping[str, Any], found: Settings, recipe: bool) -> list[str]:
+    """Fill in what their scripts do unless told otherwise, and say so."""
+    if "pruning" in flags and not is_true(str(flags["pruning"]), "pruning"):
+        idle = [name for name in HOW if found.pop(name, None) is not None]
+        return [f"--{name} has no effect: nothing is pruned" for name in idle]
+    told = recipe or any(found.get(name) is not None for name in METHODS)
+    if "pruning" in flags and not told:
+        found |= {"pruning_method": 0, "schedule": found.get("schedule", "iterative")}
+        return ["--pruning_method 0 --schedule iterative, as in the script that --pruning is from"]
+    if flags.get("model") in ON_REQUEST and not told:
+        found |= DENSE
+        return [f"{_shown(DENSE)}: the script that --model {flags['model']} is from prunes with --pruning True"]
+    if "pruning_type" in flags and "epochs" not in flags:
+        own = {"lr_milestones"} if "lr_schedule" in found else set()
+        filled = {name: value for name, value in TRAINING.items() if name not in {*found, *own}}
+        found |= filled
+        return [f"{_shown(filled)}, as in the script that --pruning_type is from"]
+    return []
+
+
 def _shown(settings: Settings) -> str:
-    return " ".join(f"--{name} {value}" for name, value in settings.items())
+    shown = {name: " ".join(value) if name == "set" else value for name, value in settings.items()}
+    return " ".join(f"--{name} {value}" for name, value in shown.items())
 
 
 def respelled(arguments: list[str], names: set[str], switches: set[str]) -> list[str]:

@@ -41,7 +41,7 @@ def prepare_run(
     be known to be wrong before a model is built; no file is written.
     """
     flags, lines = translated(flags)
-    flags, more = translate(flags)
+    flags, more = translate(flags, recipe=file is not None)
     config = merge(flags, file, kind)
     config.notes += lines + more
     add_plugins(config.plugins)

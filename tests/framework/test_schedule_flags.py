@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled
+from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, TRAINING, respelled, translate
 from framework.pruning_config import KEYS, NEEDLESS, SPECIAL
 
 Command = Callable[..., Any]
@@ -259,3 +259,39 @@ def test_spellings_of_other_scripts_are_read(given: str, expected: str) -> None:
         "run_name",
     }
     assert " ".join(respelled(given.split(), names, {"eval", "preserve_moment"})) == expected
+
+
+def test_the_switch_that_turns_pruning_off_takes_along_how_to_prune() -> None:
+    found, lines = translate({"pruning": "False", "pruning_method": 22, "prune_per_iteration": 10, "epochs": 3})
+    assert found == {"prune_criterion": "EmptyCrit", "epochs": 3}
+    assert "--pruning_method has no effect: nothing is pruned" in lines
+
+
+@pytest.mark.parametrize(
+    ("flags", "recipe", "expected"),
+    [
+        ({"pruning": "True"}, False, {"pruning_method": 0, "schedule": "iterative"}),
+        ({"pruning": "True", "pruning_method": 22}, False, {"pruning_method": 22}),
+        ({"pruning": "True"}, True, {}),
+        ({"model": "lenet3"}, False, {"model": "LeNet5", "prune_criterion": "EmptyCrit"}),
+        ({"model": "lenet3", "prune_criterion": "SNAP"}, False, {"model": "LeNet5", "prune_criterion": "SNAP"}),
+        ({"model": "vgg"}, False, {"model": "VGG13"}),
+        ({"data_path": "fashion_mini"}, False, {"data_set": "FASHION_MINI"}),
+        ({"dataset": "CIFAR100"}, False, {"data_set": "CIFAR100"}),
+        ({"data_path": "my/images"}, False, {"data_set": "IMAGEFOLDER", "data_dir": "my/images"}),
+        ({"model": "resnet-34", "set": ("model.hidden_dim=9",)}, False,
+         {"model": "ResNet34", "set": ("model.variant=cifar", "model.hidden_dim=9")}),
+    ],
+)  # fmt: skip
+def test_what_their_scripts_do_unless_told_otherwise(
+    flags: dict[str, Any], recipe: bool, expected: dict[str, Any]
+) -> None:
+    assert translate(flags, recipe)[0] == expected
+
+
+def test_the_length_of_a_training_that_is_not_told_is_the_published_one() -> None:
+    shared = {"prune_criterion": "L1", "optimizer": "SGD"}
+    assert translate({"pruning_type": "l1"})[0] == TRAINING | shared
+    assert translate({"pruning_type": "l1", "epochs": 5})[0] == shared | {"epochs": 5}
+    own = translate({"pruning_type": "l1", "lr": "0.2", "lr_schedule": "cosine"})[0]
+    assert own == shared | {"epochs": "160", "learning_rate": "0.2", "l2_reg": "1e-4", "lr_schedule": "cosine"}
