@@ -403,7 +403,8 @@ class _Noise:
         start, size = self._starts.randrange(PERIOD), math.prod(shape)
         part = slice(start, start + min(size, PERIOD))
         if tensor.dim() > 1 and name.endswith("weight"):
-            values = self._once[part] * (2 / max(1, size // max(1, shape[0]))) ** 0.5
+            # of the whole tensor: what stays alone then gives less from layer to layer, and nothing saturates
+            values = self._once[part] * (2 / max(1, tensor.numel() // max(1, len(tensor)))) ** 0.5
         else:
             values = (self._scales if known and name in ("weight", "running_var") else self._shifts)[part].clone()
         if size > PERIOD:
