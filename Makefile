@@ -38,7 +38,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.attacks
 	$(BIN)/python -m benchmarks.importance
 
-# every classification network of torchvision up to 150 M parameters: half an hour on 2 cores
+# every classification network of torchvision: half an hour on 2 cores, and 16 GB of memory for the largest
 coverage: $(READY)
 	$(BIN)/python -m benchmarks.coverage --json docs/coverage.json --markdown docs/coverage.md
 
