@@ -102,7 +102,12 @@ def _inputs(event: PruneEvent | None) -> dict[str, int]:
 def _asked(config: RunConfig, event: PruneEvent | None) -> float | None:
     if config.prune_criterion == "EmptyCrit":
         return 0.0
-    return config.pruning_limit if event is None or event.asked is not None else None
+    if event is None:  # no step came: what was asked for is the limit, unless numbers of channels were
+        counted = config.prune_per_iteration is not None and (
+            config.maximum_pruning_iterations is not None or config.prune_neurons_max is not None
+        )
+        return None if counted else config.pruning_limit
+    return config.pruning_limit if event.asked is not None else None
 
 
 def _train_part(progress: Progress, dense_macs: int, seconds: float) -> dict[str, Any]:

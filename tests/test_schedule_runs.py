@@ -96,6 +96,15 @@ def test_numbers_of_channels_are_met_exactly_and_the_best_epoch_is_of_the_networ
     assert finished(again) == finished(folder)
 
 
+def test_where_numbers_of_channels_were_asked_for_no_share_was_even_if_no_step_came(launch: Launch) -> None:
+    folder, out = launch(
+        "--prune_criterion TaylorGate --frequency 30 --prune_per_iteration 5 --maximum_pruning_iterations 2 "
+        "--epochs 1"
+    )
+    assert json.loads(folder.report.read_text())["asked_sparsity"] is None
+    assert "asked" not in out
+
+
 def test_tracked_scores_and_ways_from_the_start_run_from_the_command_line(launch: Launch) -> None:
     for criterion in ("BiasedLossTracked", "BiasedLoss"):
         folder, _ = launch(f"--prune_criterion {criterion} --imp_samples 64 --n_rounds 1 --epochs 2")
