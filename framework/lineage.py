@@ -35,7 +35,7 @@ class Lineage:
     def record_cut(self, tensor: str, dim: int, index: Tensor) -> None:
         """Compose: `index` holds the positions, among those left, that stay along `dim` of `tensor`."""
         before = self.kept.get((tensor, dim))
-        self.kept[tensor, dim] = index.cpu() if before is None else before[index.cpu()]
+        self.kept[tensor, dim] = index.cpu().clone() if before is None else before[index.cpu()]
 
     def expected(self, tensor: str) -> tuple[int, ...] | None:
         """The shape that the cuts so far have left of a tensor; None for one it does not know."""

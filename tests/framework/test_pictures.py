@@ -244,6 +244,7 @@ def with_pictures(place: Path) -> Run:
     return launch(place, *COMMAND, "--plot_weights_freq", "1", "--track_weights", plots=True)
 
 
+@pytest.mark.slow
 def test_a_run_has_the_same_bits_with_pictures_and_without(with_pictures: Run, place: Path) -> None:
     plain = launch(place, *COMMAND, "--plot_weights_freq", "0")
     assert plain.bytes() == with_pictures.bytes() and plain.bytes("last") == with_pictures.bytes("last")
@@ -274,6 +275,7 @@ def test_pictures_come_before_training_every_n_epochs_and_after_it_once_each(wit
     assert with_pictures.report["warnings"] == []
 
 
+@pytest.mark.slow
 def test_a_larger_interval_draws_less_often(place: Path) -> None:
     run = launch(place, "--prune_criterion", "EmptyCrit", "--epochs", "4", "--plot_weights_freq", "2",
                  "--skip_first_plot", "--no_saliency", plots=True)  # fmt: skip
@@ -324,6 +326,7 @@ def test_many_classes_are_not_written_out() -> None:
     assert texts(figure) == [] and len(figure.axes[0].get_yticks()) == 12
 
 
+@pytest.mark.slow
 def test_the_trainers_own_table_is_used_only_where_it_is_of_these_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
