@@ -16,6 +16,8 @@ from framework.plugins import build
 from framework.probing import lay_out
 from framework.pruning.masks import Masks
 from framework.pruning.step import PruneEvent
+from framework.schedule import Never
+from framework.scheduling import schedule_of
 from framework.trainer import Progress, Trainer
 
 
@@ -103,10 +105,7 @@ def _asked(config: RunConfig, event: PruneEvent | None) -> float | None:
     if config.prune_criterion == "EmptyCrit":
         return 0.0
     if event is None:  # no step came: what was asked for is the limit, unless numbers of channels were
-        counted = config.prune_per_iteration is not None and (
-            config.maximum_pruning_iterations is not None or config.prune_neurons_max is not None
-        )
-        return None if counted else config.pruning_limit
+        return None if getattr(schedule_of(config, Never()), "counted", False) else config.pruning_limit
     return config.pruning_limit if event.asked is not None else None
 
 

@@ -18,7 +18,7 @@ from framework.lineage import lineage_of
 from framework.measures import count_macs, macs_by_tensor, measure_latency
 from framework.prunable import named_tensors, output_dim, prunable_layers, prunable_weights, tensor_name
 from framework.pruning.channels import ChannelGroup, Groups
-from framework.pruning.cutting import cut
+from framework.pruning.cutting import cut, shrink, what_stays
 from framework.pruning.producers import units_per_channel
 from utils.errors import UsageError
 from utils.suggest import unknown
@@ -73,11 +73,11 @@ class Nodes(Budget):
 
     def predicted(self, keep: Keeps) -> float:
         """1 - units left / units of the dense network."""
-        left = 0
+        left, alive = 0, self._masked.after(keep)
         for weight, shape in self._sizes.after(keep, list(self._hidden)).items():
             dim = self._hidden[weight]
-            if weight in self._masked:
-                left += int(self._masked.alive(weight, keep).movedim(dim, 0).flatten(1).any(dim=1).sum())
+            if weight in alive:
+                left += int(alive[weight].movedim(dim, 0).flatten(1).any(dim=1).sum())
             else:
                 left += shape[dim] if prod(shape) else 0
         return 1 - left / max(1, self.dense)
@@ -110,30 +110,19 @@ class _Sizes:
 
 
 class _Masked:
-    """The prunable weights of which entries are zero, as masks leave them: those entries are gone already."""
+    """The weights of which entries are zero, as masks leave them: those entries are gone already."""
 
     def __init__(self, weights: Mapping[str, Tensor], model: nn.Module, groups: Groups) -> None:
         living = ((name, weight.detach() != 0) for name, weight in weights.items())
         self._alive = {name: alive for name, alive in living if not bool(alive.all())}
-        first = {id(tensor): name for name, tensor in reversed(named_tensors(model).items())}
-        names = {first[id(weights[name])]: name for name in self._alive}
-        #: weight -> group, dimension and positions of its channels
-        self._owned: dict[str, list[tuple[str, int, Tensor]]] = {name: [] for name in self._alive}
-        for group_name, group in groups.items() if names else ():
-            for part in group.slices:
-                if part.tensor in names:
-                    self._owned[names[part.tensor]].append((group_name, part.dim, part.index))
+        self._model, self._groups = model, groups
 
-    def __contains__(self, weight: str) -> bool:
-        return weight in self._alive
-
-    def alive(self, weight: str, keep: Keeps) -> Tensor:
-        """Entries that are not zero once only `keep` is left: bool, of the weight's shape as it is now."""
-        alive = self._alive[weight].clone()
-        for name, dim, index in self._owned[weight]:
-            if name in keep:
-                alive.index_fill_(dim, index[~keep[name].cpu()].flatten().to(alive.device), False)
-        return alive
+    def after(self, keep: Keeps) -> dict[str, Tensor]:
+        """Which entries of these weights are not zero, bool of the weight's shape, once only `keep` is left."""
+        if not self._alive:
+            return {}
+        staying, _ = what_stays(self._model, {name: ~mask.cpu() for name, mask in keep.items()}, self._groups)
+        return {name: shrink(alive, staying.get(name, {})) for name, alive in self._alive.items()}
 
 
 class Entries(Budget):
@@ -149,9 +138,9 @@ class Entries(Budget):
 
     def predicted(self, keep: Keeps) -> float:
         """1 - entries left / entries of the dense network."""
-        left = 0
+        left, alive = 0, self._masked.after(keep)
         for name, shape in self._sizes.after(keep, self._counted).items():
-            left += int(self._masked.alive(name, keep).sum()) if name in self._masked else prod(shape)
+            left += int(alive[name].sum()) if name in alive else prod(shape)
         return 1 - left / max(1, self._dense)
 
 

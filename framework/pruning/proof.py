@@ -186,18 +186,14 @@ def _effect(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, mask
     with torch.no_grad():
         twin = _copy(model, _made_up_values(model, _tensors_of(groups), staying, whole=True))
         torch.manual_seed(SEED)
-        whole = output_tensors(twin(example.clone()))
-    alike = [one.shape for one in whole] == [one.shape for one in masked]
-    return _distance(masked, whole) if alike else float("inf")
+        return _distance(masked, output_tensors(twin(example.clone())))
 
 
 def distance(model: nn.Module, example: Tensor, groups: Groups) -> float:
     """How far the output after a cut of channels of these groups is from the masked one's, relative to how much
     that varies; infinite where it does not run. It tells two ways apart that both come close."""
     outputs = _outputs(model, example, groups, _keeps(groups)[0])
-    if isinstance(outputs, str) or [one.shape for one in outputs[1]] != [one.shape for one in outputs[2]]:
-        return float("inf")
-    return _distance(*outputs[1:])
+    return float("inf") if isinstance(outputs, str) else _distance(*outputs[1:])
 
 
 def _what_stays(model: nn.Module, groups: Groups, keeps: Keep) -> Staying:
@@ -302,7 +298,10 @@ def _is_coarse(outputs: Sequence[Tensor]) -> bool:
 
 
 def _distance(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """The largest distance of two outputs, in parts of how far the expected one lies from a constant."""
+    """The largest distance of two outputs, in parts of how far the expected one lies from a constant; infinite
+    where their shapes differ."""
+    if [one.shape for one in expected] != [one.shape for one in found]:
+        return float("inf")
     pairs = [(one, other) for one, other in zip(expected, found, strict=True) if _is_number(one)]
     return max((_off(one, other) for one, other in pairs), default=0.0)
 

@@ -111,9 +111,9 @@ class _Tracer(TorchDispatchMode):
 
 def _has_number(ctx: Context, name: str, given: list[Any]) -> bool:
     """Whether one of those that meet is a number, or a tensor with a single one that is no parameter."""
-    for one in (
-        given[:2] if name.startswith(("add", "sub", "rsub")) else given
-    ):  # of these the third is a factor, 1
+    if name.startswith(("add", "sub", "rsub")):
+        given = given[:2]  # the third one is a factor, as a rule 1
+    for one in given:
         if isinstance(one, Tensor):
             if one.numel() == 1 and not ctx.is_parameter(one) and ctx.number(one) not in ctx.flowing:
                 return True

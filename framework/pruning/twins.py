@@ -69,8 +69,9 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, Tensor) and not value.is_leaf:
         return value  # what a forward kept of training: it cannot be copied
     if kind is list:
-        made = [_copied(one, memo) for one in value]
-        memo[id(value)] = made
+        made = []
+        memo[id(value)] = made  # before its entries: one of them may know it
+        made += [_copied(one, memo) for one in value]
         return made
     if kind is tuple and all(type(one) in ATOMIC for one in value):
         return value
