@@ -18,6 +18,8 @@ MEASURES = (
     "MagBased", "L1", "BN", "LossBased", "BiasedLoss", "BiasedLossTracked", "TFO", "Fisher", "NvidiaFisher",
     "GraspChannel", "GradPreserve",
 )  # fmt: skip
+#: these read the weights alone
+WITHOUT_DATA = ("MagBased", "L1", "BN")
 
 
 @click.command()
@@ -27,12 +29,13 @@ MEASURES = (
 @click.option("--seed", default=333, show_default=True)
 @click.option("--limit", default=0.75, show_default=True, help="Share of the channels that goes.")
 @click.option("--rounds", multiple=True, type=int, default=(1, 5, 25), show_default=True)
+@click.option("--samples", default=2560, show_default=True, help="Images that each scoring is given.")
 @click.option("--only", multiple=True, type=click.Choice(MEASURES), help="These measures; repeatable.")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results/rounds"), show_default=True)
 @click.argument("extra", nargs=-1)
 def main(
-    model: str, data_set: str, epochs: int, seed: int, limit: float, rounds: Sequence[int], only: Sequence[str],
-    results: Path, extra: tuple[str, ...],
+    model: str, data_set: str, epochs: int, seed: int, limit: float, rounds: Sequence[int], samples: int,
+    only: Sequence[str], results: Path, extra: tuple[str, ...],
 ) -> None:  # fmt: skip
     """Run every measure and print the table; EXTRA goes to each command, after `--`."""
     shared = ["main.py", "--model", model, "--data_set", data_set, "--epochs", str(epochs), "--seed", str(seed)]
@@ -43,6 +46,7 @@ def main(
         row = []
         for number in rounds:
             command = [*shared, "--prune_criterion", measure, "--n_rounds", str(number)]
+            command += [] if measure in WITHOUT_DATA else ["--imp_samples", str(samples)]
             report = report_of(command, results.absolute() / f"{measure}_{number}")
             row.append(f" {100 * report['pruned']['accuracy']:.2f} |")
         print(f"| {measure} |" + "".join(row), flush=True)

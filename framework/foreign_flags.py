@@ -142,8 +142,8 @@ NOTHING_TO_DO = {
     "get_flops": "the report always has the multiply-adds",
     "compute_flops": "the report always has the multiply-adds",
     "get_inference_time": "the report always has the latency",
-    "mgpu": "accelerate launch main.py uses all GPUs",
-    "world_size": "accelerate launch main.py uses all GPUs",
+    "mgpu": "a run uses one device",
+    "world_size": "a run uses one device",
     "tensorboard": "tensorboard/ is always written",
     "save_models": "checkpoints are always written",
     "dynamic_network": "channels are always cut out of the tensors",
@@ -244,6 +244,11 @@ def respelled(arguments: list[str], names: set[str], switches: set[str]) -> list
                 value = following
                 next(rest)
             found.append(f"--{name}" if is_true(value, name) else f"--no_{name}")
+        elif name == "track_batches" and (value if equals else following).lower() in SWITCHED:
+            if not equals:  # their README calls the switch by the name of the number
+                value = following
+                next(rest)
+            found.append("--track_importance" if is_true(value, name) else "--no_track_importance")
         elif name == "augment" and (value if equals else following).lower() in SWITCHED:
             found += _augment(value if equals else following)
             if not equals:

@@ -143,6 +143,15 @@ def test_a_command_line_of_gradient_flow_runs(command: Command) -> None:
     assert config.pretrained is None and config.autoconfig
 
 
+def test_the_name_of_a_number_may_be_the_switch_that_the_published_text_takes_it_for(command: Command) -> None:
+    for spelling in (("--track_batches=True",), ("--track_batches", "true")):
+        config = command("--prune_criterion", "LossBased", *spelling).config
+        assert (config.track_importance, config.track_batches) == (True, 20)
+    config = command("--prune_criterion", "BiasedLossTracked", "--track_batches", "False").config
+    assert config.track_importance is False
+    assert command("--prune_criterion", "LossBased", "--track_batches", "7").config.track_batches == 7
+
+
 def test_a_command_line_of_taylor_pruning_runs(command: Command, tmp_path: Path) -> None:
     (tmp_path / "p72.json").write_text(json.dumps(TAYLOR))
     result = command(
