@@ -54,6 +54,7 @@ def prune(
     protect: Sequence[str] = (),
     companions: Sequence[Companion] = (),
     min_channels: int = 1,
+    keep_share: float = 0.0,
     round_to: int | str = 1,
     attention: str = "dims",
     inexact: bool = False,
@@ -71,7 +72,8 @@ def prune(
 
     For channel criterions: `scope` "global" ranks all channels together, "layer" takes the same share of each
     group, "isomorphic" of each set of groups that are built alike. `min_channels` stay in every group, and
-    widths of layers left are multiples of `round_to` ("auto" measures which multiple is fast here).
+    the share `keep_share` of its channels in the dense network; widths of layers left are multiples of
+    `round_to` ("auto" measures which multiple is fast here).
     `attention` and `inexact` see `channel_groups`, `fold` see `cut`.
 
     `batches` are (inputs, targets) on the model's device; `example_input` is by default the first of them. With an
@@ -82,7 +84,7 @@ def prune(
     earlier ones done).
     """
     check_network(model)
-    _check_types(sparsity, budget, scope, min_channels, seed)
+    _check_types(sparsity, budget, scope, min_channels, keep_share, seed)
     chosen = build("criterions", criterion) if isinstance(criterion, str) else criterion
     budget = _check(chosen, sparsity, budget)
     data = _pairs(batches)
@@ -91,8 +93,8 @@ def prune(
     example = _example(example_input, data)
     step = PruningStep(
         model, chosen, example, scope=scope, protect=protect, optimizer=optimizer, companions=companions,
-        budget=budget, min_channels=min_channels, round_to=_multiple(round_to, example), attention=attention,
-        inexact=inexact, fold=fold,
+        budget=budget, min_channels=min_channels, keep_share=keep_share, round_to=_multiple(round_to, example),
+        attention=attention, inexact=inexact, fold=fold,
     )  # fmt: skip
     before = measure(model, example, latency=latency)
     events = _run(step, sparsity, data, loss, seed)
@@ -168,9 +170,10 @@ def _check(criterion: Criterion, sparsity: float, budget: str | None) -> str:
     return "weights"
 
 
-def _check_types(sparsity: Any, budget: Any, scope: Any, min_channels: Any, seed: Any) -> None:
-    for name, value in (("sparsity", sparsity), ("min_channels", min_channels), ("seed", seed)):
-        kinds = (int, float) if name == "sparsity" else (int,)
+def _check_types(sparsity: Any, budget: Any, scope: Any, min_channels: Any, keep_share: Any, seed: Any) -> None:
+    numbers = {"sparsity": sparsity, "min_channels": min_channels, "keep_share": keep_share, "seed": seed}
+    for name, value in numbers.items():
+        kinds = (int, float) if name in ("sparsity", "keep_share") else (int,)
         if not isinstance(value, kinds) or isinstance(value, bool):
             raise UsageError(f"{name} is a number, got {value!r}")
     for name, value in (("budget", budget), ("scope", scope)):

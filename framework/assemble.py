@@ -264,7 +264,7 @@ def _make_pruner(
             "attention": config.attention,
             "inexact": config.inexact,
             "fold": config.fold,
-            "keep_share": trainer_class(config).least_share(**trainer_options(config)),
+            "keep_share": max(config.keep_share, trainer_class(config).least_share(**trainer_options(config))),
         },
     }
     if isinstance(schedule, Iterative):

@@ -190,6 +190,9 @@ class RunConfig:
         choices=("global", "layer", "row", "isomorphic"),
     )
     min_channels: int = _prune(1, help="channels that stay in each group; 0: whole residual blocks may go", low=0)
+    keep_share: float = _prune(
+        0.0, help="share of each group's channels in the dense network that stays", low=0, below=1
+    )
     round_to: str = _prune("1", help="channels left are a multiple of N; auto measures", metavar="N|auto")
     attention: str = _prune("dims", help="what goes from attention: channels of all heads, or heads",
                             choices=("dims", "heads"))  # fmt: skip

@@ -10,17 +10,19 @@ READ_BY = {
     "loss": ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg"),
     "train_scheme": ("l0_reg", "beta_ema"),
 }
-#: flags of training that are read with one value of another flag
+#: flags that are read with one value of another flag
 NEEDS = {
     "momentum": ("optimizer", ("SGD",)),
     "lr_step": ("lr_schedule", ("step",)),
     "lr_milestones": ("lr_schedule", ("multistep",)),
     "lr_gamma": ("lr_schedule", ("step", "multistep")),
+    "track_batches": ("track_importance", (True,)),
+    "alpha": ("track_importance", (True,)),
 }
 #: flags of pruning, which a criterion that prunes reads
 OF_PRUNING = (
     "pruning_limit", "schedule", "prune_delay", "prune_freq", "snip_steps", "budget", "scope", "min_channels",
-    "round_to", "attention", "inexact", "fold", "masking", "outer_layer_pruning", "protect",
+    "keep_share", "round_to", "attention", "inexact", "fold", "masking", "outer_layer_pruning", "protect",
 )  # fmt: skip
 #: flags that a test of a checkpoint reads none of, beside those of pruning
 OF_TRAINING = (
@@ -43,7 +45,7 @@ def idle_flags(config: RunConfig, prunes: bool, several_steps: bool) -> list[str
                   if name not in known and name in config.from_flags]  # fmt: skip
     for name, (other, values) in NEEDS.items():
         if getattr(config, other) not in values and name in config.from_flags:
-            lines.append(_line(name, f"it is for --{other} {' or '.join(values)}"))
+            lines.append(_line(name, f"it is for --{other} {' or '.join(map(str, values))}"))
     if not prunes:
         why = "--l0 prunes by gates alone" if config.l0 else f"{config.prune_criterion} prunes nothing"
         lines += [_line(name, why) for name in OF_PRUNING if name in config.from_flags]

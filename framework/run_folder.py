@@ -44,7 +44,7 @@ LONGEST = 60  # characters of a run name; file systems stop at 255 bytes
 # saved, and how the same arithmetic is carried out. Every other setting counts, new ones too.
 NOT_DENSE = {
     "prune_criterion", "pruning_limit", "snip_steps", "schedule", "prune_delay", "prune_freq", "scope", "budget",
-    "min_channels", "round_to", "attention", "inexact", "fold",
+    "min_channels", "keep_share", "round_to", "attention", "inexact", "fold",
     "enable_rewinding", "rewind_to", "pruning_rate", "growing_rate", "hoyer_square", "group_hoyer_square",
     "outer_layer_pruning", "protect", "masking", "input_dim", "l0_reg", "beta_ema", "train_dense",
     "run_name", "results_dir", "checkpoint_model", "save_freq", "progress", "plugins", "autoconfig", "download",

@@ -128,7 +128,9 @@ def _check_trainer(config: RunConfig) -> None:
 
 
 #: flags that mean something for channels alone, and what they are when nothing is asked
-FOR_CHANNELS = {"min_channels": 1, "round_to": "1", "attention": "dims", "inexact": False, "fold": False}
+FOR_CHANNELS = {
+    "min_channels": 1, "keep_share": 0.0, "round_to": "1", "attention": "dims", "inexact": False, "fold": False,
+}  # fmt: skip
 
 
 def _check_pruning(config: RunConfig) -> None:

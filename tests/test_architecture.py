@@ -46,6 +46,7 @@ def test_no_module_bears_the_name_of_a_public_function() -> None:
     assert not {path.stem for path in (ROOT / "framework").glob("*.py")} & set(framework.__all__)
 
 
+@pytest.mark.slow
 def test_every_module_can_be_imported_first() -> None:
     """One process, in which each module is imported after all of ours were forgotten."""
     names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES]

@@ -174,6 +174,7 @@ class Pruner:
             share = self._step.keep_share
             why = "what is left is protected or the last of its layer"
             why = f"{why}, of which the share {share:g} stays (keep_share)" if share else why
+            why = f"{why}, or the next channels would be too many"
             why = why if reached < asked else "as much was gone already, or goes only together"
             who = type(self.criterion).__name__
             trainer.warn(f"{who}: asked for sparsity {asked:.4f}, reached {reached:.4f}: {why}")

@@ -130,8 +130,12 @@ class PruningStep:
             )
         if self.budget not in BUDGETS:
             raise UsageError(unknown("budget", self.budget, BUDGETS))
-        if weightwise and (self.min_channels, self.round_to, self.fold) != (1, 1, False):
-            raise UsageError(f"{name} prunes weights: min_channels, round_to and fold are for channels")
+        if weightwise and (self.min_channels, self.keep_share, self.round_to, self.fold) != (1, 0, 1, False):
+            raise UsageError(
+                f"{name} prunes weights: min_channels, keep_share, round_to and fold are for channels"
+            )
+        if not 0 <= self.keep_share < 1:
+            raise UsageError(f"keep_share must be in [0, 1), got {self.keep_share}")
         if self.min_channels < 0 or self.round_to < 1:
             raise UsageError(f"min_channels {self.min_channels} and round_to {self.round_to}: at least 0 and 1")
 

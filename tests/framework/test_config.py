@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from framework.config import FLAGS, GROUPS, KINDS, RunConfig
@@ -174,6 +174,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
     return st.none() | one if flag.optional else one
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.fixed_dictionaries({name: values_of(name) for name in FLAGS}))
 def test_a_config_survives_the_way_through_yaml(values: dict[str, Any]) -> None:
     config = RunConfig(**values)

@@ -200,7 +200,9 @@ class Keeper:
         self.kept = dict(kept)
 
 
-@pytest.mark.parametrize("criterion", ["SNAPitDuring", "SNAP", "SNIPitDuring"])
+@pytest.mark.parametrize(
+    "criterion", ["SNAPitDuring", pytest.param("SNAP", marks=pytest.mark.slow), "SNIPitDuring"]
+)
 def test_a_run_leaves_the_file_the_rows_and_the_same_network(
     criterion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
