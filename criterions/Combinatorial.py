@@ -16,12 +16,12 @@ class Combinatorial(Oracle):
     """The least squared change of the loss over all sets of `size` channels of a layer that hold the channel.
 
     So the channels of the set that is missed least come first. `changes` has the squared change of every set, in
-    lexicographic order, per group. `layer`: only this group is tried, all others are never pruned. More than
-    `most` sets are refused. Exact as Oracle; after training. Method 50 of Molchanov et al., 2019,
-    arXiv:1906.10771.
+    lexicographic order, per group. `layer`: only this group, by name or number, is tried, all others are never
+    pruned. More than `most` sets are refused. Exact as Oracle; after training. Method 50 of Molchanov et al.,
+    2019, arXiv:1906.10771.
     """
 
-    def __init__(self, *, size: int = 2, layer: str | None = None, most: int = 200_000) -> None:
+    def __init__(self, *, size: int = 2, layer: str | int | None = None, most: int = 200_000) -> None:
         check_combinations(type(self).__name__, size, most)
         super().__init__()
         self._options = {"size": size, "layer": layer, "most": most}

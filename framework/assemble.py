@@ -15,7 +15,7 @@ from framework.checkpoint import is_ours, load_model, read_file
 from framework.config import RunConfig
 from framework.criterion import Criterion
 from framework.group_decay import GroupDecay
-from framework.idle import idle_flags
+from framework.idle import idle_flags, idle_modes
 from framework.iterative import Iterative
 from framework.loss import Loss
 from framework.plugins import build, check_options, option_default, option_names, registry
@@ -28,7 +28,7 @@ from framework.pruning.weighing import weighed
 from framework.pruning_rate import PruningRate
 from framework.rewinding import check_rewinding
 from framework.run_folder import SUFFIX, is_safetensors
-from framework.schedule import Never, Schedule
+from framework.schedule import BEFORE_TRAINING, Never, Schedule
 from framework.scheduling import check_moments, schedule_of, write_back
 from framework.trainer import Trainer
 from utils.errors import UsageError
@@ -227,6 +227,7 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
         config.notes.append(f"{config.prune_criterion} prunes nothing: --schedule {config.schedule} has no effect")
     config.notes += idle_flags(config, not isinstance(own, Never), getattr(own, "steps", 1) > 1)
     plan = schedule.plan(config.pruning_limit, config.epochs)
+    config.notes += idle_modes(config, BEFORE_TRAINING in plan)
     if config.enable_rewinding:
         check_rewinding(config.rewind_to, plan, config.epochs)
         if config.fold:

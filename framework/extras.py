@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from framework.calibration import guesses
 from framework.checkpoint import file_size
 from framework.config import EXTRAS, RunConfig
 from framework.criterion import Batch
@@ -65,7 +66,7 @@ def accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
     hits, samples = None, 0
     with untouched(model), torch.inference_mode():
         for inputs, targets in batches:
-            right = (model(inputs).argmax(dim=1) == targets).sum()
+            right = (guesses(model(inputs)) == targets).sum()
             hits = right if hits is None else hits + right
             samples += len(targets)
     return int(hits) / samples if hits is not None else 0.0

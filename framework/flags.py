@@ -76,8 +76,15 @@ class Flag:
         elif isinstance(value, str | int | float) and not isinstance(value, bool):
             parsed = _number(value, self.type)
         if parsed is None:
-            raise UsageError(f"{where} must be {WORDS[self.type]}, got {_shown(value)}")
+            raise UsageError(f"{where} must be {self._words()}, got {_shown(value)}")
         return parsed
+
+    def _words(self) -> str:
+        """What a value must be."""
+        if not self.many or self.type not in (int, float):
+            return WORDS[self.type]
+        several = "integers" if self.type is int else "numbers"
+        return f"{several} with commas between" + (f" ({self.metavar})" if self.metavar else "")
 
     def check(self, value: Any) -> None:
         """Raise UsageError when the value is not among the choices or outside the limits."""

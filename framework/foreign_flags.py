@@ -160,8 +160,9 @@ HOW = (
     "prune_per_iteration", "fixed_layer", "prune_neurons_max", "start_pruning_after_n_iterations",
     "maximum_pruning_iterations", "fixed_criteria",
 )  # fmt: skip
-#: how the script of gradient flow trains where nobody says for how long
+#: what the script of gradient flow trains on, and how, where nobody says for how long
 TRAINING: Settings = {
+    "data_set": "CIFAR100", "augment": "crop_flip", "seed": "0", "preserve_moment": False,
     "epochs": "160", "learning_rate": "0.1", "l2_reg": "1e-4", "lr_schedule": "multistep",
     "lr_milestones": "80,120",
 }  # fmt: skip

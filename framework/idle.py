@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from framework.config import KINDS, RunConfig
+from framework.modes import MODES
 from framework.plugins import option_names, registry
 
 #: flags that only a plug-in with an option of this name reads
@@ -51,6 +52,22 @@ def idle_flags(config: RunConfig, prunes: bool, several_steps: bool) -> list[str
         lines += [_line(name, why) for name in OF_PRUNING if name in config.from_flags]
     elif not several_steps and "snip_steps" in config.from_flags:
         lines.append(_line("snip_steps", f"{config.prune_criterion} does not prune in such steps"))
+    return lines
+
+
+def idle_modes(config: RunConfig, before: bool) -> list[str]:
+    """One line for a mode whose penalty another flag took away; `before`: whether training begins pruned."""
+    lines = []
+    for mode, chosen in MODES.items():
+        if mode == "l0" or not getattr(config, mode):
+            continue
+        if not registry.derives("losses", config.loss, chosen["loss"]):
+            lines.append(f"--{mode} adds no penalty: --loss {config.loss} has none")
+        elif before:
+            who = config.prune_criterion
+            lines.append(
+                f"--{mode} adds no penalty: it ends with the first pruning, and {who} prunes before training"
+            )
     return lines
 
 

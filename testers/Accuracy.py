@@ -7,7 +7,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from framework.calibration import Tally
+from framework.calibration import Tally, guesses
 from framework.loss import Loss
 from framework.tester import Tester
 from utils.errors import RunError
@@ -16,7 +16,10 @@ LINES = ("accuracy", "top5", "loss", "samples", "ece")
 
 
 class Accuracy(Tester):
-    """Accuracy, per class and as confusion matrix, top-5 accuracy, loss and calibration, over all samples."""
+    """Accuracy, per class and as confusion matrix, top-5 accuracy, loss and calibration, over all samples.
+
+    Outputs that are no numbers are wrong.
+    """
 
     @torch.inference_mode()
     def run(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> dict[str, Any]:
@@ -27,9 +30,10 @@ class Accuracy(Tester):
         tally = Tally()
         for inputs, targets in batches:
             outputs = model(inputs)
+            guessed = guesses(outputs)
             best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
-            hits += int((outputs.argmax(dim=1) == targets).sum())
-            top += int((best == targets.unsqueeze(1)).any(dim=1).sum())
+            hits += int((guessed == targets).sum())
+            top += int(((best == targets.unsqueeze(1)).any(dim=1) & (guessed >= 0)).sum())
             total += float(loss(outputs, targets)) * len(inputs)
             samples += len(inputs)
             tally.add(outputs, targets)

@@ -8,6 +8,7 @@ import torch
 from accelerate import DistributedType
 from torch import Tensor
 
+from framework.calibration import guesses
 from framework.confusion import confusion_counts
 from framework.measures import evaluating
 from framework.pruning.cutting import unwrapped
@@ -196,4 +197,4 @@ class DefaultTrainer(Trainer):
 
 def correct_samples(outputs: Tensor, targets: Tensor) -> Tensor:
     """How many samples of the batch have their largest output at the target, a scalar on the device."""
-    return (outputs.argmax(dim=1) == targets).sum()
+    return (guesses(outputs) == targets).sum()

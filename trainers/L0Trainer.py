@@ -131,7 +131,11 @@ class L0Trainer(DefaultTrainer):
     def finish(self) -> None:
         """From here on the network is plain; says how many closed gates could not be cut."""
         super().finish()
-        if self._closed is not None and self._closed.left:
+        if self._closed is None:
+            return
+        if self._closed.closed == self._closed.gates:
+            self.warn("L0: every gate is closed, the network says the same of every image: --l0_reg is too strong")
+        if self._closed.left:
             self.warn(_left_as_zeros(self._closed))
 
     def state(self) -> dict[str, float]:

@@ -20,13 +20,18 @@ def check_combinations(who: str, size: int, most: int) -> None:
             raise UsageError(f"{who}: {name} must be a whole number from 1 on, got {value}")
 
 
-def combinations(groups: Groups, size: int, layer: str | None, most: int, who: str) -> dict[str, Tensor]:
-    """Group -> all sets in lexicographic order, `(sets, size)`; of `layer` alone where one is given.
+def combinations(groups: Groups, size: int, layer: str | int | None, most: int, who: str) -> dict[str, Tensor]:
+    """Group -> all sets in lexicographic order, `(sets, size)`; of `layer`, a name or a number from 0, alone
+    where one is given.
 
     A group of fewer channels has one set, of all of them. UsageError for an unknown layer and for too many sets.
     """
+    if isinstance(layer, int) and not isinstance(layer, bool):
+        if not 0 <= layer < len(groups):
+            raise UsageError(f"{who}: layer {layer}: there are {len(groups)}, 0 to {len(groups) - 1}")
+        layer = list(groups)[layer]
     if layer is not None and layer not in groups:
-        raise UsageError(f"{who}: {unknown('layer', layer, list(groups))}")
+        raise UsageError(f"{who}: {unknown('layer', str(layer), list(groups))}")
     chosen = {name: group for name, group in groups.items() if layer in (None, name)}
     sets = sum(math.comb(group.channels, min(size, group.channels)) for group in chosen.values())
     if sets > most:

@@ -92,10 +92,10 @@ def _halves(batch: Batch) -> list[Batch]:
 
 
 def _without_singles(batches: list[Batch]) -> list[Batch]:
-    """A single sample has no statistics: it joins the batch before it."""
+    """A single sample has no statistics: it joins the batch before it, and the first one the batch after it."""
     found: list[Batch] = []
     for inputs, targets in batches:
-        if found and len(inputs) == 1:
+        if found and 1 in (len(inputs), len(found[-1][0])):
             inputs, targets = torch.cat([found[-1][0], inputs]), torch.cat([found.pop()[1], targets])
         found.append((inputs, targets))
     return found

@@ -13,12 +13,39 @@ from framework.prunable import TRANSPOSED, prunable_layers, prunable_weights, te
 from framework.pruning.channels import Groups
 from framework.pruning.masks import Masks
 from framework.pruning.selection import lowest, select
+from framework.untouched import untouched
 from utils.errors import UsageError
 
 
 def first_layer(groups: Groups) -> str:
     """Name of the layer that the network's input meets first, in forward order."""
     return next(iter(groups.values())).producers[0]
+
+
+def check_one_reader(model: nn.Module, example_input: Tensor, layer: str) -> None:
+    """UsageError where more layers than `layer` read the network's input as it is: masks of one leave it in."""
+    found: list[str] = []
+
+    def note(name: str, inputs: tuple[Any, ...]) -> None:
+        if any(isinstance(one, Tensor) and one.data_ptr() == example_input.data_ptr() for one in inputs):
+            found.append(name)
+
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs))
+        for name, module in prunable_layers(model).items()
+    ]
+    try:
+        with untouched(model), torch.no_grad():
+            model(example_input)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    others = [name for name in dict.fromkeys(found) if name != layer]
+    if others:
+        raise UsageError(
+            f"--outer_layer_pruning ranks the inputs of one layer, {layer}; {type(model).__name__} has more that "
+            f"read the images: {', '.join(others)}"
+        )
 
 
 def input_columns(module: nn.Module, values: Tensor) -> Tensor:

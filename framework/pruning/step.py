@@ -20,6 +20,7 @@ from framework.pruning.channels import ChannelGroup, channel_groups
 from framework.pruning.cutting import Companion, cut, shrink, unwrapped, what_stays
 from framework.pruning.inputs import (
     check_input_scores,
+    check_one_reader,
     first_layer,
     gone_scores,
     keep_inputs,
@@ -107,6 +108,8 @@ class PruningStep:
         self.groups = channel_groups(
             self.model, self.example_input, self.protect, inexact=self.inexact, attention=self.attention
         )
+        if self.rank_inputs:
+            check_one_reader(self.model, self.example_input, first_layer(self.groups))
         if self.min_channels == 0:
             for name in not_removable(self.model, self.example_input[:1], self.groups):
                 self.groups[name] = replace(self.groups[name], removable=False)

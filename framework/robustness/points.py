@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from framework.calibration import guesses
 from utils.errors import RunError
 from utils.loaders import Batch, seeded
 
@@ -106,11 +107,10 @@ def balanced(targets: Tensor, count: int, seed: int) -> Tensor:
 
 @torch.no_grad()
 def predictions(model: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
-    """The class of each image, int64 (N,); -1 where the outputs are not finite."""
+    """The class of each image, int64 (N,); -1 where an output is no number."""
     found = []
     for batch in pixels.split(batch_size) if len(pixels) else ():
-        outputs = model(batch)
-        found.append(torch.where(outputs.isfinite().all(dim=1), outputs.argmax(dim=1), -1))
+        found.append(guesses(model(batch)))
     return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=pixels.device)
 
 

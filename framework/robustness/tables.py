@@ -32,18 +32,22 @@ def robustness_tables(results: dict[str, Any]) -> list[str | Table]:
 
 
 def _table(norm: str, network: dict[str, Any]) -> Table:
-    """Robust accuracy by attack and epsilon, for attacks of one norm on one network."""
+    """Robust accuracy by attack and epsilon, for attacks of one norm on one network.
+
+    Where the terminal is narrow the names are folded, never the numbers.
+    """
     worst = network["worst_case"][norm]
     table = Table(title=f"robust accuracy in {norm}: {network['network']}", title_justify="left")
-    table.add_column("", no_wrap=True)
+    table.add_column("", overflow="fold", min_width=8)
     for epsilon in worst["epsilons"]:
-        table.add_column(shown_epsilon(norm, epsilon), justify="right")
-    table.add_column("median", justify="right")
+        table.add_column(shown_epsilon(norm, epsilon), justify="right", no_wrap=True)
+    table.add_column("median", justify="right", min_width=6)
     for name in worst["attacks"]:
         attack = network["attacks"][name]
         table.add_row(name, *(f"{share:.4f}" for share in attack["robust_accuracy"]), _median(attack))
     table.add_row("worst case", *(f"{share:.4f}" for share in worst["robust_accuracy"]), "")
-    table.add_row("  95 % interval", *(f"{low:.2f}-{high:.2f}" for low, high in worst["interval"]), "")
+    table.add_row("  95 % from", *(f"{low:.4f}" for low, _ in worst["interval"]), "")
+    table.add_row("  to", *(f"{high:.4f}" for _, high in worst["interval"]), "")
     return table
 
 

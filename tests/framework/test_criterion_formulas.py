@@ -180,10 +180,15 @@ def test_batch_statistics_change_grasp_on_request_and_halves_change_them_again()
     plain = score("GRASP", model, batches)
     for key, tensor in score(build("criterions", "GRASP", halves=True), model, batches).items():
         torch.testing.assert_close(tensor, plain[key], rtol=1e-4, atol=1e-6 * float(plain[key].abs().max()))
+    before = copy.deepcopy(model.state_dict())
     whole = score(build("criterions", "GRASP", train_batch_norm=True), model, batches)
     halves = score(build("criterions", "GRASP", train_batch_norm=True, halves=True), model, batches)
+    assert same(dict(model.state_dict()), before)  # running statistics too, which torch writes to uncounted
     assert not torch.allclose(whole["a.weight"], plain["a.weight"], rtol=1e-2)
     assert not torch.allclose(whole["a.weight"], halves["a.weight"], rtol=1e-2)
+    lonely = [(x[:1], y[:1]) for x, y in batches[:1]] + batches  # a sample without statistics of its own
+    assert all(tensor.isfinite().all() for tensor in score(
+        build("criterions", "GRASP", train_batch_norm=True), model, lonely).values())  # fmt: skip
     # the statistics of each batch: the same as with norms that have none of their own
     twin = copy.deepcopy(model)
     for module in twin.modules():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from framework.assemble import build_pruner
-from framework.config import FLAGS
+from framework.config import FLAGS, RunConfig
 from framework.config_file import merge
 from framework.idle import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, idle_in_tests
 from framework.modes import use_modes
@@ -18,6 +18,12 @@ from framework.schedule import Never
 
 def idle(command: str, file: Path | None = None) -> list[str]:
     """The flags that the run of a command tells to be without effect."""
+    found = [note for note in noted(command, file)[1] if note.startswith("--") and "has no effect" in note]
+    return [note.split()[0].lstrip("-") for note in found]
+
+
+def noted(command: str, file: Path | None = None) -> tuple[RunConfig, list[str]]:
+    """The settings of a command, and the lines that its run prints."""
     words = shlex.split(command)
     flags: dict[str, object] = {}
     for at, word in enumerate(words):
@@ -27,8 +33,7 @@ def idle(command: str, file: Path | None = None) -> list[str]:
     config = merge(flags, file)
     use_modes(config)
     build_pruner(config, build("criterions", config.prune_criterion))
-    found = [note for note in config.notes if note.startswith("--") and "has no effect" in note]
-    return [note.split()[0].lstrip("-") for note in found]
+    return config, config.notes
 
 
 @pytest.mark.parametrize(
@@ -44,6 +49,8 @@ def idle(command: str, file: Path | None = None) -> list[str]:
         ("--momentum 0.5", ["momentum"]),
         ("--momentum 0.5 --optimizer SGD", []),
         ("--lr_step 3 --lr_gamma 0.5", ["lr_step", "lr_gamma"]),
+        ("--prune_criterion LossBased --n_rounds 1 --alpha 0.5 --track_batches 5", ["track_batches", "alpha"]),
+        ("--prune_criterion LossBased --n_rounds 1 --alpha 0.5 --track_batches 5 --track_importance", []),
         ("--lr_schedule step --lr_step 3 --lr_gamma 0.5", []),
         ("--l0 --l0_reg 5 --beta_ema 0.5 --l1_reg 0.1", []),
         ("--hoyer_square --hoyer_reg 3 --l1_reg 0.1 --pruning_limit 0.9 --prune_delay 2", []),
@@ -76,3 +83,22 @@ def test_the_tables_name_flags_and_plugins_that_there_are() -> None:
     never = [name for name in registry.names("criterions")
              if isinstance(registry.get("criterions", name).schedule, Never)]  # fmt: skip
     assert never == ["EmptyCrit"]
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("--hoyer_square", ""),
+        ("--hoyer_square --prune_criterion Magnitude", ""),
+        (
+            "--hoyer_square --prune_criterion SNIP",
+            "--hoyer_square adds no penalty: it ends with",
+        ),
+        ("--hoyer_square --prune_criterion SNIP --schedule after", ""),
+        ("--group_hoyer_square --loss CrossEntropy", "--group_hoyer_square adds no penalty: --loss CrossEntropy"),
+    ],
+)
+def test_a_mode_whose_penalty_another_flag_takes_away_says_so(command: str, told: str) -> None:
+    _, notes = noted(command)
+    found = [note for note in notes if "adds no penalty" in note]
+    assert found == [] if not told else len(found) == 1 and found[0].startswith(told)

@@ -789,6 +789,8 @@ def test_a_channel_scores_what_the_least_harmful_set_with_it_does(size: int) -> 
 def test_only_the_chosen_layer_is_tried_and_too_many_sets_are_refused() -> None:
     model, batches, groups = double("residual")
     found = score(build("criterions", "Combinatorial", layer="a"), model, batches, groups=groups)
+    at = list(free_groups(groups)).index("a")
+    assert same(score(build("criterions", "Combinatorial", layer=at), model, batches, groups=groups), found)
     assert {name for name, values in found.items() if bool((values == torch.inf).all())} == {"stem", "c", "e"}
     for options, expected in [
         ({"layer": "aa"}, "unknown layer 'aa': did you mean 'a'"),

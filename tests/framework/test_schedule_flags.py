@@ -34,7 +34,7 @@ BAD: dict[str, tuple[str, tuple[str, ...]]] = {
     "no round": ("--n_rounds 0", ("--n_rounds must be at least 1, got 0",)),
     "thresholds that fall": ("--thresholds 0.5,0.3", ("thresholds 0.5,0.3 must rise",)),
     "thresholds above all": ("--thresholds [50,100]", ("[0, 100)",)),
-    "thresholds in words": ("--thresholds half", ("--thresholds must be a number, got 'half'",)),
+    "thresholds in words": ("--thresholds half", ("--thresholds must be numbers with commas between", "'half'")),
     "negative threshold": ("--thresholds -0.5,0.3", ("thresholds -0.5,0.3",)),
     "rounds of two kinds": ("--thresholds 0.3,0.5 --n_rounds 5", ("--n_rounds 5 and --thresholds 0.3,0.5",)),
     "two limits": ("--thresholds 0.3,0.5 --pruning_limit 0.9", ("--pruning_limit 0.9 and --thresholds",)),
@@ -124,6 +124,14 @@ def test_what_a_measure_needs_is_filled_in_and_the_users_own_flags_win(command: 
     assert set_.options("criterion")["grasp_temperature"] == 4
 
 
+def test_rounds_of_gradient_flow_empty_no_layer_unless_told_to(command: Command) -> None:
+    assert command("--prune_criterion", "MagBased", "--n_rounds", "3").config.keep_share == 0.05
+    assert command("--prune_criterion", "MagBased", "--n_rounds", "3", "--keep_share", "0").config.keep_share == 0
+    assert command("--prune_criterion", "MagBased", "--n_rounds", "3", "--bypass").config.keep_share == 0
+    assert command("--prune_criterion", "MagBased").config.keep_share == 0
+    assert command("--prune_criterion", "SNAP", "--n_rounds", "3").config.keep_share == 0
+
+
 FLOW = (
     "--model vgg --num_classes 10 --seed 0 --pretrained_path 0 --data_path CIFAR10 --download False "
     "--pruning_type loss_based --prune_percent 75 --n_rounds 5 --T 5 --imp_samples 2560 --track_stats True "
@@ -196,6 +204,8 @@ def test_every_key_of_a_settings_file_is_read(settings: Command) -> None:
     assert settings(TAYLOR | {"flops_regularization": 1e-12}).config.flops_regularization == 1e-12
     combined = settings(TAYLOR | {"method": 50, "starting_neuron": 3, "pruning_silent": True}).config
     assert combined.options("criterion") == {"size": 3}
+    one = settings(TAYLOR | {"method": 50, "starting_neuron": 3, "fixed_layer": 2}).config
+    assert one.options("criterion") == {"size": 3, "layer": 2} and one.fixed_layer == 2
     assert any("pruning_silent has no effect" in note for note in combined.notes)
     assert {*KEYS, *SPECIAL} == set(TAYLOR) | {"l2_normalization_per_layer"} and set(NEEDLESS)
 
@@ -302,5 +312,6 @@ def test_the_length_of_a_training_that_is_not_told_is_the_published_one() -> Non
     shared = {"prune_criterion": "L1", "optimizer": "SGD"}
     assert translate({"pruning_type": "l1"})[0] == TRAINING | shared
     assert translate({"pruning_type": "l1", "epochs": 5})[0] == shared | {"epochs": 5}
-    own = translate({"pruning_type": "l1", "lr": "0.2", "lr_schedule": "cosine"})[0]
-    assert own == shared | {"epochs": "160", "learning_rate": "0.2", "l2_reg": "1e-4", "lr_schedule": "cosine"}
+    own = translate({"pruning_type": "l1", "lr": "0.2", "lr_schedule": "cosine", "data_path": "MNIST"})[0]
+    told = {"learning_rate": "0.2", "lr_schedule": "cosine", "data_set": "MNIST"}
+    assert own == {k: v for k, v in (TRAINING | shared).items() if k != "lr_milestones"} | told

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from framework.calibration import Tally
+from framework.confusion import confusion_counts
 from framework.plugins import build
 from framework.tester import TestContext
+from trainers.DefaultTrainer import correct_samples
 
 
 def naive(outputs: Tensor, targets: Tensor, bins: int = 15) -> dict[str, Any]:
@@ -107,3 +109,19 @@ def test_what_is_shown_names_the_classes() -> None:
     lines = tester.shown(tester.evaluate(model, batches, build("losses", "CrossEntropy"), context=context))
     assert any(str(line).strip().startswith("ece: ") for line in lines)
     assert str(lines[-1]).strip() == "emu: no sample"
+
+
+def test_outputs_that_are_no_numbers_are_wrong_everywhere_and_leave_finite_results() -> None:
+    """The largest of them would be class 0."""
+    outputs = torch.eye(4)[torch.tensor([0, 0, 1, 2])] * 3
+    outputs[1] = torch.nan
+    outputs[2, 3] = torch.nan
+    targets = torch.tensor([0, 0, 1, 2])
+    tester: Any = build("testers", "Accuracy")
+    found = tester.run(lambda x: outputs[x], [(torch.arange(4), targets)], nn.functional.cross_entropy)
+    assert (found["accuracy"], found["top5"]) == (0.5, 0.5)
+    assert found["per_class_accuracy"] == [0.5, 0.0, 1.0, None]
+    assert found["confusion"] == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert math.isfinite(found["ece"]) and sum(one["samples"] for one in found["calibration_bins"]) == 4
+    assert int(correct_samples(outputs, targets)) == 2
+    assert confusion_counts(outputs, targets).tolist() == found["confusion"]

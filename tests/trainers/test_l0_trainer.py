@@ -248,6 +248,15 @@ def test_what_stays_as_zeros_is_told_with_its_reason(closed: Closed, said: str) 
     assert ("open" in text) == (closed.left > closed.inputs)
 
 
+def test_a_network_without_an_open_gate_is_called_by_its_name(assembled: Assembled) -> None:
+    trainer, _ = assembled(**L0, **QUICK)
+    with torch.no_grad():
+        for layer in l0_layers(trainer.model).values():
+            layer.log_alpha.fill_(-10)
+    trainer.finish()
+    assert any("every gate is closed" in line for line in trainer.progress.warnings)
+
+
 def test_the_report_tells_what_became_of_the_gates(run: Any) -> None:
     report = run.report
     assert report["trainer"]["name"] == "L0Trainer" and report["trainer"]["gates"] == 6 + 16 + 120 + 1080 + 84

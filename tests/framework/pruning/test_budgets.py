@@ -278,3 +278,22 @@ def test_widths_are_rounded_and_not_numbers_of_channels() -> None:
     report = prune(model, "ChannelNorm", 0.5, example_input=images(2), round_to=8)
     assert report.reached == pytest.approx(0.5, abs=0.03)
     assert model[0].out_channels % 8 == model[2].out_channels % 8 == 0 and model[2].out_channels < 64
+
+
+def test_a_share_of_each_layer_stays_counted_in_the_dense_network() -> None:
+    """After several prunings too, and whatever the ranking says."""
+    model = nn.Sequential(*[
+        layer for width in ((3, 40), (40, 60), (60, 21)) for layer in (nn.Conv2d(*width, 3), nn.ReLU())
+    ], nn.Flatten(), nn.LazyLinear(4))  # fmt: skip
+    x = torch.randn(1, 3, 9, 9)
+    model(x)
+    with torch.no_grad():
+        model[0].weight.mul_(1e-3)
+    for sparsity in (0.5, 0.8):
+        prune(model, "ChannelNorm", sparsity, example_input=x, keep_share=0.1)
+    widths = [module.weight.shape[0] for module in model if isinstance(module, nn.Conv2d)]
+    assert widths[0] == 4 and widths[1] >= 6 and widths[2] >= 3 and sum(widths) == round(0.2 * 121)
+    with pytest.raises(UsageError, match=r"keep_share must be in \[0, 1\), got 1"):
+        prune(model, "ChannelNorm", 0.5, example_input=x, keep_share=1)
+    with pytest.raises(UsageError, match="keep_share, round_to and fold are for channels"):
+        prune(model, "Magnitude", 0.5, example_input=x, keep_share=0.1)

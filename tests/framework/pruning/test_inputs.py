@@ -277,3 +277,25 @@ def test_a_block_whose_skip_reads_the_input_is_pruned_too() -> None:
         0.5, batches, F.cross_entropy
     )
     assert event.inputs is not None and model.a.weight.shape[0] == 2
+
+
+class TwoStems(nn.Module):
+    """Two layers that read the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 5, padding=2)
+        self.c, self.d = nn.Conv2d(8, 6, 3), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(torch.cat([self.a(x), self.b(x)], 1))
+        out: Tensor = self.d(F.relu(self.c(h)).mean((2, 3)))
+        return out
+
+
+def test_inputs_that_two_layers_read_are_not_said_to_be_gone_from_one_of_them() -> None:
+    model, x = seeded(TwoStems), images(2)
+    with pytest.raises(UsageError, match="TwoStems has more that read the images: b"):
+        PruningStep(model, build("criterions", "SNAP"), x, rank_inputs=True)
+    PruningStep(model, build("criterions", "SNAP"), x)  # channels alone are pruned as ever
+    PruningStep(seeded(ConvNet), build("criterions", "SNAP"), x, rank_inputs=True)

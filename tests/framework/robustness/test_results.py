@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import re
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from torch import Tensor
 
 from framework.robustness.attacking import Outcome
 from framework.robustness.names import ATTACKS
 from framework.robustness.points import Points, balanced, collect
 from framework.robustness.results import Assessment, summary, to_show, wilson
+from framework.robustness.tables import robustness_tables
 from utils.errors import RunError
 
 
@@ -144,3 +148,22 @@ def test_what_is_shown_is_right_and_of_many_classes() -> None:
     targets = torch.tensor([0, 0, 0, 1, 1, 2])
     clean = torch.tensor([9, 0, 0, 1, 1, 2])
     assert to_show(clean, targets, 4) == [1, 3, 5, 2]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_number_is_cut_where_the_terminal_is_narrow(width: int) -> None:
+    epsilons = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0)
+    outcomes = [outcome(name, epsilons, [0, 0.4, 1.7, 2.9, math.inf]) for name in (
+        "L2RepeatedAdditiveGaussianNoiseAttack", "DDNAttack", "CarliniWagner")]  # fmt: skip
+    results = {"network": "net", **summary(assessment(*outcomes))}
+    results["sanity"] |= {"probed": 0}
+    console = Console(width=width, file=io.StringIO())
+    with console.capture() as captured:
+        for part in robustness_tables(results):
+            console.print(part)
+    text = captured.get()
+    worst = results["worst_case"]["L2"]
+    shown = re.findall(r"\d\.\d{4}", text)
+    for share, (low, high) in zip(worst["robust_accuracy"], worst["interval"], strict=True):
+        assert {f"{share:.4f}", f"{low:.4f}", f"{high:.4f}"} <= set(shown)
+    assert "…" not in text and all(f"{epsilon:g}" in text for epsilon in epsilons)
