@@ -20,6 +20,7 @@ from framework.pruning.channels import check_example
 from framework.pruning.cutting import Companion, unwrapped
 from framework.pruning.masks import Masks
 from framework.pruning.step import PruneEvent, PruningStep, nothing_below
+from framework.untouched import random_numbers_as_before
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -137,7 +138,7 @@ def _run(
     criterion = step.criterion
     criterion.seed, criterion.step = seed, 0
     criterion.start(step.model)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with random_numbers_as_before():
         torch.manual_seed(seed)
         targets = criterion.schedule.one_shot(sparsity)
         if len(targets) > 1:  # a single one is refused before anything is cut

@@ -14,6 +14,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from framework.loss import Loss
+from framework.untouched import random_numbers_as_before
 
 
 def untracked(items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
@@ -78,7 +79,7 @@ class Tester(ABC):
         self.context = replace(context or TestContext(), seed=seed)
         compared = self.context.compared
         networks = [model] if compared is None else [model, compared.model]
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())), _evaluating(networks):
+        with random_numbers_as_before(), _evaluating(networks):
             torch.manual_seed(seed)
             return self.run(model, batches, loss)
 

@@ -1,4 +1,4 @@
-"""Looking at a model without leaving a trace."""
+"""Looking at a model, and drawing random numbers, without leaving a trace."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def untouched(model: nn.Module) -> Iterator[None]:
             _restore(module, name, buffer, version, copy)
 
 
+@contextmanager
+def random_numbers_as_before() -> Iterator[None]:
+    """What is drawn inside, on the CPU and on every GPU, changes nothing of what is drawn afterwards."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
+
+
 @torch.no_grad()
 def _restore(module: nn.Module, name: str, buffer: Tensor, version: int, copy: Tensor) -> None:
     module._buffers[name] = buffer
@@ -47,7 +54,7 @@ def _restore(module: nn.Module, name: str, buffer: Tensor, version: int, copy: T
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether all values are, those that are no numbers too; nothing is known of tensors without values."""
-    if one.is_meta:
+    """Whether all values are, also those that are no numbers; sparse ones and those without values count so."""
+    if one.is_meta or one.layout is not torch.strided:
         return True
     return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())

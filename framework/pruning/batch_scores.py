@@ -12,6 +12,7 @@ from torch import Tensor
 
 from framework.criterion import Criterion, free_groups
 from framework.pruning.step import PruningStep
+from framework.untouched import random_numbers_as_before
 from utils.errors import RunError, UsageError
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class RunningScores:
 @contextmanager
 def own_randomness(criterion: Criterion, seed: int) -> Iterator[None]:
     """Inside, torch's random numbers follow from the seed and the pruning step; training's go on afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with random_numbers_as_before():
         torch.manual_seed(seed * 1_000_003 + criterion.step)
         yield
 

@@ -19,7 +19,7 @@ from framework.pruning.channels import Groups, example_of
 from framework.pruning.masks import PREFIX
 from framework.pruning.outputs import output_tensors
 from framework.pruning.readers import Reader, hooked, readers_of, sole_norms
-from framework.untouched import untouched
+from framework.untouched import random_numbers_as_before, untouched
 from utils.errors import UsageError
 
 SEED = 20_240_229
@@ -83,8 +83,7 @@ def _analyse(
     example = example_of(groups) if example is None else example
     if not isinstance(example, Tensor):
         raise UsageError("fold=True runs the network: pass example_input, since these groups have no example")
-    devices = range(torch.cuda.device_count())
-    with untouched(model), torch.no_grad(), torch.random.fork_rng(devices=devices):
+    with untouched(model), torch.no_grad(), random_numbers_as_before():
         inputs = [example, _other(example, SEED), _other(example, SEED + 1)]
         bare = _without(model, removed, groups, {}, weights_only=True)
         readers = readers_of(model, removed, groups)

@@ -25,7 +25,7 @@ from framework.pruning.cutting import Factor, Staying, rescaled, rescaling, shri
 from framework.pruning.masks import PREFIX
 from framework.pruning.outputs import output_tensors
 from framework.pruning.twins import twin_of
-from framework.untouched import untouched
+from framework.untouched import random_numbers_as_before, untouched
 
 CHANGED = "a cut does not compute what a mask computes"
 NO_EFFECT = "the output does not change with the mask, so that nothing tells whether a cut is right"
@@ -120,7 +120,7 @@ def not_removable(model: nn.Module, example: Tensor, groups: Groups) -> dict[str
     keeps = {name: torch.zeros(group.channels, dtype=torch.bool) for name, group in marked.items()}
     reasons: dict[str, str] = {}
     pending = [list(marked)]
-    with untouched(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with untouched(model), random_numbers_as_before():
         while pending:
             names = pending.pop()
             wrong = _wrong(model, example, {name: marked[name] for name in names}, keeps) if names else None

@@ -37,7 +37,7 @@ from framework.pruning.queries import with_queries
 from framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
 from framework.pruning.shadow import of_shapes, shadow_of
 from framework.pruning.twins import twin_of
-from framework.untouched import untouched
+from framework.untouched import random_numbers_as_before, untouched
 from utils.errors import UsageError
 
 #: pointwise operations that torch does not tag as such
@@ -139,7 +139,7 @@ Followed = tuple[Context, list[Run], list[str]]
 
 def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "dims") -> dict[str, ChannelGroup]:
     """Groups by name in forward order; see `channel_groups`. The model is not changed."""
-    with untouched(model), torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with untouched(model), random_numbers_as_before():
         found = _without_values(model, example, attention)
         if found is not None and not found[0].misled:
             path = found[0].path if found[0].numberless else ()
