@@ -39,6 +39,12 @@ TARGETS = {"first": 1.1, "squared": 1.5, "second": 1.5}
 #: of Oracle's time and that of one forward a channel
 ORACLE = {"VGG16": 1 / 5, "ResNet20": 1 / 2.5}
 CLASSES = 10
+TITLES = {
+    "first": "First order, in forward and backward passes",
+    "second": "Second order, in C + 1 backward passes",
+    "oracle": "Oracle, in one forward pass for each channel",
+}
+PARTS = tuple(TITLES)
 
 
 class Block(nn.Module):
@@ -143,22 +149,25 @@ def oracle(name: str, model: nn.Module, batches: list[Batch], repeats: int) -> l
 @click.command()
 @click.option("--quick", is_flag=True, help="Few turns, small batches.")
 @click.option("--model", "only", type=click.Choice(list(ORACLE)), help="One of the networks.")
+@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="One of the tables; repeatable.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers here.")
-def main(quick: bool, only: str | None, file: Path | None) -> None:
+def main(quick: bool, only: str | None, parts: tuple[str, ...], file: Path | None) -> None:
     """Print what importance costs beside plain passes."""
     torch.set_flush_denormal(True)
     head()
     repeats, size = (1, 16) if quick else (5, 64)
-    tables: dict[str, list[Row]] = {"first": [], "second": [], "oracle": []}
+    tables: dict[str, list[Row]] = {part: [] for part in parts or PARTS}
     for name, model in networks().items():
         if only in (None, name):
             batches = batches_of(2, size)
-            tables["first"] += first_order(name, model, batches, repeats)
-            tables["second"] += second_order(name, model, batches[:1], min(repeats, 3))
-            tables["oracle"] += oracle(name, model, batches[:1], min(repeats, 2))
-    show("First order, in forward and backward passes", tables["first"])
-    show("Second order, in C + 1 backward passes", tables["second"])
-    show("Oracle, in one forward pass for each channel", tables["oracle"])
+            if "first" in tables:
+                tables["first"] += first_order(name, model, batches, repeats)
+            if "second" in tables:
+                tables["second"] += second_order(name, model, batches[:1], min(repeats, 3))
+            if "oracle" in tables:
+                tables["oracle"] += oracle(name, model, batches[:1], min(repeats, 2))
+    for part, rows in tables.items():
+        show(TITLES[part], rows)
     record(file, tables)
 
 
