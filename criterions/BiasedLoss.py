@@ -38,4 +38,4 @@ class BiasedLoss(LossBased):
         factors = {name: weight for name, (weight, _) in slopes.items()}
         if self.use_init:
             factors = InitialWeights.moved(self._initial, model, factors, type(self).__name__)
-        return {name: factors[name].abs() * (weight * slope).abs() for name, (weight, slope) in slopes.items()}
+        return {name: slope.mul_(weight).mul_(factors[name]).abs_() for name, (weight, slope) in slopes.items()}

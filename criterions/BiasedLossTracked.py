@@ -30,5 +30,5 @@ class BiasedLossTracked(LossBased):
         elements = self.element_scores(model, batches, loss, free)
         if self.use_l2:
             weights = producer_parameters(model, free, biases=False)
-            elements = {name: one * weights[name].detach().abs() for name, one in elements.items()}
+            elements = {name: one.mul_(weights[name].detach()).abs_() for name, one in elements.items()}
         return {name: total.float() for name, total in over_channels(free, elements).items()}

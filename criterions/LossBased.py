@@ -40,10 +40,10 @@ class LossBased(Criterion):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> dict[str, Tensor]:
         """|w * g| of every weight that produces a channel of the groups, by name, in the weight's shape."""
-        return {name: (w * g).abs() for name, (w, g) in self.slopes(model, batches, loss, groups).items()}
+        return {name: g.mul_(w).abs_() for name, (w, g) in self.slopes(model, batches, loss, groups).items()}
 
     def slopes(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """w and g of those weights."""
+        """w and g of those weights; g may be written over."""
         return weight_slopes(model, batches, loss, groups, self.temperature)

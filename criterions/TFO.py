@@ -24,5 +24,5 @@ class TFO(LossBased):
     ) -> Scores:
         """|sum w * g| of every free channel, several producers added first, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
-        products = {name: w * g for name, (w, g) in self.slopes(model, batches, loss, free).items()}
+        products = {name: g.mul_(w) for name, (w, g) in self.slopes(model, batches, loss, free).items()}
         return {name: total.abs().float() for name, total in over_channels(free, products).items()}

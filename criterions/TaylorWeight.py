@@ -32,7 +32,7 @@ class TaylorWeight(Criterion):
         with scoring(model):
             parts = each_gradient(model, batches, loss, weights)
             squares = (
-                (size, over_channels(free, {name: (weights[name].detach() * one).square_()
+                (size, over_channels(free, {name: one.mul_(weights[name].detach()).square_()
                                             for name, one in gradients.items()}))
                 for size, gradients in parts
             )  # fmt: skip

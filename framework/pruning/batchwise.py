@@ -28,14 +28,14 @@ def peek(batches: Iterable[Batch]) -> tuple[Tensor, Iterator[Batch]]:
 def each_gradient(
     model: nn.Module, batches: Iterable[Batch], loss: LossFunction, parameters: Mapping[str, nn.Parameter]
 ) -> Iterator[Part]:
-    """For each batch its size and the gradients of its mean loss; pass over it inside `scoring`."""
+    """For each batch its size and the gradients of its mean loss, to be written over; inside `scoring`."""
     freeze(model, parameters.values())
     leaves = list(parameters.values())
     for batch in batches:
         for leaf in leaves:
             leaf.grad = None
         samples, _ = add_gradients(model, [batch], loss, leaves)
-        yield samples, {name: gradient(leaf) / samples for name, leaf in parameters.items()}
+        yield samples, {name: gradient(leaf).div_(samples) for name, leaf in parameters.items()}
 
 
 def freeze(model: nn.Module, leaves: Iterable[Tensor] = ()) -> None:
@@ -63,7 +63,10 @@ def mean_of(parts: Iterable[Part]) -> dict[str, Tensor]:
     for size, values in parts:
         samples += size
         for name, value in values.items():
-            total[name] = total[name] + size * value if name in total else size * value
+            if name in total:
+                total[name].add_(value, alpha=size)
+            else:
+                total[name] = size * value
     if samples == 0:
         raise UsageError("the criterion needs data and got no batch")
     return {name: value / samples for name, value in total.items()}
@@ -77,7 +80,10 @@ def softened(loss: LossFunction, temperature: float) -> LossFunction:
 def weight_slopes(
     model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, temperature: float
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """w and g of the producers' weights, g of the mean loss of outputs / temperature over all samples."""
+    """w and g of the producers' weights, g of the mean loss of outputs / temperature over all samples.
+
+    g may be written over: weights by the million are not copied for each product.
+    """
     weights = producer_parameters(model, groups, biases=False)
     with scoring(model):
         gradients, _ = mean_gradients(model, batches, softened(loss, temperature), weights)
