@@ -22,13 +22,17 @@ def first_layer(groups: Groups) -> str:
     return next(iter(groups.values())).producers[0]
 
 
-def check_one_reader(model: nn.Module, example_input: Tensor, layer: str) -> None:
-    """UsageError where more layers than `layer` read the network's input as it is: masks of one leave it in."""
-    found: list[str] = []
+def input_readers(model: nn.Module, example_input: Tensor, groups: Groups) -> list[str]:
+    """The layers that read what the first one reads: the images, as they are or as the network prepares them.
+
+    UsageError where one of them reads them in another shape, so that its columns are no inputs of the first.
+    """
+    first = first_layer(groups)
+    read: dict[str, Tensor] = {}  # held, so that no other tensor comes to lie where they were
 
     def note(name: str, inputs: tuple[Any, ...]) -> None:
-        if any(isinstance(one, Tensor) and one.data_ptr() == example_input.data_ptr() for one in inputs):
-            found.append(name)
+        if inputs and isinstance(inputs[0], Tensor) and (name == first or first in read):
+            read.setdefault(name, inputs[0])
 
     hooks = [
         module.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs))
@@ -40,12 +44,18 @@ def check_one_reader(model: nn.Module, example_input: Tensor, layer: str) -> Non
     finally:
         for hook in hooks:
             hook.remove()
-    others = [name for name in dict.fromkeys(found) if name != layer]
-    if others:
-        raise UsageError(
-            f"--outer_layer_pruning ranks the inputs of one layer, {layer}; {type(model).__name__} has more that "
-            f"read the images: {', '.join(others)}"
-        )
+    found = [name for name, one in read.items() if one.data_ptr() == read[first].data_ptr()]
+    for name in found:
+        if read[name].shape != read[first].shape or _inputs(model, name) != _inputs(model, first):
+            raise UsageError(
+                f"--outer_layer_pruning: {first} and {name} read the images in two ways, inputs cannot be ranked"
+            )
+    return found or [first]
+
+
+def _inputs(model: nn.Module, layer: str) -> int:
+    module: Any = model.get_submodule(layer)
+    return len(input_columns(module, torch.empty_like(module.weight, device="meta")))
 
 
 def input_columns(module: nn.Module, values: Tensor) -> Tensor:
@@ -77,12 +87,15 @@ def readers_of_weights(model: nn.Module) -> dict[str, nn.Module]:
     return {name: names[id(weight)] for name, weight in prunable_weights(model).items()}
 
 
-def living_inputs(model: nn.Module, layer: str) -> Tensor:
-    """Inputs of the layer that no mask holds at zero: bool `(inputs,)`."""
-    module = model.get_submodule(layer)
-    weight: Any = module.weight
-    held = Masks(model).get(tensor_name(layer, "weight"), torch.ones_like(weight))
-    return input_columns(module, held != 0).any(1)
+def living_inputs(model: nn.Module, layers: Sequence[str]) -> Tensor:
+    """Inputs that no mask holds at zero in every one of the layers: bool `(inputs,)`."""
+    masks, living = Masks(model), []
+    for layer in layers:
+        module = model.get_submodule(layer)
+        weight: Any = module.weight
+        held = masks.get(tensor_name(layer, "weight"), torch.ones_like(weight))
+        living.append(input_columns(module, held != 0).any(1))
+    return torch.stack(living).any(0)
 
 
 def keep_inputs(
@@ -123,13 +136,15 @@ def check_input_scores(scores: Tensor, alive: Tensor, criterion: Criterion) -> T
     return scores.detach().float().to(alive.device)
 
 
-def mask_inputs(model: nn.Module, layer: str, left: Tensor | None) -> int:
+def mask_inputs(model: nn.Module, layers: Sequence[str], left: Tensor | None) -> int:
     """Hold the columns of the inputs that are off in `left` at zero; how many of them were not so before."""
     if left is None:
         return 0
-    newly = int((living_inputs(model, layer) & ~left).sum())
+    newly = int((living_inputs(model, layers) & ~left).sum())
     if newly:
-        Masks(model).hold({tensor_name(layer, "weight"): over_inputs(model.get_submodule(layer), left)})
+        Masks(model).hold(
+            {tensor_name(layer, "weight"): over_inputs(model.get_submodule(layer), left) for layer in layers}
+        )
     return newly
 
 

@@ -20,9 +20,9 @@ from framework.pruning.channels import ChannelGroup, channel_groups
 from framework.pruning.cutting import Companion, cut, shrink, unwrapped, what_stays
 from framework.pruning.inputs import (
     check_input_scores,
-    check_one_reader,
     first_layer,
     gone_scores,
+    input_readers,
     keep_inputs,
     living_inputs,
     mask_inputs,
@@ -108,8 +108,7 @@ class PruningStep:
         self.groups = channel_groups(
             self.model, self.example_input, self.protect, inexact=self.inexact, attention=self.attention
         )
-        if self.rank_inputs:
-            check_one_reader(self.model, self.example_input, first_layer(self.groups))
+        self._readers = input_readers(self.model, self.example_input, self.groups) if self.rank_inputs else []
         if self.min_channels == 0:
             for name in not_removable(self.model, self.example_input[:1], self.groups):
                 self.groups[name] = replace(self.groups[name], removable=False)
@@ -163,7 +162,7 @@ class PruningStep:
         elif granularity == "channel":
             keep = self._keep_channels(scores, target, strict)
             inputs = self._inputs_left(scores, keep, target, batches, loss)
-            removed = self.remove(keep) + mask_inputs(self.model, first_layer(self.groups), inputs)
+            removed = self.remove(keep) + mask_inputs(self.model, self._readers, inputs)
         else:
             keep, removed = self._prune_both(scores, target)
         self.criterion.step += 1
@@ -202,14 +201,17 @@ class PruningStep:
     def _inputs_left(
         self, scores: dict[str, Tensor], keep: Keep, target: float, batches: Iterable[Batch], loss: LossFunction
     ) -> Tensor | None:
-        """The first layer's inputs to keep; None where they are not ranked."""
-        layer = first_layer(self.groups)
-        if not self.rank_inputs or self._is_protected(layer):
+        """The network's inputs to keep; None where they are not ranked. Scores of several readers are added."""
+        if not self.rank_inputs or any(map(self._is_protected, self._readers)):
             return None
-        alive = living_inputs(self.model, layer)
-        found = check_input_scores(
-            self.criterion.input_scores(self.model, batches, loss, layer), alive, self.criterion
-        )
+        alive = living_inputs(self.model, self._readers)
+        each = [
+            check_input_scores(
+                self.criterion.input_scores(self.model, batches, loss, layer), alive, self.criterion
+            )
+            for layer in self._readers
+        ]
+        found = torch.stack(each).sum(0)
         gone = gone_scores(scores, keep)
         scope, threshold = self.scope or self.criterion.scope, self.criterion.threshold
         return keep_inputs(found, alive, gone, scope=scope, target=target, threshold=threshold)
