@@ -208,7 +208,7 @@ class Pruner:
         layout = trainer.memory_format
         batches = [(inputs.contiguous(memory_format=layout), targets) for inputs, targets in batches]
         passes = self.criterion.cost(sum(len(inputs) for inputs, _ in batches))
-        trainer.count_macs(round(passes * (2 if self._step.rank_inputs and batches else 1)))
+        trainer.count_macs(round(passes * (1 + len(self._step.readers) if batches else 1)))
         return batches
 
     def _tell(self, trainer: Trainer, event: PruneEvent) -> None:

@@ -108,7 +108,8 @@ class PruningStep:
         self.groups = channel_groups(
             self.model, self.example_input, self.protect, inexact=self.inexact, attention=self.attention
         )
-        self._readers = input_readers(self.model, self.example_input, self.groups) if self.rank_inputs else []
+        #: layers that read the images, where their inputs are ranked: each is scored
+        self.readers = input_readers(self.model, self.example_input, self.groups) if self.rank_inputs else []
         if self.min_channels == 0:
             for name in not_removable(self.model, self.example_input[:1], self.groups):
                 self.groups[name] = replace(self.groups[name], removable=False)
@@ -162,7 +163,7 @@ class PruningStep:
         elif granularity == "channel":
             keep = self._keep_channels(scores, target, strict)
             inputs = self._inputs_left(scores, keep, target, batches, loss)
-            removed = self.remove(keep) + mask_inputs(self.model, self._readers, inputs)
+            removed = self.remove(keep) + mask_inputs(self.model, self.readers, inputs)
         else:
             keep, removed = self._prune_both(scores, target)
         self.criterion.step += 1
@@ -202,14 +203,14 @@ class PruningStep:
         self, scores: dict[str, Tensor], keep: Keep, target: float, batches: Iterable[Batch], loss: LossFunction
     ) -> Tensor | None:
         """The network's inputs to keep; None where they are not ranked. Scores of several readers are added."""
-        if not self.rank_inputs or any(map(self._is_protected, self._readers)):
+        if not self.rank_inputs or any(map(self._is_protected, self.readers)):
             return None
-        alive = living_inputs(self.model, self._readers)
+        alive = living_inputs(self.model, self.readers)
         each = [
             check_input_scores(
                 self.criterion.input_scores(self.model, batches, loss, layer), alive, self.criterion
             )
-            for layer in self._readers
+            for layer in self.readers
         ]
         found = torch.stack(each).sum(0)
         gone = gone_scores(scores, keep)
