@@ -246,7 +246,9 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
 def _make_pruner(
     config: RunConfig, criterion: Criterion, schedule: Schedule, plan: dict[int, list[float]]
 ) -> Pruner:
-    channels = getattr(criterion, "granularity", None) == "channel"
+    granularity = getattr(criterion, "granularity", None)
+    channels = granularity == "channel"
+    trainers = trainer_class(config).least_share(**trainer_options(config)) if granularity != "weight" else 0.0
     config.budget = config.budget or ("nodes" if channels else "weights")
     if config.round_to == "auto":  # chosen by measurement: the config holds the result, for a repetition
         config.round_to = str(fast_multiple(torch.device(config.device)))
@@ -265,7 +267,7 @@ def _make_pruner(
             "attention": config.attention,
             "inexact": config.inexact,
             "fold": config.fold,
-            "keep_share": max(config.keep_share, trainer_class(config).least_share(**trainer_options(config))),
+            "keep_share": max(config.keep_share, trainers),
         },
     }
     if isinstance(schedule, Iterative):

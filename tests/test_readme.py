@@ -272,7 +272,13 @@ def test_all_examples_for_networks_of_ones_own_were_found() -> None:
     assert [title.split()[-1] for title, _ in EXAMPLES] == ["torchvision", "concatenations", "transformer", "why"]
 
 
-@pytest.mark.parametrize("title", [title for title, _ in EXAMPLES])
+#: a large network, which `make coverage` prunes too
+LARGE = "A ResNet50 of torchvision"
+
+
+@pytest.mark.parametrize(
+    "title", [pytest.param(one, marks=[pytest.mark.slow] if one == LARGE else []) for one, _ in EXAMPLES]
+)
 def test_example_for_a_network_of_ones_own(title: str) -> None:
     code = "import torch\n" + dict(EXAMPLES)[title]
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

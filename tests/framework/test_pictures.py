@@ -123,7 +123,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
 }
 
 
-SLOW = {"residual", "120 layers", "masked", "cut"}
+SLOW = {"residual", "120 layers", "masked", "cut", "convolutions"}
 
 
 @pytest.mark.parametrize(
@@ -264,6 +264,7 @@ def events_of(run: Run) -> EventAccumulator:
     return events
 
 
+@pytest.mark.slow
 def test_pictures_come_before_training_every_n_epochs_and_after_it_once_each(with_pictures: Run) -> None:
     events = events_of(with_pictures)
     assert [event.step for event in events.Images("layer/sparsity")] == [0, 96, 192, 288, 384]

@@ -143,7 +143,9 @@ def test_an_exported_program_takes_any_batch(name: str) -> None:
         torch.testing.assert_close(program.module()(more), model(more))
 
 
-@every_network
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] if one == "resnet18" else []) for one in NETWORKS]
+)
 # the old exporter is deprecated and warns of what it cannot follow; the new one uses deprecated parts of torch
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::torch.jit.TracerWarning"
