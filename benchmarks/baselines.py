@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 DENSE = "EmptyCrit"
 #: pruning in training: in the middle third of the epochs, so that the last third tunes
 DURING = "--prune_delay {early} --prune_freq 1"
-#: name -> flags; {limit} is a share of weights for methods that prune those, {nodes} one of nodes for the others
+#: name -> flags; {limit} is a share of weights for methods that prune those, {nodes} one of nodes for the others;
+#: a penalty takes what it takes, of LeNet5 half to nine tenths of the weights with these coefficients
 METHODS = {
     DENSE: "--prune_criterion EmptyCrit",
     "UnstructuredRandom": "--prune_criterion UnstructuredRandom --pruning_limit {limit}",
@@ -33,7 +34,7 @@ METHODS = {
     "GRASP": "--prune_criterion GRASP --pruning_limit {limit}",
     "SynFlow": "--prune_criterion SynFlow --pruning_limit {limit}",
     "IMP": f"--prune_criterion IMP --pruning_limit {{limit}} {DURING} --enable_rewinding --rewind_to {{early}}",
-    "HoyerSquare": "--hoyer_square",
+    "HoyerSquare": "--hoyer_square --hoyer_reg 1e-2",
     "CNIP": "--prune_criterion CNIP --pruning_limit {limit}",
     "CNIPit": "--prune_criterion CNIPit --pruning_limit {limit}",
     "CNIPitDuring": f"--prune_criterion CNIPitDuring --pruning_limit {{limit}} {DURING}",
@@ -42,9 +43,9 @@ METHODS = {
     "SNAPit": "--prune_criterion SNAPit --pruning_limit {nodes}",
     "SNAPitDuring": f"--prune_criterion SNAPitDuring --pruning_limit {{nodes}} {DURING}",
     "EfficientConvNets": "--prune_criterion EfficientConvNets --pruning_limit {nodes}",
-    "GroupHoyerSquare": "--group_hoyer_square",
+    "GroupHoyerSquare": "--group_hoyer_square --hoyer_reg 0.3",
     "GateDecorators": "--prune_criterion GateDecorators --pruning_limit {nodes}",
-    "L0": "--l0",
+    "L0": "--l0 --l0_reg 1",
 }
 
 
