@@ -193,7 +193,6 @@ OTHERS_FAST = (
     "Taylor pruning: prune a ResNet-50, as published",
     "Taylor pruning: how well it tells what a unit is worth",
     "pruning by gradient flow: tracked, biased to large weights",
-    "pruning by gradient flow: shares of its own in each round",
     "pruning by gradient flow: magnitudes in 25 rounds, as published",
     "pruning by gradient flow: evaluate",
 )

@@ -333,6 +333,7 @@ def test_the_plots_are_pictures_of_something(finished: Run) -> None:
 # Repeating a run
 
 
+@pytest.mark.slow
 def test_the_folder_repeats_its_run_bit_for_bit(cut_run: Run) -> None:
     done = subprocess_run([sys.executable, "codebase/main.py", "--config", "config.yaml"], cut_run.folder.path)
     assert done.returncode == 0, done.stderr
@@ -511,6 +512,7 @@ def test_pretrained_weights_that_do_not_fit_are_refused(
 # The dense network
 
 
+@pytest.mark.slow
 def test_a_run_without_pruning_is_the_dense_network(tmp_path: Path) -> None:
     result = launch(tmp_path, "--prune_criterion", "EmptyCrit", plots=True)
     report = result.report

@@ -170,7 +170,17 @@ FAST_FAMILIES = [
 
 
 #: large enough that drawing their weights takes a while; small ones of the same code are in test_attention.py
-LARGE = {"alexnet", "convnext_tiny", "maxvit_t", "swin_t", "swin_v2_t", "vgg11_bn", "vit_b_16"}
+LARGE = {
+    "alexnet",
+    "convnext_tiny",
+    "densenet121",
+    "googlenet",
+    "maxvit_t",
+    "swin_t",
+    "swin_v2_t",
+    "vgg11_bn",
+    "vit_b_16",
+}
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,7 @@ def test_the_command_line_is_handed_on_quoted_for_a_shell(command: Command) -> N
 NEED_MORE = ("eval", "outer_layer_pruning", "masking", "new_head", *EXTRAS)
 
 
+@pytest.mark.slow
 def test_every_truth_value_can_be_switched_both_ways(command: Command) -> None:
     for name, flag in FLAGS.items():
         if flag.type is bool and name not in NEED_MORE:

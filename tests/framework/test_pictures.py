@@ -123,7 +123,7 @@ NETWORKS: dict[str, Callable[[], tuple[nn.Module, int]]] = {
 }
 
 
-SLOW = {"residual", "120 layers", "masked", "cut", "convolutions"}
+SLOW = {"residual", "120 layers", "masked", "cut", "convolutions", "one layer, two colours"}
 
 
 @pytest.mark.parametrize(

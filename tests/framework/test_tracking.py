@@ -201,7 +201,7 @@ class Keeper:
 
 
 @pytest.mark.parametrize(
-    "criterion", ["SNAPitDuring", pytest.param("SNAP", marks=pytest.mark.slow), "SNIPitDuring"]
+    "criterion", ["SNAPitDuring", *(pytest.param(one, marks=pytest.mark.slow) for one in ("SNAP", "SNIPitDuring"))]
 )
 def test_a_run_leaves_the_file_the_rows_and_the_same_network(
     criterion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -663,6 +663,7 @@ def test_torchvision_is_imported_once_and_works() -> None:
     assert package.transforms.functional.hflip(torch.arange(3)[None]).tolist() == [[2, 1, 0]]
 
 
+@pytest.mark.slow
 def test_operators_that_exist_already_are_left_alone() -> None:
     program = (
         "import torch\n"
