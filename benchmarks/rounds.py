@@ -13,13 +13,12 @@ from pathlib import Path
 import click
 
 from benchmarks.baselines import report_of
+from framework.plugins import option_names, registry
 
 MEASURES = (
     "MagBased", "L1", "BN", "LossBased", "BiasedLoss", "BiasedLossTracked", "TFO", "Fisher", "NvidiaFisher",
     "GraspChannel", "GradPreserve",
 )  # fmt: skip
-#: these read the weights alone
-WITHOUT_DATA = ("MagBased", "L1", "BN")
 
 
 @click.command()
@@ -46,7 +45,8 @@ def main(
         row = []
         for number in rounds:
             command = [*shared, "--prune_criterion", measure, "--n_rounds", str(number)]
-            command += [] if measure in WITHOUT_DATA else ["--imp_samples", str(samples)]
+            if "samples" in option_names(registry.get("criterions", measure)):
+                command += ["--imp_samples", str(samples)]
             report = report_of(command, results.absolute() / f"{measure}_{number}")
             row.append(f" {100 * report['pruned']['accuracy']:.2f} |")
         print(f"| {measure} |" + "".join(row), flush=True)
