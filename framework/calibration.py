@@ -7,12 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from framework.classification import confusion_counts, guesses
+
 BINS = 15
-
-
-def guesses(outputs: Tensor) -> Tensor:
-    """The class that each row of outputs (B, classes) stands for, int64 (B,); -1 where one is no number."""
-    return torch.where(outputs.isnan().any(dim=1), -1, outputs.argmax(dim=1))
 
 
 class Tally:
@@ -25,49 +22,38 @@ class Tally:
     def __init__(self, bins: int = BINS) -> None:
         self.bins = bins
         self._confusion: Tensor | None = None
-        self._of_class: Tensor | None = None
-        self._hits: Tensor | None = None
-        self._counts: Tensor | None = None
-        self._confidence: Tensor | None = None
+        self._of_class = self._of_bin = torch.empty(0)
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
         """Count a batch: outputs (B, classes) logits, targets (B,) int64. Nothing is read from the device.
 
         Outputs that are no numbers are wrong, with no confidence.
         """
-        classes = outputs.shape[1]
         wide = torch.float32 if outputs.device.type == "mps" else torch.float64  # which has no float64
-        confidence = outputs.to(wide).softmax(dim=1).amax(dim=1).nan_to_num(0.0)
+        counts = confusion_counts(outputs, targets)
         if self._confusion is None:
-            zeros = torch.zeros(self.bins, dtype=wide, device=outputs.device)
-            self._hits, self._counts, self._confidence = zeros, zeros.clone(), zeros.clone()
-            self._confusion = torch.zeros(classes * classes, dtype=wide, device=outputs.device)
-            self._of_class = torch.zeros(classes, dtype=wide, device=outputs.device)
-        assert self._hits is not None and self._counts is not None and self._confidence is not None
-        assert self._of_class is not None
-        guessed = guesses(outputs)
-        ones = torch.ones_like(confidence)
-        self._of_class.index_add_(0, targets, ones)
-        self._confusion.index_add_(0, targets * classes + guessed.clamp(min=0), (guessed >= 0).to(wide))
+            self._confusion = torch.zeros_like(counts)
+            self._of_class = torch.zeros_like(counts[0])
+            self._of_bin = torch.zeros(self.bins, 3, dtype=wide, device=outputs.device)
+        self._confusion += counts
+        self._of_class.index_add_(0, targets, torch.ones_like(targets))
+        confidence = outputs.to(wide).softmax(dim=1).amax(dim=1).nan_to_num(0.0)
         at = ((confidence * self.bins).ceil() - 1).clamp(0, self.bins - 1).long()
-        self._counts.index_add_(0, at, ones)
-        self._hits.index_add_(0, at, (guessed == targets).to(wide))
-        self._confidence.index_add_(0, at, confidence)
+        right = (guesses(outputs) == targets).to(wide)
+        self._of_bin.index_add_(0, at, torch.stack((torch.ones_like(right), right, confidence), dim=1))
 
     def results(self) -> dict[str, Any]:
-        """`ece`, the mean over all samples of |accuracy - confidence| of their bin (arXiv:1706.04599), the bins
-        themselves, `per_class_accuracy` (None for a class without samples) and `confusion`, rows by true class, of
-        the outputs that are numbers."""
+        """`accuracy` over the `samples`; `ece`, the mean over them of |accuracy - confidence| of their bin
+        (arXiv:1706.04599), and the bins themselves; `per_class_accuracy` (None for a class without samples);
+        `confusion`, rows by true class, of the outputs that are numbers. Empty if nothing was counted."""
         if self._confusion is None:
             return {}
-        assert self._hits is not None and self._counts is not None and self._confidence is not None
-        assert self._of_class is not None
-        size = round(len(self._confusion) ** 0.5)
-        confusion = self._confusion.long().view(size, size).tolist()
-        rows = list(zip(self._counts.tolist(), self._hits.tolist(), self._confidence.tolist(), strict=True))
-        total = sum(count for count, _, _ in rows)
+        confusion, rows = self._confusion.tolist(), self._of_bin.tolist()
+        samples = sum(self._of_class.tolist())
         return {
-            "ece": sum(abs(hits - confidence) for _, hits, confidence in rows) / total,
+            "accuracy": sum(right for _, right, _ in rows) / samples,
+            "samples": samples,
+            "ece": sum(abs(right - confidence) for _, right, confidence in rows) / samples,
             "calibration_bins": [_bin(at, self.bins, *row) for at, row in enumerate(rows)],
             "per_class_accuracy": [
                 confusion[at][at] / count if count else None for at, count in enumerate(self._of_class.tolist())

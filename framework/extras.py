@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.calibration import guesses
 from framework.checkpoint import file_size
+from framework.classification import correct_samples
 from framework.config import EXTRAS, RunConfig
 from framework.criterion import Batch
 from framework.measures import count_macs, measure
@@ -66,7 +66,7 @@ def accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
     hits, samples = None, 0
     with untouched(model), torch.inference_mode():
         for inputs, targets in batches:
-            right = (guesses(model(inputs)) == targets).sum()
+            right = correct_samples(model(inputs), targets)
             hits = right if hits is None else hits + right
             samples += len(targets)
     return int(hits) / samples if hits is not None else 0.0

@@ -62,8 +62,12 @@ def use_schedule_flags(config: RunConfig) -> None:
             raise UsageError(f"--{names[0]} is for --schedule {word}, not {config.schedule}")
     if config.thresholds:
         _use_thresholds(config)
-    if config.fixed_layer not in (None, -1) and config.prune_criterion == "Combinatorial":  # tries no other
+    if config.fixed_layer not in (None, -1) and "layer" in _criterions_own(config):  # it tries no other
         config.set.setdefault("criterion", {}).setdefault("layer", config.fixed_layer)
+
+
+def _criterions_own(config: RunConfig) -> list[str]:
+    return option_names(registry.get("criterions", config.prune_criterion))
 
 
 def _given(config: RunConfig, names: tuple[str, ...]) -> list[str]:

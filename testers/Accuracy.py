@@ -7,7 +7,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from framework.calibration import Tally, guesses
+from framework.calibration import Tally
 from framework.loss import Loss
 from framework.tester import Tester
 from utils.errors import RunError
@@ -23,29 +23,22 @@ class Accuracy(Tester):
 
     @torch.inference_mode()
     def run(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> dict[str, Any]:
-        """`accuracy` and `top5` are shares of the `samples`, `loss` is the mean over them; for `ece`,
-        `calibration_bins`, `per_class_accuracy` and `confusion` see `framework.calibration.Tally`."""
-        hits = top = total = 0.0
-        samples = 0
+        """`top5` is a share of the `samples`, `loss` the mean over them; for the others see
+        `framework.calibration.Tally`."""
+        top = total = 0.0
         tally = Tally()
         for inputs, targets in batches:
             outputs = model(inputs)
-            guessed = guesses(outputs)
             best = outputs.topk(min(5, outputs.shape[1]), dim=1).indices
-            hits += int((guessed == targets).sum())
-            top += int(((best == targets.unsqueeze(1)).any(dim=1) & (guessed >= 0)).sum())
+            numbers = ~outputs.isnan().any(dim=1)
+            top += int(((best == targets.unsqueeze(1)).any(dim=1) & numbers).sum())
             total += float(loss(outputs, targets)) * len(inputs)
-            samples += len(inputs)
             tally.add(outputs, targets)
-        if not samples:
+        found = tally.results()
+        if not found:
             raise RunError("there is nothing to test: no batch")
-        return {
-            "accuracy": hits / samples,
-            "top5": top / samples,
-            "loss": total / samples,
-            "samples": samples,
-            **tally.results(),
-        }
+        samples = found["samples"]
+        return {"accuracy": found.pop("accuracy"), "top5": top / samples, "loss": total / samples, **found}
 
     def shown(self, results: dict[str, Any]) -> list[str | Table]:
         """The numbers, and the accuracy of every class; the matrix and the bins are in report.json."""

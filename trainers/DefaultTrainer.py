@@ -8,8 +8,7 @@ import torch
 from accelerate import DistributedType
 from torch import Tensor
 
-from framework.calibration import guesses
-from framework.confusion import confusion_counts
+from framework.classification import confusion_counts, correct_samples
 from framework.measures import evaluating
 from framework.pruning.cutting import unwrapped
 from framework.trainer import Parts, Settings, Trainer
@@ -193,8 +192,3 @@ class DefaultTrainer(Trainer):
 
     def _fail(self, when: str) -> NoReturn:
         raise RunError(f"the loss is not finite {when} (epoch {self.epoch}): the run stops")
-
-
-def correct_samples(outputs: Tensor, targets: Tensor) -> Tensor:
-    """How many samples of the batch have their largest output at the target, a scalar on the device."""
-    return (guesses(outputs) == targets).sum()

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from framework.confusion import confusion_counts
+from framework.classification import confusion_counts
 from framework.measures import evaluating
 from framework.pictures.gallery import margins, new_figure, short, some
 from utils.loaders import BatchLoader

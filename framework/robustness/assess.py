@@ -12,6 +12,7 @@ from framework.robustness.points import PixelModel, Points, frozen, predictions
 from framework.robustness.results import Assessment, on_cpu, to_show
 from framework.robustness.sanity import check_masking
 from framework.tester import Network
+from utils.errors import RunError
 
 #: images to a picture of examples, and points whose adversarials are kept so that there are as many to show
 SHOWN, KEPT = 8, 64
@@ -30,10 +31,13 @@ def assess(
     """Attack `points` with each of `attacks` at the epsilons of its norm, and look for signs of masked gradients.
 
     Every attack starts from a random state of its own: what it finds does not depend on which others run. The
-    network is left as it is, its gradients too.
+    network is left as it is, its gradients too. RunError for a network of a single class.
     """
     with frozen(network.model):
         model = PixelModel(network.model, network.mean, network.std)
+        with torch.no_grad():
+            if model(points.pixels[:1]).shape[1] < 2:
+                raise RunError(f"{network.name} has a single class: nothing can be taken for another")
         clean = predictions(model, points.pixels, effort.batch_size)
         right = clean == points.targets
         show = to_show(clean, points.targets, KEPT)

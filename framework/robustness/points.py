@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from framework.calibration import guesses
+from framework.classification import guesses
 from utils.errors import RunError
 from utils.loaders import Batch, seeded
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from framework import prune
+from framework.classification import confusion_counts
 from framework.config import RunConfig
-from framework.confusion import confusion_counts
 from framework.hooks import hookimpl, manager
 from framework.measures import count_macs, layer_sparsities, weight_sparsity
 from framework.pictures import confusion, network, saliency, scores, weights

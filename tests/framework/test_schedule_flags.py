@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.rounds import MEASURES
 from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, TRAINING, respelled, translate
+from framework.plugins import registry
 from framework.pruning_config import KEYS, NEEDLESS, SPECIAL
 
 Command = Callable[..., Any]
@@ -130,6 +132,15 @@ def test_rounds_of_gradient_flow_empty_no_layer_unless_told_to(command: Command)
     assert command("--prune_criterion", "MagBased", "--n_rounds", "3", "--bypass").config.keep_share == 0
     assert command("--prune_criterion", "MagBased").config.keep_share == 0
     assert command("--prune_criterion", "SNAP", "--n_rounds", "3").config.keep_share == 0
+
+
+def test_all_measures_of_gradient_flow_and_no_other_get_their_published_settings(command: Command) -> None:
+    got = set()
+    for name in registry.names("criterions"):
+        config = command("--prune_criterion", name, "--n_rounds", "3").config
+        if config is not None and (config.T, config.keep_share) == (5, 0.05):  # None: not by rounds
+            got.add(name)
+    assert got == set(MEASURES)
 
 
 FLOW = (

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from framework.calibration import Tally
-from framework.confusion import confusion_counts
+from framework.classification import confusion_counts, correct_samples
 from framework.plugins import build
 from framework.tester import TestContext
-from trainers.DefaultTrainer import correct_samples
 
 
 def naive(outputs: Tensor, targets: Tensor, bins: int = 15) -> dict[str, Any]:
@@ -54,7 +53,8 @@ def test_calibration_and_confusion_are_those_of_a_naive_count(
         tally.add(outputs[part], targets[part])
     found, expected = tally.results(), naive(outputs, targets)
     assert found["ece"] == pytest.approx(expected["ece"], abs=1e-12)
-    assert found["confusion"] == expected["confusion"]
+    assert found["confusion"] == expected["confusion"] and found["samples"] == count
+    assert found["accuracy"] == pytest.approx(sum(expected["confusion"][at][at] for at in range(classes)) / count)
     assert found["per_class_accuracy"] == expected["per_class_accuracy"]
     assert [one["samples"] for one in found["calibration_bins"]] == expected["bins"]
 

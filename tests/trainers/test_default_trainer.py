@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from criterions.SNAPitDuring import SNAPitDuring
 from framework.assemble import build_lr_schedule, build_optimizer
+from framework.classification import correct_samples
 from framework.config import RunConfig
 from framework.hooks import HookSpecs, hookimpl, manager
 from framework.loss import Loss
@@ -21,7 +22,7 @@ from framework.pruning.masks import Masks
 from framework.pruning.pruner import Pruner
 from framework.trainer import Parts, Settings, decay_groups
 from losses.CrossEntropy import CrossEntropy
-from trainers.DefaultTrainer import Batch, DefaultTrainer, correct_samples
+from trainers.DefaultTrainer import Batch, DefaultTrainer
 from utils.dataset import DataSet
 from utils.errors import RunError
 from utils.loaders import Loaders, make_loaders

@@ -15,6 +15,7 @@ from framework.robustness.points import PixelModel
 from framework.tester import Network
 from tests.framework.robustness.linear import grey_points, linear
 from tests.framework.small_nets import one_thread as one_thread
+from utils.errors import RunError
 
 
 class Constant(nn.Module):
@@ -124,3 +125,11 @@ def test_one_step_that_beats_many_is_flagged(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(module, "run_attack", weak)
     found = signs(linear(), "LinfPGD,FGSM", "0.05")
     assert any(sign.startswith("FGSM breaks") and "more than LinfPGD" in sign for sign in found["signs"])
+
+
+def test_a_network_of_a_single_class_is_refused_before_any_attack() -> None:
+    points = grey_points(PixelModel(linear(2), (0.0,), (1.0,)))
+    attacks = chosen_attacks("L2DeepFoolAttack")
+    network = Network("lonely", linear(1))
+    with pytest.raises(RunError, match="lonely has a single class: nothing can be taken for another"):
+        assess(network, points, attacks, chosen_epsilons(None, attacks), Effort(), seed=0)

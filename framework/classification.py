@@ -1,11 +1,19 @@
-"""Counting which classes are taken for which."""
+"""What a classifier's outputs say, and how often it is what the targets say."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from framework.calibration import guesses
+
+def guesses(outputs: Tensor) -> Tensor:
+    """The class that each row of outputs (B, classes) stands for, int64 (B,); -1 where one is no number."""
+    return torch.where(outputs.isnan().any(dim=1), -1, outputs.argmax(dim=1))
+
+
+def correct_samples(outputs: Tensor, targets: Tensor) -> Tensor:
+    """How many samples of the batch have their largest output at the target, a scalar on the device."""
+    return (guesses(outputs) == targets).sum()
 
 
 def confusion_counts(outputs: Tensor, targets: Tensor) -> Tensor:
