@@ -23,6 +23,7 @@ from framework.pretrained import load_tensors
 from framework.probing import fast_multiple
 from framework.pruning.batch_scores import Tracking
 from framework.pruning.iterative import IterativePruner
+from framework.pruning.iterative_weights import IterativeWeightPruner
 from framework.pruning.pruner import Pruner
 from framework.pruning.weighing import weighed
 from framework.pruning_rate import PruningRate
@@ -273,7 +274,9 @@ def _make_pruner(
     if isinstance(schedule, Iterative):
         if schedule.counted and "pruning_limit" in config.given:
             config.notes.append("numbers of channels say how far it goes: --pruning_limit has no effect")
-        return IterativePruner(criterion, schedule, config.pruning_limit, config.epochs, **common)
+        plain = channels and criterion.threshold is None
+        pruner = IterativePruner if plain else IterativeWeightPruner
+        return pruner(criterion, schedule, config.pruning_limit, config.epochs, **common)
     tracking = Tracking(config.track_batches, config.alpha) if config.track_importance and plan else None
     return Pruner(criterion, plan, tracking=tracking, **common)
 

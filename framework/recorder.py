@@ -73,8 +73,9 @@ class Recorder:
     def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
         """Say how far the step went."""
         asked = "by a fixed threshold" if event.asked is None else f"asked {event.asked:.4f}"
-        if event.channels is not None:
-            asked = f"{event.removed} channels, asked {event.channels}"
+        if event.number is not None:
+            what = "channels" if type_name(trainer, event) == "nodes" else "weights"
+            asked = f"{event.removed} {what}, asked {event.number}"
         inputs = "" if event.inputs is None else f", {int(event.inputs.sum())} of {len(event.inputs)} inputs left"
         self._console.say(
             f"pruned {type_name(trainer, event)} to {event.reached:.4f} ({asked}){inputs}, "

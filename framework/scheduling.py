@@ -101,9 +101,7 @@ def check_schedule(config: RunConfig) -> None:
             if getattr(config, flag) is not None:
                 raise UsageError(f"--{flag} is for --schedule during or after, not {config.schedule}")
     if config.schedule == "iterative" and name != "EmptyCrit":
-        if granularity in ("weight", "both"):
-            raise UsageError(f"--schedule iterative is for channel criterions; {name} prunes weights")
-        _check_steps(config)
+        _check_steps(config, granularity)
     if config.track_importance and granularity == "channel" and config.outer_layer_pruning:
         raise UsageError("--track_importance and --outer_layer_pruning exclude each other: inputs are not tracked")
 
@@ -119,12 +117,12 @@ def _check_gates(config: RunConfig) -> None:
             raise UsageError(f"--l0 prunes by gates that are trained: --{flag} would have no effect")
 
 
-def _check_steps(config: RunConfig) -> None:
-    """What channels that go one by one, by averaged scores, cannot do."""
+def _check_steps(config: RunConfig, granularity: str) -> None:
+    """What cannot be done a little at a time, by averaged scores."""
     word = "--schedule iterative"
     if config.round_to != "1":
         raise UsageError(f"--round_to does not go with {word}: take --group_size {config.round_to}")
-    if config.outer_layer_pruning:
+    if config.outer_layer_pruning and granularity == "channel":
         raise UsageError(f"--outer_layer_pruning does not go with {word}: inputs are not ranked then")
     if config.enable_rewinding:
         raise UsageError(f"--enable_rewinding does not go with {word}, which trains and prunes in turns")
@@ -208,6 +206,3 @@ def check_moments(config: RunConfig, criterion: Criterion, plan: dict[int, list[
             raise UsageError(f"--track_importance is for pruning in training, and {who}: add --schedule during")
         if config.use_init or getattr(criterion, "use_init", False):
             raise UsageError(f"--use_init is for pruning in training, and {who}: nothing has moved yet")
-    if isinstance(criterion.threshold, float | int) and config.schedule == "iterative":
-        who = config.prune_criterion
-        raise UsageError(f"--schedule iterative takes the lowest scores; {who} prunes by a fixed threshold")

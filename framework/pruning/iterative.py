@@ -59,6 +59,12 @@ class Averages:
             self.value[name] = self.value[name][mask.to(self.value[name].device)]
 
 
+def normed(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Each layer's scores over their L2 norm, infinite ones left out of it."""
+    norms = {name: score.where(score != torch.inf, 0).norm() for name, score in scores.items()}
+    return {name: score / (norms[name] + TINY) for name, score in scores.items()}
+
+
 class IterativePruner(Pruner):
     """Scores every training batch and cuts channels every `frequency` of them, see `Iterative`.
 
@@ -67,18 +73,26 @@ class IterativePruner(Pruner):
     multiply-adds. A criterion without data is asked once a step, and costs nothing.
     """
 
+    #: granularities that can be pruned so
+    ranks: tuple[str, ...] = ("channel",)
+    #: what goes, for messages
+    what = "channels"
+    #: why fewer may go than asked for
+    short = "what is left is protected or the last of its layer"
+
     def __init__(
         self, criterion: Criterion, schedule: Iterative, limit: float, epochs: int, **options: Any
     ) -> None:
         """`limit` is the share of the budget that is to go, where `schedule` asks for no numbers of channels."""
         super().__init__(criterion, schedule.plan(0.0 if schedule.counted else limit, epochs), **options)
-        if getattr(criterion, "granularity", None) != "channel":
-            who = type(criterion).__name__
-            raise UsageError(f"--schedule iterative is for channel criterions; {who} prunes weights")
+        if getattr(criterion, "granularity", None) not in self.ranks:
+            raise UsageError(
+                f"{type(self).__name__} is for channel criterions; {type(criterion).__name__} is none"
+            )
         self.iterative, self.limit = schedule, limit
         self._frequency, self._steps = 1, None if schedule.per_step is not None else 1
         self._averages = Averages(0.0 if criterion.exact else schedule.momentum)
-        #: batches since the last check and in all, steps that counted, channels that went
+        #: batches since the last check and in all, steps that counted, entries that went
         self._loss: Tensor | None = None
         self._waited = self._seen = self._done = self._gone = 0
         self._over = self._frozen = self._told = False
@@ -142,7 +156,7 @@ class IterativePruner(Pruner):
             wanted = "more" if self._steps is None else str(self._steps)
             trainer.warn(
                 f"{type(self.criterion).__name__}: training ended after {self._done} of {wanted} steps of "
-                f"{self._frequency} batches, {self._gone} channels went"
+                f"{self._frequency} batches, {self._gone} {self.what} went"
             )
 
     def _check(self, trainer: Trainer) -> None:
@@ -174,7 +188,7 @@ class IterativePruner(Pruner):
         if keep.removed:
             removed = self._step.remove(keep)
             self.criterion.step += 1
-            event = PruneEvent(asked, self._step.sparsity(), keep, scores, removed, channels=channels)
+            event = PruneEvent(asked, self._step.sparsity(), keep, scores, removed, number=channels)
             self._gone += removed
             self._averages.shrink(keep)
             if not self.preserve_moment:
@@ -218,8 +232,7 @@ class IterativePruner(Pruner):
         free = free_groups(step.groups)
         scores = {name: self._averages.value[name] for name in free if self._only in (None, name)}
         if plan.l2_per_layer:
-            finite = {name: score.where(score != torch.inf, 0) for name, score in scores.items()}
-            scores = {name: score / (finite[name].norm() + TINY) for name, score in scores.items()}
+            scores = normed(scores)
         penalties: dict[str, float] = {}
         if plan.flops > 0:
             macs = Macs(step.model, free, step.example_input)
@@ -235,6 +248,6 @@ class IterativePruner(Pruner):
         elif asked is None and missing >= self.iterative.group_size and not self._told:
             self._told = True
             trainer.warn(
-                f"{type(self.criterion).__name__}: in step {self._done} {missing} channels fewer went than asked "
-                "for: what is left is protected or the last of its layer"
+                f"{type(self.criterion).__name__}: in step {self._done} {missing} {self.what} fewer went than "
+                f"asked for: {self.short}"
             )

@@ -17,7 +17,7 @@ from framework.prunable import prunable_layers, prunable_weights, tensor_name
 from framework.pruning.both import keep_both
 from framework.pruning.budgets import BUDGETS, LATENCY_TOLERANCE, TOLERANCE, Budget, make_budget
 from framework.pruning.channels import ChannelGroup, channel_groups
-from framework.pruning.cutting import Companion, cut, shrink, unwrapped, what_stays
+from framework.pruning.cutting import Companion, Staying, cut, shrink, unwrapped, what_stays
 from framework.pruning.inputs import (
     check_input_scores,
     first_layer,
@@ -43,7 +43,7 @@ SCOPE_OF = {"weight": SCOPES, "channel": CHANNEL_SCOPES, "both": ("global",)}
 class PruneEvent:
     """What one pruning step did."""
 
-    #: None where a fixed threshold of the scores or a number of channels decided
+    #: None where a fixed threshold of the scores or a number of entries decided
     asked: float | None
     #: sparsity after the step: of the budget, which is nodes for channels and weights for weights unless told
     reached: float
@@ -53,8 +53,10 @@ class PruneEvent:
     removed: int = 0
     #: inputs of the first layer that are left, bool `(inputs,)`, where they were ranked too
     inputs: Tensor | None = None
-    #: how many channels were to go, where a number was asked for
-    channels: int | None = None
+    #: how many channels or weights were to go, where a number was asked for
+    number: int | None = None
+    #: positions left along each cut dimension of the tensors, where weights and channels were ranked together
+    staying: Staying = field(default_factory=dict)
 
 
 def nothing_below(criterion: Criterion) -> str:
@@ -157,6 +159,7 @@ class PruningStep:
         raw = self.criterion.score(self.model, batches, loss, groups) if scores is None else scores
         scores = check_scores(raw, self.model, self.groups, self.criterion)
         inputs = None
+        staying: Staying = {}
         if granularity == "weight":
             keep = self._keep_weights(scores, target, self.scope or self.criterion.scope)
             removed = self._mask(keep)
@@ -165,10 +168,10 @@ class PruningStep:
             inputs = self._inputs_left(scores, keep, target, batches, loss)
             removed = self.remove(keep) + mask_inputs(self.model, self.readers, inputs)
         else:
-            keep, removed = self._prune_both(scores, target)
+            keep, removed, staying = self._prune_both(scores, target)
         self.criterion.step += 1
         asked = target if self.criterion.threshold is None else None
-        return PruneEvent(asked, self.sparsity(), keep, scores, removed, inputs)
+        return PruneEvent(asked, self.sparsity(), keep, scores, removed, inputs, staying=staying)
 
     def _mask(self, keep: Keep) -> int:
         """Hold what is off at zero; how many entries are so newly."""
@@ -185,7 +188,7 @@ class PruningStep:
         )
         return keep.removed
 
-    def _prune_both(self, scores: dict[str, Tensor], target: float) -> tuple[Keep, int]:
+    def _prune_both(self, scores: dict[str, Tensor], target: float) -> tuple[Keep, int, Staying]:
         free = free_groups(self.groups)
         if self.criterion.threshold is None:
             floors = self.limits().floors(self.model, free)
@@ -197,7 +200,7 @@ class PruningStep:
         staying, _ = what_stays(self.model, {name: ~mask.cpu() for name, mask in channels.items()}, self.groups)
         removed = self.remove(channels)  # which may refuse, and then nothing is masked either
         left = Keep({name: shrink(mask, staying.get(name, {})) for name, mask in weights.items()})
-        return Keep({**weights, **channels}), removed + self._mask(left)
+        return Keep({**weights, **channels}), removed + self._mask(left), staying
 
     def _inputs_left(
         self, scores: dict[str, Tensor], keep: Keep, target: float, batches: Iterable[Batch], loss: LossFunction

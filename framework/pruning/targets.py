@@ -25,17 +25,29 @@ def keep_weights(
 
     `spared` weights are never pruned; they count in the total all the same.
     """
-    dense, weights = lineage_of(model).dense, prunable_weights(model)
-    masks = Masks(model)
-    gone = {
-        name: torch.Size(dense.get(name, weight.shape)).numel() - weight.numel()
-        for name, weight in weights.items()
-    }
+    weights, masks, gone = prunable_weights(model), Masks(model), cut_weights(model)
     ranked = {
         name: torch.full_like(score, torch.inf) if name in spared else score for name, score in scores.items()
     }
     current = {name: masks[name] for name in weights if name in masks}
     return select(ranked, sparsity, scope=scope, current=current, gone={k: v for k, v in gone.items() if v})
+
+
+def cut_weights(model: nn.Module) -> dict[str, int]:
+    """How many entries of each prunable weight were cut."""
+    dense = lineage_of(model).dense
+    return {
+        name: torch.Size(dense.get(name, weight.shape)).numel() - weight.numel()
+        for name, weight in prunable_weights(model).items()
+    }
+
+
+def count_weights(model: nn.Module) -> tuple[int, int]:
+    """Prunable weights that are cut or masked, and all of the dense network."""
+    weights, masks = prunable_weights(model), Masks(model)
+    cut = sum(cut_weights(model).values())
+    masked = sum(int((masks[name] == 0).sum()) for name in weights if name in masks)
+    return cut + masked, cut + sum(weight.numel() for weight in weights.values())
 
 
 def keep_channels(

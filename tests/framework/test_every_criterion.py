@@ -9,9 +9,11 @@ from small_nets import one_thread, same  # noqa: F401
 
 from framework.criterion import Criterion, Data, free_groups
 from framework.iterative import Iterative
+from framework.measures import weight_sparsity
 from framework.plugins import build, option_names, registry
 from framework.pruning.batch_scores import Tracking
 from framework.pruning.iterative import IterativePruner
+from framework.pruning.iterative_weights import IterativeWeightPruner
 from framework.pruning.pruner import Pruner
 from framework.schedule import Never
 
@@ -37,6 +39,15 @@ def test_every_criterion_of_channels_prunes_every_few_batches_in_exact_numbers(n
     trainer = trained(pruner, epochs=2)
     assert [event.removed for event in pruner.events] == [3, 3]
     assert sum(group.channels for group in free_groups(pruner.groups).values()) == 24 - 6
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in CRITERIONS if name not in CHANNELS])
+def test_every_other_criterion_prunes_every_few_batches_down_to_the_limit(name: str) -> None:
+    pruner = IterativeWeightPruner(made(name), Iterative(frequency=2, maximum=2), 0.5, 2)
+    trainer = trained(pruner, epochs=2)
+    assert [event.asked for event in pruner.events] == [0.25, 0.5]
+    assert weight_sparsity(trainer.model) == pytest.approx(0.5, abs=0.03)  # one channel of CNIP, rows of Wanda
     assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
 
 

@@ -152,7 +152,7 @@ def test_scores_are_those_of_the_training_batches_averaged_and_then_with_momentu
         for _, _, name, index in sorted(units)[:2]:
             alive[name].remove(index)
         assert log.left[step][1] == alive
-    assert len(pruner.events) == 3 and pruner.events[-1].channels == 2
+    assert len(pruner.events) == 3 and pruner.events[-1].number == 2
 
 
 def test_a_real_score_is_taken_with_the_weights_of_now_and_leaves_training_as_it_is() -> None:
@@ -204,7 +204,7 @@ def test_numbers_of_channels_without_a_bound_go_on_until_the_limit() -> None:
     trainer, log, pruner = run(Made(lambda _, name, origin: origin), limit=0.5, frequency=2, per_step=5)
     assert gone(log) == [5, 10, 12]
     assert node_sparsity(trainer.model, trainer.example_input) == 0.5
-    assert [event.channels for event in pruner.events] == [5, 5, None]
+    assert [event.number for event in pruner.events] == [5, 5, None]
     assert log.phases == ["pruning", "pruning", "final", "final"]
 
 
@@ -378,8 +378,8 @@ def test_a_score_that_is_no_number_is_told_of_when_it_would_be_ranked() -> None:
         run(made, frequency=3, per_step=1, maximum=1)
 
 
-def test_weights_are_refused() -> None:
-    with pytest.raises(UsageError, match="is for channel criterions; SNIP prunes weights"):
+def test_the_pruner_of_channels_refuses_weights() -> None:
+    with pytest.raises(UsageError, match="IterativePruner is for channel criterions; SNIP is none"):
         IterativePruner(build("criterions", "SNIP"), Iterative(), 0.5, 3)
 
 

@@ -43,7 +43,6 @@ BAD: dict[str, tuple[str, tuple[str, ...]]] = {
     "rounds of another schedule": ("--n_rounds 3 --schedule during", ("--schedule rounds, not during",)),
     "steps and rounds": ("--n_rounds 3 --frequency 5", ("--n_rounds is for", "--frequency for")),
     "epochs between rounds": ("--n_rounds 3 --prune_freq 2", ("--prune_freq is for --schedule during or after",)),
-    "steps of weights": ("--schedule iterative --prune_criterion SNIP", ("SNIP prunes weights",)),
     "rounded steps": ("--frequency 5 --round_to 8", ("take --group_size 8",)),
     "rewound steps": ("--frequency 5 --enable_rewinding", ("--enable_rewinding does not go with",)),
     "steps that rank inputs": ("--frequency 5 --outer_layer_pruning", ("inputs are not ranked",)),

@@ -1,0 +1,110 @@
+"""Pruning every few batches where not only channels are ranked: weights are masked, in exact numbers too."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from framework.criterion import Criterion
+from framework.hooks import hookimpl
+from framework.iterative import Iterative
+from framework.pruning.cutting import shrink, unwrapped
+from framework.pruning.iterative import IterativePruner, normed
+from framework.pruning.masks import Masks
+from framework.pruning.step import PruneEvent, nothing_below
+from framework.pruning.targets import count_weights
+from utils.errors import UsageError
+
+if TYPE_CHECKING:
+    from framework.trainer import Trainer
+
+
+class IterativeWeightPruner(IterativePruner):
+    """The same for criterions of single weights, of weights beside channels, and of a fixed threshold.
+
+    Weights are masked every `frequency` batches by the averages of their scores; of criterions of both, channels
+    are cut as well. Numbers of weights can be asked for where only weights are ranked; a threshold takes what lies
+    below it at each step.
+    """
+
+    ranks = ("weight", "channel", "both")
+    what = "weights"
+    short = "what is left is protected, or layers and rows that do not compete take whole numbers each"
+
+    def __init__(
+        self, criterion: Criterion, schedule: Iterative, limit: float, epochs: int, **options: Any
+    ) -> None:
+        """`limit` is the share of the weights that is to go, where `schedule` asks for no numbers of weights."""
+        super().__init__(criterion, schedule, limit, epochs, **options)
+        who = type(criterion).__name__
+        single = criterion.granularity == "weight" and criterion.threshold is None
+        why = "prunes weights" if single else "ranks weights and channels together"
+        why = why if criterion.threshold is None else "prunes by a fixed threshold"
+        for flag, value, idle in (
+            ("group_size", schedule.group_size, 1),
+            ("flops_regularization", schedule.flops, 0),
+            ("fixed_layer", schedule.fixed_layer, None),
+            ("prune_per_iteration", None if single else schedule.per_step, None),
+            ("prune_neurons_max", None if single else schedule.most, None),
+        ):
+            if value != idle:
+                raise UsageError(f"--{flag} does not go with {who}, which {why}")
+
+    @hookimpl
+    def training_ended(self, trainer: Trainer) -> None:
+        """Warn where steps are missing, or where nothing was below the threshold."""
+        super().training_ended(trainer)
+        if self.criterion.threshold is not None and self._over and not self._gone:
+            trainer.warn(nothing_below(self.criterion))
+
+    def _cut(self, trainer: Trainer) -> None:
+        """Mask the lowest weights, and cut the lowest channels where these are ranked too."""
+        assert self._step is not None
+        trainer.optimizer.zero_grad(set_to_none=True)
+        target, number = self._target(trainer)
+        scores = self._averages.value
+        scores = normed(scores) if self.iterative.l2_per_layer else scores
+        event = self._step(target, (), trainer.loss, strict=False, scores=scores)
+        last = self._over or self._done == self._steps
+        if number is not None:
+            event = replace(event, asked=None, number=number)
+        self._gone += event.removed
+        self._shrink(event)
+        if not self.masking:
+            Masks(trainer.model).drop()
+        if event.removed and not self.preserve_moment:
+            unwrapped(trainer.optimizer).state.clear()
+        if event.removed or last:
+            self._tell(trainer, event)
+        if event.asked is not None and last:
+            self._warn_if_off(trainer, event.asked, event.reached)
+        self._warn_if_short(trainer, None, 0 if number is None else number - event.removed)
+
+    def _target(self, trainer: Trainer) -> tuple[float, int | None]:
+        """The share of the weights that is to be gone after this step, and the number of weights, where one is
+        asked for."""
+        plan, share = self.iterative, self.limit * self._part()
+        gone, total = count_weights(trainer.model)
+        wanted = round(share * total) - gone if plan.per_step is None else plan.per_step
+        if plan.per_step is not None and not plan.counted and wanted >= round(self.limit * total) - gone:
+            self._over = True
+            return self.limit, None
+        room = None if plan.most is None else plan.most - self._gone
+        if room is not None and wanted >= room:
+            self._over, wanted = True, room
+        elif plan.per_step is None:
+            return share, None
+        return (gone + wanted) / total, wanted
+
+    def _shrink(self, event: PruneEvent) -> None:
+        """Forget the scores of what was cut; those of masked weights are not looked at again."""
+        found: dict[str, Tensor] = {}
+        for name, score in self._averages.value.items():
+            if name in event.staying:
+                score = shrink(score, event.staying[name])
+            elif score.dim() == 1 and name in event.keep:
+                score = score[event.keep[name].to(score.device)]
+            found[name] = score
+        self._averages.value = found
