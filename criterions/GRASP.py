@@ -30,8 +30,8 @@ class GRASP(Criterion):
         self, *, temperature: float = 200.0, train_batch_norm: bool = False, halves: bool = False,
         xavier: bool = False, original_polarity: bool = False,
     ) -> None:  # fmt: skip
-        if not temperature > 0:
-            raise UsageError(f"{type(self).__name__}: temperature must be above 0, got {temperature}")
+        if not 0 < temperature < float("inf"):
+            raise UsageError(f"{type(self).__name__}: temperature must be above 0 and finite, got {temperature}")
         super().__init__(
             temperature=temperature, train_batch_norm=train_batch_norm, halves=halves, xavier=xavier,
             original_polarity=original_polarity,

@@ -145,10 +145,12 @@ class RunConfig:
     )
     frequency: int | None = _steps(None, help="batches between steps; default: 30, fewer in short runs", low=1)
     prune_per_iteration: int | None = _steps(
-        None, help="channels that go in a step; default: as --pruning_limit needs", low=0
+        None, help="channels, or weights, that go in a step; default: as --pruning_limit needs", low=0
     )
     maximum_pruning_iterations: int | None = _steps(None, help="steps in all", low=1)
-    prune_neurons_max: int | None = _steps(None, help="channels that go in all at most; -1: any number", low=-1)
+    prune_neurons_max: int | None = _steps(
+        None, help="channels, or weights, that go in all at most; -1: any number", low=-1
+    )
     start_pruning_after_n_iterations: int | None = _steps(
         None, help="the first step that prunes; those before only score; default: 1", low=0
     )

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from framework.foreign_defaults import DENSE, WORDS, Settings, as_there, is_true, shown
 from framework.plugins import registry
 from utils.errors import UsageError
 from utils.suggest import unknown
 
-Settings = dict[str, Any]
 #: what a value of a flag stands for
 Meaning = Callable[[str], Settings]
 
-WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "none": False, "": False}
 #: how a switch is given a value there
 SWITCHED = ("true", "false")
 TYPES = {
@@ -46,14 +45,6 @@ MODELS: dict[str, Settings] = {
     **{f"densenet{depth}_imagenet": _torchvision(f"densenet{depth}") for depth in (121, 201)},
     "mobilenetv2": _torchvision("mobilenet_v2"),
 }
-
-
-def is_true(value: str, flag: str) -> bool:
-    """Whether a word such as "True" says so; UsageError for other words."""
-    word = str(value).lower()
-    if word not in WORDS:
-        raise UsageError(f"--{flag} must be true or false, got {value!r}")
-    return WORDS[word]
 
 
 def _number(value: str, flag: str) -> float:
@@ -150,22 +141,6 @@ NOTHING_TO_DO = {
 }
 #: flags by which a script of theirs is known, which train with SGD
 THEIRS = ("pruning_type", "moment", "lr", "wd", "lr_decay_every")
-#: networks of the script that prunes only with `--pruning True`, and then by method 0 unless told otherwise
-ON_REQUEST = ("lenet3", "resnet50_noskip", "resnet101_noskip", "densenet121_imagenet", "densenet201_imagenet")
-DENSE: Settings = {"prune_criterion": "EmptyCrit"}
-#: what says how the other one prunes, and what has no meaning without that
-METHODS = ("prune_criterion", "pruning_method", "pruning_config")
-HOW = (
-    "pruning_method", "pruning_config", "pruning_momentum", "pruning_threshold", "frequency",
-    "prune_per_iteration", "fixed_layer", "prune_neurons_max", "start_pruning_after_n_iterations",
-    "maximum_pruning_iterations", "fixed_criteria",
-)  # fmt: skip
-#: what the script of gradient flow trains on, and how, where nobody says for how long
-TRAINING: Settings = {
-    "data_set": "CIFAR100", "augment": "crop_flip", "seed": "0", "preserve_moment": False,
-    "epochs": "160", "learning_rate": "0.1", "l2_reg": "1e-4", "lr_schedule": "multistep",
-    "lr_milestones": "80,120",
-}  # fmt: skip
 
 
 def translate(flags: Mapping[str, Any], recipe: bool = False) -> tuple[Settings, list[str]]:
@@ -178,7 +153,7 @@ def translate(flags: Mapping[str, Any], recipe: bool = False) -> tuple[Settings,
     lines: list[str] = []
     network = MODELS.get(str(found.get("model", "")))
     if network is not None:
-        lines.append(f"--model {found.pop('model')} is " + _shown(network))
+        lines.append(f"--model {found.pop('model')} is " + shown(network))
         for setting, value in network.items():
             found[setting] = (*value, *found.get("set", ())) if setting == "set" else found.get(setting, value)
     for name in [name for name in FOREIGN if name in flags]:
@@ -186,39 +161,14 @@ def translate(flags: Mapping[str, Any], recipe: bool = False) -> tuple[Settings,
         for setting, value in meant.items():
             if str(found.setdefault(setting, value)) != str(value):
                 raise UsageError(f"--{name} and --{setting} say different things")
-        lines.append(f"--{name} {flags[name]}: " + (_shown(meant) if meant else "nothing to do"))
-    lines += _as_there(flags, found, recipe)
+        lines.append(f"--{name} {flags[name]}: " + (shown(meant) if meant else "nothing to do"))
+    lines += as_there(flags, found, recipe)
     if any(name in flags for name in THEIRS) and found.setdefault("optimizer", "SGD") == "SGD":
         lines.append("--optimizer SGD, as in the script that these flags are from")
     if found.get("alpha") == "default":
         del found["alpha"]
     lines += [f"--{name} has no effect: {why}" for name, why in NOTHING_TO_DO.items() if name in flags]
     return found, lines
-
-
-def _as_there(flags: Mapping[str, Any], found: Settings, recipe: bool) -> list[str]:
-    """Fill in what their scripts do unless told otherwise, and say so."""
-    if "pruning" in flags and not is_true(str(flags["pruning"]), "pruning"):
-        idle = [name for name in HOW if found.pop(name, None) is not None]
-        return [f"--{name} has no effect: nothing is pruned" for name in idle]
-    told = recipe or any(found.get(name) is not None for name in METHODS)
-    if "pruning" in flags and not told:
-        found |= {"pruning_method": 0, "schedule": found.get("schedule", "iterative")}
-        return ["--pruning_method 0 --schedule iterative, as in the script that --pruning is from"]
-    if flags.get("model") in ON_REQUEST and not told:
-        found |= DENSE
-        return [f"{_shown(DENSE)}: the script that --model {flags['model']} is from prunes with --pruning True"]
-    if "pruning_type" in flags and "epochs" not in flags:
-        own = {"lr_milestones"} if "lr_schedule" in found else set()
-        filled = {name: value for name, value in TRAINING.items() if name not in {*found, *own}}
-        found |= filled
-        return [f"{_shown(filled)}, as in the script that --pruning_type is from"]
-    return []
-
-
-def _shown(settings: Settings) -> str:
-    shown = {name: " ".join(value) if name == "set" else value for name, value in settings.items()}
-    return " ".join(f"--{name} {value}" for name, value in shown.items())
 
 
 def respelled(arguments: list[str], names: set[str], switches: set[str]) -> list[str]:

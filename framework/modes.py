@@ -100,6 +100,8 @@ def use_pruning_rate(config: RunConfig) -> None:
     if rate is None:
         return
     if config.prune_criterion == "UnstructuredRandom" and "pruning_limit" not in config.given:
+        if not 0 <= rate < 1:
+            raise UsageError(f"--pruning_rate must be in [0, 1), got {rate:g}")
         config.pruning_limit = rate
         config.given.add("pruning_limit")
         config.notes.append(f"--pruning_rate {rate:g} is taken as --pruning_limit {rate:g}")

@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from framework.catalog import Entry, ancestry, check_source, read_entry
+from framework.option_values import check_values
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -161,6 +162,7 @@ def build(kind: str, name: str, /, **options: Any) -> Any:
     """
     cls = registry.get(kind, name)
     check_options(cls, name, options)
+    check_values(name, _options(cls), options)
     try:
         instance = cls(**options)
     except UsageError:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.hard_concrete import DROP_RATE, LARGEST, SMALLEST, TEMPERATURE, check_gates, expected_l0, l0_layers
+from framework.measures import evaluating
 from framework.norm_statistics import measured_statistics, running_statistics
 from framework.pruning.channels import Groups, channel_groups
 from framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
@@ -25,6 +26,8 @@ L0_REG = 0.1
 GATE_LR = 10.0
 #: the statistics of training are those of random gates
 NORM_BATCHES = 20
+#: images that tell whether a network looks at them at all
+SOME = 64
 
 
 class L0Trainer(DefaultTrainer):
@@ -129,14 +132,25 @@ class L0Trainer(DefaultTrainer):
         return self._plain[1]
 
     def finish(self) -> None:
-        """From here on the network is plain; says how many closed gates could not be cut."""
+        """From here on the network is plain; says what closed gates left of it that nobody would expect."""
         super().finish()
         if self._closed is None:
             return
-        if self._closed.closed == self._closed.gates:
-            self.warn("L0: every gate is closed, the network says the same of every image: --l0_reg is too strong")
+        if self._closed.closed and self._says_the_same():
+            share = f"{self._closed.closed} of {self._closed.gates} gates are closed"
+            self.warn(f"L0: {share} and the network says the same of every image: --l0_reg is too strong")
         if self._closed.left:
             self.warn(_left_as_zeros(self._closed))
+
+    @torch.no_grad()
+    def _says_the_same(self) -> bool:
+        """Whether the outputs for some training images are equal to the last bit."""
+        loader = self.loaders.train
+        chunk = torch.arange(min(SOME, loader.num_samples))
+        inputs, _ = next(iter(loader.plain([chunk])))
+        with evaluating(self.model):
+            outputs = self.model(inputs)
+        return len(inputs) > 1 and bool((outputs == outputs[:1]).all())
 
     def state(self) -> dict[str, float]:
         """norm/l0: the expected number of weights and biases that are not zero, while there are gates."""

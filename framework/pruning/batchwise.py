@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 
@@ -109,7 +110,7 @@ def one_sample_each(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 def check_flow_options(who: str, temperature: float, samples: int, name: str = "temperature") -> None:
     """UsageError unless the temperature is above 0 and there are samples."""
-    if not temperature > 0:
-        raise UsageError(f"{who}: {name} must be above 0, got {temperature}")
+    if not 0 < temperature < math.inf:
+        raise UsageError(f"{who}: {name} must be above 0 and finite, got {temperature}")
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise UsageError(f"{who}: samples must be a whole number from 1 on, got {samples}")

@@ -1,8 +1,9 @@
 """One attack on one network: which points it breaks, and how near the adversarials are.
 
-foolbox searches; what counts is checked here, in passes of their own: another class than the true one, pixels in
-[0, 1], and no farther away than epsilon. Points that the network gets wrong as they are count as broken at every
-epsilon and are not attacked.
+foolbox searches; what counts is checked here, in passes of their own: another class than the true one, or outputs
+that are no numbers, pixels in [0, 1], and no farther away than epsilon. What an attack for the smallest
+perturbation found farther away is tried again at epsilon, on the line to the image. Points that the network gets
+wrong as they are count as broken at every epsilon and are not attacked.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -112,7 +113,7 @@ def run_attack(
     `epsilons` rise. `show` are the points whose adversarials are kept.
     """
     options = settings_of(attack, effort)
-    search = _Search(attack, make_attack(attack, options), model, points, effort.batch_size)
+    search = _Search(attack, make_attack(attack, options), model, points, epsilons, effort.batch_size)
     distance = torch.where(right, torch.inf, 0.0).to(wide(right.device))
     broken = (~right).expand(len(epsilons), -1).clone()
     kept: dict[int, Tensor] = {}
@@ -124,45 +125,67 @@ def run_attack(
         for done, (row, epsilon) in enumerate(rounds, 1):
             # a point broken within a smaller epsilon is broken within a larger one: it has left
             left = right if epsilon is None else right & ~broken[row]
-            found, images, places = search.once(left.nonzero().flatten(), epsilon, show)
-            nearer = found < distance
-            distance = torch.where(nearer, found, distance)
-            kept |= {at: image for at, image in zip(places, images, strict=True) if bool(nearer[at])}
+            found = search.once(left.nonzero().flatten(), epsilon, show)
+            nearer = found.distance < distance
+            distance = torch.where(nearer, found.distance, distance)
+            kept |= {at: image for at, image in found.images.items() if bool(nearer[at])}
+            broken |= found.broken
             if epsilon is not None:
-                broken[row:] |= found.isfinite()
+                broken[row:] |= found.distance.isfinite()
             reach(done * batches * attack.passes(options))
-    if attack.minimal:
-        broken = torch.stack([distance <= _limit(epsilon) for epsilon in epsilons])
     return Outcome(attack, options, tuple(epsilons), broken, distance, kept)
+
+
+class _Found(NamedTuple):
+    """Of one try: distances of the adversarials, float64 (N,), infinite where there is none; those to be shown, by
+    their places; and for the smallest perturbation what is broken at each epsilon, bool (E, N)."""
+
+    distance: Tensor
+    images: dict[int, Tensor]
+    broken: Tensor
 
 
 class _Search:
     """foolbox's attack on parts of the points, each answer checked."""
 
-    def __init__(self, attack: Attack, made: Any, model: PixelModel, points: Points, batch_size: int) -> None:
+    def __init__(
+        self, attack: Attack, made: Any, model: PixelModel, points: Points, epsilons: Sequence[float],
+        batch_size: int,
+    ) -> None:  # fmt: skip
         self._attack, self._made, self._model = attack, made, model
-        self._points, self._batch_size = points, batch_size
+        self._points, self._epsilons, self._batch_size = points, epsilons, batch_size
         device = points.pixels.device
         self._foolbox = foolbox().PyTorchModel(model, bounds=(0, 1), device=device)
 
-    def once(
-        self, left: Tensor, epsilon: float | None, show: Sequence[int]
-    ) -> tuple[Tensor, list[Tensor], list[int]]:
-        """One try at the points `left` (int64): distances of the adversarials found, float64 (N,), infinite
-        elsewhere; and those to be shown, with their places."""
+    def once(self, left: Tensor, epsilon: float | None, show: Sequence[int]) -> _Found:
+        """One try at the points `left` (int64)."""
         found = torch.full((len(self._points),), torch.inf, dtype=wide(left.device), device=left.device)
-        images: list[Tensor] = []
-        places: list[int] = []
+        broken = torch.zeros(len(self._epsilons), len(found), dtype=torch.bool, device=left.device)
+        images: dict[int, Tensor] = {}
         for chunk in left.split(self._batch_size):
             if not len(chunk):
                 continue
             part = self._points.at(chunk)
             adversarial = self._staged(part, epsilon)
             found[chunk] = self._checked(part, adversarial, epsilon)
-            shown = [row for row, at in enumerate(chunk.tolist()) if at in show]
-            images += [adversarial[row].cpu() for row in shown]
-            places += [int(chunk[row]) for row in shown]
-        return found, images, places
+            images |= {at: adversarial[row].cpu() for row, at in enumerate(chunk.tolist()) if at in show}
+            if epsilon is None:
+                broken[:, chunk] = self._within(part, adversarial, found[chunk])
+        return _Found(found, images, broken)
+
+    def _within(self, part: Points, adversarial: Tensor, distance: Tensor) -> Tensor:
+        """bool (E, B): which images are broken at each epsilon, by what was found or by as much of it as fits."""
+        rows: list[Tensor] = []
+        for epsilon in self._epsilons:
+            row = distance <= _limit(epsilon)
+            row = row | rows[-1] if rows else row
+            rest = (~row).nonzero().flatten()
+            if len(rest):
+                some, pixels = part.at(rest), adversarial[rest]
+                nearer = self._made.distance.clip_perturbation(some.pixels, pixels, epsilon).clamp(0, 1)
+                row[rest] = self._checked(some, nearer, epsilon).isfinite()
+            rows.append(row)
+        return torch.stack(rows)
 
     def _staged(self, part: Points, epsilon: float | None) -> Tensor:
         """DeepFool goes on for all until the last is done: few steps for all, the rest for those not done.
@@ -214,7 +237,7 @@ class _Search:
         classes = predictions(self._model, adversarial, self._batch_size)
         finite = adversarial.flatten(1).isfinite().all(dim=1)
         apart = distances(adversarial, part.pixels, self._attack.norm)
-        good = (classes != part.targets) & (classes >= 0) & finite
+        good = (classes != part.targets) & finite
         if epsilon is not None:
             good &= apart <= _limit(epsilon)
         return torch.where(good, apart, torch.inf)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
+from framework.option_values import check_values
 from framework.plugins import Registry, build, check_options, option_names
 from utils.errors import UsageError
 
@@ -232,5 +239,43 @@ def test_options_are_collected_up_the_constructors() -> None:
 
 
 def test_a_value_of_the_wrong_type_is_named_in_one_line() -> None:
-    with pytest.raises(UsageError, match=r"^VGG16\(num_classes\): TypeError: .*'<' not supported"):
+    with pytest.raises(UsageError, match="^VGG16: num_classes must be a whole number, got 'ten'$"):
         build("models", "VGG16", num_classes="ten")
+    with pytest.raises(UsageError, match=r"^SGD\(params, lr\): TypeError: .*not supported"):
+        build("optimizers", "SGD", params=[nn.Parameter(torch.ones(1))], lr="fast")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("GRASP", {"original_polarity": "nein"}, "GRASP: original_polarity must be true or false, got 'nein'"),
+        ("GRASP", {"halves": 3}, "GRASP: halves must be true or false, got 3"),
+        ("GRASP", {"temperature": "abc"}, "GRASP: temperature must be a number, got 'abc'"),
+        ("GRASP", {"temperature": float("nan")}, "GRASP: temperature must be a number, got nan"),
+        ("GRASP", {"temperature": float("inf")}, "GRASP: temperature must be above 0 and finite, got inf"),
+        ("LossBased", {"temperature": float("inf")}, "temperature must be above 0 and finite, got inf"),
+        ("LossBased", {"samples": 2.5}, "LossBased: samples must be a whole number, got 2.5"),
+        ("LossBased", {"samples": True}, "LossBased: samples must be a whole number, got True"),
+    ],
+)
+def test_values_of_another_type_than_the_constructor_names_are_refused(
+    name: str, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        build("criterions", name, **options)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 3}, {"temperature": np.float32(3)}])
+def test_numbers_of_other_libraries_are_numbers(options: dict[str, Any]) -> None:
+    assert build("criterions", "LossBased", **options)
+
+
+def test_other_annotations_are_the_constructors_own_business(tmp_path: Path) -> None:
+    def made(self: Any, plain: int | None, listed: list[int], bare=None, *, text: str = "") -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        """Takes what it likes."""
+
+    parameters = dict(inspect.signature(made).parameters)
+    check_values("x", parameters, {"plain": None, "listed": "no list", "bare": object(), "text": "yes", "more": 1})
+    for options in ({"plain": "1"}, {"text": 1}):
+        with pytest.raises(UsageError):
+            check_values("x", parameters, options)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.rounds import MEASURES
-from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, TRAINING, respelled, translate
+from framework.foreign_defaults import TRAINING
+from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled, translate
 from framework.plugins import registry
 from framework.pruning_config import KEYS, NEEDLESS, SPECIAL
 
@@ -318,10 +319,65 @@ def test_what_their_scripts_do_unless_told_otherwise(
     assert translate(flags, recipe)[0] == expected
 
 
-def test_the_length_of_a_training_that_is_not_told_is_the_published_one() -> None:
+def test_gradient_flow_trains_as_published_for_as_long_as_asked() -> None:
     shared = {"prune_criterion": "L1", "optimizer": "SGD"}
     assert translate({"pruning_type": "l1"})[0] == TRAINING | shared
-    assert translate({"pruning_type": "l1", "epochs": 5})[0] == shared | {"epochs": 5}
     own = translate({"pruning_type": "l1", "lr": "0.2", "lr_schedule": "cosine", "data_path": "MNIST"})[0]
     told = {"learning_rate": "0.2", "lr_schedule": "cosine", "data_set": "MNIST"}
     assert own == {k: v for k, v in (TRAINING | shared).items() if k != "lr_milestones"} | told
+    found, lines = translate({"pruning_type": "l1", "epochs": "40"})
+    always = {k: v for k, v in TRAINING.items() if k not in ("data_set", "lr_milestones", "epochs")}
+    assert found == always | shared | {"epochs": "40", "lr_milestones": "20,30"}
+    assert "--epochs without a data set: that script's is --data_set CIFAR100" in lines
+    short, lines = translate({"pruning_type": "l1", "epochs": "1", "data_path": "CIFAR10"})
+    assert short == {k: v for k, v in always.items() if k != "lr_schedule"} | shared | {
+        "epochs": "1", "data_set": "CIFAR10"
+    }  # fmt: skip
+    assert not any("without a data set" in line for line in lines)
+
+
+def test_bypass_leaves_the_temperature_and_the_protected_share_of_the_published_script() -> None:
+    found = translate({"pruning_type": "l1", "bypass": "True", "T": "3"})[0]
+    assert (found["autoconfig"], found["T"], found["keep_share"]) == (False, "3", "0.05")
+    assert translate({"pruning_type": "l1", "bypass": "True"})[0]["T"] == "5"
+    assert "T" not in translate({"pruning_type": "l1", "bypass": "False"})[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "rounds", "percent", "expected", "told"),
+    [
+        ("[10,50,80]", "3", "80", "0.1,0.5,0.8", 0), ("10,50,80", "1", "75", "0.1,0.5,0.8", 2),
+        ("[1]", "1", "1", "0.01", 0), ("0.1,0.5", "5", "50", "0.1,0.5", 1), ("default", "5", "75", "default", 0),
+    ],
+)  # fmt: skip
+def test_thresholds_are_percentages_there_and_win(
+    given: str, rounds: str, percent: str, expected: str, told: int
+) -> None:
+    flags = {
+        "pruning_type": "tfo",
+        "thresholds": given,
+        "n_rounds": rounds,
+        "prune_percent": percent,
+        "epochs": "9",
+    }
+    found, lines = translate(flags)
+    assert found["thresholds"] == expected
+    assert len([line for line in lines if "has no effect" in line]) == told
+    assert ("n_rounds" in found) == (given == "default" or int(rounds) == expected.count(",") + 1)
+
+
+def test_a_published_command_with_thresholds_and_other_numbers_runs(command: Command) -> None:
+    flags = [
+        "--pruning_type",
+        "mag_based",
+        "--thresholds",
+        "[10,50,80]",
+        "--prune_percent",
+        "75",
+        "--n_rounds",
+        "1",
+        "--epochs",
+        "5",
+    ]
+    config = command(*flags).config
+    assert (config.thresholds, config.n_rounds, config.pruning_limit) == ((0.1, 0.5, 0.8), 3, 0.8)

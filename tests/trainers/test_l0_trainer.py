@@ -248,13 +248,19 @@ def test_what_stays_as_zeros_is_told_with_its_reason(closed: Closed, said: str) 
     assert ("open" in text) == (closed.left > closed.inputs)
 
 
-def test_a_network_without_an_open_gate_is_called_by_its_name(assembled: Assembled) -> None:
+@pytest.mark.parametrize("closed", ["all layers", "one layer", "half of one layer"])
+def test_a_network_that_says_the_same_of_every_image_is_called_by_its_name(
+    assembled: Assembled, closed: str
+) -> None:
     trainer, _ = assembled(**L0, **QUICK)
     with torch.no_grad():
-        for layer in l0_layers(trainer.model).values():
-            layer.log_alpha.fill_(-10)
+        for number, layer in enumerate(l0_layers(trainer.model).values()):
+            if closed == "all layers" or number == 1:
+                shut = len(layer.log_alpha) // 2 if "half" in closed else len(layer.log_alpha)
+                layer.log_alpha[:shut] = -10
     trainer.finish()
-    assert any("every gate is closed" in line for line in trainer.progress.warnings)
+    said = any("the network says the same of every image" in line for line in trainer.progress.warnings)
+    assert said == ("half" not in closed)
 
 
 def test_the_report_tells_what_became_of_the_gates(run: Any) -> None:

@@ -181,6 +181,54 @@ def test_pixels_outside_the_range_are_brought_back_before_they_count(monkeypatch
     assert not attacked("FGSM", model, points, [9.0]).broken.any()
 
 
+@pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if attack.minimal])
+def test_what_lies_too_far_away_is_tried_again_at_epsilon_as_foolbox_does(name: str) -> None:
+    model = small_net()
+    points = images(model, 60)
+    epsilons = [0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.2, 2.0, 3.0]
+    effort = Effort(steps=60 if name == "SaltAndPepperNoiseAttack" else 12, rounds=2, batch_size=100)
+    outcome = attacked(name, model, points, epsilons, effort)
+    right = predictions(model, points.pixels, 100) == points.targets
+    torch.manual_seed(0)
+    made = attacking.make_attack(outcome.attack, outcome.settings)
+    wrapped = attacking.foolbox().PyTorchModel(model, bounds=(0, 1))
+    _, _, success = made(wrapped, points.pixels[right], points.targets[right], epsilons=epsilons)
+    assert not (success & ~outcome.broken[:, right]).any()  # whatever foolbox breaks; and not before
+    assert torch.equal(success.cummax(dim=0).values, outcome.broken[:, right])
+
+
+def test_a_clipped_adversarial_counts_only_if_the_network_is_wrong_about_it() -> None:
+    """Salt and pepper goes far at once: parts of its way are enough for some images, and not for others."""
+    model = small_net()
+    points = images(model, 60)
+    epsilons = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0]
+    outcome = attacked("SaltAndPepperNoiseAttack", model, points, epsilons, Effort(steps=60))
+    limits = torch.tensor(epsilons, dtype=torch.float64)[:, None]
+    far = outcome.distance > limits * (1 + 1e-4)
+    assert (outcome.broken | far).all()  # what was found near enough is broken
+    assert bool((outcome.broken & far).any()) and bool((~outcome.broken & far).any())
+
+
+def test_outputs_that_are_no_numbers_are_broken_and_the_signs_agree() -> None:
+    class Fragile(nn.Module):
+        """Right about grey images, and says nothing about any other."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            apart = (pixels - 0.5).flatten(1).abs().amax(dim=1, keepdim=True)
+            outputs = self.scale * torch.tensor([[2.0, 1.0]]) + 0.01 * pixels.flatten(1)[:, :2]
+            return torch.where(apart > 1e-4, torch.nan, outputs)
+
+    points = Points(torch.full((12, 1, 4, 4), 0.5), torch.zeros(12, dtype=torch.int64), torch.arange(12))
+    attacks = chosen_attacks("FGSM")
+    found = assess(Network("net", Fragile().eval()), points, attacks, {"Linf": (0.1,)}, Effort(), seed=0)
+    assert found.outcomes[0].broken.all()
+    assert "random perturbations" not in str(found.sanity)
+
+
 def test_deepfool_in_two_stages_finds_what_it_finds_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
     model = small_net()
     points = images(model)

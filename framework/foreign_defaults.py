@@ -1,0 +1,102 @@
+"""What the scripts that foreign flags are from do unless told otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from utils.errors import UsageError
+
+Settings = dict[str, Any]
+
+WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "none": False, "": False}
+#: networks of the script that prunes only with `--pruning True`, and then by method 0 unless told otherwise
+ON_REQUEST = ("lenet3", "resnet50_noskip", "resnet101_noskip", "densenet121_imagenet", "densenet201_imagenet")
+DENSE: Settings = {"prune_criterion": "EmptyCrit"}
+#: what says how the other one prunes, and what has no meaning without that
+METHODS = ("prune_criterion", "pruning_method", "pruning_config")
+HOW = (
+    "pruning_method", "pruning_config", "pruning_momentum", "pruning_threshold", "frequency",
+    "prune_per_iteration", "fixed_layer", "prune_neurons_max", "start_pruning_after_n_iterations",
+    "maximum_pruning_iterations", "fixed_criteria",
+)  # fmt: skip
+#: what the script of gradient flow trains on, and how
+TRAINING: Settings = {
+    "data_set": "CIFAR100", "augment": "crop_flip", "seed": "0", "preserve_moment": False,
+    "epochs": "160", "learning_rate": "0.1", "l2_reg": "1e-4", "lr_schedule": "multistep",
+    "lr_milestones": "80,120",
+}  # fmt: skip
+
+
+def is_true(value: str, flag: str) -> bool:
+    """Whether a word such as "True" says so; UsageError for other words."""
+    word = str(value).lower()
+    if word not in WORDS:
+        raise UsageError(f"--{flag} must be true or false, got {value!r}")
+    return WORDS[word]
+
+
+def shown(settings: Settings) -> str:
+    """As on a command line."""
+    words = {name: " ".join(value) if name == "set" else value for name, value in settings.items()}
+    return " ".join(f"--{name} {value}" for name, value in words.items())
+
+
+def as_there(flags: Mapping[str, Any], found: Settings, recipe: bool) -> list[str]:
+    """Fill in what their scripts do unless told otherwise, and say so."""
+    if "pruning" in flags and not is_true(str(flags["pruning"]), "pruning"):
+        idle = [name for name in HOW if found.pop(name, None) is not None]
+        return [f"--{name} has no effect: nothing is pruned" for name in idle]
+    told = recipe or any(found.get(name) is not None for name in METHODS)
+    if "pruning" in flags and not told:
+        found |= {"pruning_method": 0, "schedule": found.get("schedule", "iterative")}
+        return ["--pruning_method 0 --schedule iterative, as in the script that --pruning is from"]
+    if flags.get("model") in ON_REQUEST and not told:
+        found |= DENSE
+        return [f"{shown(DENSE)}: the script that --model {flags['model']} is from prunes with --pruning True"]
+    if "pruning_type" not in flags:
+        return []
+    lines = _their_thresholds(found)
+    filled = _training(flags)
+    own = {"lr_milestones"} if "lr_schedule" in found else set()
+    filled = {name: value for name, value in filled.items() if name not in {*found, *own}}
+    found |= filled
+    lines.append(f"{shown(filled)}, as in the script that --pruning_type is from")
+    if "data_set" not in found:
+        lines.append(f"--epochs without a data set: that script's is --data_set {TRAINING['data_set']}")
+    return lines
+
+
+def _training(flags: Mapping[str, Any]) -> Settings:
+    """How that script trains: with `--epochs` on whatever data set is asked for, with the steps of the learning
+    rate at the same shares of them. What `--bypass` does not switch off there is not left to autoconfig then."""
+    filled = dict(TRAINING)
+    if "epochs" in flags:
+        whole, given = int(filled.pop("epochs")), str(flags["epochs"])
+        steps = (
+            [int(given) * int(at) // whole for at in filled["lr_milestones"].split(",")] if given.isdigit() else []
+        )
+        filled["lr_milestones"] = ",".join(map(str, steps))
+        drop = {"data_set"} | (set() if steps and 0 < steps[0] < steps[1] else {"lr_schedule", "lr_milestones"})
+        filled = {name: value for name, value in filled.items() if name not in drop}
+    if "bypass" in flags and is_true(str(flags["bypass"]), "bypass"):
+        filled |= {"T": "5", "keep_share": "0.05"}
+    return filled
+
+
+def _their_thresholds(found: Settings) -> list[str]:
+    """Percentages there, 1 too, which say how far and how often it goes, whatever else is given."""
+    try:
+        numbers = [float(one) for one in str(found["thresholds"]).strip("[]() ").split(",")]
+    except (KeyError, ValueError):  # not given, or no numbers: "default", or what our own check refuses
+        return []
+    if any(one >= 1 for one in numbers):
+        found["thresholds"] = ",".join(repr(one / 100) for one in numbers)
+    idle = []
+    if "n_rounds" in found and str(found["n_rounds"]) != str(len(numbers)):
+        idle.append(f"--n_rounds {found.pop('n_rounds')} has no effect: --thresholds are {len(numbers)} rounds")
+    last = float(found["thresholds"].rpartition(",")[2])
+    if "pruning_limit" in found and abs(float(found["pruning_limit"]) - last) > 1e-9:
+        del found["pruning_limit"]
+        idle.append(f"--prune_percent has no effect: the last of --thresholds is {100 * last:g}")
+    return idle
