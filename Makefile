@@ -18,9 +18,10 @@ $(READY): requirements.txt requirements-dev.txt
 demo: $(READY)
 	$(BIN)/python main.py --model VGG16 --prune_criterion SNAPit --pruning_limit 0.93 --epochs 5
 
-# two processes with one thread each: threads of both on every core would only wait for each other
+# two processes with one thread each: threads of both on every core would only wait for each other; a file's tests in
+# one of them, which share the runs that they look at
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow

@@ -144,7 +144,9 @@ def test_scoring_is_pure_and_repeatable(name: str, net: str) -> None:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in EXACT else ()) for name in NAMES]
 )
-@every_net
+@pytest.mark.parametrize(
+    "net", [pytest.param(net, marks=() if net == "residual" else pytest.mark.slow) for net in NETS]
+)
 def test_mode_gradients_groups_and_the_kind_of_iterable_change_nothing(name: str, net: str) -> None:
     model, batches = make(net, name)
     criterion = build("criterions", name)

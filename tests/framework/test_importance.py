@@ -600,7 +600,7 @@ def test_grad_preserve_is_the_size_of_grasp_at_the_same_temperature() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "expected"),
     [
-        ("LossBased", {"temperature": 0}, "temperature must be above 0, got 0"),
+        ("LossBased", {"temperature": 0}, "temperature must be above 0 and finite, got 0"),
         ("Fisher", {"samples": 0}, "samples must be a whole number from 1 on, got 0"),
         ("GraspChannel", {"grasp_temperature": -1.0}, "grasp_temperature must be above 0"),
         ("GradPreserve", {"samples": 2.5}, "samples must be a whole number"),

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks.rounds import MEASURES
+from framework.autoconfig import fill
+from framework.config import RunConfig
 from framework.foreign_defaults import TRAINING
 from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled, translate
 from framework.plugins import registry
@@ -134,11 +136,12 @@ def test_rounds_of_gradient_flow_empty_no_layer_unless_told_to(command: Command)
     assert command("--prune_criterion", "SNAP", "--n_rounds", "3").config.keep_share == 0
 
 
-def test_all_measures_of_gradient_flow_and_no_other_get_their_published_settings(command: Command) -> None:
+def test_all_measures_of_gradient_flow_and_no_other_get_their_published_settings() -> None:
     got = set()
     for name in registry.names("criterions"):
-        config = command("--prune_criterion", name, "--n_rounds", "3").config
-        if config is not None and (config.T, config.keep_share) == (5, 0.05):  # None: not by rounds
+        config = RunConfig(prune_criterion=name, schedule="rounds")
+        fill(config)
+        if (config.T, config.keep_share) == (5, 0.05):
             got.add(name)
     assert got == set(MEASURES)
 

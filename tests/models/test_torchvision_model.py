@@ -58,12 +58,18 @@ def test_the_names_read_from_the_source_are_those_torchvision_registers() -> Non
     assert list(classification_networks()) == models.list_models(module=models)
 
 
-@pytest.mark.parametrize("arch", ["resnet18s", "fasterrcnn_resnet50_fpn", "ResNet", "", None, 5])
+@pytest.mark.parametrize("arch", ["resnet18s", "fasterrcnn_resnet50_fpn", "ResNet", ""])
 def test_an_unknown_arch_is_one_line(arch: Any) -> None:
     with pytest.raises(UsageError) as caught:
         make(arch)
     message = str(caught.value)
     assert message.startswith(f"unknown --arch '{arch}'") and "resnet18, " in message and "\n" not in message
+
+
+@pytest.mark.parametrize("arch", [None, 5])
+def test_an_arch_that_is_no_name_is_one_line(arch: Any) -> None:
+    with pytest.raises(UsageError, match=f"^TorchvisionModel: arch must be text, got {arch}$"):
+        make(arch)
 
 
 def test_an_unknown_arch_is_refused_before_torch_is_imported(tmp_path: Path) -> None:

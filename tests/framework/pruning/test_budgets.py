@@ -40,7 +40,7 @@ def macs(model: nn.Module) -> int:
 
 
 @pytest.mark.parametrize("scope", ["global", "layer", "isomorphic"])
-@pytest.mark.parametrize("sparsity", [0.3, 0.7])
+@pytest.mark.parametrize("sparsity", [pytest.param(0.3, marks=pytest.mark.slow), 0.7])
 @pytest.mark.parametrize(("budget", "count"), [("params", params), ("weights", weights), ("macs", macs)])
 def test_a_budget_is_met_within_one_percent_of_what_the_network_had(
     budget: str, count: Any, sparsity: float, scope: str

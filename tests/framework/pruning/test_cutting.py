@@ -123,7 +123,7 @@ def test_a_cut_model_computes_what_the_masked_one_computes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_training_on_keeps_cut_and_masked_alike(name: str, seed: int) -> None:
     model, inputs = thinned(name)
     optimizer = momentum(model)
