@@ -27,7 +27,7 @@ STYLES = (("#1b7f5c", "o"), ("#3b6fb6", "s"), ("#d98a1f", "^"), ("#8e5ea2", "D")
 def draw_robustness(file: Path, results: dict[str, Any], title: str) -> Path:
     """Robust accuracy over epsilon, a panel for each norm, with the interval of the worst case."""
     norms = [norm for norm in NORMS if norm in results["worst_case"]]
-    size = (max(5.5, 4.3 * len(norms)), 4.2)
+    size = (max(5.5, 4.3 * len(norms)), 5.2)
     figure, panels = plt.subplots(1, len(norms), figsize=size, sharey=True, squeeze=False)
     for axes, norm in zip(panels[0], norms, strict=True):
         _panel(axes, norm, results)
@@ -63,7 +63,7 @@ def _panel(axes: Any, norm: str, results: dict[str, Any]) -> None:
     axes.set_xlabel(f"largest perturbation in {norm} (pixels in [0, 1])", fontsize=8)
     axes.set_ylim(-0.02, 1.02)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=6.5)
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13))  # lines are everywhere
 
 
 def curve_ticks(epsilons: Sequence[float]) -> list[float]:

@@ -59,8 +59,8 @@ def _median(attack: dict[str, Any]) -> str:
 
 
 def shown_epsilon(norm: str, epsilon: float) -> str:
-    """8/255 for whole steps of 8-bit pixels in Linf, else a short number."""
+    """8/255 for whole steps of 8-bit pixels in Linf, as far as float32 tells, else a short number."""
     steps = 255 * epsilon
-    if norm == "Linf" and abs(steps - round(steps)) < 1e-6:
+    if norm == "Linf" and round(steps) > 0 and abs(steps - round(steps)) < 1e-4:
         return f"{round(steps)}/255"
     return f"{epsilon:.4g}"
