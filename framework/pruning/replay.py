@@ -134,6 +134,8 @@ class Replay:
         name, target = node.target.overloadpacket.__name__, self._target(node)  # type: ignore[union-attr]
         changed = [one for one in node.all_input_nodes if one in stacked]
         args, kwargs = map_arg((node.args, node.kwargs), lambda one: stacked.get(one, self.values.get(one)))
+        if name == "as_strided_" and _only_restrides(node):
+            return stacked[node.args[0]]  # type: ignore[index]
         place = SAMPLEWISE.get(name)
         if place is not None and changed == [node.args[place]]:
             return _folded(target, args, kwargs, place, changes)
@@ -168,6 +170,13 @@ class Replay:
 def _laid_out(inputs: Tensor) -> Tensor:
     """Images channels-last: convolutions of many changes are faster so."""
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
+
+
+def _only_restrides(node: Node) -> bool:
+    """Whether every entry stays where it is: how pooling to one position marks its result as channels-last."""
+    size, stride = list(node.args[1]), list(node.args[2])  # type: ignore[arg-type]
+    plain = torch.empty(size, device="meta").stride()
+    return all(length == 1 or one == other for length, one, other in zip(size, stride, plain, strict=True))
 
 
 def _folded(target: Any, args: Any, kwargs: Any, place: int, changes: int) -> Any:

@@ -843,6 +843,33 @@ def test_the_oracle_is_exact_where_a_pass_cannot_be_taken_apart(make: Callable[[
     close(found, expected)
 
 
+class Pooling(nn.Module):
+    """Pools to one position by a layer, which marks the result of channels-last images by new strides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 7, 3), nn.Linear(7, 5)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.c(self.pool(F.relu(self.b(F.relu(self.a(x))))).flatten(1))
+
+
+def test_the_oracle_takes_pooling_of_channels_last_images_for_what_it_is(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    model = randomise(seeded(Pooling)).double().to(memory_format=torch.channels_last)
+    x = images(6, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    y = torch.arange(6) % 4
+    groups = free_groups(channel_groups(model, x[:1]))
+    found = score("Oracle", model, [(x, y)], groups=groups)
+    close(found, {
+        name: torch.tensor([change(model, groups, (x, y), name, [c]) ** 2 for c in range(group.channels)])
+        for name, group in groups.items()
+    })  # fmt: skip
+    assert "as_strided_" not in capfd.readouterr().err  # torch warns of what it does one by one
+
+
 @pytest.mark.parametrize("name", ["VGG16", "LeNet5", "ResNet18"])
 def test_shipped_networks_are_taken_apart(name: str) -> None:
     from framework.pruning.removal import _Network
