@@ -28,6 +28,10 @@ TRAINING: Settings = {
 }  # fmt: skip
 
 
+#: what of it is for SGD alone
+RATES = ("learning_rate", "l2_reg", "lr_schedule", "lr_milestones")
+
+
 def is_true(value: str, flag: str) -> bool:
     """Whether a word such as "True" says so; UsageError for other words."""
     word = str(value).lower()
@@ -56,9 +60,10 @@ def as_there(flags: Mapping[str, Any], found: Settings, recipe: bool) -> list[st
         return [f"{shown(DENSE)}: the script that --model {flags['model']} is from prunes with --pruning True"]
     if "pruning_type" not in flags:
         return []
-    lines = _their_thresholds(found)
+    lines = _their_thresholds(flags, found)
     filled = _training(flags)
     own = {"lr_milestones"} if "lr_schedule" in found else set()
+    own |= set(RATES) if str(found.get("optimizer", "SGD")).upper() != "SGD" else set()
     filled = {name: value for name, value in filled.items() if name not in {*found, *own}}
     found |= filled
     lines.append(f"{shown(filled)}, as in the script that --pruning_type is from")
@@ -73,30 +78,32 @@ def _training(flags: Mapping[str, Any]) -> Settings:
     filled = dict(TRAINING)
     if "epochs" in flags:
         whole, given = int(filled.pop("epochs")), str(flags["epochs"])
-        steps = (
-            [int(given) * int(at) // whole for at in filled["lr_milestones"].split(",")] if given.isdigit() else []
-        )
+        epochs = int(given) if given.isdecimal() else 0
+        steps = [epochs * int(at) // whole for at in filled["lr_milestones"].split(",")]
         filled["lr_milestones"] = ",".join(map(str, steps))
-        drop = {"data_set"} | (set() if steps and 0 < steps[0] < steps[1] else {"lr_schedule", "lr_milestones"})
+        short = not 0 < steps[0] < steps[1] and "lr_milestones" not in flags
+        drop = {"data_set"} | ({"lr_schedule", "lr_milestones"} if short else set())
         filled = {name: value for name, value in filled.items() if name not in drop}
     if "bypass" in flags and is_true(str(flags["bypass"]), "bypass"):
         filled |= {"T": "5", "keep_share": "0.05"}
+        filled |= {"use_init": True} if flags["pruning_type"] == "biased_loss" else {}
     return filled
 
 
-def _their_thresholds(found: Settings) -> list[str]:
+def _their_thresholds(flags: Mapping[str, Any], found: Settings) -> list[str]:
     """Percentages there, 1 too, which say how far and how often it goes, whatever else is given."""
     try:
         numbers = [float(one) for one in str(found["thresholds"]).strip("[]() ").split(",")]
     except (KeyError, ValueError):  # not given, or no numbers: "default", or what our own check refuses
         return []
     if any(one >= 1 for one in numbers):
-        found["thresholds"] = ",".join(repr(one / 100) for one in numbers)
+        numbers = [one / 100 for one in numbers]
+        found["thresholds"] = ",".join(map(repr, numbers))
     idle = []
-    if "n_rounds" in found and str(found["n_rounds"]) != str(len(numbers)):
+    rounds = str(found.get("n_rounds", ""))
+    if rounds.isdecimal() and int(rounds) != len(numbers):
         idle.append(f"--n_rounds {found.pop('n_rounds')} has no effect: --thresholds are {len(numbers)} rounds")
-    last = float(found["thresholds"].rpartition(",")[2])
-    if "pruning_limit" in found and abs(float(found["pruning_limit"]) - last) > 1e-9:
+    if "prune_percent" in flags and abs(float(found["pruning_limit"]) - numbers[-1]) > 1e-9:
         del found["pruning_limit"]
-        idle.append(f"--prune_percent has no effect: the last of --thresholds is {100 * last:g}")
+        idle.append(f"--prune_percent has no effect: the last of --thresholds is {100 * numbers[-1]:g}")
     return idle

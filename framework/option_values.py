@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
@@ -46,4 +45,4 @@ def _is(value: Any, kind: str) -> bool:
         return isinstance(value, bool if kind == "bool" else str)
     if isinstance(value, bool) or not isinstance(value, Integral if kind == "int" else Real):
         return False
-    return not math.isnan(float(value))
+    return bool(value == value)  # NaN is not

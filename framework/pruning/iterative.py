@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from framework.criterion import Criterion, check_scores, free_groups
 from framework.hooks import hookimpl
 from framework.iterative import Iterative
+from framework.prunable import prunable_weights
 from framework.pruning.batch_scores import batch_scores
 from framework.pruning.budgets import Macs
 from framework.pruning.chunks import Chunks
@@ -49,7 +50,7 @@ class Averages:
             self.value = mean
         else:
             m = self.momentum
-            self.value = {name: m * old + (1 - m) * mean[name] for name, old in self.value.items()}
+            self.value = {name: m * self.value[name] + (1 - m) * new for name, new in mean.items()}
         if not keep_adding:
             self._sums, self._count = {}, 0
 
@@ -191,10 +192,17 @@ class IterativePruner(Pruner):
             event = PruneEvent(asked, self._step.sparsity(), keep, scores, removed, number=channels)
             self._gone += removed
             self._averages.shrink(keep)
+            self._forget_gone()
             if not self.preserve_moment:
                 unwrapped(trainer.optimizer).state.clear()
             self._tell(trainer, event)
         self._warn_if_short(trainer, asked, (channels or 0) - keep.removed)
+
+    def _forget_gone(self) -> None:
+        """No averages of groups and layers that are gone as a whole."""
+        assert self._step is not None
+        there = free_groups(self._step.groups).keys() | prunable_weights(self._step.model).keys()
+        self._averages.value = {name: score for name, score in self._averages.value.items() if name in there}
 
     def _chosen(self, trainer: Trainer) -> tuple[Keep, float | None, int | None]:
         """What stays, the share that was asked for, or the number of channels."""

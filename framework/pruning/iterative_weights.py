@@ -31,7 +31,7 @@ class IterativeWeightPruner(IterativePruner):
 
     ranks = ("weight", "channel", "both")
     what = "weights"
-    short = "what is left is protected, or layers and rows that do not compete take whole numbers each"
+    short = "what is left is protected"
 
     def __init__(
         self, criterion: Criterion, schedule: Iterative, limit: float, epochs: int, **options: Any
@@ -48,9 +48,18 @@ class IterativeWeightPruner(IterativePruner):
             ("fixed_layer", schedule.fixed_layer, None),
             ("prune_per_iteration", None if single else schedule.per_step, None),
             ("prune_neurons_max", None if single else schedule.most, None),
+            ("l2_normalization_per_layer", schedule.l2_per_layer and criterion.threshold is not None, False),
         ):
             if value != idle:
                 raise UsageError(f"--{flag} does not go with {who}, which {why}")
+        scope = self.scope or criterion.scope
+        for flag, number in (("prune_per_iteration", schedule.per_step), ("prune_neurons_max", schedule.most)):
+            if number is not None and scope != "global":
+                raise UsageError(
+                    f"--{flag} takes the lowest of all weights: {who} needs --scope global, not {scope}"
+                )
+            if number is not None and not self.masking:
+                raise UsageError(f"--{flag} does not go with --no_masking: what has grown again would count twice")
 
     @hookimpl
     def training_ended(self, trainer: Trainer) -> None:
@@ -91,15 +100,16 @@ class IterativeWeightPruner(IterativePruner):
         if plan.per_step is not None and not plan.counted and wanted >= round(self.limit * total) - gone:
             self._over = True
             return self.limit, None
+        wanted = min(wanted, total - gone)
         room = None if plan.most is None else plan.most - self._gone
         if room is not None and wanted >= room:
             self._over, wanted = True, room
         elif plan.per_step is None:
             return share, None
-        return (gone + wanted) / total, wanted
+        return (gone + wanted) / total, wanted if wanted == room else plan.per_step
 
     def _shrink(self, event: PruneEvent) -> None:
-        """Forget the scores of what was cut; those of masked weights are not looked at again."""
+        """Cut the averages too; those of masked weights are not looked at again."""
         found: dict[str, Tensor] = {}
         for name, score in self._averages.value.items():
             if name in event.staying:
@@ -108,3 +118,4 @@ class IterativeWeightPruner(IterativePruner):
                 score = score[event.keep[name].to(score.device)]
             found[name] = score
         self._averages.value = found
+        self._forget_gone()

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -125,24 +125,16 @@ def run_attack(
         for done, (row, epsilon) in enumerate(rounds, 1):
             # a point broken within a smaller epsilon is broken within a larger one: it has left
             left = right if epsilon is None else right & ~broken[row]
-            found = search.once(left.nonzero().flatten(), epsilon, show)
-            nearer = found.distance < distance
-            distance = torch.where(nearer, found.distance, distance)
-            kept |= {at: image for at, image in found.images.items() if bool(nearer[at])}
-            broken |= found.broken
+            found, images = search.once(left.nonzero().flatten(), epsilon, show)
+            nearer = found < distance
+            distance = torch.where(nearer, found, distance)
+            kept |= {at: image for at, image in images.items() if bool(nearer[at])}
             if epsilon is not None:
-                broken[row:] |= found.distance.isfinite()
+                broken[row:] |= found.isfinite()
             reach(done * batches * attack.passes(options))
+    if attack.minimal:
+        broken = torch.stack([distance <= _limit(epsilon) for epsilon in epsilons])
     return Outcome(attack, options, tuple(epsilons), broken, distance, kept)
-
-
-class _Found(NamedTuple):
-    """Of one try: distances of the adversarials, float64 (N,), infinite where there is none; those to be shown, by
-    their places; and for the smallest perturbation what is broken at each epsilon, bool (E, N)."""
-
-    distance: Tensor
-    images: dict[int, Tensor]
-    broken: Tensor
 
 
 class _Search:
@@ -157,35 +149,35 @@ class _Search:
         device = points.pixels.device
         self._foolbox = foolbox().PyTorchModel(model, bounds=(0, 1), device=device)
 
-    def once(self, left: Tensor, epsilon: float | None, show: Sequence[int]) -> _Found:
-        """One try at the points `left` (int64)."""
+    def once(self, left: Tensor, epsilon: float | None, show: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """One try at the points `left` (int64): distances of the adversarials, float64 (N,), infinite where there
+        is none; and those to be shown, by their places."""
         found = torch.full((len(self._points),), torch.inf, dtype=wide(left.device), device=left.device)
-        broken = torch.zeros(len(self._epsilons), len(found), dtype=torch.bool, device=left.device)
         images: dict[int, Tensor] = {}
         for chunk in left.split(self._batch_size):
             if not len(chunk):
                 continue
             part = self._points.at(chunk)
             adversarial = self._staged(part, epsilon)
-            found[chunk] = self._checked(part, adversarial, epsilon)
-            images |= {at: adversarial[row].cpu() for row, at in enumerate(chunk.tolist()) if at in show}
+            apart = self._checked(part, adversarial, epsilon)
             if epsilon is None:
-                broken[:, chunk] = self._within(part, adversarial, found[chunk])
-        return _Found(found, images, broken)
+                self._nearer(part, adversarial, apart)
+            found[chunk] = apart
+            images |= {at: adversarial[row].cpu() for row, at in enumerate(chunk.tolist()) if at in show}
+        return found, images
 
-    def _within(self, part: Points, adversarial: Tensor, distance: Tensor) -> Tensor:
-        """bool (E, B): which images are broken at each epsilon, by what was found or by as much of it as fits."""
-        rows: list[Tensor] = []
+    def _nearer(self, part: Points, adversarial: Tensor, distance: Tensor) -> None:
+        """Where as much of a perturbation as fits into an epsilon is enough, take that; changes both in place."""
         for epsilon in self._epsilons:
-            row = distance <= _limit(epsilon)
-            row = row | rows[-1] if rows else row
-            rest = (~row).nonzero().flatten()
+            rest = (distance > _limit(epsilon)).nonzero().flatten()
             if len(rest):
-                some, pixels = part.at(rest), adversarial[rest]
-                nearer = self._made.distance.clip_perturbation(some.pixels, pixels, epsilon).clamp(0, 1)
-                row[rest] = self._checked(some, nearer, epsilon).isfinite()
-            rows.append(row)
-        return torch.stack(rows)
+                some = part.at(rest)
+                clipped = self._made.distance.clip_perturbation(some.pixels, adversarial[rest], epsilon).clamp(
+                    0, 1
+                )
+                apart = self._checked(some, clipped, epsilon)
+                good = apart.isfinite()
+                adversarial[rest[good]], distance[rest[good]] = clipped[good], apart[good]
 
     def _staged(self, part: Points, epsilon: float | None) -> Tensor:
         """DeepFool goes on for all until the last is done: few steps for all, the rest for those not done.

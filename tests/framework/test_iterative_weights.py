@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 import torch
 from short_runs import trained
-from small_nets import ConvNet, one_thread, seeded  # noqa: F401
+from small_nets import ConvNet, ResNet, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
-from framework.criterion import Criterion, Data
+from framework.criterion import Criterion, Data, free_groups
 from framework.hooks import hookimpl
 from framework.iterative import Iterative
 from framework.measures import weight_sparsity
 from framework.plugins import build
 from framework.prunable import prunable_weights
+from framework.pruning.channels import channel_groups
+from framework.pruning.iterative import IterativePruner
 from framework.pruning.iterative_weights import IterativeWeightPruner
 from framework.pruning.masks import Masks
 from framework.pruning.step import PruneEvent
@@ -197,8 +199,47 @@ def test_a_fixed_threshold_takes_what_is_below_it_at_each_step_and_says_so_if_no
         ("SNIP", {"flops": 1.0}, "--flops_regularization does not go with SNIP"),
         ("CNIP", {"per_step": 3}, "does not go with CNIP, which ranks weights and channels together"),
         ("HoyerSquare", {"most": 3}, "--prune_neurons_max does not go with HoyerSquare, which prunes by a fixed"),
+        ("HoyerSquare", {"l2_per_layer": True}, "--l2_normalization_per_layer does not go with HoyerSquare"),
+        (
+            "Wanda",
+            {"per_step": 3},
+            "--prune_per_iteration takes the lowest of all weights: Wanda needs --scope",
+        ),
     ],
 )
 def test_what_has_no_meaning_for_weights_is_refused(name: str, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         IterativeWeightPruner(build("criterions", name), Iterative(**fields), 0.5, 3)
+
+
+def test_numbers_do_not_go_with_weights_that_grow_again() -> None:
+    with pytest.raises(UsageError, match="--prune_neurons_max does not go with --no_masking"):
+        IterativeWeightPruner(build("criterions", "SNIP"), Iterative(most=9), 0.5, 3, masking=False)
+    assert IterativeWeightPruner(build("criterions", "Wanda"), Iterative(most=9), 0.5, 3, scope="global")
+
+
+@pytest.mark.parametrize("most", [None, 5000])
+def test_more_than_there_is_goes_as_far_as_it_can_and_warns(most: int | None) -> None:
+    trainer, log = run(Drawn(), frequency=2, per_step=700, maximum=3, most=most)
+    assert [event.removed for event in log.events] == [700, TOTAL - 700] + [0] * (len(log.events) - 2)
+    assert weight_sparsity(trainer.model) == 1.0
+    missing = 2 * 700 - TOTAL
+    assert log.warnings[0] == (
+        f"Drawn: in step 2 {missing} weights fewer went than asked for: what is left is protected"
+    )
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("name", ["TaylorGate", "GroupHoyerSquare"])
+def test_a_layer_may_go_as_a_whole_between_two_steps(name: str, fixed: bool) -> None:
+    criterion = build("criterions", name)
+    if criterion.threshold is not None:
+        criterion.threshold = 0.5
+    kind = IterativePruner if criterion.threshold is None else IterativeWeightPruner
+    pruner = kind(
+        criterion, Iterative(frequency=2, maximum=4, fixed_criteria=fixed), 0.98, 4, options={"min_channels": 0}
+    )
+    model = seeded(ResNet)
+    groups = len(free_groups(channel_groups(model, torch.zeros(1, 3, 8, 8))))
+    trained(pruner, epochs=4, model=model)
+    assert len(free_groups(pruner.groups)) < groups and pruner._done == 4

@@ -275,6 +275,7 @@ def test_other_annotations_are_the_constructors_own_business(tmp_path: Path) -> 
         """Takes what it likes."""
 
     parameters = dict(inspect.signature(made).parameters)
+    check_values("x", parameters, {"plain": 10**400})
     check_values("x", parameters, {"plain": None, "listed": "no list", "bare": object(), "text": "yes", "more": 1})
     for options in ({"plain": "1"}, {"text": 1}):
         with pytest.raises(UsageError):

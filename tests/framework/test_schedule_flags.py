@@ -128,6 +128,19 @@ def test_what_a_measure_needs_is_filled_in_and_the_users_own_flags_win(command: 
     assert set_.options("criterion")["grasp_temperature"] == 4
 
 
+def test_the_share_that_stays_is_for_channels_whatever_paper_a_criterion_is_of(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "plug" / "criterions").mkdir(parents=True)
+    (tmp_path / "plug" / "criterions" / "FlowWeights.py").write_text(
+        "from framework import Criterion\n\n\nclass FlowWeights(Criterion):\n    granularity = 'weight'\n"
+        "    paper = 'arXiv:2009.11839'\n\n    def score(self, model, batches, loss, groups=None):\n"
+        "        return {}\n"
+    )
+    plug = ("--plugins", str(tmp_path / "plug"), "--prune_criterion", "FlowWeights", "--n_rounds", "2")
+    assert (command(*plug).config.keep_share, command(*plug).config.T) == (0, 5)
+
+
 def test_rounds_of_gradient_flow_empty_no_layer_unless_told_to(command: Command) -> None:
     assert command("--prune_criterion", "MagBased", "--n_rounds", "3").config.keep_share == 0.05
     assert command("--prune_criterion", "MagBased", "--n_rounds", "3", "--keep_share", "0").config.keep_share == 0
@@ -344,6 +357,15 @@ def test_bypass_leaves_the_temperature_and_the_protected_share_of_the_published_
     assert (found["autoconfig"], found["T"], found["keep_share"]) == (False, "3", "0.05")
     assert translate({"pruning_type": "l1", "bypass": "True"})[0]["T"] == "5"
     assert "T" not in translate({"pruning_type": "l1", "bypass": "False"})[0]
+    assert translate({"pruning_type": "biased_loss", "bypass": "True"})[0]["use_init"] is True
+
+
+def test_rates_are_for_the_optimizer_of_the_script_and_milestones_of_ones_own_stay() -> None:
+    adam = translate({"pruning_type": "l1", "epochs": "8", "optimizer": "ADAM"})[0]
+    assert not {"learning_rate", "l2_reg", "lr_schedule", "lr_milestones"} & adam.keys()
+    own = translate({"pruning_type": "l1", "epochs": "2", "lr_milestones": "1"})[0]
+    assert (own["lr_schedule"], own["lr_milestones"]) == ("multistep", "1")
+    assert "lr_schedule" not in translate({"pruning_type": "l1", "epochs": "often"})[0]
 
 
 @pytest.mark.parametrize(
@@ -367,6 +389,14 @@ def test_thresholds_are_percentages_there_and_win(
     assert found["thresholds"] == expected
     assert len([line for line in lines if "has no effect" in line]) == told
     assert ("n_rounds" in found) == (given == "default" or int(rounds) == expected.count(",") + 1)
+
+
+def test_thresholds_of_a_file_of_settings_are_lists() -> None:
+    flags = {"pruning_type": "tfo", "epochs": 9, "thresholds": [10, 50], "n_rounds": 2, "prune_percent": 50}
+    assert translate(flags)[0]["thresholds"] == "0.1,0.5"
+    for shares in ([0.1, 0.5], (0.1, 0.5), "[0.1,0.5]"):
+        assert translate(flags | {"thresholds": shares})[0]["thresholds"] == shares
+    assert translate(flags | {"n_rounds": "abc"})[0]["n_rounds"] == "abc"  # refused later, as a number
 
 
 def test_a_published_command_with_thresholds_and_other_numbers_runs(command: Command) -> None:

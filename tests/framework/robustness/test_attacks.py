@@ -197,16 +197,29 @@ def test_what_lies_too_far_away_is_tried_again_at_epsilon_as_foolbox_does(name: 
     assert torch.equal(success.cummax(dim=0).values, outcome.broken[:, right])
 
 
-def test_a_clipped_adversarial_counts_only_if_the_network_is_wrong_about_it() -> None:
+def test_a_clipped_adversarial_counts_only_if_the_network_is_wrong_about_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Salt and pepper goes far at once: parts of its way are enough for some images, and not for others."""
     model = small_net()
     points = images(model, 60)
     epsilons = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0]
     outcome = attacked("SaltAndPepperNoiseAttack", model, points, epsilons, Effort(steps=60))
+    monkeypatch.setattr(attacking._Search, "_nearer", lambda *_: None)
+    raw = attacked("SaltAndPepperNoiseAttack", model, points, epsilons, Effort(steps=60))
     limits = torch.tensor(epsilons, dtype=torch.float64)[:, None]
-    far = outcome.distance > limits * (1 + 1e-4)
-    assert (outcome.broken | far).all()  # what was found near enough is broken
-    assert bool((outcome.broken & far).any()) and bool((~outcome.broken & far).any())
+    assert torch.equal(outcome.broken, outcome.distance <= limits * (1 + 1e-5) + 1e-6)
+    assert (outcome.distance <= raw.distance + 1e-12).all()
+    nearer = outcome.distance < raw.distance
+    assert bool(nearer.any()) and bool((~nearer & (raw.distance > 1.0)).any())
+    assert bool(
+        ((outcome.distance[nearer] - limits).abs().min(dim=0).values < 1e-5).all()
+    )  # cut off at one of them
+    for at in nearer.nonzero().flatten().tolist():
+        image = outcome.adversarials[at]
+        assert int(model(image[None]).argmax()) != int(points.targets[at])
+        apart = float(distances(image[None], points.pixels[at][None], "L2"))
+        assert apart == pytest.approx(float(outcome.distance[at]), rel=1e-6)
 
 
 def test_outputs_that_are_no_numbers_are_broken_and_the_signs_agree() -> None:
