@@ -122,7 +122,7 @@ def test_every_attack_runs_on_pruned_networks_and_reports_everything(launch: Lau
     assert {"LinfPGD", "L2DeepFoolAttack"} <= set(shown)
     with Image.open(folder.plots / "robustness.png") as picture:
         assert min(picture.size) > 400 and len(set(picture.convert("L").tobytes())) > 20
-    for text in ("worst case", "95 % interval", "8/255", "misclassified without any attack", "masked gradients"):
+    for text in ("worst case", "95 % from", "8/255", "misclassified without any attack", "masked gradients"):
         assert text in result.out
     assert "LinfPGD" in folder.log.read_text()
 
