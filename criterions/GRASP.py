@@ -7,9 +7,9 @@ from torch import nn
 
 from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores
 from framework.prunable import prunable_weights
+from framework.pruning.batchwise import check_temperature
 from framework.pruning.gradient_flow import GradientFlow
 from framework.schedule import Before, Schedule
-from utils.errors import UsageError
 
 
 class GRASP(Criterion):
@@ -30,8 +30,7 @@ class GRASP(Criterion):
         self, *, temperature: float = 200.0, train_batch_norm: bool = False, halves: bool = False,
         xavier: bool = False, original_polarity: bool = False,
     ) -> None:  # fmt: skip
-        if not 0 < temperature < float("inf"):
-            raise UsageError(f"{type(self).__name__}: temperature must be above 0 and finite, got {temperature}")
+        check_temperature(type(self).__name__, temperature)
         super().__init__(
             temperature=temperature, train_batch_norm=train_batch_norm, halves=halves, xavier=xavier,
             original_polarity=original_polarity,

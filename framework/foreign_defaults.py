@@ -26,8 +26,6 @@ TRAINING: Settings = {
     "epochs": "160", "learning_rate": "0.1", "l2_reg": "1e-4", "lr_schedule": "multistep",
     "lr_milestones": "80,120",
 }  # fmt: skip
-
-
 #: what of it is for SGD alone
 RATES = ("learning_rate", "l2_reg", "lr_schedule", "lr_milestones")
 

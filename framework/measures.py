@@ -56,13 +56,16 @@ def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) ->
     }
 
 
+def dense_weights(model: nn.Module) -> dict[str, int]:
+    """How many entries each prunable weight has in the dense network."""
+    dense = lineage_of(model).dense
+    return {name: _numel(dense.get(name, tuple(weight.shape))) for name, weight in prunable_weights(model).items()}
+
+
 def weight_sparsity(model: nn.Module) -> float:
     """1 - non-zero prunable weights now / those of the dense network; cut and masked count alike."""
-    dense = lineage_of(model).dense
-    total = left = 0
-    for name, weight in prunable_weights(model).items():
-        total += _numel(dense.get(name, tuple(weight.shape)))
-        left += int(torch.count_nonzero(weight))
+    total = sum(dense_weights(model).values())
+    left = sum(int(torch.count_nonzero(weight)) for weight in prunable_weights(model).values())
     return 1 - left / total if total else 0.0
 
 

@@ -97,21 +97,20 @@ class DefaultTrainer(Trainer):
         Leaves the counts of true and predicted classes in `confusion`. Raises RunError where the loss is not
         finite: such a network's accuracy means nothing.
         """
-        correct = total = table = None
+        total = table = None
         samples = 0
         with evaluating(self.model):
             for inputs, targets in self.track(loader, "evaluate", len(loader)):
                 outputs = self.model(inputs)
-                hits, losses = correct_samples(outputs, targets), self.loss(outputs, targets) * len(inputs)
-                correct = hits if correct is None else correct + hits
+                losses = self.loss(outputs, targets) * len(inputs)
                 total = losses if total is None else total + losses
                 counts = confusion_counts(outputs, targets)
                 table = counts if table is None else table + counts
                 samples += len(inputs)
         self.confusion = table
-        if correct is None or total is None:
+        if table is None or total is None:
             raise RunError("there is nothing to evaluate: the loader is empty")
-        result = {"acc": float(correct) / samples, "loss": float(total) / samples}
+        result = {"acc": float(table.trace()) / samples, "loss": float(total) / samples}
         if not math.isfinite(result["loss"]):
             self._fail(f"in the evaluation after {self.progress.step} steps")
         return result

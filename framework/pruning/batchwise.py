@@ -108,9 +108,14 @@ def one_sample_each(batches: Iterable[Batch]) -> Iterator[Batch]:
         yield from zip(inputs.split(1), targets.split(1), strict=True)
 
 
-def check_flow_options(who: str, temperature: float, samples: int, name: str = "temperature") -> None:
-    """UsageError unless the temperature is above 0 and there are samples."""
+def check_temperature(who: str, temperature: float, name: str = "temperature") -> None:
+    """UsageError unless it is above 0 and finite."""
     if not 0 < temperature < math.inf:
         raise UsageError(f"{who}: {name} must be above 0 and finite, got {temperature}")
+
+
+def check_flow_options(who: str, temperature: float, samples: int, name: str = "temperature") -> None:
+    """UsageError unless the temperature is above 0 and there are samples."""
+    check_temperature(who, temperature, name)
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise UsageError(f"{who}: samples must be a whole number from 1 on, got {samples}")

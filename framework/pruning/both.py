@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from framework.lineage import lineage_of
+from framework.measures import dense_weights
 from framework.prunable import prunable_weights
 from framework.pruning.channels import ChannelGroup, Groups
 from framework.pruning.masks import Masks
@@ -42,10 +42,10 @@ class _Pool:
         self, model: nn.Module, groups: Groups, scores: Mapping[str, Tensor], floors: Mapping[str, int],
         spared: set[str],
     ) -> None:  # fmt: skip
-        weights, masks, dense = prunable_weights(model), Masks(model), lineage_of(model).dense
+        weights, masks = prunable_weights(model), Masks(model)
         self._weights = list(weights)
         self._groups = {name: groups[name] for name in scores if name in groups}
-        self._total = sum(torch.Size(dense.get(name, weight.shape)).numel() for name, weight in weights.items())
+        self._total = sum(dense_weights(model).values())
         dead = {name: masks[name] == 0 for name in weights if name in masks}
         free = {}
         for name in weights:

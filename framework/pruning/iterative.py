@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +15,7 @@ from framework.prunable import prunable_weights
 from framework.pruning.batch_scores import batch_scores
 from framework.pruning.budgets import Macs
 from framework.pruning.chunks import Chunks
-from framework.pruning.cutting import unwrapped
+from framework.pruning.cutting import shrink, unwrapped
 from framework.pruning.pruner import Pruner
 from framework.pruning.selection import Keep
 from framework.pruning.step import PruneEvent
@@ -54,10 +54,20 @@ class Averages:
         if not keep_adding:
             self._sums, self._count = {}, 0
 
-    def shrink(self, keep: Keep) -> None:
-        """Forget the channels that go."""
-        for name, mask in keep.items():
-            self.value[name] = self.value[name][mask.to(self.value[name].device)]
+    def shrink(self, event: PruneEvent, left: Collection[str]) -> None:
+        """Forget what was cut: channels, parts of weights, and groups and layers that are not `left` at all.
+
+        Scores of masked weights stay; they are not looked at again.
+        """
+        found = {}
+        for name in [name for name in self.value if name in left]:
+            score = self.value[name]
+            if name in event.staying:
+                score = shrink(score, event.staying[name])
+            elif score.dim() == 1 and name in event.keep:
+                score = score[event.keep[name].to(score.device)]
+            found[name] = score
+        self.value = found
 
 
 def normed(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -189,20 +199,20 @@ class IterativePruner(Pruner):
         if keep.removed:
             removed = self._step.remove(keep)
             self.criterion.step += 1
-            event = PruneEvent(asked, self._step.sparsity(), keep, scores, removed, number=channels)
-            self._gone += removed
-            self._averages.shrink(keep)
-            self._forget_gone()
-            if not self.preserve_moment:
-                unwrapped(trainer.optimizer).state.clear()
-            self._tell(trainer, event)
+            self._conclude(
+                trainer, PruneEvent(asked, self._step.sparsity(), keep, scores, removed, number=channels)
+            )
         self._warn_if_short(trainer, asked, (channels or 0) - keep.removed)
 
-    def _forget_gone(self) -> None:
-        """No averages of groups and layers that are gone as a whole."""
+    def _conclude(self, trainer: Trainer, event: PruneEvent) -> None:
+        """What comes after each pruning."""
         assert self._step is not None
-        there = free_groups(self._step.groups).keys() | prunable_weights(self._step.model).keys()
-        self._averages.value = {name: score for name, score in self._averages.value.items() if name in there}
+        left = free_groups(self._step.groups).keys() | prunable_weights(self._step.model).keys()
+        self._averages.shrink(event, left)
+        self._gone += event.removed
+        if event.removed and not self.preserve_moment:
+            unwrapped(trainer.optimizer).state.clear()
+        self._tell(trainer, event)
 
     def _chosen(self, trainer: Trainer) -> tuple[Keep, float | None, int | None]:
         """What stays, the share that was asked for, or the number of channels."""

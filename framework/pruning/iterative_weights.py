@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from framework.criterion import Criterion
 from framework.hooks import hookimpl
 from framework.iterative import Iterative
-from framework.pruning.cutting import shrink, unwrapped
 from framework.pruning.iterative import IterativePruner, normed
 from framework.pruning.masks import Masks
-from framework.pruning.step import PruneEvent, nothing_below
+from framework.pruning.step import nothing_below
 from framework.pruning.targets import count_weights
 from utils.errors import UsageError
 
@@ -79,14 +76,10 @@ class IterativeWeightPruner(IterativePruner):
         last = self._over or self._done == self._steps
         if number is not None:
             event = replace(event, asked=None, number=number)
-        self._gone += event.removed
-        self._shrink(event)
         if not self.masking:
             Masks(trainer.model).drop()
-        if event.removed and not self.preserve_moment:
-            unwrapped(trainer.optimizer).state.clear()
         if event.removed or last:
-            self._tell(trainer, event)
+            self._conclude(trainer, event)
         if event.asked is not None and last:
             self._warn_if_off(trainer, event.asked, event.reached)
         self._warn_if_short(trainer, None, 0 if number is None else number - event.removed)
@@ -95,6 +88,8 @@ class IterativeWeightPruner(IterativePruner):
         """The share of the weights that is to be gone after this step, and the number of weights, where one is
         asked for."""
         plan, share = self.iterative, self.limit * self._part()
+        if plan.per_step is None and plan.most is None:
+            return share, None
         gone, total = count_weights(trainer.model)
         wanted = round(share * total) - gone if plan.per_step is None else plan.per_step
         if plan.per_step is not None and not plan.counted and wanted >= round(self.limit * total) - gone:
@@ -107,15 +102,3 @@ class IterativeWeightPruner(IterativePruner):
         elif plan.per_step is None:
             return share, None
         return (gone + wanted) / total, wanted if wanted == room else plan.per_step
-
-    def _shrink(self, event: PruneEvent) -> None:
-        """Cut the averages too; those of masked weights are not looked at again."""
-        found: dict[str, Tensor] = {}
-        for name, score in self._averages.value.items():
-            if name in event.staying:
-                score = shrink(score, event.staying[name])
-            elif score.dim() == 1 and name in event.keep:
-                score = score[event.keep[name].to(score.device)]
-            found[name] = score
-        self._averages.value = found
-        self._forget_gone()

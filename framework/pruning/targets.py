@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from framework.lineage import lineage_of
+from framework.measures import dense_weights
 from framework.prunable import prunable_weights
 from framework.pruning.budgets import Budget, Nodes
 from framework.pruning.channels import Groups
@@ -35,19 +35,15 @@ def keep_weights(
 
 def cut_weights(model: nn.Module) -> dict[str, int]:
     """How many entries of each prunable weight were cut."""
-    dense = lineage_of(model).dense
-    return {
-        name: torch.Size(dense.get(name, weight.shape)).numel() - weight.numel()
-        for name, weight in prunable_weights(model).items()
-    }
+    dense = dense_weights(model)
+    return {name: dense[name] - weight.numel() for name, weight in prunable_weights(model).items()}
 
 
 def count_weights(model: nn.Module) -> tuple[int, int]:
     """Prunable weights that are cut or masked, and all of the dense network."""
     weights, masks = prunable_weights(model), Masks(model)
-    cut = sum(cut_weights(model).values())
     masked = sum(int((masks[name] == 0).sum()) for name in weights if name in masks)
-    return cut + masked, cut + sum(weight.numel() for weight in weights.values())
+    return sum(cut_weights(model).values()) + masked, sum(dense_weights(model).values())
 
 
 def keep_channels(

@@ -172,9 +172,8 @@ class _Search:
             rest = (distance > _limit(epsilon)).nonzero().flatten()
             if len(rest):
                 some = part.at(rest)
-                clipped = self._made.distance.clip_perturbation(some.pixels, adversarial[rest], epsilon).clamp(
-                    0, 1
-                )
+                clipped = self._made.distance.clip_perturbation(some.pixels, adversarial[rest], epsilon)
+                clipped = clipped.clamp(0, 1)
                 apart = self._checked(some, clipped, epsilon)
                 good = apart.isfinite()
                 adversarial[rest[good]], distance[rest[good]] = clipped[good], apart[good]

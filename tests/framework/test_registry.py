@@ -270,7 +270,7 @@ def test_numbers_of_other_libraries_are_numbers(options: dict[str, Any]) -> None
     assert build("criterions", "LossBased", **options)
 
 
-def test_other_annotations_are_the_constructors_own_business(tmp_path: Path) -> None:
+def test_other_annotations_are_the_constructors_own_business() -> None:
     def made(self: Any, plain: int | None, listed: list[int], bare=None, *, text: str = "") -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
         """Takes what it likes."""
 

@@ -400,17 +400,6 @@ def test_thresholds_of_a_file_of_settings_are_lists() -> None:
 
 
 def test_a_published_command_with_thresholds_and_other_numbers_runs(command: Command) -> None:
-    flags = [
-        "--pruning_type",
-        "mag_based",
-        "--thresholds",
-        "[10,50,80]",
-        "--prune_percent",
-        "75",
-        "--n_rounds",
-        "1",
-        "--epochs",
-        "5",
-    ]
-    config = command(*flags).config
+    words = "--pruning_type mag_based --thresholds [10,50,80] --prune_percent 75 --n_rounds 1 --epochs 5"
+    config = command(*words.split()).config
     assert (config.thresholds, config.n_rounds, config.pruning_limit) == ((0.1, 0.5, 0.8), 3, 0.8)
