@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from framework import __version__
 from framework.config import FLAGS
+from framework.faults import ends_process, explained
 from framework.flags import Flag
 from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled
 from framework.old_flags import MODEL_PATH, NEEDLESS, NEEDLESS_SWITCHES, SWITCHES, VALUES, without_truth_values
@@ -171,6 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = cli.main(_words(arguments), prog_name="python main.py", standalone_mode=False, obj=command)
     except click.Abort as error:
+        if error.__cause__ is not None and ends_process(error.__cause__):
+            return _fail(explained(error.__cause__), 1)
         if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D; here it is a broken file
             traceback.print_exception(error.__cause__)
             return 1
@@ -181,7 +184,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except RunError as error:
         return _fail(str(error), 1)
-    except Exception:
+    except BaseException as error:
+        if ends_process(error):  # a plug-in called sys.exit, or the like: whatever its code, the run has failed
+            return _fail(explained(error), 1)
+        if not isinstance(error, Exception):
+            raise
         traceback.print_exc()
         return 1
     return code if isinstance(code, int) else 0

@@ -38,5 +38,6 @@ class FPGM(Criterion):
 
 
 def _distances(rows: Tensor) -> Tensor:
+    rows = rows if rows.dtype == torch.float64 else rows.float()  # half precision has no distances
     # not by matrix products: differences of large squares would drown the distances of filters that are close
     return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1).float()

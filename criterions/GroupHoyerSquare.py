@@ -15,8 +15,8 @@ from utils.errors import UsageError
 class GroupHoyerSquare(Criterion):
     """Keeps channels with any |w| above a fixed `threshold`, once, after training with the loss of the same name.
 
-    The weights are the rows of all producers of the channel. `--pruning_limit` has no effect; the best channel of
-    a group stays. Yang, Wen and Li, 2019, arXiv:1908.09979.
+    The weights are the rows of all producers of the channel. `--pruning_limit` has no effect, but for 0, which
+    prunes nothing; the best channel of a group stays. Yang, Wen and Li, 2019, arXiv:1908.09979.
     """
 
     granularity = "channel"

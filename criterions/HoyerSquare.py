@@ -10,7 +10,7 @@ from utils.errors import UsageError
 class HoyerSquare(Magnitude):
     """Keeps |w| above a fixed `threshold`, once, after training with the loss of the same name.
 
-    `--pruning_limit` has no effect. Yang, Wen and Li, 2019, arXiv:1908.09979.
+    `--pruning_limit` has no effect, but for 0, which prunes nothing. Yang, Wen and Li, 2019, arXiv:1908.09979.
     """
 
     schedule: ClassVar[Schedule] = After()

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from framework.contract import held_to_contract
 from framework.criterion import Batch, Criterion, LossFunction
 from framework.measures import measure
+from framework.ordinary import ordinary, ordinary_mode
 from framework.plugins import build
 from framework.probing import fast_multiple
 from framework.prunable import check_network
@@ -41,6 +43,7 @@ class PruneReport:
     note: str = ""
 
 
+@ordinary_mode()
 def prune(
     model: nn.Module,
     criterion: str | Criterion = "SNAP",
@@ -69,7 +72,8 @@ def prune(
     left each time. `sparsity` is the share of the dense network that goes: for weight criterions of its prunable
     weights, for channel criterions of the `budget`: "nodes" (the default), "weights", "params", "macs" or
     "latency" (of a forward pass of `example_input` as given, measured). Nodes come as near as the ranking
-    does; the others are met within 0.01 (latency 0.05), or a UsageError says why not.
+    does; the others are met within 0.01 (latency 0.05), or a UsageError says why not. A sparsity of 0 prunes
+    nothing; any other has no effect on a criterion with a fixed threshold, as the report's `note` says.
 
     For channel criterions: `scope` "global" ranks all channels together, "layer" takes the same share of each
     group, "isomorphic" of each set of groups that are built alike. `min_channels` stay in every group, and
@@ -99,16 +103,17 @@ def prune(
     )  # fmt: skip
     before = measure(model, example, latency=latency)
     events = _run(step, sparsity, data, loss, seed)
+    reached = _reached(step, sparsity, events)
     return PruneReport(
         criterion=repr(chosen),
         budget=budget,
         asked=sparsity,
-        reached=_reached(step, sparsity, events),
+        reached=reached,
         before=before,
         after=measure(model, example, latency=latency),
         protected={name: group.protected for name, group in step.groups.items() if group.protected},
         events=events,
-        note=_attach(model, optimizer),
+        note="; ".join(filter(None, (_of_threshold(chosen, sparsity, reached), _attach(model, optimizer)))),
     )
 
 
@@ -120,6 +125,7 @@ def _pairs(batches: Iterable[Batch]) -> list[Batch]:
     for number, batch in enumerate(data):
         if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
             raise UsageError(f"batches are pairs (inputs, targets), batch {number} is {type(batch).__name__}")
+        data[number] = (ordinary(batch[0]), ordinary(batch[1]))
     return data
 
 
@@ -128,7 +134,7 @@ def _example(example_input: Tensor | None, batches: Sequence[Batch]) -> Tensor:
         raise UsageError("prune needs example_input or batches to trace the network")
     example = batches[0][0] if example_input is None else example_input
     check_example(example)
-    return example
+    return ordinary(example)
 
 
 def _run(
@@ -137,7 +143,8 @@ def _run(
     """All steps of the criterion, with random numbers of their own."""
     criterion = step.criterion
     criterion.seed, criterion.step = seed, 0
-    criterion.start(step.model)
+    with held_to_contract(criterion, "start", step.model):
+        criterion.start(step.model)
     with random_numbers_as_before():
         torch.manual_seed(seed)
         targets = criterion.schedule.one_shot(sparsity)
@@ -149,12 +156,22 @@ def _run(
 def _reached(step: PruningStep, asked: float, events: Sequence[PruneEvent]) -> float:
     """The sparsity now; a target that was out of reach is warned of, and a threshold below all scores."""
     reached = step.sparsity()
-    if events and step.criterion.threshold is not None and not any(event.removed for event in events):
+    threshold = step.criterion.threshold
+    if events and asked > 0 and threshold is not None and not any(event.removed for event in events):
         warnings.warn(nothing_below(step.criterion), stacklevel=3)
-    if events and step.criterion.threshold is None and abs(reached - asked) > step.tolerance:
+    if events and (threshold is None or asked == 0) and abs(reached - asked) > step.tolerance:
         name = type(step.criterion).__name__
         warnings.warn(f"{name}: asked for sparsity {asked:.4f}, reached {reached:.4f}", stacklevel=3)
     return reached
+
+
+def _of_threshold(criterion: Criterion, sparsity: float, reached: float) -> str:
+    if criterion.threshold is None:
+        return ""
+    rule = f"{type(criterion).__name__} prunes scores up to its threshold {criterion.threshold:g}"
+    if sparsity == 0:
+        return f"{rule}, but nothing at sparsity 0"
+    return f"{rule}, whatever the sparsity: asked for {sparsity:g}, reached {reached:.4f}"
 
 
 def _check(criterion: Criterion, sparsity: float, budget: str | None) -> str:

@@ -237,7 +237,8 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
         config.notes.append("without --enable_rewinding --rewind_to has no effect")
     if criterion.threshold is not None and "pruning_limit" in config.given:
         why = f"{config.prune_criterion} prunes by a fixed threshold, {criterion.threshold:g}"
-        config.notes.append(f"{why}: --pruning_limit has no effect")
+        effect = "has no effect" if config.pruning_limit > 0 else "0 prunes nothing"
+        config.notes.append(f"{why}: --pruning_limit {effect}")
     config.scope = config.scope or criterion.scope
     write_back(config, schedule)
     check_moments(config, criterion, plan)

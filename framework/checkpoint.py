@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from framework.lineage import lineage_of
+from framework.ordinary import ordinary_mode
 from framework.plugins import build
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.masks import Masks
@@ -30,6 +31,7 @@ KEY = "secateur"
 KEPT, MASK = "secateur.kept/", "secateur.mask/"
 
 
+@ordinary_mode()
 def save_model(model: nn.Module, path: str | Path) -> Path:
     """Write the network, cut and masked as it is, into one safetensors file; the old file stays until the new
     one is complete. Returns the path."""

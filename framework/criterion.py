@@ -221,29 +221,57 @@ def _is_mean(loss: LossFunction, outputs: Any, targets: Any, total: Tensor) -> b
 def check_scores(
     scores: Scores, model: nn.Module, groups: Groups | None, criterion: Criterion
 ) -> dict[str, Tensor]:
-    """The scores as float32, or a UsageError that names the wrong key, shape or NaN."""
+    """The scores as float32, or a UsageError that names the wrong key, type, shape or NaN."""
+    checked = as_scores(scores, model, groups, criterion)
+    for name, score in checked.items():
+        if score.isnan().any():
+            raise UsageError(f"{type(criterion).__name__}.score: '{name}' has NaN")
+    return checked
+
+
+def as_scores(scores: Scores, model: nn.Module, groups: Groups | None, criterion: Criterion) -> dict[str, Tensor]:
+    """The scores as float32 on the model's device; their keys, types and shapes are checked, not their values.
+
+    Raises UsageError that names the wrong key, type or shape.
+    """
+    weights = prunable_weights(model)
     expected: dict[str, tuple[int, ...]] = {}
     if criterion.granularity in ("weight", "both"):
-        expected |= {name: tuple(weight.shape) for name, weight in prunable_weights(model).items()}
+        expected |= {name: tuple(weight.shape) for name, weight in weights.items()}
     if criterion.granularity in ("channel", "both"):
         expected |= {name: (group.channels,) for name, group in free_groups(groups or {}).items()}
     who = f"{type(criterion).__name__}.score"
     if not isinstance(scores, Mapping):
         raise UsageError(f"{who} returned {type(scores).__name__}, expected a mapping from name to tensor")
     _check_keys(who, scores, list(expected))
-    checked = {}
-    for name, shape in expected.items():
-        if not isinstance(scores[name], Tensor):
-            raise UsageError(f"{who}: '{name}' is {type(scores[name]).__name__}, expected a tensor")
-        if tuple(scores[name].shape) != shape:
-            raise UsageError(f"{who}: '{name}' has shape {tuple(scores[name].shape)}, expected {shape}")
-        checked[name] = scores[name].detach().float()
-        if checked[name].isnan().any():
-            raise UsageError(f"{who}: '{name}' has NaN")
-    return checked
+    default = next(iter(weights.values()), torch.empty(0))
+    return {
+        name: float_scores(f"{who}: '{name}'", scores[name], shape).to(weights.get(name, default).device)
+        for name, shape in expected.items()
+    }
+
+
+def float_scores(where: str, scores: Any, shape: tuple[int, ...]) -> Tensor:
+    """A tensor of scores as float32 without a graph; UsageError, which begins with `where`, for anything else."""
+    if not isinstance(scores, Tensor):
+        raise UsageError(f"{where} is {type(scores).__name__}, expected a tensor")
+    if tuple(scores.shape) != shape:
+        raise UsageError(f"{where} has shape {tuple(scores.shape)}, expected {shape}")
+    if scores.layout is not torch.strided or scores.is_quantized:
+        kind = "quantized" if scores.is_quantized else str(scores.layout).removeprefix("torch.")
+        raise UsageError(f"{where} is a tensor of kind {kind}, expected a dense one of a floating-point type")
+    if not scores.is_floating_point():
+        dtype = str(scores.dtype).removeprefix("torch.")
+        raise UsageError(f"{where} is {dtype}, expected a floating-point type such as float32")
+    if scores.is_meta:
+        raise UsageError(f"{where} is on the meta device, it has no values")
+    return scores.detach().float()
 
 
 def _check_keys(who: str, scores: Scores, expected: Sequence[str]) -> None:
+    for key in scores:
+        if not isinstance(key, str):
+            raise UsageError(f"{who} has a key of type {type(key).__name__}, expected names (str)")
     missing = [name for name in expected if name not in scores]
     if missing:
         raise UsageError(f"{who} lacks {', '.join(repr(name) for name in missing)}")

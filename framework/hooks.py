@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
+from framework.faults import ends_process
 from utils.errors import UsageError
 from utils.suggest import one_line
 
@@ -125,7 +126,9 @@ def installed_folders() -> list[tuple[str, Path]]:
 def _blaming(entry: EntryPoint) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # a stranger's module may raise anything when it is imported
+    except BaseException as error:  # a third-party module may raise anything when it is imported
+        if not isinstance(error, Exception) and not ends_process(error):
+            raise  # Ctrl-C
         why = one_line(f"{type(error).__name__}: {error}")
         raise UsageError(f"installed package {_package(entry)} ({entry.value}) is broken: {why}") from error
 

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from framework.lineage import lineage_of
+from framework.ordinary import ordinary, ordinary_mode
 from framework.prunable import check_network, output_dim, prunable_layers, prunable_weights, tensor_name
 from framework.pruning.masks import Masks
 from framework.untouched import untouched
@@ -27,6 +28,7 @@ from utils.errors import UsageError
 LATENCY_BATCHES = (1, 64)
 
 
+@ordinary_mode()
 def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) -> dict[str, Any]:
     """Size and speed of the network as it stands.
 
@@ -41,6 +43,7 @@ def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) ->
     check_network(model)
     if not isinstance(example_input, Tensor) or example_input.dim() == 0 or len(example_input) == 0:
         raise UsageError(f"example_input is a batch, one tensor with at least one sample; got {example_input!r}")
+    example_input = ordinary(example_input)
     macs, by_layer = count_macs(model, example_input)
     density = {name: _density(module) for name, module in prunable_layers(model).items()}
     saved = sum(count * (1 - density[name]) for name, count in by_layer.items())

@@ -18,7 +18,7 @@ from typing import Any
 from framework.catalog import Entry, ancestry, check_source, read_entry
 from framework.option_values import check_values
 from utils.errors import UsageError
-from utils.suggest import unknown
+from utils.suggest import one_line, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {
@@ -85,6 +85,10 @@ class Registry:
             return sorted(OPTIMIZERS)
         return sorted(self._of_kind(kind))
 
+    def files(self, kind: str) -> dict[str, Path]:
+        """Name -> source file of every plug-in of one kind."""
+        return dict(self._of_kind(kind))
+
     def is_shipped(self, kind: str, name: str) -> bool:
         """Whether the plug-in is one of ours, not a user's."""
         return (
@@ -132,8 +136,27 @@ class Registry:
         return self._classes[kind, name]
 
     def _module(self, kind: str, name: str, file: Path) -> ModuleType:
-        if file.parent == self._root / FOLDERS[kind]:
-            return importlib.import_module(f"{FOLDERS[kind].replace('/', '.')}.{name}")
+        """The module of a plug-in; UsageError, naming the file, where it cannot be imported or is another file."""
+        ours = file.parent == self._root / FOLDERS[kind]
+        try:
+            if ours:
+                module = importlib.import_module(f"{FOLDERS[kind].replace('/', '.')}.{name}")
+            else:
+                module = self._load(kind, name, file)
+        except BaseException as error:
+            from framework.faults import ends_process
+
+            if not isinstance(error, Exception) and not ends_process(error):
+                raise  # Ctrl-C
+            if ours:
+                _check_package(FOLDERS[kind].replace("/", "."), file, error)
+            why = one_line(f"{type(error).__name__}: {error}")
+            raise UsageError(f"{file} cannot be imported: {why}") from error
+        if ours:
+            _check_file(module, file)
+        return module
+
+    def _load(self, kind: str, name: str, file: Path) -> ModuleType:
         folder = next(index for index, path in enumerate(self.folders) if file.is_relative_to(path))
         module_name = f"secateur_plugins_{id(self)}_{folder}.{kind}.{name}"
         spec = importlib.util.spec_from_file_location(module_name, file)
@@ -142,9 +165,9 @@ class Registry:
         sys.modules[module_name] = module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except BaseException:
             del sys.modules[module_name]
-            raise UsageError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+            raise
         return module
 
     def _of_kind(self, kind: str) -> dict[str, Path]:
@@ -167,9 +190,14 @@ def build(kind: str, name: str, /, **options: Any) -> Any:
         instance = cls(**options)
     except UsageError:
         raise
-    except (TypeError, ValueError) as error:  # an option of the wrong type or size
-        given = f"{name}({', '.join(options)})"
-        raise UsageError(f"{given}: {type(error).__name__}: {error}") from error
+    except BaseException as error:
+        from framework.faults import ends_process
+
+        # an option of the wrong type or size, or an end of the process
+        if not (isinstance(error, (TypeError, ValueError)) or ends_process(error)):
+            raise
+        why = one_line(f"{type(error).__name__}: {error}")
+        raise UsageError(f"{name}({', '.join(options)}): {why}") from error
     if kind == "models":
         from framework.lineage import lineage_of
 
@@ -220,6 +248,27 @@ def _scan(root: Path) -> dict[str, dict[str, Path]]:
         kind: {file.stem: file for file in sorted((root / folder).glob("[!_]*.py"))}
         for kind, folder in FOLDERS.items()
     }
+
+
+def _check_file(module: ModuleType, file: Path) -> None:
+    """Another folder of the same name, earlier on the path or imported before, would be taken for ours."""
+    found = getattr(module, "__file__", None)
+    if found is None or Path(found).resolve() != file.resolve():
+        raise UsageError(
+            f"{module.__name__} is {found or 'a module without a file'}, not {file}: rename yours, or "
+            "take its folder off the path"
+        )
+
+
+def _check_package(package: str, file: Path, error: BaseException) -> None:
+    """Name both folders where the import failed because the package is not the one of the file."""
+    found = sys.modules.get(package)
+    places = [str(place) for place in getattr(found, "__path__", [getattr(found, "__file__", None) or "no file"])]
+    if isinstance(error, ModuleNotFoundError) and found is not None and str(file.parent) not in places:
+        raise UsageError(
+            f"{package} is {', '.join(places)}, not {file.parent}, where {file} lies: rename yours, or take its "
+            "folder off the path"
+        ) from error
 
 
 def _check_class(kind: str, cls: object, file: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
+from framework.ordinary import check_memory
 from utils.errors import UsageError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -68,14 +69,16 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_network(model: nn.Module) -> None:
-    """Raise UsageError for what is no network, or one whose tensors have no sizes or no values yet."""
+    """Raise UsageError for what is not a network, or has a tensor without values or memory of its own."""
     if not isinstance(model, nn.Module):
         raise UsageError(f"model is a torch.nn.Module, got {type(model).__name__}")
-    for name, tensor in named_tensors(model).items():
+    tensors = named_tensors(model)
+    for name, tensor in tensors.items():
         if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
             raise UsageError(f"{type(model).__name__}: '{name}' is not initialised: run the network once first")
         if tensor.is_meta:
             raise UsageError(f"{type(model).__name__}: '{name}' is on the meta device, it has no values")
+    check_memory(type(model).__name__, tensors)
 
 
 def tensor_name(module: str, attribute: str) -> str:

@@ -20,6 +20,7 @@ from framework.config import RunConfig
 from framework.console import Console
 from framework.dense import dense_config
 from framework.extras import extras, shown_extras
+from framework.faults import contained
 from framework.hooks import hookimpl, manager
 from framework.idle import idle_in_tests
 from framework.lineage import was_pruned
@@ -257,7 +258,8 @@ def explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None
     Whatever was wrong could not be known before the run began: it has failed, it was not called wrongly.
     """
     try:
-        yield
+        with contained():
+            yield
     except (KeyboardInterrupt, BrokenPipeError):
         _note(console, "interrupted")
         raise

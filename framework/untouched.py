@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,9 +42,15 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def random_numbers_as_before() -> Iterator[None]:
-    """What is drawn inside, on the CPU and on every GPU, changes nothing of what is drawn afterwards."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        yield
+    """What is drawn inside changes nothing of what is drawn afterwards: by torch on the CPU and on every GPU, by
+    numpy and by Python."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
 
 
 @torch.no_grad()

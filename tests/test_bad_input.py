@@ -324,7 +324,7 @@ from utils.errors import UsageError
 class Mine(DefaultTrainer):
     def train_step(self, batch):
         if self.progress.step == 3:
-            raise {error}
+            {error}
         return super().train_step(batch)
 """
 
@@ -360,7 +360,9 @@ def test_a_learning_rate_that_blows_up_is_a_failed_run(launch: Launch) -> None:
 
 
 def test_ctrl_c_leaves_a_checkpoint(launch: Launch, tmp_path: Path) -> None:
-    folder = plugin(tmp_path, "trainers", "Mine", BREAKING.format(error="KeyboardInterrupt"))
+    folder = plugin(
+        tmp_path, "trainers", "Mine", BREAKING.format(error="import signal; signal.raise_signal(signal.SIGINT)")
+    )
     result = launch("--plugins", folder, "--train_scheme", "Mine")
     assert result.code == 130
     assert result.err.strip() == "error: interrupted"
@@ -374,7 +376,7 @@ def test_ctrl_c_leaves_a_checkpoint(launch: Launch, tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_users_code_shows_where_and_keeps_the_network(launch: Launch, tmp_path: Path) -> None:
-    folder = plugin(tmp_path, "trainers", "Mine", BREAKING.format(error="ZeroDivisionError('oops')"))
+    folder = plugin(tmp_path, "trainers", "Mine", BREAKING.format(error="raise ZeroDivisionError('oops')"))
     result = launch("--plugins", folder, "--train_scheme", "Mine")
     assert result.code == 1
     assert "Mine.py" in result.err and result.err.endswith("ZeroDivisionError: oops\n")
@@ -384,7 +386,7 @@ def test_an_error_of_the_users_code_shows_where_and_keeps_the_network(launch: La
 
 
 def test_what_is_found_to_be_wrong_in_a_run_is_a_failed_run(launch: Launch, tmp_path: Path) -> None:
-    folder = plugin(tmp_path, "trainers", "Mine", BREAKING.format(error="UsageError('bad image 7')"))
+    folder = plugin(tmp_path, "trainers", "Mine", BREAKING.format(error="raise UsageError('bad image 7')"))
     result = launch("--plugins", folder, "--train_scheme", "Mine")
     assert result.code == 1 and result.err.startswith("error: bad image 7; the last good network is")
 

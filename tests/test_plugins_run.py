@@ -28,6 +28,7 @@ PLUGINS = {
     "criterions/GradNorm.py": '''
 import torch
 from framework import Criterion, Data
+from framework.criterion import scoring
 from framework.prunable import prunable_weights
 
 class GradNorm(Criterion):
@@ -38,8 +39,9 @@ class GradNorm(Criterion):
 
     def score(self, model, batches, loss, groups=None):
         weights = prunable_weights(model)
-        total = sum(loss(model(inputs), targets) for inputs, targets in batches)
-        gradients = torch.autograd.grad(total, list(weights.values()))
+        with scoring(model):
+            total = sum(loss(model(inputs), targets) for inputs, targets in batches)
+            gradients = torch.autograd.grad(total, list(weights.values()))
         return {name: gradient.abs() for name, gradient in zip(weights, gradients)}
 ''',
     "criterions/SNAPsquared.py": '''

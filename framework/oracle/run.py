@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from framework import assemble, probing
 from framework.console import Console
+from framework.contract import held_to_contract
 from framework.criterion import Batch, Criterion, Groups, LossFunction, free_groups
 from framework.oracle.choice import ALL, chosen_criterions
 from framework.oracle.settings import StudyConfig
@@ -109,7 +110,8 @@ class Trial:
             try_criterion(criterion, file, self._model, self._loaders, self._loss, self._groups)
         except UsageError as error:
             raise UsageError(str(error).removeprefix(f"{file}: ")) from error
-        criterion.start(self._model)
+        with held_to_contract(criterion, "start", self._model):
+            criterion.start(self._model)
         return criterion
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from framework.contract import held_to_contract
 from framework.criterion import Batch, Criterion, Groups, LossFunction, check_scores, free_groups, scoring
 from framework.oracle.correlation import Correlation, correlation, mean
 from framework.pruning.channels import ChannelGroup
@@ -108,8 +109,9 @@ def judge(
     Raises UsageError where the criterion cannot score the network.
     """
     start, free = time.perf_counter(), free_groups(groups)
-    raw = criterion.score(model, batches if criterion.data.kind != "none" else [], loss, free)
-    scores = {name: one.cpu() for name, one in check_scores(raw, model, groups, criterion).items()}
+    with held_to_contract(criterion, "score", model):
+        raw = criterion.score(model, batches if criterion.data.kind != "none" else [], loss, free)
+        scores = {name: one.cpu() for name, one in check_scores(raw, model, groups, criterion).items()}
     judged = Judged(scores, time.perf_counter() - start)
     for reference in REFERENCES:
         wanted = oracle.reference(reference)

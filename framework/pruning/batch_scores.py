@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from framework.criterion import Criterion, free_groups
+from framework.contract import held_to_contract
+from framework.criterion import Criterion, as_scores, free_groups
 from framework.pruning.step import PruningStep
 from framework.untouched import random_numbers_as_before
 from utils.errors import RunError, UsageError
@@ -72,8 +73,8 @@ def batch_scores(step: PruningStep, trainer: Trainer, seed: int) -> dict[str, Te
     """The criterion's scores on the training batch of now, with the weights of now, float32; pure.
 
     A pass of its own in eval mode, without penalties, noise or clipping; its cost counts as that of a scoring. A
-    criterion without data gets none and costs nothing. They are not looked at here, which would wait for the
-    device: `check_scores` is for what is ranked.
+    criterion without data gets none and costs nothing. Their values are not checked here, which would wait for
+    the device: `check_scores` is for what is ranked.
     """
     criterion = step.criterion
     batches = []
@@ -84,6 +85,6 @@ def batch_scores(step: PruningStep, trainer: Trainer, seed: int) -> dict[str, Te
         batches = [trainer.batch]
     trainer.count_macs(round(criterion.cost(sum(len(inputs) for inputs, _ in batches))))
     groups = None if criterion.granularity == "weight" else free_groups(step.groups)
-    with own_randomness(criterion, seed):
-        found = criterion.score(step.model, batches, trainer.loss, groups)
-    return {name: score.detach().float() for name, score in found.items()}
+    with own_randomness(criterion, seed), held_to_contract(criterion, "score", step.model):
+        scores = criterion.score(step.model, batches, trainer.loss, groups)
+        return as_scores(scores, step.model, step.groups, criterion)

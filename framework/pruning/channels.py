@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.lineage import lineage_of
+from framework.ordinary import ordinary, ordinary_mode
 from framework.prunable import check_network, named_modules, prunable_layers
 from utils.errors import UsageError
 from utils.suggest import unknown
@@ -82,6 +83,7 @@ def example_of(groups: Groups) -> Tensor | None:
     return groups.example if isinstance(groups, TracedGroups) else None
 
 
+@ordinary_mode()
 def channel_groups(
     model: nn.Module,
     example_input: Tensor,
@@ -103,6 +105,7 @@ def channel_groups(
     if not prunable_layers(model):
         raise UsageError(f"{type(model).__name__} has no prunable layer (convolution or linear)")
     check_example(example_input)
+    example_input = ordinary(example_input)
     if len(example_input) == 0:
         raise UsageError(
             f"{type(model).__name__} rejects an input of shape {tuple(example_input.shape)}: no sample"

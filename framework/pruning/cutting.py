@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.lineage import Lineage, has_lineage, lineage_of, set_lineage
+from framework.ordinary import ordinary_mode
 from framework.prunable import check_network, named_tensors
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.channels import ChannelGroup, Groups, TracedGroups, example_of, remap
@@ -38,6 +39,7 @@ class _Plan:
     states: list[tuple[nn.Parameter, dict[str, Any]]] = field(default_factory=list)
 
 
+@ordinary_mode()
 def cut(
     model: nn.Module,
     keep: Mapping[str, Tensor],

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Criterion
+from framework.criterion import Criterion, float_scores
 from framework.prunable import TRANSPOSED, prunable_layers, prunable_weights, tensor_name
 from framework.pruning.channels import Groups
 from framework.pruning.masks import Masks
@@ -128,12 +128,10 @@ def keep_inputs(
 def check_input_scores(scores: Tensor, alive: Tensor, criterion: Criterion) -> Tensor:
     """The scores of inputs as float32 on the model's device, or a UsageError that says what is wrong with them."""
     who = f"{type(criterion).__name__}.input_scores"
-    if not isinstance(scores, Tensor) or scores.shape != alive.shape:
-        shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-        raise UsageError(f"{who} returned {shape}, expected a tensor of shape {tuple(alive.shape)}")
-    if scores.isnan().any():
+    checked = float_scores(f"{who}: the result", scores, tuple(alive.shape)).to(alive.device)
+    if checked.isnan().any():
         raise UsageError(f"{who} has NaN")
-    return scores.detach().float().to(alive.device)
+    return checked
 
 
 def mask_inputs(model: nn.Module, layers: Sequence[str], left: Tensor | None) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from framework.contract import held_to_contract
 from framework.criterion import Criterion, check_scores, free_groups
 from framework.hooks import hookimpl
 from framework.iterative import Iterative
@@ -144,7 +145,8 @@ class IterativePruner(Pruner):
     @hookimpl
     def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
         """Score the batch, and at every `frequency`-th step."""
-        self.criterion.observe(trainer.model, loss)
+        with held_to_contract(self.criterion, "observe", trainer.model):
+            self.criterion.observe(trainer.model, loss)
         if self._over:
             return
         assert self._step is not None

@@ -62,7 +62,7 @@ class IterativeWeightPruner(IterativePruner):
     def training_ended(self, trainer: Trainer) -> None:
         """Warn where steps are missing, or where nothing was below the threshold."""
         super().training_ended(trainer)
-        if self.criterion.threshold is not None and self._over and not self._gone:
+        if self.criterion.threshold is not None and self.limit > 0 and self._over and not self._gone:
             trainer.warn(nothing_below(self.criterion))
 
     def _cut(self, trainer: Trainer) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from framework.contract import held_to_contract
 from framework.criterion import Batch, Criterion, Groups
 from framework.hooks import hookimpl
 from framework.measures import count_macs
@@ -84,7 +85,8 @@ class Pruner:
         if self._step is not None:
             self._step.optimizer, self._step.companions = trainer.optimizer, trainer.companions
         self.criterion.seed = self.seed
-        self.criterion.start(trainer.model)
+        with held_to_contract(self.criterion, "start", trainer.model):
+            self.criterion.start(trainer.model)
         self._prune(trainer, BEFORE_TRAINING)
 
     @hookimpl
@@ -111,7 +113,8 @@ class Pruner:
     @hookimpl
     def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
         """Criterions may track their scores in training, and the run may for them."""
-        self.criterion.observe(trainer.model, loss)
+        with held_to_contract(self.criterion, "observe", trainer.model):
+            self.criterion.observe(trainer.model, loss)
         if self._running is not None and self._tracks_now(trainer):
             assert self._step is not None
             self._running.add(batch_scores(self._step, trainer, self.seed))
@@ -141,6 +144,7 @@ class Pruner:
             trainer.warn(f"{type(self.criterion).__name__}: training ended before the last pruning: {asked}")
         elif (
             self.events
+            and any(max(targets) > 0 for targets in self.plan.values())
             and self.criterion.threshold is not None
             and not any(event.removed for event in self.events)
         ):

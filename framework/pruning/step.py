@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from framework.contract import held_to_contract
 from framework.criterion import Batch, Criterion, LossFunction, Scores, check_scores, free_groups
 from framework.lineage import lineage_of
 from framework.measures import node_sparsity, weight_sparsity
@@ -103,8 +104,9 @@ class PruningStep:
             who = type(self.criterion).__name__
             raise UsageError(f"{who}: granularity {granularity!r} cannot be pruned (weight, channel or both)")
         self._check_limits()
-        self.criterion.check(self.model)
         self.criterion.example_input = self.example_input[:1]
+        with held_to_contract(self.criterion, "check", self.model):
+            self.criterion.check(self.model)
         if self.optimizer is not None:
             unwrapped(self.optimizer)  # refused now, and not after the model was changed
         self.groups = channel_groups(
@@ -156,8 +158,16 @@ class PruningStep:
         granularity = self.criterion.granularity
         batches = list(batches) if self.rank_inputs else batches
         groups = None if granularity == "weight" else free_groups(self.groups)
-        raw = self.criterion.score(self.model, batches, loss, groups) if scores is None else scores
-        scores = check_scores(raw, self.model, self.groups, self.criterion)
+        if scores is None:
+            with held_to_contract(self.criterion, "score", self.model):
+                scores = check_scores(
+                    self.criterion.score(self.model, batches, loss, groups),
+                    self.model,
+                    self.groups,
+                    self.criterion,
+                )
+        else:
+            scores = check_scores(scores, self.model, self.groups, self.criterion)
         inputs = None
         staying: Staying = {}
         if granularity == "weight":
@@ -170,11 +180,17 @@ class PruningStep:
         else:
             keep, removed, staying = self._prune_both(scores, target)
         self.criterion.step += 1
-        asked = target if self.criterion.threshold is None else None
+        asked = target if self._threshold(target) is None else None
         return PruneEvent(asked, self.sparsity(), keep, scores, removed, inputs, staying=staying)
+
+    def _threshold(self, target: float) -> float | None:
+        """The fixed threshold of the scores that decides; a target of 0 prunes nothing, whatever the threshold."""
+        return self.criterion.threshold if target > 0 else None
 
     def _mask(self, keep: Keep) -> int:
         """Hold what is off at zero; how many entries are so newly."""
+        if all(bool(mask.all()) for mask in keep.values()):
+            return 0
         masks = Masks(self.model)
         before = {name: masks[name] != 0 for name in keep if name in masks}
         masks.hold(keep)
@@ -190,7 +206,7 @@ class PruningStep:
 
     def _prune_both(self, scores: dict[str, Tensor], target: float) -> tuple[Keep, int, Staying]:
         free = free_groups(self.groups)
-        if self.criterion.threshold is None:
+        if self._threshold(target) is None:
             floors = self.limits().floors(self.model, free)
             weights, channels = keep_both(self.model, free, scores, target, floors, self.spared())
         else:
@@ -209,15 +225,16 @@ class PruningStep:
         if not self.rank_inputs or any(map(self._is_protected, self.readers)):
             return None
         alive = living_inputs(self.model, self.readers)
-        each = [
-            check_input_scores(
-                self.criterion.input_scores(self.model, batches, loss, layer), alive, self.criterion
-            )
-            for layer in self.readers
-        ]
+        with held_to_contract(self.criterion, "input_scores", self.model):
+            each = [
+                check_input_scores(
+                    self.criterion.input_scores(self.model, batches, loss, layer), alive, self.criterion
+                )
+                for layer in self.readers
+            ]
         found = torch.stack(each).sum(0)
         gone = gone_scores(scores, keep)
-        scope, threshold = self.scope or self.criterion.scope, self.criterion.threshold
+        scope, threshold = self.scope or self.criterion.scope, self._threshold(target)
         return keep_inputs(found, alive, gone, scope=scope, target=target, threshold=threshold)
 
     def check_reachable(self, target: float) -> None:
@@ -261,9 +278,9 @@ class PruningStep:
         return any(layer == prefix or layer.startswith(prefix + ".") for prefix in self.protect)
 
     def _keep_weights(self, scores: dict[str, Tensor], target: float, scope: str) -> Keep:
-        if self.criterion.threshold is None:
-            return keep_weights(self.model, scores, target, scope, self.spared())
-        limit, spared = self.criterion.threshold, self.spared()
+        limit, spared = self._threshold(target), self.spared()
+        if limit is None:
+            return keep_weights(self.model, scores, target, scope, spared)
         return Keep(
             {
                 name: score > limit if name not in spared else torch.ones_like(score, dtype=torch.bool)
@@ -272,7 +289,8 @@ class PruningStep:
         )
 
     def _keep_channels(self, scores: dict[str, Tensor], target: float, strict: bool) -> Keep:
-        if self.criterion.threshold is not None:
-            return Ranking(self.model, self.groups, scores, self.limits()).above(self.criterion.threshold)
+        threshold = self._threshold(target)
+        if threshold is not None:
+            return Ranking(self.model, self.groups, scores, self.limits()).above(threshold)
         budget = self.budget_of({name: self.groups[name] for name in scores})
         return keep_channels(self.model, self.groups, scores, target, self.limits(), budget, strict)

@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from framework.contract import held_to_contract
 from framework.criterion import Criterion, Data, Groups, LossFunction, check_scores, free_groups
-from utils.errors import UsageError
+from utils.errors import RunError, UsageError
 from utils.loaders import Loaders
-from utils.suggest import unknown
+from utils.suggest import one_line, unknown
 
 KINDS = ("none", "random", "balanced")
 
@@ -33,17 +34,18 @@ def try_criterion(
         else:
             batches = loaders.scoring_batches("random", batches=None, samples=2, batch_size=2, seed=0, step=0)
         given = batches if data.kind != "none" else []
-        criterion.start(model)
+        with held_to_contract(criterion, "start", model, always=True):
+            criterion.start(model)
         if getattr(criterion, "use_init", False) or getattr(criterion, "by_way", False):
             model = _moved(model)  # from where it is it scores nothing
         free = None if criterion.granularity == "weight" else free_groups(groups)
-        scores = criterion.score(model, given, loss, free)
-        check_scores(scores, model, groups, criterion)
-    except UsageError as error:
+        with held_to_contract(criterion, "score", model, always=True):
+            check_scores(criterion.score(model, given, loss, free), model, groups, criterion)
+    except (UsageError, RunError) as error:
         raise UsageError(f"{file}: {error}") from error
     except Exception as error:
         raise UsageError(
-            f"{file}: {type(criterion).__name__}.score fails: {type(error).__name__}: {error}"
+            f"{file}: {type(criterion).__name__}.score fails: {one_line(f'{type(error).__name__}: {error}')}"
         ) from error
 
 

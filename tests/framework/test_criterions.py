@@ -482,10 +482,13 @@ def test_wrong_scores_are_named(change: Callable[[dict[str, Any]], Any], words: 
     assert "\n" not in str(raised.value)
 
 
-def test_scores_of_any_number_type_become_float32_in_the_contracts_order() -> None:
+def test_scores_of_any_floating_point_type_become_float32_in_the_contracts_order() -> None:
     model, batches = make("linear")
     groups = channel_groups(model, batches[0][0])
-    given = {"2": torch.arange(6), "0": torch.arange(8.0, dtype=torch.float64, requires_grad=True)}
+    given = {
+        "2": torch.arange(6.0, dtype=torch.bfloat16),
+        "0": torch.arange(8.0, dtype=torch.float64, requires_grad=True),
+    }
     found = check_scores(given, model, groups, build("criterions", "SNAP"))
     assert list(found) == ["0", "2"]
     assert all(tensor.dtype == torch.float32 and not tensor.requires_grad for tensor in found.values())

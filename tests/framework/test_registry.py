@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ import torch
 from torch import nn
 
 from framework.option_values import check_values
-from framework.plugins import Registry, build, check_options, option_names
+from framework.plugins import FOLDERS, ROOT, Registry, build, check_options, option_names
 from utils.errors import UsageError
 
 Tree = Callable[[dict[str, str]], Path]
@@ -280,3 +283,50 @@ def test_other_annotations_are_the_constructors_own_business() -> None:
     for options in ({"plain": "1"}, {"text": 1}):
         with pytest.raises(UsageError):
             check_values("x", parameters, options)
+
+
+SHADOWED = [
+    ("models", "VGG16"),
+    ("criterions", "SNIP"),
+    ("trainers", "DefaultTrainer"),
+    ("testers", "Accuracy"),
+    ("losses", "CrossEntropy"),
+    ("datasets", "MNIST"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), SHADOWED)
+@pytest.mark.parametrize("how", ["a folder before ours", "a package imported before", "a module without a file"])
+def test_a_users_file_is_never_taken_for_ours(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, how: str
+) -> None:
+    registry = Registry()
+    package = FOLDERS[kind].replace("/", ".")
+    for module in [module for module in sys.modules if module == package or module.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    theirs = tree({f"{FOLDERS[kind]}/{name}.py": f"class {name}: pass", f"{FOLDERS[kind]}/Other.py": ""})
+    if how == "a module without a file":
+        monkeypatch.setitem(sys.modules, f"{package}.{name}", types.ModuleType(f"{package}.{name}"))
+    else:
+        shadow = types.ModuleType(package)
+        shadow.__path__ = [str(theirs / FOLDERS[kind])]
+        if how == "a package imported before":
+            (theirs / FOLDERS[kind] / f"{name}.py").unlink()
+        monkeypatch.setitem(sys.modules, package, shadow)
+    with pytest.raises(UsageError) as error:
+        registry.get(kind, name)
+    monkeypatch.delitem(sys.modules, f"{package}.{name}", raising=False)
+    assert str(registry.file(kind, name)) in str(error.value) and "\n" not in str(error.value)
+    assert how == "a module without a file" or str(theirs) in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_users_models_folder_on_the_path_is_said_in_one_line(tree: Tree) -> None:
+    text = "from torch import nn\nclass VGG16(nn.ReLU): pass\n"
+    mine = tree({"models/__init__.py": "", "models/VGG16.py": text})
+    call = [sys.executable, "-c", "from framework import build; print(type(build('models', 'VGG16')))"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(mine), str(ROOT)])}
+    done = subprocess.run(call, env=env, capture_output=True, text=True, check=False, cwd=mine)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and done.stdout == ""
+    assert str(mine / "models" / "VGG16.py") in last and str(ROOT / "models" / "VGG16.py") in last

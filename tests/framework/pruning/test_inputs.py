@@ -249,9 +249,9 @@ class Wrong(Blind):
     ("criterion", "words"),
     [
         (Blind(), r"Blind cannot rank the network's inputs"),
-        (Wrong(torch.ones(3)), r"Wrong.input_scores returned \(3,\), expected a tensor of shape \(12,\)"),
+        (Wrong(torch.ones(3)), r"Wrong.input_scores.*\(3,\).*\(12,\)"),
         (Wrong(torch.full((12,), torch.nan)), "Wrong.input_scores has NaN"),
-        (Wrong([1.0]), "Wrong.input_scores returned list"),
+        (Wrong([1.0]), "Wrong.input_scores.*list"),
     ],
 )
 def test_scores_of_inputs_that_break_the_contract_are_named(criterion: Criterion, words: str) -> None:

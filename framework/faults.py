@@ -1,0 +1,80 @@
+"""Exceptions of plug-ins that would end the process or be taken for the user's Ctrl-C."""
+
+from __future__ import annotations
+
+import dis
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from framework.plugins import ROOT, registry
+from utils.errors import RunError
+from utils.suggest import one_line
+
+
+def ends_process(error: BaseException) -> bool:
+    """Whether an exception passes `except Exception` or exhausted the stack, and is not the user's Ctrl-C.
+
+    A KeyboardInterrupt is not Ctrl-C where it comes from a `raise` statement in a plug-in: the signal is handled
+    between two other instructions.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        frames = _frames(error.__traceback__)
+        return bool(frames) and _raises(frames[-1]) and _file(frames[-1]) in _plugins()
+    return not isinstance(error, Exception) or isinstance(error, RecursionError)
+
+
+def explained(error: BaseException, where: str = "") -> str:
+    """One line: where an exception was raised, its type and its text. A plug-in is named with its file."""
+    text = one_line(error)
+    what = f"raised {type(error).__name__}" + (f": {text}" if text else "")
+    return f"{where or origin(error)} {what}"
+
+
+def origin(error: BaseException) -> str:
+    """The innermost plug-in that the traceback passes, else the innermost file outside Secateur."""
+    files = [_file(frame) for frame in reversed(_frames(error.__traceback__))]
+    plugins = _plugins()
+    for file in files:
+        if file in plugins:
+            return f"{plugins[file]} ({file})"
+    foreign = [file for file in files if not file.is_relative_to(ROOT)]
+    return str((foreign or files or [Path(sys.argv[0])])[0])
+
+
+@contextmanager
+def contained(where: str = "") -> Iterator[None]:
+    """Turn SystemExit and the like, raised inside, into a RunError of one line: a failed run.
+
+    Ctrl-C and everything that `except Exception` catches pass, but for a RecursionError.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if not ends_process(error):
+            raise
+        raise RunError(explained(error, where)) from error
+
+
+def _frames(traceback: TracebackType | None) -> list[TracebackType]:
+    frames = []
+    while traceback is not None:
+        frames.append(traceback)
+        traceback = traceback.tb_next
+    return frames
+
+
+def _raises(frame: TracebackType) -> bool:
+    instruction = frame.tb_frame.f_code.co_code[frame.tb_lasti]
+    return dis.opname[instruction] in ("RAISE_VARARGS", "RERAISE")
+
+
+def _file(frame: TracebackType) -> Path:
+    return Path(frame.tb_frame.f_code.co_filename)
+
+
+def _plugins() -> dict[Path, str]:
+    """File -> name of every registered plug-in."""
+    return {file: name for kind in registry.kinds[:-1] for name, file in registry.files(kind).items()}

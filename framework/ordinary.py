@@ -1,0 +1,70 @@
+"""Tensors and modes in which a network can be traced, scored and changed in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import UsageError
+
+
+@contextmanager
+def ordinary_mode() -> Iterator[None]:
+    """Inside, autocast and inference mode are off: weights are traced and scored in their own precision."""
+    with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
+def ordinary(value: Any) -> Any:
+    """A copy of a tensor that was made in inference mode, which autograd can use; anything else as it is."""
+    if isinstance(value, Tensor) and value.is_inference():
+        with torch.inference_mode(False):
+            return value.clone()
+    return value
+
+
+def check_memory(owner: str, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UsageError for a parameter that cannot be written in place without changing another or itself."""
+    by_storage: dict[int, dict[int, str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_inference():
+            raise UsageError(
+                f"{owner}: '{name}' was made in torch.inference_mode, where autograd cannot use it: make "
+                "the network outside, or deep-copy it there"
+            )
+        if not isinstance(tensor, nn.Parameter) or tensor.layout is not torch.strided or tensor.numel() == 0:
+            continue
+        if torch._debug_has_internal_overlap(tensor) and _overlap([tensor]):
+            raise UsageError(
+                f"{owner}: several entries of '{name}' share memory (strides {tensor.stride()}): give it memory "
+                "of its own, such as nn.Parameter(tensor.clone())"
+            )
+        by_storage.setdefault(tensor.untyped_storage()._cdata, {}).setdefault(id(tensor), name)
+    for names in by_storage.values():
+        shared = list(names.values())
+        if len(shared) > 1 and _overlap([tensors[name] for name in shared]):
+            raise UsageError(
+                f"{owner}: {' and '.join(map(repr, shared[:2]))} share memory without being one parameter: assign "
+                "the same nn.Parameter to both, or give each memory of its own"
+            )
+
+
+def _overlap(tensors: list[Tensor]) -> bool:
+    """Whether some place in memory belongs to two entries of these tensors, which share a storage."""
+    size = max(tensor.element_size() for tensor in tensors)
+    if any(tensor.element_size() != size for tensor in tensors):
+        return True  # one type seen as another
+    starts = [tensor.storage_offset() for tensor in tensors]
+    ends = [start + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+            for start, tensor in zip(starts, tensors, strict=True)]  # fmt: skip
+    first, entries = min(starts), sum(tensor.numel() for tensor in tensors)
+    taken = torch.zeros(max(ends) - first, dtype=torch.bool)
+    for start, tensor in zip(starts, tensors, strict=True):
+        # through an index: a write to overlapping entries is refused
+        places = torch.arange(len(taken)).as_strided(tensor.shape, tensor.stride(), start - first)
+        taken[places.reshape(-1)] = True
+    return int(taken.sum()) < entries
