@@ -158,10 +158,10 @@ def _reached(step: PruningStep, asked: float, events: Sequence[PruneEvent]) -> f
     reached = step.sparsity()
     threshold = step.criterion.threshold
     if events and asked > 0 and threshold is not None and not any(event.removed for event in events):
-        warnings.warn(nothing_below(step.criterion), stacklevel=3)
+        warnings.warn(nothing_below(step.criterion), stacklevel=4)
     if events and (threshold is None or asked == 0) and abs(reached - asked) > step.tolerance:
         name = type(step.criterion).__name__
-        warnings.warn(f"{name}: asked for sparsity {asked:.4f}, reached {reached:.4f}", stacklevel=3)
+        warnings.warn(f"{name}: asked for sparsity {asked:.4f}, reached {reached:.4f}", stacklevel=4)
     return reached
 
 

@@ -14,7 +14,10 @@ from utils.errors import UsageError
 
 @contextmanager
 def ordinary_mode() -> Iterator[None]:
-    """Inside, autocast and inference mode are off: weights are traced and scored in their own precision."""
+    """Inside, autocast and inference mode are off: weights are traced and scored in their own precision.
+
+    As a decorator it adds a frame between the caller and the function, which `stacklevel` of a warning counts.
+    """
     with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 

@@ -236,4 +236,4 @@ def _warn(lost: Lost) -> None:
         names = [*list(layers)[:SHOWN], *([f"{len(layers) - SHOWN} more"] if len(layers) > SHOWN else [])]
         parts.append(f"{len(channels)} {why} ({', '.join(names)})" if layers else why)
     what = f"{count} removed channels carry constants" if count else "removed channels carry constants"
-    warnings.warn(f"cut: {what} that were not all folded: {'; '.join(parts)}", stacklevel=4)
+    warnings.warn(f"cut: {what} that were not all folded: {'; '.join(parts)}", stacklevel=5)

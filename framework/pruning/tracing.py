@@ -237,7 +237,7 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
                 context.heads[name] = found
     if attention == "heads" and not context.heads:
         warnings.warn(
-            "attention='heads': no module has an adapter that tells its heads, see adapter", stacklevel=4
+            "attention='heads': no module has an adapter that tells its heads, see adapter", stacklevel=5
         )
 
     def enter(name: str) -> Any:

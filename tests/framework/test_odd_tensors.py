@@ -169,3 +169,13 @@ def test_inputs_made_in_inference_mode_and_calls_inside_it_are_taken(name: str) 
     prune(third, name, 0.5, batches=[(a, b)])
     measure(third, a, latency=False), channel_groups(third, a)
     assert same(snapshot(second), snapshot(first)) and same(snapshot(third), snapshot(first))
+
+
+@pytest.mark.parametrize(("name", "sparsity"), [("HoyerSquare", 0.5), ("ChannelNorm", 0.99)])
+def test_warnings_point_at_the_line_that_called(name: str, sparsity: float) -> None:
+    model = seeded(ConvNet)
+    for parameter in model.parameters():
+        parameter.data.fill_(1.0)
+    with pytest.warns(UserWarning, match=name) as caught:
+        prune(model, name, sparsity, example_input=images())
+    assert {warning.filename for warning in caught} == {__file__}
