@@ -18,6 +18,7 @@ from framework.group_decay import GroupDecay
 from framework.idle import idle_flags, idle_modes
 from framework.iterative import Iterative
 from framework.loss import Loss
+from framework.optimizer_options import optimizer_options
 from framework.plugins import build, check_options, option_default, option_names, registry
 from framework.pretrained import load_tensors
 from framework.probing import fast_multiple
@@ -179,22 +180,10 @@ def prepare_model(config: RunConfig, model: nn.Module, loaders: Loaders) -> nn.M
 
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of the trainer's groups; "fused" is on wherever torch has it for this optimizer and device."""
-    taken = option_names(registry.get("optimizers", config.optimizer))
-    options: dict[str, Any] = {
-        "params": trainer_class(config).parameters(model, config.learning_rate, **trainer_options(config)),
-        "lr": config.learning_rate,
-        "weight_decay": 0.0 if config.l0 else config.l2_reg,  # there it is part of the penalty
-    }
-    if config.optimizer == "SGD":
-        options["momentum"] = config.momentum
-    if config.fused == "auto":
-        able = "fused" in taken and torch.device(config.device).type in ("cpu", "cuda")
-        config.fused = "on" if able else "off"
-    if config.fused == "on":
-        if "fused" not in taken:
-            raise UsageError(f"--fused on: {config.optimizer} has no fused step")
-        options["fused"] = True
-    found: torch.optim.Optimizer = build("optimizers", config.optimizer, **(options | config.options("optimizer")))
+    groups = trainer_class(config).parameters(model, config.learning_rate, **trainer_options(config))
+    decay = 0.0 if config.l0 else config.l2_reg  # there it is part of the penalty
+    options = {"params": groups, "lr": config.learning_rate, "weight_decay": decay, **optimizer_options(config)}
+    found: torch.optim.Optimizer = build("optimizers", config.optimizer, **options)
     return found
 
 

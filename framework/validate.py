@@ -177,14 +177,14 @@ def _check_ranks_inputs(name: str) -> None:
 def _check_paths(config: RunConfig) -> None:
     folder = Path(config.results_dir)
     for place in (folder, *folder.absolute().parents):
-        if place.exists():
-            if not place.is_dir():
+        if os.path.lexists(place):
+            if not os.path.isdir(place):
                 raise UsageError(f"--results_dir {folder}: {place} is a file, not a folder")
             if not os.access(place, os.W_OK):
                 raise UsageError(f"--results_dir {folder}: {place} cannot be written to")
             break
     # a folder that is missing may be made by a download
-    if config.data_dir is not None and Path(config.data_dir).is_file():
+    if config.data_dir is not None and os.path.isfile(config.data_dir):
         raise UsageError(f"--data_dir {config.data_dir} is a file, not a folder")
     if config.pretrained is not None:
         find_pretrained(config.pretrained, config.model, config.results_dir)
