@@ -40,6 +40,8 @@ from framework.trainer import Parts, Settings, Trainer
 from utils.atomic import write_json
 from utils.errors import RunError, UsageError
 from utils.loaders import Loaders, normalization
+from utils.memory import is_out_of_memory
+from utils.suggest import one_line
 
 
 def run(config: RunConfig, command: str) -> Path:
@@ -273,6 +275,9 @@ def explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None
         _note(console, f"error: {where}{error}{kept}")
         raise RunError(f"{where}{error}{kept}") from error
     except Exception as error:
+        if is_out_of_memory(error):
+            _note(console, f"error: {one_line(error)}")
+            raise RunError(f"out of memory ({one_line(error)}): a smaller batch_size needs less") from error
         _note(console, f"error: {type(error).__name__}: {error}")
         raise
 

@@ -14,10 +14,11 @@ from framework.plugins import option_names, registry
 from framework.run_folder import find_checkpoint, find_pretrained
 from framework.scheduling import check_criterion_flags, check_schedule
 from utils.errors import UsageError
-from utils.suggest import nearest, unknown
+from utils.suggest import nearest, one_line, unknown
 from utils.torchvision_names import check_arch
 
-DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d+))?")
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d{1,9}))?")
+ROUND_TO = re.compile(r"0{0,9}[1-9][0-9]{0,5}")
 # Constructor arguments that have a flag (None: the framework's own), by group of --set.
 TAKEN: dict[str, dict[str, str | None]] = {
     "optimizer": {"params": None, "lr": "learning_rate", "weight_decay": "l2_reg", "fused": "fused"},
@@ -135,8 +136,8 @@ FOR_CHANNELS = {
 
 def _check_pruning(config: RunConfig) -> None:
     name = config.prune_criterion
-    if config.round_to != "auto" and not (config.round_to.isdigit() and int(config.round_to) > 0):
-        raise UsageError(f"--round_to {config.round_to}: a number from 1 on, or auto")
+    if config.round_to != "auto" and not ROUND_TO.fullmatch(config.round_to):
+        raise UsageError(f"--round_to {one_line(config.round_to, 40)}: a number from 1 to 999999, or auto")
     granularity = registry.describe("criterions", name).granularity
     if not config.masking and granularity != "weight":
         raise UsageError(f"--no_masking is for weight criterions; {name} removes channels for good")

@@ -37,11 +37,12 @@ class BoundedLoader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         before = self._values
         self._count(1)
-        self._depth += 1
+        nested = isinstance(event, yaml.CollectionStartEvent)
+        self._depth += nested
         if self._depth > self._most_depth:
             raise UsageError(f"it is nested more than {self._most_depth} levels deep")
         node = super().compose_node(parent, index)
-        self._depth -= 1
+        self._depth -= nested
         if event.anchor is not None:
             self._sizes[event.anchor] = self._values - before
         return node

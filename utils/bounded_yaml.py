@@ -32,10 +32,10 @@ class Limits:
 
     size: int
     depth: int = 50
-    values: int = 20_000
+    values: int = 10_000
 
 
-#: settings, which people write; PyYAML needs about 2 seconds for as much
+#: settings, which people write; PyYAML needs a second or two for as much
 SETTINGS = Limits(size=256 * 2**10)
 #: results, which programs write
 RESULTS = Limits(size=64 * 2**20, values=5_000_000)
