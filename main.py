@@ -21,9 +21,11 @@ from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled
 from framework.old_flags import MODEL_PATH, NEEDLESS, NEEDLESS_SWITCHES, SWITCHES, VALUES, without_truth_values
 from framework.oracle.settings import STUDY_FLAGS, prepare_study
 from utils.errors import RunError, UsageError
-from utils.suggest import nearest, unknown
+from utils.memory import is_out_of_memory
+from utils.suggest import nearest, one_line, unknown
 
 ALIASES = {"loss": "losses", "data_set": "datasets", "data_sets": "datasets"}
+LONGEST_LINE = 3000
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -184,11 +186,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except RunError as error:
         return _fail(str(error), 1)
+    except OSError as error:  # of the machine, not of the program: a folder that is closed, a disk that fails
+        return _fail(str(error), 1)
     except BaseException as error:
         if ends_process(error):  # a plug-in called sys.exit, or the like: whatever its code, the run has failed
             return _fail(explained(error), 1)
         if not isinstance(error, Exception):
             raise
+        if is_out_of_memory(error):
+            return _fail(f"out of memory: {one_line(error)}", 1)
         traceback.print_exc()
         return 1
     return code if isinstance(code, int) else 0
@@ -223,7 +229,8 @@ def _explain(error: click.ClickException) -> str:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"error: {CONTROL.sub(' ', message).strip()}", err=True)
+    line = CONTROL.sub(" ", message).strip()
+    click.echo(f"error: {line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] + '...'}", err=True)
     return code
 
 

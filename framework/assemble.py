@@ -18,6 +18,7 @@ from framework.group_decay import GroupDecay
 from framework.idle import idle_flags, idle_modes
 from framework.iterative import Iterative
 from framework.loss import Loss
+from framework.optimizer_options import optimizer_options
 from framework.plugins import build, check_options, option_default, option_names, registry
 from framework.pretrained import load_tensors
 from framework.probing import fast_multiple
@@ -34,7 +35,10 @@ from framework.scheduling import check_moments, schedule_of, write_back
 from framework.trainer import Trainer
 from utils.errors import UsageError
 from utils.loaders import Loaders, make_loaders
+from utils.memory import check_memory
 
+#: of a model: with no smaller ones a network of ours fails to fit into memory
+LARGE_OPTION = 2048
 #: flags that are options of the losses that have them
 LOSS_FLAGS = ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg")
 
@@ -66,9 +70,23 @@ def seed_everything(seed: int) -> None:
 
 def build_loaders(config: RunConfig) -> Loaders:
     """The data set's loaders, on the device; the config gets the image size and the number of classes."""
+    try:
+        loaders = _make_loaders(config)
+    except OSError as error:  # a folder that may not be read, a disk that fails
+        raise UsageError(f"{config.data_set}: {error.filename or config.data_dir}: {error.strerror}") from error
+    config.notes += loaders.remarks
+    size = loaders.in_channels, loaders.image_size, loaders.image_size
+    if config.input_dim and config.input_dim != size:
+        given, found = (",".join(map(str, one)) for one in (config.input_dim, size))
+        raise UsageError(f"--input_dim {given}: the inputs from {config.data_set} are {found}")
+    config.image_size, config.num_classes = loaders.image_size, loaders.num_classes
+    return loaders
+
+
+def _make_loaders(config: RunConfig) -> Loaders:
     options = {"data_dir": config.data_dir, "download": config.download} | config.options("dataset")
     dataset = build("datasets", config.data_set, **options)
-    loaders = make_loaders(
+    return make_loaders(
         dataset,
         batch_size=config.batch_size,
         seed=config.seed,
@@ -85,23 +103,17 @@ def build_loaders(config: RunConfig) -> Loaders:
         workers=config.workers,
         preload=config.preload_all_data,
     )
-    config.notes += loaders.remarks
-    size = loaders.in_channels, loaders.image_size, loaders.image_size
-    if config.input_dim and config.input_dim != size:
-        given, found = (",".join(map(str, one)) for one in (config.input_dim, size))
-        raise UsageError(f"--input_dim {given}: the inputs from {config.data_set} are {found}")
-    config.image_size, config.num_classes = loaders.image_size, loaders.num_classes
-    return loaders
 
 
 def build_model(config: RunConfig, loaders: Loaders) -> nn.Module:
     """A new network, one from a checkpoint, or a new one with pretrained weights; on the device."""
-    seed_everything(config.seed)
     options = {
         "in_channels": loaders.in_channels,
         "num_classes": loaders.num_classes,
         "image_size": loaders.image_size,
     } | config.options("model")
+    _check_model_size(config.model, options)
+    seed_everything(config.seed)
     if config.checkpoint_name is not None:
         file = Path(config.checkpoint_name) / "models" / f"{config.checkpoint_model}{SUFFIX}"
         model = load_network(file, config.model, options)
@@ -110,6 +122,23 @@ def build_model(config: RunConfig, loaders: Loaders) -> nn.Module:
     else:
         model = build("models", config.model, **options)
     return model.to(config.device)
+
+
+def _check_model_size(name: str, options: dict[str, Any]) -> None:
+    """Raise UsageError for a network that cannot fit into memory, before any of it is made.
+
+    Only where an option is large: the network is built once more for it, without values.
+    """
+    if not any(isinstance(value, int) and value > LARGE_OPTION for value in options.values()):
+        return
+    try:
+        with torch.device("meta"):
+            model: nn.Module = build("models", name, **options)
+    except (RuntimeError, NotImplementedError):  # a constructor that reads the values of its tensors
+        return
+    sizes = [parameter.numel() * parameter.element_size() for parameter in model.parameters()]
+    shown = ", ".join(f"{option} {value}" for option, value in options.items())
+    check_memory(2 * sum(sizes), f"{name} ({shown}), with its gradients,")
 
 
 def load_network(file: Path, name: str, options: dict[str, Any]) -> nn.Module:
@@ -179,22 +208,10 @@ def prepare_model(config: RunConfig, model: nn.Module, loaders: Loaders) -> nn.M
 
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer of the trainer's groups; "fused" is on wherever torch has it for this optimizer and device."""
-    taken = option_names(registry.get("optimizers", config.optimizer))
-    options: dict[str, Any] = {
-        "params": trainer_class(config).parameters(model, config.learning_rate, **trainer_options(config)),
-        "lr": config.learning_rate,
-        "weight_decay": 0.0 if config.l0 else config.l2_reg,  # there it is part of the penalty
-    }
-    if config.optimizer == "SGD":
-        options["momentum"] = config.momentum
-    if config.fused == "auto":
-        able = "fused" in taken and torch.device(config.device).type in ("cpu", "cuda")
-        config.fused = "on" if able else "off"
-    if config.fused == "on":
-        if "fused" not in taken:
-            raise UsageError(f"--fused on: {config.optimizer} has no fused step")
-        options["fused"] = True
-    found: torch.optim.Optimizer = build("optimizers", config.optimizer, **(options | config.options("optimizer")))
+    groups = trainer_class(config).parameters(model, config.learning_rate, **trainer_options(config))
+    decay = 0.0 if config.l0 else config.l2_reg  # there it is part of the penalty
+    options = {"params": groups, "lr": config.learning_rate, "weight_decay": decay, **optimizer_options(config)}
+    found: torch.optim.Optimizer = build("optimizers", config.optimizer, **options)
     return found
 
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from framework.config import FLAGS, GROUPS, KINDS, RunConfig, parse_values
 from framework.plugins import ROOT, registry
+from utils.bounded_yaml import read_json
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -87,12 +88,7 @@ def load_rules(folders: Sequence[Path] = ()) -> list[Rule]:
 
 
 def _read(file: Path) -> list[Rule]:
-    try:
-        rules = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{file}, line {error.lineno}: {error.msg}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file} cannot be read: {error}") from error
+    rules = read_json(file)
     if not isinstance(rules, list):
         raise UsageError(f"{file} must hold a list of rules")
     return [_check(rule, f"{file}, rule {number}", file) for number, rule in enumerate(rules, 1)]

@@ -23,6 +23,7 @@ from framework.plugins import build
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.masks import Masks
 from utils.atomic import replacing
+from utils.bounded_yaml import RESULTS, parse_json
 from utils.errors import UsageError
 from utils.suggest import one_line
 
@@ -148,10 +149,7 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if KEY not in metadata:
         raise UsageError(f"{path} was not written by Secateur: its metadata has no key '{KEY}'")
-    try:
-        header = json.loads(metadata[KEY])
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: its header is damaged: {one_line(error)}") from error
+    header = parse_json(metadata[KEY], f"{path}: its header is damaged", RESULTS)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UsageError(f"{path} has a format this version cannot read (it reads {FORMAT})")
     _check_header(header, path)

@@ -87,8 +87,8 @@ class RunConfig:
     train_dense: bool = _what(False, help="also train the dense network, to compare with")
     tuning: bool = _what(False, help="hold out 20 % of the training set and leave the test set alone")
 
-    epochs: int = _train(10, help="passes over the training set", low=0)
-    batch_size: int = _train(128, help="samples per step", low=1)
+    epochs: int = _train(10, help="passes over the training set", low=0, most=10**6)
+    batch_size: int = _train(128, help="samples per step", low=1, most=10**6)
     seed: int = _train(333, help="seed of everything random", low=0, high=2**32 - 1)
     learning_rate: float = _train(2e-3, help="learning rate", low=0)
     momentum: float = _train(0.9, help="momentum of SGD", low=0, below=1)
@@ -124,7 +124,7 @@ class RunConfig:
     )
 
     pruning_limit: float = _prune(0.5, help="sparsity to reach, of nodes or of weights", low=0, below=1)
-    snip_steps: int = _prune(5, help="steps of the iterative criterions", low=0)
+    snip_steps: int = _prune(5, help="steps of the iterative criterions", low=0, most=10000)
     schedule: str | None = _prune(
         None,
         help="when to prune; default: the criterion's own",
@@ -168,11 +168,11 @@ class RunConfig:
         None, help="what a multiply-add that goes takes off a channel's score", low=0
     )
     pruning_config: str | None = _steps(
-        None, help="JSON file of Taylor pruning, read as the flags of this part", metavar="FILE"
+        None, help="JSON file of Taylor pruning, read as the flags of this part", metavar="FILE", path=True
     )
     preserve_moment: bool = _scores(True, help="keep the optimizer's state when pruning; without, it starts anew")
     track_importance: bool = _scores(False, help="average the scores of the last batches before each pruning")
-    track_batches: int = _scores(20, help="with track_importance: how many batches", low=1)
+    track_batches: int = _scores(20, help="with track_importance: how many batches", low=1, most=10**6)
     alpha: float = _scores(0.8, help="with track_importance: weight of the newest batch", above=0, high=1)
     use_l2: bool = _scores(False, help="weigh the scores of single weights by |w|")
     use_init: bool = _scores(False, help="weigh them by |w - w0|, w0 where the run began")
@@ -180,7 +180,7 @@ class RunConfig:
         None, help="temperature: divides the logits in the training loss and in scoring; default: 1", above=0
     )
     grasp_T: float | None = _scores(None, help="short for --set criterion.grasp_temperature=T", above=0)
-    imp_samples: int | None = _scores(None, help="short for --set criterion.samples=N", low=1)
+    imp_samples: int | None = _scores(None, help="short for --set criterion.samples=N", low=1, most=10**7)
     budget: str | None = _prune(
         None,
         help="what --pruning_limit is a share of; default: nodes for channel criterions, else weights",
@@ -214,16 +214,16 @@ class RunConfig:
     growing_rate: float = _prune(0.0, help="weights never grow again: only 0", low=0)
     pruning_method: int | None = _prune(
         None, help="--prune_criterion by its id in Taylor pruning: 0-3, 6, 10, 11, 22, 23, 30, 31, 40, 50",
-        metavar="ID",
+        low=0, most=99, metavar="ID",
     )  # fmt: skip
     protect: tuple[str, ...] = _prune(
         (), help="never prune modules whose name begins so; repeatable", metavar="PREFIX"
     )
 
-    data_dir: str | None = _data(None, help="where the data set lies", metavar="DIR")
+    data_dir: str | None = _data(None, help="where the data set lies", metavar="DIR", path=True)
     download: bool = _data(True, help="download a data set that is not there")
     val_share: float = _data(0.1, help="share of the training set to pick the best checkpoint by", low=0, below=1)
-    image_size: int | None = _data(None, help="resize images to N x N", low=1)
+    image_size: int | None = _data(None, help="resize images to N x N", low=1, most=8192)
     augment: str = _data(
         "none",
         help="augmentation of the training set",
@@ -241,7 +241,7 @@ class RunConfig:
     limit_test_batches: int | None = _data(None, help="use only N batches of each evaluation", low=1)
     random_shuffle_labels: bool = _data(False, help="shuffle the labels of the training set")
     preload_all_data: bool = _data(False, help="keep all images of a folder data set in memory, on the device")
-    workers: int = _data(2, help="processes that load data sets too large for memory", low=0)
+    workers: int = _data(2, help="processes that load data sets too large for memory", low=0, most=256)
 
     plot_weights_freq: int = _picture(
         50, help="draw pictures before training, after it and every N epochs; 0: none at all", low=0
@@ -263,12 +263,12 @@ class RunConfig:
     attack_samples: int | None = _test(
         None, help="attack N test images, equally many of each class; default: all", low=1
     )
-    attack_steps: int | None = _test(None, help="steps of each search; default: the attack's own", low=1)
-    attack_binary_steps: int | None = _test(None, help="rounds of CarliniWagner's search for its constant", low=1)
-    attack_restarts: int | None = _test(None, help="tries of random attacks, the best counts; default: 1", low=1)
-    attack_batch_size: int | None = _test(None, help="images attacked together; default: 128", low=1)
+    attack_steps: int | None = _test(None, help="steps of each search; default: its own", low=1, most=10**6)
+    attack_binary_steps: int | None = _test(None, help="rounds of CarliniWagner's search", low=1, most=1000)
+    attack_restarts: int | None = _test(None, help="tries of random attacks; default: 1", low=1, most=10000)
+    attack_batch_size: int | None = _test(None, help="images attacked together; default: 128", low=1, most=10**6)
     compare_with: str | None = _test(
-        None, help="run folder whose finished network is tested on the same images", metavar="FOLDER"
+        None, help="run folder whose finished network is tested on the same images", metavar="FOLDER", path=True
     )
 
     train_acc: bool = _test(False, help="with --eval: also the accuracy on the training images, not augmented")
@@ -278,7 +278,7 @@ class RunConfig:
         False, help="with --eval: also the compression ratio, bytes of the dense network / bytes now"
     )
 
-    results_dir: str = _folder("results", help="where run folders are made", metavar="DIR")
+    results_dir: str = _folder("results", help="where run folders are made", metavar="DIR", path=True)
     run_name: str | None = _folder(
         None, help="end of the run folder's name; default: MODEL_CRITERION", metavar="NAME"
     )
@@ -286,19 +286,19 @@ class RunConfig:
         None,
         help="run folder to go on from, a name under --results_dir or a path; with --eval the newest",
         metavar="FOLDER",
+        path=True,
     )
-    checkpoint_model: str | None = _folder(
-        None, help="file under its models/; default: MODEL_finished", metavar="STEM"
-    )
+    checkpoint_model: str | None = _folder(None, help="file in its models/; MODEL_finished", metavar="STEM")
     pretrained: str | None = _folder(
         None,
         help="weights to start from: a safetensors file, a state dict of torch or a run folder",
         metavar="PATH",
+        path=True,
     )
     new_head: bool = _folder(False, help="with --pretrained: start the last layer anew, for other classes")
 
     device: str = _machine("auto", help="auto, cpu, cuda, cuda:N or mps", metavar="DEVICE")
-    threads: int | None = _machine(None, help="CPU threads; default: torch's own choice", low=1)
+    threads: int | None = _machine(None, help="CPU threads; default: torch's own choice", low=1, most=1024)
     deterministic: bool = _machine(True, help="same seed, same bits")
     cudnn_benchmark: bool = _machine(False, help="let cuDNN pick the fastest algorithms")
     memory_format: str = _machine(
@@ -314,8 +314,8 @@ class RunConfig:
     progress: str = _machine("auto", help="progress bars; auto: on a terminal", choices=("auto", "on", "off"))
 
     autoconfig: bool = _extend(True, help="fill settings that follow from others")
-    plugins: tuple[str, ...] = _extend((), help="folder with plug-ins of your own; repeatable", metavar="DIR")
-    hidden_dim: int | None = _extend(None, help="short for --set model.hidden_dim=N", low=1)
+    plugins: tuple[str, ...] = _extend((), help="your own plug-ins; repeatable", metavar="DIR", path=True)
+    hidden_dim: int | None = _extend(None, help="short for --set model.hidden_dim=N", low=1, most=10**6)
     set: dict[str, dict[str, Any]] = _extend(
         {}, help="option of a plug-in; repeatable; groups: " + ", ".join(GROUPS), metavar="GROUP.KEY=VALUE"
     )

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import re
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from framework.config import GROUPS, RunConfig, parse_values
 from framework.flags import flags_of
+from utils.bounded_yaml import parse_yaml, read_json, read_yaml
 from utils.errors import UsageError
-from utils.suggest import unknown
+from utils.suggest import one_line, unknown
 
 PATHS = ("plugins", "data_dir", "pretrained", "checkpoint_name", "compare_with", "pruning_config")
-# YAML 1.1 wants a dot in a float, people write 1e-3
-FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 def merge(flags: Mapping[str, Any], file: Path | None = None, kind: type[RunConfig] = RunConfig) -> RunConfig:
@@ -41,7 +39,7 @@ def read_config_file(file: Path, kind: type[RunConfig] = RunConfig) -> dict[str,
     A run name or checkpoint that only repeats the default is dropped, so that it follows `--model` and
     `--prune_criterion` when those are given beside the file; the key still counts as given.
     """
-    raw = _load(file)
+    raw = read_json(file) if file.suffix == ".json" else read_yaml(file)
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
@@ -65,7 +63,7 @@ def parse_settings(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
         left, equals, value = text.partition("=")
         group, dot, key = left.strip().partition(".")
         if not (equals and dot and key):
-            raise UsageError(f"--set wants GROUP.KEY=VALUE, got {text!r}")
+            raise UsageError(f"--set wants GROUP.KEY=VALUE, got {one_line(repr(text), 60)}")
         if group not in GROUPS:
             raise UsageError(unknown("group of --set", group, GROUPS))
         found.setdefault(group, {})[key] = parse_value(value, f"--set {left}")
@@ -74,51 +72,12 @@ def parse_settings(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def parse_value(text: str, where: str) -> Any:
     """A YAML value; numbers such as 1e-3 are numbers."""
-    import yaml
-
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{where}: {text!r} is not a YAML value ({_problem(error)})") from error
-    return _floats(value)
-
-
-def _load(file: Path) -> Any:
-    import yaml
-
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"config file {file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"config file {file} is not text in UTF-8") from error
-    try:
-        return json.loads(text) if file.suffix == ".json" else _floats(yaml.safe_load(text))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{file}, line {error.lineno}: {error.msg}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{file}{line}: {_problem(error)}") from error
-    except ValueError as error:  # an impossible date, for one
-        raise UsageError(f"{file}: {error}") from error
-
-
-def _problem(error: Exception) -> str:
-    return str(getattr(error, "problem", None) or error)
-
-
-def _floats(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _floats(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_floats(part) for part in value]
-    return float(value) if isinstance(value, str) and FLOAT.fullmatch(value) else value
+    return parse_yaml(text, f"{where}={one_line(text, 60)}")
 
 
 def _beside(file: Path, value: Any) -> Any:
     """The path as seen from the file's folder if it exists there, else unchanged."""
     if isinstance(value, tuple):
         return tuple(_beside(file, part) for part in value)
-    path = file.resolve().parent / value
-    return str(path) if path.exists() else value
+    path = os.path.join(os.path.dirname(os.path.realpath(file)), value)
+    return path if os.path.exists(path) else value

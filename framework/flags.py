@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import math
+import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,16 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.errors import UsageError
-from utils.suggest import unknown
+from utils.suggest import one_line, unknown
 
+#: bytes of a text, and of each part of a path, as Linux has it
+LONGEST, LONGEST_NAME = 4096, 255
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
 def flag(default: Any, group: str, help: str, **limits: Any) -> Any:
     """Return a dataclass field for a flag.
 
-    `limits` may be `choices` (allowed words), `low`, `high` (inclusive), `above`, `below` (exclusive), `metavar`
-    and `aliases`.
+    `limits` may be `choices` (allowed words), `low`, `high` (inclusive), `above`, `below` (exclusive), `most`,
+    `path`, `metavar` and `aliases`.
     """
     metadata = {"group": group, "help": help, **limits}
     if isinstance(default, dict):
@@ -45,6 +48,10 @@ class Flag:
     high: float | None = None
     above: float | None = None
     below: float | None = None
+    #: of an integer, which is a count: more would only exhaust memory or time
+    most: int = 10**9
+    #: whether it names a file or a folder
+    path: bool = False
     metavar: str = ""
     #: other spellings
     aliases: tuple[str, ...] = ()
@@ -73,11 +80,21 @@ class Flag:
             parsed = value if isinstance(value, bool) else None
         elif self.type is str:
             parsed = _text(value, self.choices)
+            self._check_length(parsed or "", where)
         elif isinstance(value, str | int | float) and not isinstance(value, bool):
             parsed = _number(value, self.type)
         if parsed is None:
             raise UsageError(f"{where} must be {self._words()}, got {_shown(value)}")
         return parsed
+
+    def _check_length(self, text: str, where: str) -> None:
+        """Raise UsageError for a text that no file system and no log takes."""
+        longest = max(map(_bytes, text.split(os.sep))) if self.path else 0
+        if _bytes(text) > LONGEST:
+            raise UsageError(f"{where} may have {LONGEST} bytes, got {_bytes(text)}: {one_line(text, 40)}")
+        if longest > LONGEST_NAME:
+            raise UsageError(f"{where}: a name of a file may have {LONGEST_NAME} bytes, got {longest}: "
+                             f"{one_line(text, 40)}")  # fmt: skip
 
     def _words(self) -> str:
         """What a value must be."""
@@ -93,12 +110,14 @@ class Flag:
                 continue
             if self.choices and part not in self.choices:
                 raise UsageError(unknown(f"--{self.name}", str(part), self.choices))
+            if self.type is int and self.high is None and part > self.most:
+                raise UsageError(f"--{self.name} must be at most {self.most}, got {one_line(part, 40)}")
             if self.type in (int, float) and not self._inside(part):
-                raise UsageError(f"--{self.name} must be {self.limits()}, got {part}")
+                raise UsageError(f"--{self.name} must be {self.limits()}, got {one_line(part, 40)}")
 
     def _inside(self, number: float) -> bool:
         return (
-            math.isfinite(number)
+            (isinstance(number, int) or math.isfinite(number))  # integers may be too large for a float
             and (self.low is None or number >= self.low)
             and (self.high is None or number <= self.high)
             and (self.above is None or number > self.above)
@@ -164,4 +183,8 @@ def _number(value: str | int | float, kind: type) -> int | float | None:
 
 
 def _shown(value: Any) -> str:
-    return "a mapping" if isinstance(value, Mapping) else "null" if value is None else repr(value)
+    return "a mapping" if isinstance(value, Mapping) else "null" if value is None else one_line(repr(value), 60)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode(errors="surrogatepass"))

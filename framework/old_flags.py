@@ -5,6 +5,7 @@ Several of them did the opposite of what their name says; here they do what it s
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -73,13 +74,13 @@ def _model_path(found: dict[str, Any], value: str) -> list[str]:
     if value == "0":
         return ["--model_path 0 has no effect: the newest checkpoint is taken anyway"]
     path = Path(value)
-    if path.is_file():
+    if os.path.isfile(path):
         _check_checkpoint(path)
         _put(found, MODEL_PATH, "checkpoint_name", str(path.absolute().parent.parent))
         _put(found, MODEL_PATH, "checkpoint_model", path.stem)
         return [f"deprecated: --model_path; write --checkpoint_name {path.absolute().parent.parent} "
                 f"--checkpoint_model {path.stem}"]  # fmt: skip
-    if not path.is_dir() and path.suffix in (SUFFIX, ".pth", ".pt"):
+    if not os.path.isdir(path) and path.suffix in (SUFFIX, ".pth", ".pt"):
         raise UsageError(f"--model_path {value}: no such file")
     _put(found, MODEL_PATH, "checkpoint_name", value)
     return [f"deprecated: --model_path; write --checkpoint_name {value}"]

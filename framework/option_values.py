@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from utils.errors import UsageError
+from utils.suggest import one_line
 
 #: type, as it is written -> what a value has to be, for messages
 WORDS = {
@@ -25,7 +26,7 @@ def check_values(name: str, parameters: Mapping[str, inspect.Parameter], options
         types = _types(parameters.get(option))
         if types and not any(_is(value, one) for one in types):
             wanted = " or ".join(WORDS[one] for one in types)
-            raise UsageError(f"{name}: {option} must be {wanted}, got {value!r}")
+            raise UsageError(f"{name}: {option} must be {wanted}, got {one_line(repr(value), 60)}")
 
 
 def _types(parameter: inspect.Parameter | None) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -61,12 +62,15 @@ class Registry:
         Raises UsageError, naming the file: no such folder, no plug-in in it, a name that is taken, a file
         without its class, a criterion whose `score` has other arguments than the contract's.
         """
-        path = Path(folder).resolve()
+        path = Path(os.path.realpath(folder))  # Path.resolve() fails on links in a circle and on long names
         if path in self.folders:
             return
-        if not path.is_dir():
+        if not os.path.isdir(path):
             raise UsageError(f"plug-ins folder {folder} does not exist")
-        found = _scan(path)
+        try:
+            found = _scan(path)
+        except OSError as error:
+            raise UsageError(f"plug-ins folder {folder} cannot be read: {error.strerror}") from error
         if not any(found.values()):
             places = ", ".join(f"{place}/*.py" for place in FOLDERS.values())
             raise UsageError(f"plug-ins folder {folder} has no plug-in: looked for {places}")

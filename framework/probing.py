@@ -8,7 +8,6 @@ the same bits.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import statistics
@@ -22,6 +21,8 @@ from torch import Tensor, nn
 from framework.criterion import scoring
 from framework.measures import count_macs, synchronize
 from utils.atomic import write_json
+from utils.bounded_yaml import RESULTS, read_json
+from utils.errors import UsageError
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 #: below so many multiply-adds a sample there is nothing to gain, and the default is taken unmeasured; VGG16
@@ -64,7 +65,7 @@ def fast_multiple(device: torch.device) -> int:
     """
     key = hashlib.sha256(repr(("multiple", *_hardware(device), MULTIPLES, len(WIDTHS))).encode()).hexdigest()
     known = _read_cache()
-    if str(known.get(key)).isdigit():
+    if known.get(key) in {str(multiple) for multiple in MULTIPLES}:
         return int(known[key])
     cost = _costs(device)
     each = {n: statistics.mean(cost[width] for width in WIDTHS if width % n == 0) for n in MULTIPLES}
@@ -152,10 +153,10 @@ def _cache_file() -> Path:
 
 def _read_cache() -> dict[str, str]:
     try:
-        found = json.loads(_cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(_cache_file(), RESULTS)
+    except UsageError:  # a cache that cannot be read costs a measurement, nothing else
         return {}
-    return found if isinstance(found, dict) else {}
+    return {key: name for key, name in found.items() if isinstance(name, str)} if isinstance(found, dict) else {}
 
 
 def _write_cache(known: dict[str, str]) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from framework.config import FLAGS, RunConfig
+from utils.bounded_yaml import read_json
 from utils.errors import UsageError
 from utils.suggest import unknown
 
@@ -69,14 +69,7 @@ def _put(config: RunConfig, name: str, value: Any) -> bool:
 
 def read(file: Path) -> dict[str, Any]:
     """The keys and values of a file, all known."""
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--pruning_config {file} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"--pruning_config {file} is not text in UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise UsageError(f"--pruning_config {file}, line {error.lineno}: {error.msg}") from error
+    values = read_json(file, where=f"--pruning_config {file}")
     if not isinstance(values, dict):
         raise UsageError(f"--pruning_config {file} must hold keys and values, found {type(values).__name__}")
     known = (*KEYS, *SPECIAL, *NEEDLESS)

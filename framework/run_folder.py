@@ -20,8 +20,9 @@ import datetime
 import itertools
 import os
 import re
+import time
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from framework.config import GROUPS, SHORT, RunConfig
 from framework.dense import dense_config
 from framework.environment import describe_environment
 from framework.plugins import ROOT
+from framework.saved_config import load_config
 from framework.snapshot import TOP_NEVER, copy_tree
 from utils import atomic
 from utils.errors import RunError, UsageError
@@ -39,7 +41,8 @@ FINISHED = "finished"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 UNSAFE = re.compile(r"[^\w+=,@-]")  # \w is letters and digits of any language
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began a file before torch 1.6
-LONGEST = 60  # characters of a run name; file systems stop at 255 bytes
+LONGEST, LONGEST_BYTES = 60, 200  # of a run name; file systems stop at 255 bytes, with the stamp and a number
+LAST_SECOND = 253402300799  # of the year 9999; a damaged file system may say anything
 # Settings that do not change what the dense network learns: the pruning, names and places, what is shown or
 # saved, and how the same arithmetic is carried out. Every other setting counts, new ones too.
 NOT_DENSE = {
@@ -107,9 +110,13 @@ class RunFolder:
         return self.models / f"{model_name}_{suffix}{SUFFIX}"
 
     def stems(self) -> list[str]:
-        """Names of the checkpoints that are there, without the ending."""
-        files = self.models.glob(f"[!.]*{SUFFIX}")
-        return sorted(file.name.removesuffix(SUFFIX) for file in files if file.is_file())
+        """Names of the checkpoints that are there, without the ending; none in a folder that cannot be read."""
+        try:
+            names = os.listdir(self.models)
+        except OSError:
+            return []
+        stems = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX) and name[0] != "."]
+        return sorted(stem for stem in stems if os.path.isfile(self.models / f"{stem}{SUFFIX}"))
 
     def write_config(self, config: RunConfig) -> None:
         """Write config.yaml, again once choices were measured; plug-in folders are named as copied."""
@@ -121,12 +128,14 @@ class RunFolder:
 
     def read_config(self) -> RunConfig | None:
         """The settings of the run, None where config.yaml is missing, damaged or of another version."""
-        import yaml
-
         try:
-            return RunConfig.from_dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError, yaml.YAMLError):  # UsageError is a ValueError
+            return self.load_config()
+        except UsageError:
             return None
+
+    def load_config(self) -> RunConfig:
+        """The settings of the run. Raises UsageError that says what is wrong with config.yaml."""
+        return load_config(self.config)
 
     def write_environment(self, config: RunConfig, root: Path = ROOT) -> None:
         """Write environment.json, again once the device and the threads are known."""
@@ -166,32 +175,48 @@ def find_checkpoint(config: RunConfig) -> Path:
 def find_pretrained(value: str, model: str, results_dir: str = "results") -> Path:
     """The file that `--pretrained` means: one of tensors, or `model`'s finished one in a run folder."""
     path = Path(value)
-    if path.is_file():
+    if os.path.isfile(path):
         if not is_safetensors(path) and not is_from_torch(path):
             raise UsageError(f"--pretrained {value} is neither a safetensors file nor one that torch.save wrote")
         return path
-    if not (path.is_dir() or (Path(results_dir) / value).is_dir()) and path.suffix:
+    if not (os.path.isdir(path) or os.path.isdir(Path(results_dir) / value)) and path.suffix:
         raise UsageError(f"--pretrained {value}: no such file")
     return checkpoint_in(find_folder(value, results_dir, "--pretrained"), f"{model}_{FINISHED}")
 
 
 def finished_dense_run(config: RunConfig) -> Path | None:
-    """The newest finished run that trained the dense network as `config` would; None where there is none.
+    """The newest finished run that trained the dense network as `config` would; None where there is none."""
+    return next((folder.path for folder in finished_dense_runs(config, [])), None)
 
-    That is a run with EmptyCrit, a report, and equal values in every setting but those of `NOT_DENSE`. Give
+
+def finished_dense_runs(config: RunConfig, unreadable: list[str]) -> Iterator[RunFolder]:
+    """The finished runs that trained the dense network as `config` would, newest first.
+
+    Those are runs with EmptyCrit, a report, and equal values in every setting but those of `NOT_DENSE`. Give
     the config in the same state as it is saved in (with what the run has filled in). Runs from a checkpoint
-    do not count, because what they started from need not have been dense.
+    do not count, because what they started from need not have been dense. What cannot be read is left out, and
+    `unreadable` gets a line for it.
     """
     if config.checkpoint_name is not None or config.eval:
-        return None
+        return
     wanted = _dense_settings(dense_config(config))
-    for folder in reversed(_run_folders(config.results_dir)):
-        other = folder.read_config() if folder.report.is_file() else None
-        if other is None or other.prune_criterion != "EmptyCrit" or other.checkpoint_name is not None:
+    try:
+        folders = _run_folders(config.results_dir)
+    except UsageError as error:
+        unreadable.append(str(error))
+        return
+    for folder in reversed(folders):
+        if not os.path.lexists(folder.report):
+            continue
+        try:
+            other = folder.load_config()
+        except UsageError as error:
+            unreadable.append(str(error))
+            continue
+        if other.prune_criterion != "EmptyCrit" or other.checkpoint_name is not None:
             continue
         if not other.eval and not other.l0 and _dense_settings(other) == wanted:
-            return folder.path
-    return None
+            yield folder
 
 
 def _dense_settings(config: RunConfig) -> dict[str, Any]:
@@ -208,26 +233,43 @@ def run_folder_of(checkpoint: Path) -> RunFolder:
 
 def _run_folders(results_dir: str | Path) -> list[RunFolder]:
     """Oldest first: by the stamp in the name and, within a second, by the time of the last checkpoint."""
-    places = Path(results_dir)
-    found = [RunFolder(path) for path in places.iterdir() if path.is_dir()] if places.is_dir() else []
-    return sorted((folder for folder in found if folder.stems()), key=_age)
+    folders = [RunFolder(Path(results_dir) / name) for name in _subfolders(results_dir)]
+    return sorted((folder for folder in folders if folder.stems()), key=_age)
+
+
+def _subfolders(results_dir: str | Path) -> list[str]:
+    """Names of the folders in `results_dir`; none where it is missing. Raises UsageError if it cannot be read."""
+    try:
+        names = os.listdir(results_dir)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UsageError(f"--results_dir {results_dir} cannot be read: {error.strerror}") from error
+    return [name for name in names if os.path.isdir(Path(results_dir) / name)]
 
 
 def _age(folder: RunFolder) -> tuple[str, int, str]:
-    written = max((file.stat().st_mtime_ns for file in folder.models.glob(f"*{SUFFIX}")), default=0)
+    written = max((_written(folder.models / f"{stem}{SUFFIX}") for stem in folder.stems()), default=0)
     stamp = STAMP.match(folder.name)
-    moment = datetime.datetime.fromtimestamp(written / 1e9).strftime("%Y-%m-%d_%H-%M-%S")
+    moment = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(min(written // 10**9, LAST_SECOND)))
     return (stamp.group() if stamp else moment), written, folder.name
+
+
+def _written(file: Path) -> int:
+    """When a file was written, in nanoseconds; 0 for one that another process has removed by now."""
+    try:
+        return max(0, file.stat().st_mtime_ns)
+    except OSError:
+        return 0
 
 
 def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -> RunFolder:
     """The run folder that `value` means: a name under `results_dir`, or a path. Raises UsageError."""
     places = [Path(results_dir) / value, Path(value)]
     for place in places:
-        if place.is_dir():
+        if os.path.isdir(place):
             return RunFolder(place)
-    known = Path(results_dir)
-    names = [path.name for path in known.iterdir() if path.is_dir()] if known.is_dir() else []
+    names = _subfolders(results_dir)
     looked = " or ".join(dict.fromkeys(str(place) for place in places))
     raise UsageError(f"{flag} {value}: no run folder {looked}{_did_you_mean(value, names)}")
 
@@ -248,23 +290,29 @@ def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
 
 def is_safetensors(file: Path) -> bool:
     """Whether the file begins as the format says: the header's length in 8 bytes, then JSON."""
-    with file.open("rb") as opened:
-        start = opened.read(9)
+    start = _start(file, 9)
     length = int.from_bytes(start[:8], "little")
     return start[8:] == b"{" and length <= file.stat().st_size - 8
 
 
 def is_from_torch(file: Path) -> bool:
     """Whether the file begins like what torch.save writes: a zip archive with its data, before 1.6 a number."""
-    with file.open("rb") as opened:
-        start = opened.read(len(LEGACY))
-    if start == LEGACY:
+    if _start(file, len(LEGACY)) == LEGACY:
         return True
     try:
         with zipfile.ZipFile(file) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):  # damaged in one way or another
         return False
+
+
+def _start(file: Path, size: int) -> bytes:
+    """The first bytes of a file. Raises UsageError for one that cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(size)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def _new_folder(config: RunConfig) -> Path:
@@ -272,6 +320,7 @@ def _new_folder(config: RunConfig) -> Path:
     results.mkdir(parents=True, exist_ok=True)
     stamp = datetime.datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     name = UNSAFE.sub("-", config.run_name or config.default_run_name())[:LONGEST]
+    name = name.encode()[:LONGEST_BYTES].decode(errors="ignore")
     return _make_unused(results / f"{stamp}_{name}")
 
 

@@ -19,11 +19,13 @@ from framework.checkpointer import Checkpointer
 from framework.config import RunConfig
 from framework.console import Console
 from framework.dense import dense_config
+from framework.dense_accuracy import known_dense_accuracy
 from framework.extras import extras, shown_extras
 from framework.faults import contained
 from framework.hooks import hookimpl, manager
 from framework.idle import idle_in_tests
 from framework.lineage import was_pruned
+from framework.optimizer_options import try_optimizer
 from framework.plugins import build, registry
 from framework.pruning.pruner import Pruner
 from framework.pruning.trial import try_criterion
@@ -31,14 +33,16 @@ from framework.recorder import Recorder
 from framework.report import make_report, report_table
 from framework.rewinding import Rewinder
 from framework.robustness.checks import compared_checkpoint, run_of
-from framework.run_folder import FINISHED, RunFolder, finished_dense_run
+from framework.run_folder import FINISHED, RunFolder
 from framework.schedule import BEFORE_TRAINING
 from framework.tester import Network, TestContext, Tester
 from framework.tracking import WeightTracker
 from framework.trainer import Parts, Settings, Trainer
-from utils.atomic import read_json, write_json
+from utils.atomic import write_json
 from utils.errors import RunError, UsageError
 from utils.loaders import Loaders, normalization
+from utils.memory import is_out_of_memory
+from utils.suggest import one_line
 
 
 def run(config: RunConfig, command: str) -> Path:
@@ -112,6 +116,7 @@ def load_compared(config: RunConfig, loaders: Loaders, layout: torch.memory_form
 def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     """Prune and train one network, and measure it against the dense one."""
     assemble.trainer_class(config).check_options(**assemble.trainer_options(config))
+    try_optimizer(config)
     criterion = assemble.build_criterion(config)
     pruner = assemble.build_pruner(config, criterion)
     if config.schedule == "before" and (config.prune_delay, config.prune_freq) != (None, None):
@@ -137,12 +142,14 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     if config.memory_format == "auto":
         config.memory_format = probing.memory_format(model, example)
     trainer = build_trainer(config, model, loaders, pruner.plan)
+    # before anything is written or trained: what other runs have left is not ours to trust
+    known = known_dense_accuracy(config) if not config.train_dense and _prunes(config) else None
     folder = RunFolder.create(config, command)
     with explaining(folder, config.model, console):
         console.log_to(folder.log)
         for note in config.notes:
             console.say(note)
-        dense_accuracy = _dense_accuracy(config, folder, console)
+        dense_accuracy = _train_dense(config, folder, console) if config.train_dense and _prunes(config) else known
         report = train_in(folder, config, trainer, pruner, console, dense_accuracy)
         console.show(report_table(report))
     return folder
@@ -203,7 +210,7 @@ def train_in(
         drawn.after(trainer)
     finally:
         recorder.close()
-    if config.prune_criterion == "EmptyCrit" and not config.l0 and not was_pruned(trainer.model):
+    if not _prunes(config) and not was_pruned(trainer.model):
         dense_accuracy = test["acc"]  # this is the dense network
     last = pruner.events[-1] if pruner.events else None
     report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last) | drawn.results
@@ -270,6 +277,9 @@ def explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None
         _note(console, f"error: {where}{error}{kept}")
         raise RunError(f"{where}{error}{kept}") from error
     except Exception as error:
+        if is_out_of_memory(error):
+            _note(console, f"error: {one_line(error)}")
+            raise RunError(f"out of memory ({one_line(error)}): a smaller batch_size needs less") from error
         _note(console, f"error: {type(error).__name__}: {error}")
         raise
 
@@ -318,19 +328,9 @@ def _check_single_samples(config: RunConfig, loaders: Loaders, model: nn.Module,
         raise UsageError(f"{config.model} cannot be trained on batches of a single sample: {error}") from error
 
 
-def _dense_accuracy(config: RunConfig, folder: RunFolder, console: Console) -> float | None:
-    """Test accuracy of the dense network: trained now on request, else from a finished run like it, else None."""
-    if config.prune_criterion == "EmptyCrit" and not config.l0:
-        return None
-    if config.train_dense:
-        return _train_dense(config, folder, console)
-    found = finished_dense_run(config)
-    if found is None:
-        return None
-    accuracy: float | None = read_json(RunFolder(found).report)["dense"]["accuracy"]
-    if accuracy is not None:  # None where it began with a pruned network
-        console.say(f"dense accuracy from {found}")
-    return accuracy
+def _prunes(config: RunConfig) -> bool:
+    """Whether the run prunes, and so has a dense network to compare with."""
+    return config.prune_criterion != "EmptyCrit" or config.l0
 
 
 def _train_dense(config: RunConfig, folder: RunFolder, console: Console) -> float:

@@ -19,23 +19,34 @@ def copy_tree(source: Path, target: Path, skip: Collection[Path] = (), top_never
     """Copy the files below `source` to the same places below `target`.
 
     Left out are version control, virtual environments, caches, run folders, files over 50 MB, whatever a
-    symbolic link outside `source` points to, the folders `skip` and, at the top, the names `top_never`.
+    symbolic link outside `source` points to, the folders `skip`, what cannot be read and, at the top, the names
+    `top_never`.
     """
     root = source.resolve()
     _copy(root, target, root, {path.resolve() for path in skip}, frozenset(top_never))
 
 
 def _copy(folder: Path, target: Path, root: Path, skip: Collection[Path], never: Collection[str]) -> None:
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)  # first: it may be closed to us
     target.mkdir(parents=True, exist_ok=True)
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        path = Path(entry.path)
+    for entry in entries:
         if entry.name in NEVER or entry.name in never:
             continue
-        if entry.is_dir(follow_symlinks=False):
-            if path not in skip and not _is_environment(path) and not is_run_folder(path):
-                _copy(path, target / entry.name, root, skip, ())
-        elif _is_source(path, entry, root, skip):
-            shutil.copy2(path, target / entry.name)
+        try:
+            _copy_entry(entry, target, root, skip)
+        except (FileNotFoundError, PermissionError) as error:
+            # removed by another process by now, or closed to this one: no source that this run has read
+            if error.filename is None or Path(error.filename).is_relative_to(target):
+                raise
+
+
+def _copy_entry(entry: os.DirEntry[str], target: Path, root: Path, skip: Collection[Path]) -> None:
+    path = Path(entry.path)
+    if entry.is_dir(follow_symlinks=False):
+        if path not in skip and not _is_environment(path) and not is_run_folder(path):
+            _copy(path, target / entry.name, root, skip, ())
+    elif _is_source(path, entry, root, skip):
+        shutil.copy2(path, target / entry.name)
 
 
 def _is_source(path: Path, entry: os.DirEntry[str], root: Path, skip: Collection[Path]) -> bool:

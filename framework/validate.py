@@ -14,10 +14,11 @@ from framework.plugins import option_names, registry
 from framework.run_folder import find_checkpoint, find_pretrained
 from framework.scheduling import check_criterion_flags, check_schedule
 from utils.errors import UsageError
-from utils.suggest import nearest, unknown
+from utils.suggest import nearest, one_line, unknown
 from utils.torchvision_names import check_arch
 
-DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d+))?")
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d{1,9}))?")
+ROUND_TO = re.compile(r"0{0,9}[1-9][0-9]{0,5}")
 # Constructor arguments that have a flag (None: the framework's own), by group of --set.
 TAKEN: dict[str, dict[str, str | None]] = {
     "optimizer": {"params": None, "lr": "learning_rate", "weight_decay": "l2_reg", "fused": "fused"},
@@ -135,8 +136,8 @@ FOR_CHANNELS = {
 
 def _check_pruning(config: RunConfig) -> None:
     name = config.prune_criterion
-    if config.round_to != "auto" and not (config.round_to.isdigit() and int(config.round_to) > 0):
-        raise UsageError(f"--round_to {config.round_to}: a number from 1 on, or auto")
+    if config.round_to != "auto" and not ROUND_TO.fullmatch(config.round_to):
+        raise UsageError(f"--round_to {one_line(config.round_to, 40)}: a number from 1 to 999999, or auto")
     granularity = registry.describe("criterions", name).granularity
     if not config.masking and granularity != "weight":
         raise UsageError(f"--no_masking is for weight criterions; {name} removes channels for good")
@@ -177,14 +178,14 @@ def _check_ranks_inputs(name: str) -> None:
 def _check_paths(config: RunConfig) -> None:
     folder = Path(config.results_dir)
     for place in (folder, *folder.absolute().parents):
-        if place.exists():
-            if not place.is_dir():
+        if os.path.lexists(place):
+            if not os.path.isdir(place):
                 raise UsageError(f"--results_dir {folder}: {place} is a file, not a folder")
             if not os.access(place, os.W_OK):
                 raise UsageError(f"--results_dir {folder}: {place} cannot be written to")
             break
     # a folder that is missing may be made by a download
-    if config.data_dir is not None and Path(config.data_dir).is_file():
+    if config.data_dir is not None and os.path.isfile(config.data_dir):
         raise UsageError(f"--data_dir {config.data_dir} is a file, not a folder")
     if config.pretrained is not None:
         find_pretrained(config.pretrained, config.model, config.results_dir)

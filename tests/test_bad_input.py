@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -158,6 +159,29 @@ def test_what_is_wrong_with_the_pruning_is_known_before_data_is_fetched(
 ) -> None:
     monkeypatch.setattr("framework.assemble.make_loaders", lambda *_, **__: pytest.fail("it went for the data"))
     refused(launch("--prune_criterion", "SNAPitDuring", "--prune_delay", "5"), "prune_delay 5")
+
+
+@pytest.mark.parametrize("text", ["epochs: &a [*a]", "[" * 2000, "epochs: !!int ''", "seed: !!timestamp abc"])
+def test_a_hostile_config_file(launch: Launch, tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    refused(launch("--config", tmp_path / "run.yaml"), "run.yaml")
+
+
+def test_options_that_no_optimizer_steps_with(launch: Launch) -> None:
+    refused(launch("--set", "optimizer.differentiable=true"), "--set optimizer.differentiable", "ADAM")
+
+
+@pytest.mark.slow
+def test_damaged_neighbours_do_not_stop_a_run(launch: Launch) -> None:
+    for number, text in enumerate(("&a [*a]", "[" * 2000, "- 1", "!!int ''")):
+        other = RunFolder(Path("results") / f"2020-01-0{number + 1}_00-00-00_other")
+        other.models.mkdir(parents=True)
+        save_file({"weight": torch.zeros(2)}, other.checkpoint("LeNet300"))
+        other.config.write_text(text)
+        os.mkfifo(other.report)
+    result = launch("--set", "optimizer.foreach=true")
+    assert result.code == 0, result.err
+    assert "3 more" in next(line for line in result.out.splitlines() if line.startswith("skipped"))
 
 
 # Plug-ins

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
@@ -149,8 +150,8 @@ class FileDataSet(DataSet):
         """Return the folders below --data_dir that may hold the files."""
         if self.data_dir is None:
             return []
-        root = Path(self.data_dir).expanduser()
-        if root.exists() and not root.is_dir():
+        root = Path(os.path.expanduser(self.data_dir))
+        if os.path.exists(root) and not os.path.isdir(root):
             raise UsageError(f"--data_dir {root} is not a folder")
         return [root / self.layout, root]
 

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from utils.augment import AUGMENTATIONS, augment
 from utils.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet, ImageFiles
 from utils.errors import UsageError
+from utils.memory import check_memory
 from utils.suggest import unknown
 
 Batch = tuple[Tensor, Tensor]
@@ -32,6 +33,7 @@ TUNING_SHARE = 0.2
 FROM_FILES = "resized_crop_flip"
 """The augmentation whose pieces are cut out of image files, with all their pixels, before these are resized."""
 
+FLOAT_BYTES = 4
 PRELOAD_BATCH = 64
 """Images that a process decodes at a time when all are loaded into memory."""
 
@@ -302,6 +304,7 @@ class Loaders:
             samples = min(per_class, max(1, smallest)) * self.num_classes
         if (batches is None) == (samples is None):
             raise UsageError(f"scoring data: batches or samples must be given, not {batches} and {samples}")
+        batch_size = min(batch_size, self.train.num_samples)  # as in training: no batch has more than there are
         wanted = samples if samples is not None else (batches or 0) * batch_size
         if wanted < 1 or batch_size < 1:
             raise UsageError(f"scoring data: {wanted} samples in batches of {batch_size}, 1 is the least")
@@ -391,6 +394,7 @@ def _open(
         targets = torch.tensor(source.targets, dtype=torch.int64)
     else:
         images, targets = dataset.load(train)
+        check_memory(len(images) * images.shape[1] * size**2, f"image_size {size}: {dataset.name}")
         source = resized(images, size)
     if len(targets) == 0:
         raise UsageError(f"{dataset.name} has no {'training' if train else 'test'} images")
@@ -464,6 +468,8 @@ def make_loaders(
                               "device": device, "workers": workers}  # fmt: skip
     decoders = workers if preload else None
     source, targets = _open(dataset, True, size, decoders)
+    pixels = min(batch_size, len(targets)) * dataset.in_channels * size**2
+    check_memory(pixels * (1 + FLOAT_BYTES), f"image_size {size} and batch_size {batch_size}: a batch")
     kept, held = split(len(targets), TUNING_SHARE if tuning else val_share, seed)
     val = _loader(source, targets, held, limit=limit_test_batches, **common) if len(held) else None
     if random_shuffle_labels:

@@ -21,7 +21,7 @@ _study = partial(flag, group="Oracle study")
 class StudyConfig(RunConfig):
     """The settings of one study: those of a test of a checkpoint, and its own."""
 
-    samples: int = _study(1024, help="training images, equally many of each class", low=1)
+    samples: int = _study(1024, help="training images, equally many of each class", low=1, most=10**7)
     criterions: tuple[str, ...] = _study(
         ("all",), help="criterions to compare, with commas, or all that can score the network",
         metavar="NAME,...|all",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 from utils.data._pictures import Pictures
@@ -29,7 +30,7 @@ class IMAGEFOLDER(FolderDataSet):
         wanted = f"DIR/{' or DIR/'.join(names)} with one folder of images for every class"
         if self.data_dir is None:
             raise UsageError(f"IMAGEFOLDER needs --data_dir DIR and in it {wanted}")
-        root = Path(self.data_dir).expanduser()
+        root = Path(os.path.expanduser(self.data_dir))
         for folder in (root / name for name in names):
             if folder.is_dir():
                 return folder

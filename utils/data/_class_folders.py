@@ -116,8 +116,8 @@ class ClassFolders(FolderDataSet):
         """Return every folder to look in, first to last."""
         own = []
         if self.data_dir is not None:
-            given = Path(self.data_dir).expanduser()
-            if given.exists() and not given.is_dir():
+            given = Path(os.path.expanduser(self.data_dir))
+            if os.path.exists(given) and not os.path.isdir(given):
                 raise UsageError(f"--data_dir {given} is not a folder")
             own = [*(given / name for name in self.folders), given]
         return list(dict.fromkeys([*own, *(dataset.DOWNLOAD_FOLDER / name for name in self.folders)]))
@@ -127,7 +127,7 @@ class ClassFolders(FolderDataSet):
         found = self.root()
         if found is not None:
             return found
-        target = dataset.DOWNLOAD_FOLDER if self.data_dir is None else Path(self.data_dir).expanduser()
+        target = dataset.DOWNLOAD_FOLDER if self.data_dir is None else Path(os.path.expanduser(self.data_dir))
         if not self.sources():
             why = f"it cannot be downloaded from here: get {self.origin}"
         elif not self.download:

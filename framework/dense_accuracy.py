@@ -1,0 +1,53 @@
+"""The accuracy of the dense network from a finished run like this one."""
+
+from __future__ import annotations
+
+import math
+
+from framework.config import RunConfig
+from framework.run_folder import RunFolder, finished_dense_runs
+from utils.bounded_yaml import RESULTS, read_json
+from utils.errors import UsageError
+from utils.suggest import one_line
+
+
+def known_dense_accuracy(config: RunConfig) -> float | None:
+    """The accuracy that the newest finished run of the dense network has in its report; None without one.
+
+    Runs that cannot be read are left out, and a single note of the config says so: a damaged neighbour never
+    stops a run.
+    """
+    unreadable: list[str] = []
+    accuracy = None
+    for folder in finished_dense_runs(config, unreadable):
+        try:
+            accuracy = read_dense_accuracy(folder)
+        except UsageError as error:
+            unreadable.append(str(error))
+            continue
+        if accuracy is not None:  # None where it began with a pruned network
+            config.notes.append(f"dense accuracy from {folder.path}")
+        break
+    if unreadable:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        config.notes.append(f"skipped in the search for a dense run: {one_line(unreadable[0])}{more}")
+    return accuracy
+
+
+def read_dense_accuracy(folder: RunFolder) -> float | None:
+    """The accuracy of the dense network in a run's report; None where it was not tested.
+
+    Raises UsageError, which names the file, for a report without it.
+    """
+    report = read_json(folder.report, RESULTS)
+    dense = report.get("dense") if isinstance(report, dict) else None
+    if not isinstance(dense, dict) or "accuracy" not in dense:
+        raise UsageError(f"{folder.report} has no dense accuracy")
+    accuracy = dense["accuracy"]
+    if accuracy is None:
+        return None
+    is_number = isinstance(accuracy, int | float) and not isinstance(accuracy, bool)
+    if not is_number or not 0 <= accuracy <= 1 or not math.isfinite(accuracy):
+        shown = one_line(repr(accuracy), 60)
+        raise UsageError(f"{folder.report}: the dense accuracy must be in [0, 1], got {shown}")
+    return float(accuracy)

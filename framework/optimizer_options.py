@@ -1,0 +1,63 @@
+"""The options of the optimizer, tried on a small tensor before anything is loaded or written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from framework.config import RunConfig
+from framework.plugins import build, option_names, registry
+from utils.errors import UsageError
+from utils.suggest import one_line
+
+#: other ways to step, which torch does not combine with the fused one
+OTHER_STEPS = ("foreach", "differentiable")
+TRIAL_RATE, TRIAL_GRADIENT, TRIAL_STEPS = 1e-3, 0.1, 3
+
+
+def optimizer_options(config: RunConfig) -> dict[str, Any]:
+    """What `--set optimizer` and the flags give the optimizer, without parameters, learning rate and decay.
+
+    `fused` "auto" is resolved in the config: on wherever torch has it for this optimizer, these options and this
+    device.
+    """
+    known = option_names(registry.get("optimizers", config.optimizer))
+    options = dict(config.options("optimizer"))
+    if config.optimizer == "SGD":
+        options = {"momentum": config.momentum, **options}
+    if config.fused == "auto":
+        device = torch.device(config.device).type
+        able = "fused" in known and device in ("cpu", "cuda") and not any(map(options.get, OTHER_STEPS))
+        config.fused = "on" if able else "off"
+    if config.fused == "on":
+        if "fused" not in known:
+            raise UsageError(f"--fused on: {config.optimizer} has no fused step")
+        options["fused"] = True
+    return options
+
+
+def try_optimizer(config: RunConfig) -> None:
+    """Step a small tensor. Raises UsageError, which names the options, where that fails or is not finite.
+
+    torch checks some options in the constructor, some in the first step and some not at all.
+    """
+    options = optimizer_options(config)
+    given = ", ".join(
+        f"--set optimizer.{name}={one_line(value, 60)}"
+        for name, value in sorted(config.options("optimizer").items())
+    )
+    where = f"{given or '--optimizer'}: {config.optimizer}"
+    parameter = nn.Parameter(torch.ones(2, 2, device=config.device))
+    try:
+        optimizer = build("optimizers", config.optimizer, params=[parameter], lr=TRIAL_RATE, **options)
+        for _ in range(TRIAL_STEPS):
+            parameter.grad = torch.full_like(parameter, TRIAL_GRADIENT)
+            optimizer.step()
+    except UsageError as error:
+        raise UsageError(f"{given}: {error}" if given else str(error)) from error
+    except Exception as error:  # torch raises whatever its arithmetic does with these values
+        raise UsageError(f"{where} cannot step ({one_line(error, 160)})") from error
+    if not bool(parameter.isfinite().all()):
+        raise UsageError(f"{where} makes weights that are not finite")

@@ -1,0 +1,28 @@
+"""Read the config.yaml that another run has left: nothing in it is taken on trust."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from framework.config import FLAGS, KINDS, RunConfig
+from utils.bounded_yaml import read_yaml
+from utils.errors import UsageError
+
+
+def load_config(file: Path) -> RunConfig:
+    """The settings in a run's config.yaml, all of their types and within their limits.
+
+    Raises UsageError, beginning with the file, where it cannot be read, is damaged or of another version.
+    """
+    values = read_yaml(file)
+    if not isinstance(values, dict):
+        raise UsageError(f"{file} must hold settings as 'key: value', found {type(values).__name__}")
+    config = RunConfig.from_dict(values, str(file))
+    for name, flag in FLAGS.items():
+        if name in KINDS or name == "set":
+            continue
+        try:
+            flag.check(getattr(config, name))
+        except UsageError as error:
+            raise UsageError(f"{file}: {error}") from error
+    return config

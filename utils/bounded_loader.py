@@ -1,0 +1,70 @@
+"""PyYAML's safe loader, held to limits while it composes; imported only where YAML is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from utils.errors import UsageError
+
+#: tags whose values no setting has
+REFUSED = ("binary", "set", "omap", "pairs")
+#: characters of a number: those to base 60 are converted in quadratic time
+LONGEST_NUMBER = 400
+
+
+class BoundedLoader(yaml.SafeLoader):
+    """A loader that refuses, with UsageError, what nests too deep, is too large or contains itself.
+
+    An alias counts as all it stands for, since whoever walks the values meets them as often.
+    """
+
+    def __init__(self, text: str, depth: int, values: int) -> None:
+        super().__init__(text)
+        self._most_depth, self._most_values = depth, values
+        self._depth = 0
+        self._values = 0
+        self._sizes: dict[str, int] = {}  # anchor -> values of its finished node
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Compose a node, counting it and what is below it."""
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            if event.anchor in self.anchors and event.anchor not in self._sizes:
+                raise UsageError(f"the anchor &{event.anchor} contains itself")
+            self._count(self._sizes.get(str(event.anchor), 0))
+            return super().compose_node(parent, index)
+        before = self._values
+        self._count(1)
+        nested = isinstance(event, yaml.CollectionStartEvent)
+        self._depth += nested
+        if self._depth > self._most_depth:
+            raise UsageError(f"it is nested more than {self._most_depth} levels deep")
+        node = super().compose_node(parent, index)
+        self._depth -= nested
+        if event.anchor is not None:
+            self._sizes[event.anchor] = self._values - before
+        return node
+
+    def _count(self, values: int) -> None:
+        self._values += values
+        if self._values > self._most_values:
+            raise UsageError(f"it has more than {self._most_values:,} values, with aliases written out")
+
+    def construct_number(self, node: Any) -> Any:
+        """An integer or a float, unless it is written with too many characters."""
+        if len(str(node.value)) > LONGEST_NUMBER:
+            raise UsageError(f"a number has more than {LONGEST_NUMBER} characters")
+        integer = node.tag.endswith(":int")
+        return self.construct_yaml_int(node) if integer else self.construct_yaml_float(node)
+
+    def refuse_tag(self, node: Any) -> Any:
+        """Refuse a value of a tag that no setting has."""
+        raise UsageError(f"a value has the tag !!{node.tag.rpartition(':')[2]}, which no setting has")
+
+
+for tag in ("int", "float"):
+    BoundedLoader.add_constructor(f"tag:yaml.org,2002:{tag}", BoundedLoader.construct_number)
+for tag in REFUSED:
+    BoundedLoader.add_constructor(f"tag:yaml.org,2002:{tag}", BoundedLoader.refuse_tag)

@@ -1,0 +1,186 @@
+"""Read YAML and JSON from files and flags, within limits: no text can hang the program or exhaust its memory.
+
+Every document is held to a size, a depth and a number of values, counted as if each alias were written out. What
+exceeds a limit, is malformed or cannot be read is a UsageError of one line that begins with the source.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UsageError
+from utils.suggest import one_line
+
+# YAML 1.1 wants a dot in a float, people write 1e-3
+FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+#: code points that no text has; U+DC80 to U+DCFF stand for bytes of file names that are not UTF-8
+NO_TEXT = re.compile("[\x00\ud800-\udc7f\udd00-\udfff]")
+SHOWN = 60
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How large a document may be: bytes, nested levels, and values after each alias is written out."""
+
+    size: int
+    depth: int = 50
+    values: int = 10_000
+
+
+#: settings, which people write; PyYAML needs a second or two for as much
+SETTINGS = Limits(size=256 * 2**10)
+#: results, which programs write
+RESULTS = Limits(size=64 * 2**20, values=5_000_000)
+
+
+def read_yaml(file: Path, limits: Limits = SETTINGS, where: str = "") -> Any:
+    """The document of a YAML file. Raises UsageError."""
+    where = where or str(file)
+    return parse_yaml(read_text(file, limits, where), where, limits, numbered=True)
+
+
+def read_json(file: Path, limits: Limits = SETTINGS, where: str = "") -> Any:
+    """The document of a JSON file. Raises UsageError."""
+    where = where or str(file)
+    return parse_json(read_text(file, limits, where), where, limits)
+
+
+def read_text(file: Path, limits: Limits = SETTINGS, where: str = "") -> str:
+    """The text of a regular file, or of a descriptor that a shell has opened, such as /dev/fd/63.
+
+    Raises UsageError for anything else: opening a named pipe, for example, waits for a writer.
+    """
+    where = one_line(where or str(file))
+    try:
+        data = _read_bytes(file, limits.size + 1)
+    except OSError as error:
+        raise UsageError(f"{where} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the path
+        raise UsageError(f"{where} cannot be read: {error}") from error
+    if len(data) > limits.size:
+        raise UsageError(f"{where} is larger than {_shown_size(limits.size)}, the most that is read")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{where} is not text in UTF-8") from error
+
+
+def parse_yaml(text: str, where: str, limits: Limits = SETTINGS, numbered: bool = False) -> Any:
+    """The document of a YAML text, of null, truth values, numbers, texts, dates, lists and mappings.
+
+    Numbers such as 1e-3 are numbers. Raises UsageError, which names the line where `numbered`.
+    """
+    import yaml  # --help needs none
+
+    from utils.bounded_loader import BoundedLoader
+
+    where = one_line(where)
+    _check_size(text, where, limits)
+    try:
+        loader = BoundedLoader(text, limits.depth, limits.values)
+        try:
+            value = loader.get_single_data()
+        finally:
+            loader.dispose()
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark is not None and numbered else ""
+        reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise UsageError(f"{where}{line}: {one_line(reason)}") from error
+    # PyYAML's constructors raise these for values that do not fit their tag: !!int '', !!timestamp abc
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        reason = f" ({one_line(error, SHOWN)})" if isinstance(error, ValueError) else ""
+        raise UsageError(f"{where}: a value does not fit its tag{reason}") from error
+    _check_texts(value, where)
+    return _floats(value)
+
+
+def parse_json(text: str, where: str, limits: Limits = SETTINGS) -> Any:
+    """The document of a JSON text. Raises UsageError."""
+    where = one_line(where)
+    _check_size(text, where, limits)
+    _check_brackets(text, where, limits)
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{where}, line {error.lineno}: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of more digits than Python converts
+        raise UsageError(f"{where}: {one_line(error, SHOWN)}") from error
+    _check_texts(value, where)
+    return value
+
+
+def _read_bytes(file: Path, most: int) -> bytes:
+    # without O_NONBLOCK a named pipe waits for its writer before anything can be asked about it
+    number = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    with open(number, "rb") as opened:
+        mode = os.fstat(number).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(0, "it is a folder")
+        if not stat.S_ISREG(mode) and not _is_open_already(file):
+            raise OSError(0, "it is not a regular file")
+        os.set_blocking(number, True)
+        return opened.read(most)
+
+
+def _is_open_already(file: Path) -> bool:
+    """Whether the path names a descriptor that this process was given, or the file without content."""
+    own = ("/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd")
+    return str(file.parent) in own or str(file) in ("/dev/stdin", os.devnull)
+
+
+def _shown_size(size: int) -> str:
+    return f"{size // 2**20} MiB" if size >= 2**20 else f"{size // 2**10} KiB"
+
+
+def _check_size(text: str, where: str, limits: Limits) -> None:
+    if len(text) > limits.size:
+        raise UsageError(f"{where} is longer than {limits.size:,} characters, the most that is read")
+
+
+def _check_brackets(text: str, where: str, limits: Limits) -> None:
+    """Raise UsageError for JSON that is nested too deeply or has too many values, before it is parsed."""
+    outside = STRING.sub("", text)
+    if outside.count(",") >= limits.values:
+        raise UsageError(f"{where} has more than {limits.values:,} values")
+    depth = 0
+    for bracket in re.findall(r"[\[{\]}]", outside):
+        depth += 1 if bracket in "[{" else -1
+        if depth > limits.depth:
+            raise UsageError(f"{where} is nested more than {limits.depth} levels deep")
+
+
+def _check_texts(value: Any, where: str) -> None:
+    """Raise UsageError for a text with a NUL or half of a surrogate pair, which no file can be named or hold."""
+    for part in _parts(value):
+        if isinstance(part, str) and NO_TEXT.search(part):
+            raise UsageError(f"{where}: {one_line(ascii(part), SHOWN)} is not text (a NUL or a lone surrogate)")
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """All keys and plain values of a document, whose depth is bounded."""
+    if isinstance(value, dict):
+        yield from value
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _parts(part)
+    else:
+        yield value
+
+
+def _floats(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _floats(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_floats(part) for part in value]
+    return float(value) if isinstance(value, str) and FLOAT.fullmatch(value) else value

@@ -1,0 +1,35 @@
+"""How much memory there is, and a line for what cannot fit into it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from utils.errors import UsageError
+
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+def memory_bytes() -> int | None:
+    """The memory that this process may use, the least of the machine's and its container's; None: unknown."""
+    known = []
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not every system has it
+        known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(OSError, ValueError):  # no container, or "max"
+        known.append(int(CGROUP.read_text(encoding="ascii")))
+    return min(known, default=None)
+
+
+def check_memory(wanted: int, what: str) -> None:
+    """Raise UsageError, beginning with `what`, for more bytes than there are in all."""
+    there = memory_bytes()
+    if there is not None and wanted > there:
+        raise UsageError(f"{what} needs {wanted / 2**30:,.1f} GiB of memory, and there are {there / 2**30:,.1f}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was asked for in vain."""
+    if isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one
+        return "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
+    return isinstance(error, MemoryError)
