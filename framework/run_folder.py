@@ -32,6 +32,7 @@ from framework.plugins import ROOT
 from framework.snapshot import TOP_NEVER, copy_tree
 from utils import atomic
 from utils.errors import RunError, UsageError
+from utils.regular_file import check_regular
 from utils.suggest import nearest
 
 SUFFIX = ".safetensors"
@@ -39,6 +40,7 @@ FINISHED = "finished"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 UNSAFE = re.compile(r"[^\w+=,@-]")  # \w is letters and digits of any language
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began a file before torch 1.6
+LARGEST_CONFIG = 2**20  # bytes of a config.yaml
 LONGEST = 60  # characters of a run name; file systems stop at 255 bytes
 # Settings that do not change what the dense network learns: the pruning, names and places, what is shown or
 # saved, and how the same arithmetic is carried out. Every other setting counts, new ones too.
@@ -124,8 +126,10 @@ class RunFolder:
         import yaml
 
         try:
+            check_regular(self.config, LARGEST_CONFIG)
             return RunConfig.from_dict(yaml.safe_load(self.config.read_text(encoding="utf-8")))
-        except (OSError, ValueError, AttributeError, yaml.YAMLError):  # UsageError is a ValueError
+        # UsageError is a ValueError
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError, yaml.YAMLError):
             return None
 
     def write_environment(self, config: RunConfig, root: Path = ROOT) -> None:
@@ -166,7 +170,8 @@ def find_checkpoint(config: RunConfig) -> Path:
 def find_pretrained(value: str, model: str, results_dir: str = "results") -> Path:
     """The file that `--pretrained` means: one of tensors, or `model`'s finished one in a run folder."""
     path = Path(value)
-    if path.is_file():
+    if os.path.lexists(path) and not path.is_dir():
+        check_regular(path)
         if not is_safetensors(path) and not is_from_torch(path):
             raise UsageError(f"--pretrained {value} is neither a safetensors file nor one that torch.save wrote")
         return path
@@ -226,6 +231,10 @@ def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -
     for place in places:
         if place.is_dir():
             return RunFolder(place)
+    for place in places:
+        if os.path.lexists(place):
+            check_regular(place)  # says what else it is
+            raise UsageError(f"{flag} {value}: {place} is a file, not a run folder")
     known = Path(results_dir)
     names = [path.name for path in known.iterdir() if path.is_dir()] if known.is_dir() else []
     looked = " or ".join(dict.fromkeys(str(place) for place in places))
@@ -263,7 +272,8 @@ def is_from_torch(file: Path) -> bool:
     try:
         with zipfile.ZipFile(file) as archive:
             return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
+    # NotImplementedError: a version of the format that Python does not read; ValueError: damaged names or offsets
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
         return False
 
 
