@@ -38,6 +38,7 @@ from framework.trainer import Parts, Settings, Trainer
 from utils.atomic import read_json, write_json
 from utils.errors import RunError, UsageError
 from utils.loaders import Loaders, normalization
+from utils.suggest import one_line
 
 
 def run(config: RunConfig, command: str) -> Path:
@@ -325,7 +326,13 @@ def _dense_accuracy(config: RunConfig, folder: RunFolder, console: Console) -> f
     found = finished_dense_run(config)
     if found is None:
         return None
-    accuracy: float | None = read_json(RunFolder(found).report)["dense"]["accuracy"]
+    try:
+        accuracy = read_json(RunFolder(found).report)["dense"]["accuracy"]
+        if not isinstance(accuracy, float | int | None):
+            raise TypeError(f"an accuracy is a number, not {type(accuracy).__name__}")
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        console.say(f"no dense accuracy: {RunFolder(found).report} is damaged ({one_line(error)})")
+        return None
     if accuracy is not None:  # None where it began with a pruned network
         console.say(f"dense accuracy from {found}")
     return accuracy
