@@ -20,6 +20,7 @@ from framework.iterative import Iterative
 from framework.loss import Loss
 from framework.optimizer_options import optimizer_options
 from framework.plugins import build, check_options, option_default, option_names, registry
+from framework.precision import check_finite
 from framework.pretrained import load_tensors
 from framework.probing import fast_multiple
 from framework.pruning.batch_scores import Tracking
@@ -142,7 +143,10 @@ def _check_model_size(name: str, options: dict[str, Any]) -> None:
 
 
 def load_network(file: Path, name: str, options: dict[str, Any]) -> nn.Module:
-    """The network in a file of ours, cut and masked as it was; it must be `name` and fit the data."""
+    """The network in a file of ours, cut and masked as it was; it must be `name` and fit the data.
+
+    Runs compute in float32, whatever the network was saved in; its values must be finite.
+    """
     _, header = read_file(file)
     if header["model"] != name:
         raise UsageError(f"{file} holds {header['model']}, not {name}: use --model {header['model']}")
@@ -150,7 +154,9 @@ def load_network(file: Path, name: str, options: dict[str, Any]) -> nn.Module:
         saved = header["options"].get(option, option_default(registry.get("models", name), option))
         if saved != wanted:
             raise UsageError(f"{file} was made with {option} {saved}, this data set or command asks for {wanted}")
-    return load_model(file)
+    model = load_model(file, dtype=torch.float32)
+    check_finite(model.state_dict(), file)
+    return model
 
 
 def load_pretrained(file: Path, name: str, options: dict[str, Any], new_head: bool = False) -> nn.Module:

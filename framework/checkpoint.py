@@ -1,7 +1,8 @@
 """Networks on disk: safetensors and JSON, never pickle; a file from a stranger can at worst be refused.
 
 A file holds the tensors, for each cut dimension the original indices that were kept, and the masks as packed
-bits. Its one metadata key, `secateur`, names the architecture. Equal models give equal bytes.
+bits. Its one metadata key, `secateur`, names the architecture and the dtypes of the floating-point tensors that
+are not float32. Equal models give equal bytes.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from torch import Tensor, nn
 from framework.lineage import lineage_of
 from framework.ordinary import ordinary_mode
 from framework.plugins import build
+from framework.precision import converted, dtype_named, fits, unusual_dtypes
 from framework.pruning.attributes import follow_shapes
 from framework.pruning.masks import Masks
 from utils.atomic import replacing
 from utils.bounded_yaml import RESULTS, parse_json
 from utils.errors import UsageError
+from utils.regular_file import check_regular
 from utils.suggest import one_line
 
 FORMAT = 1
@@ -35,7 +38,11 @@ KEPT, MASK = "secateur.kept/", "secateur.mask/"
 @ordinary_mode()
 def save_model(model: nn.Module, path: str | Path) -> Path:
     """Write the network, cut and masked as it is, into one safetensors file; the old file stays until the new
-    one is complete. Returns the path."""
+    one is complete. Returns the path.
+
+    Every tensor is written in its own dtype, and the file records it: a network in half precision, or with layers
+    of several precisions, is loaded in the same dtypes.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = serialize(model)
@@ -48,6 +55,7 @@ def serialize(model: nn.Module) -> bytes:
     """The bytes of the file."""
     tensors, aliases = _unique(model)
     lineage = lineage_of(model)
+    dtypes = unusual_dtypes(tensors)
     for (name, dim), index in lineage.kept.items():
         tensors[f"{KEPT}{dim}/{name}"] = index.to(torch.int64)
     for name, mask in Masks(model).items():
@@ -57,6 +65,7 @@ def serialize(model: nn.Module) -> bytes:
         "format": FORMAT,
         "model": lineage.name,
         "options": lineage.options,
+        **({"dtypes": dtypes} if dtypes else {}),
     }
     try:
         text = json.dumps(header, sort_keys=True)
@@ -70,21 +79,28 @@ def file_size(model: nn.Module) -> int:
     return len(serialize(model))
 
 
-def load_model(path: str | Path, model: nn.Module | None = None) -> nn.Module:
+def load_model(path: str | Path, model: nn.Module | None = None, *, dtype: torch.dtype | None = None) -> nn.Module:
     """Rebuild a saved network on the CPU, in training mode as constructors leave it.
 
     The architecture comes from the registry by the name in the file; a network outside the registry is given
     dense as `model`, and becomes the saved one (its parameters are new objects: make the optimizer afterwards).
-    Raises UsageError for a missing, damaged or foreign file, and for one that does not fit the model, which
-    then stays as it was.
+
+    dtype: of all floating-point tensors; None: the dtypes in which `save_model` was given them, float32 unless
+    the file records another, whatever the dtypes of `model`. Tensors that another program has converted since
+    between float16, bfloat16, float32 and float64 are converted back; values that this rounds give a warning.
+
+    Raises UsageError for a missing, damaged or foreign file, for tensors of any other dtype or with values beyond
+    the range of the wanted one, and for a file that does not fit the model, which then stays as it was.
     """
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise UsageError(f"dtype is a floating-point dtype such as torch.float32, got {one_line(dtype)}")
     try:
-        return _load(path, model)
+        return _load(path, model, dtype)
     except UsageError as error:  # it may quote names from a stranger's file, with whatever is in them
         raise UsageError(one_line(error)) from error
 
 
-def _load(path: str | Path, model: nn.Module | None) -> nn.Module:
+def _load(path: str | Path, model: nn.Module | None, dtype: torch.dtype | None) -> nn.Module:
     tensors, header = read_file(path)
     kept, masks, values = _sorted_out(tensors, header, path)
     given = model is not None
@@ -93,8 +109,10 @@ def _load(path: str | Path, model: nn.Module | None) -> nn.Module:
     elif lineage_of(model).kept:
         raise UsageError(f"load_model needs the dense network, and this {type(model).__name__} was cut before")
     everywhere = _under_all_names(kept, header["aliases"])
-    check_fits(model, everywhere, values, path)
+    wanted = _wanted_dtypes(model, header, dtype)
+    check_fits(model, everywhere, values, wanted, path)
     _check_masks(model, masks, values, path)
+    values = converted(values, wanted, path)
     if not given and _has_unsaved_buffers(model):  # they have no values on the meta device
         model = _construct(header, path)
     lineage = lineage_of(model)  # of the dense network, while it is one
@@ -142,8 +160,7 @@ def _has_unsaved_buffers(model: nn.Module) -> bool:
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """All tensors and the header; UsageError if this is no file of ours."""
     path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"there is no file {path}")
+    check_regular(path)
     with _blaming(path), safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -176,6 +193,9 @@ def _check_header(header: dict[str, Any], path: str | Path) -> None:
             raise UsageError(f"{path}: the header's '{key}' is damaged")
     if not all(isinstance(name, str) for name in header["aliases"].values()):
         raise UsageError(f"{path}: the header has something else than a name where a name belongs")
+    dtypes = header.get("dtypes", {})
+    if not isinstance(dtypes, dict) or not all(isinstance(x, str) and dtype_named(x) for x in dtypes.values()):
+        raise UsageError(f"{path}: the header's 'dtypes' is damaged")
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -242,8 +262,21 @@ def _check_masks(model: nn.Module, masks: dict[str, Tensor], values: dict[str, T
             raise UsageError(f"{path}: the mask of '{name}' does not fit")
 
 
-def check_fits(model: nn.Module, kept: Kept, values: dict[str, Tensor], path: str | Path) -> None:
-    """Every tensor of the model is in the file, in the shape that the recorded cuts leave."""
+def _wanted_dtypes(model: nn.Module, header: dict[str, Any], dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    """The dtype that each tensor of the model is to have: as asked for, else as recorded."""
+    recorded, aliases = header.get("dtypes", {}), header["aliases"]
+    wanted = {}
+    for name, tensor in model.state_dict().items():
+        saved = dtype_named(recorded.get(aliases.get(name, name), "float32"))
+        wanted[name] = (dtype or saved or torch.float32) if tensor.is_floating_point() else tensor.dtype
+    return wanted
+
+
+def check_fits(
+    model: nn.Module, kept: Kept, values: dict[str, Tensor], wanted: dict[str, torch.dtype], path: str | Path
+) -> None:
+    """Raise UsageError unless every tensor of the model is in the file, in the shape that the recorded cuts leave
+    and in a dtype that can be converted to the one in `wanted`."""
     state = model.state_dict()
     strangers = sorted(set(state) ^ set(values))
     if strangers:
@@ -261,17 +294,14 @@ def check_fits(model: nn.Module, kept: Kept, values: dict[str, Tensor], path: st
                 f"{path} does not fit {type(model).__name__}: '{name}' is {tuple(value.shape)}, "
                 f"expected {tuple(shape)}"
             )
-        # another precision is loaded as it was saved, but integers are no weights
-        dtypes = {value.dtype, state[name].dtype}
-        if len(dtypes) > 1 and not all(dtype.is_floating_point for dtype in dtypes):
+        if not fits(value.dtype, wanted[name]):
             raise UsageError(
-                f"{path} does not fit {type(model).__name__}: '{name}' is {value.dtype}, "
-                f"expected {state[name].dtype}"
+                f"{path} does not fit {type(model).__name__}: '{name}' is {value.dtype}, expected {wanted[name]}"
             )
 
 
 def _is_index(index: Tensor, size: int) -> bool:
-    if index.dtype != torch.int64 or index.dim() != 1:
+    if index.dtype != torch.int64 or index.dim() != 1 or len(index) > size:
         return False
     return bool((index >= 0).all() and (index < size).all() and (index.diff() > 0).all())
 

@@ -34,6 +34,7 @@ from framework.saved_config import load_config
 from framework.snapshot import TOP_NEVER, copy_tree
 from utils import atomic
 from utils.errors import RunError, UsageError
+from utils.regular_file import check_regular
 from utils.suggest import nearest
 
 SUFFIX = ".safetensors"
@@ -175,7 +176,8 @@ def find_checkpoint(config: RunConfig) -> Path:
 def find_pretrained(value: str, model: str, results_dir: str = "results") -> Path:
     """The file that `--pretrained` means: one of tensors, or `model`'s finished one in a run folder."""
     path = Path(value)
-    if os.path.isfile(path):
+    if os.path.lexists(path) and not os.path.isdir(path):
+        check_regular(path)
         if not is_safetensors(path) and not is_from_torch(path):
             raise UsageError(f"--pretrained {value} is neither a safetensors file nor one that torch.save wrote")
         return path
@@ -269,6 +271,10 @@ def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -
     for place in places:
         if os.path.isdir(place):
             return RunFolder(place)
+    for place in places:
+        if os.path.lexists(place):
+            check_regular(place)  # says what else it is
+            raise UsageError(f"{flag} {value}: {place} is a file, not a run folder")
     names = _subfolders(results_dir)
     looked = " or ".join(dict.fromkeys(str(place) for place in places))
     raise UsageError(f"{flag} {value}: no run folder {looked}{_did_you_mean(value, names)}")

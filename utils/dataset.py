@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import gzip
 import os
-import shutil
 import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from utils.download import download
 from utils.errors import UsageError
+from utils.regular_file import check_regular, unpack_gzip
 from utils.suggest import one_line
 
 DOWNLOAD_FOLDER = Path("data")
@@ -24,6 +23,9 @@ DOWNLOAD_FOLDER = Path("data")
 
 FOLDER_IMAGE_SIZE = 64
 """Side in pixels to which the images of a folder are brought unless --image_size says otherwise."""
+
+LARGEST_FILE = 2**28
+"""Bytes, unpacked, of the largest file of a set that is read as a whole; the published ones have up to 155 MB."""
 
 
 @contextlib.contextmanager
@@ -142,9 +144,16 @@ class FileDataSet(DataSet):
         return images, labels
 
     def path(self, folder: Path, name: str) -> Path | None:
-        """Return the file called `name`, under any of its endings, in `folder`; None if there is none."""
-        paths = (folder / f"{name}{suffix}" for suffix in self.suffixes)
-        return next((path for path in paths if path.is_file()), None)
+        """Return the file called `name`, under any of its endings, in `folder`; None if there is none.
+
+        Raises UsageError for one that is no regular file or larger than any published set.
+        """
+        paths = [folder / f"{name}{suffix}" for suffix in self.suffixes]
+        there = [path for path in paths if os.path.lexists(path)]
+        found = next((path for path in there if path.is_file()), None)
+        for path in there if found is None else [found]:
+            check_regular(path, LARGEST_FILE)
+        return found
 
     def _own_folders(self) -> list[Path]:
         """Return the folders below --data_dir that may hold the files."""
@@ -202,11 +211,12 @@ class FileDataSet(DataSet):
 
 
 def gunzipped(path: Path, read: Callable[[str], Tensor]) -> Tensor:
-    """Return `read(path)`, for a path that ends in .gz on a temporary unpacked copy."""
+    """Return `read(path)`, for a path that ends in .gz on a temporary unpacked copy of at most `LARGEST_FILE`."""
+    check_regular(path, LARGEST_FILE)
     if path.suffix != ".gz":
         return read(str(path))
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / path.stem
-        with gzip.open(path) as packed, plain.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
+        with plain.open("wb") as unpacked:
+            unpack_gzip(path, unpacked, LARGEST_FILE)
         return read(str(plain))

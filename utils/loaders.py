@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from utils import data_checks
 from utils.augment import AUGMENTATIONS, augment
 from utils.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet, ImageFiles
 from utils.errors import UsageError
@@ -156,7 +157,7 @@ class TensorLoader(BatchLoader):
     def __init__(self, images: Tensor, targets: Tensor, **options: Any) -> None:
         super().__init__(targets, **options)
         if images.dtype != torch.uint8 or images.dim() != 4 or len(images) != len(targets):
-            raise ValueError(f"uint8 images (N, C, H, W) for {len(targets)} targets are needed, "
+            raise UsageError(f"uint8 images (N, C, H, W) for {len(targets)} targets are needed, "
                              f"not {images.dtype} {tuple(images.shape)}")  # fmt: skip
         self.images = images.to(self.device)
 
@@ -346,6 +347,7 @@ def normalization(dataset: DataSet, name: str) -> tuple[tuple[float, ...], tuple
     """
     channels = dataset.in_channels
     if name == "dataset":
+        data_checks.check_normalization(dataset)
         return tuple(dataset.mean), tuple(dataset.std)
     if name == "unit":
         return (0.0,) * channels, (1.0,) * channels
@@ -390,17 +392,11 @@ def _open(
     """
     source: Tensor | ImageFiles
     if isinstance(dataset, FolderDataSet):
-        source = dataset.open(train, size)
-        targets = torch.tensor(source.targets, dtype=torch.int64)
+        source, targets = data_checks.checked_files(dataset.open(train, size), dataset, train, size)
     else:
-        images, targets = dataset.load(train)
+        images, targets = data_checks.checked_part(dataset.load(train), dataset, train)
         check_memory(len(images) * images.shape[1] * size**2, f"image_size {size}: {dataset.name}")
         source = resized(images, size)
-    if len(targets) == 0:
-        raise UsageError(f"{dataset.name} has no {'training' if train else 'test'} images")
-    low, high = int(targets.min()), int(targets.max())
-    if low < 0 or high >= dataset.num_classes:
-        raise UsageError(f"{dataset.name} has labels {low}..{high}, not 0..{dataset.num_classes - 1}")
     if decoders is not None and not isinstance(source, Tensor):
         source = preloaded(source, dataset, size, decoders)
     return source, targets
@@ -460,6 +456,7 @@ def make_loaders(
     now and keep them on the device, which changes no batch, unless `augment` cuts pieces out of the files:
     then they are cut out of the squares. Errors: UsageError.
     """
+    data_checks.check_description(dataset)
     mean, std = normalization(dataset, normalize)
     if num_classes is not None and num_classes != dataset.num_classes:
         raise UsageError(f"num_classes {num_classes}: {dataset.name} has {dataset.num_classes} classes")
@@ -480,5 +477,6 @@ def make_loaders(
         test = val
     else:
         test = _loader(*_open(dataset, False, size, decoders), None, limit=limit_test_batches, **common)
+    data_checks.check_class_names(dataset)
     classes, names = dataset.num_classes, dataset.class_names
     return Loaders(train, val, test, dataset.in_channels, classes, size, mean, std, names, dataset.remarks)

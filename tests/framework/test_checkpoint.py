@@ -435,8 +435,8 @@ def test_foreign_files_are_refused(data: bytes, words: str, tmp_path: Path) -> N
 
 
 def test_a_missing_file_or_a_folder_is_named(tmp_path: Path) -> None:
-    for path in (tmp_path / "none.safetensors", tmp_path):
-        with pytest.raises(UsageError, match="there is no file"):
+    for path, words in ((tmp_path / "none.safetensors", "there is no file"), (tmp_path, "is a folder")):
+        with pytest.raises(UsageError, match=words):
             load_model(path)
 
 

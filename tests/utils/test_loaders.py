@@ -57,6 +57,7 @@ class InFiles(FolderDataSet):
     """The images of `Numbered`, three channels, one at a time."""
 
     in_channels, num_classes, mean, std = 3, 5, (0.0,) * 3, (1.0,) * 3
+    image_size = 6
 
     def open(self, train: bool, image_size: int) -> "Files":
         return Files(*Numbered().load(train))

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from utils.data.FASHION import FASHION
-from utils.dataset import DataSet, reading
+from utils.dataset import LARGEST_FILE, DataSet, reading
+from utils.regular_file import check_zip, open_regular
 
 
 class FASHION_MINI(DataSet):
@@ -31,7 +32,9 @@ class FASHION_MINI(DataSet):
         """Return all images (uint8, (N, 1, 28, 28)) and labels (int64, (N,)) of one part."""
         part = "train" if train else "test"
         # opened here: given a path, NumPy leaves a damaged file open
-        with reading(self.file), self.file.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            images = torch.from_numpy(arrays[f"{part}_images"])
-            labels = torch.from_numpy(arrays[f"{part}_labels"])
+        with reading(self.file), open_regular(self.file, LARGEST_FILE) as file:
+            check_zip(file, self.file, LARGEST_FILE)
+            with np.load(file, allow_pickle=False) as arrays:
+                images = torch.from_numpy(arrays[f"{part}_images"])
+                labels = torch.from_numpy(arrays[f"{part}_labels"])
         return images.unsqueeze(1), labels.long()

@@ -6,11 +6,11 @@ import functools
 import os
 from pathlib import Path
 
+from utils.data._listing import ENDINGS, folder_names, image_tree
 from utils.data._pictures import Pictures
 from utils.dataset import FolderDataSet
 from utils.errors import UsageError
 from utils.suggest import one_line
-from utils.vision import torchvision
 
 
 class IMAGEFOLDER(FolderDataSet):
@@ -39,7 +39,7 @@ class IMAGEFOLDER(FolderDataSet):
     @staticmethod
     def _class_folders(folder: Path) -> list[str]:
         """Return the sorted names of the folders in `folder`, hidden ones (.ipynb_checkpoints) left out."""
-        names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        names = list(folder_names(folder))
         if not names:
             raise UsageError(f"{folder} has no folders: IMAGEFOLDER needs one with images for every class")
         return names
@@ -57,13 +57,16 @@ class IMAGEFOLDER(FolderDataSet):
     def open(self, train: bool, image_size: int) -> Pictures:
         """Return the images of one part, as squares of `image_size` pixels."""
         folder = self._folder(train)
-        extra = sorted(set(self._class_folders(folder)) - set(self.class_names))
+        present = set(self._class_folders(folder))
+        extra = sorted(present - set(self.class_names))
         if extra:
             raise UsageError(one_line(f"{folder} has classes that `train` lacks: {', '.join(extra)}"))
-        numbers = {name: number for number, name in enumerate(self.class_names)}
-        reader = torchvision().datasets.folder
-        files = reader.make_dataset(str(folder), numbers, reader.IMG_EXTENSIONS, allow_empty=True)
-        wanted = f"IMAGEFOLDER reads files that end in {', '.join(reader.IMG_EXTENSIONS)}"
+        files = [
+            (path, number)
+            for number, name in enumerate(self.class_names) if name in present
+            for path in image_tree(folder / name)
+        ]  # fmt: skip
+        wanted = f"IMAGEFOLDER reads files that end in {', '.join(ENDINGS)}"
         if not files:
             raise UsageError(f"{folder} has no images: {wanted}")
         empty = sorted(set(self.class_names) - {self.class_names[target] for _, target in files})

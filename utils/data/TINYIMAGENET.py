@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import functools
+import os
 from pathlib import Path
 
-from utils.data._class_folders import ClassFolders, folder_names, images_in
-from utils.dataset import reading
+from utils.data._class_folders import ClassFolders
+from utils.data._listing import folder_names, images_in
+from utils.dataset import LARGEST_FILE, reading
 from utils.errors import UsageError
+from utils.regular_file import check_regular
 
 ANNOTATIONS = "val_annotations.txt"
 
@@ -32,7 +35,7 @@ class TINYIMAGENET(ClassFolders):
     def files(self, root: Path, train: bool) -> dict[str, list[str]]:
         """Return the paths of the images of every class of one part, by the name of the class folder."""
         part = root / ("train" if train else "val")
-        if not train and (part / ANNOTATIONS).is_file() and (part / "images").is_dir():
+        if not train and os.path.lexists(part / ANNOTATIONS) and (part / "images").is_dir():
             return _annotated(part)
         found = {}
         for name in folder_names(part):
@@ -44,7 +47,7 @@ class TINYIMAGENET(ClassFolders):
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The first word for each class in words.txt; the name of its folder where there is none."""
         file = self._present() / "words.txt"
-        words = dict(_rows(file)) if file.is_file() else {}
+        words = dict(_rows(file)) if os.path.lexists(file) else {}
         return tuple(words.get(name, name).partition(",")[0].strip() for name in self.folder_names)
 
 
@@ -63,6 +66,7 @@ def _annotated(part: Path) -> dict[str, list[str]]:
 
 def _rows(file: Path) -> list[tuple[str, str]]:
     """The first two columns of a file whose columns are separated by tabs."""
+    check_regular(file, LARGEST_FILE)
     with reading(file), file.open(encoding="utf-8", newline="") as opened:
         rows = [row for row in csv.reader(opened, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
     for number, row in enumerate(rows, 1):

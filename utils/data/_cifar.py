@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.dataset import FileDataSet, reading
+from utils.dataset import LARGEST_FILE, FileDataSet, reading
 from utils.errors import UsageError
+from utils.regular_file import check_regular
 from utils.vision import torchvision
 
 
@@ -42,6 +43,7 @@ class CifarDataSet(FileDataSet):
         """
         for name, md5 in self._checksums(train).items():
             path = folder / name
+            check_regular(path, LARGEST_FILE)  # before all of it is read
             if not torchvision().datasets.utils.check_integrity(path, md5):
                 raise UsageError(f"cannot read {path}: damaged or not the published file (md5 is not {md5})")
         base = self._torchvision_class()

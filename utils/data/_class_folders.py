@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from utils import dataset
+from utils.data._listing import folder_names, images_in
 from utils.data._pictures import Pictures
 from utils.dataset import FolderDataSet
 from utils.download import download
 from utils.errors import UsageError
 from utils.suggest import one_line
-
-ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Endings, in small letters, of the files that are taken for images."""
 
 
 class _ClassCount:
@@ -140,19 +138,6 @@ class ClassFolders(FolderDataSet):
         looked = ", ".join(str(place) for place in self._places())
         raise UsageError(f"{self.name} not found: looked in {looked}; {why}; give the folder that holds "
                          f"{self.layout} with --data_dir")  # fmt: skip
-
-
-def folder_names(folder: Path) -> tuple[str, ...]:
-    """Return the sorted names of the folders in `folder`, hidden ones left out."""
-    with os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."))
-
-
-def images_in(folder: Path) -> list[str]:
-    """Return the paths of the image files in `folder`, sorted by name; hidden and other files are left out."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.name.lower().endswith(ENDINGS)]
-    return [str(folder / name) for name in sorted(names) if name[0] != "."]
 
 
 class ImageNetPart(ClassFolders):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +15,18 @@ from torch import Tensor
 
 from utils.augment import AREAS, LOG_RATIO, TRIES
 from utils.dataset import reading
+from utils.errors import UsageError
+from utils.regular_file import open_regular
+from utils.suggest import one_line
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
+"""What an image file may hold, whatever its ending: bitmaps only, since others (EPS) are run as programs."""
+
+LARGEST_IMAGE = 2**30
+"""Bytes of an image file."""
+
+LONGEST = 100
+"""How many times the shorter side of a photograph its longer one may be before its ends are cut off."""
 
 
 class Pictures:
@@ -55,8 +68,13 @@ class Pictures:
 
     def _square(self, index: int, make: Callable[[Image.Image], Image.Image]) -> Tensor:
         path = Path(self.paths[index])
-        with reading(path), Image.open(path) as image:
-            square = make(image.convert(self.mode))
+        with reading(path), warnings.catch_warnings(), open_regular(path, LARGEST_IMAGE) as file:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half of what is an error
+            try:
+                with Image.open(file, formats=FORMATS) as image:
+                    square = make(image.convert(self.mode))
+            except Image.DecompressionBombError as error:
+                raise UsageError(f"{path} has too many pixels: {one_line(error)}") from error
         pixels = torch.from_numpy(np.array(square))
         return pixels.unsqueeze(0) if pixels.dim() == 2 else pixels.permute(2, 0, 1).contiguous()
 
@@ -67,10 +85,21 @@ class Photographs(Pictures):
     def whole(self, image: Image.Image) -> Image.Image:
         """Return the middle of an image: what 224x224 pixels show once its shorter side has 256."""
         size, short = self.image_size, self.image_size * 256 // 224
+        image = _without_ends(image)
         width, height = (short * side // min(image.size) for side in image.size)
         left, top = round((width - size) / 2), round((height - size) / 2)
         resized = image.resize((width, height), Image.Resampling.BILINEAR)
         return resized.crop((left, top, left + size, top + size))
+
+
+def _without_ends(image: Image.Image) -> Image.Image:
+    """The middle of an image that is far longer than wide, of which resizing would make an enormous one."""
+    width, height = image.size
+    longest = LONGEST * min(image.size)
+    if max(image.size) <= longest:
+        return image
+    left, top = max(0, width - longest) // 2, max(0, height - longest) // 2
+    return image.crop((left, top, width - left, height - top))
 
 
 def random_box(width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:

@@ -1,0 +1,78 @@
+"""Tensors of a file in the dtypes that a network needs: converted where the values stay, refused otherwise."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from utils.errors import UsageError
+
+#: Between these the values are converted. Narrower formats (float8, float4) are meaningful only with scales that
+#: a plain tensor does not have, and integers and complex numbers are not weights of a real network.
+CONVERTIBLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def fits(given: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whether `converted` takes tensors of one dtype for those of another."""
+    return given == wanted or given in CONVERTIBLE and wanted in CONVERTIBLE
+
+
+def converted(
+    values: Mapping[str, Tensor], wanted: Mapping[str, torch.dtype], path: str | Path
+) -> dict[str, Tensor]:
+    """Return the tensors in the dtypes of `wanted`, which must all fit.
+
+    A conversion that changes values, as from float64 to float32, rounds to the nearest and warns. Raises
+    UsageError, naming the tensor, where a finite value lies beyond the range of the wanted dtype.
+    """
+    done: dict[tuple[int, torch.dtype], Tensor] = {}  # a tensor under several names is converted once
+    rounded = []
+    for name, value in values.items():
+        key = id(value), wanted[name]
+        if key in done:
+            continue
+        done[key] = result = value.to(wanted[name])
+        if value.dtype == result.dtype:
+            continue
+        change = f"{_short(value.dtype)} to {_short(result.dtype)}"
+        if bool((result.isinf() & ~value.isinf()).any()):
+            raise UsageError(f"{path}: '{name}' has values beyond the range of {_short(result.dtype)}, "
+                             f"and cannot be converted from {change}")  # fmt: skip
+        back = result.to(value.dtype)
+        if not bool(((back == value) | value.isnan()).all()):
+            rounded.append(f"'{name}' from {change}")
+    if rounded:
+        others = f" and {len(rounded) - 1} other tensors" if len(rounded) > 1 else ""
+        warnings.warn(f"{path}: values were rounded, {rounded[0]}{others}", stacklevel=4)
+    return {name: done[id(value), wanted[name]] for name, value in values.items()}
+
+
+def check_finite(values: Mapping[str, Tensor], path: str | Path) -> None:
+    """Raise UsageError, naming the tensor, for NaN or infinity, with which no network can be tested or trained."""
+    for name, value in values.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            what = "NaN" if bool(value.isnan().any()) else "infinity"
+            raise UsageError(f"{path}: '{name}' has {what} in it, only finite values are allowed")
+
+
+def dtype_named(name: str) -> torch.dtype | None:
+    """The floating-point dtype called `name`, such as "float16"; None if there is none."""
+    dtype = getattr(torch, name, None) if name.isidentifier() else None
+    return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
+
+
+def unusual_dtypes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Tensor name to the name of its dtype, for floating-point tensors other than float32."""
+    return {
+        name: _short(tensor.dtype)
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and tensor.dtype != torch.float32
+    }
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

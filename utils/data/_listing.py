@@ -1,0 +1,75 @@
+"""The folders and image files in a folder, sorted; what only looks like an image file is refused by name."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from utils.dataset import reading
+from utils.errors import UsageError
+from utils.regular_file import check_regular
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Endings, in small letters, of the files that are taken for images."""
+
+
+def folder_names(folder: Path) -> tuple[str, ...]:
+    """Return the sorted names of the folders in `folder`, hidden ones left out."""
+    with reading(folder), os.scandir(folder) as entries:
+        return tuple(sorted(entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry)))
+
+
+def images_in(folder: Path) -> list[str]:
+    """Return the paths of the image files in `folder`, sorted by name; hidden and other files are left out.
+
+    Raises UsageError for a named pipe, a folder or anything else that has the name of an image file.
+    """
+    with reading(folder), os.scandir(folder) as entries:
+        images = [entry for entry in entries if entry.name.lower().endswith(ENDINGS) and entry.name[0] != "."]
+        _check_files(images)
+    return [str(folder / name) for name in sorted(entry.name for entry in images)]
+
+
+def image_tree(folder: Path) -> list[str]:
+    """Return the paths of the image files in `folder` and all folders below, in the order of torchvision.
+
+    Links are followed. Raises UsageError as `images_in`, and for a folder that links lead to more than once, as in
+    a loop.
+    """
+    found: dict[str, list[str]] = {}
+    seen: set[tuple[int, int]] = set()
+    pending = [str(folder)]
+    while pending:
+        place = pending.pop()
+        with reading(Path(place)):
+            status = os.stat(place)
+            if (status.st_dev, status.st_ino) in seen:
+                raise UsageError(
+                    f"{place} is a link to a folder that {folder} holds already: its images would count twice"
+                )
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(place) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
+        images = [entry for entry in entries if entry.name.lower().endswith(ENDINGS)]
+        _check_files(images)
+        found[place] = [entry.path for entry in images]
+        pending += [entry.path for entry in entries if _is_folder(entry)]
+    return [path for place in sorted(found) for path in found[place]]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a loop of links, among others
+        check_regular(entry.path)
+        raise
+
+
+def _check_files(entries: list[os.DirEntry[str]]) -> None:
+    for entry in entries:
+        try:
+            regular = entry.is_file()
+        except OSError:
+            regular = False
+        if not regular:
+            check_regular(entry.path)

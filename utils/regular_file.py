@@ -1,0 +1,79 @@
+"""Files may come from anywhere: what is not a regular file, or is too large, is refused before it is opened.
+
+Opening a named pipe waits for a writer, a device may never end, and a small archive may unpack to terabytes.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import io
+import os
+import stat
+import zipfile
+from pathlib import Path
+from typing import IO
+
+from utils.errors import UsageError
+from utils.suggest import one_line
+
+CHUNK = 2**20
+KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def check_regular(path: str | Path, limit: int | None = None) -> int:
+    """Return the size of the regular file `path` (links are followed) in bytes, without opening it.
+
+    limit: the most bytes that are accepted. Raises UsageError for a path that does not exist, a folder, a named
+    pipe, a socket, a device, a loop of links, a path that may not be looked at, and a file above the limit.
+    """
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        dangling = " (the link leads nowhere)" if os.path.islink(path) else ""
+        raise UsageError(f"there is no file {path}{dangling}") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        if isinstance(error, OSError) and error.errno == errno.ELOOP:
+            raise UsageError(f"{path} is a loop of symbolic links, not a regular file") from None
+        raise UsageError(f"cannot read {path}: {one_line(getattr(error, 'strerror', None) or error)}") from error
+    if not stat.S_ISREG(found.st_mode):
+        kind = next((name for test, name in KINDS if test(found.st_mode)), "something else")
+        raise UsageError(f"{path} is {kind}, not a regular file")
+    if limit is not None and found.st_size > limit:
+        raise UsageError(f"{path} has {found.st_size:,} bytes, at most {limit:,} are read")
+    return found.st_size
+
+
+def open_regular(path: str | Path, limit: int | None = None) -> IO[bytes]:
+    """Open the regular file `path` for reading; UsageError as from `check_regular`."""
+    check_regular(path, limit)
+    return open(path, "rb")
+
+
+def unpack_gzip(path: str | Path, target: IO[bytes], limit: int) -> None:
+    """Unpack the gzip file `path` into `target`; UsageError once more than `limit` bytes come out of it."""
+    with open_regular(path) as packed, gzip.open(packed) as unpacked:
+        written = 0
+        while chunk := unpacked.read(CHUNK):
+            written += len(chunk)
+            if written > limit:
+                raise UsageError(f"{path} unpacks to more than {limit:,} bytes, which is the most that is read")
+            target.write(chunk)
+
+
+def check_zip(file: IO[bytes], path: str | Path, limit: int) -> None:
+    """Raise UsageError where the entries of a zip archive (such as .npz), unpacked, have more than `limit` bytes.
+
+    An entry never gives more than it declares. The file is left at its start.
+    """
+    with zipfile.ZipFile(file) as archive:
+        total = sum(entry.file_size for entry in archive.infolist())
+    file.seek(0, io.SEEK_SET)
+    if total > limit:
+        raise UsageError(f"{path} unpacks to {total:,} bytes, at most {limit:,} are read")
