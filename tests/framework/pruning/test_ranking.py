@@ -72,3 +72,13 @@ def test_by_layer_each_loses_its_own_rounded_share(
     limits = Limits("layer")
     keep = keep_channels(model, groups, rising(), share, limits, Nodes(model, groups))
     assert [int((~mask).sum()) for mask in keep.values()] == gone
+
+
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.32, 0.55, 0.6, 0.86])
+def test_the_number_of_channels_is_the_nearest_and_not_the_next_one(
+    traced: tuple[nn.Module, Groups], share: float
+) -> None:
+    """Below the share as often as above it: 7 of 24 are nearer to 0.3 than 8."""
+    model, groups = traced
+    keep = keep_channels(model, groups, rising(), share, Limits(), Nodes(model, groups))
+    assert keep.removed == min(range(22), key=lambda count: abs(count / 24 - share))
