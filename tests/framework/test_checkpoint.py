@@ -512,3 +512,40 @@ def test_a_cut_along_a_later_dimension_comes_back(tmp_path: Path) -> None:
     cut(model, {"embed": torch.arange(16) % 3 > 0}, channel_groups(model, inputs))
     again = load_model(save_model(model, tmp_path / "cut.safetensors"), Placed())
     assert torch.equal(model(inputs), again(inputs))
+
+
+@pytest.mark.parametrize("last", [5, 6, 7])
+def test_the_last_index_that_was_kept_is_below_the_size_of_the_dense_tensor(last: int, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    model = seeded(ConvNet)
+    cut(model, {"a": torch.tensor([True] * 3 + [False] * 2 + [True])}, channel_groups(model, images()))
+
+    def change(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        for name in tensors:
+            if name.startswith("secateur.kept/"):
+                tensors[name] = torch.tensor([0, 1, 2, last])
+
+    path.write_bytes(rewritten(serialize(model), change))
+    if last < 6:
+        assert lineage_of(load_model(path, seeded(ConvNet))).kept["a.weight", 0].tolist() == [0, 1, 2, last]
+    else:
+        with pytest.raises(UsageError, match="bad indices"):
+            load_model(path, seeded(ConvNet))
+
+
+def test_what_was_cut_from_a_tied_tensor_holds_for_each_of_its_names(tmp_path: Path) -> None:
+    model, path = seeded(Tied), tmp_path / "m.safetensors"
+    cut(model, {"wide": torch.tensor([True, False, True, True, False])}, channel_groups(model, torch.randn(3, 6)))
+    dropped: list[str] = []
+
+    def change(tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+        """Leave the record of one name of each tied tensor."""
+        for name in [name for name in tensors if name.startswith("secateur.kept/") and "wide" in name]:
+            del tensors[name]
+            dropped.append(name)
+
+    path.write_bytes(rewritten(serialize(model), change))
+    loaded = load_model(path, seeded(Tied, 1))
+    kept = lineage_of(loaded).kept
+    assert dropped and kept["wide.weight", 0].tolist() == kept["again.weight", 0].tolist() == [0, 2, 3]
+    assert loaded.wide is loaded.again and loaded.wide.out_features == 3

@@ -196,3 +196,28 @@ def test_the_expected_l0_of_a_network_is_that_of_its_layers() -> None:
     weights = sum(layer.weight.numel() for layer in (model.a, model.b, model.c, model.d)) + model.a.bias.numel()
     free = model.c.bias.numel() + model.d.bias.numel()
     assert expected_l0(model) == pytest.approx(0.831822 * weights + free, rel=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 2 / 3, 1.7])
+def test_the_gates_of_eval_mode_do_not_depend_on_the_temperature(temperature: float) -> None:
+    """z = clip(1.2 * sigmoid(log_alpha) - 0.1, 0, 1), without noise and without the temperature of training."""
+    for layer in layers(temperature=temperature):
+        with torch.no_grad():
+            layer.log_alpha.copy_(torch.linspace(-4, 4, len(layer.log_alpha)))
+        expected = [min(1.0, max(0.0, 1.2 / (1 + math.exp(-a)) - 0.1)) for a in layer.log_alpha.tolist()]
+        assert 0.0 in expected and 1.0 in expected and len(set(expected)) > 3
+        for found in (layer.mean_gates(), layer.eval().gates(3)):
+            assert found.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [0.2, 2 / 3, 1.7])
+def test_the_gates_of_training_are_the_formula_of_the_uniform_numbers_drawn(temperature: float) -> None:
+    layer = spread_out(layers(temperature=temperature)[0])
+    torch.manual_seed(5)
+    found = layer.draw_gates(4).tolist()
+    torch.manual_seed(5)
+    drawn = torch.empty(4, 7, dtype=torch.float64).uniform_(EPSILON, 1 - EPSILON).tolist()
+    for gates, row in zip(found, drawn, strict=True):
+        logits = [math.log(u) - math.log(1 - u) + a for u, a in zip(row, layer.log_alpha.tolist(), strict=True)]
+        soft = [1 / (1 + math.exp(-logit / temperature)) for logit in logits]
+        assert gates == pytest.approx([min(1.0, max(0.0, 1.2 * one - 0.1)) for one in soft], abs=1e-9)

@@ -395,3 +395,19 @@ def test_without_momentum_an_infinite_score_stays_one() -> None:
 def test_exact_changes_of_the_loss_are_not_averaged_over_steps(name: str, momentum: float) -> None:
     pruner = IterativePruner(build("criterions", name), Iterative(), 0.5, 3)
     assert pruner._averages.momentum == momentum
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.2, 0.9])
+def test_the_momentum_is_the_weight_of_the_earlier_steps(momentum: float) -> None:
+    """A_1 = c_1 and A_s = m * A_(s-1) + (1 - m) * c_s, c_s the mean of the step's batches, in float64."""
+    generator = torch.Generator().manual_seed(2)
+    steps = [torch.rand(batches, 5, generator=generator, dtype=torch.float64) for batches in (3, 1, 4)]
+    averages, expected = Averages(momentum), [0.0] * 5
+    for number, step in enumerate(steps):
+        for row in step:
+            averages.add({"a": row.clone()})
+        averages.step()
+        means = [sum(column) / len(column) for column in step.T.tolist()]
+        m = momentum if number else 0.0
+        expected = [m * old + (1 - m) * new for old, new in zip(expected, means, strict=True)]
+        assert averages.value["a"].tolist() == pytest.approx(expected, rel=1e-12)

@@ -529,3 +529,32 @@ def test_training_on_keeps_the_whole_cut_and_masked_network_alike(name: str) -> 
     train(model, optimizer, inputs, 1)
     train(twin, held, inputs, 1)
     assert_same_left(model, twin, kept)
+
+
+def test_a_backward_pass_of_before_a_folding_cut_does_not_reach_the_new_gradients() -> None:
+    """The bias that takes up a constant keeps its shape, and its gradient has memory of its own."""
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).double()
+    with torch.no_grad():
+        model[0].weight[1] = 0
+        model[0].bias.fill_(0.5)
+    inputs = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    loss = model(inputs).square().mean()
+    loss.backward(retain_graph=True)
+    old = model[2].bias
+    groups = channel_groups(model, inputs)
+    cut(model, {"0": torch.arange(5) != 1}, groups, fold=True, example_input=inputs)
+    new = model[2].bias
+    assert new is not old and not torch.equal(new, old)
+    before = new.grad.clone()
+    loss.backward()
+    assert torch.equal(new.grad, before) and torch.allclose(old.grad, 2 * before)
+
+
+def test_marks_on_a_parameter_outlive_a_cut() -> None:
+    model = seeded(ConvNet)
+    model.a.weight.rate, model.b.weight.name_of_mine = 0.3, "b"
+    groups = channel_groups(model, images())
+    old = model.a.weight, model.b.weight
+    cut(model, random_keep(groups), groups)
+    assert model.a.weight is not old[0] and model.b.weight is not old[1]
+    assert (model.a.weight.rate, model.b.weight.name_of_mine) == (0.3, "b")

@@ -202,3 +202,21 @@ def test_a_mask_that_does_not_fit_is_named_and_nothing_is_held(keep: dict[str, T
         Masks(model).hold({"2.weight": torch.zeros(6, 8), **keep})
     assert len(Masks(model)) == 0
     assert model[2].weight.all()
+
+
+def test_an_attached_view_follows_masks_that_come_and_go_by_another() -> None:
+    """A view remembers where the masks lie, and looks again whenever any came or went."""
+    model = seeded(mlp)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    Masks(model).attach(optimizer)
+    train(model, optimizer)  # there are none yet
+    keep = half(model)
+    Masks(model).hold({"0.weight": keep["0.weight"]})
+    train(model, optimizer)
+    assert not model[0].weight[~keep["0.weight"]].any()
+    Masks(model).hold({"2.weight": keep["2.weight"]})
+    train(model, optimizer)
+    assert not model[0].weight[~keep["0.weight"]].any() and not model[2].weight[~keep["2.weight"]].any()
+    Masks(model).drop()
+    train(model, optimizer)
+    assert model[0].weight[~keep["0.weight"]].any() and model[2].weight[~keep["2.weight"]].any()

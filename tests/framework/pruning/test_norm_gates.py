@@ -144,3 +144,23 @@ def test_groups_that_are_given_are_those_that_are_scored() -> None:
     model, batches = randomise(seeded(ConvNet)), batches_of(images(8))
     groups = channel_groups(model, batches[0][0], protect=["b"])
     assert list(GateDecorators().score(model, batches, F.cross_entropy, groups)) == ["a", "c"]
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_batches_whose_gradients_are_opposite_count_twice(net: str) -> None:
+    """The sum over batches is one of absolute values: gradients g and -g score 2 |g|, and not 0."""
+    make, x, gates = NETS[net]
+    model = randomise(seeded(make)).double()
+    one, other = (x.double(), torch.ones(len(x))), (x.double(), -torch.ones(len(x)))
+
+    def signed(outputs: Tensor, signs: Tensor) -> Tensor:
+        return (outputs.square().sum(1) * signs).mean()
+
+    single = GateDecorators().score(model, [one], signed)
+    both = GateDecorators().score(model, [one, other], signed)
+    layer = next(iter(gates))
+    single |= {"inputs": GateDecorators().input_scores(model, [one], signed, layer)}
+    both |= {"inputs": GateDecorators().input_scores(model, [one, other], signed, layer)}
+    for name, score in both.items():
+        assert float(single[name].max()) > 0
+        torch.testing.assert_close(score, 2 * single[name])
