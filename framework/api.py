@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.contract import held_to_contract
+from framework.convolution_faults import explained, faulty_layers, in_channels_last
 from framework.criterion import Batch, Criterion, LossFunction
 from framework.measures import measure
 from framework.ordinary import ordinary, ordinary_mode
@@ -24,6 +25,7 @@ from framework.pruning.masks import Masks
 from framework.pruning.step import PruneEvent, PruningStep, nothing_below
 from framework.untouched import random_numbers_as_before
 from utils.errors import UsageError
+from utils.subsampled import subsample
 from utils.suggest import unknown
 
 
@@ -65,6 +67,7 @@ def prune(
     fold: bool = False,
     seed: int = 0,
     latency: bool = False,
+    safe_strides: bool = False,
 ) -> PruneReport:
     """Prune `model` in place: cut channels (and the optimizer's state with them), or mask weights.
 
@@ -84,7 +87,15 @@ def prune(
     `batches` are (inputs, targets) on the model's device; `example_input` is by default the first of them. With an
     `optimizer` masks are re-applied after each of its steps; without one call `Masks(model).apply()` yourself, as
     the report's `note` says. The report has latency only on request, since it takes time. A target that is out of
-    reach is warned of. Raises UsageError and leaves the model alone for a sparsity outside [0, 1), an unknown
+    reach is warned of.
+
+    On the CPU, PyTorch may corrupt memory in the backward pass of a strided 1x1 convolution with 2 to 7 input
+    channels in channels_last (docs/known_upstream_faults.md), and pruning makes such layers of wider ones. If the
+    pruned network has one and is in channels_last, a warning says so: train it in contiguous format, or pass
+    `safe_strides`, which converts strided 1x1 `nn.Conv2d` layers to their subclass `SubsampledConv2d`, with the
+    same parameters and results.
+
+    Raises UsageError and leaves the model alone for a sparsity outside [0, 1), an unknown
     criterion, and whatever the criterion or the network refuses (what a later step of several refuses leaves the
     earlier ones done).
     """
@@ -104,6 +115,9 @@ def prune(
     before = measure(model, example, latency=latency)
     events = _run(step, sparsity, data, loss, seed)
     reached = _reached(step, sparsity, events)
+    if safe_strides:
+        subsample(model)
+    _warn_of_faults(model, example)
     return PruneReport(
         criterion=repr(chosen),
         budget=budget,
@@ -172,6 +186,12 @@ def _of_threshold(criterion: Criterion, sparsity: float, reached: float) -> str:
     if sparsity == 0:
         return f"{rule}, but nothing at sparsity 0"
     return f"{rule}, whatever the sparsity: asked for {sparsity:g}, reached {reached:.4f}"
+
+
+def _warn_of_faults(model: nn.Module, example: Tensor) -> None:
+    layers = faulty_layers(model)
+    if layers and in_channels_last([example, *model.parameters()]):
+        warnings.warn(f"{explained(layers)}: use contiguous format or safe_strides", stacklevel=3)
 
 
 def _check(criterion: Criterion, sparsity: float, budget: str | None) -> str:

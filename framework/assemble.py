@@ -22,7 +22,7 @@ from framework.optimizer_options import optimizer_options
 from framework.plugins import build, check_options, option_default, option_names, registry
 from framework.precision import check_finite
 from framework.pretrained import load_tensors
-from framework.probing import fast_multiple
+from framework.probing import FORMATS, fast_multiple, usable_format
 from framework.pruning.batch_scores import Tracking
 from framework.pruning.iterative import IterativePruner
 from framework.pruning.iterative_weights import IterativeWeightPruner
@@ -169,6 +169,14 @@ def load_pretrained(file: Path, name: str, options: dict[str, Any], new_head: bo
     assert isinstance(model, nn.Module)
     load_tensors(file, model, new_head)
     return model
+
+
+def use_safe_format(config: RunConfig, *models: nn.Module) -> torch.memory_format:
+    """The memory format of the config, where the networks may be trained in it; else the config gets another."""
+    config.memory_format, note = usable_format(config.memory_format, *models)
+    if note:
+        config.notes.append(note)
+    return FORMATS.get(config.memory_format, torch.contiguous_format)
 
 
 def build_loss(config: RunConfig) -> Loss:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UsageError
+from utils.subsampled import SubsampledConv2d
 
 LOW, HIGH, EPSILON = -0.1, 1.1, 1e-6
 #: log_alpha is held between these: beyond them a gate hardly has a gradient any more
@@ -172,6 +173,10 @@ class L0Conv2d(HardConcrete, nn.Conv2d):
         return nn.Conv2d.forward(self, input) * z[..., None, None]
 
 
+class L0SubsampledConv2d(L0Conv2d, SubsampledConv2d):
+    """A strided 1x1 `L0Conv2d` that subsamples its input first."""
+
+
 class L0BatchNorm2d(nn.BatchNorm2d):
     """The batch norm behind an `L0Conv2d`: a channel whose gate is closed is zero behind it, too.
 
@@ -186,7 +191,11 @@ class L0BatchNorm2d(nn.BatchNorm2d):
         return super().forward(input) * self.gated_by[0].is_open[..., None, None]
 
 
-LAYERS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: L0Linear, nn.Conv2d: L0Conv2d}
+LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Linear: L0Linear,
+    nn.Conv2d: L0Conv2d,
+    SubsampledConv2d: L0SubsampledConv2d,
+}
 
 
 def check_gates(droprate_init: float, temperature: float) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from framework.convolution_faults import explained, faulty_layers
 from framework.criterion import scoring
 from framework.measures import count_macs, synchronize
 from utils.atomic import write_json
@@ -36,8 +37,13 @@ MOST_SAMPLES, WORK = 128, 2_000_000_000
 
 
 def memory_format(model: nn.Module, example_input: Tensor) -> str:
-    """The name in FORMATS that a forward and backward pass is faster in; the model is unchanged."""
+    """The name in FORMATS that a forward and backward pass is faster in; the model is unchanged.
+
+    Contiguous, unmeasured, for networks with layers that must not be trained in channels_last.
+    """
     if example_input.dim() != 4:
+        return "contiguous"
+    if faulty_layers(model):
         return "contiguous"
     macs = count_macs(model, example_input)[0]
     if macs < WORTH_MEASURING:
@@ -91,9 +97,30 @@ def _costs(device: torch.device) -> dict[int, float]:
     return {width: statistics.median(values) / width**2 for width, values in times.items()}
 
 
-def lay_out(model: nn.Module, layout: torch.memory_format) -> None:
-    """Bring all 4-D parameters into a memory format, in place."""
+def lay_out(model: nn.Module, layout: torch.memory_format, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Bring all 4-D parameters into a memory format, in place, and what the optimizer keeps for each.
+
+    Fused steps take the entries of a parameter and of its state in the order of memory: in two formats they would
+    be those of different weights.
+    """
     model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack this form
+    for parameter, state in ({} if optimizer is None else optimizer.state).items():
+        for key, value in state.items():
+            if parameter.dim() == 4 and isinstance(value, Tensor) and value.shape == parameter.shape:
+                state[key] = value.contiguous(memory_format=layout)
+
+
+def format_name(layout: torch.memory_format) -> str:
+    """The name of a memory format in FORMATS."""
+    return next(name for name, value in FORMATS.items() if value == layout)
+
+
+def usable_format(name: str, *models: nn.Module) -> tuple[str, str]:
+    """The format that was asked for, or contiguous and why where one of the models must not be trained in it."""
+    layers = [layer for model in models for layer in faulty_layers(model)]
+    if name != "channels_last" or not layers:
+        return name, ""
+    return "contiguous", f"{explained(layers)}: memory_format is contiguous"
 
 
 def _measure(model: nn.Module, example_input: Tensor, samples: int = SAMPLES) -> str:

@@ -117,6 +117,7 @@ def _train_part(progress: Progress, dense_macs: int, seconds: float) -> dict[str
         "dense_cumulative_macs": 3 * dense_macs * progress.samples,
         "stopped": progress.stopped,
         "rewinds": progress.rewinds,
+        "memory_formats": progress.memory_formats,
     }
 
 

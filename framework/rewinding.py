@@ -109,6 +109,7 @@ class Rewinder:
                 state[parameter] = kept
             else:  # it had none yet
                 del state[parameter]
+        trainer.use_memory_format(trainer.memory_format)  # which may not be that of the kept moments
         Masks(trainer.model).apply()
 
 

@@ -66,10 +66,12 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
     loss = assemble.build_loss(config)
     loaders = assemble.build_loaders(config)
     model = assemble.build_model(config, loaders)
-    layout = probing.FORMATS.get(config.memory_format, torch.contiguous_format)
-    probing.lay_out(model, layout)
+    compared = load_compared(config, loaders)
+    models = [model] if compared is None else [model, compared.model]
+    layout = assemble.use_safe_format(config, *models)
+    for network in models:
+        probing.lay_out(network, layout)
     loaders.test.memory_format = loaders.train.memory_format = layout
-    compared = load_compared(config, loaders, layout)
     folder = RunFolder.create(config, command)
     with explaining(folder, config.model, console):
         console.log_to(folder.log)
@@ -96,7 +98,7 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
     return folder
 
 
-def load_compared(config: RunConfig, loaders: Loaders, layout: torch.memory_format) -> Network | None:
+def load_compared(config: RunConfig, loaders: Loaders) -> Network | None:
     """The network of --compare_with, with the normalisation that it was trained with."""
     if config.compare_with is None:
         return None
@@ -109,7 +111,6 @@ def load_compared(config: RunConfig, loaders: Loaders, layout: torch.memory_form
         mean, std = normalization(build("datasets", config.data_set, **options), saved.normalize)
     wanted = {"in_channels": loaders.in_channels, "num_classes": loaders.num_classes}
     model = assemble.load_network(file, name, wanted | {"image_size": loaders.image_size}).to(config.device)
-    probing.lay_out(model, layout)
     return Network(f"{file.parent.parent.name}/{file.stem}", model, mean, std)
 
 
@@ -141,6 +142,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
         config.train_memory_format = config.memory_format
     if config.memory_format == "auto":
         config.memory_format = probing.memory_format(model, example)
+    assemble.use_safe_format(config, model)
     trainer = build_trainer(config, model, loaders, pruner.plan)
     # before anything is written or trained: what other runs have left is not ours to trust
     known = known_dense_accuracy(config) if not config.train_dense and _prunes(config) else None

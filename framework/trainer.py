@@ -11,10 +11,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from framework.convolution_faults import explained, faulty_layers
 from framework.loss import Loss
 from framework.measures import count_macs
-from framework.probing import lay_out
-from framework.pruning.cutting import Companion
+from framework.probing import format_name, lay_out
+from framework.pruning.cutting import Companion, unwrapped
 from framework.schedule import Schedule
 from utils.loaders import BatchLoader, Loaders
 
@@ -72,6 +73,13 @@ class Progress:
     warnings: list[str] = field(default_factory=list)
     #: one entry for each time the network was rewound: epochs done by then, and to after which of them
     rewinds: list[dict[str, int]] = field(default_factory=list)
+    #: the memory formats of training, each with the number of steps before it
+    memory_formats: dict[int, str] = field(default_factory=dict)
+
+    def note_format(self, name: str) -> None:
+        """From this step on training runs in this memory format."""
+        if name not in list(self.memory_formats.values())[-1:]:
+            self.memory_formats[self.step] = name
 
 
 def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
@@ -159,9 +167,17 @@ class Trainer(ABC):
         return self.progress.epoch
 
     def use_memory_format(self, memory_format: torch.memory_format) -> None:
-        """Lay out 4-D parameters, and every batch from now on, in this format."""
+        """Lay out 4-D parameters, and every batch from now on, in this format.
+
+        A network with layers that must not be trained in channels_last becomes contiguous, with a warning.
+        """
+        layers = faulty_layers(self.model) if memory_format == torch.channels_last else []
+        if layers:
+            memory_format = torch.contiguous_format
+            self.warn(f"{explained(layers)}: from step {self.progress.step} on the run is contiguous")
         self.memory_format = memory_format
-        lay_out(self.model, memory_format)
+        lay_out(self.model, memory_format, unwrapped(self.optimizer))
+        self.progress.note_format(format_name(memory_format))
         for loader in (self.loaders.train, self.loaders.val, self.loaders.test):
             if loader is not None:
                 loader.memory_format = memory_format

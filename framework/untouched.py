@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from framework.convolution_faults import safe_convolutions
 from framework.pruning.masks import PREFIX
 
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards modes, `requires_grad` and buffers are as before, whatever happens.
+    """Eval mode inside; afterwards modes, `requires_grad` and buffers are as before, whatever happens. Gradients
+    may be taken in any memory format (see `convolution_faults`).
 
     Eval mode leaves the buffers of torch's own layers alone; those of other people's layers may count calls.
     Masks are not copied: no forward pass writes to them, and they are as large as the weights.
@@ -30,7 +32,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
     ]
     try:
         model.eval()
-        yield
+        with safe_convolutions(model):
+            yield
     finally:
         for module, training in modes.items():
             module.training = training

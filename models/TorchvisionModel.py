@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from utils.errors import UsageError
+from utils.subsampled import subsample
 from utils.suggest import one_line
 from utils.torchvision_names import check_arch
 from utils.vision import torchvision
@@ -27,8 +28,8 @@ class TorchvisionModel(nn.Module):
     files of either fit the other. Its last layer has `num_classes` outputs and its first `in_channels` inputs,
     and networks that are built for one size of images are built for `image_size`. The auxiliary heads of
     googlenet and inception_v3 are left out; both turn colour images that were normalised with ImageNet's
-    constants into what their published weights expect. Raises UsageError for an unknown `arch` and for
-    images it cannot work with.
+    constants into what their published weights expect. Strided 1x1 convolutions are `SubsampledConv2d`.
+    Raises UsageError for an unknown `arch` and for images it cannot work with.
     """
 
     def __new__(  # type: ignore[misc]  # what it makes is torchvision's network
@@ -46,6 +47,7 @@ class TorchvisionModel(nn.Module):
         network = _built(arch, in_channels, num_classes, image_size)
         if in_channels != COLOURS:
             _swap_first_layer(network, in_channels)
+        subsample(network)
         why = _refusal(network, in_channels, image_size)
         if why is not None:
             raise UsageError(f"{cls.__name__}: {arch} cannot work with image_size {image_size}: "

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UsageError
+from utils.subsampled import SubsampledConv2d
 
 SLOPE = 0.05
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
@@ -67,9 +68,10 @@ def conv(
     inputs: int, outputs: int, kernel: int, padding: int = 0, *,
     stride: int = 1, bias: bool = True, groups: int = 1,
 ) -> nn.Conv2d:  # fmt: skip
-    """A bare convolution whose values `initialise` sets."""
+    """A bare convolution whose values `initialise` sets; a strided 1x1 one subsamples its input first."""
+    kind = SubsampledConv2d if kernel == 1 and stride > 1 else nn.Conv2d
     options = {"stride": stride, "padding": padding, "bias": bias, "groups": groups}
-    return _unset(nn.Conv2d, inputs, outputs, kernel, **options)
+    return _unset(kind, inputs, outputs, kernel, **options)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

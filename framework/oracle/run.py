@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from framework import assemble, probing
@@ -43,7 +42,7 @@ def _study(config: StudyConfig, command: str, console: Console) -> RunFolder:
     loaders = assemble.build_loaders(config)
     loaders.check_balanced(config.samples)
     model = assemble.build_model(config, loaders)
-    layout = probing.FORMATS.get(config.memory_format, torch.contiguous_format)
+    layout = assemble.use_safe_format(config, model)
     probing.lay_out(model, layout)
     loaders.train.memory_format = layout
     batches = images(loaders, config)

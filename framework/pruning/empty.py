@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from utils.subsampled import SubsampledConv2d
+
 
 class _EmptyConvolution:
     """No input: every output is its bias. No output: a tensor without channels."""
@@ -73,5 +75,6 @@ EMPTY: tuple[type[nn.Module], ...] = (
 def without_channels(module: nn.Module) -> None:
     """Give a layer that has lost all channels of a side the class that still runs; a stranger's stays as it is."""
     for kind in EMPTY:
-        if type(module) is kind.__mro__[2]:
+        plain = kind.__mro__[2]
+        if type(module) is plain or plain is nn.Conv2d and type(module) is SubsampledConv2d:
             module.__class__ = kind

@@ -216,7 +216,11 @@ class Pruner:
         return batches
 
     def _tell(self, trainer: Trainer, event: PruneEvent) -> None:
-        """Count the smaller network, note the step and call the listeners."""
+        """Count the smaller network, note the step and call the listeners.
+
+        Fewer input channels may make a convolution one that must not be trained in the present memory format.
+        """
+        trainer.use_memory_format(trainer.memory_format)
         trainer.macs = count_macs(trainer.model, trainer.example_input)[0]
         if self.events:  # of those before only the numbers are kept: scores are as large as the network
             self.events[-1] = replace(self.events[-1], keep=Keep({}), scores={})
