@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from utils.subsampled import SubsampledConv2d, subsampled
@@ -61,6 +62,7 @@ def faulty_layers(model: nn.Module) -> list[str]:
         if isinstance(layer, nn.Conv2d)
         and not isinstance(layer, SubsampledConv2d)
         and isinstance(layer.weight, Tensor)
+        and not is_lazy(layer.weight)
         and is_faulty(layer.weight, layer.stride)
     ]
 

@@ -104,21 +104,3 @@ def test_settings_beside_a_checkpoint_that_cannot_be_read_are_passed_over(kind: 
     run.config.unlink()
     run.config.write_text("model: LeNet5\n")
     assert run.read_config() is not None
-
-
-@pytest.mark.parametrize(
-    "report", ["", "[1]", "{}", '{"dense": 3}', '{"dense": {"accuracy": "high"}}', "[" * 10**5]
-)
-def test_a_damaged_report_of_a_dense_run_is_told_and_not_used(
-    report: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    from framework import runs
-    from framework.config import RunConfig
-    from framework.console import Console
-
-    RunFolder(tmp_path).report.write_text(report)
-    monkeypatch.setattr(runs, "finished_dense_run", lambda config: tmp_path)
-    console, lines = Console("off"), []
-    monkeypatch.setattr(console, "say", lines.append)
-    assert runs._dense_accuracy(RunConfig(), RunFolder(tmp_path), console) is None
-    assert len(lines) == 1 and str(tmp_path) in lines[0]

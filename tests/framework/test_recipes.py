@@ -106,7 +106,8 @@ def test_a_recipe_takes_exactly_its_number_of_channels_and_no_whole_layer(
     monkeypatch.setattr(pruning_step.PruningStep, "sparsity", lambda _: 0.0)
     pruner.prepare(model, example)
     trainer: Any = SimpleNamespace(
-        model=model, example_input=example, loss=None, batch=None, count_macs=lambda _: None,
+        model=model, example_input=example, loss=None, batch=None, count_macs=lambda _: None, memory_format=None,
+        use_memory_format=lambda _: None,
         optimizer=SimpleNamespace(zero_grad=lambda **_: None), hooks=SimpleNamespace(pruned=lambda **_: None),
     )  # fmt: skip
     pruner.fit(5000 * 25)
