@@ -9,9 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from framework.plugins import ROOT, registry
 from utils.errors import RunError
 from utils.suggest import one_line
+
+ROOT = Path(__file__).resolve().parent.parent
+#: file -> name of every registered plug-in, for the text of a failure
+PLUGIN_FILES: dict[Path, str] = {}
 
 
 def ends_process(error: BaseException) -> bool:
@@ -22,7 +25,7 @@ def ends_process(error: BaseException) -> bool:
     """
     if isinstance(error, KeyboardInterrupt):
         frames = _frames(error.__traceback__)
-        return bool(frames) and _raises(frames[-1]) and _file(frames[-1]) in _plugins()
+        return bool(frames) and _raises(frames[-1]) and _file(frames[-1]) in PLUGIN_FILES
     return not isinstance(error, Exception) or isinstance(error, RecursionError)
 
 
@@ -36,10 +39,9 @@ def explained(error: BaseException, where: str = "") -> str:
 def origin(error: BaseException) -> str:
     """The innermost plug-in that the traceback passes, else the innermost file outside Secateur."""
     files = [_file(frame) for frame in reversed(_frames(error.__traceback__))]
-    plugins = _plugins()
     for file in files:
-        if file in plugins:
-            return f"{plugins[file]} ({file})"
+        if file in PLUGIN_FILES:
+            return f"{PLUGIN_FILES[file]} ({file})"
     foreign = [file for file in files if not file.is_relative_to(ROOT)]
     return str((foreign or files or [Path(sys.argv[0])])[0])
 
@@ -73,8 +75,3 @@ def _raises(frame: TracebackType) -> bool:
 
 def _file(frame: TracebackType) -> Path:
     return Path(frame.tb_frame.f_code.co_filename)
-
-
-def _plugins() -> dict[Path, str]:
-    """File -> name of every registered plug-in."""
-    return {file: name for kind in registry.kinds[:-1] for name, file in registry.files(kind).items()}

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from framework.catalog import Entry, ancestry, check_source, read_entry
+from framework.faults import PLUGIN_FILES, ends_process
 from framework.option_values import check_values
 from utils.errors import UsageError
 from utils.suggest import one_line, unknown
@@ -54,7 +55,7 @@ class Registry:
         self._root = root
         self.folders: list[Path] = []
         for kind, found in _scan(root).items():
-            self._files[kind].update(found)
+            self._register(kind, found)
 
     def add_folder(self, folder: str | Path) -> None:
         """Register every plug-in below `folder`; all are checked before any is added.
@@ -80,7 +81,7 @@ class Registry:
                     raise UsageError(f"{file}: the name {name} is taken by {self._files[kind][name]}")
                 check_source(kind, name, file)
         for kind, files in found.items():
-            self._files[kind].update(files)
+            self._register(kind, files)
         self.folders.append(path)
 
     def names(self, kind: str) -> list[str]:
@@ -148,8 +149,6 @@ class Registry:
             else:
                 module = self._load(kind, name, file)
         except BaseException as error:
-            from framework.faults import ends_process
-
             if not isinstance(error, Exception) and not ends_process(error):
                 raise  # Ctrl-C
             if ours:
@@ -174,6 +173,10 @@ class Registry:
             raise
         return module
 
+    def _register(self, kind: str, files: dict[str, Path]) -> None:
+        self._files[kind].update(files)
+        PLUGIN_FILES.update({file: name for name, file in files.items()})
+
     def _of_kind(self, kind: str) -> dict[str, Path]:
         if kind not in self._files:
             raise UsageError(unknown("kind", kind, self.kinds))
@@ -195,8 +198,6 @@ def build(kind: str, name: str, /, **options: Any) -> Any:
     except UsageError:
         raise
     except BaseException as error:
-        from framework.faults import ends_process
-
         # an option of the wrong type or size, or an end of the process
         if not (isinstance(error, (TypeError, ValueError)) or ends_process(error)):
             raise
