@@ -13,16 +13,23 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from framework import __version__
-from framework.config import FLAGS
-from framework.faults import ends_process, explained
-from framework.flags import Flag
-from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled
-from framework.old_flags import MODEL_PATH, NEEDLESS, NEEDLESS_SWITCHES, SWITCHES, VALUES, without_truth_values
-from framework.oracle.settings import STUDY_FLAGS, prepare_study
-from utils.errors import RunError, UsageError
-from utils.memory import is_out_of_memory
-from utils.suggest import nearest, one_line, unknown
+from secateur import __version__
+from secateur.framework.config import FLAGS
+from secateur.framework.faults import ends_process, explained
+from secateur.framework.flags import Flag
+from secateur.framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled
+from secateur.framework.old_flags import (
+    MODEL_PATH,
+    NEEDLESS,
+    NEEDLESS_SWITCHES,
+    SWITCHES,
+    VALUES,
+    without_truth_values,
+)
+from secateur.framework.oracle.settings import STUDY_FLAGS, prepare_study
+from secateur.utils.errors import RunError, UsageError
+from secateur.utils.memory import is_out_of_memory
+from secateur.utils.suggest import nearest, one_line, unknown
 
 ALIASES = {"loss": "losses", "data_set": "datasets", "data_sets": "datasets"}
 LONGEST_LINE = 3000
@@ -102,10 +109,10 @@ def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from framework.prepare import prepare_run
+    from secateur.framework.prepare import prepare_run
 
     config = prepare_run(_given(ctx), Path(config_file) if config_file is not None else None)
-    from framework.runs import run
+    from secateur.framework.runs import run
 
     run(config, ctx.obj)
 
@@ -135,7 +142,7 @@ def oracle(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
     assert ctx.parent is not None
     file = config_file or ctx.parent.params["config_file"]
     config = prepare_study(_given(ctx), Path(file) if file is not None else None)
-    from framework.oracle.run import run_study
+    from secateur.framework.oracle.run import run_study
 
     run_study(config, ctx.obj)
 
@@ -149,13 +156,13 @@ def list_plugins(ctx: click.Context, kind: str | None, plugins: tuple[str, ...])
 
     KIND is models, criterions, losses, optimizers, trainers, testers or datasets.
     """
-    from framework.plugins import registry
-    from framework.prepare import add_plugins
+    from secateur.framework.plugins import registry
+    from secateur.framework.prepare import add_plugins
 
     kinds = registry.kinds if kind is None else (_kind(kind, registry.kinds),)
     assert ctx.parent is not None
     add_plugins((*ctx.parent.params["plugins"], *plugins))
-    from framework.listing import print_tables
+    from secateur.framework.listing import print_tables
 
     print_tables(kinds)
 

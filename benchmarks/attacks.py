@@ -15,11 +15,11 @@ import torch
 from torch import nn
 
 from benchmarks.timing import Row, head, record, show
-from framework import build, load_model
-from framework.robustness.attacking import Effort, make_attack, run_attack
-from framework.robustness.names import ATTACKS, EPSILONS
-from framework.robustness.points import PixelModel, Points, balanced, collect, frozen, predictions
-from utils.loaders import Loaders, make_loaders
+from secateur import build, load_model
+from secateur.framework.robustness.attacking import Effort, make_attack, run_attack
+from secateur.framework.robustness.names import ATTACKS, EPSILONS
+from secateur.framework.robustness.points import PixelModel, Points, balanced, collect, frozen, predictions
+from secateur.utils.loaders import Loaders, make_loaders
 
 SEED, IMAGES, TARGET = 333, 256, 120.0
 #: Carlini and Wagner's own number of steps, and those that are measured

@@ -27,8 +27,8 @@ from torch import nn
 
 from benchmarks.overhead import SEED, adam, loaders, scoring_batches
 from benchmarks.timing import Row, Turns, by_turns, head, record, show
-from framework import build, prune
-from utils.loaders import Loaders
+from secateur import build, prune
+from secateur.utils.loaders import Loaders
 
 LAST = torch.channels_last
 

@@ -26,10 +26,10 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.timing import machine
-from framework.measures import count_macs, measure_latency
-from framework.pruning.channels import ChannelGroup, channel_groups
-from framework.pruning.cutting import cut, mask_channels
-from utils.vision import torchvision
+from secateur.framework.measures import count_macs, measure_latency
+from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.cutting import cut, mask_channels
+from secateur.utils.vision import torchvision
 
 SIZES = {"inception_v3": 299}
 #: one per family, the smallest

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from benchmarks.coverage import scramble
 from benchmarks.score import Peak
 from benchmarks.timing import Row, by_turns, head, record, show
-from framework import channel_groups, cut, prune, select
-from framework.measures import count_macs, measure_latency
-from framework.plugins import build
-from framework.probing import fast_multiple
-from utils.errors import UsageError
-from utils.vision import torchvision
+from secateur import channel_groups, cut, prune, select
+from secateur.framework.measures import count_macs, measure_latency
+from secateur.framework.plugins import build
+from secateur.framework.probing import fast_multiple
+from secateur.utils.errors import UsageError
+from secateur.utils.vision import torchvision
 
 #: name -> target of the ratio to the peer
 NETWORKS = {

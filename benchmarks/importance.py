@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from benchmarks.overhead import SEED
 from benchmarks.score import plain, scorer
 from benchmarks.timing import Row, by_turns, head, record, show
-from framework import build, channel_groups
-from framework.criterion import free_groups, scoring
-from framework.pruning.curvature import Curvature
-from utils.loaders import Batch, make_loaders
+from secateur import build, channel_groups
+from secateur.framework.criterion import free_groups, scoring
+from secateur.framework.pruning.curvature import Curvature
+from secateur.utils.loaders import Batch, make_loaders
 
 FIRST_ORDER = (
     "TaylorWeight", "TaylorGate", "TaylorOutput", "BNTaylor", "LossBased", "TFO", "BiasedLoss",

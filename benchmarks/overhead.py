@@ -22,11 +22,11 @@ import torch
 from torch import nn
 
 from benchmarks.timing import Row, by_turns, head, record, show
-from framework import Masks, build, prune
-from framework.hooks import manager
-from framework.pruning.pruner import Pruner
-from framework.trainer import Parts, Settings, Trainer
-from utils.loaders import Loaders, make_loaders
+from secateur import Masks, build, prune
+from secateur.framework.hooks import manager
+from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.trainer import Parts, Settings, Trainer
+from secateur.utils.loaders import Loaders, make_loaders
 
 TARGET = 1.03
 SEED = 333

@@ -22,8 +22,8 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.overhead import SEED, scoring_batches
 from benchmarks.timing import Row, by_turns, head, record, show
-from framework import build, channel_groups
-from utils.loaders import Batch, make_loaders
+from secateur import build, channel_groups
+from secateur.utils.loaders import Batch, make_loaders
 
 TIME_TARGET, MEMORY_TARGET = 1.05, 1.0
 

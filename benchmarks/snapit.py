@@ -24,13 +24,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.overhead import SEED, adam, loaders, make_trainer
 from benchmarks.timing import Row, by_turns, head, record, show
-from framework import build
-from framework.measures import count_macs, measure_latency
-from framework.probing import FORMATS, _measure, lay_out
-from framework.pruning.pruner import Pruner
-from framework.pruning.step import PruningStep
-from framework.schedule import targets
-from utils.loaders import Batch, Loaders
+from secateur import build
+from secateur.framework.measures import count_macs, measure_latency
+from secateur.framework.probing import FORMATS, _measure, lay_out
+from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.pruning.step import PruningStep
+from secateur.framework.schedule import targets
+from secateur.utils.loaders import Batch, Loaders
 
 PRUNING_TARGET, TRAINING_TARGET = 8.0, 4.0
 LIMIT, STEPS, BATCHES = 0.93, 7, 47

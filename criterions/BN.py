@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from criterions.BNWeight import BNWeight
-from framework.schedule import During, Schedule
+from secateur.criterions.BNWeight import BNWeight
+from secateur.framework.schedule import During, Schedule
 
 
 class BN(BNWeight):

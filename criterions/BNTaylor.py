@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from criterions.TaylorGate import TaylorGate
-from framework.criterion import Batch, Groups, LossFunction
-from framework.pruning.batchwise import Part, each_gradient, peek
-from framework.pruning.norm_scales import NormScales, require_norms
+from secateur.criterions.TaylorGate import TaylorGate
+from secateur.framework.criterion import Batch, Groups, LossFunction
+from secateur.framework.pruning.batchwise import Part, each_gradient, peek
+from secateur.framework.pruning.norm_scales import NormScales, require_norms
 
 
 class BNTaylor(TaylorGate):

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, scoring
-from framework.pruning.norm_scales import NormScales, require_norms
-from framework.pruning.sampling import with_sample
-from framework.schedule import After, Schedule
+from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, scoring
+from secateur.framework.pruning.norm_scales import NormScales, require_norms
+from secateur.framework.pruning.sampling import with_sample
+from secateur.framework.schedule import After, Schedule
 
 
 class BNWeight(Criterion):

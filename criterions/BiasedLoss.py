@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from criterions.LossBased import LossBased
-from framework.criterion import Batch, Groups, LossFunction
-from framework.pruning.initial import InitialWeights
+from secateur.criterions.LossBased import LossBased
+from secateur.framework.criterion import Batch, Groups, LossFunction
+from secateur.framework.pruning.initial import InitialWeights
 
 
 class BiasedLoss(LossBased):

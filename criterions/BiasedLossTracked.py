@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from criterions.LossBased import LossBased
-from framework.criterion import Batch, Groups, LossFunction, Scores, with_groups
-from framework.pruning.batchwise import over_channels
-from framework.pruning.producers import producer_parameters
+from secateur.criterions.LossBased import LossBased
+from secateur.framework.criterion import Batch, Groups, LossFunction, Scores, with_groups
+from secateur.framework.pruning.batchwise import over_channels
+from secateur.framework.pruning.producers import producer_parameters
 
 
 class BiasedLossTracked(LossBased):

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from framework.criterion import (
+from secateur.framework.criterion import (
     Batch,
     Criterion,
     Data,
@@ -16,9 +16,9 @@ from framework.criterion import (
     scoring,
     with_groups,
 )
-from framework.prunable import prunable_weights
-from framework.pruning.producers import producer_parameters, sum_over_channels
-from framework.schedule import Before, Schedule
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.producers import producer_parameters, sum_over_channels
+from secateur.framework.schedule import Before, Schedule
 
 
 class CNIP(Criterion):

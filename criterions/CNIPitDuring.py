@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from criterions.CNIP import CNIP
-from framework.schedule import During, Schedule
+from secateur.criterions.CNIP import CNIP
+from secateur.framework.schedule import During, Schedule
 
 
 class CNIPitDuring(CNIP):

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
-from framework.pruning.inputs import input_columns
-from framework.pruning.producers import producer_parameters, sum_of_powers
-from framework.schedule import After, Schedule
-from utils.errors import UsageError
+from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
+from secateur.framework.pruning.inputs import input_columns
+from secateur.framework.pruning.producers import producer_parameters, sum_of_powers
+from secateur.framework.schedule import After, Schedule
+from secateur.utils.errors import UsageError
 
 
 class ChannelNorm(Criterion):

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from criterions.Oracle import Oracle
-from framework.criterion import Batch, Groups, LossFunction, Scores, scoring, with_groups
-from framework.pruning.batchwise import mean_over_batches
-from framework.pruning.combinations import check_combinations, combinations, least_of_each
-from framework.pruning.removal import loss_changes
+from secateur.criterions.Oracle import Oracle
+from secateur.framework.criterion import Batch, Groups, LossFunction, Scores, scoring, with_groups
+from secateur.framework.pruning.batchwise import mean_over_batches
+from secateur.framework.pruning.combinations import check_combinations, combinations, least_of_each
+from secateur.framework.pruning.removal import loss_changes
 
 
 class Combinatorial(Oracle):

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
-from framework.pruning.inputs import input_columns
-from framework.pruning.producers import channel_rows
-from framework.schedule import After, Schedule
+from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
+from secateur.framework.pruning.inputs import input_columns
+from secateur.framework.pruning.producers import channel_rows
+from secateur.framework.schedule import After, Schedule
 
 
 class FPGM(Criterion):

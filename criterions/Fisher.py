@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from criterions.LossBased import LossBased
-from framework.criterion import Batch, Groups, LossFunction, scoring
-from framework.pruning.batchwise import each_gradient, mean_of, one_sample_each, softened
-from framework.pruning.producers import producer_parameters
+from secateur.criterions.LossBased import LossBased
+from secateur.framework.criterion import Batch, Groups, LossFunction, scoring
+from secateur.framework.pruning.batchwise import each_gradient, mean_of, one_sample_each, softened
+from secateur.framework.pruning.producers import producer_parameters
 
 
 class Fisher(LossBased):

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores
-from framework.prunable import prunable_weights
-from framework.pruning.batchwise import check_temperature
-from framework.pruning.gradient_flow import GradientFlow
-from framework.schedule import Before, Schedule
+from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.batchwise import check_temperature
+from secateur.framework.pruning.gradient_flow import GradientFlow
+from secateur.framework.schedule import Before, Schedule
 
 
 class GRASP(Criterion):

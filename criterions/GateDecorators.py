@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import (
+from secateur.framework.criterion import (  # fmt: skip
     Batch,
     Criterion,
     Data,
@@ -16,11 +16,11 @@ from framework.criterion import (
     mean_gradients,
     scoring,
     with_groups,
-)  # fmt: skip
-from framework.prunable import prunable_weights, tensor_name
-from framework.pruning.inputs import input_columns
-from framework.pruning.norms import norm_gate_gradients
-from framework.schedule import During, Schedule
+)
+from secateur.framework.prunable import prunable_weights, tensor_name
+from secateur.framework.pruning.inputs import input_columns
+from secateur.framework.pruning.norms import norm_gate_gradients
+from secateur.framework.schedule import During, Schedule
 
 
 class GateDecorators(Criterion):

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from criterions.GraspChannel import GraspChannel
-from framework.criterion import Batch, Groups, LossFunction, Scores
+from secateur.criterions.GraspChannel import GraspChannel
+from secateur.framework.criterion import Batch, Groups, LossFunction, Scores
 
 
 class GradPreserve(GraspChannel):

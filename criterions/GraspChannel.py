@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
-from framework.pruning.batchwise import check_flow_options, over_channels
-from framework.pruning.gradient_flow import GradientFlow
-from framework.pruning.producers import producer_parameters
-from framework.schedule import During, Schedule
+from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
+from secateur.framework.pruning.batchwise import check_flow_options, over_channels
+from secateur.framework.pruning.gradient_flow import GradientFlow
+from secateur.framework.pruning.producers import producer_parameters
+from secateur.framework.schedule import During, Schedule
 
 
 class GraspChannel(Criterion):

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from criterions.Magnitude import Magnitude
-from framework.schedule import After, Schedule
-from utils.errors import UsageError
+from secateur.criterions.Magnitude import Magnitude
+from secateur.framework.schedule import After, Schedule
+from secateur.utils.errors import UsageError
 
 
 class HoyerSquare(Magnitude):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from criterions.Magnitude import Magnitude
-from framework.schedule import During, Schedule
+from secateur.criterions.Magnitude import Magnitude
+from secateur.framework.schedule import During, Schedule
 
 
 class IMP(Magnitude):

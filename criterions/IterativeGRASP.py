@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from criterions.GRASP import GRASP
-from framework.schedule import ITERATIVE, Before, Schedule
+from secateur.criterions.GRASP import GRASP
+from secateur.framework.schedule import ITERATIVE, Before, Schedule
 
 
 class IterativeGRASP(GRASP):

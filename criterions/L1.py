@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from criterions.WeightAbs import WeightAbs
-from framework.schedule import During, Schedule
+from secateur.criterions.WeightAbs import WeightAbs
+from secateur.framework.schedule import During, Schedule
 
 
 class L1(WeightAbs):

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
-from framework.prunable import prunable_weights
-from framework.schedule import After, Schedule
+from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.schedule import After, Schedule
 
 
 class LAMP(Criterion):

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
-from framework.pruning.batchwise import check_flow_options, over_channels, weight_slopes
-from framework.schedule import During, Schedule
+from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
+from secateur.framework.pruning.batchwise import check_flow_options, over_channels, weight_slopes
+from secateur.framework.schedule import During, Schedule
 
 
 class LossBased(Criterion):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from criterions.ChannelNorm import ChannelNorm
-from framework.schedule import During, Schedule
+from secateur.criterions.ChannelNorm import ChannelNorm
+from secateur.framework.schedule import During, Schedule
 
 
 class MagBased(ChannelNorm):

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
-from framework.prunable import prunable_weights
-from framework.schedule import After, Schedule
+from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.schedule import After, Schedule
 
 
 class Magnitude(Criterion):

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from criterions.Fisher import Fisher
-from framework.criterion import Batch, Groups, LossFunction, Scores, scoring, with_groups
-from framework.pruning.batchwise import peek
-from framework.pruning.norm_scales import NormScales, require_norms
+from secateur.criterions.Fisher import Fisher
+from secateur.framework.criterion import Batch, Groups, LossFunction, Scores, scoring, with_groups
+from secateur.framework.pruning.batchwise import peek
+from secateur.framework.pruning.norm_scales import NormScales, require_norms
 
 
 class NvidiaFisher(Fisher):

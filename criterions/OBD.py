@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
-from criterions.TaylorGate import TaylorGate
-from framework.criterion import Batch, Groups, LossFunction
-from framework.pruning.batchwise import Part
-from framework.pruning.curvature import Curvature, batch_curvatures
-from framework.pruning.planned import planned_passes
+from secateur.criterions.TaylorGate import TaylorGate
+from secateur.framework.criterion import Batch, Groups, LossFunction
+from secateur.framework.pruning.batchwise import Part
+from secateur.framework.pruning.curvature import Curvature, batch_curvatures
+from secateur.framework.pruning.planned import planned_passes
 
 
 class OBD(TaylorGate):

@@ -4,11 +4,11 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from criterions.TaylorGate import TaylorGate
-from framework.criterion import Batch, Groups, LossFunction
-from framework.pruning.batchwise import Part
-from framework.pruning.planned import channels_of
-from framework.pruning.removal import loss_changes
+from secateur.criterions.TaylorGate import TaylorGate
+from secateur.framework.criterion import Batch, Groups, LossFunction
+from secateur.framework.pruning.batchwise import Part
+from secateur.framework.pruning.planned import channels_of
+from secateur.framework.pruning.removal import loss_changes
 
 
 class Oracle(TaylorGate):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from criterions.StructuredRandom import StructuredRandom
-from framework.schedule import After, Schedule
+from secateur.criterions.StructuredRandom import StructuredRandom
+from secateur.framework.schedule import After, Schedule
 
 
 class RandomChannel(StructuredRandom):

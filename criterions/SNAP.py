@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from framework.criterion import (
+from secateur.framework.criterion import (  # fmt: skip
     Batch,
     Criterion,
     Data,
@@ -15,11 +15,11 @@ from framework.criterion import (
     mean_gradients,
     scoring,
     with_groups,
-)  # fmt: skip
-from framework.prunable import prunable_weights, tensor_name
-from framework.pruning.gates import gate_gradients
-from framework.pruning.inputs import input_columns
-from framework.schedule import Before, Schedule
+)
+from secateur.framework.prunable import prunable_weights, tensor_name
+from secateur.framework.pruning.gates import gate_gradients
+from secateur.framework.pruning.inputs import input_columns
+from secateur.framework.schedule import Before, Schedule
 
 
 class SNAP(Criterion):

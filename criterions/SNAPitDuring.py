@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from criterions.SNAP import SNAP
-from framework.schedule import During, Schedule
+from secateur.criterions.SNAP import SNAP
+from secateur.framework.schedule import During, Schedule
 
 
 class SNAPitDuring(SNAP):

@@ -5,9 +5,18 @@ from typing import ClassVar
 
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, mean_gradients, scoring
-from framework.prunable import prunable_weights
-from framework.schedule import Before, Schedule
+from secateur.framework.criterion import (
+    Batch,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Scores,
+    mean_gradients,
+    scoring,
+)
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.schedule import Before, Schedule
 
 
 class SNIP(Criterion):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from criterions.SNIP import SNIP
-from framework.schedule import ITERATIVE, Before, Schedule
+from secateur.criterions.SNIP import SNIP
+from secateur.framework.schedule import ITERATIVE, Before, Schedule
 
 
 class SNIPit(SNIP):

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from criterions.GRASP import GRASP
-from framework.criterion import Batch, Groups, LossFunction, Scores, with_groups
-from framework.prunable import tensor_name
-from framework.pruning.inputs import input_columns
-from framework.pruning.producers import producer_parameters, sum_over_channels
+from secateur.criterions.GRASP import GRASP
+from secateur.framework.criterion import Batch, Groups, LossFunction, Scores, with_groups
+from secateur.framework.prunable import tensor_name
+from secateur.framework.pruning.inputs import input_columns
+from secateur.framework.pruning.producers import producer_parameters, sum_over_channels
 
 
 class StructuredGRASP(GRASP):

@@ -6,9 +6,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
-from framework.pruning.inputs import input_columns
-from framework.schedule import Before, Schedule
+from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
+from secateur.framework.pruning.inputs import input_columns
+from secateur.framework.schedule import Before, Schedule
 
 
 class StructuredRandom(Criterion):

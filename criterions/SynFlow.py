@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, scoring
-from framework.pruning.activations import synaptic_flow
-from framework.schedule import Before, Schedule
-from utils.errors import UsageError
+from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, scoring
+from secateur.framework.pruning.activations import synaptic_flow
+from secateur.framework.schedule import Before, Schedule
+from secateur.utils.errors import UsageError
 
 
 class SynFlow(Criterion):

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from criterions.LossBased import LossBased
-from framework.criterion import Batch, Groups, LossFunction, Scores, with_groups
-from framework.pruning.batchwise import over_channels
+from secateur.criterions.LossBased import LossBased
+from secateur.framework.criterion import Batch, Groups, LossFunction, Scores, with_groups
+from secateur.framework.pruning.batchwise import over_channels
 
 
 class TFO(LossBased):

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
-from framework.pruning.batchwise import Part, mean_over_batches
-from framework.pruning.importance import batch_gates, check_divisor, divided
-from framework.schedule import After, Schedule
+from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
+from secateur.framework.pruning.batchwise import Part, mean_over_batches
+from secateur.framework.pruning.importance import batch_gates, check_divisor, divided
+from secateur.framework.schedule import After, Schedule
 
 
 class TaylorGate(Criterion):

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from criterions.TaylorGate import TaylorGate
-from framework.criterion import Batch, Groups, LossFunction
-from framework.pruning.batchwise import Part
-from framework.pruning.importance import sample_gates
+from secateur.criterions.TaylorGate import TaylorGate
+from secateur.framework.criterion import Batch, Groups, LossFunction
+from secateur.framework.pruning.batchwise import Part
+from secateur.framework.pruning.importance import sample_gates
 
 
 class TaylorGateFG(TaylorGate):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from criterions.OBD import OBD
-from framework.pruning.importance import check_divisor
+from secateur.criterions.OBD import OBD
+from secateur.framework.pruning.importance import check_divisor
 
 
 class TaylorGateSO(OBD):

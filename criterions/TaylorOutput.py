@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
-from framework.pruning.batchwise import mean_over_batches
-from framework.pruning.importance import output_products
-from framework.schedule import After, Schedule
+from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
+from secateur.framework.pruning.batchwise import mean_over_batches
+from secateur.framework.pruning.importance import output_products
+from secateur.framework.schedule import After, Schedule
 
 
 class TaylorOutput(Criterion):

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
-from framework.pruning.batchwise import each_gradient, mean_over_batches, over_channels
-from framework.pruning.producers import producer_parameters
-from framework.schedule import After, Schedule
+from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
+from secateur.framework.pruning.batchwise import each_gradient, mean_over_batches, over_channels
+from secateur.framework.pruning.producers import producer_parameters
+from secateur.framework.schedule import After, Schedule
 
 
 class TaylorWeight(Criterion):

@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
-from framework.prunable import prunable_weights
-from framework.schedule import Before, Schedule
+from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.schedule import Before, Schedule
 
 
 class UnstructuredRandom(Criterion):

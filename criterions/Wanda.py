@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring
-from framework.prunable import prunable_weights
-from framework.pruning.activations import input_norms
-from framework.pruning.inputs import over_inputs, readers_of_weights
-from framework.schedule import After, Schedule
+from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.activations import input_norms
+from secateur.framework.pruning.inputs import over_inputs, readers_of_weights
+from secateur.framework.schedule import After, Schedule
 
 
 class Wanda(Criterion):

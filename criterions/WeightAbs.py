@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from criterions.ChannelNorm import ChannelNorm
+from secateur.criterions.ChannelNorm import ChannelNorm
 
 
 class WeightAbs(ChannelNorm):

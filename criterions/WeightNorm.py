@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from criterions.ChannelNorm import ChannelNorm
-from framework.criterion import Batch, Groups, LossFunction, Scores
+from secateur.criterions.ChannelNorm import ChannelNorm
+from secateur.framework.criterion import Batch, Groups, LossFunction, Scores
 
 
 class WeightNorm(ChannelNorm):

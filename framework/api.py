@@ -10,23 +10,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.contract import held_to_contract
-from framework.convolution_faults import explained, faulty_layers, in_channels_last
-from framework.criterion import Batch, Criterion, LossFunction
-from framework.measures import measure
-from framework.ordinary import ordinary, ordinary_mode
-from framework.plugins import build
-from framework.probing import fast_multiple
-from framework.prunable import check_network
-from framework.pruning.budgets import BUDGETS
-from framework.pruning.channels import check_example
-from framework.pruning.cutting import Companion, unwrapped
-from framework.pruning.masks import Masks
-from framework.pruning.step import PruneEvent, PruningStep, nothing_below
-from framework.untouched import random_numbers_as_before
-from utils.errors import UsageError
-from utils.subsampled import subsample
-from utils.suggest import unknown
+from secateur.framework.contract import held_to_contract
+from secateur.framework.convolution_faults import explained, faulty_layers, in_channels_last
+from secateur.framework.criterion import Batch, Criterion, LossFunction
+from secateur.framework.measures import measure
+from secateur.framework.ordinary import ordinary, ordinary_mode
+from secateur.framework.plugins import build
+from secateur.framework.probing import fast_multiple
+from secateur.framework.prunable import check_network
+from secateur.framework.pruning.budgets import BUDGETS
+from secateur.framework.pruning.channels import check_example
+from secateur.framework.pruning.cutting import Companion, unwrapped
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
+from secateur.framework.untouched import random_numbers_as_before
+from secateur.utils.errors import UsageError
+from secateur.utils.subsampled import subsample
+from secateur.utils.suggest import unknown
 
 
 @dataclass(frozen=True)

@@ -11,32 +11,32 @@ import numpy as np
 import torch
 from torch import nn
 
-from framework.checkpoint import is_ours, load_model, read_file
-from framework.config import RunConfig
-from framework.criterion import Criterion
-from framework.group_decay import GroupDecay
-from framework.idle import idle_flags, idle_modes
-from framework.iterative import Iterative
-from framework.loss import Loss
-from framework.optimizer_options import optimizer_options
-from framework.plugins import build, check_options, option_default, option_names, registry
-from framework.precision import check_finite
-from framework.pretrained import load_tensors
-from framework.probing import FORMATS, fast_multiple, usable_format
-from framework.pruning.batch_scores import Tracking
-from framework.pruning.iterative import IterativePruner
-from framework.pruning.iterative_weights import IterativeWeightPruner
-from framework.pruning.pruner import Pruner
-from framework.pruning.weighing import weighed
-from framework.pruning_rate import PruningRate
-from framework.rewinding import check_rewinding
-from framework.run_folder import SUFFIX, is_safetensors
-from framework.schedule import BEFORE_TRAINING, Never, Schedule
-from framework.scheduling import check_moments, schedule_of, write_back
-from framework.trainer import Trainer
-from utils.errors import UsageError
-from utils.loaders import Loaders, make_loaders
-from utils.memory import check_memory
+from secateur.framework.checkpoint import is_ours, load_model, read_file
+from secateur.framework.config import RunConfig
+from secateur.framework.criterion import Criterion
+from secateur.framework.group_decay import GroupDecay
+from secateur.framework.idle import idle_flags, idle_modes
+from secateur.framework.iterative import Iterative
+from secateur.framework.loss import Loss
+from secateur.framework.optimizer_options import optimizer_options
+from secateur.framework.plugins import build, check_options, option_default, option_names, registry
+from secateur.framework.precision import check_finite
+from secateur.framework.pretrained import load_tensors
+from secateur.framework.probing import FORMATS, fast_multiple, usable_format
+from secateur.framework.pruning.batch_scores import Tracking
+from secateur.framework.pruning.iterative import IterativePruner
+from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
+from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.pruning.weighing import weighed
+from secateur.framework.pruning_rate import PruningRate
+from secateur.framework.rewinding import check_rewinding
+from secateur.framework.run_folder import SUFFIX, is_safetensors
+from secateur.framework.schedule import BEFORE_TRAINING, Never, Schedule
+from secateur.framework.scheduling import check_moments, schedule_of, write_back
+from secateur.framework.trainer import Trainer
+from secateur.utils.errors import UsageError
+from secateur.utils.loaders import Loaders, make_loaders
+from secateur.utils.memory import check_memory
 
 #: of a model: with no smaller ones a network of ours fails to fit into memory
 LARGE_OPTION = 2048

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from framework.config import FLAGS, GROUPS, KINDS, RunConfig, parse_values
-from framework.plugins import ROOT, registry
-from utils.bounded_yaml import read_json
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.framework.config import FLAGS, GROUPS, KINDS, RunConfig, parse_values
+from secateur.framework.plugins import ROOT, registry
+from secateur.utils.bounded_yaml import read_json
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 SHIPPED = ROOT / "utils" / "autoconfig.json"
 FACTS = ("name", "granularity", "schedule", "when", "paper", "trainer")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import UsageError
+from secateur.utils.errors import UsageError
 
 #: class attributes of a criterion that are known without importing it
 DECLARED = ("granularity", "schedule", "paper", "trainer")

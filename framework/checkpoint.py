@@ -18,17 +18,17 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from framework.lineage import lineage_of
-from framework.ordinary import ordinary_mode
-from framework.plugins import build
-from framework.precision import converted, dtype_named, fits, unusual_dtypes
-from framework.pruning.attributes import follow_shapes
-from framework.pruning.masks import Masks
-from utils.atomic import replacing
-from utils.bounded_yaml import RESULTS, parse_json
-from utils.errors import UsageError
-from utils.regular_file import check_regular
-from utils.suggest import one_line
+from secateur.framework.lineage import lineage_of
+from secateur.framework.ordinary import ordinary_mode
+from secateur.framework.plugins import build
+from secateur.framework.precision import converted, dtype_named, fits, unusual_dtypes
+from secateur.framework.pruning.attributes import follow_shapes
+from secateur.framework.pruning.masks import Masks
+from secateur.utils.atomic import replacing
+from secateur.utils.bounded_yaml import RESULTS, parse_json
+from secateur.utils.errors import UsageError
+from secateur.utils.regular_file import check_regular
+from secateur.utils.suggest import one_line
 
 FORMAT = 1
 KEY = "secateur"

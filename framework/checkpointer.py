@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from framework.checkpoint import read_file, save_model
-from framework.hooks import hookimpl
-from framework.pruning.masks import Masks
-from framework.run_folder import RunFolder
+from secateur.framework.checkpoint import read_file, save_model
+from secateur.framework.hooks import hookimpl
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from framework.trainer import Trainer
+    from secateur.framework.trainer import Trainer
 
 
 class Checkpointer:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from framework.flags import Flag, flag, flags_of
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.framework.flags import Flag, flag, flags_of
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 # The plug-in kind behind each field that names a plug-in.
 KINDS = {
@@ -355,7 +355,7 @@ class RunConfig:
     def _criterion_flags(self) -> dict[str, Any]:
         """The short flags of those options that the criterion has."""
         given = {option: getattr(self, flag) for flag, option in CRITERION_FLAGS.items()}
-        from framework.plugins import option_names, registry
+        from secateur.framework.plugins import option_names, registry
 
         own = option_names(registry.get("criterions", self.prune_criterion))
         return {option: value for option, value in given.items() if option in own and value is not None}

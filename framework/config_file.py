@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from framework.config import GROUPS, RunConfig, parse_values
-from framework.flags import flags_of
-from utils.bounded_yaml import parse_yaml, read_json, read_yaml
-from utils.errors import UsageError
-from utils.suggest import one_line, unknown
+from secateur.framework.config import GROUPS, RunConfig, parse_values
+from secateur.framework.flags import flags_of
+from secateur.utils.bounded_yaml import parse_yaml, read_json, read_yaml
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line, unknown
 
 PATHS = ("plugins", "data_dir", "pretrained", "checkpoint_name", "compare_with", "pruning_config")
 

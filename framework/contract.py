@@ -9,13 +9,13 @@ from pathlib import Path
 
 from torch import nn
 
-from framework.criterion import Criterion
-from framework.faults import contained
-from framework.model_state import Changes, ModelState, described
-from framework.plugins import FOLDERS, ROOT
-from framework.process_state import ProcessState
-from framework.untouched import random_numbers_as_before
-from utils.errors import UsageError
+from secateur.framework.criterion import Criterion
+from secateur.framework.faults import contained
+from secateur.framework.model_state import Changes, ModelState, described
+from secateur.framework.plugins import FOLDERS, ROOT
+from secateur.framework.process_state import ProcessState
+from secateur.framework.untouched import random_numbers_as_before
+from secateur.utils.errors import UsageError
 
 _SHIPPED = (ROOT / FOLDERS["criterions"], ROOT / "framework")
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
-from utils.subsampled import SubsampledConv2d, subsampled
+from secateur.utils.subsampled import SubsampledConv2d, subsampled
 
 #: names of layers in a message
 SHOWN = 3

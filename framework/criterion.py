@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from framework.prunable import prunable_weights
-from framework.schedule import Before, Schedule
-from framework.untouched import untouched
-from utils.errors import UsageError
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.schedule import Before, Schedule
+from secateur.framework.untouched import untouched
+from secateur.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from framework.pruning.channels import ChannelGroup
+    from secateur.framework.pruning.channels import ChannelGroup
 
 #: name -> float32 tensor, higher = keep: parameter names for weights, group names for channels
 Scores = Mapping[str, Tensor]
@@ -92,7 +92,7 @@ class Criterion(ABC):
         """Optional, for channel criterions under `--outer_layer_pruning`: score the inputs of the first layer.
 
         The measure of the channels, over the columns of the weight of `layer` (a module's name) instead of rows:
-        `(inputs,)`, higher = keep. Pure like `score`. `framework.pruning.inputs.input_columns` has the columns.
+        `(inputs,)`, higher = keep. Pure like `score`. `secateur.framework.pruning.inputs.input_columns` has the columns.
         """
         raise UsageError(f"{type(self).__name__} cannot rank the network's inputs (it lacks input_scores)")
 
@@ -125,7 +125,7 @@ def with_groups(
     """The free groups, traced from the first inputs where none were given, and all the batches still."""
     if groups is not None:
         return free_groups(groups), batches
-    from framework.pruning.channels import channel_groups
+    from secateur.framework.pruning.channels import channel_groups
 
     batches = list(batches)
     if not batches:

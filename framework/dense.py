@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from framework.config import RunConfig
-from framework.modes import MODES
-from framework.plugins import registry
+from secateur.framework.config import RunConfig
+from secateur.framework.modes import MODES
+from secateur.framework.plugins import registry
 
 
 def dense_config(config: RunConfig) -> RunConfig:

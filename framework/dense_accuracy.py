@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from framework.config import RunConfig
-from framework.run_folder import RunFolder, finished_dense_runs
-from utils.bounded_yaml import RESULTS, read_json
-from utils.errors import UsageError
-from utils.suggest import one_line
+from secateur.framework.config import RunConfig
+from secateur.framework.run_folder import RunFolder, finished_dense_runs
+from secateur.utils.bounded_yaml import RESULTS, read_json
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line
 
 
 def known_dense_accuracy(config: RunConfig) -> float | None:

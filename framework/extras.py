@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.checkpoint import file_size
-from framework.classification import correct_samples
-from framework.config import EXTRAS, RunConfig
-from framework.criterion import Batch
-from framework.measures import count_macs, measure
-from framework.report import dense_twin
-from framework.untouched import untouched
-from utils.loaders import Loaders
+from secateur.framework.checkpoint import file_size
+from secateur.framework.classification import correct_samples
+from secateur.framework.config import EXTRAS, RunConfig
+from secateur.framework.criterion import Batch
+from secateur.framework.measures import count_macs, measure
+from secateur.framework.report import dense_twin
+from secateur.framework.untouched import untouched
+from secateur.utils.loaders import Loaders
 
 
 def extras(config: RunConfig, model: nn.Module, loaders: Loaders, results: Mapping[str, Any]) -> dict[str, Any]:

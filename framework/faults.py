@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from utils.errors import RunError
-from utils.suggest import one_line
+from secateur.utils.errors import RunError
+from secateur.utils.suggest import one_line
 
 ROOT = Path(__file__).resolve().parent.parent
 #: file -> name of every registered plug-in, for the text of a failure

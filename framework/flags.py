@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from utils.errors import UsageError
-from utils.suggest import one_line, unknown
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line, unknown
 
 #: bytes of a text, and of each part of a path, as Linux has it
 LONGEST, LONGEST_NAME = 4096, 255

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from utils.errors import UsageError
+from secateur.utils.errors import UsageError
 
 Settings = dict[str, Any]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from framework.foreign_defaults import DENSE, WORDS, Settings, as_there, is_true, shown
-from framework.plugins import registry
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.framework.foreign_defaults import DENSE, WORDS, Settings, as_there, is_true, shown
+from secateur.framework.plugins import registry
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 #: what a value of a flag stands for
 Meaning = Callable[[str], Settings]

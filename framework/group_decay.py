@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from framework.hooks import hookimpl
-from framework.prunable import output_dim, prunable_layers
+from secateur.framework.hooks import hookimpl
+from secateur.framework.prunable import output_dim, prunable_layers
 
 if TYPE_CHECKING:
-    from framework.trainer import Trainer
+    from secateur.framework.trainer import Trainer
 
 #: a norm that is no number to divide by
 TINY = 1e-30

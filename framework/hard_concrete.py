@@ -19,8 +19,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UsageError
-from utils.subsampled import SubsampledConv2d
+from secateur.utils.errors import UsageError
+from secateur.utils.subsampled import SubsampledConv2d
 
 LOW, HIGH, EPSILON = -0.1, 1.1, 1e-6
 #: log_alpha is held between these: beyond them a gate hardly has a gradient any more

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from framework.faults import ends_process
-from utils.errors import UsageError
-from utils.suggest import one_line
+from secateur.framework.faults import ends_process
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from framework.pruning.pruner import PruneEvent
-    from framework.trainer import Trainer
+    from secateur.framework.pruning.step import PruneEvent
+    from secateur.framework.trainer import Trainer
 
 NAME = "secateur"
 hookspec = pluggy.HookspecMarker(NAME)

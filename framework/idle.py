@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from framework.config import KINDS, RunConfig
-from framework.modes import MODES
-from framework.plugins import option_names, registry
+from secateur.framework.config import KINDS, RunConfig
+from secateur.framework.modes import MODES
+from secateur.framework.plugins import option_names, registry
 
 #: flags that only a plug-in with an option of this name reads
 READ_BY = {

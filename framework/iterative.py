@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from framework.schedule import Schedule
-from utils.errors import UsageError
+from secateur.framework.schedule import Schedule
+from secateur.utils.errors import UsageError
 
 #: batches between steps
 FREQUENCY = 30

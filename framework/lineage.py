@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from framework.prunable import named_tensors
+from secateur.framework.prunable import named_tensors
 
 _ATTRIBUTE = "_secateur_lineage"
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from framework.catalog import Entry
-from framework.plugins import registry
+from secateur.framework.catalog import Entry
+from secateur.framework.plugins import registry
 
 COLUMNS = ("name", "summary", "granularity", "when", "paper")
 PIPE_WIDTH = 240  # characters; in a file or a pipe a row is a line

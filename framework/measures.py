@@ -18,12 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from framework.lineage import lineage_of
-from framework.ordinary import ordinary, ordinary_mode
-from framework.prunable import check_network, output_dim, prunable_layers, prunable_weights, tensor_name
-from framework.pruning.masks import Masks
-from framework.untouched import untouched
-from utils.errors import UsageError
+from secateur.framework.lineage import lineage_of
+from secateur.framework.ordinary import ordinary, ordinary_mode
+from secateur.framework.prunable import check_network, output_dim, prunable_layers, prunable_weights, tensor_name
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.untouched import untouched
+from secateur.utils.errors import UsageError
 
 LATENCY_BATCHES = (1, 64)
 
@@ -38,7 +38,7 @@ def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) ->
     the dense network, `latency_ms` ({"1": ..., "64": ...}, or None without `latency`). The model is not
     changed. Raises UsageError for what is no network or no batch.
     """
-    from framework.checkpoint import file_size
+    from secateur.framework.checkpoint import file_size
 
     check_network(model)
     if not isinstance(example_input, Tensor) or example_input.dim() == 0 or len(example_input) == 0:
@@ -89,7 +89,7 @@ def node_sparsity(model: nn.Module, example_input: Tensor) -> float:
 
     A unit whose weights are all zero counts as gone. 0 for a network without hidden units.
     """
-    from framework.pruning.channels import channel_groups
+    from secateur.framework.pruning.channels import channel_groups
 
     lineage = lineage_of(model)
     if lineage.output_layers is None:

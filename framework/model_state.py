@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.lineage import has_lineage, lineage_of, set_lineage
-from framework.prunable import named_modules, tensor_name
-from framework.pruning.masks import Masks
+from secateur.framework.lineage import has_lineage, lineage_of, set_lineage
+from secateur.framework.prunable import named_modules, tensor_name
+from secateur.framework.pruning.masks import Masks
 
 #: torch's own tables of a module: parameters, buffers, submodules and hooks
 TABLES = tuple(name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from framework.config import KINDS, RunConfig
-from framework.plugins import registry
-from utils.errors import UsageError
+from secateur.framework.config import KINDS, RunConfig
+from secateur.framework.plugins import registry
+from secateur.utils.errors import UsageError
 
 #: flags that choose a loss and more, at most one of them, and what they choose
 MODES = {

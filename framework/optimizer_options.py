@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from framework.config import RunConfig
-from framework.plugins import build, option_names, registry
-from utils.errors import UsageError
-from utils.suggest import one_line
+from secateur.framework.config import RunConfig
+from secateur.framework.plugins import build, option_names, registry
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line
 
 #: other ways to step, which torch does not combine with the fused one
 OTHER_STEPS = ("foreach", "differentiable")

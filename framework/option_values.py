@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
-from utils.errors import UsageError
-from utils.suggest import one_line
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line
 
 #: type, as it is written -> what a value has to be, for messages
 WORDS = {

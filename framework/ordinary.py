@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UsageError
+from secateur.utils.errors import UsageError
 
 
 @contextmanager

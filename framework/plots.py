@@ -10,9 +10,9 @@ import matplotlib
 import numpy as np
 from torch import nn
 
-from framework.lineage import lineage_of
-from framework.prunable import output_dim, prunable_layers, tensor_name
-from framework.pruning.step import PruneEvent
+from secateur.framework.lineage import lineage_of
+from secateur.framework.prunable import output_dim, prunable_layers, tensor_name
+from secateur.framework.pruning.step import PruneEvent
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

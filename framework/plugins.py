@@ -16,11 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from framework.catalog import Entry, ancestry, check_source, read_entry
-from framework.faults import PLUGIN_FILES, ends_process
-from framework.option_values import check_values
-from utils.errors import UsageError
-from utils.suggest import one_line, unknown
+from secateur.framework.catalog import Entry, ancestry, check_source, read_entry
+from secateur.framework.faults import PLUGIN_FILES, ends_process
+from secateur.framework.option_values import check_values
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {
@@ -152,7 +152,7 @@ class Registry:
             if not isinstance(error, Exception) and not ends_process(error):
                 raise  # Ctrl-C
             if ours:
-                _check_package(FOLDERS[kind].replace("/", "."), file, error)
+                _check_package(".".join(("secateur", *FOLDERS[kind].split("/"))), file, error)
             why = one_line(f"{type(error).__name__}: {error}")
             raise UsageError(f"{file} cannot be imported: {why}") from error
         if ours:
@@ -204,7 +204,7 @@ def build(kind: str, name: str, /, **options: Any) -> Any:
         why = one_line(f"{type(error).__name__}: {error}")
         raise UsageError(f"{name}({', '.join(options)}): {why}") from error
     if kind == "models":
-        from framework.lineage import lineage_of
+        from secateur.framework.lineage import lineage_of
 
         lineage_of(instance).name, lineage_of(instance).options = name, dict(options)
     return instance
@@ -290,11 +290,11 @@ def _check_class(kind: str, cls: object, file: Path) -> None:
 def _base(kind: str) -> type:
     module, name = {
         "models": ("torch.nn", "Module"),
-        "criterions": ("framework.criterion", "Criterion"),
-        "trainers": ("framework.trainer", "Trainer"),
-        "testers": ("framework.tester", "Tester"),
-        "losses": ("framework.loss", "Loss"),
-        "datasets": ("utils.dataset", "DataSet"),
+        "criterions": ("secateur.framework.criterion", "Criterion"),
+        "trainers": ("secateur.framework.trainer", "Trainer"),
+        "testers": ("secateur.framework.tester", "Tester"),
+        "losses": ("secateur.framework.loss", "Loss"),
+        "datasets": ("secateur.utils.dataset", "DataSet"),
     }[kind]
     base: type = getattr(importlib.import_module(module), name)
     return base

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.errors import UsageError
+from secateur.utils.errors import UsageError
 
 #: Between these the values are converted. Narrower formats (float8, float4) are meaningful only with scales that
 #: a plain tensor does not have, and integers and complex numbers are not weights of a real network.

@@ -6,26 +6,26 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from framework.autoconfig import fill
-from framework.config import RunConfig
-from framework.config_file import merge
-from framework.foreign_flags import translate
-from framework.hooks import installed_folders
-from framework.modes import use_modes, use_pruning_method, use_pruning_rate
-from framework.old_flags import translated
-from framework.plugins import registry
-from framework.pruning_config import use_pruning_config
-from framework.robustness.checks import (
+from secateur.framework.autoconfig import fill
+from secateur.framework.config import RunConfig
+from secateur.framework.config_file import merge
+from secateur.framework.foreign_flags import translate
+from secateur.framework.hooks import installed_folders
+from secateur.framework.modes import use_modes, use_pruning_method, use_pruning_rate
+from secateur.framework.old_flags import translated
+from secateur.framework.plugins import registry
+from secateur.framework.pruning_config import use_pruning_config
+from secateur.framework.robustness.checks import (
     attacks_of,
     check_attack_flags,
     check_attacked_data,
     compared_checkpoint,
     run_of,
 )
-from framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
-from framework.scheduling import follow_set, use_schedule_flags
-from framework.validate import check_config
-from utils.errors import UsageError
+from secateur.framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
+from secateur.framework.scheduling import follow_set, use_schedule_flags
+from secateur.framework.validate import check_config
+from secateur.utils.errors import UsageError
 
 # How a run's data was prepared; and what else decides the digits of a test.
 INHERITED = ("data_set", "data_dir", "image_size", "normalize", "num_classes", "val_share", "tuning", "seed")

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from framework.checkpoint import check_fits
-from framework.precision import check_finite, converted
-from framework.prunable import prunable_weights
-from framework.run_folder import is_safetensors
-from utils.errors import UsageError
-from utils.regular_file import check_regular, check_zip
-from utils.suggest import one_line
+from secateur.framework.checkpoint import check_fits
+from secateur.framework.precision import check_finite, converted
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.run_folder import is_safetensors
+from secateur.utils.errors import UsageError
+from secateur.utils.regular_file import check_regular, check_zip
+from secateur.utils.suggest import one_line
 
 #: under which training scripts keep the network beside the epoch, the optimizer and so on
 NESTED = ("state_dict", "model_state_dict", "model", "net", "state")

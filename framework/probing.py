@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.convolution_faults import explained, faulty_layers
-from framework.criterion import scoring
-from framework.measures import count_macs, synchronize
-from utils.atomic import write_json
-from utils.bounded_yaml import RESULTS, read_json
-from utils.errors import UsageError
+from secateur.framework.convolution_faults import explained, faulty_layers
+from secateur.framework.criterion import scoring
+from secateur.framework.measures import count_macs, synchronize
+from secateur.utils.atomic import write_json
+from secateur.utils.bounded_yaml import RESULTS, read_json
+from secateur.utils.errors import UsageError
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 #: below so many multiply-adds a sample there is nothing to gain, and the default is taken unmeasured; VGG16

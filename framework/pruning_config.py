@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from framework.config import FLAGS, RunConfig
-from utils.bounded_yaml import read_json
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.framework.config import FLAGS, RunConfig
+from secateur.utils.bounded_yaml import read_json
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 #: key -> (our setting, what their reader takes where the key is absent)
 KEYS: dict[str, tuple[str, Any]] = {

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from framework.hooks import hookimpl
-from framework.pruning.cutting import unwrapped
+from secateur.framework.hooks import hookimpl
+from secateur.framework.pruning.cutting import unwrapped
 
 if TYPE_CHECKING:
-    from framework.trainer import Trainer
+    from secateur.framework.trainer import Trainer
 
 
 class PruningRate:

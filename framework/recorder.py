@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from framework.checkpoint import file_size
-from framework.console import Console
-from framework.hooks import hookimpl
-from framework.measures import csr_bytes, layer_sparsities, node_sparsity, weight_sparsity
-from framework.pruning.masks import Masks
-from framework.pruning.pruner import PruneEvent
-from framework.rewinding import rewind_point
-from framework.run_folder import RunFolder
+from secateur.framework.checkpoint import file_size
+from secateur.framework.console import Console
+from secateur.framework.hooks import hookimpl
+from secateur.framework.measures import csr_bytes, layer_sparsities, node_sparsity, weight_sparsity
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.step import PruneEvent
+from secateur.framework.rewinding import rewind_point
+from secateur.framework.run_folder import RunFolder
 
 if TYPE_CHECKING:
-    from framework.trainer import Trainer
+    from secateur.framework.trainer import Trainer
 
 
 class Recorder:

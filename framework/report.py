@@ -8,17 +8,24 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from framework.checkpoint import file_size
-from framework.config import RunConfig
-from framework.lineage import lineage_of
-from framework.measures import count_macs, csr_bytes, measure, measure_latency, node_sparsity, weight_sparsity
-from framework.plugins import build
-from framework.probing import lay_out
-from framework.pruning.masks import Masks
-from framework.pruning.step import PruneEvent
-from framework.schedule import Never
-from framework.scheduling import schedule_of
-from framework.trainer import Progress, Trainer
+from secateur.framework.checkpoint import file_size
+from secateur.framework.config import RunConfig
+from secateur.framework.lineage import lineage_of
+from secateur.framework.measures import (
+    count_macs,
+    csr_bytes,
+    measure,
+    measure_latency,
+    node_sparsity,
+    weight_sparsity,
+)
+from secateur.framework.plugins import build
+from secateur.framework.probing import lay_out
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.step import PruneEvent
+from secateur.framework.schedule import Never
+from secateur.framework.scheduling import schedule_of
+from secateur.framework.trainer import Progress, Trainer
 
 
 def dense_twin(model: nn.Module, example_input: Tensor) -> nn.Module:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from framework.hooks import hookimpl
-from framework.pruning.cutting import unwrapped
-from framework.pruning.masks import PREFIX, Masks
-from framework.schedule import BEFORE_TRAINING
-from utils.errors import UsageError
+from secateur.framework.hooks import hookimpl
+from secateur.framework.pruning.cutting import unwrapped
+from secateur.framework.pruning.masks import PREFIX, Masks
+from secateur.framework.schedule import BEFORE_TRAINING
+from secateur.utils.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from framework.pruning.step import PruneEvent
-    from framework.trainer import Trainer
+    from secateur.framework.pruning.step import PruneEvent
+    from secateur.framework.trainer import Trainer
 
 
 def rewind_point(epoch: int) -> str:

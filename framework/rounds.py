@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from framework.schedule import Schedule
-from utils.errors import UsageError
+from secateur.framework.schedule import Schedule
+from secateur.utils.errors import UsageError
 
 
 def round_targets(limit: float, rounds: int) -> list[float]:

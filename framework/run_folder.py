@@ -26,16 +26,16 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from framework.config import GROUPS, SHORT, RunConfig
-from framework.dense import dense_config
-from framework.environment import describe_environment
-from framework.plugins import ROOT
-from framework.saved_config import load_config
-from framework.snapshot import TOP_NEVER, copy_tree
-from utils import atomic
-from utils.errors import RunError, UsageError
-from utils.regular_file import check_regular
-from utils.suggest import nearest
+from secateur.framework.config import GROUPS, SHORT, RunConfig
+from secateur.framework.dense import dense_config
+from secateur.framework.environment import describe_environment
+from secateur.framework.plugins import ROOT
+from secateur.framework.saved_config import load_config
+from secateur.framework.snapshot import TOP_NEVER, copy_tree
+from secateur.utils import atomic
+from secateur.utils.errors import RunError, UsageError
+from secateur.utils.regular_file import check_regular
+from secateur.utils.suggest import nearest
 
 SUFFIX = ".safetensors"
 FINISHED = "finished"

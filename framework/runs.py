@@ -12,37 +12,37 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework import assemble, probing
-from framework.accuracies import Accuracies
-from framework.checkpoint import save_model
-from framework.checkpointer import Checkpointer
-from framework.config import RunConfig
-from framework.console import Console
-from framework.dense import dense_config
-from framework.dense_accuracy import known_dense_accuracy
-from framework.extras import extras, shown_extras
-from framework.faults import contained
-from framework.hooks import hookimpl, manager
-from framework.idle import idle_in_tests
-from framework.lineage import was_pruned
-from framework.optimizer_options import try_optimizer
-from framework.plugins import build, registry
-from framework.pruning.pruner import Pruner
-from framework.pruning.trial import try_criterion
-from framework.recorder import Recorder
-from framework.report import make_report, report_table
-from framework.rewinding import Rewinder
-from framework.robustness.checks import compared_checkpoint, run_of
-from framework.run_folder import FINISHED, RunFolder
-from framework.schedule import BEFORE_TRAINING
-from framework.tester import Network, TestContext, Tester
-from framework.tracking import WeightTracker
-from framework.trainer import Parts, Settings, Trainer
-from utils.atomic import write_json
-from utils.errors import RunError, UsageError
-from utils.loaders import Loaders, normalization
-from utils.memory import is_out_of_memory
-from utils.suggest import one_line
+from secateur.framework import assemble, probing
+from secateur.framework.accuracies import Accuracies
+from secateur.framework.checkpoint import save_model
+from secateur.framework.checkpointer import Checkpointer
+from secateur.framework.config import RunConfig
+from secateur.framework.console import Console
+from secateur.framework.dense import dense_config
+from secateur.framework.dense_accuracy import known_dense_accuracy
+from secateur.framework.extras import extras, shown_extras
+from secateur.framework.faults import contained
+from secateur.framework.hooks import hookimpl, manager
+from secateur.framework.idle import idle_in_tests
+from secateur.framework.lineage import was_pruned
+from secateur.framework.optimizer_options import try_optimizer
+from secateur.framework.plugins import build, registry
+from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.pruning.trial import try_criterion
+from secateur.framework.recorder import Recorder
+from secateur.framework.report import make_report, report_table
+from secateur.framework.rewinding import Rewinder
+from secateur.framework.robustness.checks import compared_checkpoint, run_of
+from secateur.framework.run_folder import FINISHED, RunFolder
+from secateur.framework.schedule import BEFORE_TRAINING
+from secateur.framework.tester import Network, TestContext, Tester
+from secateur.framework.tracking import WeightTracker
+from secateur.framework.trainer import Parts, Settings, Trainer
+from secateur.utils.atomic import write_json
+from secateur.utils.errors import RunError, UsageError
+from secateur.utils.loaders import Loaders, normalization
+from secateur.utils.memory import is_out_of_memory
+from secateur.utils.suggest import one_line
 
 
 def run(config: RunConfig, command: str) -> Path:
@@ -216,7 +216,7 @@ def train_in(
         dense_accuracy = test["acc"]  # this is the dense network
     last = pruner.events[-1] if pruner.events else None
     report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last) | drawn.results
-    from framework.plots import draw_all  # matplotlib: a run that is refused need not wait for it
+    from secateur.framework.plots import draw_all  # matplotlib: a run that is refused need not wait for it
 
     title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
     draw_all(folder.plots, recorder.epochs, trainer.model, pruner.events, title)
@@ -228,7 +228,9 @@ class Drawn:
     """What a run shows beside its numbers: pictures and the weights' ways, as far as the flags ask for them."""
 
     def __init__(self, config: RunConfig, folder: RunFolder, recorder: Recorder) -> None:
-        from framework.pictures.listener import Pictures  # matplotlib: a run that is refused need not wait for it
+        from secateur.framework.pictures.listener import (
+            Pictures,  # matplotlib: a run that is refused need not wait for it
+        )
 
         self._folder = folder
         self._pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from framework.config import FLAGS, KINDS, RunConfig
-from utils.bounded_yaml import read_yaml
-from utils.errors import UsageError
+from secateur.framework.config import FLAGS, KINDS, RunConfig
+from secateur.utils.bounded_yaml import read_yaml
+from secateur.utils.errors import UsageError
 
 
 def load_config(file: Path) -> RunConfig:

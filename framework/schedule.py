@@ -10,8 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 BEFORE_TRAINING = -1
 #: pruning steps of the iterative criterions: the original's five `snip_steps`, the first one and the limit

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from framework.config import CRITERION_FLAGS, RunConfig
-from framework.iterative import Iterative
-from framework.plugins import option_names, registry
-from framework.rounds import Rounds, shares
-from framework.schedule import After, Before, During, Schedule, chosen
-from utils.errors import UsageError
+from secateur.framework.config import CRITERION_FLAGS, RunConfig
+from secateur.framework.iterative import Iterative
+from secateur.framework.plugins import option_names, registry
+from secateur.framework.rounds import Rounds, shares
+from secateur.framework.schedule import After, Before, During, Schedule, chosen
+from secateur.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from framework.criterion import Criterion
+    from secateur.framework.criterion import Criterion
 
 #: the words of --schedule; a schedule of a plug-in's own has none
 WHEN: dict[type, str] = {

@@ -13,8 +13,8 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from framework.loss import Loss
-from framework.untouched import random_numbers_as_before
+from secateur.framework.loss import Loss
+from secateur.framework.untouched import random_numbers_as_before
 
 
 def untracked(items: Iterable[Any], title: str, total: int) -> Iterable[Any]:

@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from framework.hooks import hookimpl
-from framework.lineage import lineage_of
-from framework.prunable import prunable_weights
-from utils.atomic import replacing
+from secateur.framework.hooks import hookimpl
+from secateur.framework.lineage import lineage_of
+from secateur.framework.prunable import prunable_weights
+from secateur.utils.atomic import replacing
 
 if TYPE_CHECKING:
-    from framework.trainer import Trainer
+    from secateur.framework.trainer import Trainer
 
 
 @dataclass

@@ -11,13 +11,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from framework.convolution_faults import explained, faulty_layers
-from framework.loss import Loss
-from framework.measures import count_macs
-from framework.probing import format_name, lay_out
-from framework.pruning.cutting import Companion, unwrapped
-from framework.schedule import Schedule
-from utils.loaders import BatchLoader, Loaders
+from secateur.framework.convolution_faults import explained, faulty_layers
+from secateur.framework.loss import Loss
+from secateur.framework.measures import count_macs
+from secateur.framework.probing import format_name, lay_out
+from secateur.framework.pruning.cutting import Companion, unwrapped
+from secateur.framework.schedule import Schedule
+from secateur.utils.loaders import BatchLoader, Loaders
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Parts:
     loaders: Loaders
     #: stepped once an epoch
     lr_schedule: torch.optim.lr_scheduler.LRScheduler | None = None
-    #: the hooks of the listeners, `framework.hooks.manager(...).hook`
+    #: the hooks of the listeners, `secateur.framework.hooks.manager(...).hook`
     hooks: Any = None
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from framework.convolution_faults import safe_convolutions
-from framework.pruning.masks import PREFIX
+from secateur.framework.convolution_faults import safe_convolutions
+from secateur.framework.pruning.masks import PREFIX
 
 
 @contextmanager

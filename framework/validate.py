@@ -7,15 +7,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-from framework.catalog import check_source
-from framework.config import EXTRAS, FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
-from framework.modes import MODES, check_modes
-from framework.plugins import option_names, registry
-from framework.run_folder import find_checkpoint, find_pretrained
-from framework.scheduling import check_criterion_flags, check_schedule
-from utils.errors import UsageError
-from utils.suggest import nearest, one_line, unknown
-from utils.torchvision_names import check_arch
+from secateur.framework.catalog import check_source
+from secateur.framework.config import EXTRAS, FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
+from secateur.framework.modes import MODES, check_modes
+from secateur.framework.plugins import option_names, registry
+from secateur.framework.run_folder import find_checkpoint, find_pretrained
+from secateur.framework.scheduling import check_criterion_flags, check_schedule
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import nearest, one_line, unknown
+from secateur.utils.torchvision_names import check_arch
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d{1,9}))?")
 ROUND_TO = re.compile(r"0{0,9}[1-9][0-9]{0,5}")
@@ -168,7 +168,7 @@ def _check_pruning(config: RunConfig) -> None:
 
 
 def _check_ranks_inputs(name: str) -> None:
-    from framework.criterion import Criterion
+    from secateur.framework.criterion import Criterion
 
     criterion: Any = registry.get("criterions", name)
     if criterion.input_scores is Criterion.input_scores:

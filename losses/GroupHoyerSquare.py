@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from losses.HoyerSquare import HoyerSquare
+from secateur.losses.HoyerSquare import HoyerSquare
 
 
 class GroupHoyerSquare(HoyerSquare):

@@ -3,15 +3,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from framework.hard_concrete import l0_layers
-from losses.CrossEntropy import CrossEntropy
+from secateur.framework.hard_concrete import l0_layers
+from secateur.losses.CrossEntropy import CrossEntropy
 
 
 class L0CrossEntropy(CrossEntropy):
     """Cross-entropy, with the expected number of open gates as penalty: -(1/N) * sum of R over the gated layers.
 
     R, lambda (`--l0_reg`), rho (`--l2_reg` times N) and N (training samples) are the layers' own, see
-    `framework.hard_concrete`. l1 and lp penalties run over all parameters but the gates. Without gated layers it
+    `secateur.framework.hard_concrete`. l1 and lp penalties run over all parameters but the gates. Without gated layers it
     is CrossEntropy. Louizos, Welling and Kingma, 2018, arXiv:1712.01312.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from utils.layers import Network, conv, conv_block, initialise
+from secateur.utils.layers import Network, conv, conv_block, initialise
 
 
 class ConvOnly(Network):

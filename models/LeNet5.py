@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from utils.layers import Network, conv_block, dense_block, dropout, initialise, linear
+from secateur.utils.layers import Network, conv_block, dense_block, dropout, initialise, linear
 
 
 class LeNet5(Network):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from utils.layers import Network, initialise, linear
+from secateur.utils.layers import Network, initialise, linear
 
 
 class LogisticRegression(Network):

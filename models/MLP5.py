@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from utils.layers import Network, dense_block, dropout, initialise, linear, require
+from secateur.utils.layers import Network, dense_block, dropout, initialise, linear, require
 
 
 class MLP5(Network):

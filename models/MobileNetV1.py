@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from utils.layers import Network, conv, initialise, linear
+from secateur.utils.layers import Network, conv, initialise, linear
 
 #: channels and stride of each block
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))

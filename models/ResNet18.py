@@ -10,10 +10,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from utils.errors import UsageError
-from utils.layers import BasicBlock, Network, conv_block, dense_block, dropout, initialise, linear
-from utils.residual import small_image_features
-from utils.suggest import unknown
+from secateur.utils.errors import UsageError
+from secateur.utils.layers import BasicBlock, Network, conv_block, dense_block, dropout, initialise, linear
+from secateur.utils.residual import small_image_features
+from secateur.utils.suggest import unknown
 
 VARIANTS = ("default", "cifar", "preact")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from models.ResNet18 import ResNet18
+from secateur.models.ResNet18 import ResNet18
 
 
 class ResNet34(ResNet18):

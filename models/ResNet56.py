@@ -5,8 +5,8 @@ After arXiv:1512.03385, with 1x1 convolutions where the shape changes.
 
 from __future__ import annotations
 
-from utils.layers import Network, initialise, linear
-from utils.residual import small_image_features
+from secateur.utils.layers import Network, initialise, linear
+from secateur.utils.residual import small_image_features
 
 
 class ResNet56(Network):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from utils.layers import Network, conv, initialise, linear
+from secateur.utils.layers import Network, conv, initialise, linear
 
 WIDTHS = (64, 128, 256, 512, 512)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from utils.layers import Network, conv_block, dense_block, dropout, initialise, linear
+from secateur.utils.layers import Network, conv_block, dense_block, dropout, initialise, linear
 
 STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 1024))
 

@@ -6,16 +6,16 @@ from typing import Any, ClassVar
 from rich.table import Table
 from torch import Tensor, nn
 
-from framework.loss import Loss
-from framework.robustness.assess import assess
-from framework.robustness.attacking import Effort, make_attack, settings_of
-from framework.robustness.names import DEFAULT, chosen_attacks, chosen_epsilons
-from framework.robustness.options import check_attack_options
-from framework.robustness.points import PixelModel, balanced, collect
-from framework.robustness.results import Assessment, summary
-from framework.robustness.tables import robustness_tables
-from framework.tester import Network, Tester
-from utils.errors import UsageError
+from secateur.framework.loss import Loss
+from secateur.framework.robustness.assess import assess
+from secateur.framework.robustness.attacking import Effort, make_attack, settings_of
+from secateur.framework.robustness.names import DEFAULT, chosen_attacks, chosen_epsilons
+from secateur.framework.robustness.options import check_attack_options
+from secateur.framework.robustness.points import PixelModel, balanced, collect
+from secateur.framework.robustness.results import Assessment, summary
+from secateur.framework.robustness.tables import robustness_tables
+from secateur.framework.tester import Network, Tester
+from secateur.utils.errors import UsageError
 
 
 class AdversarialEvaluation(Tester):
@@ -86,7 +86,7 @@ class AdversarialEvaluation(Tester):
         context = self.context
         if context.plots is None:
             return
-        from framework.robustness.pictures import draw_examples, draw_robustness
+        from secateur.framework.robustness.pictures import draw_examples, draw_robustness
 
         draw_robustness(context.plots / "robustness.png", results, f"{network.name} under attack")
         wrapped = PixelModel(network.model, network.mean, network.std)

@@ -7,13 +7,13 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from framework.loss import Loss
-from framework.robustness.corruptions import CORRUPTIONS, STRENGTHS
-from framework.robustness.points import PixelModel, Points, collect, predictions
-from framework.robustness.results import wilson
-from framework.tester import Network, Tester
-from utils.errors import UsageError
-from utils.loaders import seeded
+from secateur.framework.loss import Loss
+from secateur.framework.robustness.corruptions import CORRUPTIONS, STRENGTHS
+from secateur.framework.robustness.points import PixelModel, Points, collect, predictions
+from secateur.framework.robustness.results import wilson
+from secateur.framework.tester import Network, Tester
+from secateur.utils.errors import UsageError
+from secateur.utils.loaders import seeded
 
 
 class CorruptionRobustness(Tester):
@@ -49,7 +49,7 @@ class CorruptionRobustness(Tester):
         if len(results) > 1:
             results[0]["compared"] = results[1]
         if context.plots is not None:
-            from framework.robustness.pictures import draw_corruptions
+            from secateur.framework.robustness.pictures import draw_corruptions
 
             spoiled = {name: self._spoiled(points.at(torch.arange(1)), name) for name in CORRUPTIONS}
             draw_corruptions(context.plots / "corruptions.png", results[0], spoiled)

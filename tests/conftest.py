@@ -8,8 +8,8 @@ from functools import partial
 import pytest
 import torch
 
-from framework.measures import measure_latency
-from framework.plugins import registry
+from secateur.framework.measures import measure_latency
+from secateur.framework.plugins import registry
 
 
 @pytest.fixture(autouse=True)
@@ -33,5 +33,5 @@ def plugins_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def speed_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run times each network once, and not thirty times: no test looks at how long it took."""
-    monkeypatch.setattr("framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
-    monkeypatch.setattr("framework.probing.REPEATS", 1)
+    monkeypatch.setattr("secateur.framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
+    monkeypatch.setattr("secateur.framework.probing.REPEATS", 1)

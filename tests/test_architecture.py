@@ -41,9 +41,9 @@ def test_the_peer_is_only_used_by_tests_and_benchmarks() -> None:
 
 
 def test_no_module_bears_the_name_of_a_public_function() -> None:
-    import framework
+    import secateur
 
-    assert not {path.stem for path in (ROOT / "framework").glob("*.py")} & set(framework.__all__)
+    assert not {path.stem for path in (ROOT / "framework").glob("*.py")} & set(secateur.__all__)
 
 
 @pytest.mark.slow

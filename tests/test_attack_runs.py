@@ -18,18 +18,18 @@ import torch
 import yaml
 from PIL import Image
 
-import framework
-from framework import channel_groups, cut, load_model, save_model
-from framework.criterion import free_groups
-from framework.plugins import build
-from framework.pruning.cutting import mask_channels
-from framework.robustness.names import ATTACKS
-from framework.run_folder import RunFolder
-from main import main
-from utils.errors import UsageError
-from utils.loaders import make_loaders
+import secateur
+from secateur import channel_groups, cut, load_model, save_model
+from secateur.framework.criterion import free_groups
+from secateur.framework.plugins import build
+from secateur.framework.pruning.cutting import mask_channels
+from secateur.framework.robustness.names import ATTACKS
+from secateur.framework.run_folder import RunFolder
+from secateur.main import main
+from secateur.utils.errors import UsageError
+from secateur.utils.loaders import make_loaders
 
-ROOT = Path(framework.__file__).parent.parent
+ROOT = Path(secateur.__file__).parent.parent
 TINY = "--model LeNet300 --epochs 2 --limit_train_batches 20 --threads 1"
 FAST = "--attack_samples 20 --attack_steps 4 --attack_binary_steps 2"
 
@@ -59,7 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setattr("framework.plots.draw_all", lambda *_: [])
+        patch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
         for name, more in (
             ("dense", "--prune_criterion EmptyCrit"),
             ("cut", "--prune_criterion SNAP --pruning_limit 0.6"),
@@ -82,7 +82,9 @@ def launch(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         words = [word for argument in arguments for word in shlex.split(str(argument))]
         with pytest.MonkeyPatch.context() as patch:
             if not plots:  # most tests have no use for them
-                patch.setattr("testers.AdversarialEvaluation.AdversarialEvaluation._draw", lambda *_: None)
+                patch.setattr(
+                    "secateur.testers.AdversarialEvaluation.AdversarialEvaluation._draw", lambda *_: None
+                )
             code = main(["--model", "LeNet300", *words, "--threads", "1"])
         printed = capsys.readouterr()
         folder = RunFolder(place / printed.out.strip().splitlines()[-1]) if code == 0 else None
@@ -403,8 +405,8 @@ def test_bad_input_is_one_line_before_anything_is_loaded(
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr("framework.assemble.build_loaders", loaded)
-    monkeypatch.setattr("framework.assemble.build_model", loaded)
+    monkeypatch.setattr("secateur.framework.assemble.build_loaders", loaded)
+    monkeypatch.setattr("secateur.framework.assemble.build_model", loaded)
     before = sorted((place / "results").iterdir()) if (place / "results").exists() else []
     arguments, expected = BAD[case]
     refused(launch(arguments), place, *expected)
@@ -413,7 +415,7 @@ def test_bad_input_is_one_line_before_anything_is_loaded(
 
 def test_a_wrong_name_is_refused_without_torch(place: Path) -> None:
     code = (
-        "import sys; from main import main\n"
+        "import sys; from secateur.main import main\n"
         "assert main(['--eval', '--attack', 'FSGM']) == 2\n"
         "assert not {'torch', 'foolbox'} & sys.modules.keys()"
     )

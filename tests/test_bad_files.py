@@ -14,14 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from framework.run_folder import RunFolder
+from secateur.framework.run_folder import RunFolder
 from tests.test_bad_input import Launch, launch, plugin, refused  # noqa: F401
 from tests.utils.test_hostile_files import in_time  # noqa: F401
 
 OPTIONS = ("--epochs", "1", "--prune_criterion", "EmptyCrit")
 DATA = """
 import torch
-from utils.dataset import DataSet
+from secateur.utils.dataset import DataSet
 
 class {name}(DataSet):
     in_channels, num_classes, image_size, mean, std = 1, 10, 28, (0.5,), (0.5,)

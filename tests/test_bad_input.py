@@ -14,11 +14,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from framework.checkpoint import load_model
-from framework.plugins import build, registry
-from framework.run_folder import RunFolder
-from main import main
-from utils import atomic
+from secateur.framework.checkpoint import load_model
+from secateur.framework.plugins import build, registry
+from secateur.framework.run_folder import RunFolder
+from secateur.main import main
+from secateur.utils import atomic
 
 SMALL = (
     "--model LeNet300 --epochs 2 --batch_size 16 --limit_train_batches 2 --limit_test_batches 1 "
@@ -41,7 +41,7 @@ Launch = Callable[..., Result]
 def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Launch:
     """Call main.py in an empty folder, on very little data."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("framework.plots.draw_all", lambda *_: [])
+    monkeypatch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
@@ -157,7 +157,9 @@ def test_data_that_cannot_be_fetched(launch: Launch, tmp_path: Path, monkeypatch
 def test_what_is_wrong_with_the_pruning_is_known_before_data_is_fetched(
     launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("framework.assemble.make_loaders", lambda *_, **__: pytest.fail("it went for the data"))
+    monkeypatch.setattr(
+        "secateur.framework.assemble.make_loaders", lambda *_, **__: pytest.fail("it went for the data")
+    )
     refused(launch("--prune_criterion", "SNAPitDuring", "--prune_delay", "5"), "prune_delay 5")
 
 
@@ -188,9 +190,9 @@ def test_damaged_neighbours_do_not_stop_a_run(launch: Launch) -> None:
 
 HEAD = """
 import torch
-from framework.criterion import Criterion, Data
-from framework.prunable import prunable_weights
-from framework.schedule import Before, During
+from secateur.framework.criterion import Criterion, Data
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.schedule import Before, During
 
 
 class Mine(Criterion):
@@ -216,7 +218,7 @@ WRONG_SCORES: dict[str, tuple[str, list[str]]] = {
                                ["nothing_like_this"]),
     "a class of another name": (HEAD.replace("Mine", "Other") + SCORE + "        return {}\n", ["Mine", "Other"]),
     "no Python": ("class Mine(\n", ["not Python"]),
-    "no criterion": ("class Mine:\n" + SCORE + "        return {}\n", ["framework.criterion.Criterion"]),
+    "no criterion": ("class Mine:\n" + SCORE + "        return {}\n", ["secateur.framework.criterion.Criterion"]),
     "no score": (HEAD + "    pass\n", ["lacks score"]),
     "an unknown granularity": (HEAD.replace('"weight"', '"wieght"') + SCORE + "        return {}\n", ["'wieght'"]),
     "no granularity": (HEAD.replace('granularity = "weight"', "") + SCORE + "        return {}\n",
@@ -266,9 +268,9 @@ def test_a_name_that_is_taken(launch: Launch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "flag", "text", "expected"),
     [
-        ("losses", "--loss", "class Mine:\n    pass\n", "framework.loss.Loss"),
-        ("trainers", "--train_scheme", "class Mine:\n    pass\n", "framework.trainer.Trainer"),
-        ("utils/data", "--data_set", "class Mine:\n    pass\n", "utils.dataset.DataSet"),
+        ("losses", "--loss", "class Mine:\n    pass\n", "secateur.framework.loss.Loss"),
+        ("trainers", "--train_scheme", "class Mine:\n    pass\n", "secateur.framework.trainer.Trainer"),
+        ("utils/data", "--data_set", "class Mine:\n    pass\n", "secateur.utils.dataset.DataSet"),
         ("models", "--model", "class Mine:\n    pass\n", "must be a subclass of torch.nn"),
         ("models", "--model", "from torch.nn import Module\nclass Mine(Module):\n    pass\n", "in_channels"),
     ],
@@ -326,7 +328,7 @@ def test_a_damaged_checkpoint(launch: Launch, damage: str) -> None:
 
 NAN_LOSS = """
 import torch
-from losses.CrossEntropy import CrossEntropy
+from secateur.losses.CrossEntropy import CrossEntropy
 
 
 class Mine(CrossEntropy):
@@ -341,8 +343,8 @@ class Mine(CrossEntropy):
         return loss
 """
 BREAKING = """
-from trainers.DefaultTrainer import DefaultTrainer
-from utils.errors import UsageError
+from secateur.trainers.DefaultTrainer import DefaultTrainer
+from secateur.utils.errors import UsageError
 
 
 class Mine(DefaultTrainer):
@@ -455,7 +457,7 @@ def test_a_full_disk_while_the_folder_is_made_is_one_line(launch: Launch, monkey
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("framework.run_folder.copy_tree", full)
+    monkeypatch.setattr("secateur.framework.run_folder.copy_tree", full)
     result = launch()
     assert result.code == 1 and result.err.count("\n") == 1 and "No space left on device" in result.err
 
@@ -464,7 +466,7 @@ def test_metrics_that_cannot_be_written_stop_the_run(launch: Launch, monkeypatch
     def full(self: Any, *_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("framework.recorder.Recorder.write", full)
+    monkeypatch.setattr("secateur.framework.recorder.Recorder.write", full)
     result = launch()
     assert result.code == 1 and result.err.count("\n") == 1 and "No space left on device" in result.err
     assert load_model(only_run().checkpoint("LeNet300", "last")) is not None

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-import main as command_line
-from framework.config import FLAGS
-from framework.plugins import build
-from main import main
+from secateur import main as command_line
+from secateur.framework.config import FLAGS
+from secateur.framework.plugins import build
+from secateur.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "coming_from.md").read_text(encoding="utf-8")

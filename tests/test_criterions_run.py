@@ -12,11 +12,11 @@ import pytest
 import torch
 import yaml
 
-from framework.checkpoint import load_model
-from framework.plugins import registry
-from framework.pruning.masks import Masks
-from framework.run_folder import RunFolder
-from main import main
+from secateur.framework.checkpoint import load_model
+from secateur.framework.plugins import registry
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.run_folder import RunFolder
+from secateur.main import main
 
 SMALL = (
     "--model LeNet5 --epochs 3 --batch_size 32 --limit_train_batches 2 --limit_test_batches 1 --threads 1 "
@@ -54,7 +54,7 @@ Launch = Callable[..., Run]
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Launch:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLCONFIGDIR", FONTS)
-    monkeypatch.setattr("framework.plots.draw_all", lambda *_: [])
+    monkeypatch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> Run:

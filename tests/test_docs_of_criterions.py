@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from framework.criterion import Criterion, Data
-from framework.plugins import registry
-from framework.schedule import ITERATIVE, Schedule
+from secateur.framework.criterion import Criterion, Data
+from secateur.framework.plugins import registry
+from secateur.framework.schedule import ITERATIVE, Schedule
 
 TABLE = Path(__file__).parent.parent / "docs" / "criterions.md"
 COLUMNS = ["criterion", "score", "granularity", "scope", "when", "data", "paper"]

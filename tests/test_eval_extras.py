@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from framework import load_model, measure, save_model
-from framework.config import EXTRAS
-from framework.plugins import build
-from framework.report import dense_twin
+from secateur import load_model, measure, save_model
+from secateur.framework.config import EXTRAS
+from secateur.framework.plugins import build
+from secateur.framework.report import dense_twin
+from secateur.utils.loaders import make_loaders
 from tests.framework.small_nets import one_thread
 from tests.test_run import Run, launch
-from utils.loaders import make_loaders
 
 __all__ = ["one_thread"]
 ALL = [f"--{name}" for name in EXTRAS]
@@ -84,7 +84,7 @@ def test_the_numbers_are_those_of_the_checkpoint(
 
 
 def test_all_training_images_count_and_none_is_augmented(place: Path, cut: Run) -> None:
-    from framework.extras import accuracy, plain_training
+    from secateur.framework.extras import accuracy, plain_training
 
     loaders = make_loaders(build("datasets", "FASHION_MINI"), batch_size=64, seed=333, augment="cutout")
     model = cut.network()

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from framework.faults import contained
-from framework.plugins import registry
-from main import main
-from utils.errors import RunError
+from secateur.framework.faults import contained
+from secateur.framework.plugins import registry
+from secateur.main import main
+from secateur.utils.errors import RunError
 
 SMALL = (
     "--model LeNet300 --epochs 1 --batch_size 16 --limit_train_batches 2 --limit_test_batches 1 "
@@ -28,8 +28,8 @@ ENDS = {
 }
 CRITERION = """
 import torch
-from framework import Criterion
-from framework.prunable import prunable_weights
+from secateur import Criterion
+from secateur.framework.prunable import prunable_weights
 
 {at_import}
 
@@ -52,14 +52,14 @@ class Mine(Criterion):
 """
 OTHERS = {
     "trainers": """
-from trainers.DefaultTrainer import DefaultTrainer
+from secateur.trainers.DefaultTrainer import DefaultTrainer
 
 class Mine(DefaultTrainer):
     def train_step(self, batch):
         {end}
 """,
     "losses": """
-from framework.loss import Loss
+from secateur.framework.loss import Loss
 
 class Mine(Loss):
     def __call__(self, outputs, targets):
@@ -76,7 +76,7 @@ class Mine(nn.Sequential):
         {end}
 """,
     "datasets": """
-from utils.dataset import DataSet
+from secateur.utils.dataset import DataSet
 
 class Mine(DataSet):
     in_channels, num_classes, image_size, mean, std = 1, 4, 28, (0.1,), (0.3,)

@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from framework import channel_groups, load_model
-from framework.oracle.choice import chosen_criterions
-from framework.oracle.correlation import MEASURES, correlation
-from framework.oracle.settings import STUDY_FLAGS
-from framework.oracle.study import REFERENCES
-from framework.plugins import build, registry
-from main import main
+from secateur import channel_groups, load_model
+from secateur.framework.oracle.choice import chosen_criterions
+from secateur.framework.oracle.correlation import MEASURES, correlation
+from secateur.framework.oracle.settings import STUDY_FLAGS
+from secateur.framework.oracle.study import REFERENCES
+from secateur.framework.plugins import build, registry
+from secateur.main import main
+from secateur.utils.loaders import make_loaders
 from tests.framework.small_nets import one_thread
-from utils.loaders import make_loaders
 
 __all__ = ["one_thread"]
 SMALL = "--batch_size 32 --epochs 1 --limit_train_batches 8 --limit_test_batches 1 --plot_weights_freq 0"
@@ -66,9 +66,9 @@ def launch(place: Path, *arguments: object, pictures: bool = False) -> Result:
             patch.setattr(registry, name, copy.deepcopy(getattr(registry, name)))
         patch.setattr(registry, "folders", list(registry.folders))
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        patch.setattr("framework.plots.draw_all", lambda *_: [])
+        patch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
         if not pictures:
-            patch.setattr("framework.oracle.plots.draw_study", lambda *_: [])
+            patch.setattr("secateur.framework.oracle.plots.draw_study", lambda *_: [])
         code = main([*map(str, arguments), *QUICK])
     last = out.getvalue().strip().splitlines()[-1:] or ["nowhere"]
     return Result(code, out.getvalue(), err.getvalue(), place / last[0])

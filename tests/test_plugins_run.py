@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-import framework
-from framework.run_folder import RunFolder
-from main import main
+import secateur
+from secateur.framework.run_folder import RunFolder
+from secateur.main import main
 
 FONTS = str(Path(tempfile.gettempdir()) / "fonts-of-secateur-tests")  # matplotlib takes seconds to list them
-ROOT = Path(framework.__file__).parent.parent
+ROOT = Path(secateur.__file__).parent.parent
 SMALL = (
     "--model LeNet300 --epochs 1 --batch_size 16 --limit_train_batches 2 --limit_test_batches 1 "
     "--threads 1 --plot_weights_freq 0"
@@ -27,9 +27,9 @@ PLUGINS = {
     # fifteen lines, as the README promises
     "criterions/GradNorm.py": '''
 import torch
-from framework import Criterion, Data
-from framework.criterion import scoring
-from framework.prunable import prunable_weights
+from secateur import Criterion, Data
+from secateur.framework.criterion import scoring
+from secateur.framework.prunable import prunable_weights
 
 class GradNorm(Criterion):
     """Size of each weight's gradient."""
@@ -45,7 +45,7 @@ class GradNorm(Criterion):
         return {name: gradient.abs() for name, gradient in zip(weights, gradients)}
 ''',
     "criterions/SNAPsquared.py": '''
-from criterions.SNAP import SNAP
+from secateur.criterions.SNAP import SNAP
 
 
 class SNAPsquared(SNAP):
@@ -59,8 +59,8 @@ class SNAPsquared(SNAP):
         return {name: score**self.power for name, score in super().score(model, batches, loss, groups).items()}
 ''',
     "criterions/ThreeTimes.py": '''
-from criterions.SNIP import SNIP
-from framework import Before
+from secateur.criterions.SNIP import SNIP
+from secateur import Before
 
 
 class ThreeTimes(SNIP):
@@ -69,8 +69,8 @@ class ThreeTimes(SNIP):
     schedule = Before(steps=3)
 ''',
     "criterions/EveryEpoch.py": '''
-from criterions.SNIP import SNIP
-from framework import Schedule
+from secateur.criterions.SNIP import SNIP
+from secateur import Schedule
 
 
 class Always(Schedule):
@@ -84,7 +84,7 @@ class EveryEpoch(SNIP):
     schedule = Always()
 ''',
     "criterions/MostlySNIP.py": '''
-from criterions.SNIPit import SNIPit as Base
+from secateur.criterions.SNIPit import SNIPit as Base
 
 
 class MostlySNIP(Base):
@@ -92,7 +92,7 @@ class MostlySNIP(Base):
 ''',
     # ten lines
     "trainers/Mixed.py": '''
-from trainers.DefaultTrainer import DefaultTrainer
+from secateur.trainers.DefaultTrainer import DefaultTrainer
 
 class Mixed(DefaultTrainer):
     """Trains on each batch and its mirror image."""
@@ -103,7 +103,7 @@ class Mixed(DefaultTrainer):
 ''',
     "trainers/Silent.py": '''
 from torch.nn.functional import cross_entropy
-from trainers.DefaultTrainer import DefaultTrainer
+from secateur.trainers.DefaultTrainer import DefaultTrainer
 
 class Silent(DefaultTrainer):
     """Records no metrics of its own."""
@@ -141,7 +141,7 @@ class Curious(nn.Module):
 ''',
     "losses/Hinge.py": '''
 from torch.nn.functional import multi_margin_loss
-from framework.loss import Loss
+from secateur.framework.loss import Loss
 
 
 class Hinge(Loss):
@@ -156,7 +156,7 @@ class Hinge(Loss):
 ''',
     "testers/Confusion.py": '''
 import torch
-from framework.tester import Tester
+from secateur.framework.tester import Tester
 
 
 class Confusion(Tester):
@@ -172,7 +172,7 @@ class Confusion(Tester):
 ''',
     "utils/data/Stripes.py": '''
 import torch
-from utils.dataset import DataSet
+from secateur.utils.dataset import DataSet
 
 
 class Stripes(DataSet):
@@ -211,7 +211,7 @@ def launch(
         capsys.readouterr()
         with pytest.MonkeyPatch.context() as patch:
             if not plots:  # most tests have no use for them
-                patch.setattr("framework.plots.draw_all", lambda *_: [])
+                patch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
             code = main([*SMALL.split(), "--plugins", "mine", *map(str, arguments)])
         printed = capsys.readouterr()
         assert code == 0, printed.err
@@ -332,7 +332,7 @@ def test_list_shows_what_the_folder_has(launch: Launch, capsys: pytest.CaptureFi
 PACKAGE = """
 from pathlib import Path
 
-from framework import hookimpl
+from secateur import hookimpl
 
 
 @hookimpl

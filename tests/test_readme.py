@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from framework.config import FLAGS
-from framework.plugins import option_names, registry
-from framework.robustness.names import ATTACKS as EVERY_ATTACK
-from framework.validate import TAKEN
-from main import main
+from secateur.framework.config import FLAGS
+from secateur.framework.plugins import option_names, registry
+from secateur.framework.robustness.names import ATTACKS as EVERY_ATTACK
+from secateur.framework.validate import TAKEN
+from secateur.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def less(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are looked at by one test alone."""
     if "guide_to_the_run_folder" not in request.node.name:
-        monkeypatch.setattr("framework.plots.draw_all", lambda *_: [])
+        monkeypatch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
 
 
 def test_the_readme_shows_two_plugins_of_the_promised_length(folder: Path) -> None:
@@ -182,7 +182,7 @@ def test_the_hooks_of_the_guide_are_real() -> None:
     exec(compile(blocks["python"], "extending.md", "exec"), namespace)
     from types import SimpleNamespace
 
-    from framework.hooks import HookSpecs, manager
+    from secateur.framework.hooks import HookSpecs, manager
 
     plugin = SimpleNamespace(**{name: namespace[name] for name in ("plugin_folders", "epoch_ended")})
     relay = manager([plugin]).hook

@@ -27,18 +27,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.config import FLAGS
-from framework.console import Console
-from framework.plots import draw_scores
-from framework.plugins import build, registry
-from framework.pruning.masks import Masks
-from framework.pruning.selection import Keep
-from framework.pruning.step import PruneEvent
-from framework.run_folder import RunFolder
-from framework.schedule import targets
-from losses.CrossEntropy import CrossEntropy
-from main import main
-from utils.errors import UsageError
+from secateur.framework.config import FLAGS
+from secateur.framework.console import Console
+from secateur.framework.plots import draw_scores
+from secateur.framework.plugins import build, registry
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.selection import Keep
+from secateur.framework.pruning.step import PruneEvent
+from secateur.framework.run_folder import RunFolder
+from secateur.framework.schedule import targets
+from secateur.losses.CrossEntropy import CrossEntropy
+from secateur.main import main
+from secateur.utils.errors import UsageError
 
 SMALL = "--epochs 2 --batch_size 32 --limit_train_batches 3 --limit_test_batches 2 --threads 1 --progress off"
 FONTS = str(Path(tempfile.gettempdir()) / "fonts-of-secateur-tests")  # matplotlib takes seconds to list them
@@ -67,7 +67,7 @@ class Run:
         return file.read_bytes()
 
     def network(self, suffix: str = "finished") -> nn.Module:
-        from framework.checkpoint import load_model
+        from secateur.framework.checkpoint import load_model
 
         (file,) = self.folder.models.glob(f"*_{suffix}.safetensors")
         return load_model(file)
@@ -85,7 +85,7 @@ def launch(place: Path, *arguments: object, code: int = 0, plots: bool = False) 
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
         patch.setenv("MPLCONFIGDIR", FONTS)
         if not plots:
-            patch.setattr("framework.plots.draw_all", lambda *_: [])
+            patch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
         fewer = [] if plots else ["--plot_weights_freq", "0"]
         found = main([*SMALL.split(), *fewer, *map(str, arguments)])
     assert found == code, err.getvalue()
@@ -345,8 +345,8 @@ def test_the_folder_repeats_its_run_bit_for_bit(cut_run: Run) -> None:
 
 
 CRITERION = '''
-from framework.criterion import Criterion
-from framework.prunable import prunable_weights
+from secateur.framework.criterion import Criterion
+from secateur.framework.prunable import prunable_weights
 
 
 class Smallest(Criterion):
@@ -362,7 +362,7 @@ class Smallest(Criterion):
         return {name: weight.detach().abs() ** self.power for name, weight in prunable_weights(model).items()}
 '''
 TRAINER = '''
-from trainers.DefaultTrainer import DefaultTrainer
+from secateur.trainers.DefaultTrainer import DefaultTrainer
 
 
 class Doubled(DefaultTrainer):
@@ -589,7 +589,7 @@ def test_what_prunes_nothing_does_so_at_any_time(tmp_path: Path, schedule: str) 
 @pytest.mark.slow
 def test_only_the_last_step_keeps_its_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("framework.plots.draw_all", lambda *arguments: seen.extend(arguments[3]))
+    monkeypatch.setattr("secateur.framework.plots.draw_all", lambda *arguments: seen.extend(arguments[3]))
     launch(tmp_path, "--prune_criterion", "SNIPit", "--epochs", "0", plots=True)
     *early, last = seen
     assert len(early) == 6 and all(not event.scores and not event.keep for event in early)
@@ -690,7 +690,7 @@ def test_save_freq_keeps_a_checkpoint_every_few_epochs(tmp_path: Path) -> None:
 
 def test_eval_freq_validates_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()  # a clock on which every batch takes a second, as does every other reading
-    monkeypatch.setattr("framework.recorder.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    monkeypatch.setattr("secateur.framework.recorder.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
     result = launch(tmp_path, "--eval_freq", "2", "--epochs", "1", "--limit_train_batches", "5")
     assert [(row["step"], "acc/train" in row) for row in result.rows] == [
         (2, False), (4, False), (5, True), (5, False),
@@ -857,7 +857,7 @@ def test_nothing_but_lines_is_printed_into_a_pipe(place: Path, cut_run: Run) -> 
 
 
 def test_progress_in_a_pipe_is_a_line_from_time_to_time(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("framework.console.LINE_EVERY", 0.0)
+    monkeypatch.setattr("secateur.framework.console.LINE_EVERY", 0.0)
     shown = launch(place, "--prune_criterion", "SNAPit", "--progress", "on", "--epochs", "1")
     for line in ("prune: 1/7", "prune: 6/7", "epoch 1/1: 1/3", "epoch 1/1: 2/3", "evaluate: 1/2"):
         assert line in shown.lines
@@ -885,7 +885,7 @@ def test_the_table_shows_the_dense_network_beside_the_pruned_one(finished: Run) 
 
 
 def test_a_run_can_do_without_timing_the_networks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("framework.report.measure_latency", lambda *_: pytest.fail("timed all the same"))
+    monkeypatch.setattr("secateur.framework.report.measure_latency", lambda *_: pytest.fail("timed all the same"))
     run = launch(place, "--prune_criterion", "ChannelNorm", "--no_latency")
     assert run.report["dense"]["latency_ms"] is None and run.report["pruned"]["latency_ms"] is None
     assert "MACs a sample" in run.out and "latency" not in run.out

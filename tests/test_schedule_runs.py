@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from framework.checkpoint import load_model
-from framework.measures import node_sparsity
-from framework.run_folder import RunFolder
-from main import main
+from secateur.framework.checkpoint import load_model
+from secateur.framework.measures import node_sparsity
+from secateur.framework.run_folder import RunFolder
+from secateur.main import main
 
 SMALL = (
     "--model LeNet300 --batch_size 16 --limit_train_batches 4 --limit_test_batches 2 --threads 1 "
@@ -25,7 +25,7 @@ Launch = Callable[..., Any]
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Launch:
     """Run a command in an empty folder: its folder and what it printed, or what it was refused for."""
-    monkeypatch.setattr("framework.plots.draw_all", lambda *_: [])
+    monkeypatch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
     monkeypatch.chdir(tmp_path)
 
     def call(command: str, code: int = 0) -> Any:

@@ -7,17 +7,25 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from framework.hard_concrete import DROP_RATE, LARGEST, SMALLEST, TEMPERATURE, check_gates, expected_l0, l0_layers
-from framework.measures import evaluating
-from framework.norm_statistics import measured_statistics, running_statistics
-from framework.pruning.channels import Groups, channel_groups
-from framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
-from framework.pruning.cutting import unwrapped
-from framework.pruning.masks import Masks
-from framework.trainer import Parts, Settings, decay_groups
-from trainers.DefaultTrainer import DefaultTrainer
-from utils.errors import UsageError
-from utils.loaders import BatchLoader, Loaders
+from secateur.framework.hard_concrete import (
+    DROP_RATE,
+    LARGEST,
+    SMALLEST,
+    TEMPERATURE,
+    check_gates,
+    expected_l0,
+    l0_layers,
+)
+from secateur.framework.measures import evaluating
+from secateur.framework.norm_statistics import measured_statistics, running_statistics
+from secateur.framework.pruning.channels import Groups, channel_groups
+from secateur.framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
+from secateur.framework.pruning.cutting import unwrapped
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.trainer import Parts, Settings, decay_groups
+from secateur.trainers.DefaultTrainer import DefaultTrainer
+from secateur.utils.errors import UsageError
+from secateur.utils.loaders import BatchLoader, Loaders
 
 #: per training sample what the usual 1.0 is for the 60,000 of MNIST, on the 5,400 of FASHION_MINI; with 1.0 LeNet5
 #: loses its last layer there

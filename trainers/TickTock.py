@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from framework.gated_norm import CLAMP, add_gates, fold_gates, gated_norms
-from framework.lineage import lineage_of
-from framework.prunable import prunable_layers
-from framework.pruning.cutting import unwrapped
-from framework.schedule import Never, Schedule, even_targets, spread
-from framework.trainer import Parts, Settings
-from trainers.DefaultTrainer import Batch, DefaultTrainer
-from utils.errors import UsageError
-from utils.loaders import Loaders
+from secateur.framework.gated_norm import CLAMP, add_gates, fold_gates, gated_norms
+from secateur.framework.lineage import lineage_of
+from secateur.framework.prunable import prunable_layers
+from secateur.framework.pruning.cutting import unwrapped
+from secateur.framework.schedule import Never, Schedule, even_targets, spread
+from secateur.framework.trainer import Parts, Settings
+from secateur.trainers.DefaultTrainer import Batch, DefaultTrainer
+from secateur.utils.errors import UsageError
+from secateur.utils.loaders import Loaders
 
 TICK, TOCK, FINE_TUNE = "tick", "tock", "fine-tune"
 #: of each layer's channels; without it the ranking may leave a single one

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from utils.errors import UsageError
+from secateur.utils.errors import UsageError
 
 #: tags whose values no setting has
 REFUSED = ("binary", "set", "omap", "pairs")

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UsageError
-from utils.suggest import one_line
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line
 
 # YAML 1.1 wants a dot in a float, people write 1e-3
 FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
@@ -80,7 +80,7 @@ def parse_yaml(text: str, where: str, limits: Limits = SETTINGS, numbered: bool 
     """
     import yaml  # --help needs none
 
-    from utils.bounded_loader import BoundedLoader
+    from secateur.utils.bounded_loader import BoundedLoader
 
     where = one_line(where)
     _check_size(text, where, limits)

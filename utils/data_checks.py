@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from utils.errors import UsageError
-from utils.suggest import one_line
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line
 
 if TYPE_CHECKING:
-    from utils.dataset import DataSet, ImageFiles
+    from secateur.utils.dataset import DataSet, ImageFiles
 
 LABELS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 

@@ -13,10 +13,10 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from utils.download import download
-from utils.errors import UsageError
-from utils.regular_file import check_regular, unpack_gzip
-from utils.suggest import one_line
+from secateur.utils.download import download
+from secateur.utils.errors import UsageError
+from secateur.utils.regular_file import check_regular, unpack_gzip
+from secateur.utils.suggest import one_line
 
 DOWNLOAD_FOLDER = Path("data")
 """Where downloads go and are found again, unless --data_dir is given; relative to the current folder."""

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from utils.suggest import one_line
+from secateur.utils.suggest import one_line
 
 DOWNLOAD_TIMEOUT = 15.0
 """Seconds without an answer after which a download has failed."""

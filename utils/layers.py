@@ -13,8 +13,8 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UsageError
-from utils.subsampled import SubsampledConv2d
+from secateur.utils.errors import UsageError
+from secateur.utils.subsampled import SubsampledConv2d
 
 SLOPE = 0.05
 GAIN = math.sqrt(2 / (1 + SLOPE**2))

@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from utils import data_checks
-from utils.augment import AUGMENTATIONS, augment
-from utils.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet, ImageFiles
-from utils.errors import UsageError
-from utils.memory import check_memory
-from utils.suggest import unknown
+from secateur.utils import data_checks
+from secateur.utils.augment import AUGMENTATIONS, augment
+from secateur.utils.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet, ImageFiles
+from secateur.utils.errors import UsageError
+from secateur.utils.memory import check_memory
+from secateur.utils.suggest import unknown
 
 Batch = tuple[Tensor, Tensor]
 Key = int | tuple[int, int]  # the position of an image, or that and the seed of a random piece of it

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.data.FASHION import FASHION
-from utils.data.FASHION_MINI import FASHION_MINI
-from utils.errors import UsageError
+from secateur.utils.data.FASHION import FASHION
+from secateur.utils.data.FASHION_MINI import FASHION_MINI
+from secateur.utils.errors import UsageError
 
 SEED = 333
 SOURCE = FASHION.system_folders[0]

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from utils.errors import UsageError
+from secateur.utils.errors import UsageError
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 

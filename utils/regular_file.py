@@ -14,8 +14,8 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from utils.errors import UsageError
-from utils.suggest import one_line
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line
 
 CHUNK = 2**20
 KINDS = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from utils.layers import conv
+from secateur.utils.layers import conv
 
 
 class PlainBlock(nn.Module):

@@ -7,8 +7,8 @@ import functools
 import importlib.util
 from pathlib import Path
 
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 
 @functools.cache

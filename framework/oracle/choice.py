@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from framework.plugins import registry
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.framework.plugins import registry
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 ALL = "all"
 #: the criterion that the study measures itself

@@ -8,10 +8,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from framework.oracle.correlation import MEASURES
-from framework.oracle.study import Study
-from framework.oracle.tables import shown
-from framework.plots import save_figure
+from secateur.framework.oracle.correlation import MEASURES
+from secateur.framework.oracle.study import Study
+from secateur.framework.oracle.tables import shown
+from secateur.framework.plots import save_figure
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

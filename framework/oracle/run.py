@@ -7,22 +7,22 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from framework import assemble, probing
-from framework.console import Console
-from framework.contract import held_to_contract
-from framework.criterion import Batch, Criterion, Groups, LossFunction, free_groups
-from framework.oracle.choice import ALL, chosen_criterions
-from framework.oracle.settings import StudyConfig
-from framework.oracle.study import Study, judge, measure_oracle
-from framework.oracle.tables import head, left_out_lines, table
-from framework.plugins import build, registry
-from framework.pruning.channels import channel_groups
-from framework.pruning.trial import try_criterion
-from framework.run_folder import RunFolder
-from framework.runs import explaining
-from utils.atomic import write_json
-from utils.errors import UsageError
-from utils.loaders import Loaders
+from secateur.framework import assemble, probing
+from secateur.framework.console import Console
+from secateur.framework.contract import held_to_contract
+from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, free_groups
+from secateur.framework.oracle.choice import ALL, chosen_criterions
+from secateur.framework.oracle.settings import StudyConfig
+from secateur.framework.oracle.study import Study, judge, measure_oracle
+from secateur.framework.oracle.tables import head, left_out_lines, table
+from secateur.framework.plugins import build, registry
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.trial import try_criterion
+from secateur.framework.run_folder import RunFolder
+from secateur.framework.runs import explaining
+from secateur.utils.atomic import write_json
+from secateur.utils.errors import UsageError
+from secateur.utils.loaders import Loaders
 
 
 def run_study(config: StudyConfig, command: str) -> Path:
@@ -139,7 +139,9 @@ def _report(config: StudyConfig, folder: RunFolder, console: Console, study: Stu
     console.show(table(study, f"{checkpoint} on {config.data_set}"))
     for line in [*head(study), *left_out_lines(study)]:
         console.say(line)
-    from framework.oracle.plots import draw_study  # matplotlib: a study that is refused need not wait for it
+    from secateur.framework.oracle.plots import (
+        draw_study,  # matplotlib: a study that is refused need not wait for it
+    )
 
     draw_study(folder.plots, study, f"{config.model} on {config.data_set}")
     results = study.results()

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from framework.config import RunConfig
-from framework.flags import Flag, flag, flags_of
-from framework.oracle.choice import chosen_criterions
-from framework.prepare import prepare_run
-from utils.errors import UsageError
+from secateur.framework.config import RunConfig
+from secateur.framework.flags import Flag, flag, flags_of
+from secateur.framework.oracle.choice import chosen_criterions
+from secateur.framework.prepare import prepare_run
+from secateur.utils.errors import UsageError
 
 _study = partial(flag, group="Oracle study")
 

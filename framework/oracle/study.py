@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.contract import held_to_contract
-from framework.criterion import Batch, Criterion, Groups, LossFunction, check_scores, free_groups, scoring
-from framework.oracle.correlation import Correlation, correlation, mean
-from framework.pruning.channels import ChannelGroup
-from framework.pruning.removal import loss_changes
+from secateur.framework.contract import held_to_contract
+from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, check_scores, free_groups, scoring
+from secateur.framework.oracle.correlation import Correlation, correlation, mean
+from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.removal import loss_changes
 
 Track = Callable[[Sequence[Batch]], Iterable[Batch]]
 #: what scores are compared with, the first one in the table and the pictures

@@ -10,21 +10,27 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from framework.config import RunConfig
-from framework.hooks import hookimpl
-from framework.measures import layer_sparsities
-from framework.pictures.confusion import count_confusion, draw_confusion
-from framework.pictures.gallery import Gallery
-from framework.pictures.network import draw_network, layers_of, table_of
-from framework.pictures.saliency import IMAGES, draw_saliency, input_gradients
-from framework.pictures.scores import Curve, curve_of, draw_scores
-from framework.pictures.tracked import draw_tracked
-from framework.pictures.weights import draw_histograms, draw_sparsity, draw_weights, magnitudes, weight_images
-from framework.pruning.pruner import PruneEvent
+from secateur.framework.config import RunConfig
+from secateur.framework.hooks import hookimpl
+from secateur.framework.measures import layer_sparsities
+from secateur.framework.pictures.confusion import count_confusion, draw_confusion
+from secateur.framework.pictures.gallery import Gallery
+from secateur.framework.pictures.network import draw_network, layers_of, table_of
+from secateur.framework.pictures.saliency import IMAGES, draw_saliency, input_gradients
+from secateur.framework.pictures.scores import Curve, curve_of, draw_scores
+from secateur.framework.pictures.tracked import draw_tracked
+from secateur.framework.pictures.weights import (
+    draw_histograms,
+    draw_sparsity,
+    draw_weights,
+    magnitudes,
+    weight_images,
+)
+from secateur.framework.pruning.step import PruneEvent
 
 if TYPE_CHECKING:
-    from framework.trainer import Trainer
-    from utils.loaders import BatchLoader
+    from secateur.framework.trainer import Trainer
+    from secateur.utils.loaders import BatchLoader
 
 
 class Pictures:

@@ -8,8 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from framework.criterion import scoring
-from framework.pictures.gallery import margins, new_figure, short
+from secateur.framework.criterion import scoring
+from secateur.framework.pictures.gallery import margins, new_figure, short
 
 IMAGES = 8
 

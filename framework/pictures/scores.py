@@ -11,8 +11,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from framework.pictures.gallery import DENSE, SAMPLE, margins, new_figure
-from framework.pruning.step import PruneEvent
+from secateur.framework.pictures.gallery import DENSE, SAMPLE, margins, new_figure
+from secateur.framework.pruning.step import PruneEvent
 
 #: points of a drawn curve
 POINTS = 600

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from framework.criterion import Batch
-from framework.prunable import prunable_layers, prunable_weights
-from framework.pruning.masks import PREFIX
-from framework.pruning.outputs import output_tensors
-from framework.pruning.readers import hooked
-from utils.errors import UsageError
+from secateur.framework.criterion import Batch
+from secateur.framework.prunable import prunable_layers, prunable_weights
+from secateur.framework.pruning.masks import PREFIX
+from secateur.framework.pruning.outputs import output_tensors
+from secateur.framework.pruning.readers import hooked
+from secateur.utils.errors import UsageError
 
 
 def input_norms(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:

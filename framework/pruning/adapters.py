@@ -2,7 +2,7 @@
 
 A module whose code needs more than the sizes of its tensors gets one:
 
-    from framework import adapter
+    from secateur import adapter
 
     @adapter(MyAttention)
     def follow(module, kept):
@@ -21,9 +21,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from framework.lineage import Lineage, lineage_of
-from framework.prunable import named_modules, tensor_name
-from utils.errors import UsageError
+from secateur.framework.lineage import Lineage, lineage_of
+from secateur.framework.prunable import named_modules, tensor_name
+from secateur.utils.errors import UsageError
 
 
 @dataclass(frozen=True)

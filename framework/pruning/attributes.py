@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from framework.prunable import CONVOLUTIONS, TRANSPOSED, is_depthwise
-from framework.pruning import attention as attention  # registers its adapters
-from framework.pruning.adapters import Kept, adapter
-from framework.pruning.adapters import follow_shapes as follow_shapes
-from framework.pruning.adapters import heads_of as heads_of
-from framework.pruning.empty import without_channels
-from framework.pruning.sizeless import of_any_size
+from secateur.framework.prunable import CONVOLUTIONS, TRANSPOSED, is_depthwise
+from secateur.framework.pruning import attention as attention  # registers its adapters
+from secateur.framework.pruning.adapters import Kept, adapter
+from secateur.framework.pruning.adapters import follow_shapes as follow_shapes
+from secateur.framework.pruning.adapters import heads_of as heads_of
+from secateur.framework.pruning.empty import without_channels
+from secateur.framework.pruning.sizeless import of_any_size
 
 
 @adapter(*CONVOLUTIONS)

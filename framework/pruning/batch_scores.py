@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from framework.contract import held_to_contract
-from framework.criterion import Criterion, as_scores, free_groups
-from framework.pruning.step import PruningStep
-from framework.untouched import random_numbers_as_before
-from utils.errors import RunError, UsageError
+from secateur.framework.contract import held_to_contract
+from secateur.framework.criterion import Criterion, as_scores, free_groups
+from secateur.framework.pruning.step import PruningStep
+from secateur.framework.untouched import random_numbers_as_before
+from secateur.utils.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from framework.trainer import Trainer
+    from secateur.framework.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Groups, LossFunction, add_gradients, mean_gradients, scoring
-from framework.pruning.producers import add_units, producer_parameters
-from utils.errors import UsageError
+from secateur.framework.criterion import Batch, Groups, LossFunction, add_gradients, mean_gradients, scoring
+from secateur.framework.pruning.producers import add_units, producer_parameters
+from secateur.utils.errors import UsageError
 
 #: samples, and a number for each entry
 Part = tuple[int, Mapping[str, Tensor]]

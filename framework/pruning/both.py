@@ -7,11 +7,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from framework.measures import dense_weights
-from framework.prunable import prunable_weights
-from framework.pruning.channels import ChannelGroup, Groups
-from framework.pruning.masks import Masks
-from framework.pruning.selection import Keep, lowest
+from secateur.framework.measures import dense_weights
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.channels import ChannelGroup, Groups
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.selection import Keep, lowest
 
 
 def keep_both(

@@ -14,14 +14,14 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from framework.lineage import lineage_of
-from framework.measures import count_macs, macs_by_tensor, measure_latency
-from framework.prunable import named_tensors, output_dim, prunable_layers, prunable_weights, tensor_name
-from framework.pruning.channels import ChannelGroup, Groups
-from framework.pruning.cutting import cut, shrink, what_stays
-from framework.pruning.producers import units_per_channel
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.framework.lineage import lineage_of
+from secateur.framework.measures import count_macs, macs_by_tensor, measure_latency
+from secateur.framework.prunable import named_tensors, output_dim, prunable_layers, prunable_weights, tensor_name
+from secateur.framework.pruning.channels import ChannelGroup, Groups
+from secateur.framework.pruning.cutting import cut, shrink, what_stays
+from secateur.framework.pruning.producers import units_per_channel
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 Keeps = Mapping[str, Tensor]
 BUDGETS = ("nodes", "weights", "params", "macs", "latency")

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from framework.lineage import lineage_of
-from framework.ordinary import ordinary, ordinary_mode
-from framework.prunable import check_network, named_modules, prunable_layers
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.framework.lineage import lineage_of
+from secateur.framework.ordinary import ordinary, ordinary_mode
+from secateur.framework.prunable import check_network, named_modules, prunable_layers
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 MODEL_OUTPUT = "model output"
 NOTHING_LEFT = "no channel is left"
@@ -113,7 +113,7 @@ def channel_groups(
     if attention not in ATTENTION:
         raise UsageError(unknown("way to cut attention", attention, ATTENTION))
     protect = _prefixes(model, protect)
-    from framework.pruning.tracing import trace
+    from secateur.framework.pruning.tracing import trace
 
     groups = TracedGroups(trace(model, example_input[:1], inexact, attention), example_input[:1])
     for name, group in groups.items():

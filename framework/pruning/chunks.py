@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from framework.pruning.budgets import Budget
-from framework.pruning.channels import Groups
-from framework.pruning.ranking import Limits, competing, dense_channels
-from framework.pruning.selection import Keep
+from secateur.framework.pruning.budgets import Budget
+from secateur.framework.pruning.channels import Groups
+from secateur.framework.pruning.ranking import Limits, competing, dense_channels
+from secateur.framework.pruning.selection import Keep
 
 
 class Chunks:

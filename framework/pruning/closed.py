@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import free_groups
-from framework.hard_concrete import LAYERS, L0BatchNorm2d, L0Conv2d, l0_layers
-from framework.lineage import lineage_of, same_network
-from framework.prunable import prunable_layers, tensor_name
-from framework.pruning.channels import ChannelGroup, Groups
-from framework.pruning.cutting import cut
-from framework.pruning.folding import foldable
-from framework.pruning.masks import Masks
-from framework.pruning.norms import norms_behind
-from framework.pruning.readers import hooked
-from framework.untouched import untouched
+from secateur.framework.criterion import free_groups
+from secateur.framework.hard_concrete import LAYERS, L0BatchNorm2d, L0Conv2d, l0_layers
+from secateur.framework.lineage import lineage_of, same_network
+from secateur.framework.prunable import prunable_layers, tensor_name
+from secateur.framework.pruning.channels import ChannelGroup, Groups
+from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.folding import foldable
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.norms import norms_behind
+from secateur.framework.pruning.readers import hooked
+from secateur.framework.untouched import untouched
 
 
 def add_l0_gates(model: nn.Module, sample: Tensor, close_norms: bool = True, **gates: Any) -> list[str]:

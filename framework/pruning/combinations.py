@@ -8,9 +8,9 @@ import math
 import torch
 from torch import Tensor
 
-from framework.criterion import Groups
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.framework.criterion import Groups
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 
 def check_combinations(who: str, size: int, most: int) -> None:

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from framework.criterion import Batch, Groups, LossFunction
-from framework.pruning.batchwise import freeze, peek
-from framework.pruning.gated import gated
-from framework.pruning.hearing import hear, listening, sum_positions
-from framework.pruning.importance import joined
-from framework.pruning.linearity import piecewise_linear
-from framework.pruning.places import Places
-from utils.errors import UsageError
+from secateur.framework.criterion import Batch, Groups, LossFunction
+from secateur.framework.pruning.batchwise import freeze, peek
+from secateur.framework.pruning.gated import gated
+from secateur.framework.pruning.hearing import hear, listening, sum_positions
+from secateur.framework.pruning.importance import joined
+from secateur.framework.pruning.linearity import piecewise_linear
+from secateur.framework.pruning.places import Places
+from secateur.utils.errors import UsageError
 
 #: numbers that a block of products with the Hessian of the outputs may hold
 BLOCK = 2**24

@@ -12,16 +12,16 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from framework.lineage import Lineage, has_lineage, lineage_of, set_lineage
-from framework.ordinary import ordinary_mode
-from framework.prunable import check_network, named_tensors
-from framework.pruning.attributes import follow_shapes
-from framework.pruning.channels import ChannelGroup, Groups, TracedGroups, example_of, remap
-from framework.pruning.folding import moved_constants
-from framework.pruning.masks import PREFIX, Masks
-from framework.pruning.undo import all_or_nothing
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.framework.lineage import Lineage, has_lineage, lineage_of, set_lineage
+from secateur.framework.ordinary import ordinary_mode
+from secateur.framework.prunable import check_network, named_tensors
+from secateur.framework.pruning.attributes import follow_shapes
+from secateur.framework.pruning.channels import ChannelGroup, Groups, TracedGroups, example_of, remap
+from secateur.framework.pruning.folding import moved_constants
+from secateur.framework.pruning.masks import PREFIX, Masks
+from secateur.framework.pruning.undo import all_or_nothing
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 #: (tensor name, dimension) -> positions that stay, ascending
 Staying = dict[str, dict[int, Tensor]]
@@ -383,7 +383,7 @@ def _check_gone(
     gone = {name: groups[name] for name, mask in keep.items() if len(mask) and not bool(mask.any())}
     if not gone:
         return
-    from framework.pruning.proof import not_removable  # it cuts as well
+    from secateur.framework.pruning.proof import not_removable  # it cuts as well
 
     example = example_of(groups) if example_input is None else example_input[:1]
     if example is None:

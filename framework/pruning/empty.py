@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from utils.subsampled import SubsampledConv2d
+from secateur.utils.subsampled import SubsampledConv2d
 
 
 class _EmptyConvolution:

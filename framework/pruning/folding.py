@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.prunable import TRANSPOSED, tensor_name
-from framework.pruning.channels import Groups, example_of
-from framework.pruning.masks import PREFIX
-from framework.pruning.outputs import output_tensors
-from framework.pruning.readers import Reader, hooked, readers_of, sole_norms
-from framework.untouched import random_numbers_as_before, untouched
-from utils.errors import UsageError
+from secateur.framework.prunable import TRANSPOSED, tensor_name
+from secateur.framework.pruning.channels import Groups, example_of
+from secateur.framework.pruning.masks import PREFIX
+from secateur.framework.pruning.outputs import output_tensors
+from secateur.framework.pruning.readers import Reader, hooked, readers_of, sole_norms
+from secateur.framework.untouched import random_numbers_as_before, untouched
+from secateur.utils.errors import UsageError
 
 SEED = 20_240_229
 #: layers that a warning names

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from framework.prunable import prunable_layers
-from framework.pruning.channels import ChannelGroup
-from framework.pruning.places import Places
+from secateur.framework.prunable import prunable_layers
+from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.places import Places
 
 Run = Callable[[Tensor], Any]
 

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, LossFunction, add_gradients
-from framework.prunable import output_dim, tensor_name, unit_is_channel
-from framework.pruning.channels import ChannelGroup
-from framework.pruning.outputs import output_tensors
-from framework.pruning.producers import add_units, per_unit, producer_parameters
-from utils.errors import UsageError
+from secateur.framework.criterion import Batch, LossFunction, add_gradients
+from secateur.framework.prunable import output_dim, tensor_name, unit_is_channel
+from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.outputs import output_tensors
+from secateur.framework.pruning.producers import add_units, per_unit, producer_parameters
+from secateur.utils.errors import UsageError
 
 #: relative difference up to which two ways to compute one gradient agree
 SAME = 1e-3

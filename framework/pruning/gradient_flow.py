@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from framework.criterion import Batch, LossFunction, mean_gradients, scoring
-from framework.prunable import prunable_layers, prunable_weights
-from framework.pruning.masks import Masks
+from secateur.framework.criterion import Batch, LossFunction, mean_gradients, scoring
+from secateur.framework.prunable import prunable_layers, prunable_weights
+from secateur.framework.pruning.masks import Masks
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from framework.lineage import lineage_of
-from framework.prunable import is_depthwise, named_tensors, output_dim, prunable_layers, tensor_name
-from framework.pruning.channels import NOTHING_LEFT, ChannelGroup, Slice
-from framework.pruning.flow import unavoidable
-from framework.pruning.rules import Context
+from secateur.framework.lineage import lineage_of
+from secateur.framework.prunable import is_depthwise, named_tensors, output_dim, prunable_layers, tensor_name
+from secateur.framework.pruning.channels import NOTHING_LEFT, ChannelGroup, Slice
+from secateur.framework.pruning.flow import unavoidable
+from secateur.framework.pruning.rules import Context
 
 
 @dataclass(frozen=True)

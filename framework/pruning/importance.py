@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, LossFunction
-from framework.pruning.batchwise import Part, each_gradient, freeze, gradient, peek
-from framework.pruning.channels import ChannelGroup
-from framework.pruning.hearing import Reduce, hear, listening, sum_positions
-from framework.pruning.places import Places
-from framework.pruning.producers import add_units
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.framework.criterion import Batch, LossFunction
+from secateur.framework.pruning.batchwise import Part, each_gradient, freeze, gradient, peek
+from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.hearing import Reduce, hear, listening, sum_positions
+from secateur.framework.pruning.places import Places
+from secateur.framework.pruning.producers import add_units
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 Groups = Mapping[str, ChannelGroup]
 #: by what the square of a sum over n producers is divided

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from framework.lineage import lineage_of
-from utils.errors import UsageError
+from secateur.framework.lineage import lineage_of
+from secateur.utils.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Criterion, float_scores
-from framework.prunable import TRANSPOSED, prunable_layers, prunable_weights, tensor_name
-from framework.pruning.channels import Groups
-from framework.pruning.masks import Masks
-from framework.pruning.selection import lowest, select
-from framework.untouched import untouched
-from utils.errors import UsageError
+from secateur.framework.criterion import Criterion, float_scores
+from secateur.framework.prunable import TRANSPOSED, prunable_layers, prunable_weights, tensor_name
+from secateur.framework.pruning.channels import Groups
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.selection import lowest, select
+from secateur.framework.untouched import untouched
+from secateur.utils.errors import UsageError
 
 
 def first_layer(groups: Groups) -> str:

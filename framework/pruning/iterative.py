@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from framework.contract import held_to_contract
-from framework.criterion import Criterion, check_scores, free_groups
-from framework.hooks import hookimpl
-from framework.iterative import Iterative
-from framework.prunable import prunable_weights
-from framework.pruning.batch_scores import batch_scores
-from framework.pruning.budgets import Macs
-from framework.pruning.chunks import Chunks
-from framework.pruning.cutting import shrink, unwrapped
-from framework.pruning.pruner import Pruner
-from framework.pruning.selection import Keep
-from framework.pruning.step import PruneEvent
-from framework.pruning.targets import keep_ranked
-from utils.errors import UsageError
+from secateur.framework.contract import held_to_contract
+from secateur.framework.criterion import Criterion, check_scores, free_groups
+from secateur.framework.hooks import hookimpl
+from secateur.framework.iterative import Iterative
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.batch_scores import batch_scores
+from secateur.framework.pruning.budgets import Macs
+from secateur.framework.pruning.chunks import Chunks
+from secateur.framework.pruning.cutting import shrink, unwrapped
+from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.pruning.selection import Keep
+from secateur.framework.pruning.step import PruneEvent
+from secateur.framework.pruning.targets import keep_ranked
+from secateur.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from framework.trainer import Trainer
+    from secateur.framework.trainer import Trainer
 
 #: what a layer's norm is at least
 TINY = 1e-8

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from framework.criterion import Criterion
-from framework.hooks import hookimpl
-from framework.iterative import Iterative
-from framework.pruning.iterative import IterativePruner, normed
-from framework.pruning.masks import Masks
-from framework.pruning.step import nothing_below
-from framework.pruning.targets import count_weights
-from utils.errors import UsageError
+from secateur.framework.criterion import Criterion
+from secateur.framework.hooks import hookimpl
+from secateur.framework.iterative import Iterative
+from secateur.framework.pruning.iterative import IterativePruner, normed
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.step import nothing_below
+from secateur.framework.pruning.targets import count_weights
+from secateur.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from framework.trainer import Trainer
+    from secateur.framework.trainer import Trainer
 
 
 class IterativeWeightPruner(IterativePruner):

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from framework.prunable import prunable_weights, tensor_name
-from utils.errors import UsageError
+from secateur.framework.prunable import prunable_weights, tensor_name
+from secateur.utils.errors import UsageError
 
 PREFIX = "mask_of_"
 #: optimizer -> model -> the hook that applies the model's masks after each step

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from framework.prunable import tensor_name
-from framework.pruning.channels import ChannelGroup
-from framework.pruning.places import Places
-from framework.pruning.producers import add_units
-from utils.errors import UsageError
+from secateur.framework.prunable import tensor_name
+from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.places import Places
+from secateur.framework.pruning.producers import add_units
+from secateur.utils.errors import UsageError
 
 Groups = Mapping[str, ChannelGroup]
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.criterion import Batch, LossFunction, add_gradients
-from framework.prunable import output_dim, prunable_layers, tensor_name, unit_is_channel
-from framework.pruning.channels import ChannelGroup
-from framework.pruning.producers import add_units, per_unit, producer_parameters
-from framework.pruning.readers import Reader, sole_norms
-from framework.untouched import untouched
-from utils.errors import UsageError
+from secateur.framework.criterion import Batch, LossFunction, add_gradients
+from secateur.framework.prunable import output_dim, prunable_layers, tensor_name, unit_is_channel
+from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.producers import add_units, per_unit, producer_parameters
+from secateur.framework.pruning.readers import Reader, sole_norms
+from secateur.framework.untouched import untouched
+from secateur.utils.errors import UsageError
 
 
 def norms_behind(model: nn.Module, layers: Iterable[str], sample: Tensor) -> dict[str, str]:

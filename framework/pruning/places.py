@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from framework.prunable import prunable_layers, tensor_name, unit_is_channel
-from framework.pruning.channels import ChannelGroup
-from framework.pruning.following import norms_behind
-from framework.pruning.producers import per_unit, producer_parameters
+from secateur.framework.prunable import prunable_layers, tensor_name, unit_is_channel
+from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.following import norms_behind
+from secateur.framework.pruning.producers import per_unit, producer_parameters
 
 Groups = Mapping[str, ChannelGroup]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from framework.criterion import free_groups, scoring
-from framework.pruning.channels import channel_groups
+from secateur.framework.criterion import free_groups, scoring
+from secateur.framework.pruning.channels import channel_groups
 
 
 def planned_passes(

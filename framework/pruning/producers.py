@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from framework.prunable import output_dim, tensor_name
-from framework.pruning.channels import ChannelGroup
+from secateur.framework.prunable import output_dim, tensor_name
+from secateur.framework.pruning.channels import ChannelGroup
 
 
 def producer_parameters(

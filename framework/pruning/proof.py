@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from framework.lineage import lineage_of
-from framework.prunable import PRUNABLE, named_modules, named_tensors, tensor_name
-from framework.pruning.attributes import follow_shapes
-from framework.pruning.channels import MODEL_OUTPUT, Groups
-from framework.pruning.cutting import Factor, Staying, rescaled, rescaling, shrink, what_stays
-from framework.pruning.masks import PREFIX
-from framework.pruning.outputs import output_tensors
-from framework.pruning.twins import twin_of
-from framework.untouched import random_numbers_as_before, untouched
+from secateur.framework.lineage import lineage_of
+from secateur.framework.prunable import PRUNABLE, named_modules, named_tensors, tensor_name
+from secateur.framework.pruning.attributes import follow_shapes
+from secateur.framework.pruning.channels import MODEL_OUTPUT, Groups
+from secateur.framework.pruning.cutting import Factor, Staying, rescaled, rescaling, shrink, what_stays
+from secateur.framework.pruning.masks import PREFIX
+from secateur.framework.pruning.outputs import output_tensors
+from secateur.framework.pruning.twins import twin_of
+from secateur.framework.untouched import random_numbers_as_before, untouched
 
 CHANGED = "a cut does not compute what a mask computes"
 NO_EFFECT = "the output does not change with the mask, so that nothing tells whether a cut is right"

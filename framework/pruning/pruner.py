@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from framework.contract import held_to_contract
-from framework.criterion import Batch, Criterion, Groups
-from framework.hooks import hookimpl
-from framework.measures import count_macs
-from framework.pruning.batch_scores import RunningScores, Tracking, batch_scores, own_randomness
-from framework.pruning.cutting import unwrapped
-from framework.pruning.masks import Masks
-from framework.pruning.selection import Keep
-from framework.pruning.step import PruneEvent, PruningStep, nothing_below
-from framework.schedule import BEFORE_TRAINING
+from secateur.framework.contract import held_to_contract
+from secateur.framework.criterion import Batch, Criterion, Groups
+from secateur.framework.hooks import hookimpl
+from secateur.framework.measures import count_macs
+from secateur.framework.pruning.batch_scores import RunningScores, Tracking, batch_scores, own_randomness
+from secateur.framework.pruning.cutting import unwrapped
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.selection import Keep
+from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
+from secateur.framework.schedule import BEFORE_TRAINING
 
 if TYPE_CHECKING:
-    from framework.trainer import Trainer
+    from secateur.framework.trainer import Trainer
 
 
 class Pruner:

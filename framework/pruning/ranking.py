@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.lineage import lineage_of
-from framework.pruning.budgets import Budget, Nodes
-from framework.pruning.channels import ChannelGroup, Groups
-from framework.pruning.selection import Keep, lowest, select
+from secateur.framework.lineage import lineage_of
+from secateur.framework.pruning.budgets import Budget, Nodes
+from secateur.framework.pruning.channels import ChannelGroup, Groups
+from secateur.framework.pruning.selection import Keep, lowest, select
 
 #: what competes with what: all channels, those of a group, those of groups that are built alike
 CHANNEL_SCOPES = ("global", "layer", "isomorphic")

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from framework.prunable import TRANSPOSED, named_tensors, output_dim, prunable_layers
-from framework.pruning.channels import Groups
-from framework.pruning.outputs import output_tensors
+from secateur.framework.prunable import TRANSPOSED, named_tensors, output_dim, prunable_layers
+from secateur.framework.pruning.channels import Groups
+from secateur.framework.pruning.outputs import output_tensors
 
 
 def _number(value: float) -> Tensor:

@@ -11,11 +11,11 @@ from torch.func import functional_call
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map
 
-from framework.criterion import Batch, Groups, LossFunction
-from framework.pruning.batchwise import peek
-from framework.pruning.channels import ChannelGroup
-from framework.pruning.reading import Read, reads_of
-from framework.pruning.replay import Replay
+from secateur.framework.criterion import Batch, Groups, LossFunction
+from secateur.framework.pruning.batchwise import peek
+from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.reading import Read, reads_of
+from secateur.framework.pruning.replay import Replay
 
 #: numbers that the largest value of a block of sets may hold
 BLOCK = 2**23

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.pruning.flow import Memory, Operation, storage_of
-from framework.pruning.labels import FIXED, Labels
-from framework.pruning.queries import UNMATCHED, Queries
+from secateur.framework.pruning.flow import Memory, Operation, storage_of
+from secateur.framework.pruning.labels import FIXED, Labels
+from secateur.framework.pruning.queries import UNMATCHED, Queries
 
 Fields = dict[int, Tensor]
 Arguments = Sequence[Any]

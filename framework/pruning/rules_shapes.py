@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.pruning.labels import FIXED
-from framework.pruning.rules import Arguments, Context, Fields, rule, tensors, unsupported
+from secateur.framework.pruning.labels import FIXED
+from secateur.framework.pruning.rules import Arguments, Context, Fields, rule, tensors, unsupported
 
 
 @rule("clone contiguous _to_copy alias detach lift_fresh lift_fresh_copy native_dropout zero fill")

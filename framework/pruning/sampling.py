@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, Groups, free_groups, with_groups
-from framework.pruning.channels import ChannelGroup, example_of
-from utils.errors import UsageError
+from secateur.framework.criterion import Batch, Criterion, Groups, free_groups, with_groups
+from secateur.framework.pruning.channels import ChannelGroup, example_of
+from secateur.utils.errors import UsageError
 
 
 def with_sample(

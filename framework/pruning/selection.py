@@ -8,8 +8,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 SCOPES = ("global", "layer", "row")
 

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from framework.contract import held_to_contract
-from framework.criterion import Batch, Criterion, LossFunction, Scores, check_scores, free_groups
-from framework.lineage import lineage_of
-from framework.measures import node_sparsity, weight_sparsity
-from framework.prunable import prunable_layers, prunable_weights, tensor_name
-from framework.pruning.both import keep_both
-from framework.pruning.budgets import BUDGETS, LATENCY_TOLERANCE, TOLERANCE, Budget, make_budget
-from framework.pruning.channels import ChannelGroup, channel_groups
-from framework.pruning.cutting import Companion, Staying, cut, shrink, unwrapped, what_stays
-from framework.pruning.inputs import (
+from secateur.framework.contract import held_to_contract
+from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores, check_scores, free_groups
+from secateur.framework.lineage import lineage_of
+from secateur.framework.measures import node_sparsity, weight_sparsity
+from secateur.framework.prunable import prunable_layers, prunable_weights, tensor_name
+from secateur.framework.pruning.both import keep_both
+from secateur.framework.pruning.budgets import BUDGETS, LATENCY_TOLERANCE, TOLERANCE, Budget, make_budget
+from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.cutting import Companion, Staying, cut, shrink, unwrapped, what_stays
+from secateur.framework.pruning.inputs import (
     check_input_scores,
     first_layer,
     gone_scores,
@@ -28,13 +28,13 @@ from framework.pruning.inputs import (
     living_inputs,
     mask_inputs,
 )
-from framework.pruning.masks import Masks
-from framework.pruning.proof import not_removable
-from framework.pruning.ranking import CHANNEL_SCOPES, Limits, Ranking
-from framework.pruning.selection import SCOPES, Keep
-from framework.pruning.targets import keep_channels, keep_weights, reachable
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.proof import not_removable
+from secateur.framework.pruning.ranking import CHANNEL_SCOPES, Limits, Ranking
+from secateur.framework.pruning.selection import SCOPES, Keep
+from secateur.framework.pruning.targets import keep_channels, keep_weights, reachable
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 #: what may compete with what, by granularity
 SCOPE_OF = {"weight": SCOPES, "channel": CHANNEL_SCOPES, "both": ("global",)}

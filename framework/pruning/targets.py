@@ -7,15 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from framework.measures import dense_weights
-from framework.prunable import prunable_weights
-from framework.pruning.budgets import Budget, Nodes
-from framework.pruning.channels import Groups
-from framework.pruning.chunks import Chunks
-from framework.pruning.masks import Masks
-from framework.pruning.ranking import Limits, Ranking
-from framework.pruning.selection import Keep, select
-from utils.errors import UsageError
+from secateur.framework.measures import dense_weights
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.budgets import Budget, Nodes
+from secateur.framework.pruning.channels import Groups
+from secateur.framework.pruning.chunks import Chunks
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.ranking import Limits, Ranking
+from secateur.framework.pruning.selection import Keep, select
+from secateur.utils.errors import UsageError
 
 
 def keep_weights(

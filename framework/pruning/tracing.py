@@ -23,22 +23,22 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from framework.prunable import named_modules, named_tensors, prunable_layers
-from framework.pruning import rules_shapes as rules_shapes  # registers its rules
-from framework.pruning.attributes import heads_of
-from framework.pruning.channels import MODEL_OUTPUT, ChannelGroup
-from framework.pruning.flow import storage_of
-from framework.pruning.grouping import Run, collect, doubtful_groups, mark_removable, named_groups
-from framework.pruning.labels import FIXED
-from framework.pruning.masks import PREFIX
-from framework.pruning.outputs import output_tensors
-from framework.pruning.proof import MADE_UP, distance, refuted
-from framework.pruning.queries import with_queries
-from framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
-from framework.pruning.shadow import of_shapes, shadow_of
-from framework.pruning.twins import twin_of
-from framework.untouched import random_numbers_as_before, untouched
-from utils.errors import UsageError
+from secateur.framework.prunable import named_modules, named_tensors, prunable_layers
+from secateur.framework.pruning import rules_shapes as rules_shapes  # registers its rules
+from secateur.framework.pruning.attributes import heads_of
+from secateur.framework.pruning.channels import MODEL_OUTPUT, ChannelGroup
+from secateur.framework.pruning.flow import storage_of
+from secateur.framework.pruning.grouping import Run, collect, doubtful_groups, mark_removable, named_groups
+from secateur.framework.pruning.labels import FIXED
+from secateur.framework.pruning.masks import PREFIX
+from secateur.framework.pruning.outputs import output_tensors
+from secateur.framework.pruning.proof import MADE_UP, distance, refuted
+from secateur.framework.pruning.queries import with_queries
+from secateur.framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
+from secateur.framework.pruning.shadow import of_shapes, shadow_of
+from secateur.framework.pruning.twins import twin_of
+from secateur.framework.untouched import random_numbers_as_before, untouched
+from secateur.utils.errors import UsageError
 
 #: pointwise operations that torch does not tag as such
 POINTWISE = frozenset(

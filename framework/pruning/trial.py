@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from framework.contract import held_to_contract
-from framework.criterion import Criterion, Data, Groups, LossFunction, check_scores, free_groups
-from utils.errors import RunError, UsageError
-from utils.loaders import Loaders
-from utils.suggest import one_line, unknown
+from secateur.framework.contract import held_to_contract
+from secateur.framework.criterion import Criterion, Data, Groups, LossFunction, check_scores, free_groups
+from secateur.utils.errors import RunError, UsageError
+from secateur.utils.loaders import Loaders
+from secateur.utils.suggest import one_line, unknown
 
 KINDS = ("none", "random", "balanced")
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
-from framework.pruning.batchwise import over_channels
-from framework.pruning.initial import InitialWeights
-from utils.errors import UsageError
+from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
+from secateur.framework.pruning.batchwise import over_channels
+from secateur.framework.pruning.initial import InitialWeights
+from secateur.utils.errors import UsageError
 
 
 class Weighed(Criterion):

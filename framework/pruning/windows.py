@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from utils.vision import torchvision
+from secateur.utils.vision import torchvision
 
 _models = torchvision().models
 _Swin: Any = _models.swin_transformer.ShiftedWindowAttention

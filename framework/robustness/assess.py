@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from framework.robustness.attacking import Effort, Track, run_attack
-from framework.robustness.names import Attack
-from framework.robustness.points import PixelModel, Points, frozen, predictions
-from framework.robustness.results import Assessment, on_cpu, to_show
-from framework.robustness.sanity import check_masking
-from framework.tester import Network
-from utils.errors import RunError
+from secateur.framework.robustness.attacking import Effort, Track, run_attack
+from secateur.framework.robustness.names import Attack
+from secateur.framework.robustness.points import PixelModel, Points, frozen, predictions
+from secateur.framework.robustness.results import Assessment, on_cpu, to_show
+from secateur.framework.robustness.sanity import check_masking
+from secateur.framework.tester import Network
+from secateur.utils.errors import RunError
 
 #: images to a picture of examples, and points whose adversarials are kept so that there are as many to show
 SHOWN, KEPT = 8, 64

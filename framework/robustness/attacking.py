@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from framework.robustness.names import Attack
-from framework.robustness.points import PixelModel, Points, distances, predictions, wide
-from utils.errors import RunError, UsageError
-from utils.suggest import unknown
+from secateur.framework.robustness.names import Attack
+from secateur.framework.robustness.points import PixelModel, Points, distances, predictions, wide
+from secateur.utils.errors import RunError, UsageError
+from secateur.utils.suggest import unknown
 
 #: what float32 makes of a distance of exactly epsilon: share of epsilon, and of one pixel
 RELATIVE, ABSOLUTE = 1e-5, 1e-6

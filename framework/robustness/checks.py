@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from framework.config import FLAGS, TESTER_FLAGS, RunConfig
-from framework.robustness.names import DEFAULT, TESTER, chosen_attacks, chosen_epsilons
-from framework.robustness.options import check_attack_options
-from framework.run_folder import FINISHED, RunFolder, checkpoint_in, find_checkpoint, find_folder, run_folder_of
-from utils.errors import UsageError
+from secateur.framework.config import FLAGS, TESTER_FLAGS, RunConfig
+from secateur.framework.robustness.names import DEFAULT, TESTER, chosen_attacks, chosen_epsilons
+from secateur.framework.robustness.options import check_attack_options
+from secateur.framework.run_folder import (
+    FINISHED,
+    RunFolder,
+    checkpoint_in,
+    find_checkpoint,
+    find_folder,
+    run_folder_of,
+)
+from secateur.utils.errors import UsageError
 
 #: flags for which an attack must have a number of its own, and what they set
 STEPS = {"attack_steps": "steps", "attack_binary_steps": "rounds", "attack_restarts": "random"}

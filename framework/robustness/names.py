@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from utils.errors import UsageError
-from utils.suggest import unknown
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
 
 ALL = "all"
 #: the attack of the tester where none is named, as in SNIP-it

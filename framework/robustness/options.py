@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from utils.errors import UsageError
+from secateur.utils.errors import UsageError
 
 #: counts, and the least of each
 LEAST = {"steps": 1, "binary_search_steps": 1, "repeats": 1, "candidates": 2}

@@ -10,12 +10,12 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from framework.robustness.assess import KEPT, SHOWN
-from framework.robustness.attacking import Outcome
-from framework.robustness.names import NORMS
-from framework.robustness.points import PixelModel
-from framework.robustness.results import Assessment, to_show
-from framework.robustness.tables import shown_epsilon
+from secateur.framework.robustness.assess import KEPT, SHOWN
+from secateur.framework.robustness.attacking import Outcome
+from secateur.framework.robustness.names import NORMS
+from secateur.framework.robustness.points import PixelModel
+from secateur.framework.robustness.results import Assessment, to_show
+from secateur.framework.robustness.tables import shown_epsilon
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

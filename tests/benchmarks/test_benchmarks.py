@@ -17,9 +17,9 @@ from torch import nn
 from benchmarks import attacks, baselines, choices, coverage, importance, overhead, rounds, score, snapit, timing
 from benchmarks import cut as cutting
 from benchmarks.timing import Row, by_turns
-from framework import build
-from framework.measures import count_macs
-from utils.loaders import Loaders
+from secateur import build
+from secateur.framework.measures import count_macs
+from secateur.utils.loaders import Loaders
 
 
 @pytest.fixture(autouse=True)

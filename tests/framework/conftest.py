@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import pytest
 
-import main
-from framework.config import RunConfig
-from framework.run_folder import RunFolder
+from secateur import main
+from secateur.framework.config import RunConfig
+from secateur.framework.run_folder import RunFolder
 
 CRITERION = '''
 import torch
-from framework.criterion import Criterion
-from framework.schedule import During
+from secateur.framework.criterion import Criterion
+from secateur.framework.schedule import During
 
 
 class {name}(Criterion):
@@ -77,9 +77,9 @@ def command(
 ) -> Callable[..., Result]:
     """Call `main.py` with arguments in an empty folder; a run is recorded instead of started."""
     calls: list[tuple[RunConfig, str]] = []
-    fake = types.ModuleType("framework.runs")
+    fake = types.ModuleType("secateur.framework.runs")
     fake.run = lambda config, line: calls.append((config, line))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "framework.runs", fake)
+    monkeypatch.setitem(sys.modules, "secateur.framework.runs", fake)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 

@@ -9,13 +9,13 @@ import torch
 from small_nets import ConvNet, seeded
 from torch import Tensor, nn
 
-from framework.hooks import manager
-from framework.loss import Loss
-from framework.plugins import build
-from framework.pruning.pruner import Pruner
-from framework.trainer import Parts, Settings, Trainer
-from utils.dataset import DataSet
-from utils.loaders import make_loaders
+from secateur.framework.hooks import manager
+from secateur.framework.loss import Loss
+from secateur.framework.plugins import build
+from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.trainer import Parts, Settings, Trainer
+from secateur.utils.dataset import DataSet
+from secateur.utils.loaders import make_loaders
 
 
 class Blobs(DataSet):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.criterion import free_groups
-from framework.plugins import build
-from framework.pruning.channels import ChannelGroup
-from framework.pruning.cutting import mask_channels
+from secateur.framework.criterion import free_groups
+from secateur.framework.plugins import build
+from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.cutting import mask_channels
 
 Groups = Mapping[str, ChannelGroup]
 

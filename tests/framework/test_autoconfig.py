@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from framework.autoconfig import SHIPPED, fill, load_rules
-from framework.config import RunConfig
-from framework.plugins import registry
-from utils.errors import UsageError
+from secateur.framework.autoconfig import SHIPPED, fill, load_rules
+from secateur.framework.config import RunConfig
+from secateur.framework.plugins import registry
+from secateur.utils.errors import UsageError
 
 Command = Callable[..., Any]
 
@@ -58,7 +58,7 @@ def test_no_autoconfig_turns_it_off(command: Command) -> None:
 
 
 def test_a_plugin_that_inherits_its_granularity_is_understood(plugins: Path, command: Command) -> None:
-    source = "from criterions.SNIP import SNIP as Base\n\nclass Heir(Base):\n    pass\n"
+    source = "from secateur.criterions.SNIP import SNIP as Base\n\nclass Heir(Base):\n    pass\n"
     (plugins / "criterions" / "Heir.py").write_text(source)
     assert command("--plugins", plugins, "--prune_criterion", "Heir").config.outer_layer_pruning is True
 

@@ -29,15 +29,15 @@ from small_nets import (
 )
 from torch import Tensor, nn
 
-from framework.checkpoint import KEY, file_size, is_ours, load_model, save_model, serialize
-from framework.lineage import lineage_of
-from framework.measures import measure
-from framework.plugins import build
-from framework.pretrained import load_tensors
-from framework.pruning.channels import channel_groups
-from framework.pruning.cutting import cut
-from framework.pruning.masks import Masks
-from utils.errors import UsageError
+from secateur.framework.checkpoint import KEY, file_size, is_ours, load_model, save_model, serialize
+from secateur.framework.lineage import lineage_of
+from secateur.framework.measures import measure
+from secateur.framework.plugins import build
+from secateur.framework.pretrained import load_tensors
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.masks import Masks
+from secateur.utils.errors import UsageError
 
 
 def pruned(model: nn.Module, inputs: Tensor, steps: str, seed: int = 0) -> nn.Module:
@@ -229,7 +229,7 @@ def test_buffers_that_are_not_saved_have_their_values_in_a_rebuilt_network(
         def forward(self, inputs: Tensor) -> Tensor:
             return self.layer(inputs) * self.table
 
-    from framework.plugins import registry
+    from secateur.framework.plugins import registry
 
     monkeypatch.setitem(registry._files["models"], "Scaled", Path(__file__))
     monkeypatch.setitem(registry._classes, ("models", "Scaled"), Scaled)
@@ -505,7 +505,7 @@ def test_a_cut_along_a_later_dimension_comes_back(tmp_path: Path) -> None:
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
             return self.head(self.embed(inputs) + self.place)
 
-    from framework import channel_groups, cut, load_model, save_model
+    from secateur import channel_groups, cut, load_model, save_model
 
     torch.manual_seed(0)
     model, inputs = Placed(), torch.randn(2, 5, 6)

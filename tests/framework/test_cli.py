@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-import framework
-from framework.config import EXTRAS, FLAGS
-from utils.errors import RunError, UsageError
+import secateur
+from secateur.framework.config import EXTRAS, FLAGS
+from secateur.utils.errors import RunError, UsageError
 
-ROOT = Path(framework.__file__).parent.parent
+ROOT = Path(secateur.__file__).parent.parent
 Command = Callable[..., Any]
 
 
@@ -94,8 +94,8 @@ def test_every_flag_is_in_the_help_under_its_heading(command: Command) -> None:
 
 
 def test_version_is_that_of_the_package(command: Command) -> None:
-    assert framework.__version__ in command("--version").out
-    assert f'version = "{framework.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    assert secateur.__version__ in command("--version").out
+    assert f'version = "{secateur.__version__}"' in (ROOT / "pyproject.toml").read_text()
 
 
 REFUSED = {
@@ -222,7 +222,7 @@ def test_how_a_run_ends_decides_the_exit_code(
     def run(config: object, line: str) -> None:
         raise error
 
-    monkeypatch.setattr(sys.modules["framework.runs"], "run", run)
+    monkeypatch.setattr(sys.modules["secateur.framework.runs"], "run", run)
     result = command()
     assert result.code == code
     assert result.err.endswith(shown)
@@ -256,7 +256,7 @@ def isolated(code: str) -> str:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "criterions"], ["--model", "VG16"]])
 def test_help_and_list_import_nothing_heavy(arguments: list[str]) -> None:
-    code = f"import main, sys; main.main({arguments}); print(sorted({{'torch', 'numpy'}} & set(sys.modules)))"
+    code = f"import sys; from secateur import main; main.main({arguments}); print(sorted({{'torch', 'numpy'}} & set(sys.modules)))"
     assert isolated(code).splitlines()[-1] == "[]"
 
 

@@ -12,10 +12,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.config import FLAGS, GROUPS, KINDS, RunConfig
-from framework.config_file import merge, parse_settings, parse_value
-from framework.plugins import registry
-from utils.errors import UsageError
+from secateur.framework.config import FLAGS, GROUPS, KINDS, RunConfig
+from secateur.framework.config_file import merge, parse_settings, parse_value
+from secateur.framework.plugins import registry
+from secateur.utils.errors import UsageError
 
 Command = Callable[..., Any]
 

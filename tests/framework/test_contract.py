@@ -20,13 +20,13 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import Criterion, prune
-from framework.contract import is_shipped
-from framework.model_state import TABLES
-from framework.plugins import build, registry
-from framework.process_state import ProcessState
-from framework.prunable import prunable_weights
-from utils.errors import RunError, UsageError
+from secateur import Criterion, prune
+from secateur.framework.contract import is_shipped
+from secateur.framework.model_state import TABLES
+from secateur.framework.plugins import build, registry
+from secateur.framework.process_state import ProcessState
+from secateur.framework.prunable import prunable_weights
+from secateur.utils.errors import RunError, UsageError
 
 Change = Callable[[Any], object]
 

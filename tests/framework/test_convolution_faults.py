@@ -18,12 +18,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from framework import probing, prune
-from framework.convolution_faults import FAULTS, faulty_layers, in_channels_last, is_faulty, safe_convolutions
-from framework.criterion import scoring
-from framework.hard_concrete import L0Conv2d, L0SubsampledConv2d
-from framework.pruning.closed import add_l0_gates, without_gates
-from utils.subsampled import SubsampledConv2d
+from secateur import prune
+from secateur.framework import probing
+from secateur.framework.convolution_faults import (
+    FAULTS,
+    faulty_layers,
+    in_channels_last,
+    is_faulty,
+    safe_convolutions,
+)
+from secateur.framework.criterion import scoring
+from secateur.framework.hard_concrete import L0Conv2d, L0SubsampledConv2d
+from secateur.framework.pruning.closed import add_l0_gates, without_gates
+from secateur.utils.subsampled import SubsampledConv2d
 
 ROOT = Path(__file__).resolve().parents[2]
 LAST = torch.channels_last
@@ -213,7 +220,7 @@ def test_nothing_is_intercepted_without_need() -> None:
 SCRIPT = """
 import torch
 from torch import nn
-from utils.subsampled import SubsampledConv2d
+from secateur.utils.subsampled import SubsampledConv2d
 torch.set_num_threads(1)
 for channels in range(1, 9):
     layer = SubsampledConv2d(channels, 16, 1, stride=2).to(memory_format=torch.channels_last)

@@ -10,9 +10,9 @@ import torch
 from small_nets import mlp, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
-from framework.criterion import Criterion, check_scores
-from framework.prunable import prunable_weights
-from utils.errors import UsageError
+from secateur.framework.criterion import Criterion, check_scores
+from secateur.framework.prunable import prunable_weights
+from secateur.utils.errors import UsageError
 
 
 class Plain(Criterion):

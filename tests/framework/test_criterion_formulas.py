@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from framework.criterion import Criterion, free_groups
-from framework.plugins import build
-from framework.prunable import prunable_weights
-from framework.pruning.channels import ChannelGroup, channel_groups
-from framework.pruning.masks import Masks
-from utils.errors import UsageError
+from secateur.framework.criterion import Criterion, free_groups
+from secateur.framework.plugins import build
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.masks import Masks
+from secateur.utils.errors import UsageError
 
 Batches = list[tuple[Tensor, Tensor]]
 NETS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {

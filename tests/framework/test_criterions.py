@@ -26,20 +26,14 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import registry
-from framework.criterion import (
-    Criterion,
-    check_scores,
-    free_groups,
-    mean_gradients,
-    scoring,
-)
-from framework.plugins import build
-from framework.prunable import prunable_weights
-from framework.pruning.channels import ChannelGroup, channel_groups
-from framework.pruning.masks import Masks
-from framework.schedule import Schedule
-from utils.errors import UsageError
+from secateur import registry
+from secateur.framework.criterion import Criterion, check_scores, free_groups, mean_gradients, scoring
+from secateur.framework.plugins import build
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.schedule import Schedule
+from secateur.utils.errors import UsageError
 
 NAMES = registry.names("criterions")
 Batches = list[tuple[Tensor, Tensor]]

@@ -7,15 +7,15 @@ import torch
 from short_runs import trained
 from small_nets import one_thread, same  # noqa: F401
 
-from framework.criterion import Criterion, Data, free_groups
-from framework.iterative import Iterative
-from framework.measures import weight_sparsity
-from framework.plugins import build, option_names, registry
-from framework.pruning.batch_scores import Tracking
-from framework.pruning.iterative import IterativePruner
-from framework.pruning.iterative_weights import IterativeWeightPruner
-from framework.pruning.pruner import Pruner
-from framework.schedule import Never
+from secateur.framework.criterion import Criterion, Data, free_groups
+from secateur.framework.iterative import Iterative
+from secateur.framework.measures import weight_sparsity
+from secateur.framework.plugins import build, option_names, registry
+from secateur.framework.pruning.batch_scores import Tracking
+from secateur.framework.pruning.iterative import IterativePruner
+from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
+from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.schedule import Never
 
 CRITERIONS = [
     name for name in registry.names("criterions") if registry.describe("criterions", name).when != "never"

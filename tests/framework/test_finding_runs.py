@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from framework.config import RunConfig
-from framework.run_folder import (
+from secateur.framework.config import RunConfig
+from secateur.framework.run_folder import (
     RunFolder,
     find_checkpoint,
     find_pretrained,
     finished_dense_run,
     run_folder_of,
 )
-from utils.errors import UsageError
+from secateur.utils.errors import UsageError
 
 HEADER = (2).to_bytes(8, "little") + b"{}"  # the smallest safetensors file
 Make = Callable[..., RunFolder]

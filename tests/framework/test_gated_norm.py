@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from small_nets import ConvNet, ResNet, images, one_thread, randomise, seeded, shipped  # noqa: F401
 from torch import nn
 
-from framework.checkpoint import load_model, save_model
-from framework.gated_norm import add_gates, fold_gates, gated_norms
-from framework.lineage import lineage_of
-from framework.plugins import build
-from framework.pruning.channels import channel_groups
-from framework.pruning.cutting import cut, mask_channels
+from secateur.framework.checkpoint import load_model, save_model
+from secateur.framework.gated_norm import add_gates, fold_gates, gated_norms
+from secateur.framework.lineage import lineage_of
+from secateur.framework.plugins import build
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.cutting import cut, mask_channels
 
 
 def gated(model: nn.Module, **options: float) -> nn.Module:

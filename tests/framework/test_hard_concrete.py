@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from small_nets import ConvNet, images, one_thread, seeded  # noqa: F401
 from torch import nn
 
-from framework.hard_concrete import EPSILON, L0Conv2d, L0Linear, check_gates, expected_l0
-from framework.pruning.closed import add_l0_gates
-from losses.CrossEntropy import CrossEntropy
-from losses.L0CrossEntropy import L0CrossEntropy
-from utils.errors import UsageError
+from secateur.framework.hard_concrete import EPSILON, L0Conv2d, L0Linear, check_gates, expected_l0
+from secateur.framework.pruning.closed import add_l0_gates
+from secateur.losses.CrossEntropy import CrossEntropy
+from secateur.losses.L0CrossEntropy import L0CrossEntropy
+from secateur.utils.errors import UsageError
 
 
 def layers(**options: Any) -> list[Any]:

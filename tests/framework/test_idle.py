@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from framework.assemble import build_pruner
-from framework.config import FLAGS, RunConfig
-from framework.config_file import merge
-from framework.idle import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, idle_in_tests
-from framework.modes import use_modes
-from framework.plugins import build, option_names, registry
-from framework.schedule import Never
+from secateur.framework.assemble import build_pruner
+from secateur.framework.config import FLAGS, RunConfig
+from secateur.framework.config_file import merge
+from secateur.framework.idle import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, idle_in_tests
+from secateur.framework.modes import use_modes
+from secateur.framework.plugins import build, option_names, registry
+from secateur.framework.schedule import Never
 
 
 def idle(command: str, file: Path | None = None) -> list[str]:

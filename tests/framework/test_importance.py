@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from framework.criterion import Criterion, free_groups
-from framework.plugins import build
-from framework.pruning.channels import ChannelGroup, channel_groups
-from utils.errors import UsageError
+from secateur.framework.criterion import Criterion, free_groups
+from secateur.framework.plugins import build
+from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.utils.errors import UsageError
 
 Batches = list[tuple[Tensor, Tensor]]
 Groups = Mapping[str, ChannelGroup]
@@ -463,7 +463,7 @@ def test_element_scores_have_the_parameters_shapes_and_add_up_to_the_scores() ->
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_the_distance_from_the_initial_weights_follows_a_cut(cut: bool) -> None:
-    from framework.pruning.cutting import cut as cut_channels
+    from secateur.framework.pruning.cutting import cut as cut_channels
 
     model, batches, groups = double("residual")
     criterion = build("criterions", "BiasedLoss", use_init=True)
@@ -677,8 +677,8 @@ def test_second_derivatives_are_the_diagonal_of_the_hessian_by_explicit_gates(ne
 def test_channels_take_a_pass_each_only_where_the_outputs_are_not_linear_in_the_gate(
     net: str, rows: set[str]
 ) -> None:
-    from framework.criterion import scoring
-    from framework.pruning.curvature import Curvature
+    from secateur.framework.criterion import scoring
+    from secateur.framework.pruning.curvature import Curvature
 
     model, batches, groups = double(net)
     with scoring(model):
@@ -748,9 +748,9 @@ def test_the_oracle_is_the_squared_change_of_the_loss_without_the_channel(net: s
 
 @pytest.mark.parametrize("net", [*NETS])
 def test_the_layers_before_a_channel_are_run_once_for_all_of_them(net: str) -> None:
-    from framework.pruning.reading import reads_of
-    from framework.pruning.removal import _Network
-    from framework.pruning.replay import Replay
+    from secateur.framework.pruning.reading import reads_of
+    from secateur.framework.pruning.removal import _Network
+    from secateur.framework.pruning.replay import Replay
 
     model, batches, groups = double(net)
     model.eval()
@@ -872,7 +872,7 @@ def test_the_oracle_takes_pooling_of_channels_last_images_for_what_it_is(
 
 @pytest.mark.parametrize("name", ["VGG16", "LeNet5", "ResNet18"])
 def test_shipped_networks_are_taken_apart(name: str) -> None:
-    from framework.pruning.removal import _Network
+    from secateur.framework.pruning.removal import _Network
 
     model = shipped(name, image_size=32).eval()
     inputs = images(2, channels=1, size=32)

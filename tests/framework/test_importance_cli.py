@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from framework.modes import METHODS
-from framework.plugins import registry
-from main import main
+from secateur.framework.modes import METHODS
+from secateur.framework.plugins import registry
+from secateur.main import main
 
 
 def test_every_id_names_a_channel_criterion() -> None:

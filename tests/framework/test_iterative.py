@@ -13,19 +13,19 @@ from short_runs import trained
 from small_nets import ConvNet, images, mlp, one_thread, same, seeded, shipped  # noqa: F401
 from torch import Tensor, nn
 
-from framework import Iterative
-from framework.criterion import Criterion, Data, free_groups
-from framework.hooks import hookimpl
-from framework.measures import count_macs, node_sparsity
-from framework.plugins import build
-from framework.pruning.budgets import Macs
-from framework.pruning.channels import channel_groups
-from framework.pruning.chunks import Chunks
-from framework.pruning.cutting import cut, unwrapped
-from framework.pruning.iterative import Averages, IterativePruner
-from framework.pruning.ranking import Limits
-from framework.trainer import Trainer
-from utils.errors import UsageError
+from secateur import Iterative
+from secateur.framework.criterion import Criterion, Data, free_groups
+from secateur.framework.hooks import hookimpl
+from secateur.framework.measures import count_macs, node_sparsity
+from secateur.framework.plugins import build
+from secateur.framework.pruning.budgets import Macs
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.chunks import Chunks
+from secateur.framework.pruning.cutting import cut, unwrapped
+from secateur.framework.pruning.iterative import Averages, IterativePruner
+from secateur.framework.pruning.ranking import Limits
+from secateur.framework.trainer import Trainer
+from secateur.utils.errors import UsageError
 
 UNITS = {"a": 6, "b": 8, "c": 10}  # of ConvNet
 
@@ -159,7 +159,7 @@ def test_a_real_score_is_taken_with_the_weights_of_now_and_leaves_training_as_it
     plain = build("criterions", "EmptyCrit")
     pruner = IterativePruner(build("criterions", "TaylorGate"), Iterative(frequency=4, per_step=0, most=0), 0.5, 2)
     scored = trained(pruner, epochs=2)
-    from framework.pruning.pruner import Pruner
+    from secateur.framework.pruning.pruner import Pruner
 
     unscored = trained(Pruner(plain, {}), epochs=2)
     assert same(scored.model.state_dict(), unscored.model.state_dict())

@@ -10,19 +10,19 @@ from short_runs import trained
 from small_nets import ConvNet, ResNet, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
-from framework.criterion import Criterion, Data, free_groups
-from framework.hooks import hookimpl
-from framework.iterative import Iterative
-from framework.measures import weight_sparsity
-from framework.plugins import build
-from framework.prunable import prunable_weights
-from framework.pruning.channels import channel_groups
-from framework.pruning.iterative import IterativePruner
-from framework.pruning.iterative_weights import IterativeWeightPruner
-from framework.pruning.masks import Masks
-from framework.pruning.step import PruneEvent
-from framework.trainer import Trainer
-from utils.errors import UsageError
+from secateur.framework.criterion import Criterion, Data, free_groups
+from secateur.framework.hooks import hookimpl
+from secateur.framework.iterative import Iterative
+from secateur.framework.measures import weight_sparsity
+from secateur.framework.plugins import build
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.iterative import IterativePruner
+from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.step import PruneEvent
+from secateur.framework.trainer import Trainer
+from secateur.utils.errors import UsageError
 
 WEIGHTS = {name: weight.shape for name, weight in prunable_weights(seeded(ConvNet)).items()}
 TOTAL = sum(shape.numel() for shape in WEIGHTS.values())

@@ -12,17 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from framework.config import FLAGS, RunConfig, parse_values
-from framework.flags import Flag
-from framework.optimizer_options import OTHER_STEPS, optimizer_options, try_optimizer
-from framework.oracle.settings import STUDY_FLAGS
-from framework.plugins import OPTIMIZERS, option_names, registry
-from framework.run_folder import _new_folder
-from framework.validate import TAKEN
-from utils import memory
-from utils.errors import UsageError
-from utils.loaders import make_loaders
-from utils.memory import check_memory, is_out_of_memory
+from secateur.framework.config import FLAGS, RunConfig, parse_values
+from secateur.framework.flags import Flag
+from secateur.framework.optimizer_options import OTHER_STEPS, optimizer_options, try_optimizer
+from secateur.framework.oracle.settings import STUDY_FLAGS
+from secateur.framework.plugins import OPTIMIZERS, option_names, registry
+from secateur.framework.run_folder import _new_folder
+from secateur.framework.validate import TAKEN
+from secateur.utils import memory
+from secateur.utils.errors import UsageError
+from secateur.utils.loaders import make_loaders
+from secateur.utils.memory import check_memory, is_out_of_memory
 
 Command = Callable[..., Any]
 ALL = FLAGS | STUDY_FLAGS

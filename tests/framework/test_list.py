@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from framework import hooks
-from framework.plugins import registry
+from secateur.framework import hooks
+from secateur.framework.plugins import registry
 
 Command = Callable[..., Any]
-IMPLEMENT = "from framework.hooks import hookimpl\n@hookimpl\n"
+IMPLEMENT = "from secateur.framework.hooks import hookimpl\n@hookimpl\n"
 
 
 def lines_of(text: str, name: str) -> list[str]:

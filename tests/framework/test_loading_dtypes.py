@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from small_nets import ConvNet, images, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
-from framework.assemble import load_network, load_pretrained
-from framework.checkpoint import KEPT, MASK, load_model, save_model
-from framework.plugins import build
-from framework.pruning.masks import Masks
-from utils.errors import UsageError
+from secateur.framework.assemble import load_network, load_pretrained
+from secateur.framework.checkpoint import KEPT, MASK, load_model, save_model
+from secateur.framework.plugins import build
+from secateur.framework.pruning.masks import Masks
+from secateur.utils.errors import UsageError
 
 OPTIONS = {"in_channels": 1, "num_classes": 10, "image_size": 8}
 CONVERTIBLE = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -144,8 +144,8 @@ def test_files_without_a_record_are_of_float32_networks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("prefix", [KEPT, MASK])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.bool, torch.uint8, torch.int64])
 def test_masks_and_indices_of_another_dtype_are_refused(prefix: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    from framework.pruning.channels import channel_groups
-    from framework.pruning.cutting import cut
+    from secateur.framework.pruning.channels import channel_groups
+    from secateur.framework.pruning.cutting import cut
 
     model = seeded(ConvNet)
     groups = channel_groups(model, images())

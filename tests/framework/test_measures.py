@@ -24,8 +24,8 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from framework.checkpoint import save_model
-from framework.measures import (
+from secateur.framework.checkpoint import save_model
+from secateur.framework.measures import (
     count_macs,
     csr_bytes,
     measure,
@@ -33,9 +33,9 @@ from framework.measures import (
     node_sparsity,
     weight_sparsity,
 )
-from framework.pruning.channels import channel_groups
-from framework.pruning.cutting import cut, mask_channels
-from framework.pruning.masks import Masks
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.cutting import cut, mask_channels
+from secateur.framework.pruning.masks import Masks
 
 KEYS = ["params", "macs", "effective_macs", "bytes", "csr_bytes", "weight_sparsity", "node_sparsity", "latency_ms"]
 CONVNET = {"a": 3 * 9 * 6 * 64, "b": 6 * 9 * 8 * 16, "c": 32 * 10, "d": 10 * 5}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from framework.modes import MODES
-from framework.plugins import registry
+from secateur.framework.modes import MODES
+from secateur.framework.plugins import registry
 
 Command = Callable[..., Any]
 ORIGINAL = Path(registry._root) / "configs" / "snipit_original.yaml"
@@ -70,7 +70,7 @@ def test_what_a_file_names_stays_where_it_is_of_the_modes_kind(
     command: Command, plugins: Path, tmp_path: Path
 ) -> None:
     (plugins / "losses").mkdir()
-    source = "from losses.HoyerSquare import HoyerSquare\n\n\nclass Mine(HoyerSquare):\n    pass\n"
+    source = "from secateur.losses.HoyerSquare import HoyerSquare\n\n\nclass Mine(HoyerSquare):\n    pass\n"
     (plugins / "losses" / "Mine.py").write_text(source)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("loss: Mine\nprune_criterion: HoyerSquare\n")

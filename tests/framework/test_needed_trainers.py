@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from framework.config import RunConfig
-from framework.dense import dense_config
-from framework.plugins import ROOT, registry
+from secateur.framework.config import RunConfig
+from secateur.framework.dense import dense_config
+from secateur.framework.plugins import ROOT, registry
 
 Command = Callable[..., Any]
 
@@ -42,7 +42,7 @@ def test_the_needed_trainer_is_read_from_the_source() -> None:
 def test_a_wrong_pair_is_refused_without_importing_torch() -> None:
     script = """
 import sys
-from main import main
+from secateur.main import main
 assert main(["--prune_criterion", "GateDecorators", "--train_scheme", "DefaultTrainer"]) == 2
 assert main(["--l0", "--prune_criterion", "SNAP"]) == 2
 assert "torch" not in sys.modules

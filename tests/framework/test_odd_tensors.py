@@ -21,8 +21,8 @@ from small_nets import (
 )
 from torch import Tensor, nn
 
-from framework import Masks, channel_groups, cut, measure, prune, registry, save_model
-from utils.errors import UsageError
+from secateur import Masks, channel_groups, cut, measure, prune, registry, save_model
+from secateur.utils.errors import UsageError
 
 NAMES = registry.names("criterions")
 FAST = ("FPGM", "GroupHoyerSquare", "HoyerSquare", "SNAP", "SNIP", "TaylorOutput")

@@ -14,14 +14,14 @@ from small_nets import ConvNet, images, masked, one_thread, randomise, same, see
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import channel_groups, cut, prune
-from framework.checkpoint import load_model, save_model
-from framework.criterion import free_groups
-from framework.measures import node_sparsity
-from framework.plugins import build
-from framework.prunable import prunable_layers
-from framework.pruning.step import PruningStep
-from framework.schedule import During, targets
+from secateur import channel_groups, cut, prune
+from secateur.framework.checkpoint import load_model, save_model
+from secateur.framework.criterion import free_groups
+from secateur.framework.measures import node_sparsity
+from secateur.framework.plugins import build
+from secateur.framework.prunable import prunable_layers
+from secateur.framework.pruning.step import PruningStep
+from secateur.framework.schedule import During, targets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -159,7 +159,7 @@ def test_importing_makes_nothing_and_changes_no_warning_filter(tmp_path: Path) -
     script = (
         "import sys, warnings; before = list(warnings.filters); "
         f"sys.path.insert(0, {str(ROOT)!r}); sys.dont_write_bytecode = True; "
-        "import main, framework.runs; from framework import prune; "
+        "import secateur.main, secateur.framework.runs; from secateur import prune; "
         "simple = [one for one in warnings.filters if one not in before and one[1:] == (None, Warning, None, 0)]; "
         "assert not simple, simple"
     )

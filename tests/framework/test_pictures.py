@@ -16,25 +16,25 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
-from framework import prune
-from framework.classification import confusion_counts
-from framework.config import RunConfig
-from framework.hooks import hookimpl, manager
-from framework.measures import count_macs, layer_sparsities, weight_sparsity
-from framework.pictures import confusion, network, saliency, scores, weights
-from framework.pictures.gallery import LABELS, some
-from framework.pictures.listener import Pictures
-from framework.plugins import build
-from framework.pruning.masks import Masks
-from framework.pruning.selection import select
-from framework.pruning.step import PruneEvent
-from framework.trainer import Parts, Settings
-from losses.CrossEntropy import CrossEntropy
+from secateur import prune
+from secateur.framework.classification import confusion_counts
+from secateur.framework.config import RunConfig
+from secateur.framework.hooks import hookimpl, manager
+from secateur.framework.measures import count_macs, layer_sparsities, weight_sparsity
+from secateur.framework.pictures import confusion, network, saliency, scores, weights
+from secateur.framework.pictures.gallery import LABELS, some
+from secateur.framework.pictures.listener import Pictures
+from secateur.framework.plugins import build
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.selection import select
+from secateur.framework.pruning.step import PruneEvent
+from secateur.framework.trainer import Parts, Settings
+from secateur.losses.CrossEntropy import CrossEntropy
+from secateur.trainers.DefaultTrainer import DefaultTrainer
+from secateur.utils.dataset import DataSet
+from secateur.utils.loaders import TensorLoader, make_loaders
 from tests.framework.small_nets import ConvNet, one_thread
 from tests.test_run import Run, launch
-from trainers.DefaultTrainer import DefaultTrainer
-from utils.dataset import DataSet
-from utils.loaders import TensorLoader, make_loaders
 
 __all__ = ["one_thread"]  # a fixture
 EVERY = {"layer_sparsity", "network", "network_confusion", "network_saliency", "weight_histograms", "weights"}
@@ -338,7 +338,7 @@ def test_the_trainers_own_table_is_used_only_where_it_is_of_these_images(
         passes.append(loader)
         return count(model, loader)
 
-    monkeypatch.setattr("framework.pictures.listener.count_confusion", counted)
+    monkeypatch.setattr("secateur.framework.pictures.listener.count_confusion", counted)
     trainer = make_trainer(ConvNet())
     with SummaryWriter(str(tmp_path)) as writer:
         pictures = Pictures(RunConfig(), tmp_path, writer)
@@ -377,7 +377,8 @@ def test_the_saliency_picture_shows_eight_test_images_as_they_are_on_disk(
 ) -> None:
     shown: list[Tensor] = []
     monkeypatch.setattr(
-        "framework.pictures.listener.draw_saliency", lambda pixels, *rest: shown.append(pixels) or Figure()
+        "secateur.framework.pictures.listener.draw_saliency",
+        lambda pixels, *rest: shown.append(pixels) or Figure(),
     )
     drawn(make_trainer(ConvNet()))
     images, _ = Noise().load(False)

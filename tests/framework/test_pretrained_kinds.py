@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from small_nets import ConvNet, same, seeded, snapshot
 from torch import Tensor, nn
 
-from framework.pretrained import load_tensors
-from framework.run_folder import find_pretrained, is_from_torch
-from utils.errors import UsageError
+from secateur.framework.pretrained import load_tensors
+from secateur.framework.run_folder import find_pretrained, is_from_torch
+from secateur.utils.errors import UsageError
 
 NAME = "d.weight"
 

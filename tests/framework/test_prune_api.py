@@ -24,13 +24,13 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import Before, Criterion, Masks, channel_groups, measure, prune
-from framework.criterion import free_groups
-from framework.lineage import lineage_of
-from framework.plugins import build
-from framework.pruning.step import PruningStep
-from framework.schedule import targets
-from utils.errors import UsageError
+from secateur import Before, Criterion, Masks, channel_groups, measure, prune
+from secateur.framework.criterion import free_groups
+from secateur.framework.lineage import lineage_of
+from secateur.framework.plugins import build
+from secateur.framework.pruning.step import PruningStep
+from secateur.framework.schedule import targets
+from secateur.utils.errors import UsageError
 
 Batches = list[tuple[Tensor, Tensor]]
 # on tiny networks one channel is more than what is worth a warning
@@ -261,7 +261,7 @@ def test_a_model_without_classes_uses_its_own_loss() -> None:
 
 
 def test_a_network_of_torchvision() -> None:
-    from utils.vision import torchvision
+    from secateur.utils.vision import torchvision
 
     torch.manual_seed(0)
     model = torchvision().models.resnet18(weights=None, num_classes=5)

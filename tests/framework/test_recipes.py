@@ -13,13 +13,13 @@ import torch
 from small_nets import one_thread, shipped  # noqa: F401
 from torch import Tensor, nn
 
-from framework.assemble import build_pruner
-from framework.criterion import Criterion, free_groups
-from framework.plugins import ROOT
-from framework.prepare import prepare_run
-from framework.pruning import step as pruning_step
-from framework.pruning.channels import channel_groups
-from framework.pruning.iterative import IterativePruner
+from secateur.framework.assemble import build_pruner
+from secateur.framework.criterion import Criterion, free_groups
+from secateur.framework.plugins import ROOT
+from secateur.framework.prepare import prepare_run
+from secateur.framework.pruning import step as pruning_step
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.iterative import IterativePruner
 
 #: recipe -> channels that can go, channels that it takes
 RECIPES = {
@@ -102,7 +102,7 @@ def test_a_recipe_takes_exactly_its_number_of_channels_and_no_whole_layer(
     pruner = build_pruner(config, Free())
     assert isinstance(pruner, IterativePruner)
     monkeypatch.setattr(pruning_step, "channel_groups", lambda *_, **__: groups)
-    monkeypatch.setattr("framework.pruning.pruner.count_macs", lambda *_: (0, {}))
+    monkeypatch.setattr("secateur.framework.pruning.pruner.count_macs", lambda *_: (0, {}))
     monkeypatch.setattr(pruning_step.PruningStep, "sparsity", lambda _: 0.0)
     pruner.prepare(model, example)
     trainer: Any = SimpleNamespace(

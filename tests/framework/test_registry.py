@@ -17,9 +17,9 @@ import pytest
 import torch
 from torch import nn
 
-from framework.option_values import check_values
-from framework.plugins import FOLDERS, ROOT, Registry, build, check_options, option_names
-from utils.errors import UsageError
+from secateur.framework.option_values import check_values
+from secateur.framework.plugins import FOLDERS, ROOT, Registry, build, check_options, option_names
+from secateur.utils.errors import UsageError
 
 Tree = Callable[[dict[str, str]], Path]
 SCORE = "def score(self, model, batches, loss, groups=None): return {}"
@@ -47,7 +47,9 @@ def empty(tmp_path: Path) -> Registry:
 
 
 def criterion(name: str, body: str = SCORE, head: str = 'granularity = "weight"') -> str:
-    return f"from framework.criterion import Criterion\n\nclass {name}(Criterion):\n    {head}\n    {body}\n"
+    return (
+        f"from secateur.framework.criterion import Criterion\n\nclass {name}(Criterion):\n    {head}\n    {body}\n"
+    )
 
 
 def test_names_are_sorted_and_import_nothing(tree: Tree) -> None:
@@ -176,7 +178,7 @@ def test_the_same_name_in_another_kind_is_free(tree: Tree, empty: Registry) -> N
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("class Mine:\n    pass\n", "must be a subclass of framework.criterion.Criterion"),
+        ("class Mine:\n    pass\n", "must be a subclass of secateur.framework.criterion.Criterion"),
         (criterion("Mine", "pass"), "Mine lacks score"),
         ("import no_such_module\n\nclass Mine:\n    pass\n", "cannot be imported: ModuleNotFoundError"),
         ("class Mine:\n    pass\n\n\nMine = 3\n", "Mine is not a class"),
@@ -198,9 +200,9 @@ def test_a_description_comes_from_the_class_and_its_bases(tree: Tree) -> None:
                 "Parent", head='"""Parent line."""\n    granularity: str = "channel"\n    paper = "arXiv:1"'
             ),
             "criterions/Child.py": (
-                "from criterions.Parent import Parent as Base\nimport framework.schedule\n\n"
+                "from secateur.criterions.Parent import Parent as Base\nimport secateur.framework.schedule\n\n"
                 'class Child(Base):\n    """First line.\n\n    More.\n    """\n'
-                "    schedule = framework.schedule.During(delay=1)\n"
+                "    schedule = secateur.framework.schedule.During(delay=1)\n"
             ),
         }
     )
@@ -324,7 +326,7 @@ def test_a_users_file_is_never_taken_for_ours(
 def test_a_users_models_folder_on_the_path_is_said_in_one_line(tree: Tree) -> None:
     text = "from torch import nn\nclass VGG16(nn.ReLU): pass\n"
     mine = tree({"models/__init__.py": "", "models/VGG16.py": text})
-    call = [sys.executable, "-c", "from framework import build; print(type(build('models', 'VGG16')))"]
+    call = [sys.executable, "-c", "from secateur import build; print(type(build('models', 'VGG16')))"]
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(mine), str(ROOT)])}
     done = subprocess.run(call, env=env, capture_output=True, text=True, check=False, cwd=mine)
     last = done.stderr.splitlines()[-1]

@@ -11,17 +11,17 @@ from short_runs import Blobs
 from small_nets import ConvNet, one_thread, same, seeded  # noqa: F401
 from torch import Tensor
 
-from framework.hooks import hookimpl, manager
-from framework.loss import Loss
-from framework.plugins import build
-from framework.pruning.cutting import unwrapped
-from framework.pruning.masks import PREFIX, Masks
-from framework.pruning.pruner import Pruner
-from framework.rewinding import Rewinder, check_rewinding
-from framework.schedule import After, Before, During, Never
-from framework.trainer import Parts, Settings, Trainer
-from utils.errors import UsageError
-from utils.loaders import make_loaders
+from secateur.framework.hooks import hookimpl, manager
+from secateur.framework.loss import Loss
+from secateur.framework.plugins import build
+from secateur.framework.pruning.cutting import unwrapped
+from secateur.framework.pruning.masks import PREFIX, Masks
+from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.rewinding import Rewinder, check_rewinding
+from secateur.framework.schedule import After, Before, During, Never
+from secateur.framework.trainer import Parts, Settings, Trainer
+from secateur.utils.errors import UsageError
+from secateur.utils.loaders import make_loaders
 
 
 def state_of(trainer: Trainer) -> dict[str, Tensor]:
@@ -177,7 +177,7 @@ def test_all_targets_of_a_moment_score_the_trained_network(run: Run, criterion: 
 def test_the_rewind_point_is_cut_with_the_network(run: Run, criterion: str, epoch: int) -> None:
     witness, trainer = run(criterion, {1: [0.3], 2: [0.6], 3: [0.8]}, epoch)
     point = witness.starts[0] if epoch == 0 else witness.ends[0]
-    from framework.lineage import lineage_of
+    from secateur.framework.lineage import lineage_of
 
     kept = lineage_of(trainer.model).kept
     assert kept

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework import Rounds
-from framework.config import RunConfig
-from framework.pruning.pruner import phase_of
-from framework.rounds import round_targets, shares
-from framework.scheduling import use_schedule_flags
-from utils.errors import UsageError
+from secateur import Rounds
+from secateur.framework.config import RunConfig
+from secateur.framework.pruning.pruner import phase_of
+from secateur.framework.rounds import round_targets, shares
+from secateur.framework.scheduling import use_schedule_flags
+from secateur.utils.errors import UsageError
 
 LIMITS = st.floats(0, 0.99)
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from framework.schedule import ITERATIVE, After, Before, During, Never, Schedule, chosen, spread, targets
-from utils.errors import UsageError
+from secateur.framework.schedule import ITERATIVE, After, Before, During, Never, Schedule, chosen, spread, targets
+from secateur.utils.errors import UsageError
 
 LIMITS = st.floats(0, 1, exclude_min=True, exclude_max=True)
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from benchmarks.rounds import MEASURES
-from framework.autoconfig import fill
-from framework.config import RunConfig
-from framework.foreign_defaults import TRAINING
-from framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled, translate
-from framework.plugins import registry
-from framework.pruning_config import KEYS, NEEDLESS, SPECIAL
+from secateur.framework.autoconfig import fill
+from secateur.framework.config import RunConfig
+from secateur.framework.foreign_defaults import TRAINING
+from secateur.framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled, translate
+from secateur.framework.plugins import registry
+from secateur.framework.pruning_config import KEYS, NEEDLESS, SPECIAL
 
 Command = Callable[..., Any]
 #: as shipped for ResNet-50 at 72 %
@@ -133,7 +133,7 @@ def test_the_share_that_stays_is_for_channels_whatever_paper_a_criterion_is_of(
 ) -> None:
     (tmp_path / "plug" / "criterions").mkdir(parents=True)
     (tmp_path / "plug" / "criterions" / "FlowWeights.py").write_text(
-        "from framework import Criterion\n\n\nclass FlowWeights(Criterion):\n    granularity = 'weight'\n"
+        "from secateur import Criterion\n\n\nclass FlowWeights(Criterion):\n    granularity = 'weight'\n"
         "    paper = 'arXiv:2009.11839'\n\n    def score(self, model, batches, loss, groups=None):\n"
         "        return {}\n"
     )

@@ -14,19 +14,19 @@ from small_nets import ConvNet, one_thread, same, seeded  # noqa: F401
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.criterion import Data, free_groups
-from framework.group_decay import GroupDecay, shrink_filters
-from framework.hooks import hookimpl
-from framework.plugins import build
-from framework.pruning.batch_scores import RunningScores, Tracking
-from framework.pruning.channels import channel_groups
-from framework.pruning.cutting import unwrapped
-from framework.pruning.pruner import Pruner
-from framework.pruning.weighing import weighed
-from framework.pruning_rate import PruningRate
-from framework.trainer import Trainer
-from utils.errors import RunError, UsageError
-from utils.loaders import make_loaders
+from secateur.framework.criterion import Data, free_groups
+from secateur.framework.group_decay import GroupDecay, shrink_filters
+from secateur.framework.hooks import hookimpl
+from secateur.framework.plugins import build
+from secateur.framework.pruning.batch_scores import RunningScores, Tracking
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.cutting import unwrapped
+from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.pruning.weighing import weighed
+from secateur.framework.pruning_rate import PruningRate
+from secateur.framework.trainer import Trainer
+from secateur.utils.errors import RunError, UsageError
+from secateur.utils.loaders import make_loaders
 
 
 @given(

@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import prune
-from framework.hooks import hookimpl, manager
-from framework.lineage import lineage_of
-from framework.prunable import prunable_weights
-from framework.tracking import WeightTracker
+from secateur import prune
+from secateur.framework.hooks import hookimpl, manager
+from secateur.framework.lineage import lineage_of
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.tracking import WeightTracker
 from tests.framework.small_nets import ConvNet, one_thread
 from tests.test_run import launch
 
@@ -206,7 +206,7 @@ class Keeper:
 def test_a_run_leaves_the_file_the_rows_and_the_same_network(
     criterion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from framework import runs
+    from secateur.framework import runs
 
     keeper = Keeper()
     plain = runs.manager

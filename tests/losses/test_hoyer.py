@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import channel_groups, cut, load_model, registry, save_model
-from framework.plugins import build
-from framework.pruning.masks import Masks
-from utils.errors import UsageError
+from secateur import channel_groups, cut, load_model, registry, save_model
+from secateur.framework.plugins import build
+from secateur.framework.pruning.masks import Masks
+from secateur.utils.errors import UsageError
 
 LOSSES = ["HoyerSquare", "GroupHoyerSquare"]
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UsageError
-from utils.layers import GAIN, Network, orthogonal_
+from secateur.utils.errors import UsageError
+from secateur.utils.layers import GAIN, Network, orthogonal_
 
 FOLDER = Path(__file__).parents[2] / "models"
 SHAPES = {

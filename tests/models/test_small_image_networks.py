@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from framework.measures import count_macs
-from framework.plugins import build
-from framework.pruning.channels import channel_groups
-from framework.pruning.cutting import cut
+from secateur.framework.measures import count_macs
+from secateur.framework.plugins import build
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.cutting import cut
+from secateur.utils.errors import UsageError
 from tests.framework.small_nets import images, masked, random_keep, shipped
-from utils.errors import UsageError
 
 
 class Published(NamedTuple):

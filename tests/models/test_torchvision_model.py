@@ -16,16 +16,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from framework import load_model, prune, save_model
-from framework.lineage import lineage_of
-from framework.plugins import ROOT, build, option_default, option_names, registry
-from framework.pretrained import load_tensors
-from framework.pruning.channels import channel_groups
+from secateur import load_model, prune, save_model
+from secateur.framework.lineage import lineage_of
+from secateur.framework.plugins import ROOT, build, option_default, option_names, registry
+from secateur.framework.pretrained import load_tensors
+from secateur.framework.pruning.channels import channel_groups
+from secateur.utils.errors import UsageError
+from secateur.utils.torchvision_names import check_arch, classification_networks
+from secateur.utils.vision import torchvision
 from tests.framework.conftest import Result, command
 from tests.framework.small_nets import images, randomise, same, snapshot
-from utils.errors import UsageError
-from utils.torchvision_names import check_arch, classification_networks
-from utils.vision import torchvision
 
 __all__ = ["command"]  # a fixture
 Command = Callable[..., Result]
@@ -74,7 +74,7 @@ def test_an_arch_that_is_no_name_is_one_line(arch: Any) -> None:
 
 def test_an_unknown_arch_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
     code = (
-        "import sys; from main import main; "
+        "import sys; from secateur.main import main; "
         "code = main(['--model', 'TorchvisionModel', *sys.argv[1:]]); "
         "print(code, 'torch' in sys.modules, 'torchvision' in sys.modules)"
     )

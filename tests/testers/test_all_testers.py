@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from framework.plugins import build, registry
-from framework.tester import Network, TestContext
+from secateur.framework.plugins import build, registry
+from secateur.framework.tester import Network, TestContext
+from secateur.utils.errors import RunError
 from tests.framework.small_nets import one_thread as one_thread
 from tests.framework.small_nets import randomise, same, seeded, snapshot
-from utils.errors import RunError
 
 #: options that make a tester fast
 OPTIONS: Mapping[str, dict[str, Any]] = {

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from framework.plugins import build
-from framework.robustness.corruptions import CORRUPTIONS, STRENGTHS, blur, contrast, noise
-from framework.robustness.results import wilson
-from framework.tester import Network, TestContext
+from secateur.framework.plugins import build
+from secateur.framework.robustness.corruptions import CORRUPTIONS, STRENGTHS, blur, contrast, noise
+from secateur.framework.robustness.results import wilson
+from secateur.framework.tester import Network, TestContext
+from secateur.utils.errors import UsageError
 from tests.framework.small_nets import one_thread as one_thread
-from utils.errors import UsageError
 
 
 def rng() -> torch.Generator:

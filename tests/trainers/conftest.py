@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 import torch
 
-from framework import assemble
-from framework.config import RunConfig
-from framework.hooks import manager
-from framework.pruning.pruner import Pruner
-from framework.runs import build_trainer
-from framework.trainer import Trainer
+from secateur.framework import assemble
+from secateur.framework.config import RunConfig
+from secateur.framework.hooks import manager
+from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.runs import build_trainer
+from secateur.framework.trainer import Trainer
 
 
 @pytest.fixture
 def assembled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Pruner]]:
     """A trainer with its pruner, from settings and listeners; nothing is written."""
-    monkeypatch.setattr("framework.probing.memory_format", lambda *_: "contiguous")
+    monkeypatch.setattr("secateur.framework.probing.memory_format", lambda *_: "contiguous")
 
     def make(*listeners: Any, **settings: Any) -> tuple[Trainer, Pruner]:
         given = {

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from criterions.SNAPitDuring import SNAPitDuring
-from framework.assemble import build_lr_schedule, build_optimizer
-from framework.classification import correct_samples
-from framework.config import RunConfig
-from framework.hooks import HookSpecs, hookimpl, manager
-from framework.loss import Loss
-from framework.plugins import build
-from framework.pruning.masks import Masks
-from framework.pruning.pruner import Pruner
-from framework.trainer import Parts, Settings, decay_groups
-from losses.CrossEntropy import CrossEntropy
-from trainers.DefaultTrainer import Batch, DefaultTrainer
-from utils.dataset import DataSet
-from utils.errors import RunError
-from utils.loaders import Loaders, make_loaders
+from secateur.criterions.SNAPitDuring import SNAPitDuring
+from secateur.framework.assemble import build_lr_schedule, build_optimizer
+from secateur.framework.classification import correct_samples
+from secateur.framework.config import RunConfig
+from secateur.framework.hooks import HookSpecs, hookimpl, manager
+from secateur.framework.loss import Loss
+from secateur.framework.plugins import build
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.trainer import Parts, Settings, decay_groups
+from secateur.losses.CrossEntropy import CrossEntropy
+from secateur.trainers.DefaultTrainer import Batch, DefaultTrainer
+from secateur.utils.dataset import DataSet
+from secateur.utils.errors import RunError
+from secateur.utils.loaders import Loaders, make_loaders
 
 SEED = 7
 

@@ -13,19 +13,19 @@ import torch
 from test_run import launch
 from torch import Tensor, nn
 
-from framework import load_model
-from framework.checkpointer import Checkpointer
-from framework.config import RunConfig
-from framework.hard_concrete import LARGEST, SMALLEST, l0_layers
-from framework.hooks import hookimpl
-from framework.measures import node_sparsity, weight_sparsity
-from framework.norm_statistics import measured_statistics, running_statistics
-from framework.prunable import prunable_layers
-from framework.pruning.closed import Closed
-from framework.pruning.cutting import unwrapped
-from framework.pruning.masks import Masks
-from framework.run_folder import RunFolder, finished_dense_run
-from trainers.L0Trainer import L0Trainer, _left_as_zeros
+from secateur import load_model
+from secateur.framework.checkpointer import Checkpointer
+from secateur.framework.config import RunConfig
+from secateur.framework.hard_concrete import LARGEST, SMALLEST, l0_layers
+from secateur.framework.hooks import hookimpl
+from secateur.framework.measures import node_sparsity, weight_sparsity
+from secateur.framework.norm_statistics import measured_statistics, running_statistics
+from secateur.framework.prunable import prunable_layers
+from secateur.framework.pruning.closed import Closed
+from secateur.framework.pruning.cutting import unwrapped
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.run_folder import RunFolder, finished_dense_run
+from secateur.trainers.L0Trainer import L0Trainer, _left_as_zeros
 
 L0 = {"l0": True, "prune_criterion": "EmptyCrit", "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"}
 Assembled = Callable[..., tuple[L0Trainer, Any]]

@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 from test_run import launch
 from torch import nn
 
-from framework.checkpoint import load_model
-from framework.gated_norm import gated_norms
-from framework.hooks import hookimpl
-from framework.measures import node_sparsity
-from framework.prunable import prunable_layers
-from framework.pruning.cutting import unwrapped
-from framework.schedule import even_targets
-from trainers.TickTock import FINE_TUNE, TICK, TOCK, Phases, TickTock
-from utils.errors import UsageError
+from secateur.framework.checkpoint import load_model
+from secateur.framework.gated_norm import gated_norms
+from secateur.framework.hooks import hookimpl
+from secateur.framework.measures import node_sparsity
+from secateur.framework.prunable import prunable_layers
+from secateur.framework.pruning.cutting import unwrapped
+from secateur.framework.schedule import even_targets
+from secateur.trainers.TickTock import FINE_TUNE, TICK, TOCK, Phases, TickTock
+from secateur.utils.errors import UsageError
 
 Assembled = Callable[..., tuple[TickTock, Any]]
 TICKTOCK = {"prune_criterion": "GateDecorators", "train_scheme": "TickTock"}

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from utils.augment import AUGMENTATIONS, augment, crop, cutout, flip, rotate
-from utils.vision import torchvision
+from secateur.utils.augment import AUGMENTATIONS, augment, crop, cutout, flip, rotate
+from secateur.utils.vision import torchvision
 
 STEPS = [flip, crop, cutout, rotate]
 

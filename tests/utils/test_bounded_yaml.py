@@ -13,8 +13,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from utils.bounded_yaml import SETTINGS, Limits, parse_json, parse_yaml, read_json, read_text, read_yaml
-from utils.errors import UsageError
+from secateur.utils.bounded_yaml import SETTINGS, Limits, parse_json, parse_yaml, read_json, read_text, read_yaml
+from secateur.utils.errors import UsageError
 
 CHAIN = list(zip("abcdefgh", "bcdefghi", strict=True))
 HOSTILE = {

@@ -17,17 +17,17 @@ import pytest
 import torch
 from PIL import Image
 
-from framework.measures import measure_latency
-from framework.run_folder import RunFolder
-from main import main
+from secateur.framework.measures import measure_latency
+from secateur.framework.run_folder import RunFolder
+from secateur.main import main
+from secateur.utils.data._class_folders import ClassFolders
+from secateur.utils.data.IMAGENETTE import IMAGENETTE
+from secateur.utils.data.IMAGEWOOF import IMAGEWOOF
+from secateur.utils.data.OMNIGLOT import OMNIGLOT
+from secateur.utils.data.TINYIMAGENET import TINYIMAGENET
+from secateur.utils.loaders import FolderLoader, TensorLoader, make_loaders
+from secateur.utils.vision import torchvision
 from tests.utils.test_dataset import Server, nowhere_else, server, usage_error
-from utils.data._class_folders import ClassFolders
-from utils.data.IMAGENETTE import IMAGENETTE
-from utils.data.IMAGEWOOF import IMAGEWOOF
-from utils.data.OMNIGLOT import OMNIGLOT
-from utils.data.TINYIMAGENET import TINYIMAGENET
-from utils.loaders import FolderLoader, TensorLoader, make_loaders
-from utils.vision import torchvision
 
 __all__ = ["nowhere_else", "server"]  # fixtures
 WNIDS = ("n01440764", "n02102040", "n03888257")
@@ -381,7 +381,7 @@ def test_more_images_than_fit_into_memory_are_refused_in_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("utils.loaders.torch.empty", full)
+    monkeypatch.setattr("secateur.utils.loaders.torch.empty", full)
     dataset = IMAGENETTE(data_dir=tmp_path)
     message = usage_error(lambda: make_loaders(dataset, batch_size=4, seed=0, workers=0, preload=True))
     assert message == "preload_all_data: IMAGENETTE needs 0.0 GB of memory, more than there is"
@@ -401,7 +401,7 @@ def test_a_run_by_command_line_trains_prunes_and_tests(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(
-        "framework.report.measure_latency", functools.partial(measure_latency, repeats=1, warmup=0)
+        "secateur.framework.report.measure_latency", functools.partial(measure_latency, repeats=1, warmup=0)
     )
     command = (
         f"--data_set {kind.__name__} --data_dir sets --model LeNet5 --prune_criterion SNAP --epochs 1 "

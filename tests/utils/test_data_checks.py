@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from secateur.utils.dataset import DataSet, FolderDataSet
+from secateur.utils.loaders import make_loaders
 from tests.utils.test_dataset import usage_error
-from utils.dataset import DataSet, FolderDataSet
-from utils.loaders import make_loaders
 
 N, C, S, K = 12, 3, 8, 4
 

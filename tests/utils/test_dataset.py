@@ -24,18 +24,18 @@ import pytest
 import torch
 from PIL import Image
 
-from utils import download, make_fashion_mini
-from utils.data._class_folders import ClassFolders
-from utils.data.CIFAR10 import CIFAR10
-from utils.data.CIFAR100 import CIFAR100
-from utils.data.FASHION import FASHION
-from utils.data.FASHION_MINI import FASHION_MINI
-from utils.data.IMAGEFOLDER import IMAGEFOLDER
-from utils.data.KUZUSHIJI import KUZUSHIJI
-from utils.data.MNIST import MNIST
-from utils.dataset import DataSet, FileDataSet
-from utils.errors import UsageError
-from utils.vision import torchvision
+from secateur.utils import download, make_fashion_mini
+from secateur.utils.data._class_folders import ClassFolders
+from secateur.utils.data.CIFAR10 import CIFAR10
+from secateur.utils.data.CIFAR100 import CIFAR100
+from secateur.utils.data.FASHION import FASHION
+from secateur.utils.data.FASHION_MINI import FASHION_MINI
+from secateur.utils.data.IMAGEFOLDER import IMAGEFOLDER
+from secateur.utils.data.KUZUSHIJI import KUZUSHIJI
+from secateur.utils.data.MNIST import MNIST
+from secateur.utils.dataset import DataSet, FileDataSet
+from secateur.utils.errors import UsageError
+from secateur.utils.vision import torchvision
 
 ROOT = Path(__file__).parents[2]
 ALL = sorted(path.stem for path in (ROOT / "utils" / "data").glob("[!_]*.py"))
@@ -142,7 +142,7 @@ def write_pictures(root: Path, counts: dict[str, int], size: tuple[int, int] = (
 
 @pytest.mark.parametrize("name", ALL)
 def test_every_file_holds_a_data_set_of_its_name_that_says_what_it_is(name: str) -> None:
-    kind = getattr(importlib.import_module(f"utils.data.{name}"), name)
+    kind = getattr(importlib.import_module(f"secateur.utils.data.{name}"), name)
     assert issubclass(kind, DataSet) and kind.name == name
     assert len((kind.__doc__ or "").splitlines()[0]) > 20
     assert len(kind.mean) == len(kind.std) == kind.in_channels
@@ -155,7 +155,7 @@ def test_every_file_holds_a_data_set_of_its_name_that_says_what_it_is(name: str)
 
 @pytest.mark.parametrize("name", ALL)
 def test_arguments_are_keyword_only_and_stored_unchanged(name: str) -> None:
-    kind = getattr(importlib.import_module(f"utils.data.{name}"), name)
+    kind = getattr(importlib.import_module(f"secateur.utils.data.{name}"), name)
     folder = Path("~/somewhere")
     dataset = kind(data_dir=folder, download=False)
     assert dataset.data_dir is folder and dataset.download is False
@@ -670,7 +670,7 @@ def test_operators_that_exist_already_are_left_alone() -> None:
         "library = torch.library.Library('torchvision', 'FRAGMENT')\n"
         "library.define('nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')\n"
         "library.define('qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')\n"
-        "from utils import vision\n"
+        "from secateur.utils import vision\n"
         "print(vision.torchvision().__name__, len(vision._libraries))\n"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)

@@ -16,21 +16,21 @@ import pytest
 import torch
 from PIL import Image
 
+from secateur.utils import dataset, regular_file
+from secateur.utils.data import _pictures
+from secateur.utils.data.CIFAR10 import CIFAR10
+from secateur.utils.data.FASHION import FASHION
+from secateur.utils.data.FASHION_MINI import FASHION_MINI
+from secateur.utils.data.IMAGEFOLDER import IMAGEFOLDER
+from secateur.utils.data.IMAGENET import IMAGENET
+from secateur.utils.data.IMAGENETTE import IMAGENETTE
+from secateur.utils.data.MNIST import MNIST
+from secateur.utils.data.OMNIGLOT import OMNIGLOT
+from secateur.utils.data.TINYIMAGENET import TINYIMAGENET
+from secateur.utils.errors import UsageError
+from secateur.utils.loaders import make_loaders
+from secateur.utils.regular_file import check_regular, check_zip, open_regular, unpack_gzip
 from tests.utils.test_dataset import cifar_files, idx_files, usage_error, write_files, write_idx
-from utils import dataset, regular_file
-from utils.data import _pictures
-from utils.data.CIFAR10 import CIFAR10
-from utils.data.FASHION import FASHION
-from utils.data.FASHION_MINI import FASHION_MINI
-from utils.data.IMAGEFOLDER import IMAGEFOLDER
-from utils.data.IMAGENET import IMAGENET
-from utils.data.IMAGENETTE import IMAGENETTE
-from utils.data.MNIST import MNIST
-from utils.data.OMNIGLOT import OMNIGLOT
-from utils.data.TINYIMAGENET import TINYIMAGENET
-from utils.errors import UsageError
-from utils.loaders import make_loaders
-from utils.regular_file import check_regular, check_zip, open_regular, unpack_gzip
 
 KINDS = ["a named pipe", "a folder", "a socket", "a device", "a loop", "nowhere"]
 
@@ -179,7 +179,7 @@ def test_the_embedded_file_is_held_to_a_limit(tmp_path: Path, monkeypatch: pytes
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("train_images.npy", bytes(2**24))
     monkeypatch.setattr(FASHION_MINI, "file", path)
-    monkeypatch.setattr("utils.data.FASHION_MINI.LARGEST_FILE", 2**20)
+    monkeypatch.setattr("secateur.utils.data.FASHION_MINI.LARGEST_FILE", 2**20)
     assert str(path) in usage_error(lambda: FASHION_MINI().load(True))
     monkeypatch.setattr(FASHION_MINI, "file", put("a named pipe", path))
     assert f"{path} is a named pipe" in usage_error(lambda: FASHION_MINI().load(True))
@@ -241,7 +241,7 @@ def test_links_that_lead_round_in_a_circle_end(target: str, tmp_path: Path) -> N
 
 
 def test_images_behind_links_count_and_keep_the_order_of_torchvision(tmp_path: Path) -> None:
-    from utils.vision import torchvision
+    from secateur.utils.vision import torchvision
 
     pictures(tmp_path, {
         "train/ant": ["b.png", "a.JPG", ".h.png"], "train/ant-x/z": ["c.png"], "train/ant/q": ["d.png"],

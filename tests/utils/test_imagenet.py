@@ -14,18 +14,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from framework import load_model
-from framework.lineage import lineage_of
-from framework.measures import measure_latency
-from framework.run_folder import RunFolder
-from main import main
+from secateur import load_model
+from secateur.framework.lineage import lineage_of
+from secateur.framework.measures import measure_latency
+from secateur.framework.run_folder import RunFolder
+from secateur.main import main
+from secateur.utils.augment import AUGMENTATIONS, augment, resized_crop
+from secateur.utils.data._pictures import Photographs, Pictures, random_box
+from secateur.utils.data.IMAGENET import IMAGENET
+from secateur.utils.data.IMAGENETTE import IMAGENETTE
+from secateur.utils.loaders import BatchLoader, FolderLoader, make_loaders, seeded
+from secateur.utils.vision import torchvision
 from tests.utils.test_dataset import nowhere_else, usage_error
-from utils.augment import AUGMENTATIONS, augment, resized_crop
-from utils.data._pictures import Photographs, Pictures, random_box
-from utils.data.IMAGENET import IMAGENET
-from utils.data.IMAGENETTE import IMAGENETTE
-from utils.loaders import BatchLoader, FolderLoader, make_loaders, seeded
-from utils.vision import torchvision
 
 __all__ = ["nowhere_else"]  # a fixture
 WNIDS = ("n01440764", "n02102040", "n03888257")
@@ -286,7 +286,7 @@ def test_a_network_of_torchvision_is_pruned_trained_saved_and_evaluated_again(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(
-        "framework.report.measure_latency", functools.partial(measure_latency, repeats=1, warmup=0)
+        "secateur.framework.report.measure_latency", functools.partial(measure_latency, repeats=1, warmup=0)
     )
     base = ["--model", "TorchvisionModel", "--arch", "resnet18", "--data_set", "IMAGENET", "--data_dir", "sets",
             "--image_size", "32", "--batch_size", "4", "--threads", "1", "--workers", "0",

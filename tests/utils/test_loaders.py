@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from utils import loaders as module
-from utils.augment import augment
-from utils.data.FASHION import FASHION
-from utils.data.FASHION_MINI import FASHION_MINI
-from utils.data.IMAGEFOLDER import IMAGEFOLDER
-from utils.dataset import DataSet, FolderDataSet
-from utils.errors import UsageError
-from utils.loaders import BatchLoader, FolderLoader, Loaders, TensorLoader, make_loaders, resized, split
+from secateur.utils import loaders as module
+from secateur.utils.augment import augment
+from secateur.utils.data.FASHION import FASHION
+from secateur.utils.data.FASHION_MINI import FASHION_MINI
+from secateur.utils.data.IMAGEFOLDER import IMAGEFOLDER
+from secateur.utils.dataset import DataSet, FolderDataSet
+from secateur.utils.errors import UsageError
+from secateur.utils.loaders import BatchLoader, FolderLoader, Loaders, TensorLoader, make_loaders, resized, split
 
 UNIT = {"mean": (0.0,), "std": (1.0,)}
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from framework import build, registry
-from framework.measures import count_macs
-from utils.subsampled import SubsampledConv2d, is_strided_pointwise, subsample
+from secateur import build, registry
+from secateur.framework.measures import count_macs
+from secateur.utils.subsampled import SubsampledConv2d, is_strided_pointwise, subsample
 
 
 def results(layer: nn.Module, images: Tensor) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from utils.suggest import nearest, one_line, unknown
+from secateur.utils.suggest import nearest, one_line, unknown
 
 SETS = ("CIFAR10", "CIFAR100", "FASHION", "MNIST")
 

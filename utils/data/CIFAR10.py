@@ -1,6 +1,6 @@
 """CIFAR-10."""
 
-from utils.data._cifar import CifarDataSet
+from secateur.utils.data._cifar import CifarDataSet
 
 
 class CIFAR10(CifarDataSet):

@@ -1,6 +1,6 @@
 """CIFAR-100."""
 
-from utils.data._cifar import CifarDataSet
+from secateur.utils.data._cifar import CifarDataSet
 
 
 class CIFAR100(CifarDataSet):

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from utils.data._idx import IdxDataSet
+from secateur.utils.data._idx import IdxDataSet
 
 
 class FASHION(IdxDataSet):

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.data.FASHION import FASHION
-from utils.dataset import LARGEST_FILE, DataSet, reading
-from utils.regular_file import check_zip, open_regular
+from secateur.utils.data.FASHION import FASHION
+from secateur.utils.dataset import LARGEST_FILE, DataSet, reading
+from secateur.utils.regular_file import check_zip, open_regular
 
 
 class FASHION_MINI(DataSet):

@@ -6,11 +6,11 @@ import functools
 import os
 from pathlib import Path
 
-from utils.data._listing import ENDINGS, folder_names, image_tree
-from utils.data._pictures import Pictures
-from utils.dataset import FolderDataSet
-from utils.errors import UsageError
-from utils.suggest import one_line
+from secateur.utils.data._listing import ENDINGS, folder_names, image_tree
+from secateur.utils.data._pictures import Pictures
+from secateur.utils.dataset import FolderDataSet
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line
 
 
 class IMAGEFOLDER(FolderDataSet):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.data._class_folders import ImageNetPart, torchvision_class
+from secateur.utils.data._class_folders import ImageNetPart, torchvision_class
 
 
 class IMAGENETTE(ImageNetPart):

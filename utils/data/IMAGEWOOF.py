@@ -1,6 +1,6 @@
 """Imagewoof."""
 
-from utils.data._class_folders import ImageNetPart
+from secateur.utils.data._class_folders import ImageNetPart
 
 
 class IMAGEWOOF(ImageNetPart):

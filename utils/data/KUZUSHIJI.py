@@ -1,6 +1,6 @@
 """Kuzushiji-MNIST."""
 
-from utils.data._idx import IdxDataSet
+from secateur.utils.data._idx import IdxDataSet
 
 
 class KUZUSHIJI(IdxDataSet):

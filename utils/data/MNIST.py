@@ -1,6 +1,6 @@
 """MNIST."""
 
-from utils.data._idx import IdxDataSet
+from secateur.utils.data._idx import IdxDataSet
 
 
 class MNIST(IdxDataSet):

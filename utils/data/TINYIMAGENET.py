@@ -7,11 +7,11 @@ import functools
 import os
 from pathlib import Path
 
-from utils.data._class_folders import ClassFolders
-from utils.data._listing import folder_names, images_in
-from utils.dataset import LARGEST_FILE, reading
-from utils.errors import UsageError
-from utils.regular_file import check_regular
+from secateur.utils.data._class_folders import ClassFolders
+from secateur.utils.data._listing import folder_names, images_in
+from secateur.utils.dataset import LARGEST_FILE, reading
+from secateur.utils.errors import UsageError
+from secateur.utils.regular_file import check_regular
 
 ANNOTATIONS = "val_annotations.txt"
 

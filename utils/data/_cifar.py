@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from utils.dataset import LARGEST_FILE, FileDataSet, reading
-from utils.errors import UsageError
-from utils.regular_file import check_regular
-from utils.vision import torchvision
+from secateur.utils.dataset import LARGEST_FILE, FileDataSet, reading
+from secateur.utils.errors import UsageError
+from secateur.utils.regular_file import check_regular
+from secateur.utils.vision import torchvision
 
 
 class CifarDataSet(FileDataSet):

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from utils import dataset
-from utils.data._listing import folder_names, images_in
-from utils.data._pictures import Pictures
-from utils.dataset import FolderDataSet
-from utils.download import download
-from utils.errors import UsageError
-from utils.suggest import one_line
+from secateur.utils import dataset
+from secateur.utils.data._listing import folder_names, images_in
+from secateur.utils.data._pictures import Pictures
+from secateur.utils.dataset import FolderDataSet
+from secateur.utils.download import download
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import one_line
 
 
 class _ClassCount:
@@ -154,6 +154,6 @@ class ImageNetPart(ClassFolders):
 
 def torchvision_class(name: str) -> Any:
     """Return torchvision's data set of this name."""
-    from utils.vision import torchvision
+    from secateur.utils.vision import torchvision
 
     return getattr(torchvision().datasets, name)

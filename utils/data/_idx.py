@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from utils.dataset import FileDataSet, gunzipped, reading
-from utils.vision import torchvision
+from secateur.utils.dataset import FileDataSet, gunzipped, reading
+from secateur.utils.vision import torchvision
 
 
 class IdxDataSet(FileDataSet):

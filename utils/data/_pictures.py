@@ -13,11 +13,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from utils.augment import AREAS, LOG_RATIO, TRIES
-from utils.dataset import reading
-from utils.errors import UsageError
-from utils.regular_file import open_regular
-from utils.suggest import one_line
+from secateur.utils.augment import AREAS, LOG_RATIO, TRIES
+from secateur.utils.dataset import reading
+from secateur.utils.errors import UsageError
+from secateur.utils.regular_file import open_regular
+from secateur.utils.suggest import one_line
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 """What an image file may hold, whatever its ending: bitmaps only, since others (EPS) are run as programs."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from framework.oracle.choice import chosen_criterions
-from framework.plugins import registry
-from utils.errors import UsageError
+from secateur.framework.oracle.choice import chosen_criterions
+from secateur.framework.plugins import registry
+from secateur.utils.errors import UsageError
 
 
 def test_all_are_the_channel_criterions_and_the_others_are_named_with_a_reason() -> None:

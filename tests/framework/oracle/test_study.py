@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import Criterion, channel_groups
-from framework.criterion import Batch, Groups, LossFunction, Scores, free_groups, with_groups
-from framework.oracle.correlation import MEASURES, correlation
-from framework.oracle.study import REFERENCES, Study, judge, measure_oracle
-from framework.oracle.tables import head, left_out_lines, table
-from framework.plugins import build
-from framework.pruning.cutting import mask_channels
+from secateur import Criterion, channel_groups
+from secateur.framework.criterion import Batch, Groups, LossFunction, Scores, free_groups, with_groups
+from secateur.framework.oracle.correlation import MEASURES, correlation
+from secateur.framework.oracle.study import REFERENCES, Study, judge, measure_oracle
+from secateur.framework.oracle.tables import head, left_out_lines, table
+from secateur.framework.plugins import build
+from secateur.framework.pruning.cutting import mask_channels
+from secateur.utils.atomic import write_json
 from tests.framework.small_nets import ConvNet, ResNet, images, one_thread, randomise, same, seeded, snapshot
-from utils.atomic import write_json
 
 __all__ = ["one_thread"]
 NETWORKS = {"plain": ConvNet, "residual": ResNet}

@@ -24,12 +24,12 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.checkpoint import load_model, save_model
-from framework.lineage import lineage_of
-from framework.pruning.channels import channel_groups
-from framework.pruning.cutting import cut
-from framework.pruning.masks import Masks
-from utils.vision import torchvision
+from secateur.framework.checkpoint import load_model, save_model
+from secateur.framework.lineage import lineage_of
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.masks import Masks
+from secateur.utils.vision import torchvision
 
 
 class ResidualAndConcat(nn.Module):

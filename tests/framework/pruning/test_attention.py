@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.coverage import half
-from framework import adapter, channel_groups, cut, load_model, prune, save_model
-from framework.pruning.adapters import _ADAPTERS, _HEADS
-from framework.pruning.attention import SlimMultiheadAttention
-from framework.pruning.cutting import mask_channels
-from utils.errors import UsageError
-from utils.vision import torchvision
+from secateur import adapter, channel_groups, cut, load_model, prune, save_model
+from secateur.framework.pruning.adapters import _ADAPTERS, _HEADS
+from secateur.framework.pruning.attention import SlimMultiheadAttention
+from secateur.framework.pruning.cutting import mask_channels
+from secateur.utils.errors import UsageError
+from secateur.utils.vision import torchvision
 
 WAYS = ("dims", "heads")
 

@@ -24,18 +24,18 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import measure, prune
-from framework.checkpoint import load_model, save_model
-from framework.criterion import Criterion, Groups, free_groups
-from framework.measures import weight_sparsity
-from framework.plugins import build
-from framework.prunable import prunable_weights
-from framework.pruning.both import keep_both
-from framework.pruning.channels import channel_groups
-from framework.pruning.cutting import channel_masks
-from framework.pruning.masks import Masks
-from framework.pruning.step import PruningStep
-from utils.errors import UsageError
+from secateur import measure, prune
+from secateur.framework.checkpoint import load_model, save_model
+from secateur.framework.criterion import Criterion, Groups, free_groups
+from secateur.framework.measures import weight_sparsity
+from secateur.framework.plugins import build
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.both import keep_both
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.cutting import channel_masks
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.step import PruningStep
+from secateur.utils.errors import UsageError
 
 NETS: dict[str, tuple[Any, Tensor]] = {
     "convolutions": (ConvNet, images(8)),

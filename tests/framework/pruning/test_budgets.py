@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from small_nets import ConvNet, Net, ResNet, images, randomise, seeded
 from torch import Tensor, nn
 
-from framework import Masks, build, channel_groups, cut, measure, prune
-from framework.criterion import free_groups
-from framework.measures import count_macs, macs_by_tensor, node_sparsity, weight_sparsity
-from framework.prunable import prunable_weights
-from framework.pruning.budgets import Entries, Macs, make_budget
-from framework.pruning.ranking import Limits, Ranking
-from utils.errors import UsageError
-from utils.vision import torchvision
+from secateur import Masks, build, channel_groups, cut, measure, prune
+from secateur.framework.criterion import free_groups
+from secateur.framework.measures import count_macs, macs_by_tensor, node_sparsity, weight_sparsity
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.budgets import Entries, Macs, make_budget
+from secateur.framework.pruning.ranking import Limits, Ranking
+from secateur.utils.errors import UsageError
+from secateur.utils.vision import torchvision
 
 
 def resnet() -> nn.Module:
@@ -177,7 +177,7 @@ def test_numbers_of_channels_left_are_multiples_and_the_floor_holds(budget: str)
 def test_the_multiple_of_auto_is_one_that_is_tried() -> None:
     model = resnet()
     prune(model, "ChannelNorm", 0.5, example_input=torch.randn(1, 3, 32, 32), round_to="auto")
-    from framework.probing import MULTIPLES, fast_multiple
+    from secateur.framework.probing import MULTIPLES, fast_multiple
 
     multiple = fast_multiple(torch.device("cpu"))
     assert multiple in MULTIPLES
@@ -200,7 +200,7 @@ def test_isomorphic_groups_lose_the_same_share_together() -> None:
 
 
 def test_predictions_are_what_a_cut_network_has() -> None:
-    from framework import cut
+    from secateur import cut
 
     for make in (ConvNet, ResNet):
         model = randomise(seeded(make))

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from framework import registry
-from framework.lineage import lineage_of
-from framework.plugins import build
-from framework.pruning.channels import ChannelGroup, channel_groups
-from framework.pruning.cutting import cut
-from utils.errors import UsageError
+from secateur import registry
+from secateur.framework.lineage import lineage_of
+from secateur.framework.plugins import build
+from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.cutting import cut
+from secateur.utils.errors import UsageError
 
 Conv, Linear = nn.Conv2d, nn.Linear
 #: model -> free groups, all in forward order; the last group is the output
@@ -638,7 +638,7 @@ def test_tied_weights_and_modules_with_two_names_are_cut_once() -> None:
 )
 def test_networks_of_torchvision(name: str, size: int, free: int) -> None:
     """Channel shuffle, depthwise and grouped convolutions, squeeze-and-excite, fire modules, shifted windows."""
-    from utils.vision import torchvision
+    from secateur.utils.vision import torchvision
 
     torch.manual_seed(0)
     model = torchvision().models.get_model(name, weights=None, num_classes=4)
@@ -782,7 +782,7 @@ def test_a_depthwise_transposed_convolution_of_the_input_stays() -> None:
 
 
 def test_a_layer_swapped_before_the_first_cut_belongs_to_the_dense_network() -> None:
-    from framework import build, measure, prune
+    from secateur import build, measure, prune
 
     model = build("models", "LeNet5", in_channels=1, num_classes=10, image_size=28)
     model.classifier[5] = Linear(84, 100)

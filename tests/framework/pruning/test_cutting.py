@@ -25,12 +25,12 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import registry
-from framework.lineage import Lineage, lineage_of, set_lineage
-from framework.pruning.channels import ChannelGroup, channel_groups
-from framework.pruning.cutting import cut, mask_channels, shrink, unwrapped
-from framework.pruning.masks import Masks
-from utils.errors import UsageError
+from secateur import registry
+from secateur.framework.lineage import Lineage, lineage_of, set_lineage
+from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.cutting import cut, mask_channels, shrink, unwrapped
+from secateur.framework.pruning.masks import Masks
+from secateur.utils.errors import UsageError
 
 LARGE = ("AlexNet", "VGG16", "ResNet34")
 MODELS = registry.names("models")

@@ -24,13 +24,13 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import measure, prune, select
-from framework.lineage import Lineage, lineage_of
-from framework.pruning import adapters, cutting
-from framework.pruning.channels import channel_groups
-from framework.pruning.cutting import cut, mask_channels
-from framework.pruning.masks import Masks
-from utils.errors import UsageError
+from secateur import measure, prune, select
+from secateur.framework.lineage import Lineage, lineage_of
+from secateur.framework.pruning import adapters, cutting
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.cutting import cut, mask_channels
+from secateur.framework.pruning.masks import Masks
+from secateur.utils.errors import UsageError
 
 
 @dataclass

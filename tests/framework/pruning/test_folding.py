@@ -24,13 +24,13 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.checkpoint import load_model, save_model
-from framework.criterion import free_groups
-from framework.lineage import lineage_of
-from framework.pruning.channels import ChannelGroup, channel_groups
-from framework.pruning.cutting import cut
-from framework.pruning.masks import Masks
-from utils.errors import UsageError
+from secateur.framework.checkpoint import load_model, save_model
+from secateur.framework.criterion import free_groups
+from secateur.framework.lineage import lineage_of
+from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.masks import Masks
+from secateur.utils.errors import UsageError
 
 Keep = Mapping[str, Tensor]
 

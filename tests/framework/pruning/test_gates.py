@@ -12,11 +12,11 @@ from small_nets import ConvNet, Net, ResNet, images, randomise, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.criterion import free_groups, mean_gradients, scoring
-from framework.pruning.channels import channel_groups
-from framework.pruning.gates import _heard, gate_gradients
-from framework.pruning.norms import norm_gate_gradients
-from framework.pruning.producers import producer_parameters, sum_over_channels
+from secateur.framework.criterion import free_groups, mean_gradients, scoring
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.gates import _heard, gate_gradients
+from secateur.framework.pruning.norms import norm_gate_gradients
+from secateur.framework.pruning.producers import producer_parameters, sum_over_channels
 
 
 def chain(run: Callable[[Net, Tensor], Tensor]) -> nn.Module:

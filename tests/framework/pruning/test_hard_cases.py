@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from framework import channel_groups, cut, prune
-from framework.measures import count_macs
-from framework.pruning.cutting import mask_channels
-from utils.errors import UsageError
-from utils.vision import torchvision
+from secateur import channel_groups, cut, prune
+from secateur.framework.measures import count_macs
+from secateur.framework.pruning.cutting import mask_channels
+from secateur.utils.errors import UsageError
+from secateur.utils.vision import torchvision
 
 
 @dataclass

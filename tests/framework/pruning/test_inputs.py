@@ -23,15 +23,15 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import registry
-from framework.checkpoint import load_model, save_model
-from framework.criterion import Criterion
-from framework.measures import node_sparsity
-from framework.plugins import build
-from framework.pruning.inputs import input_columns, keep_inputs, living_inputs, over_inputs
-from framework.pruning.masks import Masks
-from framework.pruning.step import PruningStep
-from utils.errors import UsageError
+from secateur import registry
+from secateur.framework.checkpoint import load_model, save_model
+from secateur.framework.criterion import Criterion
+from secateur.framework.measures import node_sparsity
+from secateur.framework.plugins import build
+from secateur.framework.pruning.inputs import input_columns, keep_inputs, living_inputs, over_inputs
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.step import PruningStep
+from secateur.utils.errors import UsageError
 
 RANKING = [
     name

@@ -10,10 +10,10 @@ import torch
 from small_nets import ConvNet, images, mlp, random_keep, seeded
 from torch import Tensor, nn
 
-from framework.pruning.channels import channel_groups
-from framework.pruning.cutting import cut
-from framework.pruning.masks import Masks
-from utils.errors import UsageError
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.masks import Masks
+from secateur.utils.errors import UsageError
 
 
 def half(model: nn.Module, seed: int = 0) -> dict[str, Tensor]:

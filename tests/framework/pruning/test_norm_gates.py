@@ -11,10 +11,10 @@ from small_nets import ConvNet, Net, ResNet, images, mlp, one_thread, randomise,
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from criterions.GateDecorators import GateDecorators
-from framework.gated_norm import add_gates
-from framework.pruning.channels import channel_groups
-from framework.pruning.norms import norms_behind
+from secateur.criterions.GateDecorators import GateDecorators
+from secateur.framework.gated_norm import add_gates
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.norms import norms_behind
 
 Batches = list[tuple[Tensor, Tensor]]
 

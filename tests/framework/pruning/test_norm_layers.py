@@ -19,10 +19,10 @@ from small_nets import (
 )
 from torch import Tensor, nn
 
-from framework import load_model, save_model
-from framework.criterion import free_groups
-from framework.pruning.channels import ChannelGroup, channel_groups
-from framework.pruning.cutting import cut
+from secateur import load_model, save_model
+from secateur.framework.criterion import free_groups
+from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.cutting import cut
 
 Make = Callable[[], nn.Module]
 

@@ -14,9 +14,9 @@ from small_nets import (
 )
 from torch import nn
 
-from framework.prunable import PRUNABLE
-from framework.pruning.channels import channel_groups
-from utils.vision import torchvision
+from secateur.framework.prunable import PRUNABLE
+from secateur.framework.pruning.channels import channel_groups
+from secateur.utils.vision import torchvision
 
 Together = Counter[frozenset[str]]
 

@@ -24,11 +24,11 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.criterion import free_groups
-from framework.lineage import lineage_of
-from framework.pruning.channels import ChannelGroup, channel_groups
-from framework.pruning.cutting import cut, mask_channels
-from framework.pruning.masks import Masks
+from secateur.framework.criterion import free_groups
+from secateur.framework.lineage import lineage_of
+from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.cutting import cut, mask_channels
+from secateur.framework.pruning.masks import Masks
 
 SIZE = 4
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

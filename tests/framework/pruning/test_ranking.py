@@ -9,11 +9,11 @@ import torch
 from small_nets import ConvNet, images, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
-from framework.criterion import free_groups
-from framework.pruning.budgets import Nodes
-from framework.pruning.channels import Groups, channel_groups
-from framework.pruning.ranking import Limits, Ranking
-from framework.pruning.targets import keep_channels
+from secateur.framework.criterion import free_groups
+from secateur.framework.pruning.budgets import Nodes
+from secateur.framework.pruning.channels import Groups, channel_groups
+from secateur.framework.pruning.ranking import Limits, Ranking
+from secateur.framework.pruning.targets import keep_channels
 
 UNITS = {"a": 6, "b": 8, "c": 10}
 

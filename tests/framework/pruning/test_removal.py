@@ -10,9 +10,9 @@ from small_nets import ConvNet, Net, ResNet, images, masked, mlp, one_thread, ra
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.criterion import free_groups
-from framework.pruning.channels import channel_groups
-from framework.pruning.removal import _Network
+from secateur.framework.criterion import free_groups
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.removal import _Network
 
 
 def grouped() -> nn.Module:

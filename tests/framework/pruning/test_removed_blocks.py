@@ -11,11 +11,11 @@ from small_nets import ConvNet, ResNet, images, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import build, channel_groups, cut, load_model, prune, save_model
-from framework.measures import count_macs
-from framework.pruning.cutting import mask_channels
-from utils.errors import UsageError
-from utils.vision import torchvision
+from secateur import build, channel_groups, cut, load_model, prune, save_model
+from secateur.framework.measures import count_macs
+from secateur.framework.pruning.cutting import mask_channels
+from secateur.utils.errors import UsageError
+from secateur.utils.vision import torchvision
 
 
 def resnet() -> nn.Module:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from framework.pruning.selection import Keep, lowest, select
-from utils.errors import UsageError
+from secateur.framework.pruning.selection import Keep, lowest, select
+from secateur.utils.errors import UsageError
 
 VALUES = st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 3.0, math.inf, -math.inf])
 SHAPES = st.lists(st.lists(st.integers(1, 4), min_size=1, max_size=3), min_size=1, max_size=4)

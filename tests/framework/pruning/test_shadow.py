@@ -10,10 +10,10 @@ from small_nets import ConvNet, ResNet, images, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import build, channel_groups
-from framework.pruning import tracing
-from framework.pruning.shadow import shadow_of
-from utils.vision import torchvision
+from secateur import build, channel_groups
+from secateur.framework.pruning import tracing
+from secateur.framework.pruning.shadow import shadow_of
+from secateur.utils.vision import torchvision
 
 
 def described(model: nn.Module, x: Tensor) -> list[Any]:

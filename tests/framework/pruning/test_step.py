@@ -10,10 +10,10 @@ from small_nets import Net, images, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework.criterion import Criterion
-from framework.prunable import prunable_weights
-from framework.pruning.masks import Masks
-from framework.pruning.step import PruningStep
+from secateur.framework.criterion import Criterion
+from secateur.framework.prunable import prunable_weights
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.step import PruningStep
 
 
 class Ranked(Criterion):

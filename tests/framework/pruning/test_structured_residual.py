@@ -18,13 +18,13 @@ from small_nets import (
 from torch import nn
 from torch.nn import functional as F
 
-from framework import registry
-from framework.criterion import Criterion
-from framework.plugins import build
-from framework.pruning.channels import channel_groups
-from framework.pruning.cutting import channel_masks
-from framework.pruning.masks import Masks
-from framework.pruning.step import PruningStep
+from secateur import registry
+from secateur.framework.criterion import Criterion
+from secateur.framework.plugins import build
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.cutting import channel_masks
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.step import PruningStep
 
 CHANNEL = [
     name

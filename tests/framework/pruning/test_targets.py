@@ -8,13 +8,13 @@ import torch
 from small_nets import ConvNet, ResNet, images, one_thread, random_keep, randomise, seeded  # noqa: F401
 from torch import nn
 
-from framework.checkpoint import load_model, save_model
-from framework.measures import count_macs
-from framework.pruning.budgets import Macs, dense_macs
-from framework.pruning.channels import channel_groups
-from framework.pruning.cutting import cut
-from framework.pruning.masks import Masks
-from framework.pruning.targets import count_weights, cut_weights
+from secateur.framework.checkpoint import load_model, save_model
+from secateur.framework.measures import count_macs
+from secateur.framework.pruning.budgets import Macs, dense_macs
+from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.masks import Masks
+from secateur.framework.pruning.targets import count_weights, cut_weights
 
 
 def test_weights_in_channels_that_were_cut_and_masked_weights_are_gone_alike() -> None:

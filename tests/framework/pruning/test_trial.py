@@ -12,10 +12,10 @@ from small_nets import images
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from framework import channel_groups, cut, measure, prune
-from framework.pruning import proof
-from framework.pruning.cutting import mask_channels
-from utils.errors import UsageError
+from secateur import channel_groups, cut, measure, prune
+from secateur.framework.pruning import proof
+from secateur.framework.pruning.cutting import mask_channels
+from secateur.utils.errors import UsageError
 
 
 class OnPatches(nn.Module):

@@ -11,8 +11,8 @@ from small_nets import ConvNet, ResNet, images
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from framework.pruning import twins
-from framework.pruning.twins import twin_of
+from secateur.framework.pruning import twins
+from secateur.framework.pruning.twins import twin_of
 
 
 class Odd(nn.Module):

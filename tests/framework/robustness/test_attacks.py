@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from framework.robustness import attacking
-from framework.robustness.assess import assess
-from framework.robustness.attacking import Effort, Outcome, run_attack, settings_of
-from framework.robustness.names import ATTACKS, EPSILONS, chosen_attacks
-from framework.robustness.points import PixelModel, Points, distances, predictions
-from framework.tester import Network
+from secateur.framework.robustness import attacking
+from secateur.framework.robustness.assess import assess
+from secateur.framework.robustness.attacking import Effort, Outcome, run_attack, settings_of
+from secateur.framework.robustness.names import ATTACKS, EPSILONS, chosen_attacks
+from secateur.framework.robustness.points import PixelModel, Points, distances, predictions
+from secateur.framework.tester import Network
+from secateur.utils.errors import UsageError
 from tests.framework.robustness.linear import grey_points, linear, smallest
 from tests.framework.small_nets import one_thread as one_thread
 from tests.framework.small_nets import randomise, seeded
-from utils.errors import UsageError
 
 QUICK = Effort(steps=30, rounds=3)
 

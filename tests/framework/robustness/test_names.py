@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from framework.robustness.names import ATTACKS, EPSILONS, chosen_attacks, chosen_epsilons
-from utils.errors import UsageError
+from secateur.framework.robustness.names import ATTACKS, EPSILONS, chosen_attacks, chosen_epsilons
+from secateur.utils.errors import UsageError
 
 EIGHT = [
     "CarliniWagner", "LinfPGD", "L1FastGradientAttack", "L2DeepFoolAttack", "FGSM", "DDNAttack",
@@ -93,7 +93,7 @@ def test_a_name_that_does_not_exist_is_refused(given: str, expected: str) -> Non
 
 def test_names_are_checked_without_torch_and_without_foolbox() -> None:
     code = (
-        "import sys; import framework.robustness.checks, framework.prepare\n"
+        "import sys; import secateur.framework.robustness.checks, secateur.framework.prepare\n"
         "assert not {'torch', 'foolbox', 'matplotlib'} & sys.modules.keys(), sorted(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import Tensor
 
-from framework.robustness.attacking import Outcome
-from framework.robustness.names import ATTACKS
-from framework.robustness.points import Points, balanced, collect
-from framework.robustness.results import Assessment, summary, to_show, wilson
-from framework.robustness.tables import robustness_tables
-from utils.errors import RunError
+from secateur.framework.robustness.attacking import Outcome
+from secateur.framework.robustness.names import ATTACKS
+from secateur.framework.robustness.points import Points, balanced, collect
+from secateur.framework.robustness.results import Assessment, summary, to_show, wilson
+from secateur.framework.robustness.tables import robustness_tables
+from secateur.utils.errors import RunError
 
 
 @pytest.mark.parametrize(

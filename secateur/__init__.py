@@ -1,0 +1,131 @@
+"""Secateur: prune neural networks and measure the result.
+
+Every public name is imported from here, and only when it is first used, so that `import secateur` loads no torch:
+
+    >>> from secateur import build, prune
+    >>> model = build("models", "LeNet5", in_channels=1, num_classes=10, image_size=28)
+
+In a clone the folders `framework/`, `models/`, ... lie beside this one and in an installed package inside it; both
+are imported as `secateur.framework`, `secateur.models`, ... What is not listed here is private.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+_ABOVE = Path(__file__).resolve().parent.parent
+if (_ABOVE / "framework").is_dir() and (_ABOVE / "main.py").is_file():  # a clone, or the snapshot of a run
+    __path__.append(str(_ABOVE))
+
+if TYPE_CHECKING:
+    from secateur.framework.api import PruneReport as PruneReport
+    from secateur.framework.api import prune as prune
+    from secateur.framework.checkpoint import load_model as load_model
+    from secateur.framework.checkpoint import save_model as save_model
+    from secateur.framework.criterion import Batch as Batch
+    from secateur.framework.criterion import Criterion as Criterion
+    from secateur.framework.criterion import Data as Data
+    from secateur.framework.criterion import Groups as Groups
+    from secateur.framework.criterion import LossFunction as LossFunction
+    from secateur.framework.criterion import Scores as Scores
+    from secateur.framework.criterion import mean_gradients as mean_gradients
+    from secateur.framework.criterion import scoring as scoring
+    from secateur.framework.criterion import with_groups as with_groups
+    from secateur.framework.hooks import hookimpl as hookimpl
+    from secateur.framework.iterative import Iterative as Iterative
+    from secateur.framework.lineage import same_network as same_network
+    from secateur.framework.loss import Loss as Loss
+    from secateur.framework.measures import measure as measure
+    from secateur.framework.plugins import Registry as Registry
+    from secateur.framework.plugins import build as build
+    from secateur.framework.plugins import registry as registry
+    from secateur.framework.prunable import prunable_weights as prunable_weights
+    from secateur.framework.pruning.adapters import Kept as Kept
+    from secateur.framework.pruning.adapters import adapter as adapter
+    from secateur.framework.pruning.channels import ChannelGroup as ChannelGroup
+    from secateur.framework.pruning.channels import channel_groups as channel_groups
+    from secateur.framework.pruning.cutting import cut as cut
+    from secateur.framework.pruning.inputs import input_columns as input_columns
+    from secateur.framework.pruning.masks import Masks as Masks
+    from secateur.framework.pruning.selection import Keep as Keep
+    from secateur.framework.pruning.selection import select as select
+    from secateur.framework.rounds import Rounds as Rounds
+    from secateur.framework.schedule import After as After
+    from secateur.framework.schedule import Before as Before
+    from secateur.framework.schedule import During as During
+    from secateur.framework.schedule import Never as Never
+    from secateur.framework.schedule import Schedule as Schedule
+    from secateur.framework.tester import TestContext as TestContext
+    from secateur.framework.tester import Tester as Tester
+    from secateur.framework.trainer import Trainer as Trainer
+    from secateur.framework.trainer import decay_groups as decay_groups
+    from secateur.trainers.DefaultTrainer import DefaultTrainer as DefaultTrainer
+    from secateur.utils.dataset import DataSet as DataSet
+    from secateur.utils.errors import RunError as RunError
+    from secateur.utils.errors import UsageError as UsageError
+
+__version__ = "0.1.0"
+
+#: public name: the module below this package that defines it
+_HOME = {
+    "After": "framework.schedule",
+    "Batch": "framework.criterion",
+    "Before": "framework.schedule",
+    "ChannelGroup": "framework.pruning.channels",
+    "Criterion": "framework.criterion",
+    "Data": "framework.criterion",
+    "DataSet": "utils.dataset",
+    "DefaultTrainer": "trainers.DefaultTrainer",
+    "During": "framework.schedule",
+    "Groups": "framework.criterion",
+    "Iterative": "framework.iterative",
+    "Keep": "framework.pruning.selection",
+    "Kept": "framework.pruning.adapters",
+    "Loss": "framework.loss",
+    "LossFunction": "framework.criterion",
+    "Masks": "framework.pruning.masks",
+    "Never": "framework.schedule",
+    "PruneReport": "framework.api",
+    "Registry": "framework.plugins",
+    "Rounds": "framework.rounds",
+    "RunError": "utils.errors",
+    "Schedule": "framework.schedule",
+    "Scores": "framework.criterion",
+    "TestContext": "framework.tester",
+    "Tester": "framework.tester",
+    "Trainer": "framework.trainer",
+    "UsageError": "utils.errors",
+    "adapter": "framework.pruning.adapters",
+    "build": "framework.plugins",
+    "channel_groups": "framework.pruning.channels",
+    "cut": "framework.pruning.cutting",
+    "decay_groups": "framework.trainer",
+    "hookimpl": "framework.hooks",
+    "input_columns": "framework.pruning.inputs",
+    "load_model": "framework.checkpoint",
+    "mean_gradients": "framework.criterion",
+    "measure": "framework.measures",
+    "prunable_weights": "framework.prunable",
+    "prune": "framework.api",
+    "registry": "framework.plugins",
+    "same_network": "framework.lineage",
+    "save_model": "framework.checkpoint",
+    "scoring": "framework.criterion",
+    "select": "framework.pruning.selection",
+    "with_groups": "framework.criterion",
+}
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])
