@@ -19,7 +19,7 @@ from secateur import build, load_model
 from secateur.framework.robustness.attacking import Effort, make_attack, run_attack
 from secateur.framework.robustness.names import ATTACKS, EPSILONS
 from secateur.framework.robustness.points import PixelModel, Points, balanced, collect, frozen, predictions
-from secateur.utils.loaders import Loaders, make_loaders
+from secateur.utils.loading.loaders import Loaders, make_loaders
 
 SEED, IMAGES, TARGET = 333, 256, 120.0
 #: Carlini and Wagner's own number of steps, and those that are measured

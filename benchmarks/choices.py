@@ -28,7 +28,7 @@ from torch import nn
 from benchmarks.overhead import SEED, adam, loaders, scoring_batches
 from benchmarks.timing import Row, Turns, by_turns, head, record, show
 from secateur import build, prune
-from secateur.utils.loaders import Loaders
+from secateur.utils.loading.loaders import Loaders
 
 LAST = torch.channels_last
 

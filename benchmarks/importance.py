@@ -27,7 +27,8 @@ from benchmarks.timing import Row, by_turns, head, record, show
 from secateur import build, channel_groups
 from secateur.framework.criterion import free_groups, scoring
 from secateur.framework.pruning.curvature import Curvature
-from secateur.utils.loaders import Batch, make_loaders
+from secateur.utils.loading.batches import Batch
+from secateur.utils.loading.loaders import make_loaders
 
 FIRST_ORDER = (
     "TaylorWeight", "TaylorGate", "TaylorOutput", "BNTaylor", "LossBased", "TFO", "BiasedLoss",

@@ -26,7 +26,7 @@ from secateur import Masks, build, prune
 from secateur.framework.hooks import manager
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.trainer import Parts, Settings, Trainer
-from secateur.utils.loaders import Loaders, make_loaders
+from secateur.utils.loading.loaders import Loaders, make_loaders
 
 TARGET = 1.03
 SEED = 333

@@ -23,7 +23,8 @@ from torch.utils._pytree import tree_leaves
 from benchmarks.overhead import SEED, scoring_batches
 from benchmarks.timing import Row, by_turns, head, record, show
 from secateur import build, channel_groups
-from secateur.utils.loaders import Batch, make_loaders
+from secateur.utils.loading.batches import Batch
+from secateur.utils.loading.loaders import make_loaders
 
 TIME_TARGET, MEMORY_TARGET = 1.05, 1.0
 

@@ -30,7 +30,8 @@ from secateur.framework.probing import FORMATS, _measure, lay_out
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.step import PruningStep
 from secateur.framework.schedule import targets
-from secateur.utils.loaders import Batch, Loaders
+from secateur.utils.loading.batches import Batch
+from secateur.utils.loading.loaders import Loaders
 
 PRUNING_TARGET, TRAINING_TARGET = 8.0, 4.0
 LIMIT, STEPS, BATCHES = 0.93, 7, 47

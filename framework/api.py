@@ -20,11 +20,12 @@ from secateur.framework.probing import fast_multiple
 from secateur.framework.prunable import check_network
 from secateur.framework.pruning.budgets import BUDGETS
 from secateur.framework.pruning.channels import check_example
-from secateur.framework.pruning.cutting import Companion, unwrapped
+from secateur.framework.pruning.cutting import Companion
 from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
 from secateur.framework.untouched import random_numbers_as_before
 from secateur.utils.errors import UsageError
+from secateur.utils.optimizers import unwrapped
 from secateur.utils.subsampled import subsample
 from secateur.utils.suggest import unknown
 

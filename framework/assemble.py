@@ -30,12 +30,12 @@ from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.weighing import weighed
 from secateur.framework.pruning_rate import PruningRate
 from secateur.framework.rewinding import check_rewinding
-from secateur.framework.run_folder import SUFFIX, is_safetensors
 from secateur.framework.schedule import BEFORE_TRAINING, Never, Schedule
 from secateur.framework.scheduling import check_moments, schedule_of, write_back
 from secateur.framework.trainer import Trainer
 from secateur.utils.errors import UsageError
-from secateur.utils.loaders import Loaders, make_loaders
+from secateur.utils.files.formats import SUFFIX, is_safetensors
+from secateur.utils.loading.loaders import Loaders, make_loaders
 from secateur.utils.memory import check_memory
 
 #: of a model: with no smaller ones a network of ours fails to fit into memory

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from secateur.framework.config import FLAGS, GROUPS, KINDS, RunConfig, parse_values
 from secateur.framework.plugins import ROOT, registry
-from secateur.utils.bounded_yaml import read_json
 from secateur.utils.errors import UsageError
+from secateur.utils.files.bounded_yaml import read_json
 from secateur.utils.suggest import unknown
 
 SHIPPED = ROOT / "utils" / "autoconfig.json"

@@ -24,10 +24,10 @@ from secateur.framework.plugins import build
 from secateur.framework.precision import converted, dtype_named, fits, unusual_dtypes
 from secateur.framework.pruning.attributes import follow_shapes
 from secateur.framework.pruning.masks import Masks
-from secateur.utils.atomic import replacing
-from secateur.utils.bounded_yaml import RESULTS, parse_json
 from secateur.utils.errors import UsageError
-from secateur.utils.regular_file import check_regular
+from secateur.utils.files.atomic import replacing
+from secateur.utils.files.bounded_yaml import RESULTS, parse_json
+from secateur.utils.files.regular_file import check_regular
 from secateur.utils.suggest import one_line
 
 FORMAT = 1

@@ -9,8 +9,8 @@ from typing import Any
 
 from secateur.framework.config import GROUPS, RunConfig, parse_values
 from secateur.framework.flags import flags_of
-from secateur.utils.bounded_yaml import parse_yaml, read_json, read_yaml
 from secateur.utils.errors import UsageError
+from secateur.utils.files.bounded_yaml import parse_yaml, read_json, read_yaml
 from secateur.utils.suggest import one_line, unknown
 
 PATHS = ("plugins", "data_dir", "pretrained", "checkpoint_name", "compare_with", "pruning_config")

@@ -6,8 +6,8 @@ import math
 
 from secateur.framework.config import RunConfig
 from secateur.framework.run_folder import RunFolder, finished_dense_runs
-from secateur.utils.bounded_yaml import RESULTS, read_json
 from secateur.utils.errors import UsageError
+from secateur.utils.files.bounded_yaml import RESULTS, read_json
 from secateur.utils.suggest import one_line
 
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.checkpoint import file_size
-from secateur.framework.classification import correct_samples
 from secateur.framework.config import EXTRAS, RunConfig
 from secateur.framework.criterion import Batch
 from secateur.framework.measures import count_macs, measure
 from secateur.framework.report import dense_twin
 from secateur.framework.untouched import untouched
-from secateur.utils.loaders import Loaders
+from secateur.utils.classification import correct_samples
+from secateur.utils.loading.loaders import Loaders
 
 
 def extras(config: RunConfig, model: nn.Module, loaders: Loaders, results: Mapping[str, Any]) -> dict[str, Any]:

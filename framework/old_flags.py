@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from secateur.framework.run_folder import SUFFIX, is_from_torch, is_safetensors
 from secateur.utils.errors import UsageError
+from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
 
 
 class Old(NamedTuple):

@@ -294,7 +294,7 @@ def _base(kind: str) -> type:
         "trainers": ("secateur.framework.trainer", "Trainer"),
         "testers": ("secateur.framework.tester", "Tester"),
         "losses": ("secateur.framework.loss", "Loss"),
-        "datasets": ("secateur.utils.dataset", "DataSet"),
+        "datasets": ("secateur.utils.loading.dataset", "DataSet"),
     }[kind]
     base: type = getattr(importlib.import_module(module), name)
     return base

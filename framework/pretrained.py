@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from secateur.framework.checkpoint import check_fits
 from secateur.framework.precision import check_finite, converted
 from secateur.framework.prunable import prunable_weights
-from secateur.framework.run_folder import is_safetensors
 from secateur.utils.errors import UsageError
-from secateur.utils.regular_file import check_regular, check_zip
+from secateur.utils.files.formats import is_safetensors
+from secateur.utils.files.regular_file import check_regular, check_zip
 from secateur.utils.suggest import one_line
 
 #: under which training scripts keep the network beside the epoch, the optimizer and so on

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from secateur.framework.convolution_faults import explained, faulty_layers
 from secateur.framework.criterion import scoring
 from secateur.framework.measures import count_macs, synchronize
-from secateur.utils.atomic import write_json
-from secateur.utils.bounded_yaml import RESULTS, read_json
 from secateur.utils.errors import UsageError
+from secateur.utils.files.atomic import write_json
+from secateur.utils.files.bounded_yaml import RESULTS, read_json
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 #: below so many multiply-adds a sample there is nothing to gain, and the default is taken unmeasured; VGG16

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.framework.config import FLAGS, RunConfig
-from secateur.utils.bounded_yaml import read_json
 from secateur.utils.errors import UsageError
+from secateur.utils.files.bounded_yaml import read_json
 from secateur.utils.suggest import unknown
 
 #: key -> (our setting, what their reader takes where the key is absent)

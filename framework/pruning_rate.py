@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from secateur.framework.hooks import hookimpl
-from secateur.framework.pruning.cutting import unwrapped
+from secateur.utils.optimizers import unwrapped
 
 if TYPE_CHECKING:
     from secateur.framework.trainer import Trainer

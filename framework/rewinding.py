@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from secateur.framework.hooks import hookimpl
-from secateur.framework.pruning.cutting import unwrapped
 from secateur.framework.pruning.masks import PREFIX, Masks
 from secateur.framework.schedule import BEFORE_TRAINING
 from secateur.utils.errors import UsageError
+from secateur.utils.optimizers import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -21,7 +21,6 @@ import itertools
 import os
 import re
 import time
-import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,16 +31,15 @@ from secateur.framework.environment import describe_environment
 from secateur.framework.plugins import ROOT
 from secateur.framework.saved_config import load_config
 from secateur.framework.snapshot import TOP_NEVER, copy_tree
-from secateur.utils import atomic
 from secateur.utils.errors import RunError, UsageError
-from secateur.utils.regular_file import check_regular
+from secateur.utils.files import atomic
+from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
+from secateur.utils.files.regular_file import check_regular
 from secateur.utils.suggest import nearest
 
-SUFFIX = ".safetensors"
 FINISHED = "finished"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 UNSAFE = re.compile(r"[^\w+=,@-]")  # \w is letters and digits of any language
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how torch.save began a file before torch 1.6
 LONGEST, LONGEST_BYTES = 60, 200  # of a run name; file systems stop at 255 bytes, with the stamp and a number
 LAST_SECOND = 253402300799  # of the year 9999; a damaged file system may say anything
 # Settings that do not change what the dense network learns: the pruning, names and places, what is shown or
@@ -292,33 +290,6 @@ def checkpoint_in(folder: RunFolder, stem: str) -> Path:
 def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
     match = nearest(name, allowed)
     return f": did you mean '{match}'?" if match else ""
-
-
-def is_safetensors(file: Path) -> bool:
-    """Whether the file begins as the format says: the header's length in 8 bytes, then JSON."""
-    start = _start(file, 9)
-    length = int.from_bytes(start[:8], "little")
-    return start[8:] == b"{" and length <= file.stat().st_size - 8
-
-
-def is_from_torch(file: Path) -> bool:
-    """Whether the file begins like what torch.save writes: a zip archive with its data, before 1.6 a number."""
-    if _start(file, len(LEGACY)) == LEGACY:
-        return True
-    try:
-        with zipfile.ZipFile(file) as archive:
-            return any(name.endswith("/data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):  # damaged in one way or another
-        return False
-
-
-def _start(file: Path, size: int) -> bytes:
-    """The first bytes of a file. Raises UsageError for one that cannot be read."""
-    try:
-        with file.open("rb") as opened:
-            return opened.read(size)
-    except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from error
 
 
 def _new_folder(config: RunConfig) -> Path:

@@ -38,9 +38,9 @@ from secateur.framework.schedule import BEFORE_TRAINING
 from secateur.framework.tester import Network, TestContext, Tester
 from secateur.framework.tracking import WeightTracker
 from secateur.framework.trainer import Parts, Settings, Trainer
-from secateur.utils.atomic import write_json
 from secateur.utils.errors import RunError, UsageError
-from secateur.utils.loaders import Loaders, normalization
+from secateur.utils.files.atomic import write_json
+from secateur.utils.loading.loaders import Loaders, normalization
 from secateur.utils.memory import is_out_of_memory
 from secateur.utils.suggest import one_line
 

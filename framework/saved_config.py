@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from secateur.framework.config import FLAGS, KINDS, RunConfig
-from secateur.utils.bounded_yaml import read_yaml
 from secateur.utils.errors import UsageError
+from secateur.utils.files.bounded_yaml import read_yaml
 
 
 def load_config(file: Path) -> RunConfig:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.framework.hooks import hookimpl
 from secateur.framework.lineage import lineage_of
 from secateur.framework.prunable import prunable_weights
-from secateur.utils.atomic import replacing
+from secateur.utils.files.atomic import replacing
 
 if TYPE_CHECKING:
     from secateur.framework.trainer import Trainer

@@ -15,9 +15,11 @@ from secateur.framework.convolution_faults import explained, faulty_layers
 from secateur.framework.loss import Loss
 from secateur.framework.measures import count_macs
 from secateur.framework.probing import format_name, lay_out
-from secateur.framework.pruning.cutting import Companion, unwrapped
+from secateur.framework.pruning.cutting import Companion
 from secateur.framework.schedule import Schedule
-from secateur.utils.loaders import BatchLoader, Loaders
+from secateur.utils.loading.batches import BatchLoader
+from secateur.utils.loading.loaders import Loaders
+from secateur.utils.optimizers import unwrapped
 
 
 @dataclass

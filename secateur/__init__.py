@@ -62,9 +62,9 @@ if TYPE_CHECKING:
     from secateur.framework.trainer import Trainer as Trainer
     from secateur.framework.trainer import decay_groups as decay_groups
     from secateur.trainers.DefaultTrainer import DefaultTrainer as DefaultTrainer
-    from secateur.utils.dataset import DataSet as DataSet
     from secateur.utils.errors import RunError as RunError
     from secateur.utils.errors import UsageError as UsageError
+    from secateur.utils.loading.dataset import DataSet as DataSet
 
 __version__ = "0.1.0"
 
@@ -76,7 +76,7 @@ _HOME = {
     "ChannelGroup": "framework.pruning.channels",
     "Criterion": "framework.criterion",
     "Data": "framework.criterion",
-    "DataSet": "utils.dataset",
+    "DataSet": "utils.loading.dataset",
     "DefaultTrainer": "trainers.DefaultTrainer",
     "During": "framework.schedule",
     "Groups": "framework.criterion",

@@ -7,9 +7,9 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.framework.calibration import Tally
 from secateur.framework.loss import Loss
 from secateur.framework.tester import Tester
+from secateur.utils.calibration import Tally
 from secateur.utils.errors import RunError
 
 LINES = ("accuracy", "top5", "loss", "samples", "ece")
@@ -24,7 +24,7 @@ class Accuracy(Tester):
     @torch.inference_mode()
     def run(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> dict[str, Any]:
         """`top5` is a share of the `samples`, `loss` the mean over them; for the others see
-        `secateur.framework.calibration.Tally`."""
+        `secateur.utils.calibration.Tally`."""
         top = total = 0.0
         tally = Tally()
         for inputs, targets in batches:

@@ -13,7 +13,7 @@ from secateur.framework.robustness.points import PixelModel, Points, collect, pr
 from secateur.framework.robustness.results import wilson
 from secateur.framework.tester import Network, Tester
 from secateur.utils.errors import UsageError
-from secateur.utils.loaders import seeded
+from secateur.utils.loading.batches import seeded
 
 
 class CorruptionRobustness(Tester):

@@ -27,7 +27,7 @@ from secateur.framework.robustness.names import ATTACKS
 from secateur.framework.run_folder import RunFolder
 from secateur.main import main
 from secateur.utils.errors import UsageError
-from secateur.utils.loaders import make_loaders
+from secateur.utils.loading.loaders import make_loaders
 
 ROOT = Path(secateur.__file__).parent.parent
 TINY = "--model LeNet300 --epochs 2 --limit_train_batches 20 --threads 1"

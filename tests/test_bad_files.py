@@ -21,7 +21,7 @@ from tests.utils.test_hostile_files import in_time  # noqa: F401
 OPTIONS = ("--epochs", "1", "--prune_criterion", "EmptyCrit")
 DATA = """
 import torch
-from secateur.utils.dataset import DataSet
+from secateur.utils.loading.dataset import DataSet
 
 class {name}(DataSet):
     in_channels, num_classes, image_size, mean, std = 1, 10, 28, (0.5,), (0.5,)

@@ -18,7 +18,7 @@ from secateur.framework.checkpoint import load_model
 from secateur.framework.plugins import build, registry
 from secateur.framework.run_folder import RunFolder
 from secateur.main import main
-from secateur.utils import atomic
+from secateur.utils.files import atomic
 
 SMALL = (
     "--model LeNet300 --epochs 2 --batch_size 16 --limit_train_batches 2 --limit_test_batches 1 "
@@ -270,7 +270,7 @@ def test_a_name_that_is_taken(launch: Launch, tmp_path: Path) -> None:
     [
         ("losses", "--loss", "class Mine:\n    pass\n", "secateur.framework.loss.Loss"),
         ("trainers", "--train_scheme", "class Mine:\n    pass\n", "secateur.framework.trainer.Trainer"),
-        ("utils/data", "--data_set", "class Mine:\n    pass\n", "secateur.utils.dataset.DataSet"),
+        ("utils/data", "--data_set", "class Mine:\n    pass\n", "secateur.utils.loading.dataset.DataSet"),
         ("models", "--model", "class Mine:\n    pass\n", "must be a subclass of torch.nn"),
         ("models", "--model", "from torch.nn import Module\nclass Mine(Module):\n    pass\n", "in_channels"),
     ],

@@ -76,7 +76,7 @@ class Mine(nn.Sequential):
         {end}
 """,
     "datasets": """
-from secateur.utils.dataset import DataSet
+from secateur.utils.loading.dataset import DataSet
 
 class Mine(DataSet):
     in_channels, num_classes, image_size, mean, std = 1, 4, 28, (0.1,), (0.3,)

@@ -23,7 +23,7 @@ from secateur.framework.oracle.settings import STUDY_FLAGS
 from secateur.framework.oracle.study import REFERENCES
 from secateur.framework.plugins import build, registry
 from secateur.main import main
-from secateur.utils.loaders import make_loaders
+from secateur.utils.loading.loaders import make_loaders
 from tests.framework.small_nets import one_thread
 
 __all__ = ["one_thread"]

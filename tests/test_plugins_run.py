@@ -172,7 +172,7 @@ class Confusion(Tester):
 ''',
     "utils/data/Stripes.py": '''
 import torch
-from secateur.utils.dataset import DataSet
+from secateur.utils.loading.dataset import DataSet
 
 
 class Stripes(DataSet):

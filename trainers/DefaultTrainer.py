@@ -8,12 +8,12 @@ import torch
 from accelerate import DistributedType
 from torch import Tensor
 
-from secateur.framework.classification import confusion_counts, correct_samples
 from secateur.framework.measures import evaluating
-from secateur.framework.pruning.cutting import unwrapped
 from secateur.framework.trainer import Parts, Settings, Trainer
+from secateur.utils.classification import confusion_counts, correct_samples
 from secateur.utils.errors import RunError
-from secateur.utils.loaders import BatchLoader
+from secateur.utils.loading.batches import BatchLoader
+from secateur.utils.optimizers import unwrapped
 
 Batch = tuple[Tensor, Tensor]
 #: on an accelerator, how many steps go by between two looks at whether a loss was not finite

@@ -20,12 +20,13 @@ from secateur.framework.measures import evaluating
 from secateur.framework.norm_statistics import measured_statistics, running_statistics
 from secateur.framework.pruning.channels import Groups, channel_groups
 from secateur.framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
-from secateur.framework.pruning.cutting import unwrapped
 from secateur.framework.pruning.masks import Masks
 from secateur.framework.trainer import Parts, Settings, decay_groups
 from secateur.trainers.DefaultTrainer import DefaultTrainer
 from secateur.utils.errors import UsageError
-from secateur.utils.loaders import BatchLoader, Loaders
+from secateur.utils.loading.batches import BatchLoader
+from secateur.utils.loading.loaders import Loaders
+from secateur.utils.optimizers import unwrapped
 
 #: per training sample what the usual 1.0 is for the 60,000 of MNIST, on the 5,400 of FASHION_MINI; with 1.0 LeNet5
 #: loses its last layer there

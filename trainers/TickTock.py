@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from secateur.framework.gated_norm import CLAMP, add_gates, fold_gates, gated_norms
 from secateur.framework.lineage import lineage_of
 from secateur.framework.prunable import prunable_layers
-from secateur.framework.pruning.cutting import unwrapped
 from secateur.framework.schedule import Never, Schedule, even_targets, spread
 from secateur.framework.trainer import Parts, Settings
 from secateur.trainers.DefaultTrainer import Batch, DefaultTrainer
 from secateur.utils.errors import UsageError
-from secateur.utils.loaders import Loaders
+from secateur.utils.loading.loaders import Loaders
+from secateur.utils.optimizers import unwrapped
 
 TICK, TOCK, FINE_TUNE = "tick", "tock", "fine-tune"
 #: of each layer's channels; without it the ranking may leave a single one

@@ -20,9 +20,9 @@ from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.trial import try_criterion
 from secateur.framework.run_folder import RunFolder
 from secateur.framework.runs import explaining
-from secateur.utils.atomic import write_json
 from secateur.utils.errors import UsageError
-from secateur.utils.loaders import Loaders
+from secateur.utils.files.atomic import write_json
+from secateur.utils.loading.loaders import Loaders
 
 
 def run_study(config: StudyConfig, command: str) -> Path:

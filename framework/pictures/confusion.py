@@ -9,10 +9,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from secateur.framework.classification import confusion_counts
 from secateur.framework.measures import evaluating
 from secateur.framework.pictures.gallery import margins, new_figure, short, some
-from secateur.utils.loaders import BatchLoader
+from secateur.utils.classification import confusion_counts
+from secateur.utils.loading.batches import BatchLoader
 
 #: classes whose numbers can be read in their cells, and that can all be named
 WRITTEN, NAMED = 20, 40

@@ -30,7 +30,7 @@ from secateur.framework.pruning.step import PruneEvent
 
 if TYPE_CHECKING:
     from secateur.framework.trainer import Trainer
-    from secateur.utils.loaders import BatchLoader
+    from secateur.utils.loading.batches import BatchLoader
 
 
 class Pictures:

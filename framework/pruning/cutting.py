@@ -21,6 +21,7 @@ from secateur.framework.pruning.folding import moved_constants
 from secateur.framework.pruning.masks import PREFIX, Masks
 from secateur.framework.pruning.undo import all_or_nothing
 from secateur.utils.errors import UsageError
+from secateur.utils.optimizers import unwrapped
 from secateur.utils.suggest import unknown
 
 #: (tensor name, dimension) -> positions that stay, ascending
@@ -298,15 +299,6 @@ def _apply(plan: _Plan, modules: Sequence[nn.Module], optimizer: Any) -> None:
     for old, state in plan.states:
         del inner.state[old]
         inner.state[new[id(old)]] = state
-
-
-def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside a wrapper that keeps it as `.optimizer` (accelerate's is an Optimizer itself)."""
-    while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-        optimizer = inner
-    if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UsageError(f"{type(optimizer).__name__} is no torch optimizer")
-    return optimizer
 
 
 def _sorted_out(

@@ -16,12 +16,13 @@ from secateur.framework.prunable import prunable_weights
 from secateur.framework.pruning.batch_scores import batch_scores
 from secateur.framework.pruning.budgets import Macs
 from secateur.framework.pruning.chunks import Chunks
-from secateur.framework.pruning.cutting import shrink, unwrapped
+from secateur.framework.pruning.cutting import shrink
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.selection import Keep
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.pruning.targets import keep_ranked
 from secateur.utils.errors import UsageError
+from secateur.utils.optimizers import unwrapped
 
 if TYPE_CHECKING:
     from secateur.framework.trainer import Trainer

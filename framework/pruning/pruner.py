@@ -14,11 +14,11 @@ from secateur.framework.criterion import Batch, Criterion, Groups
 from secateur.framework.hooks import hookimpl
 from secateur.framework.measures import count_macs
 from secateur.framework.pruning.batch_scores import RunningScores, Tracking, batch_scores, own_randomness
-from secateur.framework.pruning.cutting import unwrapped
 from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.selection import Keep
 from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
 from secateur.framework.schedule import BEFORE_TRAINING
+from secateur.utils.optimizers import unwrapped
 
 if TYPE_CHECKING:
     from secateur.framework.trainer import Trainer

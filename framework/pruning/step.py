@@ -18,7 +18,7 @@ from secateur.framework.prunable import prunable_layers, prunable_weights, tenso
 from secateur.framework.pruning.both import keep_both
 from secateur.framework.pruning.budgets import BUDGETS, LATENCY_TOLERANCE, TOLERANCE, Budget, make_budget
 from secateur.framework.pruning.channels import ChannelGroup, channel_groups
-from secateur.framework.pruning.cutting import Companion, Staying, cut, shrink, unwrapped, what_stays
+from secateur.framework.pruning.cutting import Companion, Staying, cut, shrink, what_stays
 from secateur.framework.pruning.inputs import (
     check_input_scores,
     first_layer,
@@ -34,6 +34,7 @@ from secateur.framework.pruning.ranking import CHANNEL_SCOPES, Limits, Ranking
 from secateur.framework.pruning.selection import SCOPES, Keep
 from secateur.framework.pruning.targets import keep_channels, keep_weights, reachable
 from secateur.utils.errors import UsageError
+from secateur.utils.optimizers import unwrapped
 from secateur.utils.suggest import unknown
 
 #: what may compete with what, by granularity

@@ -11,7 +11,7 @@ from torch import nn
 from secateur.framework.contract import held_to_contract
 from secateur.framework.criterion import Criterion, Data, Groups, LossFunction, check_scores, free_groups
 from secateur.utils.errors import RunError, UsageError
-from secateur.utils.loaders import Loaders
+from secateur.utils.loading.loaders import Loaders
 from secateur.utils.suggest import one_line, unknown
 
 KINDS = ("none", "random", "balanced")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.classification import guesses
+from secateur.utils.classification import guesses
 from secateur.utils.errors import RunError
-from secateur.utils.loaders import Batch, seeded
+from secateur.utils.loading.batches import Batch, seeded
 
 #: how far outside [0, 1] rounding may have put a pixel whose normalisation was undone
 ROUNDING = 1e-4

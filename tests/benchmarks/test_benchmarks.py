@@ -19,7 +19,7 @@ from benchmarks import cut as cutting
 from benchmarks.timing import Row, by_turns
 from secateur import build
 from secateur.framework.measures import count_macs
-from secateur.utils.loaders import Loaders
+from secateur.utils.loading.loaders import Loaders
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from secateur.framework.loss import Loss
 from secateur.framework.plugins import build
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.trainer import Parts, Settings, Trainer
-from secateur.utils.dataset import DataSet
-from secateur.utils.loaders import make_loaders
+from secateur.utils.loading.dataset import DataSet
+from secateur.utils.loading.loaders import make_loaders
 
 
 class Blobs(DataSet):

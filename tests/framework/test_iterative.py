@@ -21,11 +21,12 @@ from secateur.framework.plugins import build
 from secateur.framework.pruning.budgets import Macs
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.chunks import Chunks
-from secateur.framework.pruning.cutting import cut, unwrapped
+from secateur.framework.pruning.cutting import cut
 from secateur.framework.pruning.iterative import Averages, IterativePruner
 from secateur.framework.pruning.ranking import Limits
 from secateur.framework.trainer import Trainer
 from secateur.utils.errors import UsageError
+from secateur.utils.optimizers import unwrapped
 
 UNITS = {"a": 6, "b": 8, "c": 10}  # of ConvNet
 

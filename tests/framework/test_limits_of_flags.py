@@ -21,7 +21,7 @@ from secateur.framework.run_folder import _new_folder
 from secateur.framework.validate import TAKEN
 from secateur.utils import memory
 from secateur.utils.errors import UsageError
-from secateur.utils.loaders import make_loaders
+from secateur.utils.loading.loaders import make_loaders
 from secateur.utils.memory import check_memory, is_out_of_memory
 
 Command = Callable[..., Any]

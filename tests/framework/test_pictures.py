@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from secateur import prune
-from secateur.framework.classification import confusion_counts
 from secateur.framework.config import RunConfig
 from secateur.framework.hooks import hookimpl, manager
 from secateur.framework.measures import count_macs, layer_sparsities, weight_sparsity
@@ -31,8 +30,10 @@ from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.trainer import Parts, Settings
 from secateur.losses.CrossEntropy import CrossEntropy
 from secateur.trainers.DefaultTrainer import DefaultTrainer
-from secateur.utils.dataset import DataSet
-from secateur.utils.loaders import TensorLoader, make_loaders
+from secateur.utils.classification import confusion_counts
+from secateur.utils.loading.batches import TensorLoader
+from secateur.utils.loading.dataset import DataSet
+from secateur.utils.loading.loaders import make_loaders
 from tests.framework.small_nets import ConvNet, one_thread
 from tests.test_run import Run, launch
 

@@ -17,8 +17,9 @@ from small_nets import ConvNet, same, seeded, snapshot
 from torch import Tensor, nn
 
 from secateur.framework.pretrained import load_tensors
-from secateur.framework.run_folder import find_pretrained, is_from_torch
+from secateur.framework.run_folder import find_pretrained
 from secateur.utils.errors import UsageError
+from secateur.utils.files.formats import is_from_torch
 
 NAME = "d.weight"
 

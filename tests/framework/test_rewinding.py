@@ -14,14 +14,14 @@ from torch import Tensor
 from secateur.framework.hooks import hookimpl, manager
 from secateur.framework.loss import Loss
 from secateur.framework.plugins import build
-from secateur.framework.pruning.cutting import unwrapped
 from secateur.framework.pruning.masks import PREFIX, Masks
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.rewinding import Rewinder, check_rewinding
 from secateur.framework.schedule import After, Before, During, Never
 from secateur.framework.trainer import Parts, Settings, Trainer
 from secateur.utils.errors import UsageError
-from secateur.utils.loaders import make_loaders
+from secateur.utils.loading.loaders import make_loaders
+from secateur.utils.optimizers import unwrapped
 
 
 def state_of(trainer: Trainer) -> dict[str, Tensor]:

@@ -20,13 +20,13 @@ from secateur.framework.hooks import hookimpl
 from secateur.framework.plugins import build
 from secateur.framework.pruning.batch_scores import RunningScores, Tracking
 from secateur.framework.pruning.channels import channel_groups
-from secateur.framework.pruning.cutting import unwrapped
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.weighing import weighed
 from secateur.framework.pruning_rate import PruningRate
 from secateur.framework.trainer import Trainer
 from secateur.utils.errors import RunError, UsageError
-from secateur.utils.loaders import make_loaders
+from secateur.utils.loading.loaders import make_loaders
+from secateur.utils.optimizers import unwrapped
 
 
 @given(

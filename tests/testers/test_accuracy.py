@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from secateur.framework.calibration import Tally
-from secateur.framework.classification import confusion_counts, correct_samples
 from secateur.framework.plugins import build
 from secateur.framework.tester import TestContext
+from secateur.utils.calibration import Tally
+from secateur.utils.classification import confusion_counts, correct_samples
 
 
 def naive(outputs: Tensor, targets: Tensor, bins: int = 15) -> dict[str, Any]:

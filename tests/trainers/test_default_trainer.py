@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from secateur.criterions.SNAPitDuring import SNAPitDuring
 from secateur.framework.assemble import build_lr_schedule, build_optimizer
-from secateur.framework.classification import correct_samples
 from secateur.framework.config import RunConfig
 from secateur.framework.hooks import HookSpecs, hookimpl, manager
 from secateur.framework.loss import Loss
@@ -23,9 +22,10 @@ from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.trainer import Parts, Settings, decay_groups
 from secateur.losses.CrossEntropy import CrossEntropy
 from secateur.trainers.DefaultTrainer import Batch, DefaultTrainer
-from secateur.utils.dataset import DataSet
+from secateur.utils.classification import correct_samples
 from secateur.utils.errors import RunError
-from secateur.utils.loaders import Loaders, make_loaders
+from secateur.utils.loading.dataset import DataSet
+from secateur.utils.loading.loaders import Loaders, make_loaders
 
 SEED = 7
 

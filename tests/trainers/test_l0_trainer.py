@@ -22,10 +22,10 @@ from secateur.framework.measures import node_sparsity, weight_sparsity
 from secateur.framework.norm_statistics import measured_statistics, running_statistics
 from secateur.framework.prunable import prunable_layers
 from secateur.framework.pruning.closed import Closed
-from secateur.framework.pruning.cutting import unwrapped
 from secateur.framework.pruning.masks import Masks
 from secateur.framework.run_folder import RunFolder, finished_dense_run
 from secateur.trainers.L0Trainer import L0Trainer, _left_as_zeros
+from secateur.utils.optimizers import unwrapped
 
 L0 = {"l0": True, "prune_criterion": "EmptyCrit", "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"}
 Assembled = Callable[..., tuple[L0Trainer, Any]]

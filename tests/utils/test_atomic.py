@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.utils import atomic
+from secateur.utils.files import atomic
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.utils.augment import AUGMENTATIONS, augment, crop, cutout, flip, rotate
+from secateur.utils.loading.augment import AUGMENTATIONS, augment, crop, cutout, flip, rotate
 from secateur.utils.vision import torchvision
 
 STEPS = [flip, crop, cutout, rotate]

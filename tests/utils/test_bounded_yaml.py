@@ -13,8 +13,16 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.utils.bounded_yaml import SETTINGS, Limits, parse_json, parse_yaml, read_json, read_text, read_yaml
 from secateur.utils.errors import UsageError
+from secateur.utils.files.bounded_yaml import (
+    SETTINGS,
+    Limits,
+    parse_json,
+    parse_yaml,
+    read_json,
+    read_text,
+    read_yaml,
+)
 
 CHAIN = list(zip("abcdefgh", "bcdefghi", strict=True))
 HOSTILE = {

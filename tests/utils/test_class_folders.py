@@ -25,7 +25,8 @@ from secateur.utils.data.IMAGENETTE import IMAGENETTE
 from secateur.utils.data.IMAGEWOOF import IMAGEWOOF
 from secateur.utils.data.OMNIGLOT import OMNIGLOT
 from secateur.utils.data.TINYIMAGENET import TINYIMAGENET
-from secateur.utils.loaders import FolderLoader, TensorLoader, make_loaders
+from secateur.utils.loading.batches import FolderLoader, TensorLoader
+from secateur.utils.loading.loaders import make_loaders
 from secateur.utils.vision import torchvision
 from tests.utils.test_dataset import Server, nowhere_else, server, usage_error
 
@@ -381,7 +382,7 @@ def test_more_images_than_fit_into_memory_are_refused_in_one_line(
     def full(*_: Any, **__: Any) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr("secateur.utils.loaders.torch.empty", full)
+    monkeypatch.setattr("secateur.utils.loading.loaders.torch.empty", full)
     dataset = IMAGENETTE(data_dir=tmp_path)
     message = usage_error(lambda: make_loaders(dataset, batch_size=4, seed=0, workers=0, preload=True))
     assert message == "preload_all_data: IMAGENETTE needs 0.0 GB of memory, more than there is"

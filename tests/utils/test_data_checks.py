@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from secateur.utils.dataset import DataSet, FolderDataSet
-from secateur.utils.loaders import make_loaders
+from secateur.utils.loading.dataset import DataSet, FolderDataSet
+from secateur.utils.loading.loaders import make_loaders
 from tests.utils.test_dataset import usage_error
 
 N, C, S, K = 12, 3, 8, 4

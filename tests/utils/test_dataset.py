@@ -24,7 +24,6 @@ import pytest
 import torch
 from PIL import Image
 
-from secateur.utils import download, make_fashion_mini
 from secateur.utils.data._class_folders import ClassFolders
 from secateur.utils.data.CIFAR10 import CIFAR10
 from secateur.utils.data.CIFAR100 import CIFAR100
@@ -33,8 +32,10 @@ from secateur.utils.data.FASHION_MINI import FASHION_MINI
 from secateur.utils.data.IMAGEFOLDER import IMAGEFOLDER
 from secateur.utils.data.KUZUSHIJI import KUZUSHIJI
 from secateur.utils.data.MNIST import MNIST
-from secateur.utils.dataset import DataSet, FileDataSet
 from secateur.utils.errors import UsageError
+from secateur.utils.files import download
+from secateur.utils.loading import make_fashion_mini
+from secateur.utils.loading.dataset import DataSet, FileDataSet
 from secateur.utils.vision import torchvision
 
 ROOT = Path(__file__).parents[2]

@@ -16,7 +16,6 @@ import pytest
 import torch
 from PIL import Image
 
-from secateur.utils import dataset, regular_file
 from secateur.utils.data import _pictures
 from secateur.utils.data.CIFAR10 import CIFAR10
 from secateur.utils.data.FASHION import FASHION
@@ -28,8 +27,10 @@ from secateur.utils.data.MNIST import MNIST
 from secateur.utils.data.OMNIGLOT import OMNIGLOT
 from secateur.utils.data.TINYIMAGENET import TINYIMAGENET
 from secateur.utils.errors import UsageError
-from secateur.utils.loaders import make_loaders
-from secateur.utils.regular_file import check_regular, check_zip, open_regular, unpack_gzip
+from secateur.utils.files import regular_file
+from secateur.utils.files.regular_file import check_regular, check_zip, open_regular, unpack_gzip
+from secateur.utils.loading import dataset
+from secateur.utils.loading.loaders import make_loaders
 from tests.utils.test_dataset import cifar_files, idx_files, usage_error, write_files, write_idx
 
 KINDS = ["a named pipe", "a folder", "a socket", "a device", "a loop", "nowhere"]

@@ -19,11 +19,12 @@ from secateur.framework.lineage import lineage_of
 from secateur.framework.measures import measure_latency
 from secateur.framework.run_folder import RunFolder
 from secateur.main import main
-from secateur.utils.augment import AUGMENTATIONS, augment, resized_crop
 from secateur.utils.data._pictures import Photographs, Pictures, random_box
 from secateur.utils.data.IMAGENET import IMAGENET
 from secateur.utils.data.IMAGENETTE import IMAGENETTE
-from secateur.utils.loaders import BatchLoader, FolderLoader, make_loaders, seeded
+from secateur.utils.loading.augment import AUGMENTATIONS, augment, resized_crop
+from secateur.utils.loading.batches import BatchLoader, FolderLoader, seeded
+from secateur.utils.loading.loaders import make_loaders
 from secateur.utils.vision import torchvision
 from tests.utils.test_dataset import nowhere_else, usage_error
 

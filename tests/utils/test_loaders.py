@@ -13,14 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from secateur.utils import loaders as module
-from secateur.utils.augment import augment
 from secateur.utils.data.FASHION import FASHION
 from secateur.utils.data.FASHION_MINI import FASHION_MINI
 from secateur.utils.data.IMAGEFOLDER import IMAGEFOLDER
-from secateur.utils.dataset import DataSet, FolderDataSet
 from secateur.utils.errors import UsageError
-from secateur.utils.loaders import BatchLoader, FolderLoader, Loaders, TensorLoader, make_loaders, resized, split
+from secateur.utils.loading import loaders as module
+from secateur.utils.loading.augment import augment
+from secateur.utils.loading.batches import BatchLoader, FolderLoader, TensorLoader
+from secateur.utils.loading.dataset import DataSet, FolderDataSet
+from secateur.utils.loading.loaders import Loaders, make_loaders, resized, split
 
 UNIT = {"mean": (0.0,), "std": (1.0,)}
 

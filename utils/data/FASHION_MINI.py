@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from secateur.utils.data.FASHION import FASHION
-from secateur.utils.dataset import LARGEST_FILE, DataSet, reading
-from secateur.utils.regular_file import check_zip, open_regular
+from secateur.utils.files.regular_file import check_zip, open_regular
+from secateur.utils.loading.dataset import LARGEST_FILE, DataSet, reading
 
 
 class FASHION_MINI(DataSet):
     """Embedded part of Fashion-MNIST: 6,000 + 2,000 grey 28x28 pictures of clothes, 10 classes.
 
-    Exactly 600 training and 200 test images of every class, chosen by `utils/make_fashion_mini.py`, which
+    Exactly 600 training and 200 test images of every class, chosen by `utils/loading/make_fashion_mini.py`, which
     also computed `mean` and `std`. Comes with the source code, so `data_dir` and `download` have no effect.
     The licence of the images is in FASHION_MINI.LICENSE.txt.
     """

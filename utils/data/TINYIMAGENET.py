@@ -9,9 +9,9 @@ from pathlib import Path
 
 from secateur.utils.data._class_folders import ClassFolders
 from secateur.utils.data._listing import folder_names, images_in
-from secateur.utils.dataset import LARGEST_FILE, reading
 from secateur.utils.errors import UsageError
-from secateur.utils.regular_file import check_regular
+from secateur.utils.files.regular_file import check_regular
+from secateur.utils.loading.dataset import LARGEST_FILE, reading
 
 ANNOTATIONS = "val_annotations.txt"
 

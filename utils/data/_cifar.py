@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.utils.dataset import LARGEST_FILE, FileDataSet, reading
 from secateur.utils.errors import UsageError
-from secateur.utils.regular_file import check_regular
+from secateur.utils.files.regular_file import check_regular
+from secateur.utils.loading.dataset import LARGEST_FILE, FileDataSet, reading
 from secateur.utils.vision import torchvision
 
 

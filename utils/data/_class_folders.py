@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from secateur.utils import dataset
 from secateur.utils.data._listing import folder_names, images_in
 from secateur.utils.data._pictures import Pictures
-from secateur.utils.dataset import FolderDataSet
-from secateur.utils.download import download
 from secateur.utils.errors import UsageError
+from secateur.utils.files.download import download
+from secateur.utils.loading import dataset
+from secateur.utils.loading.dataset import FolderDataSet
 from secateur.utils.suggest import one_line
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from secateur.utils.dataset import FileDataSet, gunzipped, reading
+from secateur.utils.loading.dataset import FileDataSet, gunzipped, reading
 from secateur.utils.vision import torchvision
 
 

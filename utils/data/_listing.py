@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from secateur.utils.dataset import reading
 from secateur.utils.errors import UsageError
-from secateur.utils.regular_file import check_regular
+from secateur.utils.files.regular_file import check_regular
+from secateur.utils.loading.dataset import reading
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings, in small letters, of the files that are taken for images."""

@@ -13,10 +13,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from secateur.utils.augment import AREAS, LOG_RATIO, TRIES
-from secateur.utils.dataset import reading
 from secateur.utils.errors import UsageError
-from secateur.utils.regular_file import open_regular
+from secateur.utils.files.regular_file import open_regular
+from secateur.utils.loading.augment import AREAS, LOG_RATIO, TRIES
+from secateur.utils.loading.dataset import reading
 from secateur.utils.suggest import one_line
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")

@@ -18,7 +18,7 @@ from secateur.framework.oracle.study import REFERENCES, Study, judge, measure_or
 from secateur.framework.oracle.tables import head, left_out_lines, table
 from secateur.framework.plugins import build
 from secateur.framework.pruning.cutting import mask_channels
-from secateur.utils.atomic import write_json
+from secateur.utils.files.atomic import write_json
 from tests.framework.small_nets import ConvNet, ResNet, images, one_thread, randomise, same, seeded, snapshot
 
 __all__ = ["one_thread"]

@@ -28,9 +28,10 @@ from torch.nn import functional as F
 from secateur import registry
 from secateur.framework.lineage import Lineage, lineage_of, set_lineage
 from secateur.framework.pruning.channels import ChannelGroup, channel_groups
-from secateur.framework.pruning.cutting import cut, mask_channels, shrink, unwrapped
+from secateur.framework.pruning.cutting import cut, mask_channels, shrink
 from secateur.framework.pruning.masks import Masks
 from secateur.utils.errors import UsageError
+from secateur.utils.optimizers import unwrapped
 
 LARGE = ("AlexNet", "VGG16", "ResNet34")
 MODELS = registry.names("models")

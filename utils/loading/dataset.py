@@ -13,9 +13,9 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from secateur.utils.download import download
 from secateur.utils.errors import UsageError
-from secateur.utils.regular_file import check_regular, unpack_gzip
+from secateur.utils.files.download import download
+from secateur.utils.files.regular_file import check_regular, unpack_gzip
 from secateur.utils.suggest import one_line
 
 DOWNLOAD_FOLDER = Path("data")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.framework.classification import confusion_counts, guesses
+from secateur.utils.classification import confusion_counts, guesses
 
 BINS = 15
 

@@ -80,7 +80,7 @@ def parse_yaml(text: str, where: str, limits: Limits = SETTINGS, numbered: bool 
     """
     import yaml  # --help needs none
 
-    from secateur.utils.bounded_loader import BoundedLoader
+    from secateur.utils.files.bounded_loader import BoundedLoader
 
     where = one_line(where)
     _check_size(text, where, limits)

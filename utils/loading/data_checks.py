@@ -15,7 +15,7 @@ from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 
 if TYPE_CHECKING:
-    from secateur.utils.dataset import DataSet, ImageFiles
+    from secateur.utils.loading.dataset import DataSet, ImageFiles
 
 LABELS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 

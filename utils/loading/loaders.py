@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 
-from secateur.utils import data_checks
-from secateur.utils.augment import AUGMENTATIONS, augment
-from secateur.utils.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet, ImageFiles
 from secateur.utils.errors import UsageError
+from secateur.utils.loading import data_checks
+from secateur.utils.loading.batches import Batch, BatchLoader, FolderLoader, TensorLoader, _Part, seeded
+from secateur.utils.loading.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet, ImageFiles
 from secateur.utils.memory import check_memory
 from secateur.utils.suggest import unknown
-
-Batch = tuple[Tensor, Tensor]
-Key = int | tuple[int, int]  # the position of an image, or that and the seed of a random piece of it
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -31,240 +23,11 @@ NORMALIZATIONS = ("dataset", "unit", "imagenet")
 TUNING_SHARE = 0.2
 """Share of the training images that --tuning takes for validation."""
 
-FROM_FILES = "resized_crop_flip"
 """The augmentation whose pieces are cut out of image files, with all their pixels, before these are resized."""
 
 FLOAT_BYTES = 4
 PRELOAD_BATCH = 64
 """Images that a process decodes at a time when all are loaded into memory."""
-
-
-def seeded(*key: int | str) -> torch.Generator:
-    """Return a generator of its own for what `key` names, such as ("epoch", seed, 3).
-
-    The key is hashed, so that neighbouring seeds and epochs do not give related streams.
-    """
-    digest = hashlib.blake2b(" ".join(map(str, key)).encode(), digest_size=7).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
-
-
-class BatchLoader(ABC):
-    """Yields (inputs float32 normalised (B, C, H, W), targets int64 (B,)) on one device.
-
-    Every epoch draws from a generator of its own, made from (seed, epoch): the global random state is neither
-    read nor changed. `epoch` is the number of the epoch that the next `iter()` starts, and goes up by one
-    with each; setting it to e continues as after e epochs.
-
-    targets: labels, int64 (N,).
-    batch_size: samples in a batch; the last may be smaller.
-    mean, std: per channel, of pixels in [0, 1].
-    train: shuffle, augment, and drop a last batch of a single sample, on which BatchNorm cannot train.
-    augment: a name of `AUGMENTATIONS`.
-    limit: at most so many batches an epoch; None: no limit.
-    memory_format: of the inputs; may be changed at any time.
-    """
-
-    #: whether the images are files that random pieces can be cut out of
-    cuts_files = False
-
-    def __init__(
-        self, targets: Tensor, *, batch_size: int, mean: Sequence[float], std: Sequence[float], seed: int = 0,
-        train: bool = False, augment: str = "none", limit: int | None = None,
-        device: str | torch.device = "cpu", memory_format: torch.memory_format = torch.contiguous_format,
-    ) -> None:  # fmt: skip
-        if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size}: at least 1 is needed")
-        if len(targets) == 0:
-            raise UsageError("a data set without samples")
-        if limit is not None and limit < 1:
-            raise UsageError(f"a limit of {limit} batches: at least 1 is needed")
-        if augment not in AUGMENTATIONS:
-            raise UsageError(unknown("augment", augment, AUGMENTATIONS))
-        self.device = torch.device(device)
-        self.targets = targets.to(self.device)
-        self.batch_size = batch_size
-        self.seed = seed
-        self.train = train
-        self.augment = augment
-        self.limit = limit
-        self.memory_format = memory_format
-        self.epoch = 0
-        # (x / 255 - mean) / std with one operation less; "unit" (0 and 1) is exactly x / 255
-        self._offset = 255 * torch.tensor(mean, dtype=torch.float32, device=self.device)[:, None, None]
-        self._scale = 255 * torch.tensor(std, dtype=torch.float32, device=self.device)[:, None, None]
-
-    @property
-    def num_samples(self) -> int:
-        """The number of samples in the set, whatever the limit."""
-        return len(self.targets)
-
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        batches = math.ceil(self.num_samples / self.batch_size)
-        if self.train and batches > 1 and self.batch_size > 1 and self.num_samples % self.batch_size == 1:
-            batches -= 1
-        return batches if self.limit is None else min(batches, self.limit)
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Start epoch `self.epoch`."""
-        epoch = self.epoch
-        self.epoch += 1
-        return self._epoch_batches(epoch)
-
-    def _epoch_batches(self, epoch: int) -> Iterator[Batch]:
-        generator = seeded("epoch", self.seed, epoch)
-        if self.train:
-            order = torch.randperm(self.num_samples, generator=generator)
-        else:
-            order = torch.arange(self.num_samples)
-        seeds, steps = None, self.augment
-        if self.train and self.cuts_files and self.augment == FROM_FILES:
-            seeds, steps = torch.randint(2**62, order.shape, generator=generator).split(self.batch_size), "flip"
-        for images, targets in self._fetch(order.split(self.batch_size)[: len(self)], epoch=True, seeds=seeds):
-            if self.train:
-                images = augment(images, steps, generator)
-            yield self._normalized(images), targets
-
-    def plain(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
-        """Yield a batch, not augmented, for each of `chunks`: positions in the set, int64 (B,).
-
-        May run while an epoch is under way.
-        """
-        for images, targets in self._fetch(chunks, epoch=False):
-            yield self._normalized(images), targets
-
-    def _normalized(self, images: Tensor) -> Tensor:
-        floats = images.to(torch.float32)  # always a copy: `images` is uint8
-        return floats.sub_(self._offset).div_(self._scale).contiguous(memory_format=self.memory_format)
-
-    @abstractmethod
-    def _fetch(
-        self, chunks: Sequence[Tensor], epoch: bool, seeds: Sequence[Tensor] | None = None
-    ) -> Iterator[Batch]:
-        """Yield uint8 images (B, C, H, W) and targets (B,) on the device for each chunk of positions.
-
-        epoch: the chunks are an epoch's; of those only one is under way at a time.
-        seeds: for each image, cut a random piece out of its file; only where `cuts_files`.
-        """
-
-
-class TensorLoader(BatchLoader):
-    """Batches of images (uint8, (N, C, H, W)) that live on the device.
-
-    There is no cache of normalised images: it was measured to save less than 10 microseconds a batch.
-    """
-
-    def __init__(self, images: Tensor, targets: Tensor, **options: Any) -> None:
-        super().__init__(targets, **options)
-        if images.dtype != torch.uint8 or images.dim() != 4 or len(images) != len(targets):
-            raise UsageError(f"uint8 images (N, C, H, W) for {len(targets)} targets are needed, "
-                             f"not {images.dtype} {tuple(images.shape)}")  # fmt: skip
-        self.images = images.to(self.device)
-
-    def _fetch(
-        self, chunks: Sequence[Tensor], epoch: bool, seeds: Sequence[Tensor] | None = None
-    ) -> Iterator[Batch]:
-        positions = torch.cat(list(chunks)).to(self.device)  # one transfer for all
-        for chunk in positions.split([len(chunk) for chunk in chunks]):
-            yield self.images.index_select(0, chunk), self.targets.index_select(0, chunk)
-
-
-class _Numbered:
-    """Image files as (image, position) pairs: labels stay with the loader, which may have permuted them."""
-
-    def __init__(self, files: ImageFiles) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        if isinstance(key, int):
-            return self.files[key], key
-        position, seed = key
-        return self.files.cropped(position, seed), position  # type: ignore[attr-defined]
-
-
-class _Part:
-    """Some of the files of a folder, by their positions."""
-
-    def __init__(self, files: ImageFiles, positions: Sequence[int]) -> None:
-        self.files = files
-        self.positions = positions
-        self.targets = [files.targets[position] for position in positions]
-        if hasattr(files, "cropped"):
-            self.cropped = self._cropped
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.files[self.positions[index]]
-
-    def _cropped(self, index: int, seed: int) -> Tensor:
-        piece: Tensor = self.files.cropped(self.positions[index], seed)  # type: ignore[attr-defined]
-        return piece
-
-
-class FolderLoader(BatchLoader):
-    """Batches of image files, decoded by `num_workers` processes (0: by this one).
-
-    Workers only decode; random numbers are drawn in this process, so that the number of workers changes no
-    batch. persistent: keep the workers from one epoch to the next; an epoch that is under way ends when the
-    next one starts.
-    """
-
-    def __init__(
-        self, files: ImageFiles, targets: Tensor, *,
-        num_workers: int = 2, persistent: bool = False, **options: Any,
-    ) -> None:  # fmt: skip
-        super().__init__(targets, **options)
-        if num_workers < 0:
-            raise UsageError(f"workers {num_workers}: at least 0 are needed")
-        self.num_workers = num_workers
-        self.persistent = persistent and num_workers > 0
-        self._files = _Numbered(files)
-        self.cuts_files = hasattr(files, "cropped")
-        self._plan: list[list[Key]] = []  # the chunks of the epoch under way, for persistent workers
-
-    def _stream(self, plan: list[list[Key]], persistent: bool) -> DataLoader[Any]:
-        return DataLoader(
-            self._files,  # type: ignore[arg-type]  # has what a map-style Dataset needs
-            batch_sampler=plan,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=persistent,
-            generator=torch.Generator(),  # without one, each epoch would draw from the global random state
-        )
-
-    @functools.cached_property
-    def _kept_stream(self) -> DataLoader[Any]:
-        return self._stream(self._plan, persistent=True)
-
-    def _fetch(
-        self, chunks: Sequence[Tensor], epoch: bool, seeds: Sequence[Tensor] | None = None
-    ) -> Iterator[Batch]:
-        plan: list[list[Key]] = [chunk.tolist() for chunk in chunks]
-        if seeds is not None:  # an epoch may be limited to fewer chunks
-            pairs = zip(chunks, seeds, strict=False)
-            plan = [list(zip(chunk.tolist(), own.tolist(), strict=True)) for chunk, own in pairs]
-        if self.persistent and epoch:
-            self._plan[:] = plan  # the kept stream reads this list again at the start of every epoch
-            stream = self._kept_stream
-        else:
-            stream = self._stream(plan, persistent=False)
-        trouble: str | None = None
-        try:
-            for images, positions in stream:
-                yield images.to(self.device, non_blocking=True), self.targets[positions.to(self.device)]
-        except UsageError as error:
-            # torch puts the worker's traceback before the message
-            trouble = str(error).strip().rpartition("UsageError: ")[2]
-            # the traceback and the workers hold each other; torn apart only by the garbage collector, workers
-            # are waited for in vain for 5 seconds each
-            error.__traceback__ = None
-        if trouble is not None:
-            raise UsageError(trouble)
 
 
 @dataclass
