@@ -29,7 +29,7 @@ from secateur.framework.measures import count_macs, measure_latency
 from secateur.framework.probing import FORMATS, _measure, lay_out
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.step import PruningStep
-from secateur.framework.schedule import targets
+from secateur.framework.schedules.base import targets
 from secateur.utils.loading.batches import Batch
 from secateur.utils.loading.loaders import Loaders
 

@@ -8,7 +8,7 @@ from torch import nn
 from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, scoring
 from secateur.framework.pruning.norm_scales import NormScales, require_norms
 from secateur.framework.pruning.sampling import with_sample
-from secateur.framework.schedule import After, Schedule
+from secateur.framework.schedules.base import After, Schedule
 
 
 class BNWeight(Criterion):

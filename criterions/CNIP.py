@@ -18,7 +18,7 @@ from secateur.framework.criterion import (
 )
 from secateur.framework.prunable import prunable_weights
 from secateur.framework.pruning.producers import producer_parameters, sum_over_channels
-from secateur.framework.schedule import Before, Schedule
+from secateur.framework.schedules.base import Before, Schedule
 
 
 class CNIP(Criterion):

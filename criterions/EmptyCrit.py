@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
 from secateur.framework.prunable import prunable_weights
-from secateur.framework.schedule import Never, Schedule
+from secateur.framework.schedules.base import Never, Schedule
 
 
 class EmptyCrit(Criterion):

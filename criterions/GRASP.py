@@ -9,7 +9,7 @@ from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFun
 from secateur.framework.prunable import prunable_weights
 from secateur.framework.pruning.batchwise import check_temperature
 from secateur.framework.pruning.gradient_flow import GradientFlow
-from secateur.framework.schedule import Before, Schedule
+from secateur.framework.schedules.base import Before, Schedule
 
 
 class GRASP(Criterion):

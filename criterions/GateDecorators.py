@@ -20,7 +20,7 @@ from secateur.framework.criterion import (  # fmt: skip
 from secateur.framework.prunable import prunable_weights, tensor_name
 from secateur.framework.pruning.inputs import input_columns
 from secateur.framework.pruning.norms import norm_gate_gradients
-from secateur.framework.schedule import During, Schedule
+from secateur.framework.schedules.base import During, Schedule
 
 
 class GateDecorators(Criterion):

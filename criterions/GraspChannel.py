@@ -9,7 +9,7 @@ from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFun
 from secateur.framework.pruning.batchwise import check_flow_options, over_channels
 from secateur.framework.pruning.gradient_flow import GradientFlow
 from secateur.framework.pruning.producers import producer_parameters
-from secateur.framework.schedule import During, Schedule
+from secateur.framework.schedules.base import During, Schedule
 
 
 class GraspChannel(Criterion):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
 from secateur.framework.pruning.inputs import input_columns
 from secateur.framework.pruning.producers import channel_rows
-from secateur.framework.schedule import After, Schedule
+from secateur.framework.schedules.base import After, Schedule
 from secateur.utils.errors import UsageError
 
 

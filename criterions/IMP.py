@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from secateur.criterions.Magnitude import Magnitude
-from secateur.framework.schedule import During, Schedule
+from secateur.framework.schedules.base import During, Schedule
 
 
 class IMP(Magnitude):

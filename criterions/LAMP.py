@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
 from secateur.framework.prunable import prunable_weights
-from secateur.framework.schedule import After, Schedule
+from secateur.framework.schedules.base import After, Schedule
 
 
 class LAMP(Criterion):

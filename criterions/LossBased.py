@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
 from secateur.framework.pruning.batchwise import check_flow_options, over_channels, weight_slopes
-from secateur.framework.schedule import During, Schedule
+from secateur.framework.schedules.base import During, Schedule
 
 
 class LossBased(Criterion):

@@ -19,7 +19,7 @@ from secateur.framework.criterion import (  # fmt: skip
 from secateur.framework.prunable import prunable_weights, tensor_name
 from secateur.framework.pruning.gates import gate_gradients
 from secateur.framework.pruning.inputs import input_columns
-from secateur.framework.schedule import Before, Schedule
+from secateur.framework.schedules.base import Before, Schedule
 
 
 class SNAP(Criterion):

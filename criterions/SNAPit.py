@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from secateur.criterions.SNAP import SNAP
-from secateur.framework.schedule import ITERATIVE, Before, Schedule
+from secateur.framework.schedules.base import ITERATIVE, Before, Schedule
 
 
 class SNAPit(SNAP):

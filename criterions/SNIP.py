@@ -16,7 +16,7 @@ from secateur.framework.criterion import (
     scoring,
 )
 from secateur.framework.prunable import prunable_weights
-from secateur.framework.schedule import Before, Schedule
+from secateur.framework.schedules.base import Before, Schedule
 
 
 class SNIP(Criterion):

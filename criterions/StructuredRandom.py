@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
 from secateur.framework.pruning.inputs import input_columns
-from secateur.framework.schedule import Before, Schedule
+from secateur.framework.schedules.base import Before, Schedule
 
 
 class StructuredRandom(Criterion):

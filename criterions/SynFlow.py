@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, scoring
 from secateur.framework.pruning.activations import synaptic_flow
-from secateur.framework.schedule import Before, Schedule
+from secateur.framework.schedules.base import Before, Schedule
 from secateur.utils.errors import UsageError
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
 from secateur.framework.pruning.batchwise import mean_over_batches
 from secateur.framework.pruning.importance import output_products
-from secateur.framework.schedule import After, Schedule
+from secateur.framework.schedules.base import After, Schedule
 
 
 class TaylorOutput(Criterion):

@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
 from secateur.framework.prunable import prunable_weights
-from secateur.framework.schedule import Before, Schedule
+from secateur.framework.schedules.base import Before, Schedule
 
 
 class UnstructuredRandom(Criterion):

@@ -9,7 +9,7 @@ from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFun
 from secateur.framework.prunable import prunable_weights
 from secateur.framework.pruning.activations import input_norms
 from secateur.framework.pruning.inputs import over_inputs, readers_of_weights
-from secateur.framework.schedule import After, Schedule
+from secateur.framework.schedules.base import After, Schedule
 
 
 class Wanda(Criterion):

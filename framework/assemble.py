@@ -16,7 +16,6 @@ from secateur.framework.config import RunConfig
 from secateur.framework.criterion import Criterion
 from secateur.framework.group_decay import GroupDecay
 from secateur.framework.idle import idle_flags, idle_modes
-from secateur.framework.iterative import Iterative
 from secateur.framework.loss import Loss
 from secateur.framework.optimizer_options import optimizer_options
 from secateur.framework.plugins import build, check_options, option_default, option_names, registry
@@ -30,7 +29,8 @@ from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.weighing import weighed
 from secateur.framework.pruning_rate import PruningRate
 from secateur.framework.rewinding import check_rewinding
-from secateur.framework.schedule import BEFORE_TRAINING, Never, Schedule
+from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule
+from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.scheduling import check_moments, schedule_of, write_back
 from secateur.framework.trainer import Trainer
 from secateur.utils.errors import UsageError

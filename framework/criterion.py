@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.prunable import prunable_weights
-from secateur.framework.schedule import Before, Schedule
+from secateur.framework.schedules.base import Before, Schedule
 from secateur.framework.untouched import untouched
 from secateur.utils.errors import UsageError
 

@@ -23,7 +23,7 @@ from secateur.framework.plugins import build
 from secateur.framework.probing import lay_out
 from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.step import PruneEvent
-from secateur.framework.schedule import Never
+from secateur.framework.schedules.base import Never
 from secateur.framework.scheduling import schedule_of
 from secateur.framework.trainer import Progress, Trainer
 

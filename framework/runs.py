@@ -34,7 +34,7 @@ from secateur.framework.report import make_report, report_table
 from secateur.framework.rewinding import Rewinder
 from secateur.framework.robustness.checks import compared_checkpoint, run_of
 from secateur.framework.run_folder import FINISHED, RunFolder
-from secateur.framework.schedule import BEFORE_TRAINING
+from secateur.framework.schedules.base import BEFORE_TRAINING
 from secateur.framework.tester import Network, TestContext, Tester
 from secateur.framework.tracking import WeightTracker
 from secateur.framework.trainer import Parts, Settings, Trainer

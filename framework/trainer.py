@@ -16,7 +16,7 @@ from secateur.framework.loss import Loss
 from secateur.framework.measures import count_macs
 from secateur.framework.probing import format_name, lay_out
 from secateur.framework.pruning.cutting import Companion
-from secateur.framework.schedule import Schedule
+from secateur.framework.schedules.base import Schedule
 from secateur.utils.loading.batches import BatchLoader
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.optimizers import unwrapped

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from secateur.framework.criterion import scoring as scoring
     from secateur.framework.criterion import with_groups as with_groups
     from secateur.framework.hooks import hookimpl as hookimpl
-    from secateur.framework.iterative import Iterative as Iterative
     from secateur.framework.lineage import same_network as same_network
     from secateur.framework.loss import Loss as Loss
     from secateur.framework.measures import measure as measure
@@ -51,12 +50,13 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.masks import Masks as Masks
     from secateur.framework.pruning.selection import Keep as Keep
     from secateur.framework.pruning.selection import select as select
-    from secateur.framework.rounds import Rounds as Rounds
-    from secateur.framework.schedule import After as After
-    from secateur.framework.schedule import Before as Before
-    from secateur.framework.schedule import During as During
-    from secateur.framework.schedule import Never as Never
-    from secateur.framework.schedule import Schedule as Schedule
+    from secateur.framework.schedules.base import After as After
+    from secateur.framework.schedules.base import Before as Before
+    from secateur.framework.schedules.base import During as During
+    from secateur.framework.schedules.base import Never as Never
+    from secateur.framework.schedules.base import Schedule as Schedule
+    from secateur.framework.schedules.every_n_batches import Iterative as Iterative
+    from secateur.framework.schedules.rounds import Rounds as Rounds
     from secateur.framework.tester import TestContext as TestContext
     from secateur.framework.tester import Tester as Tester
     from secateur.framework.trainer import Trainer as Trainer
@@ -70,28 +70,28 @@ __version__ = "0.1.0"
 
 #: public name: the module below this package that defines it
 _HOME = {
-    "After": "framework.schedule",
+    "After": "framework.schedules.base",
     "Batch": "framework.criterion",
-    "Before": "framework.schedule",
+    "Before": "framework.schedules.base",
     "ChannelGroup": "framework.pruning.channels",
     "Criterion": "framework.criterion",
     "Data": "framework.criterion",
     "DataSet": "utils.loading.dataset",
     "DefaultTrainer": "trainers.DefaultTrainer",
-    "During": "framework.schedule",
+    "During": "framework.schedules.base",
     "Groups": "framework.criterion",
-    "Iterative": "framework.iterative",
+    "Iterative": "framework.schedules.every_n_batches",
     "Keep": "framework.pruning.selection",
     "Kept": "framework.pruning.adapters",
     "Loss": "framework.loss",
     "LossFunction": "framework.criterion",
     "Masks": "framework.pruning.masks",
-    "Never": "framework.schedule",
+    "Never": "framework.schedules.base",
     "PruneReport": "framework.api",
     "Registry": "framework.plugins",
-    "Rounds": "framework.rounds",
+    "Rounds": "framework.schedules.rounds",
     "RunError": "utils.errors",
-    "Schedule": "framework.schedule",
+    "Schedule": "framework.schedules.base",
     "Scores": "framework.criterion",
     "TestContext": "framework.tester",
     "Tester": "framework.tester",

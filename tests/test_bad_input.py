@@ -192,7 +192,7 @@ HEAD = """
 import torch
 from secateur.framework.criterion import Criterion, Data
 from secateur.framework.prunable import prunable_weights
-from secateur.framework.schedule import Before, During
+from secateur.framework.schedules.base import Before, During
 
 
 class Mine(Criterion):

@@ -8,7 +8,7 @@ import pytest
 
 from secateur.framework.criterion import Criterion, Data
 from secateur.framework.plugins import registry
-from secateur.framework.schedule import ITERATIVE, Schedule
+from secateur.framework.schedules.base import ITERATIVE, Schedule
 
 TABLE = Path(__file__).parent.parent / "docs" / "criterions.md"
 COLUMNS = ["criterion", "score", "granularity", "scope", "when", "data", "paper"]

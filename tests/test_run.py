@@ -35,7 +35,7 @@ from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.selection import Keep
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.run_folder import RunFolder
-from secateur.framework.schedule import targets
+from secateur.framework.schedules.base import targets
 from secateur.losses.CrossEntropy import CrossEntropy
 from secateur.main import main
 from secateur.utils.errors import UsageError

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.framework.gated_norm import CLAMP, add_gates, fold_gates, gated_norms
 from secateur.framework.lineage import lineage_of
 from secateur.framework.prunable import prunable_layers
-from secateur.framework.schedule import Never, Schedule, even_targets, spread
+from secateur.framework.schedules.base import Never, Schedule, even_targets, spread
 from secateur.framework.trainer import Parts, Settings
 from secateur.trainers.DefaultTrainer import Batch, DefaultTrainer
 from secateur.utils.errors import UsageError

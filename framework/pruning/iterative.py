@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from secateur.framework.contract import held_to_contract
 from secateur.framework.criterion import Criterion, check_scores, free_groups
 from secateur.framework.hooks import hookimpl
-from secateur.framework.iterative import Iterative
 from secateur.framework.prunable import prunable_weights
 from secateur.framework.pruning.batch_scores import batch_scores
 from secateur.framework.pruning.budgets import Macs
@@ -21,6 +20,7 @@ from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.selection import Keep
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.pruning.targets import keep_ranked
+from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 

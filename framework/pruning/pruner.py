@@ -17,7 +17,7 @@ from secateur.framework.pruning.batch_scores import RunningScores, Tracking, bat
 from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.selection import Keep
 from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
-from secateur.framework.schedule import BEFORE_TRAINING
+from secateur.framework.schedules.base import BEFORE_TRAINING
 from secateur.utils.optimizers import unwrapped
 
 if TYPE_CHECKING:

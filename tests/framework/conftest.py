@@ -17,7 +17,7 @@ from secateur.framework.run_folder import RunFolder
 CRITERION = '''
 import torch
 from secateur.framework.criterion import Criterion
-from secateur.framework.schedule import During
+from secateur.framework.schedules.base import During
 
 
 class {name}(Criterion):

@@ -32,7 +32,7 @@ from secateur.framework.plugins import build
 from secateur.framework.prunable import prunable_weights
 from secateur.framework.pruning.channels import ChannelGroup, channel_groups
 from secateur.framework.pruning.masks import Masks
-from secateur.framework.schedule import Schedule
+from secateur.framework.schedules.base import Schedule
 from secateur.utils.errors import UsageError
 
 NAMES = registry.names("criterions")

@@ -8,14 +8,14 @@ from short_runs import trained
 from small_nets import one_thread, same  # noqa: F401
 
 from secateur.framework.criterion import Criterion, Data, free_groups
-from secateur.framework.iterative import Iterative
 from secateur.framework.measures import weight_sparsity
 from secateur.framework.plugins import build, option_names, registry
 from secateur.framework.pruning.batch_scores import Tracking
 from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
 from secateur.framework.pruning.pruner import Pruner
-from secateur.framework.schedule import Never
+from secateur.framework.schedules.base import Never
+from secateur.framework.schedules.every_n_batches import Iterative
 
 CRITERIONS = [
     name for name in registry.names("criterions") if registry.describe("criterions", name).when != "never"

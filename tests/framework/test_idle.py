@@ -13,7 +13,7 @@ from secateur.framework.config_file import merge
 from secateur.framework.idle import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, idle_in_tests
 from secateur.framework.modes import use_modes
 from secateur.framework.plugins import build, option_names, registry
-from secateur.framework.schedule import Never
+from secateur.framework.schedules.base import Never
 
 
 def idle(command: str, file: Path | None = None) -> list[str]:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from secateur.framework.criterion import Criterion, Data, free_groups
 from secateur.framework.hooks import hookimpl
-from secateur.framework.iterative import Iterative
 from secateur.framework.measures import weight_sparsity
 from secateur.framework.plugins import build
 from secateur.framework.prunable import prunable_weights
@@ -21,6 +20,7 @@ from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
 from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.step import PruneEvent
+from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.trainer import Trainer
 from secateur.utils.errors import UsageError
 

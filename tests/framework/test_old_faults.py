@@ -21,7 +21,7 @@ from secateur.framework.measures import node_sparsity
 from secateur.framework.plugins import build
 from secateur.framework.prunable import prunable_layers
 from secateur.framework.pruning.step import PruningStep
-from secateur.framework.schedule import During, targets
+from secateur.framework.schedules.base import During, targets
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -29,7 +29,7 @@ from secateur.framework.criterion import free_groups
 from secateur.framework.lineage import lineage_of
 from secateur.framework.plugins import build
 from secateur.framework.pruning.step import PruningStep
-from secateur.framework.schedule import targets
+from secateur.framework.schedules.base import targets
 from secateur.utils.errors import UsageError
 
 Batches = list[tuple[Tensor, Tensor]]

@@ -200,9 +200,9 @@ def test_a_description_comes_from_the_class_and_its_bases(tree: Tree) -> None:
                 "Parent", head='"""Parent line."""\n    granularity: str = "channel"\n    paper = "arXiv:1"'
             ),
             "criterions/Child.py": (
-                "from secateur.criterions.Parent import Parent as Base\nimport secateur.framework.schedule\n\n"
+                "from secateur.criterions.Parent import Parent as Base\nimport secateur.framework.schedules.base\n\n"
                 'class Child(Base):\n    """First line.\n\n    More.\n    """\n'
-                "    schedule = secateur.framework.schedule.During(delay=1)\n"
+                "    schedule = secateur.framework.schedules.base.During(delay=1)\n"
             ),
         }
     )

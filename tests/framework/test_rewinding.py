@@ -17,7 +17,7 @@ from secateur.framework.plugins import build
 from secateur.framework.pruning.masks import PREFIX, Masks
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.rewinding import Rewinder, check_rewinding
-from secateur.framework.schedule import After, Before, During, Never
+from secateur.framework.schedules.base import After, Before, During, Never
 from secateur.framework.trainer import Parts, Settings, Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.loading.loaders import make_loaders

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.framework.schedule import ITERATIVE, After, Before, During, Never, Schedule, chosen, spread, targets
+from secateur.framework.schedules.base import (
+    ITERATIVE,
+    After,
+    Before,
+    During,
+    Never,
+    Schedule,
+    chosen,
+    spread,
+    targets,
+)
 from secateur.utils.errors import UsageError
 
 LIMITS = st.floats(0, 1, exclude_min=True, exclude_max=True)

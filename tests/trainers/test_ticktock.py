@@ -20,7 +20,7 @@ from secateur.framework.gated_norm import gated_norms
 from secateur.framework.hooks import hookimpl
 from secateur.framework.measures import node_sparsity
 from secateur.framework.prunable import prunable_layers
-from secateur.framework.schedule import even_targets
+from secateur.framework.schedules.base import even_targets
 from secateur.trainers.TickTock import FINE_TUNE, TICK, TOCK, Phases, TickTock
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from secateur.framework.schedule import Schedule
+from secateur.framework.schedules.base import Schedule
 from secateur.utils.errors import UsageError
 
 #: batches between steps

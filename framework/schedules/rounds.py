@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from secateur.framework.schedule import Schedule
+from secateur.framework.schedules.base import Schedule
 from secateur.utils.errors import UsageError
 
 
