@@ -26,7 +26,8 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from benchmarks.timing import machine
-from secateur.framework.measures import count_macs, measure_latency
+from secateur.framework.network.latency import measure_latency
+from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.channels import ChannelGroup, channel_groups
 from secateur.framework.pruning.cutting import cut, mask_channels
 from secateur.utils.vision import torchvision

@@ -24,9 +24,10 @@ from benchmarks.coverage import scramble
 from benchmarks.score import Peak
 from benchmarks.timing import Row, by_turns, head, record, show
 from secateur import channel_groups, cut, prune, select
-from secateur.framework.measures import count_macs, measure_latency
+from secateur.framework.network.latency import measure_latency
+from secateur.framework.network.memory_format import fast_multiple
+from secateur.framework.network.size import count_macs
 from secateur.framework.plugins import build
-from secateur.framework.probing import fast_multiple
 from secateur.utils.errors import UsageError
 from secateur.utils.vision import torchvision
 

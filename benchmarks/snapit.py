@@ -25,8 +25,9 @@ from torch.profiler import ProfilerActivity, profile
 from benchmarks.overhead import SEED, adam, loaders, make_trainer
 from benchmarks.timing import Row, by_turns, head, record, show
 from secateur import build
-from secateur.framework.measures import count_macs, measure_latency
-from secateur.framework.probing import FORMATS, _measure, lay_out
+from secateur.framework.network.latency import measure_latency
+from secateur.framework.network.memory_format import FORMATS, _measure, lay_out
+from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.step import PruningStep
 from secateur.framework.schedules.base import targets

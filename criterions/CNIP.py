@@ -13,10 +13,10 @@ from secateur.framework.criterion import (
     LossFunction,
     Scores,
     mean_gradients,
-    scoring,
     with_groups,
 )
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.producers import producer_parameters, sum_over_channels
 from secateur.framework.schedules.base import Before, Schedule
 

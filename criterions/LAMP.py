@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
 from secateur.framework.schedules.base import After, Schedule
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from secateur.framework.criterion import (  # fmt: skip
+from secateur.framework.criterion import (
     Batch,
     Criterion,
     Data,
@@ -13,10 +13,10 @@ from secateur.framework.criterion import (  # fmt: skip
     LossFunction,
     Scores,
     mean_gradients,
-    scoring,
     with_groups,
 )
-from secateur.framework.prunable import prunable_weights, tensor_name
+from secateur.framework.network.layers import prunable_weights, tensor_name
+from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.gates import gate_gradients
 from secateur.framework.pruning.inputs import input_columns
 from secateur.framework.schedules.base import Before, Schedule

@@ -5,17 +5,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.criterion import (
-    Batch,
-    Criterion,
-    Data,
-    Groups,
-    LossFunction,
-    Scores,
-    mean_gradients,
-    scoring,
-)
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, mean_gradients
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.preserve import scoring
 from secateur.framework.schedules.base import Before, Schedule
 
 

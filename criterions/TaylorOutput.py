@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring, with_groups
+from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
+from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.batchwise import mean_over_batches
 from secateur.framework.pruning.importance import output_products
 from secateur.framework.schedules.base import After, Schedule

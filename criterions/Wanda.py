@@ -5,8 +5,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, scoring
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.activations import input_norms
 from secateur.framework.pruning.inputs import over_inputs, readers_of_weights
 from secateur.framework.schedules.base import After, Schedule

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.contract import held_to_contract
-from secateur.framework.convolution_faults import explained, faulty_layers, in_channels_last
 from secateur.framework.criterion import Batch, Criterion, LossFunction
-from secateur.framework.measures import measure
-from secateur.framework.ordinary import ordinary, ordinary_mode
+from secateur.framework.network.convolution_faults import explained, faulty_layers, in_channels_last
+from secateur.framework.network.layers import check_network
+from secateur.framework.network.lineage import Companion
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.memory_format import fast_multiple
+from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
+from secateur.framework.network.preserve import random_numbers_as_before
+from secateur.framework.network.size import measure
 from secateur.framework.plugins import build
-from secateur.framework.probing import fast_multiple
-from secateur.framework.prunable import check_network
 from secateur.framework.pruning.budgets import BUDGETS
 from secateur.framework.pruning.channels import check_example
-from secateur.framework.pruning.cutting import Companion
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
-from secateur.framework.untouched import random_numbers_as_before
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 from secateur.utils.subsampled import subsample

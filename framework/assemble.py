@@ -17,11 +17,11 @@ from secateur.framework.criterion import Criterion
 from secateur.framework.group_decay import GroupDecay
 from secateur.framework.idle import idle_flags, idle_modes
 from secateur.framework.loss import Loss
+from secateur.framework.network.memory_format import FORMATS, fast_multiple, usable_format
 from secateur.framework.optimizer_options import optimizer_options
 from secateur.framework.plugins import build, check_options, option_default, option_names, registry
 from secateur.framework.precision import check_finite
 from secateur.framework.pretrained import load_tensors
-from secateur.framework.probing import FORMATS, fast_multiple, usable_format
 from secateur.framework.pruning.batch_scores import Tracking
 from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.iterative_weights import IterativeWeightPruner

@@ -18,12 +18,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from secateur.framework.lineage import lineage_of
-from secateur.framework.ordinary import ordinary_mode
+from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.ordinary_tensors import ordinary_mode
 from secateur.framework.plugins import build
 from secateur.framework.precision import converted, dtype_named, fits, unusual_dtypes
 from secateur.framework.pruning.attributes import follow_shapes
-from secateur.framework.pruning.masks import Masks
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import replacing
 from secateur.utils.files.bounded_yaml import RESULTS, parse_json

@@ -9,7 +9,7 @@ import torch
 
 from secateur.framework.checkpoint import read_file, save_model
 from secateur.framework.hooks import hookimpl
-from secateur.framework.pruning.masks import Masks
+from secateur.framework.network.masks import Masks
 from secateur.framework.run_folder import RunFolder
 
 if TYPE_CHECKING:

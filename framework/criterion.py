@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
 from secateur.framework.schedules.base import Before, Schedule
-from secateur.framework.untouched import untouched
 from secateur.utils.errors import UsageError
 
 if TYPE_CHECKING:
@@ -131,20 +129,6 @@ def with_groups(
     if not batches:
         raise UsageError("channel groups can only be traced from a batch: pass groups or batches")
     return free_groups(channel_groups(model, batches[0][0][:1])), batches
-
-
-@contextmanager
-def scoring(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and the user's gradients put aside; modes, buffers and gradients come back whatever happens."""
-    gradients = {parameter: parameter.grad for parameter in model.parameters()}
-    with untouched(model), torch.enable_grad():
-        try:
-            for parameter in gradients:
-                parameter.grad = None
-            yield
-        finally:
-            for parameter, gradient in gradients.items():
-                parameter.grad = gradient
 
 
 def mean_gradients(

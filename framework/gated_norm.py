@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.lineage import same_network
+from secateur.framework.network.lineage import same_network
 
 #: largest |shift / scale| that a gate takes over
 CLAMP = 10.0

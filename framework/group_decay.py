@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.hooks import hookimpl
-from secateur.framework.prunable import output_dim, prunable_layers
+from secateur.framework.network.layers import output_dim, prunable_layers
 
 if TYPE_CHECKING:
     from secateur.framework.trainer import Trainer

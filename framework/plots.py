@@ -10,8 +10,8 @@ import matplotlib
 import numpy as np
 from torch import nn
 
-from secateur.framework.lineage import lineage_of
-from secateur.framework.prunable import output_dim, prunable_layers, tensor_name
+from secateur.framework.network.layers import output_dim, prunable_layers, tensor_name
+from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.step import PruneEvent
 
 matplotlib.use("Agg")

@@ -204,7 +204,7 @@ def build(kind: str, name: str, /, **options: Any) -> Any:
         why = one_line(f"{type(error).__name__}: {error}")
         raise UsageError(f"{name}({', '.join(options)}): {why}") from error
     if kind == "models":
-        from secateur.framework.lineage import lineage_of
+        from secateur.framework.network.lineage import lineage_of
 
         lineage_of(instance).name, lineage_of(instance).options = name, dict(options)
     return instance

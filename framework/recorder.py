@@ -15,8 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from secateur.framework.checkpoint import file_size
 from secateur.framework.console import Console
 from secateur.framework.hooks import hookimpl
-from secateur.framework.measures import csr_bytes, layer_sparsities, node_sparsity, weight_sparsity
-from secateur.framework.pruning.masks import Masks
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.size import csr_bytes, layer_sparsities, node_sparsity, weight_sparsity
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.rewinding import rewind_point
 from secateur.framework.run_folder import RunFolder

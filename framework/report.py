@@ -10,18 +10,12 @@ from torch import Tensor, nn
 
 from secateur.framework.checkpoint import file_size
 from secateur.framework.config import RunConfig
-from secateur.framework.lineage import lineage_of
-from secateur.framework.measures import (
-    count_macs,
-    csr_bytes,
-    measure,
-    measure_latency,
-    node_sparsity,
-    weight_sparsity,
-)
+from secateur.framework.network.latency import measure_latency
+from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.memory_format import lay_out
+from secateur.framework.network.size import count_macs, csr_bytes, measure, node_sparsity, weight_sparsity
 from secateur.framework.plugins import build
-from secateur.framework.probing import lay_out
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.schedules.base import Never
 from secateur.framework.scheduling import schedule_of

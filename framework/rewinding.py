@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.framework.hooks import hookimpl
-from secateur.framework.pruning.masks import PREFIX, Masks
+from secateur.framework.network.masks import PREFIX, Masks
 from secateur.framework.schedules.base import BEFORE_TRAINING
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped

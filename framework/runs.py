@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework import assemble, probing
+from secateur.framework import assemble
 from secateur.framework.accuracies import Accuracies
 from secateur.framework.checkpoint import save_model
 from secateur.framework.checkpointer import Checkpointer
@@ -24,7 +24,8 @@ from secateur.framework.extras import extras, shown_extras
 from secateur.framework.faults import contained
 from secateur.framework.hooks import hookimpl, manager
 from secateur.framework.idle import idle_in_tests
-from secateur.framework.lineage import was_pruned
+from secateur.framework.network import memory_format
+from secateur.framework.network.lineage import was_pruned
 from secateur.framework.optimizer_options import try_optimizer
 from secateur.framework.plugins import build, registry
 from secateur.framework.pruning.pruner import Pruner
@@ -70,7 +71,7 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
     models = [model] if compared is None else [model, compared.model]
     layout = assemble.use_safe_format(config, *models)
     for network in models:
-        probing.lay_out(network, layout)
+        memory_format.lay_out(network, layout)
     loaders.test.memory_format = loaders.train.memory_format = layout
     folder = RunFolder.create(config, command)
     with explaining(folder, config.model, console):
@@ -141,7 +142,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     if "memory_format" in config.given and config.memory_format != "auto" and config.train_memory_format == "auto":
         config.train_memory_format = config.memory_format
     if config.memory_format == "auto":
-        config.memory_format = probing.memory_format(model, example)
+        config.memory_format = memory_format.memory_format(model, example)
     assemble.use_safe_format(config, model)
     trainer = build_trainer(config, model, loaders, pruner.plan)
     # before anything is written or trained: what other runs have left is not ours to trust
@@ -173,7 +174,7 @@ def build_trainer(
         max_training_minutes=config.max_training_minutes,
         temperature=1.0 if config.T is None else config.T,
         seed=config.seed,
-        memory_format=probing.FORMATS[config.memory_format],
+        memory_format=memory_format.FORMATS[config.memory_format],
         plan=plan or {},
     )
     trainer: Trainer = build("trainers", config.train_scheme, parts=parts, settings=settings,
@@ -306,12 +307,12 @@ class Layout:
         config = self._config
         if config.train_memory_format == "auto":
             config.train_memory_format = (
-                probing.memory_format(trainer.model, trainer.example_input)
+                memory_format.memory_format(trainer.model, trainer.example_input)
                 if self._pruned_before
                 else config.memory_format
             )
             self._folder.write_config(config)
-        trainer.use_memory_format(probing.FORMATS[config.train_memory_format])
+        trainer.use_memory_format(memory_format.FORMATS[config.train_memory_format])
 
 
 def _check_dense(config: RunConfig, model: nn.Module) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -14,7 +13,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from secateur.framework.loss import Loss
-from secateur.framework.untouched import random_numbers_as_before
+from secateur.framework.network.preserve import _evaluating, random_numbers_as_before
 
 
 def untracked(items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
@@ -90,15 +89,3 @@ class Tester(ABC):
     def shown(self, results: dict[str, Any]) -> list[str | Table]:
         """What a person is shown of the results: lines and tables."""
         return [f"  {key}: {value}" for key, value in results.items()]
-
-
-@contextmanager
-def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
-    modes = {module: module.training for model in models for module in model.modules()}
-    try:
-        for model in models:
-            model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur.framework.hooks import hookimpl
-from secateur.framework.lineage import lineage_of
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.lineage import lineage_of
 from secateur.utils.files.atomic import replacing
 
 if TYPE_CHECKING:

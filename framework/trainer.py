@@ -11,11 +11,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from secateur.framework.convolution_faults import explained, faulty_layers
 from secateur.framework.loss import Loss
-from secateur.framework.measures import count_macs
-from secateur.framework.probing import format_name, lay_out
-from secateur.framework.pruning.cutting import Companion
+from secateur.framework.network.convolution_faults import explained, faulty_layers
+from secateur.framework.network.lineage import Companion
+from secateur.framework.network.memory_format import format_name, lay_out
+from secateur.framework.network.size import count_macs
 from secateur.framework.schedules.base import Schedule
 from secateur.utils.loading.batches import BatchLoader
 from secateur.utils.loading.loaders import Loaders

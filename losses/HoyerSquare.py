@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.lineage import was_pruned
+from secateur.framework.network.lineage import was_pruned
 from secateur.losses.CrossEntropy import CrossEntropy
 from secateur.utils.errors import UsageError
 

@@ -31,23 +31,23 @@ if TYPE_CHECKING:
     from secateur.framework.criterion import LossFunction as LossFunction
     from secateur.framework.criterion import Scores as Scores
     from secateur.framework.criterion import mean_gradients as mean_gradients
-    from secateur.framework.criterion import scoring as scoring
     from secateur.framework.criterion import with_groups as with_groups
     from secateur.framework.hooks import hookimpl as hookimpl
-    from secateur.framework.lineage import same_network as same_network
     from secateur.framework.loss import Loss as Loss
-    from secateur.framework.measures import measure as measure
+    from secateur.framework.network.layers import prunable_weights as prunable_weights
+    from secateur.framework.network.lineage import same_network as same_network
+    from secateur.framework.network.masks import Masks as Masks
+    from secateur.framework.network.preserve import scoring as scoring
+    from secateur.framework.network.size import measure as measure
     from secateur.framework.plugins import Registry as Registry
     from secateur.framework.plugins import build as build
     from secateur.framework.plugins import registry as registry
-    from secateur.framework.prunable import prunable_weights as prunable_weights
     from secateur.framework.pruning.adapters import Kept as Kept
     from secateur.framework.pruning.adapters import adapter as adapter
     from secateur.framework.pruning.channels import ChannelGroup as ChannelGroup
     from secateur.framework.pruning.channels import channel_groups as channel_groups
     from secateur.framework.pruning.cutting import cut as cut
     from secateur.framework.pruning.inputs import input_columns as input_columns
-    from secateur.framework.pruning.masks import Masks as Masks
     from secateur.framework.pruning.selection import Keep as Keep
     from secateur.framework.pruning.selection import select as select
     from secateur.framework.schedules.base import After as After
@@ -85,7 +85,7 @@ _HOME = {
     "Kept": "framework.pruning.adapters",
     "Loss": "framework.loss",
     "LossFunction": "framework.criterion",
-    "Masks": "framework.pruning.masks",
+    "Masks": "framework.network.masks",
     "Never": "framework.schedules.base",
     "PruneReport": "framework.api",
     "Registry": "framework.plugins",
@@ -106,13 +106,13 @@ _HOME = {
     "input_columns": "framework.pruning.inputs",
     "load_model": "framework.checkpoint",
     "mean_gradients": "framework.criterion",
-    "measure": "framework.measures",
-    "prunable_weights": "framework.prunable",
+    "measure": "framework.network.size",
+    "prunable_weights": "framework.network.layers",
     "prune": "framework.api",
     "registry": "framework.plugins",
-    "same_network": "framework.lineage",
+    "same_network": "framework.network.lineage",
     "save_model": "framework.checkpoint",
-    "scoring": "framework.criterion",
+    "scoring": "framework.network.preserve",
     "select": "framework.pruning.selection",
     "with_groups": "framework.criterion",
 }

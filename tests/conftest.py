@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from secateur.framework.measures import measure_latency
+from secateur.framework.network.latency import measure_latency
 from secateur.framework.plugins import registry
 
 
@@ -34,4 +34,4 @@ def plugins_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
 def speed_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run times each network once, and not thirty times: no test looks at how long it took."""
     monkeypatch.setattr("secateur.framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
-    monkeypatch.setattr("secateur.framework.probing.REPEATS", 1)
+    monkeypatch.setattr("secateur.framework.network.memory_format.REPEATS", 1)

@@ -191,7 +191,7 @@ def test_damaged_neighbours_do_not_stop_a_run(launch: Launch) -> None:
 HEAD = """
 import torch
 from secateur.framework.criterion import Criterion, Data
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
 from secateur.framework.schedules.base import Before, During
 
 

@@ -13,8 +13,8 @@ import torch
 import yaml
 
 from secateur.framework.checkpoint import load_model
+from secateur.framework.network.masks import Masks
 from secateur.framework.plugins import registry
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.run_folder import RunFolder
 from secateur.main import main
 

@@ -29,7 +29,7 @@ ENDS = {
 CRITERION = """
 import torch
 from secateur import Criterion
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
 
 {at_import}
 

@@ -28,8 +28,8 @@ PLUGINS = {
     "criterions/GradNorm.py": '''
 import torch
 from secateur import Criterion, Data
-from secateur.framework.criterion import scoring
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.preserve import scoring
+from secateur.framework.network.layers import prunable_weights
 
 class GradNorm(Criterion):
     """Size of each weight's gradient."""

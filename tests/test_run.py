@@ -29,9 +29,9 @@ from torch.nn import functional as F
 
 from secateur.framework.config import FLAGS
 from secateur.framework.console import Console
+from secateur.framework.network.masks import Masks
 from secateur.framework.plots import draw_scores
 from secateur.framework.plugins import build, registry
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.selection import Keep
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.run_folder import RunFolder
@@ -346,7 +346,7 @@ def test_the_folder_repeats_its_run_bit_for_bit(cut_run: Run) -> None:
 
 CRITERION = '''
 from secateur.framework.criterion import Criterion
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
 
 
 class Smallest(Criterion):

@@ -8,7 +8,7 @@ import torch
 from accelerate import DistributedType
 from torch import Tensor
 
-from secateur.framework.measures import evaluating
+from secateur.framework.network.preserve import evaluating
 from secateur.framework.trainer import Parts, Settings, Trainer
 from secateur.utils.classification import confusion_counts, correct_samples
 from secateur.utils.errors import RunError

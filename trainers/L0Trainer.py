@@ -16,11 +16,11 @@ from secateur.framework.hard_concrete import (
     expected_l0,
     l0_layers,
 )
-from secateur.framework.measures import evaluating
-from secateur.framework.norm_statistics import measured_statistics, running_statistics
+from secateur.framework.network.batch_norm import measured_statistics, running_statistics
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.preserve import evaluating
 from secateur.framework.pruning.channels import Groups, channel_groups
 from secateur.framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.trainer import Parts, Settings, decay_groups
 from secateur.trainers.DefaultTrainer import DefaultTrainer
 from secateur.utils.errors import UsageError

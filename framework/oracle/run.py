@@ -7,10 +7,11 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from secateur.framework import assemble, probing
+from secateur.framework import assemble
 from secateur.framework.console import Console
 from secateur.framework.contract import held_to_contract
 from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, free_groups
+from secateur.framework.network import memory_format
 from secateur.framework.oracle.choice import ALL, chosen_criterions
 from secateur.framework.oracle.settings import StudyConfig
 from secateur.framework.oracle.study import Study, judge, measure_oracle
@@ -43,7 +44,7 @@ def _study(config: StudyConfig, command: str, console: Console) -> RunFolder:
     loaders.check_balanced(config.samples)
     model = assemble.build_model(config, loaders)
     layout = assemble.use_safe_format(config, model)
-    probing.lay_out(model, layout)
+    memory_format.lay_out(model, layout)
     loaders.train.memory_format = layout
     batches = images(loaders, config)
     example = batches[0][0][:1]

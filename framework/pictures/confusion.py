@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from secateur.framework.measures import evaluating
+from secateur.framework.network.preserve import evaluating
 from secateur.framework.pictures.gallery import margins, new_figure, short, some
 from secateur.utils.classification import confusion_counts
 from secateur.utils.loading.batches import BatchLoader

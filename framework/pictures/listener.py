@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from secateur.framework.config import RunConfig
 from secateur.framework.hooks import hookimpl
-from secateur.framework.measures import layer_sparsities
+from secateur.framework.network.size import layer_sparsities
 from secateur.framework.pictures.confusion import count_confusion, draw_confusion
 from secateur.framework.pictures.gallery import Gallery
 from secateur.framework.pictures.network import draw_network, layers_of, table_of

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from torch import Tensor, nn
 
-from secateur.framework.lineage import lineage_of
-from secateur.framework.measures import count_macs
+from secateur.framework.network.layers import output_dim, prunable_layers, tensor_name
+from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.preserve import untouched
+from secateur.framework.network.size import count_macs
 from secateur.framework.pictures.gallery import DENSE, LEFT, margins, new_figure, short
-from secateur.framework.prunable import output_dim, prunable_layers, tensor_name
-from secateur.framework.untouched import untouched
 
 #: layers in one column of the drawing, and columns at most
 ROWS, COLUMNS = 40, 4

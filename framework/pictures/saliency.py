@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
 
-from secateur.framework.criterion import scoring
+from secateur.framework.network.preserve import scoring
 from secateur.framework.pictures.gallery import margins, new_figure, short
 
 IMAGES = 8

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.lineage import lineage_of
+from secateur.framework.network.layers import output_dim, prunable_layers, prunable_weights, tensor_name
+from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pictures.gallery import (
     DENSE,
     GONE,
@@ -26,7 +27,6 @@ from secateur.framework.pictures.gallery import (
     short,
     some,
 )
-from secateur.framework.prunable import output_dim, prunable_layers, prunable_weights, tensor_name
 
 #: panels of one figure; filters in a picture of the first layer; pixels of a picture of a matrix
 PANELS, FILTERS, ROWS, COLUMNS = 16, 64, 192, 384

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from secateur.framework.criterion import Batch
-from secateur.framework.prunable import prunable_layers, prunable_weights
-from secateur.framework.pruning.masks import PREFIX
-from secateur.framework.pruning.outputs import output_tensors
-from secateur.framework.pruning.readers import hooked
+from secateur.framework.network.layers import prunable_layers, prunable_weights
+from secateur.framework.network.masks import PREFIX
+from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.utils.errors import UsageError
 
 

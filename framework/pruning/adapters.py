@@ -21,8 +21,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.framework.lineage import Lineage, lineage_of
-from secateur.framework.prunable import named_modules, tensor_name
+from secateur.framework.network.layers import named_modules, tensor_name
+from secateur.framework.network.lineage import Lineage, lineage_of
 from secateur.utils.errors import UsageError
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from secateur.framework.prunable import tensor_name
+from secateur.framework.network.layers import tensor_name
 from secateur.framework.pruning.adapters import Kept, adapter
 
 PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from secateur.framework.prunable import CONVOLUTIONS, TRANSPOSED, is_depthwise
+from secateur.framework.network.layers import CONVOLUTIONS, TRANSPOSED, is_depthwise
 from secateur.framework.pruning import attention as attention  # registers its adapters
 from secateur.framework.pruning.adapters import Kept, adapter
 from secateur.framework.pruning.adapters import follow_shapes as follow_shapes

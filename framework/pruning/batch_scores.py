@@ -12,8 +12,8 @@ from torch import Tensor
 
 from secateur.framework.contract import held_to_contract
 from secateur.framework.criterion import Criterion, as_scores, free_groups
+from secateur.framework.network.preserve import random_numbers_as_before
 from secateur.framework.pruning.step import PruningStep
-from secateur.framework.untouched import random_numbers_as_before
 from secateur.utils.errors import RunError, UsageError
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, Groups, LossFunction, add_gradients, mean_gradients, scoring
+from secateur.framework.criterion import Batch, Groups, LossFunction, add_gradients, mean_gradients
+from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.producers import add_units, producer_parameters
 from secateur.utils.errors import UsageError
 

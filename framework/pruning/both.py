@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.measures import dense_weights
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.size import dense_weights
 from secateur.framework.pruning.channels import ChannelGroup, Groups
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.selection import Keep, lowest
 
 

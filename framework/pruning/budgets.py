@@ -14,9 +14,16 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.lineage import lineage_of
-from secateur.framework.measures import count_macs, macs_by_tensor, measure_latency
-from secateur.framework.prunable import named_tensors, output_dim, prunable_layers, prunable_weights, tensor_name
+from secateur.framework.network.latency import measure_latency
+from secateur.framework.network.layers import (
+    named_tensors,
+    output_dim,
+    prunable_layers,
+    prunable_weights,
+    tensor_name,
+)
+from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.size import count_macs, macs_by_tensor
 from secateur.framework.pruning.channels import ChannelGroup, Groups
 from secateur.framework.pruning.cutting import cut, shrink, what_stays
 from secateur.framework.pruning.producers import units_per_channel

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.lineage import lineage_of
-from secateur.framework.ordinary import ordinary, ordinary_mode
-from secateur.framework.prunable import check_network, named_modules, prunable_layers
+from secateur.framework.network.layers import check_network, named_modules, prunable_layers
+from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 

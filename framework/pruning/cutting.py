@@ -12,21 +12,17 @@ import numpy
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.lineage import Lineage, has_lineage, lineage_of, set_lineage
-from secateur.framework.ordinary import ordinary_mode
-from secateur.framework.prunable import check_network, named_tensors
+from secateur.framework.network.layers import check_network, named_tensors
+from secateur.framework.network.lineage import Companion, Lineage, Staying, has_lineage, lineage_of, set_lineage
+from secateur.framework.network.masks import PREFIX, Masks
+from secateur.framework.network.ordinary_tensors import ordinary_mode
 from secateur.framework.pruning.attributes import follow_shapes
 from secateur.framework.pruning.channels import ChannelGroup, Groups, TracedGroups, example_of, remap
 from secateur.framework.pruning.folding import moved_constants
-from secateur.framework.pruning.masks import PREFIX, Masks
 from secateur.framework.pruning.undo import all_or_nothing
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 from secateur.utils.suggest import unknown
-
-#: (tensor name, dimension) -> positions that stay, ascending
-Staying = dict[str, dict[int, Tensor]]
-Companion = MutableMapping[str, Tensor] | nn.Module
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from secateur.framework.prunable import prunable_layers
+from secateur.framework.network.layers import prunable_layers
 from secateur.framework.pruning.channels import ChannelGroup
 from secateur.framework.pruning.places import Places
 

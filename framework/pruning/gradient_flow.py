@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from secateur.framework.criterion import Batch, LossFunction, mean_gradients, scoring
-from secateur.framework.prunable import prunable_layers, prunable_weights
-from secateur.framework.pruning.masks import Masks
+from secateur.framework.criterion import Batch, LossFunction, mean_gradients
+from secateur.framework.network.layers import prunable_layers, prunable_weights
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.preserve import scoring
 
 
 @dataclass(frozen=True)

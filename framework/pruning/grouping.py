@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.lineage import lineage_of
-from secateur.framework.prunable import is_depthwise, named_tensors, output_dim, prunable_layers, tensor_name
+from secateur.framework.network.layers import is_depthwise, named_tensors, output_dim, prunable_layers, tensor_name
+from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.channels import NOTHING_LEFT, ChannelGroup, Slice
 from secateur.framework.pruning.flow import unavoidable
 from secateur.framework.pruning.rules import Context

@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.pruning.batchwise import freeze, gradient
 from secateur.framework.pruning.gates import SAME
-from secateur.framework.pruning.outputs import output_tensors
 from secateur.framework.pruning.places import Places
-from secateur.framework.pruning.readers import hooked
 
 Products = dict[str, list[Tensor]]
 #: from a producer's weight and `(units, samples, positions)`

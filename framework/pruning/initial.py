@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.lineage import lineage_of
+from secateur.framework.network.lineage import lineage_of
 from secateur.utils.errors import UsageError
 
 

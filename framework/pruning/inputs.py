@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.criterion import Criterion, float_scores
-from secateur.framework.prunable import TRANSPOSED, prunable_layers, prunable_weights, tensor_name
+from secateur.framework.network.layers import TRANSPOSED, prunable_layers, prunable_weights, tensor_name
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.preserve import untouched
 from secateur.framework.pruning.channels import Groups
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.selection import lowest, select
-from secateur.framework.untouched import untouched
 from secateur.utils.errors import UsageError
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.framework.contract import held_to_contract
 from secateur.framework.criterion import Criterion, check_scores, free_groups
 from secateur.framework.hooks import hookimpl
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
 from secateur.framework.pruning.batch_scores import batch_scores
 from secateur.framework.pruning.budgets import Macs
 from secateur.framework.pruning.chunks import Chunks

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.framework.criterion import Criterion
 from secateur.framework.hooks import hookimpl
+from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.iterative import IterativePruner, normed
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.step import nothing_below
 from secateur.framework.pruning.targets import count_weights
 from secateur.framework.schedules.every_n_batches import Iterative

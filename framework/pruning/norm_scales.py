@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.prunable import tensor_name
+from secateur.framework.network.layers import tensor_name
 from secateur.framework.pruning.channels import ChannelGroup
 from secateur.framework.pruning.places import Places
 from secateur.framework.pruning.producers import add_units

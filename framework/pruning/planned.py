@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.framework.criterion import free_groups, scoring
+from secateur.framework.criterion import free_groups
+from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.channels import channel_groups
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.prunable import output_dim, tensor_name
+from secateur.framework.network.layers import output_dim, tensor_name
 from secateur.framework.pruning.channels import ChannelGroup
 
 

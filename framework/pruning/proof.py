@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.framework.lineage import lineage_of
-from secateur.framework.prunable import PRUNABLE, named_modules, named_tensors, tensor_name
+from secateur.framework.network.copies import twin_of
+from secateur.framework.network.layers import MADE_UP, named_modules, named_tensors, tensor_name
+from secateur.framework.network.lineage import Staying, lineage_of
+from secateur.framework.network.masks import PREFIX
+from secateur.framework.network.outputs import output_tensors
+from secateur.framework.network.preserve import random_numbers_as_before, untouched
 from secateur.framework.pruning.attributes import follow_shapes
 from secateur.framework.pruning.channels import MODEL_OUTPUT, Groups
-from secateur.framework.pruning.cutting import Factor, Staying, rescaled, rescaling, shrink, what_stays
-from secateur.framework.pruning.masks import PREFIX
-from secateur.framework.pruning.outputs import output_tensors
-from secateur.framework.pruning.twins import twin_of
-from secateur.framework.untouched import random_numbers_as_before, untouched
+from secateur.framework.pruning.cutting import Factor, rescaled, rescaling, shrink, what_stays
 
 CHANGED = "a cut does not compute what a mask computes"
 NO_EFFECT = "the output does not change with the mask, so that nothing tells whether a cut is right"
@@ -34,7 +34,6 @@ SEED = 20_240_229
 PERIOD = 16_411
 #: rows and columns taken of a large image, where that is as good, if so many are left
 STEPS, SMALL = (4, 2), 56
-MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 Keep = dict[str, Tensor]
 #: distances, see `_distance`: rounding stays below the first, a wrong meaning as a rule above the second (in half
 #: precision rounding comes near it); in between it may be a part of the mask's own effect

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.lineage import lineage_of
+from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.budgets import Budget, Nodes
 from secateur.framework.pruning.channels import ChannelGroup, Groups
 from secateur.framework.pruning.selection import Keep, lowest, select

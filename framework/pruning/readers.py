@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from secateur.framework.prunable import TRANSPOSED, named_tensors, output_dim, prunable_layers
+from secateur.framework.network.layers import TRANSPOSED, named_tensors, output_dim, prunable_layers
+from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.pruning.channels import Groups
-from secateur.framework.pruning.outputs import output_tensors
 
 
 def _number(value: float) -> Tensor:
@@ -146,14 +145,3 @@ class _Uses(TorchDispatchMode):
         for tensor in given:
             self.of.setdefault(id(tensor), []).append(given)
         return func(*args, **(kwargs or {}))
-
-
-@contextmanager
-def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
-    """Forward hooks that are gone afterwards."""
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

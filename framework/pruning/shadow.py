@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.pruning.proof import MADE_UP
-from secateur.framework.pruning.twins import twin_of
+from secateur.framework.network.copies import twin_of
+from secateur.framework.network.layers import MADE_UP
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 

@@ -23,21 +23,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.framework.prunable import named_modules, named_tensors, prunable_layers
+from secateur.framework.network.copies import twin_of
+from secateur.framework.network.layers import MADE_UP, named_modules, named_tensors, prunable_layers
+from secateur.framework.network.masks import PREFIX
+from secateur.framework.network.outputs import output_tensors
+from secateur.framework.network.preserve import random_numbers_as_before, untouched
 from secateur.framework.pruning import rules_shapes as rules_shapes  # registers its rules
 from secateur.framework.pruning.attributes import heads_of
 from secateur.framework.pruning.channels import MODEL_OUTPUT, ChannelGroup
 from secateur.framework.pruning.flow import storage_of
 from secateur.framework.pruning.grouping import Run, collect, doubtful_groups, mark_removable, named_groups
 from secateur.framework.pruning.labels import FIXED
-from secateur.framework.pruning.masks import PREFIX
-from secateur.framework.pruning.outputs import output_tensors
-from secateur.framework.pruning.proof import MADE_UP, distance, refuted
+from secateur.framework.pruning.proof import distance, refuted
 from secateur.framework.pruning.queries import with_queries
 from secateur.framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
 from secateur.framework.pruning.shadow import of_shapes, shadow_of
-from secateur.framework.pruning.twins import twin_of
-from secateur.framework.untouched import random_numbers_as_before, untouched
 from secateur.utils.errors import UsageError
 
 #: pointwise operations that torch does not tag as such

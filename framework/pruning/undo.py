@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.lineage import lineage_of, set_lineage
+from secateur.framework.network.lineage import lineage_of, set_lineage
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from benchmarks import attacks, baselines, choices, coverage, importance, overhe
 from benchmarks import cut as cutting
 from benchmarks.timing import Row, by_turns
 from secateur import build
-from secateur.framework.measures import count_macs
+from secateur.framework.network.size import count_macs
 from secateur.utils.loading.loaders import Loaders
 
 

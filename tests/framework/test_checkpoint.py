@@ -30,13 +30,13 @@ from small_nets import (
 from torch import Tensor, nn
 
 from secateur.framework.checkpoint import KEY, file_size, is_ours, load_model, save_model, serialize
-from secateur.framework.lineage import lineage_of
-from secateur.framework.measures import measure
+from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.size import measure
 from secateur.framework.plugins import build
 from secateur.framework.pretrained import load_tensors
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.cutting import cut
-from secateur.framework.pruning.masks import Masks
 from secateur.utils.errors import UsageError
 
 

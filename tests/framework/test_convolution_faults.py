@@ -19,16 +19,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur import prune
-from secateur.framework import probing
-from secateur.framework.convolution_faults import (
+from secateur.framework.hard_concrete import L0Conv2d, L0SubsampledConv2d
+from secateur.framework.network import memory_format
+from secateur.framework.network.convolution_faults import (
     FAULTS,
     faulty_layers,
     in_channels_last,
     is_faulty,
     safe_convolutions,
 )
-from secateur.framework.criterion import scoring
-from secateur.framework.hard_concrete import L0Conv2d, L0SubsampledConv2d
+from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.closed import add_l0_gates, without_gates
 from secateur.utils.subsampled import SubsampledConv2d
 
@@ -133,18 +133,18 @@ def test_scoring_never_reaches_the_faulty_kernel(make: Any) -> None:
 @contextmanager
 def nothing_measured() -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(probing, "_measure", lambda *_: "channels_last")
-        patch.setattr(probing, "WORTH_MEASURING", 0)
-        patch.setattr(probing, "_read_cache", dict)
-        patch.setattr(probing, "_write_cache", lambda _: None)
+        patch.setattr(memory_format, "_measure", lambda *_: "channels_last")
+        patch.setattr(memory_format, "WORTH_MEASURING", 0)
+        patch.setattr(memory_format, "_read_cache", dict)
+        patch.setattr(memory_format, "_write_cache", lambda _: None)
         yield patch
 
 
 @pytest.mark.parametrize(("width", "chosen"), [(5, "contiguous"), (8, "channels_last")])
 def test_no_format_that_leads_into_the_fault_is_chosen(width: int, chosen: str) -> None:
     with nothing_measured():
-        assert probing.memory_format(Residual(width), torch.randn(1, 3, 8, 8)) == chosen
-    name, note = probing.usable_format("channels_last", Residual(8), Residual(width))
+        assert memory_format.memory_format(Residual(width), torch.randn(1, 3, 8, 8)) == chosen
+    name, note = memory_format.usable_format("channels_last", Residual(8), Residual(width))
     assert name == chosen and ("'skip'" in note) == (chosen == "contiguous")
 
 
@@ -197,7 +197,7 @@ def test_the_optimizer_follows_a_change_of_format(fused: bool) -> None:
             model(torch.randn(2, 3, 5, 5)).square().sum().backward()
             optimizer.step()
             if change and step == 0:
-                probing.lay_out(model, torch.contiguous_format, optimizer)
+                memory_format.lay_out(model, torch.contiguous_format, optimizer)
         return model.weight.detach()
 
     torch.testing.assert_close(trained(True), trained(False))
@@ -207,7 +207,7 @@ def test_the_optimizer_follows_a_change_of_format(fused: bool) -> None:
 def test_formats_are_told_apart_for_kernels_of_one_pixel_too(kernel: int) -> None:
     layer = nn.Conv2d(5, 4, kernel)
     for layout in (LAST, torch.contiguous_format, LAST):
-        probing.lay_out(layer, layout)
+        memory_format.lay_out(layer, layout)
         assert in_channels_last(layer.parameters()) == (layout == LAST)
 
 

@@ -11,7 +11,7 @@ from small_nets import mlp, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
 from secateur.framework.criterion import Criterion, check_scores
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
 from secateur.utils.errors import UsageError
 
 

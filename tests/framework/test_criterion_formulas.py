@@ -26,10 +26,10 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from secateur.framework.criterion import Criterion, free_groups
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.masks import Masks
 from secateur.framework.plugins import build
-from secateur.framework.prunable import prunable_weights
 from secateur.framework.pruning.channels import ChannelGroup, channel_groups
-from secateur.framework.pruning.masks import Masks
 from secateur.utils.errors import UsageError
 
 Batches = list[tuple[Tensor, Tensor]]

@@ -27,11 +27,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import registry
-from secateur.framework.criterion import Criterion, check_scores, free_groups, mean_gradients, scoring
+from secateur.framework.criterion import Criterion, check_scores, free_groups, mean_gradients
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.preserve import scoring
 from secateur.framework.plugins import build
-from secateur.framework.prunable import prunable_weights
 from secateur.framework.pruning.channels import ChannelGroup, channel_groups
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.schedules.base import Schedule
 from secateur.utils.errors import UsageError
 

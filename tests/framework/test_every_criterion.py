@@ -8,7 +8,7 @@ from short_runs import trained
 from small_nets import one_thread, same  # noqa: F401
 
 from secateur.framework.criterion import Criterion, Data, free_groups
-from secateur.framework.measures import weight_sparsity
+from secateur.framework.network.size import weight_sparsity
 from secateur.framework.plugins import build, option_names, registry
 from secateur.framework.pruning.batch_scores import Tracking
 from secateur.framework.pruning.iterative import IterativePruner

@@ -677,7 +677,7 @@ def test_second_derivatives_are_the_diagonal_of_the_hessian_by_explicit_gates(ne
 def test_channels_take_a_pass_each_only_where_the_outputs_are_not_linear_in_the_gate(
     net: str, rows: set[str]
 ) -> None:
-    from secateur.framework.criterion import scoring
+    from secateur.framework.network.preserve import scoring
     from secateur.framework.pruning.curvature import Curvature
 
     model, batches, groups = double(net)

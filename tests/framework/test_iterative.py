@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from secateur import Iterative
 from secateur.framework.criterion import Criterion, Data, free_groups
 from secateur.framework.hooks import hookimpl
-from secateur.framework.measures import count_macs, node_sparsity
+from secateur.framework.network.size import count_macs, node_sparsity
 from secateur.framework.plugins import build
 from secateur.framework.pruning.budgets import Macs
 from secateur.framework.pruning.channels import channel_groups

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from secateur.framework.criterion import Criterion, Data, free_groups
 from secateur.framework.hooks import hookimpl
-from secateur.framework.measures import weight_sparsity
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.size import weight_sparsity
 from secateur.framework.plugins import build
-from secateur.framework.prunable import prunable_weights
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.trainer import Trainer

@@ -25,17 +25,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.framework.checkpoint import save_model
-from secateur.framework.measures import (
-    count_macs,
-    csr_bytes,
-    measure,
-    measure_latency,
-    node_sparsity,
-    weight_sparsity,
-)
+from secateur.framework.network.latency import measure_latency
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.size import count_macs, csr_bytes, measure, node_sparsity, weight_sparsity
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.cutting import cut, mask_channels
-from secateur.framework.pruning.masks import Masks
 
 KEYS = ["params", "macs", "effective_macs", "bytes", "csr_bytes", "weight_sparsity", "node_sparsity", "latency_ms"]
 CONVNET = {"a": 3 * 9 * 6 * 64, "b": 6 * 9 * 8 * 16, "c": 32 * 10, "d": 10 * 5}

@@ -7,7 +7,7 @@ import copy
 import torch
 from small_nets import ConvNet, images, one_thread, randomise, same, seeded, snapshot  # noqa: F401
 
-from secateur.framework.norm_statistics import measured_statistics, running_statistics
+from secateur.framework.network.batch_norm import measured_statistics, running_statistics
 
 
 def test_statistics_are_those_of_the_batches_and_leave_no_trace() -> None:

@@ -19,12 +19,12 @@ from torch.utils.tensorboard import SummaryWriter
 from secateur import prune
 from secateur.framework.config import RunConfig
 from secateur.framework.hooks import hookimpl, manager
-from secateur.framework.measures import count_macs, layer_sparsities, weight_sparsity
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.size import count_macs, layer_sparsities, weight_sparsity
 from secateur.framework.pictures import confusion, network, saliency, scores, weights
 from secateur.framework.pictures.gallery import LABELS, some
 from secateur.framework.pictures.listener import Pictures
 from secateur.framework.plugins import build
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.selection import select
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.trainer import Parts, Settings

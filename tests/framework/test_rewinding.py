@@ -13,8 +13,8 @@ from torch import Tensor
 
 from secateur.framework.hooks import hookimpl, manager
 from secateur.framework.loss import Loss
+from secateur.framework.network.masks import PREFIX, Masks
 from secateur.framework.plugins import build
-from secateur.framework.pruning.masks import PREFIX, Masks
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.rewinding import Rewinder, check_rewinding
 from secateur.framework.schedules.base import After, Before, During, Never
@@ -177,7 +177,7 @@ def test_all_targets_of_a_moment_score_the_trained_network(run: Run, criterion: 
 def test_the_rewind_point_is_cut_with_the_network(run: Run, criterion: str, epoch: int) -> None:
     witness, trainer = run(criterion, {1: [0.3], 2: [0.6], 3: [0.8]}, epoch)
     point = witness.starts[0] if epoch == 0 else witness.ends[0]
-    from secateur.framework.lineage import lineage_of
+    from secateur.framework.network.lineage import lineage_of
 
     kept = lineage_of(trainer.model).kept
     assert kept

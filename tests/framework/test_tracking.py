@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from secateur import prune
 from secateur.framework.hooks import hookimpl, manager
-from secateur.framework.lineage import lineage_of
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.lineage import lineage_of
 from secateur.framework.tracking import WeightTracker
 from tests.framework.small_nets import ConvNet, one_thread
 from tests.test_run import launch

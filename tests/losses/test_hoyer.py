@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import channel_groups, cut, load_model, registry, save_model
+from secateur.framework.network.masks import Masks
 from secateur.framework.plugins import build
-from secateur.framework.pruning.masks import Masks
 from secateur.utils.errors import UsageError
 
 LOSSES = ["HoyerSquare", "GroupHoyerSquare"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.framework.measures import count_macs
+from secateur.framework.network.size import count_macs
 from secateur.framework.plugins import build
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.cutting import cut

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from secateur import load_model, prune, save_model
-from secateur.framework.lineage import lineage_of
+from secateur.framework.network.lineage import lineage_of
 from secateur.framework.plugins import ROOT, build, option_default, option_names, registry
 from secateur.framework.pretrained import load_tensors
 from secateur.framework.pruning.channels import channel_groups

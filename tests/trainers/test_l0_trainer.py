@@ -18,11 +18,11 @@ from secateur.framework.checkpointer import Checkpointer
 from secateur.framework.config import RunConfig
 from secateur.framework.hard_concrete import LARGEST, SMALLEST, l0_layers
 from secateur.framework.hooks import hookimpl
-from secateur.framework.measures import node_sparsity, weight_sparsity
-from secateur.framework.norm_statistics import measured_statistics, running_statistics
-from secateur.framework.prunable import prunable_layers
+from secateur.framework.network.batch_norm import measured_statistics, running_statistics
+from secateur.framework.network.layers import prunable_layers
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.size import node_sparsity, weight_sparsity
 from secateur.framework.pruning.closed import Closed
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.run_folder import RunFolder, finished_dense_run
 from secateur.trainers.L0Trainer import L0Trainer, _left_as_zeros
 from secateur.utils.optimizers import unwrapped

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from secateur.framework.measures import measure_latency
+from secateur.framework.network.latency import measure_latency
 from secateur.framework.run_folder import RunFolder
 from secateur.main import main
 from secateur.utils.data._class_folders import ClassFolders

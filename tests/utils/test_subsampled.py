@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur import build, registry
-from secateur.framework.measures import count_macs
+from secateur.framework.network.size import count_macs
 from secateur.utils.subsampled import SubsampledConv2d, is_strided_pointwise, subsample
 
 

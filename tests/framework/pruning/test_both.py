@@ -27,13 +27,13 @@ from torch.nn import functional as F
 from secateur import measure, prune
 from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.criterion import Criterion, Groups, free_groups
-from secateur.framework.measures import weight_sparsity
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.size import weight_sparsity
 from secateur.framework.plugins import build
-from secateur.framework.prunable import prunable_weights
 from secateur.framework.pruning.both import keep_both
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.cutting import channel_masks
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.step import PruningStep
 from secateur.utils.errors import UsageError
 

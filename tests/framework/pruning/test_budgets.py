@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from secateur import Masks, build, channel_groups, cut, measure, prune
 from secateur.framework.criterion import free_groups
-from secateur.framework.measures import count_macs, macs_by_tensor, node_sparsity, weight_sparsity
-from secateur.framework.prunable import prunable_weights
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.size import count_macs, macs_by_tensor, node_sparsity, weight_sparsity
 from secateur.framework.pruning.budgets import Entries, Macs, make_budget
 from secateur.framework.pruning.ranking import Limits, Ranking
 from secateur.utils.errors import UsageError
@@ -177,7 +177,7 @@ def test_numbers_of_channels_left_are_multiples_and_the_floor_holds(budget: str)
 def test_the_multiple_of_auto_is_one_that_is_tried() -> None:
     model = resnet()
     prune(model, "ChannelNorm", 0.5, example_input=torch.randn(1, 3, 32, 32), round_to="auto")
-    from secateur.framework.probing import MULTIPLES, fast_multiple
+    from secateur.framework.network.memory_format import MULTIPLES, fast_multiple
 
     multiple = fast_multiple(torch.device("cpu"))
     assert multiple in MULTIPLES

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.hard_concrete import LARGEST, SMALLEST, L0BatchNorm2d, L0Conv2d, L0Linear, l0_layers
-from secateur.framework.lineage import lineage_of
-from secateur.framework.measures import node_sparsity, weight_sparsity
-from secateur.framework.prunable import prunable_layers
+from secateur.framework.network.layers import prunable_layers
+from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.size import node_sparsity, weight_sparsity
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
 from secateur.framework.pruning.cutting import cut
 from secateur.framework.pruning.folding import foldable
-from secateur.framework.pruning.masks import Masks
 
 
 def gated(model: nn.Module, sample: Tensor, share: float, seed: int = 0, **options: Any) -> nn.Module:

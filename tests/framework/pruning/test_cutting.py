@@ -26,10 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import registry
-from secateur.framework.lineage import Lineage, lineage_of, set_lineage
+from secateur.framework.network.lineage import Lineage, lineage_of, set_lineage
+from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.channels import ChannelGroup, channel_groups
 from secateur.framework.pruning.cutting import cut, mask_channels, shrink
-from secateur.framework.pruning.masks import Masks
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 

@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import measure, prune, select
-from secateur.framework.lineage import Lineage, lineage_of
+from secateur.framework.network.lineage import Lineage, lineage_of
+from secateur.framework.network.masks import Masks
 from secateur.framework.pruning import adapters, cutting
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.cutting import cut, mask_channels
-from secateur.framework.pruning.masks import Masks
 from secateur.utils.errors import UsageError
 
 

@@ -10,9 +10,9 @@ import torch
 from small_nets import ConvNet, images, mlp, random_keep, seeded
 from torch import Tensor, nn
 
+from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.cutting import cut
-from secateur.framework.pruning.masks import Masks
 from secateur.utils.errors import UsageError
 
 

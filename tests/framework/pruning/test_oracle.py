@@ -14,7 +14,7 @@ from small_nets import (
 )
 from torch import nn
 
-from secateur.framework.prunable import PRUNABLE
+from secateur.framework.network.layers import PRUNABLE
 from secateur.framework.pruning.channels import channel_groups
 from secateur.utils.vision import torchvision
 

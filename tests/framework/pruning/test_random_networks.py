@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.framework.criterion import free_groups
-from secateur.framework.lineage import lineage_of
+from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.channels import ChannelGroup, channel_groups
 from secateur.framework.pruning.cutting import cut, mask_channels
-from secateur.framework.pruning.masks import Masks
 
 SIZE = 4
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.framework.criterion import Criterion
-from secateur.framework.prunable import prunable_weights
-from secateur.framework.pruning.masks import Masks
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.step import PruningStep
 
 

@@ -9,11 +9,11 @@ from small_nets import ConvNet, ResNet, images, one_thread, random_keep, randomi
 from torch import nn
 
 from secateur.framework.checkpoint import load_model, save_model
-from secateur.framework.measures import count_macs
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.budgets import Macs, dense_macs
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.cutting import cut
-from secateur.framework.pruning.masks import Masks
 from secateur.framework.pruning.targets import count_weights, cut_weights
 
 

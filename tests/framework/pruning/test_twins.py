@@ -11,8 +11,8 @@ from small_nets import ConvNet, ResNet, images
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from secateur.framework.pruning import twins
-from secateur.framework.pruning.twins import twin_of
+from secateur.framework.network import copies
+from secateur.framework.network.copies import twin_of
 
 
 class Odd(nn.Module):
@@ -73,5 +73,5 @@ def test_a_module_that_says_how_it_is_copied_is_asked(monkeypatch: pytest.Monkey
     model = nn.Sequential(Careful(2, 2))
     twin_of(model)
     assert asked == [model[0]]
-    monkeypatch.setattr(twins.copy, "deepcopy", lambda *_: pytest.fail("tables alone need none"))
+    monkeypatch.setattr(copies.copy, "deepcopy", lambda *_: pytest.fail("tables alone need none"))
     twin_of(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.measures import evaluating
+from secateur.framework.network.preserve import evaluating
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:

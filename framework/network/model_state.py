@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.lineage import has_lineage, lineage_of, set_lineage
-from secateur.framework.prunable import named_modules, tensor_name
-from secateur.framework.pruning.masks import Masks
+from secateur.framework.network.layers import named_modules, tensor_name
+from secateur.framework.network.lineage import has_lineage, lineage_of, set_lineage
+from secateur.framework.network.masks import Masks
 
 #: torch's own tables of a module: parameters, buffers, submodules and hooks
 TABLES = tuple(name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))

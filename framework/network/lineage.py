@@ -6,14 +6,14 @@ knows which of the original channels are left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.framework.prunable import named_tensors
+from secateur.framework.network.layers import named_tensors
 
 _ATTRIBUTE = "_secateur_lineage"
 
@@ -115,3 +115,10 @@ def same_network(model: nn.Module) -> Iterator[None]:
             del lineage.kept[key]
     for name, shape in shapes.items():
         lineage.dense.setdefault(name, shape)
+
+
+#: (tensor name, dimension) -> positions that stay, ascending
+Staying = dict[str, dict[int, Tensor]]
+
+
+Companion = MutableMapping[str, Tensor] | nn.Module

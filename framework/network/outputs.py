@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 #: how deep objects within objects are looked into
 DEPTH = 6
@@ -25,3 +26,14 @@ def output_tensors(out: Any, depth: int = DEPTH) -> list[Tensor]:
         slots = [name for kind in type(out).__mro__ for name in getattr(kind, "__slots__", ())]
         parts = [*getattr(out, "__dict__", {}).values(), *(getattr(out, name, None) for name in slots)]
     return [tensor for part in parts for tensor in output_tensors(part, depth - 1)]
+
+
+@contextmanager
+def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+    """Forward hooks that are gone afterwards."""
+    handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from secateur.framework.prunable import output_dim
-from secateur.framework.pruning.outputs import output_tensors
-from secateur.framework.pruning.readers import hooked
-from secateur.framework.untouched import untouched
+from secateur.framework.network.layers import output_dim
+from secateur.framework.network.outputs import hooked, output_tensors
+from secateur.framework.network.preserve import untouched
 
 #: operations that leave every channel by itself, beside those that torch tags as pointwise
 CHANNELWISE = ("pool", "prelu", "dropout", "hardtanh", "hardswish", "hardsigmoid")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.convolution_faults import safe_convolutions
-from secateur.framework.pruning.masks import PREFIX
+from secateur.framework.network.convolution_faults import safe_convolutions
+from secateur.framework.network.masks import PREFIX
 
 
 @contextmanager
@@ -69,3 +69,41 @@ def _same(one: Tensor, other: Tensor) -> bool:
     if one.is_meta or one.layout is not torch.strided:
         return True
     return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and afterwards every module's own mode again."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def scoring(model: nn.Module) -> Iterator[None]:
+    """Eval mode, and the user's gradients put aside; modes, buffers and gradients come back whatever happens."""
+    gradients = {parameter: parameter.grad for parameter in model.parameters()}
+    with untouched(model), torch.enable_grad():
+        try:
+            for parameter in gradients:
+                parameter.grad = None
+            yield
+        finally:
+            for parameter, gradient in gradients.items():
+                parameter.grad = gradient
+
+
+@contextmanager
+def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
+    modes = {module: module.training for model in models for module in model.modules()}
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training

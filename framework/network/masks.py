@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.prunable import prunable_weights, tensor_name
+from secateur.framework.network.layers import prunable_weights, tensor_name
 from secateur.utils.errors import UsageError
 
 PREFIX = "mask_of_"

@@ -5,10 +5,8 @@ Prunable weights are the weights of convolutions and linear layers, by type; bia
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,14 +16,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from secateur.framework.lineage import lineage_of
-from secateur.framework.ordinary import ordinary, ordinary_mode
-from secateur.framework.prunable import check_network, output_dim, prunable_layers, prunable_weights, tensor_name
-from secateur.framework.pruning.masks import Masks
-from secateur.framework.untouched import untouched
+from secateur.framework.network.latency import measure_latency
+from secateur.framework.network.layers import (
+    check_network,
+    output_dim,
+    prunable_layers,
+    prunable_weights,
+    tensor_name,
+)
+from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
+from secateur.framework.network.preserve import untouched
 from secateur.utils.errors import UsageError
-
-LATENCY_BATCHES = (1, 64)
 
 
 @ordinary_mode()
@@ -175,46 +178,6 @@ def _attention_in_parts() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def measure_latency(
-    models: Sequence[nn.Module],
-    example_input: Tensor,
-    batches: Sequence[int] = LATENCY_BATCHES,
-    repeats: int = 30,
-    warmup: int = 3,
-) -> list[dict[str, float]]:
-    """Median milliseconds of a forward pass per batch size, for each model, the runs taken in turns.
-
-    Eval mode, `inference_mode`, as many threads as torch has now, every model in its own memory format.
-    """
-    timed: list[dict[str, list[float]]] = [{str(size): [] for size in batches} for _ in models]
-    with ExitStack() as kept:
-        for model in models:
-            kept.enter_context(untouched(model))
-        for size in batches:
-            inputs = example_input[:1].expand(size, *example_input.shape[1:]).contiguous()
-            for repeat in range(-warmup, repeats):
-                for model, times in zip(models, timed, strict=True):
-                    with torch.inference_mode():
-                        seconds = _time(model, inputs)
-                    if repeat >= 0:
-                        times[str(size)].append(1000 * seconds)
-    return [{size: statistics.median(values) for size, values in times.items()} for times in timed]
-
-
-def _time(model: nn.Module, inputs: Tensor) -> float:
-    synchronize(inputs.device)
-    start = time.perf_counter()
-    model(inputs)
-    synchronize(inputs.device)
-    return time.perf_counter() - start
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for what the device still does, so that a clock sees it."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def csr_bytes(model: nn.Module) -> int:
     """Bytes with prunable weights as sparse rows (values, 32-bit columns, 32-bit row ends), the rest dense."""
     weights = prunable_weights(model)
@@ -226,18 +189,6 @@ def csr_bytes(model: nn.Module) -> int:
         else:
             total += tensor.numel() * tensor.element_size()
     return total
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and afterwards every module's own mode again."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _density(module: nn.Module) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from secateur.framework.ordinary import check_memory
+from secateur.framework.network.ordinary_tensors import check_memory
 from secateur.utils.errors import UsageError
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -111,3 +111,6 @@ def is_depthwise(module: nn.Module) -> bool:
         and module.groups > 1
         and module.groups == module.in_channels == module.out_channels
     )
+
+
+MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.convolution_faults import explained, faulty_layers
-from secateur.framework.criterion import scoring
-from secateur.framework.measures import count_macs, synchronize
+from secateur.framework.network.convolution_faults import explained, faulty_layers
+from secateur.framework.network.latency import synchronize
+from secateur.framework.network.preserve import scoring
+from secateur.framework.network.size import count_macs
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json
 from secateur.utils.files.bounded_yaml import RESULTS, read_json
