@@ -15,7 +15,6 @@ from click.core import ParameterSource
 
 from secateur import __version__
 from secateur.framework.config import FLAGS
-from secateur.framework.faults import ends_process, explained
 from secateur.framework.flags import Flag
 from secateur.framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled
 from secateur.framework.old_flags import (
@@ -27,6 +26,7 @@ from secateur.framework.old_flags import (
     without_truth_values,
 )
 from secateur.framework.oracle.settings import STUDY_FLAGS, prepare_study
+from secateur.framework.plugins.faults import ends_process, explained
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.memory import is_out_of_memory
 from secateur.utils.suggest import nearest, one_line, unknown
@@ -156,7 +156,7 @@ def list_plugins(ctx: click.Context, kind: str | None, plugins: tuple[str, ...])
 
     KIND is models, criterions, losses, optimizers, trainers, testers or datasets.
     """
-    from secateur.framework.plugins import registry
+    from secateur.framework.plugins.registry import registry
     from secateur.framework.prepare import add_plugins
 
     kinds = registry.kinds if kind is None else (_kind(kind, registry.kinds),)

@@ -27,7 +27,7 @@ from secateur import channel_groups, cut, prune, select
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.memory_format import fast_multiple
 from secateur.framework.network.size import count_macs
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.utils.errors import UsageError
 from secateur.utils.vision import torchvision
 

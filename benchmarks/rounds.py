@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from benchmarks.baselines import report_of
-from secateur.framework.plugins import option_names, registry
+from secateur.framework.plugins.registry import option_names, registry
 
 MEASURES = (
     "MagBased", "L1", "BN", "LossBased", "BiasedLoss", "BiasedLossTracked", "TFO", "Fisher", "NvidiaFisher",

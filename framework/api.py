@@ -20,7 +20,7 @@ from secateur.framework.network.memory_format import fast_multiple
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
 from secateur.framework.network.preserve import random_numbers_as_before
 from secateur.framework.network.size import measure
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.budgets import BUDGETS
 from secateur.framework.pruning.channels import check_example
 from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below

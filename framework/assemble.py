@@ -19,7 +19,7 @@ from secateur.framework.idle import idle_flags, idle_modes
 from secateur.framework.loss import Loss
 from secateur.framework.network.memory_format import FORMATS, fast_multiple, usable_format
 from secateur.framework.optimizer_options import optimizer_options
-from secateur.framework.plugins import build, check_options, option_default, option_names, registry
+from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.precision import check_finite
 from secateur.framework.pretrained import load_tensors
 from secateur.framework.pruning.batch_scores import Tracking

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from secateur.framework.config import FLAGS, GROUPS, KINDS, RunConfig, parse_values
-from secateur.framework.plugins import ROOT, registry
+from secateur.framework.plugins.registry import ROOT, registry
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import read_json
 from secateur.utils.suggest import unknown

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.ordinary_tensors import ordinary_mode
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.precision import converted, dtype_named, fits, unusual_dtypes
 from secateur.framework.pruning.attributes import follow_shapes
 from secateur.utils.errors import UsageError

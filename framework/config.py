@@ -355,7 +355,7 @@ class RunConfig:
     def _criterion_flags(self) -> dict[str, Any]:
         """The short flags of those options that the criterion has."""
         given = {option: getattr(self, flag) for flag, option in CRITERION_FLAGS.items()}
-        from secateur.framework.plugins import option_names, registry
+        from secateur.framework.plugins.registry import option_names, registry
 
         own = option_names(registry.get("criterions", self.prune_criterion))
         return {option: value for option, value in given.items() if option in own and value is not None}

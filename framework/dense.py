@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from secateur.framework.config import RunConfig
 from secateur.framework.modes import MODES
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 
 
 def dense_config(config: RunConfig) -> RunConfig:

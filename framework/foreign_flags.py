@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from secateur.framework.foreign_defaults import DENSE, WORDS, Settings, as_there, is_true, shown
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 

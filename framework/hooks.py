@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from secateur.framework.faults import ends_process
+from secateur.framework.plugins.faults import ends_process
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 

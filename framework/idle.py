@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from secateur.framework.config import KINDS, RunConfig
 from secateur.framework.modes import MODES
-from secateur.framework.plugins import option_names, registry
+from secateur.framework.plugins.registry import option_names, registry
 
 #: flags that only a plug-in with an option of this name reads
 READ_BY = {

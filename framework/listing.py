@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from secateur.framework.catalog import Entry
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
+from secateur.framework.plugins.source import Entry
 
 COLUMNS = ("name", "summary", "granularity", "when", "paper")
 PIPE_WIDTH = 240  # characters; in a file or a pipe a row is a line

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from secateur.framework.config import KINDS, RunConfig
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 from secateur.utils.errors import UsageError
 
 #: flags that choose a loss and more, at most one of them, and what they choose

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from secateur.framework.config import RunConfig
-from secateur.framework.plugins import build, option_names, registry
+from secateur.framework.plugins.registry import build, option_names, registry
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 

@@ -13,7 +13,7 @@ from secateur.framework.foreign_flags import translate
 from secateur.framework.hooks import installed_folders
 from secateur.framework.modes import use_modes, use_pruning_method, use_pruning_rate
 from secateur.framework.old_flags import translated
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 from secateur.framework.pruning_config import use_pruning_config
 from secateur.framework.robustness.checks import (
     attacks_of,

@@ -28,7 +28,7 @@ from typing import Any
 from secateur.framework.config import GROUPS, SHORT, RunConfig
 from secateur.framework.dense import dense_config
 from secateur.framework.environment import describe_environment
-from secateur.framework.plugins import ROOT
+from secateur.framework.plugins.registry import ROOT
 from secateur.framework.saved_config import load_config
 from secateur.framework.snapshot import TOP_NEVER, copy_tree
 from secateur.utils.errors import RunError, UsageError

@@ -21,13 +21,13 @@ from secateur.framework.console import Console
 from secateur.framework.dense import dense_config
 from secateur.framework.dense_accuracy import known_dense_accuracy
 from secateur.framework.extras import extras, shown_extras
-from secateur.framework.faults import contained
 from secateur.framework.hooks import hookimpl, manager
 from secateur.framework.idle import idle_in_tests
 from secateur.framework.network import memory_format
 from secateur.framework.network.lineage import was_pruned
 from secateur.framework.optimizer_options import try_optimizer
-from secateur.framework.plugins import build, registry
+from secateur.framework.plugins.faults import contained
+from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.trial import try_criterion
 from secateur.framework.recorder import Recorder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from secateur.framework.config import CRITERION_FLAGS, RunConfig
-from secateur.framework.plugins import option_names, registry
+from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.schedules.base import After, Before, During, Schedule, chosen
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.schedules.rounds import Rounds, shares

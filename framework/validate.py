@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from secateur.framework.catalog import check_source
 from secateur.framework.config import EXTRAS, FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
 from secateur.framework.modes import MODES, check_modes
-from secateur.framework.plugins import option_names, registry
+from secateur.framework.plugins.registry import option_names, registry
+from secateur.framework.plugins.source import check_source
 from secateur.framework.run_folder import find_checkpoint, find_pretrained
 from secateur.framework.scheduling import check_criterion_flags, check_schedule
 from secateur.utils.errors import UsageError

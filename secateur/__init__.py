@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from secateur.framework.network.masks import Masks as Masks
     from secateur.framework.network.preserve import scoring as scoring
     from secateur.framework.network.size import measure as measure
-    from secateur.framework.plugins import Registry as Registry
-    from secateur.framework.plugins import build as build
-    from secateur.framework.plugins import registry as registry
+    from secateur.framework.plugins.registry import Registry as Registry
+    from secateur.framework.plugins.registry import build as build
+    from secateur.framework.plugins.registry import registry as registry
     from secateur.framework.pruning.adapters import Kept as Kept
     from secateur.framework.pruning.adapters import adapter as adapter
     from secateur.framework.pruning.channels import ChannelGroup as ChannelGroup
@@ -88,7 +88,7 @@ _HOME = {
     "Masks": "framework.network.masks",
     "Never": "framework.schedules.base",
     "PruneReport": "framework.api",
-    "Registry": "framework.plugins",
+    "Registry": "framework.plugins.registry",
     "Rounds": "framework.schedules.rounds",
     "RunError": "utils.errors",
     "Schedule": "framework.schedules.base",
@@ -98,7 +98,7 @@ _HOME = {
     "Trainer": "framework.trainer",
     "UsageError": "utils.errors",
     "adapter": "framework.pruning.adapters",
-    "build": "framework.plugins",
+    "build": "framework.plugins.registry",
     "channel_groups": "framework.pruning.channels",
     "cut": "framework.pruning.cutting",
     "decay_groups": "framework.trainer",
@@ -109,7 +109,7 @@ _HOME = {
     "measure": "framework.network.size",
     "prunable_weights": "framework.network.layers",
     "prune": "framework.api",
-    "registry": "framework.plugins",
+    "registry": "framework.plugins.registry",
     "same_network": "framework.network.lineage",
     "save_model": "framework.checkpoint",
     "scoring": "framework.network.preserve",

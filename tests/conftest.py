@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from secateur.framework.network.latency import measure_latency
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from secateur.framework.checkpoint import load_model
-from secateur.framework.plugins import build, registry
+from secateur.framework.plugins.registry import build, registry
 from secateur.framework.run_folder import RunFolder
 from secateur.main import main
 from secateur.utils.files import atomic

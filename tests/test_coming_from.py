@@ -13,7 +13,7 @@ import pytest
 
 from secateur import main as command_line
 from secateur.framework.config import FLAGS
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.main import main
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,7 +14,7 @@ import yaml
 
 from secateur.framework.checkpoint import load_model
 from secateur.framework.network.masks import Masks
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 from secateur.framework.run_folder import RunFolder
 from secateur.main import main
 

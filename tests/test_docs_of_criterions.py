@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from secateur.framework.criterion import Criterion, Data
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 from secateur.framework.schedules.base import ITERATIVE, Schedule
 
 TABLE = Path(__file__).parent.parent / "docs" / "criterions.md"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.faults import contained
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.faults import contained
+from secateur.framework.plugins.registry import registry
 from secateur.main import main
 from secateur.utils.errors import RunError
 

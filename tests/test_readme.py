@@ -14,7 +14,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from secateur.framework.config import FLAGS
-from secateur.framework.plugins import option_names, registry
+from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.robustness.names import ATTACKS as EVERY_ATTACK
 from secateur.framework.validate import TAKEN
 from secateur.main import main

@@ -31,7 +31,7 @@ from secateur.framework.config import FLAGS
 from secateur.framework.console import Console
 from secateur.framework.network.masks import Masks
 from secateur.framework.plots import draw_scores
-from secateur.framework.plugins import build, registry
+from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.selection import Keep
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.run_folder import RunFolder

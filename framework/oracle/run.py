@@ -16,7 +16,7 @@ from secateur.framework.oracle.choice import ALL, chosen_criterions
 from secateur.framework.oracle.settings import StudyConfig
 from secateur.framework.oracle.study import Study, judge, measure_oracle
 from secateur.framework.oracle.tables import head, left_out_lines, table
-from secateur.framework.plugins import build, registry
+from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.trial import try_criterion
 from secateur.framework.run_folder import RunFolder

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.framework.hooks import manager
 from secateur.framework.loss import Loss
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.trainer import Parts, Settings, Trainer
 from secateur.utils.loading.dataset import DataSet

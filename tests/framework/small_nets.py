@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.framework.criterion import free_groups
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels import ChannelGroup
 from secateur.framework.pruning.cutting import mask_channels
 

@@ -11,7 +11,7 @@ import pytest
 
 from secateur.framework.autoconfig import SHIPPED, fill, load_rules
 from secateur.framework.config import RunConfig
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 from secateur.utils.errors import UsageError
 
 Command = Callable[..., Any]

@@ -33,7 +33,7 @@ from secateur.framework.checkpoint import KEY, file_size, is_ours, load_model, s
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import measure
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pretrained import load_tensors
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.cutting import cut
@@ -229,7 +229,7 @@ def test_buffers_that_are_not_saved_have_their_values_in_a_rebuilt_network(
         def forward(self, inputs: Tensor) -> Tensor:
             return self.layer(inputs) * self.table
 
-    from secateur.framework.plugins import registry
+    from secateur.framework.plugins.registry import registry
 
     monkeypatch.setitem(registry._files["models"], "Scaled", Path(__file__))
     monkeypatch.setitem(registry._classes, ("models", "Scaled"), Scaled)

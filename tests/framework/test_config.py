@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from secateur.framework.config import FLAGS, GROUPS, KINDS, RunConfig
 from secateur.framework.config_file import merge, parse_settings, parse_value
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 from secateur.utils.errors import UsageError
 
 Command = Callable[..., Any]

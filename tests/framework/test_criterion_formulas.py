@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from secateur.framework.criterion import Criterion, free_groups
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels import ChannelGroup, channel_groups
 from secateur.utils.errors import UsageError
 

@@ -31,7 +31,7 @@ from secateur.framework.criterion import Criterion, check_scores, free_groups, m
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import scoring
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels import ChannelGroup, channel_groups
 from secateur.framework.schedules.base import Schedule
 from secateur.utils.errors import UsageError

@@ -9,7 +9,7 @@ from small_nets import one_thread, same  # noqa: F401
 
 from secateur.framework.criterion import Criterion, Data, free_groups
 from secateur.framework.network.size import weight_sparsity
-from secateur.framework.plugins import build, option_names, registry
+from secateur.framework.plugins.registry import build, option_names, registry
 from secateur.framework.pruning.batch_scores import Tracking
 from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.iterative_weights import IterativeWeightPruner

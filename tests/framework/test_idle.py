@@ -12,7 +12,7 @@ from secateur.framework.config import FLAGS, RunConfig
 from secateur.framework.config_file import merge
 from secateur.framework.idle import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, idle_in_tests
 from secateur.framework.modes import use_modes
-from secateur.framework.plugins import build, option_names, registry
+from secateur.framework.plugins.registry import build, option_names, registry
 from secateur.framework.schedules.base import Never
 
 

@@ -26,7 +26,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from secateur.framework.criterion import Criterion, free_groups
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels import ChannelGroup, channel_groups
 from secateur.utils.errors import UsageError
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from secateur.framework.modes import METHODS
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 from secateur.main import main
 
 

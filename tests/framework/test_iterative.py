@@ -17,7 +17,7 @@ from secateur import Iterative
 from secateur.framework.criterion import Criterion, Data, free_groups
 from secateur.framework.hooks import hookimpl
 from secateur.framework.network.size import count_macs, node_sparsity
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.budgets import Macs
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.chunks import Chunks

@@ -15,7 +15,7 @@ from secateur.framework.hooks import hookimpl
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.iterative_weights import IterativeWeightPruner

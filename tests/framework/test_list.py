@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from secateur.framework import hooks
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 
 Command = Callable[..., Any]
 IMPLEMENT = "from secateur.framework.hooks import hookimpl\n@hookimpl\n"

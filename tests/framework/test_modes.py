@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from secateur.framework.modes import MODES
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 
 Command = Callable[..., Any]
 ORIGINAL = Path(registry._root) / "configs" / "snipit_original.yaml"

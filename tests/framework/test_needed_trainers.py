@@ -12,7 +12,7 @@ import pytest
 
 from secateur.framework.config import RunConfig
 from secateur.framework.dense import dense_config
-from secateur.framework.plugins import ROOT, registry
+from secateur.framework.plugins.registry import ROOT, registry
 
 Command = Callable[..., Any]
 

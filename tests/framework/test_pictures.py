@@ -24,7 +24,7 @@ from secateur.framework.network.size import count_macs, layer_sparsities, weight
 from secateur.framework.pictures import confusion, network, saliency, scores, weights
 from secateur.framework.pictures.gallery import LABELS, some
 from secateur.framework.pictures.listener import Pictures
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.selection import select
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.trainer import Parts, Settings

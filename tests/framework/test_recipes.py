@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from secateur.framework.assemble import build_pruner
 from secateur.framework.criterion import Criterion, free_groups
-from secateur.framework.plugins import ROOT
+from secateur.framework.plugins.registry import ROOT
 from secateur.framework.prepare import prepare_run
 from secateur.framework.pruning import step as pruning_step
 from secateur.framework.pruning.channels import channel_groups

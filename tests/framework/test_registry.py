@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.framework.option_values import check_values
-from secateur.framework.plugins import FOLDERS, ROOT, Registry, build, check_options, option_names
+from secateur.framework.plugins.options import check_values
+from secateur.framework.plugins.registry import FOLDERS, ROOT, Registry, build, check_options, option_names
 from secateur.utils.errors import UsageError
 
 Tree = Callable[[dict[str, str]], Path]

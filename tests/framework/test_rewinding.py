@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.framework.hooks import hookimpl, manager
 from secateur.framework.loss import Loss
 from secateur.framework.network.masks import PREFIX, Masks
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.rewinding import Rewinder, check_rewinding
 from secateur.framework.schedules.base import After, Before, During, Never

@@ -14,7 +14,7 @@ from secateur.framework.autoconfig import fill
 from secateur.framework.config import RunConfig
 from secateur.framework.foreign_defaults import TRAINING
 from secateur.framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled, translate
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 from secateur.framework.pruning_config import KEYS, NEEDLESS, SPECIAL
 
 Command = Callable[..., Any]

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from secateur.framework.criterion import Data, free_groups
 from secateur.framework.group_decay import GroupDecay, shrink_filters
 from secateur.framework.hooks import hookimpl
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.batch_scores import RunningScores, Tracking
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.pruner import Pruner

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from secateur import channel_groups, cut, load_model, registry, save_model
 from secateur.framework.network.masks import Masks
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.utils.errors import UsageError
 
 LOSSES = ["HoyerSquare", "GroupHoyerSquare"]

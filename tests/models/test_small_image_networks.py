@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from secateur.framework.network.size import count_macs
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.cutting import cut
 from secateur.utils.errors import UsageError

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from secateur import load_model, prune, save_model
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.plugins import ROOT, build, option_default, option_names, registry
+from secateur.framework.plugins.registry import ROOT, build, option_default, option_names, registry
 from secateur.framework.pretrained import load_tensors
 from secateur.framework.pruning.channels import channel_groups
 from secateur.utils.errors import UsageError

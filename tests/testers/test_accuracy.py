@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.tester import TestContext
 from secateur.utils.calibration import Tally
 from secateur.utils.classification import confusion_counts, correct_samples

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.plugins import build, registry
+from secateur.framework.plugins.registry import build, registry
 from secateur.framework.tester import Network, TestContext
 from secateur.utils.errors import RunError
 from tests.framework.small_nets import one_thread as one_thread

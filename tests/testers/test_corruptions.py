@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.robustness.corruptions import CORRUPTIONS, STRENGTHS, blur, contrast, noise
 from secateur.framework.robustness.results import wilson
 from secateur.framework.tester import Network, TestContext

@@ -17,7 +17,7 @@ from secateur.framework.config import RunConfig
 from secateur.framework.hooks import HookSpecs, hookimpl, manager
 from secateur.framework.loss import Loss
 from secateur.framework.network.masks import Masks
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.trainer import Parts, Settings, decay_groups
 from secateur.losses.CrossEntropy import CrossEntropy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from secateur.framework.oracle.choice import chosen_criterions
-from secateur.framework.plugins import registry
+from secateur.framework.plugins.registry import registry
 from secateur.utils.errors import UsageError
 
 

@@ -16,7 +16,7 @@ from secateur.framework.criterion import Batch, Groups, LossFunction, Scores, fr
 from secateur.framework.oracle.correlation import MEASURES, correlation
 from secateur.framework.oracle.study import REFERENCES, Study, judge, measure_oracle
 from secateur.framework.oracle.tables import head, left_out_lines, table
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.cutting import mask_channels
 from secateur.utils.files.atomic import write_json
 from tests.framework.small_nets import ConvNet, ResNet, images, one_thread, randomise, same, seeded, snapshot

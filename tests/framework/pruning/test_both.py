@@ -30,7 +30,7 @@ from secateur.framework.criterion import Criterion, Groups, free_groups
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.both import keep_both
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.cutting import channel_masks

@@ -28,7 +28,7 @@ from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.criterion import Criterion
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import node_sparsity
-from secateur.framework.plugins import build
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.inputs import input_columns, keep_inputs, living_inputs, over_inputs
 from secateur.framework.pruning.step import PruningStep
 from secateur.utils.errors import UsageError

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from secateur.framework.catalog import Entry, ancestry, check_source, read_entry
-from secateur.framework.faults import PLUGIN_FILES, ends_process
-from secateur.framework.option_values import check_values
+from secateur.framework.plugins.faults import PLUGIN_FILES, ends_process
+from secateur.framework.plugins.options import check_values
+from secateur.framework.plugins.source import Entry, ancestry, check_source, read_entry
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line, unknown
 
