@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from secateur.framework.plugins.registry import Registry as Registry
     from secateur.framework.plugins.registry import build as build
     from secateur.framework.plugins.registry import registry as registry
-    from secateur.framework.pruning.adapters import Kept as Kept
-    from secateur.framework.pruning.adapters import adapter as adapter
+    from secateur.framework.pruning.adapters.base import Kept as Kept
+    from secateur.framework.pruning.adapters.base import adapter as adapter
     from secateur.framework.pruning.channels import ChannelGroup as ChannelGroup
     from secateur.framework.pruning.channels import channel_groups as channel_groups
     from secateur.framework.pruning.cutting import cut as cut
@@ -82,7 +82,7 @@ _HOME = {
     "Groups": "framework.criterion",
     "Iterative": "framework.schedules.every_n_batches",
     "Keep": "framework.pruning.selection",
-    "Kept": "framework.pruning.adapters",
+    "Kept": "framework.pruning.adapters.base",
     "Loss": "framework.loss",
     "LossFunction": "framework.criterion",
     "Masks": "framework.network.masks",
@@ -97,7 +97,7 @@ _HOME = {
     "Tester": "framework.tester",
     "Trainer": "framework.trainer",
     "UsageError": "utils.errors",
-    "adapter": "framework.pruning.adapters",
+    "adapter": "framework.pruning.adapters.base",
     "build": "framework.plugins.registry",
     "channel_groups": "framework.pruning.channels",
     "cut": "framework.pruning.cutting",

@@ -16,7 +16,7 @@ from secateur.framework.network.layers import check_network, named_tensors
 from secateur.framework.network.lineage import Companion, Lineage, Staying, has_lineage, lineage_of, set_lineage
 from secateur.framework.network.masks import PREFIX, Masks
 from secateur.framework.network.ordinary_tensors import ordinary_mode
-from secateur.framework.pruning.attributes import follow_shapes
+from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels import ChannelGroup, Groups, TracedGroups, example_of, remap
 from secateur.framework.pruning.folding import moved_constants
 from secateur.framework.pruning.undo import all_or_nothing

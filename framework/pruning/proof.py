@@ -23,7 +23,7 @@ from secateur.framework.network.lineage import Staying, lineage_of
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
 from secateur.framework.network.preserve import random_numbers_as_before, untouched
-from secateur.framework.pruning.attributes import follow_shapes
+from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels import MODEL_OUTPUT, Groups
 from secateur.framework.pruning.cutting import Factor, rescaled, rescaling, shrink, what_stays
 

@@ -29,7 +29,7 @@ from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
 from secateur.framework.network.preserve import random_numbers_as_before, untouched
 from secateur.framework.pruning import rules_shapes as rules_shapes  # registers its rules
-from secateur.framework.pruning.attributes import heads_of
+from secateur.framework.pruning.adapters.torch_layers import heads_of
 from secateur.framework.pruning.channels import MODEL_OUTPUT, ChannelGroup
 from secateur.framework.pruning.flow import storage_of
 from secateur.framework.pruning.grouping import Run, collect, doubtful_groups, mark_removable, named_groups

@@ -27,7 +27,8 @@ from torch.nn import functional as F
 from secateur import measure, prune, select
 from secateur.framework.network.lineage import Lineage, lineage_of
 from secateur.framework.network.masks import Masks
-from secateur.framework.pruning import adapters, cutting
+from secateur.framework.pruning import cutting
+from secateur.framework.pruning.adapters import base
 from secateur.framework.pruning.channels import channel_groups
 from secateur.framework.pruning.cutting import cut, mask_channels
 from secateur.utils.errors import UsageError
@@ -460,7 +461,7 @@ def test_an_adapter_that_fails_half_way_undoes_the_cut(monkeypatch: pytest.Monke
 
     model, optimizer = in_training()
     groups = channel_groups(model, torch.randn(2, 6))
-    monkeypatch.setattr(adapters, "_ADAPTERS", {**adapters._ADAPTERS, Marked: refuse})
+    monkeypatch.setattr(base, "_ADAPTERS", {**base._ADAPTERS, Marked: refuse})
     twin = copy.deepcopy(model)
     average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     everything, of_twin = Everything(model, optimizer, [average]), Everything(twin)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.framework.network.layers import tensor_name
-from secateur.framework.pruning.adapters import Kept, adapter
+from secateur.framework.pruning.adapters.base import Kept, adapter
 
 PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -178,9 +178,7 @@ def _maxvit(module: Any, kept: Kept) -> None:
     rows = kept("to_qkv.weight", 0)
     if all(kept(name, dim) is None for name in ("to_qkv.weight", "merge.weight") for dim in (0, 1)):
         return
-    from secateur.framework.pruning.windows import (
-        SlimMaxVitAttention,  # imports torchvision, which is there if this runs
-    )
+    from secateur.framework.pruning.adapters.torchvision_attention import SlimMaxVitAttention
 
     if not isinstance(module, SlimMaxVitAttention):
         module.dense_heads = module.n_heads, module.head_dim
@@ -197,7 +195,11 @@ def _swin(module: Any, kept: Kept) -> None:
     rows = kept("qkv.weight", 0)
     if all(kept(name, dim) is None for name in ("qkv.weight", "proj.weight") for dim in (0, 1)):
         return
-    from secateur.framework.pruning.windows import SlimWindowAttention, SlimWindowAttentionV2, is_v2
+    from secateur.framework.pruning.adapters.torchvision_attention import (
+        SlimWindowAttention,
+        SlimWindowAttentionV2,
+        is_v2,
+    )
 
     if not isinstance(module, (SlimWindowAttention, SlimWindowAttentionV2)):
         dense = module.qkv.weight.shape[0] if rows is None else kept.lineage.dense[kept.name("qkv.weight")][0]
