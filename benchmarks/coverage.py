@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from benchmarks.timing import machine
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.size import count_macs
-from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.pruning.cutting import cut, mask_channels
 from secateur.utils.vision import torchvision
 

@@ -25,8 +25,8 @@ from benchmarks.overhead import SEED
 from benchmarks.score import plain, scorer
 from benchmarks.timing import Row, by_turns, head, record, show
 from secateur import build, channel_groups
-from secateur.framework.criterion import free_groups
 from secateur.framework.network.preserve import scoring
+from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.curvature import Curvature
 from secateur.utils.loading.batches import Batch
 from secateur.utils.loading.loaders import make_loaders

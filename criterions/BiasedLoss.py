@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.criterion import Batch, Groups, LossFunction
+from secateur.framework.criterion import Batch, LossFunction
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.initial import InitialWeights
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from torch import nn
 
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.criterion import Batch, Groups, LossFunction, Scores, with_groups
+from secateur.framework.criterion import Batch, LossFunction, Scores, with_groups
 from secateur.framework.pruning.batchwise import over_channels
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.producers import producer_parameters
 
 

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.criterion import Batch, Groups, LossFunction
+from secateur.framework.criterion import Batch, LossFunction
 from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.batchwise import each_gradient, mean_of, one_sample_each, softened
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.producers import producer_parameters
 
 

@@ -5,9 +5,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores
+from secateur.framework.criterion import Batch, Criterion, Data, LossFunction, Scores
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.pruning.batchwise import check_temperature
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.gradient_flow import GradientFlow
 from secateur.framework.schedules.base import Before, Schedule
 

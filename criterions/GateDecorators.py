@@ -6,18 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.criterion import (
-    Batch,
-    Criterion,
-    Data,
-    Groups,
-    LossFunction,
-    Scores,
-    mean_gradients,
-    with_groups,
-)
+from secateur.framework.criterion import Batch, Criterion, Data, LossFunction, Scores, mean_gradients, with_groups
 from secateur.framework.network.layers import prunable_weights, tensor_name
 from secateur.framework.network.preserve import scoring
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.inputs import input_columns
 from secateur.framework.pruning.norms import norm_gate_gradients
 from secateur.framework.schedules.base import During, Schedule

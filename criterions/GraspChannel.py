@@ -5,8 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, with_groups
+from secateur.framework.criterion import Batch, Criterion, Data, LossFunction, Scores, with_groups
 from secateur.framework.pruning.batchwise import check_flow_options, over_channels
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.gradient_flow import GradientFlow
 from secateur.framework.pruning.producers import producer_parameters
 from secateur.framework.schedules.base import During, Schedule

@@ -5,8 +5,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
+from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores
 from secateur.framework.network.layers import prunable_weights
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.schedules.base import After, Schedule
 
 

@@ -5,9 +5,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.criterion import Batch, Criterion, Data, Groups, LossFunction, Scores, mean_gradients
+from secateur.framework.criterion import Batch, Criterion, Data, LossFunction, Scores, mean_gradients
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.preserve import scoring
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.schedules.base import Before, Schedule
 
 

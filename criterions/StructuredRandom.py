@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
+from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores, with_groups
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.inputs import input_columns
 from secateur.framework.schedules.base import Before, Schedule
 

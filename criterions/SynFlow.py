@@ -6,9 +6,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores
+from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores
 from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.activations import synaptic_flow
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.schedules.base import Before, Schedule
 from secateur.utils.errors import UsageError
 

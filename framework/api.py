@@ -22,7 +22,7 @@ from secateur.framework.network.preserve import random_numbers_as_before
 from secateur.framework.network.size import measure
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.budgets import BUDGETS
-from secateur.framework.pruning.channels import check_example
+from secateur.framework.pruning.channels.groups import check_example
 from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import prunable_weights
+from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.schedules.base import Before, Schedule
 from secateur.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from secateur.framework.pruning.channels import ChannelGroup
+    from secateur.framework.pruning.channels.groups import ChannelGroup
 
 #: name -> float32 tensor, higher = keep: parameter names for weights, group names for channels
 Scores = Mapping[str, Tensor]
 Batch = tuple[Tensor, Tensor]
 LossFunction = Callable[[Tensor, Tensor], Tensor]
-Groups = Mapping[str, "ChannelGroup"]
 
 #: the activations of fewer samples are not what fills memory
 WORTH_HALVING = 16
@@ -112,18 +112,13 @@ class Criterion(ABC):
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
 
 
-def free_groups(groups: Groups) -> dict[str, ChannelGroup]:
-    """The groups that may be pruned, in forward order."""
-    return {name: group for name, group in groups.items() if group.protected is None}
-
-
 def with_groups(
     model: nn.Module, batches: Iterable[Batch], groups: Groups | None
 ) -> tuple[dict[str, ChannelGroup], Iterable[Batch]]:
     """The free groups, traced from the first inputs where none were given, and all the batches still."""
     if groups is not None:
         return free_groups(groups), batches
-    from secateur.framework.pruning.channels import channel_groups
+    from secateur.framework.pruning.channels.discovery import channel_groups
 
     batches = list(batches)
     if not batches:

@@ -16,7 +16,8 @@ from secateur.framework.checkpoint import file_size
 from secateur.framework.console import Console
 from secateur.framework.hooks import hookimpl
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import csr_bytes, layer_sparsities, node_sparsity, weight_sparsity
+from secateur.framework.network.size import csr_bytes, layer_sparsities, weight_sparsity
+from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.rewinding import rewind_point
 from secateur.framework.run_folder import RunFolder

@@ -14,8 +14,9 @@ from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.memory_format import lay_out
-from secateur.framework.network.size import count_macs, csr_bytes, measure, node_sparsity, weight_sparsity
+from secateur.framework.network.size import count_macs, csr_bytes, measure, weight_sparsity
 from secateur.framework.plugins.registry import build
+from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.schedules.base import Never
 from secateur.framework.scheduling import schedule_of

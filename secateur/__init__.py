@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from secateur.framework.criterion import Batch as Batch
     from secateur.framework.criterion import Criterion as Criterion
     from secateur.framework.criterion import Data as Data
-    from secateur.framework.criterion import Groups as Groups
     from secateur.framework.criterion import LossFunction as LossFunction
     from secateur.framework.criterion import Scores as Scores
     from secateur.framework.criterion import mean_gradients as mean_gradients
@@ -44,8 +43,9 @@ if TYPE_CHECKING:
     from secateur.framework.plugins.registry import registry as registry
     from secateur.framework.pruning.adapters.base import Kept as Kept
     from secateur.framework.pruning.adapters.base import adapter as adapter
-    from secateur.framework.pruning.channels import ChannelGroup as ChannelGroup
-    from secateur.framework.pruning.channels import channel_groups as channel_groups
+    from secateur.framework.pruning.channels.discovery import channel_groups as channel_groups
+    from secateur.framework.pruning.channels.groups import ChannelGroup as ChannelGroup
+    from secateur.framework.pruning.channels.groups import Groups as Groups
     from secateur.framework.pruning.cutting import cut as cut
     from secateur.framework.pruning.inputs import input_columns as input_columns
     from secateur.framework.pruning.selection import Keep as Keep
@@ -73,13 +73,13 @@ _HOME = {
     "After": "framework.schedules.base",
     "Batch": "framework.criterion",
     "Before": "framework.schedules.base",
-    "ChannelGroup": "framework.pruning.channels",
+    "ChannelGroup": "framework.pruning.channels.groups",
     "Criterion": "framework.criterion",
     "Data": "framework.criterion",
     "DataSet": "utils.loading.dataset",
     "DefaultTrainer": "trainers.DefaultTrainer",
     "During": "framework.schedules.base",
-    "Groups": "framework.criterion",
+    "Groups": "framework.pruning.channels.groups",
     "Iterative": "framework.schedules.every_n_batches",
     "Keep": "framework.pruning.selection",
     "Kept": "framework.pruning.adapters.base",
@@ -99,7 +99,7 @@ _HOME = {
     "UsageError": "utils.errors",
     "adapter": "framework.pruning.adapters.base",
     "build": "framework.plugins.registry",
-    "channel_groups": "framework.pruning.channels",
+    "channel_groups": "framework.pruning.channels.discovery",
     "cut": "framework.pruning.cutting",
     "decay_groups": "framework.trainer",
     "hookimpl": "framework.hooks",

@@ -20,8 +20,8 @@ from PIL import Image
 
 import secateur
 from secateur import channel_groups, cut, load_model, save_model
-from secateur.framework.criterion import free_groups
 from secateur.framework.plugins.registry import build
+from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.cutting import mask_channels
 from secateur.framework.robustness.names import ATTACKS
 from secateur.framework.run_folder import RunFolder

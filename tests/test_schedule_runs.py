@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from secateur.framework.checkpoint import load_model
-from secateur.framework.network.size import node_sparsity
+from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.run_folder import RunFolder
 from secateur.main import main
 

@@ -19,7 +19,8 @@ from secateur.framework.hard_concrete import (
 from secateur.framework.network.batch_norm import measured_statistics, running_statistics
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import evaluating
-from secateur.framework.pruning.channels import Groups, channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
 from secateur.framework.trainer import Parts, Settings, decay_groups
 from secateur.trainers.DefaultTrainer import DefaultTrainer

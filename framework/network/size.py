@@ -19,7 +19,6 @@ from torch.utils.flop_counter import flop_registry
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.layers import (
     check_network,
-    output_dim,
     prunable_layers,
     prunable_weights,
     tensor_name,
@@ -28,6 +27,7 @@ from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
 from secateur.framework.network.preserve import untouched
+from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.utils.errors import UsageError
 
 
@@ -85,27 +85,6 @@ def layer_sparsities(model: nn.Module) -> dict[str, float]:
         total = _numel(dense.get(tensor_name(name, "weight"), tuple(weight.shape)))
         found[name or type(model).__name__] = 1 - int(torch.count_nonzero(weight)) / max(1, total)
     return found
-
-
-def node_sparsity(model: nn.Module, example_input: Tensor) -> float:
-    """1 - output units of prunable layers now / those of the dense network, the output layers left out.
-
-    A unit whose weights are all zero counts as gone. 0 for a network without hidden units.
-    """
-    from secateur.framework.pruning.channels import channel_groups
-
-    lineage = lineage_of(model)
-    if lineage.output_layers is None:
-        channel_groups(model, example_input)
-    total = left = 0
-    for name, module in prunable_layers(model).items():
-        if name in (lineage.output_layers or ()):
-            continue
-        weight, dim = module.weight, output_dim(module)
-        assert isinstance(weight, Tensor)
-        total += lineage.dense.get(tensor_name(name, "weight"), tuple(weight.shape))[dim]
-        left += int(weight.detach().movedim(dim, 0).flatten(1).any(dim=1).sum())
-    return 1 - left / total if total else 0.0
 
 
 def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, int]]:

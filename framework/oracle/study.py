@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.contract import held_to_contract
-from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, check_scores, free_groups
+from secateur.framework.criterion import Batch, Criterion, LossFunction, check_scores
 from secateur.framework.network.preserve import scoring
 from secateur.framework.oracle.correlation import Correlation, correlation, mean
-from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, free_groups
 from secateur.framework.pruning.removal import loss_changes
 
 Track = Callable[[Sequence[Batch]], Iterable[Batch]]

@@ -9,8 +9,9 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, Groups, LossFunction, add_gradients, mean_gradients
+from secateur.framework.criterion import Batch, LossFunction, add_gradients, mean_gradients
 from secateur.framework.network.preserve import scoring
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.producers import add_units, producer_parameters
 from secateur.utils.errors import UsageError
 

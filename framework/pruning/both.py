@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import dense_weights
-from secateur.framework.pruning.channels import ChannelGroup, Groups
+from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
 from secateur.framework.pruning.selection import Keep, lowest
 
 

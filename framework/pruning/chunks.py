@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.pruning.budgets import Budget
-from secateur.framework.pruning.channels import Groups
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.ranking import Limits, competing, dense_channels
 from secateur.framework.pruning.selection import Keep
 

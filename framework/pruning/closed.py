@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.criterion import free_groups
 from secateur.framework.hard_concrete import LAYERS, L0BatchNorm2d, L0Conv2d, l0_layers
 from secateur.framework.network.layers import prunable_layers, tensor_name
 from secateur.framework.network.lineage import lineage_of, same_network
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import untouched
-from secateur.framework.pruning.channels import ChannelGroup, Groups
+from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, free_groups
 from secateur.framework.pruning.cutting import cut
 from secateur.framework.pruning.folding import foldable
 from secateur.framework.pruning.norms import norms_behind

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from secateur.framework.criterion import Groups
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from secateur.framework.criterion import Batch, Groups, LossFunction
+from secateur.framework.criterion import Batch, LossFunction
 from secateur.framework.pruning.batchwise import freeze, peek
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.gated import gated
 from secateur.framework.pruning.hearing import hear, listening, sum_positions
 from secateur.framework.pruning.importance import joined

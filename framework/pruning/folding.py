@@ -18,8 +18,8 @@ from secateur.framework.network.layers import TRANSPOSED, tensor_name
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.network.preserve import random_numbers_as_before, untouched
-from secateur.framework.pruning.channels import Groups, example_of
-from secateur.framework.pruning.readers import Reader, readers_of, sole_norms
+from secateur.framework.pruning.channels.consumers import Reader, readers_of, sole_norms
+from secateur.framework.pruning.channels.groups import Groups, example_of
 from secateur.utils.errors import UsageError
 
 SEED = 20_240_229

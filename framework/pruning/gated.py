@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from secateur.framework.network.layers import prunable_layers
-from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.pruning.places import Places
 
 Run = Callable[[Tensor], Any]

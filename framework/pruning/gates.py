@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from secateur.framework.criterion import Batch, LossFunction, add_gradients
 from secateur.framework.network.layers import output_dim, tensor_name, unit_is_channel
 from secateur.framework.network.outputs import output_tensors
-from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.pruning.producers import add_units, per_unit, producer_parameters
 from secateur.utils.errors import UsageError
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from secateur.framework.criterion import Batch, LossFunction
 from secateur.framework.pruning.batchwise import Part, each_gradient, freeze, gradient, peek
-from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.pruning.hearing import Reduce, hear, listening, sum_positions
 from secateur.framework.pruning.places import Places
 from secateur.framework.pruning.producers import add_units

@@ -12,7 +12,7 @@ from secateur.framework.criterion import Criterion, float_scores
 from secateur.framework.network.layers import TRANSPOSED, prunable_layers, prunable_weights, tensor_name
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import untouched
-from secateur.framework.pruning.channels import Groups
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.selection import lowest, select
 from secateur.utils.errors import UsageError
 

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.contract import held_to_contract
-from secateur.framework.criterion import Criterion, check_scores, free_groups
+from secateur.framework.criterion import Criterion, check_scores
 from secateur.framework.hooks import hookimpl
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.pruning.batch_scores import batch_scores
 from secateur.framework.pruning.budgets import Macs
+from secateur.framework.pruning.channels.groups import free_groups
+from secateur.framework.pruning.channels.slicing import shrink
 from secateur.framework.pruning.chunks import Chunks
-from secateur.framework.pruning.cutting import shrink
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.selection import Keep
 from secateur.framework.pruning.step import PruneEvent

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import tensor_name
-from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.pruning.places import Places
 from secateur.framework.pruning.producers import add_units
 from secateur.utils.errors import UsageError

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.framework.criterion import free_groups
 from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import free_groups
 
 
 def planned_passes(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import output_dim, tensor_name
-from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.channels.groups import ChannelGroup
 
 
 def producer_parameters(

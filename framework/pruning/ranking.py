@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.budgets import Budget, Nodes
-from secateur.framework.pruning.channels import ChannelGroup, Groups
+from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
 from secateur.framework.pruning.selection import Keep, lowest, select
 
 #: what competes with what: all channels, those of a group, those of groups that are built alike

@@ -11,9 +11,9 @@ from torch.func import functional_call
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map
 
-from secateur.framework.criterion import Batch, Groups, LossFunction
+from secateur.framework.criterion import Batch, LossFunction
 from secateur.framework.pruning.batchwise import peek
-from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
 from secateur.framework.pruning.reading import Read, reads_of
 from secateur.framework.pruning.replay import Replay
 

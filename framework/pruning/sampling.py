@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, Criterion, Groups, free_groups, with_groups
-from secateur.framework.pruning.channels import ChannelGroup, example_of
+from secateur.framework.criterion import Batch, Criterion, with_groups
+from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, example_of, free_groups
 from secateur.utils.errors import UsageError
 
 

@@ -11,15 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.contract import held_to_contract
-from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores, check_scores, free_groups
+from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores, check_scores
 from secateur.framework.network.layers import prunable_layers, prunable_weights, tensor_name
 from secateur.framework.network.lineage import Companion, Staying, lineage_of
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import node_sparsity, weight_sparsity
+from secateur.framework.network.size import weight_sparsity
 from secateur.framework.pruning.both import keep_both
 from secateur.framework.pruning.budgets import BUDGETS, LATENCY_TOLERANCE, TOLERANCE, Budget, make_budget
-from secateur.framework.pruning.channels import ChannelGroup, channel_groups
-from secateur.framework.pruning.cutting import cut, shrink, what_stays
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
+from secateur.framework.pruning.channels.node_sparsity import node_sparsity
+from secateur.framework.pruning.channels.slicing import shrink, what_stays
+from secateur.framework.pruning.channels.verification import not_removable
+from secateur.framework.pruning.cutting import cut
 from secateur.framework.pruning.inputs import (
     check_input_scores,
     first_layer,
@@ -29,7 +33,6 @@ from secateur.framework.pruning.inputs import (
     living_inputs,
     mask_inputs,
 )
-from secateur.framework.pruning.proof import not_removable
 from secateur.framework.pruning.ranking import CHANNEL_SCOPES, Limits, Ranking
 from secateur.framework.pruning.selection import SCOPES, Keep
 from secateur.framework.pruning.targets import keep_channels, keep_weights, reachable

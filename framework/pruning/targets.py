@@ -11,7 +11,7 @@ from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import dense_weights
 from secateur.framework.pruning.budgets import Budget, Nodes
-from secateur.framework.pruning.channels import Groups
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.chunks import Chunks
 from secateur.framework.pruning.ranking import Limits, Ranking
 from secateur.framework.pruning.selection import Keep, select

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from secateur.framework.contract import held_to_contract
-from secateur.framework.criterion import Criterion, Data, Groups, LossFunction, check_scores, free_groups
+from secateur.framework.criterion import Criterion, Data, LossFunction, check_scores
+from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.suggest import one_line, unknown

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, Criterion, Groups, LossFunction, Scores, with_groups
+from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores, with_groups
 from secateur.framework.pruning.batchwise import over_channels
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.initial import InitialWeights
 from secateur.utils.errors import UsageError
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.criterion import free_groups
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.channels import ChannelGroup
+from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
 from secateur.framework.pruning.cutting import mask_channels
 
 Groups = Mapping[str, ChannelGroup]

@@ -14,12 +14,14 @@ from small_nets import ConvNet, images, mlp, one_thread, same, seeded, shipped  
 from torch import Tensor, nn
 
 from secateur import Iterative
-from secateur.framework.criterion import Criterion, Data, free_groups
+from secateur.framework.criterion import Criterion, Data
 from secateur.framework.hooks import hookimpl
-from secateur.framework.network.size import count_macs, node_sparsity
+from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.budgets import Macs
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import free_groups
+from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.chunks import Chunks
 from secateur.framework.pruning.cutting import cut
 from secateur.framework.pruning.iterative import Averages, IterativePruner

@@ -10,13 +10,14 @@ from short_runs import trained
 from small_nets import ConvNet, ResNet, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Criterion, Data, free_groups
+from secateur.framework.criterion import Criterion, Data
 from secateur.framework.hooks import hookimpl
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
 from secateur.framework.pruning.step import PruneEvent

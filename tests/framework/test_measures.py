@@ -27,8 +27,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.framework.checkpoint import save_model
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import count_macs, csr_bytes, measure, node_sparsity, weight_sparsity
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.network.size import count_macs, csr_bytes, measure, weight_sparsity
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.cutting import cut, mask_channels
 
 KEYS = ["params", "macs", "effective_macs", "bytes", "csr_bytes", "weight_sparsity", "node_sparsity", "latency_ms"]

@@ -14,11 +14,12 @@ from small_nets import one_thread, shipped  # noqa: F401
 from torch import Tensor, nn
 
 from secateur.framework.assemble import build_pruner
-from secateur.framework.criterion import Criterion, free_groups
+from secateur.framework.criterion import Criterion
 from secateur.framework.plugins.registry import ROOT
 from secateur.framework.prepare import prepare_run
 from secateur.framework.pruning import step as pruning_step
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.iterative import IterativePruner
 
 #: recipe -> channels that can go, channels that it takes

@@ -21,7 +21,8 @@ from secateur.framework.hooks import hookimpl
 from secateur.framework.network.batch_norm import measured_statistics, running_statistics
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import node_sparsity, weight_sparsity
+from secateur.framework.network.size import weight_sparsity
+from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.closed import Closed
 from secateur.framework.run_folder import RunFolder, finished_dense_run
 from secateur.trainers.L0Trainer import L0Trainer, _left_as_zeros

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.cutting import cut
 from secateur.utils.vision import torchvision
 

@@ -31,7 +31,8 @@ from torch.utils._pytree import tree_leaves
 from secateur import registry
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.pruning.cutting import cut
 from secateur.utils.errors import UsageError
 

@@ -19,8 +19,9 @@ from secateur.framework.hard_concrete import LARGEST, SMALLEST, L0BatchNorm2d, L
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import node_sparsity, weight_sparsity
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.network.size import weight_sparsity
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
 from secateur.framework.pruning.cutting import cut
 from secateur.framework.pruning.folding import foldable

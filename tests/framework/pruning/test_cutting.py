@@ -28,8 +28,10 @@ from torch.nn import functional as F
 from secateur import registry
 from secateur.framework.network.lineage import Lineage, lineage_of, set_lineage
 from secateur.framework.network.masks import Masks
-from secateur.framework.pruning.channels import ChannelGroup, channel_groups
-from secateur.framework.pruning.cutting import cut, mask_channels, shrink
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import ChannelGroup
+from secateur.framework.pruning.channels.slicing import shrink
+from secateur.framework.pruning.cutting import cut, mask_channels
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 

@@ -29,7 +29,7 @@ from secateur.framework.network.lineage import Lineage, lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.pruning import cutting
 from secateur.framework.pruning.adapters import base
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.cutting import cut, mask_channels
 from secateur.utils.errors import UsageError
 

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.framework.checkpoint import load_model, save_model
-from secateur.framework.criterion import free_groups
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
-from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
 from secateur.framework.pruning.cutting import cut
 from secateur.utils.errors import UsageError
 

@@ -12,9 +12,10 @@ from small_nets import ConvNet, Net, ResNet, images, randomise, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.criterion import free_groups, mean_gradients
+from secateur.framework.criterion import mean_gradients
 from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.gates import _heard, gate_gradients
 from secateur.framework.pruning.norms import norm_gate_gradients
 from secateur.framework.pruning.producers import producer_parameters, sum_over_channels

@@ -27,8 +27,8 @@ from secateur import registry
 from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.criterion import Criterion
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import node_sparsity
 from secateur.framework.plugins.registry import build
+from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.inputs import input_columns, keep_inputs, living_inputs, over_inputs
 from secateur.framework.pruning.step import PruningStep
 from secateur.utils.errors import UsageError

@@ -11,7 +11,7 @@ from small_nets import ConvNet, images, mlp, random_keep, seeded
 from torch import Tensor, nn
 
 from secateur.framework.network.masks import Masks
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.cutting import cut
 from secateur.utils.errors import UsageError
 

@@ -20,8 +20,8 @@ from small_nets import (
 from torch import Tensor, nn
 
 from secateur import load_model, save_model
-from secateur.framework.criterion import free_groups
-from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
 from secateur.framework.pruning.cutting import cut
 
 Make = Callable[[], nn.Module]

@@ -15,7 +15,7 @@ from small_nets import (
 from torch import nn
 
 from secateur.framework.network.layers import PRUNABLE
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.utils.vision import torchvision
 
 Together = Counter[frozenset[str]]

@@ -24,10 +24,10 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.criterion import free_groups
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
-from secateur.framework.pruning.channels import ChannelGroup, channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
 from secateur.framework.pruning.cutting import cut, mask_channels
 
 SIZE = 4

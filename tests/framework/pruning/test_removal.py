@@ -10,8 +10,8 @@ from small_nets import ConvNet, Net, ResNet, images, masked, mlp, one_thread, ra
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.criterion import free_groups
-from secateur.framework.pruning.channels import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.removal import _Network
 
 

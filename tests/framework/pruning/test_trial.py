@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import channel_groups, cut, measure, prune
-from secateur.framework.pruning import proof
+from secateur.framework.pruning.channels import verification
 from secateur.framework.pruning.cutting import mask_channels
 from secateur.utils.errors import UsageError
 
@@ -83,14 +83,14 @@ def test_code_that_goes_by_the_size_of_the_image_is_tried_at_that_size(
 def taken(monkeypatch: pytest.MonkeyPatch, model: nn.Module, x: Tensor) -> list[int]:
     """Widths of the images of the trials."""
     widths: list[int] = []
-    small = proof._run_small
+    small = verification._run_small
 
     def noted(twin: nn.Module, example: Tensor, path: Any) -> Any:
         found = small(twin, example, path)
         widths.append(found[0].shape[-1])
         return found
 
-    monkeypatch.setattr(proof, "_run_small", noted)
+    monkeypatch.setattr(verification, "_run_small", noted)
     channel_groups(model, x)
     return widths
 

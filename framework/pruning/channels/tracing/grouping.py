@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from secateur.framework.network.layers import is_depthwise, named_tensors, output_dim, prunable_layers, tensor_name
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.pruning.channels import NOTHING_LEFT, ChannelGroup, Slice
-from secateur.framework.pruning.flow import unavoidable
-from secateur.framework.pruning.rules import Context
+from secateur.framework.pruning.channels.groups import NOTHING_LEFT, ChannelGroup, Slice
+from secateur.framework.pruning.channels.tracing.context import Context
+from secateur.framework.pruning.channels.tracing.dataflow import unavoidable
 
 
 @dataclass(frozen=True)

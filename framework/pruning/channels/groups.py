@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import check_network, named_modules, prunable_layers
-from secateur.framework.network.lineage import lineage_of
-from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
+from secateur.framework.network.layers import named_modules, prunable_layers
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
@@ -83,49 +81,6 @@ def example_of(groups: Groups) -> Tensor | None:
     return groups.example if isinstance(groups, TracedGroups) else None
 
 
-@ordinary_mode()
-def channel_groups(
-    model: nn.Module,
-    example_input: Tensor,
-    protect: Sequence[str] = (),
-    inexact: bool = False,
-    attention: str = "dims",
-) -> TracedGroups:
-    """All channel groups of a network in forward order, named by their (first) producing module.
-
-    `example_input` is a batch the model accepts; one sample is used. `protect` takes module-name prefixes:
-    groups whose channels they have as outputs are never cut. Protected are also groups that reach the model's
-    output and those whose cut, tried on a copy, does not compute what a mask computes; `inexact` frees those
-    where only the numbers differ, such as behind a LayerNorm, as long as the network runs. With `attention`
-    "dims" a channel inside attention is one entry of every head, with "heads" it is a whole head (where an
-    adapter tells what a head is; a warning says so where none does). The model is not changed. Raises UsageError
-    if the model rejects the input or has no prunable layer.
-    """
-    check_network(model)
-    if not prunable_layers(model):
-        raise UsageError(f"{type(model).__name__} has no prunable layer (convolution or linear)")
-    check_example(example_input)
-    example_input = ordinary(example_input)
-    if len(example_input) == 0:
-        raise UsageError(
-            f"{type(model).__name__} rejects an input of shape {tuple(example_input.shape)}: no sample"
-        )
-    if attention not in ATTENTION:
-        raise UsageError(unknown("way to cut attention", attention, ATTENTION))
-    protect = _prefixes(model, protect)
-    from secateur.framework.pruning.tracing import trace
-
-    groups = TracedGroups(trace(model, example_input[:1], inexact, attention), example_input[:1])
-    for name, group in groups.items():
-        for prefix in protect:
-            hit = [layer for layer in group.layers if layer == prefix or layer.startswith(prefix + ".")]
-            if hit and group.protected is None:
-                groups[name] = replace(group, protected=f"protected by name: {prefix}")
-    outputs = [group.layers for group in groups.values() if group.protected == MODEL_OUTPUT]
-    lineage_of(model).output_layers = tuple(dict.fromkeys(sum(outputs, ())))
-    return groups
-
-
 def remap(
     groups: Groups, positions: Mapping[tuple[str, int], Tensor], keep: Mapping[str, Tensor]
 ) -> dict[str, ChannelGroup]:
@@ -169,3 +124,11 @@ def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:
         if not any(name == prefix or name.startswith(prefix + ".") for name in names):
             raise UsageError(unknown("module to protect", prefix, list(prunable_layers(model))))
     return tuple(protect)
+
+
+Groups = Mapping[str, "ChannelGroup"]
+
+
+def free_groups(groups: Groups) -> dict[str, ChannelGroup]:
+    """The groups that may be pruned, in forward order."""
+    return {name: group for name, group in groups.items() if group.protected is None}

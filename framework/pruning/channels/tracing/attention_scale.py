@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.framework.pruning.channels import ChannelGroup, Slice
+from secateur.framework.pruning.channels.groups import ChannelGroup, Slice
 
 #: operations after which each entry still is one of those before
 MOVES = frozenset(

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.framework.network.layers import TRANSPOSED, named_tensors, output_dim, prunable_layers
 from secateur.framework.network.outputs import hooked, output_tensors
-from secateur.framework.pruning.channels import Groups
+from secateur.framework.pruning.channels.groups import Groups
 
 
 def _number(value: float) -> Tensor:

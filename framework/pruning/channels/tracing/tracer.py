@@ -12,32 +12,29 @@ from __future__ import annotations
 
 import bisect
 import functools
-import math
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.framework.network.copies import twin_of
 from secateur.framework.network.layers import MADE_UP, named_modules, named_tensors, prunable_layers
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
-from secateur.framework.network.preserve import random_numbers_as_before, untouched
-from secateur.framework.pruning import rules_shapes as rules_shapes  # registers its rules
 from secateur.framework.pruning.adapters.torch_layers import heads_of
-from secateur.framework.pruning.channels import MODEL_OUTPUT, ChannelGroup
-from secateur.framework.pruning.flow import storage_of
-from secateur.framework.pruning.grouping import Run, collect, doubtful_groups, mark_removable, named_groups
-from secateur.framework.pruning.labels import FIXED
-from secateur.framework.pruning.proof import distance, refuted
-from secateur.framework.pruning.queries import with_queries
-from secateur.framework.pruning.rules import RULES, Context, pointwise, tensors, unsupported
-from secateur.framework.pruning.shadow import of_shapes, shadow_of
+from secateur.framework.pruning.channels.groups import MODEL_OUTPUT
+from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops  # registers its rules
+from secateur.framework.pruning.channels.tracing.compute_ops import pointwise, unsupported
+from secateur.framework.pruning.channels.tracing.context import RULES, Context, tensors
+from secateur.framework.pruning.channels.tracing.dataflow import storage_of
+from secateur.framework.pruning.channels.tracing.grouping import (
+    Run,
+)
+from secateur.framework.pruning.channels.tracing.labels import FIXED
+from secateur.framework.pruning.channels.tracing.meta_network import of_shapes
 from secateur.utils.errors import UsageError
 
 #: pointwise operations that torch does not tag as such
@@ -135,91 +132,6 @@ def _arguments(func: Any) -> list[tuple[str, Any]]:
 
 #: the labels of a pass, the runs they lie in, and the names of layers in forward order
 Followed = tuple[Context, list[Run], list[str]]
-
-
-def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "dims") -> dict[str, ChannelGroup]:
-    """Groups by name in forward order; see `channel_groups`. The model is not changed."""
-    with untouched(model), random_numbers_as_before():
-        found = _without_values(model, example, attention)
-        if found is not None and not found[0].misled:
-            path = found[0].path if found[0].numberless else ()
-            groups, refused = _proven(model, example, inexact, found, path)
-            if not refused:
-                return groups
-        # without values the code may go another way: what a trial refuses is traced with them
-        found = _follow(twin_of(model), example, attention)
-        if found[0].misled:
-            found = _follow(twin_of(model), example, attention, found[0].misled)
-        return _proven(model, example, inexact, found)[0]
-
-
-def _proven(
-    model: nn.Module, example: Tensor, inexact: bool, found: Followed, path: Sequence[str] = ()
-) -> tuple[dict[str, ChannelGroup], bool]:
-    """The groups of what `_follow` found, and whether a trial refused any; for `path` see `refuted`."""
-    context, runs, order = found
-    groups = named_groups(collect(model, context, runs, order, inexact))
-    context.forget_labels()
-    starts = {(run.tensor, run.dim): run.start for run in runs}
-    count, queries = context.labels.count, context.queries
-    groups |= _runs(model, example, with_queries(groups, starts, count, queries.sure))
-    mark_removable(groups, context, starts)
-    free = {name: group for name, group in groups.items() if group.protected is None and not group.queries}
-    groups |= _scaled_by_hand(model, example, free, with_queries(free, starts, count, queries.maybe))
-    refused = refuted(model, example, groups, doubtful_groups(groups, context, runs), path)
-    for name, reason in refused.items():
-        groups[name] = replace(groups[name], protected=reason)
-    return groups, bool(refused)
-
-
-def _runs(model: nn.Module, example: Tensor, marked: dict[str, ChannelGroup]) -> dict[str, ChannelGroup]:
-    """The `marked` groups, protected where the code holds the size of a head: the first one inside each class of
-    module tells it for the others, which spares a trial of each."""
-    kinds: dict[type[nn.Module], list[str]] = {}
-    for name, group in marked.items():
-        if group.protected is None:
-            owner = model.get_submodule(group.producers[0].rpartition(".")[0])
-            kinds.setdefault(type(owner), []).append(name)
-    for names in kinds.values():
-        reason = refuted(model, example, {names[0]: marked[names[0]]}).get(names[0]) if len(names) > 1 else None
-        for name in names if reason is not None else ():
-            marked[name] = replace(marked[name], protected=reason)
-    return marked
-
-
-def _scaled_by_hand(
-    model: nn.Module, example: Tensor, free: dict[str, ChannelGroup], marked: dict[str, ChannelGroup]
-) -> dict[str, ChannelGroup]:
-    """Those `marked` groups whose queries must make up for a scale that the code takes from the size of a head.
-
-    The proof alone cannot tell: where attention matters little for the output, both ways come close.
-    """
-    marked = {
-        name: group for name, group in marked.items() if group.queries and group.exact and group.channels > 1
-    }
-    pending = [list(marked)] if marked else []
-    found: dict[str, ChannelGroup] = {}
-    while pending:
-        names = pending.pop()
-        plain, scaled = (
-            distance(model, example, {name: groups[name] for name in names}) for groups in (free, marked)
-        )
-        if scaled < FAR_BELOW * plain:
-            found.update((name, marked[name]) for name in names)
-        elif FAR_BELOW * scaled <= plain < math.inf and len(names) > 1 and scaled > 0:  # some so, some so
-            pending += [names[: len(names) // 2], names[len(names) // 2 :]]
-    return found
-
-
-def _without_values(model: nn.Module, example: Tensor, attention: str) -> Followed | None:
-    """What `_follow` finds on shapes alone; None where the code asks for values."""
-    shadow = shadow_of(model)
-    if shadow is None:
-        return None
-    try:
-        return _follow(shadow, torch.empty_like(example, device="meta"), attention)
-    except UsageError:
-        return None  # the code asks for values after all, or does not run at all
 
 
 def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection[int] = ()) -> Followed:

@@ -8,8 +8,6 @@ weights, then cut out of that copy, and the outputs are compared.
 from __future__ import annotations
 
 import contextlib
-import math
-import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,20 +16,18 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.framework.network.copies import twin_of
-from secateur.framework.network.layers import MADE_UP, named_modules, named_tensors, tensor_name
+from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.lineage import Staying, lineage_of
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
 from secateur.framework.network.preserve import random_numbers_as_before, untouched
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
-from secateur.framework.pruning.channels import MODEL_OUTPUT, Groups
-from secateur.framework.pruning.cutting import Factor, rescaled, rescaling, shrink, what_stays
+from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, Groups
+from secateur.framework.pruning.channels.made_up_values import SEED, _made_up_values
+from secateur.framework.pruning.channels.slicing import Factor, rescaled, rescaling, shrink, what_stays
 
 CHANGED = "a cut does not compute what a mask computes"
 NO_EFFECT = "the output does not change with the mask, so that nothing tells whether a cut is right"
-SEED = 20_240_229
-#: made-up values begin anew after so many, which saves time: a prime number, so that no two rows are alike
-PERIOD = 16_411
 #: rows and columns taken of a large image, where that is as good, if so many are left
 STEPS, SMALL = (4, 2), 56
 Keep = dict[str, Tensor]
@@ -40,8 +36,6 @@ Keep = dict[str, Tensor]
 FINE, COARSE, OF_EFFECT = 3e-5, 0.03, 1e-4
 #: the same of networks in double precision
 FINE_DOUBLE, OF_EFFECT_DOUBLE = 1e-9, 1e-8
-#: parameters below it may close a branch
-NEAR_ZERO = 1e-2
 
 
 def refuted(
@@ -330,83 +324,3 @@ def _copy(model: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
                 if old is not None and id(old) in values:
                     holder[name] = values[id(old)]  # type: ignore[assignment]
     return twin
-
-
-@torch.no_grad()
-def _made_up_values(
-    model: nn.Module, masked: set[str], staying: Staying, whole: bool = False
-) -> dict[int, Tensor]:
-    """Values for the layers we know, for all that is masked or near zero; zero where the mask is, unless the
-    `whole` network is asked for, which is alike in all the rest.
-
-    A fresh network has zero shifts, unit scales and closed branches, a pruned one dead channels; there a wrong cut
-    could pass.
-    """
-    noise = _Noise()
-    beyond = _Noise(SEED + 1) if whole else noise
-    found: dict[int, Tensor] = {}
-    for module_name, module in named_modules(model).items():
-        known = isinstance(module, MADE_UP)
-        for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is None or not tensor.is_floating_point() or attribute.startswith(PREFIX):
-                continue
-            if id(tensor) in found:
-                continue
-            name = tensor_name(module_name, attribute)
-            as_known, kind = known, attribute
-            if not known and name not in masked:
-                if not (isinstance(tensor, nn.Parameter) and _closes(tensor)):
-                    continue
-                as_known, kind = (True, "weight") if tensor.dim() < 2 else (False, attribute)
-            if not isinstance(tensor, nn.Parameter):
-                found[id(tensor)] = noise.like(tensor, kind, as_known)
-                continue
-            dims = staying.get(name, {})
-            small = noise.like(tensor, kind, as_known, dims)
-            values = _spread(small, tensor.shape, dims)
-            if whole and dims:
-                there = _spread(torch.ones_like(small), tensor.shape, dims) != 0
-                values = torch.where(there, values, beyond.like(tensor, kind, as_known))
-            found[id(tensor)] = nn.Parameter(values, requires_grad=False)
-    return found
-
-
-def _closes(parameter: Tensor) -> bool:
-    """Whether what it is a factor of hardly matters: gates and layer scales begin at zero or near it."""
-    return parameter.numel() > 0 and float(parameter.abs().max()) < NEAR_ZERO
-
-
-def _spread(small: Tensor, shape: Sequence[int], dims: Mapping[int, Tensor]) -> Tensor:
-    """A tensor of that shape with `small` at the positions `dims`, and zeros elsewhere."""
-    for dim, index in sorted(dims.items(), reverse=True):  # whole rows last: of these there are the most entries
-        sizes = list(small.shape)
-        sizes[dim] = shape[dim]
-        small = small.new_zeros(sizes).index_copy_(dim, index.to(small.device), small)
-    return small
-
-
-class _Noise:
-    """Normal random numbers, always the same ones: drawn once, and read from another place for each tensor."""
-
-    def __init__(self, seed: int = SEED) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        self._once = torch.randn(PERIOD, generator=generator).repeat(2)
-        self._shifts, self._scales = self._once * 0.3, self._once.tanh().mul_(0.5).add_(1)
-        self._starts = random.Random(seed)
-
-    def like(self, tensor: Tensor, name: str, known: bool, dims: Mapping[int, Tensor] | None = None) -> Tensor:
-        """Values for what stays of a tensor of that name, of a layer that is known or of a stranger's."""
-        dims = dims or {}
-        shape = [len(dims[dim]) if dim in dims else size for dim, size in enumerate(tensor.shape)]
-        start, size = self._starts.randrange(PERIOD), math.prod(shape)
-        part = slice(start, start + min(size, PERIOD))
-        if tensor.dim() > 1 and name.endswith("weight"):
-            # of the whole tensor: what stays alone then gives less from layer to layer, and nothing saturates
-            values = self._once[part] * (2 / max(1, tensor.numel() // max(1, len(tensor)))) ** 0.5
-        else:
-            values = (self._scales if known and name in ("weight", "running_var") else self._shifts)[part].clone()
-        if size > PERIOD:
-            values = values.repeat(-(-size // PERIOD))[:size]
-        values = values.view(shape).to(tensor)
-        # a stranger's parameter (a scale, a table, a token) may mean anything: near what it is
-        return values if known or name.endswith("weight") else values.add_(shrink(tensor.detach(), dims))

@@ -1,0 +1,196 @@
+"""Rules of operations that join, split and index tensors."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.framework.pruning.channels.tracing.context import Arguments, Context, Fields, rule
+from secateur.framework.pruning.channels.tracing.labels import FIXED
+
+
+@rule("cat concatenate")
+def concatenated(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Along the axis of the joint labels follow each other; along the others they meet."""
+    parts = [tensor for tensor in args[0] if tensor.numel()]
+    joint = (args[1] if len(args) > 1 else 0) % out.dim()
+    fields: Fields = {}
+    for axis in range(out.dim()):
+        each = [ctx.fields(part).get(axis) for part in parts]
+        some = [labels for labels in each if labels is not None]
+        if not some:
+            continue
+        if axis == joint:
+            filled = [
+                torch.full((part.shape[axis],), FIXED) if labels is None else labels
+                for part, labels in zip(parts, each, strict=True)
+            ]
+            fields[axis] = torch.cat(filled)
+        elif all(labels is not None or not part.any() for part, labels in zip(parts, each, strict=True)):
+            for labels in some[1:]:  # zeros in between are what a mask leaves
+                ctx.labels.join(some[0], labels)
+            fields[axis] = some[0]
+        else:
+            for labels in some:
+                ctx.stay(labels, "meets a constant of its size: aten.cat")
+    ctx.give(out, fields)
+
+
+@rule("stack")
+def stacked(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """A concatenation along a new axis."""
+    new = (args[1] if len(args) > 1 else 0) % out.dim()
+    parts = []
+    for tensor in args[0]:
+        part = tensor.unsqueeze(new)
+        ctx.give(part, {axis + (axis >= new): labels for axis, labels in ctx.fields(tensor).items()})
+        parts.append(part)
+    concatenated(ctx, "cat", (parts, new), out)
+
+
+@rule("slice")
+def sliced(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """A piece of an axis. Where the axis is so many equal pieces they shrink alike. Where pieces that were put
+    together come apart again, only trials can tell whether the code finds the seam in a smaller network."""
+    x, axis, start, _, step = args
+    axis %= x.dim()
+    fields = dict(ctx.fields(x))
+    size, whole = out.shape[axis], x.shape[axis]
+    if axis in fields and size != whole:
+        labels = fields[axis]
+        start = min(max(0, (start or 0) + (whole if (start or 0) < 0 else 0)), whole)
+        if size == 1:
+            ctx.stay(labels, "selected at a constant position")
+        elif step > 1:
+            _tie_neighbours(ctx, labels, step)
+        elif whole % size == 0 and start % size == 0:
+            _tie_pieces(ctx, labels, size)
+        elif ctx.is_seam(labels, start) and ctx.is_seam(labels, start + size):
+            ctx.doubtful.update(ctx.runs_of(labels))
+        elif math.gcd(whole, start, size) > 1:  # a share such as a quarter, and the rest
+            _tie_pieces(ctx, labels, math.gcd(whole, start, size))
+        else:
+            ctx.stay(labels, "sliced into unequal parts")
+        fields[axis] = labels[start : start + size * step : step]
+    ctx.give(out, fields)
+
+
+@rule("split split_with_sizes unsafe_split unsafe_split_with_sizes chunk unsafe_chunk tensor_split")
+def split(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Equal pieces shrink alike; unequal ones stay, except where an adapter cuts packed projections alike."""
+    axis = (args[2] if len(args) > 2 else 0) % args[0].dim()
+    fields = dict(ctx.fields(args[0]))
+    sizes = [piece.shape[axis] for piece in out]
+    labels = fields.pop(axis, None)
+    if labels is not None and len(set(sizes)) == 1 < sizes[0]:
+        _tie_pieces(ctx, labels, sizes[0])
+    elif labels is not None and ctx.where[-1] in ctx.adapted and math.gcd(*sizes) > 1:
+        _tie_pieces(ctx, labels, math.gcd(*sizes))
+    elif labels is not None and len(sizes) > 1:
+        ctx.stay(labels, "split into unequal parts" if len(set(sizes)) > 1 else "split into single channels")
+    start = 0
+    for piece, size in zip(out, sizes, strict=True):
+        own = {} if labels is None else {axis: labels[start : start + size]}
+        ctx.give(piece, fields | own)
+        start += size
+
+
+def _tie_pieces(ctx: Context, labels: Tensor, size: int) -> None:
+    pieces = labels.reshape(-1, size)
+    ctx.labels.join(pieces, pieces[:1])
+
+
+def _tie_neighbours(ctx: Context, labels: Tensor, step: int) -> None:
+    """Every n-th channel is every n-th again where whole runs of n are gone."""
+    if len(labels) % step:
+        ctx.stay(labels, "sliced into unequal parts")
+    else:
+        runs = labels.reshape(-1, step)
+        ctx.labels.join(runs, runs[:, :1].expand_as(runs))
+
+
+@rule("unbind")
+def unbound(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Every position of an axis becomes a tensor."""
+    axis = (args[1] if len(args) > 1 else 0) % args[0].dim()
+    for piece in out:
+        _drop_axis(ctx, args[0], axis, piece)
+
+
+@rule("select")
+def selected(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """One position of an axis."""
+    _drop_axis(ctx, args[0], args[1] % args[0].dim(), out)
+
+
+def _drop_axis(ctx: Context, x: Tensor, dropped: int, out: Tensor) -> None:
+    fields: Fields = {}
+    for axis, labels in ctx.fields(x).items():
+        if axis == dropped:
+            ctx.stay(labels, "selected at a constant position")
+        else:
+            fields[axis - (axis > dropped)] = labels
+    ctx.give(out, fields)
+
+
+@rule("index")
+def indexed(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Positions picked by tensors of indices, next to each other; the other axes go through."""
+    x, given = args[0], args[1]
+    used = [axis for axis, one in enumerate(given) if one is not None]
+    together = used == list(range(used[0], used[-1] + 1)) and given[used[0]].dtype != torch.bool
+    width = out.dim() - (x.dim() - len(used))
+    fields: Fields = {}
+    for axis, labels in ctx.fields(x).items():
+        if axis in used or not together:
+            ctx.stay(labels, "indexed at constant positions")
+        else:
+            fields[axis if axis < used[0] else axis - len(used) + width] = labels
+    ctx.give(out, fields)
+
+
+@rule("index_select")
+def index_selected(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Positions picked along one axis; the other axes go through."""
+    picked = args[1] % max(1, args[0].dim())
+    fields: Fields = {}
+    for axis, labels in ctx.fields(args[0]).items():
+        if axis == picked:
+            ctx.stay(labels, "indexed at constant positions")
+        else:
+            fields[axis] = labels
+    ctx.give(out, fields)
+
+
+@rule("constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d")
+def padded(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Padding along the channels adds fixed positions."""
+    x, amounts = args[0], list(args[1])
+    fields: Fields = {}
+    for axis, labels in ctx.fields(x).items():
+        at = 2 * (x.dim() - 1 - axis)
+        here = amounts[at : at + 2]
+        if not any(here):
+            fields[axis] = labels
+        elif name == "constant_pad_nd" and min(here) >= 0:
+            fields[axis] = torch.nn.functional.pad(labels, here, value=FIXED)
+        else:
+            ctx.stay(labels, "padded or cropped along its axis")
+    ctx.give(out, fields)
+
+
+@rule("roll flip")
+def rolled(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Positions along some axes change places; channels there would come to lie elsewhere."""
+    given = args[2] if name == "roll" and len(args) > 2 else args[1] if name == "flip" else ()
+    moved = {axis % args[0].dim() for axis in given} or set(range(args[0].dim()))
+    fields: Fields = {}
+    for axis, labels in ctx.fields(args[0]).items():
+        if axis in moved:
+            ctx.stay(labels, f"unsupported op: aten.{name}")
+        else:
+            fields[axis] = labels
+    ctx.give(out, fields)
