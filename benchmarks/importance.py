@@ -27,7 +27,7 @@ from benchmarks.timing import Row, by_turns, head, record, show
 from secateur import build, channel_groups
 from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.curvature import Curvature
+from secateur.framework.pruning.scoring.gates.curvature import Curvature
 from secateur.utils.loading.batches import Batch
 from secateur.utils.loading.loaders import make_loaders
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.criterion import Batch, LossFunction
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.initial import InitialWeights
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.initial_weights import InitialWeights
 
 
 class BiasedLoss(LossBased):

@@ -6,12 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criterions.Oracle import Oracle
-from secateur.framework.criterion import Batch, LossFunction, Scores, with_groups
 from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.batchwise import mean_over_batches
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.combinations import check_combinations, combinations, least_of_each
-from secateur.framework.pruning.removal import loss_changes
+from secateur.framework.pruning.scoring.ablation.combinations import (
+    check_combinations,
+    combinations,
+    least_of_each,
+)
+from secateur.framework.pruning.scoring.ablation.loss_change import loss_changes
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
+from secateur.framework.pruning.scoring.gradients import mean_over_batches
+from secateur.framework.pruning.scoring.inputs import with_groups
 
 
 class Combinatorial(Oracle):

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores, with_groups
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.inputs import input_columns
-from secateur.framework.pruning.producers import channel_rows
+from secateur.framework.pruning.scoring.channel_sums import channel_rows
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
+from secateur.framework.pruning.scoring.input_features import input_columns
+from secateur.framework.pruning.scoring.inputs import with_groups
 from secateur.framework.schedules.base import After, Schedule
 
 

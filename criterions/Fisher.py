@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.criterion import Batch, LossFunction
 from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.batchwise import each_gradient, mean_of, one_sample_each, softened
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.producers import producer_parameters
+from secateur.framework.pruning.scoring.channel_sums import producer_parameters
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.gradients import each_gradient, mean_of, one_sample_each, softened
 
 
 class Fisher(LossBased):

@@ -5,11 +5,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.criterion import Batch, Criterion, Data, LossFunction, Scores
 from secateur.framework.network.layers import prunable_weights
-from secateur.framework.pruning.batchwise import check_temperature
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.gradient_flow import GradientFlow
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
+from secateur.framework.pruning.scoring.gradient_flow import GradientFlow
+from secateur.framework.pruning.scoring.gradients import check_temperature
 from secateur.framework.schedules.base import Before, Schedule
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from torch import nn
 
 from secateur.criterions.GraspChannel import GraspChannel
-from secateur.framework.criterion import Batch, LossFunction, Scores
 from secateur.framework.pruning.channels.groups import Groups
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
 
 
 class GradPreserve(GraspChannel):

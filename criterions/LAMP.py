@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.pruning.channels.groups import Groups
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
 from secateur.framework.schedules.base import After, Schedule
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterable
 from torch import nn
 
 from secateur.criterions.Fisher import Fisher
-from secateur.framework.criterion import Batch, LossFunction, Scores, with_groups
 from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.batchwise import peek
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.norm_scales import NormScales, require_norms
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
+from secateur.framework.pruning.scoring.gradients import peek
+from secateur.framework.pruning.scoring.inputs import with_groups
+from secateur.framework.pruning.scoring.norm_scales import NormScales, require_norms
 
 
 class NvidiaFisher(Fisher):

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from torch import Tensor, nn
 
 from secateur.criterions.TaylorGate import TaylorGate
-from secateur.framework.criterion import Batch, LossFunction
-from secateur.framework.pruning.batchwise import Part
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.curvature import Curvature, batch_curvatures
-from secateur.framework.pruning.planned import planned_passes
+from secateur.framework.pruning.scoring.cost import planned_passes
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.gates.curvature import Curvature, batch_curvatures
+from secateur.framework.pruning.scoring.gradients import Part
 
 
 class OBD(TaylorGate):

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 
 from secateur.criterions.TaylorGate import TaylorGate
-from secateur.framework.criterion import Batch, LossFunction
-from secateur.framework.pruning.batchwise import Part
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.planned import channels_of
-from secateur.framework.pruning.removal import loss_changes
+from secateur.framework.pruning.scoring.ablation.loss_change import loss_changes
+from secateur.framework.pruning.scoring.cost import channels_of
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.gradients import Part
 
 
 class Oracle(TaylorGate):

@@ -5,12 +5,14 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, Criterion, Data, LossFunction, Scores, mean_gradients, with_groups
 from secateur.framework.network.layers import prunable_weights, tensor_name
 from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.gates import gate_gradients
-from secateur.framework.pruning.inputs import input_columns
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
+from secateur.framework.pruning.scoring.gates.output_gates import gate_gradients
+from secateur.framework.pruning.scoring.gradients import mean_gradients
+from secateur.framework.pruning.scoring.input_features import input_columns
+from secateur.framework.pruning.scoring.inputs import with_groups
 from secateur.framework.schedules.base import Before, Schedule
 
 

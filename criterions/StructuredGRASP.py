@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.criterions.GRASP import GRASP
-from secateur.framework.criterion import Batch, LossFunction, Scores, with_groups
 from secateur.framework.network.layers import tensor_name
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.inputs import input_columns
-from secateur.framework.pruning.producers import producer_parameters, sum_over_channels
+from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_over_channels
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
+from secateur.framework.pruning.scoring.input_features import input_columns
+from secateur.framework.pruning.scoring.inputs import with_groups
 
 
 class StructuredGRASP(GRASP):

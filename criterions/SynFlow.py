@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores
 from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.activations import synaptic_flow
 from secateur.framework.pruning.channels.groups import Groups
+from secateur.framework.pruning.scoring.activations import synaptic_flow
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
 from secateur.framework.schedules.base import Before, Schedule
 from secateur.utils.errors import UsageError
 

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 
 from secateur.criterions.TaylorGate import TaylorGate
-from secateur.framework.criterion import Batch, LossFunction
-from secateur.framework.pruning.batchwise import Part
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.importance import sample_gates
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.gates.gradients import sample_gates
+from secateur.framework.pruning.scoring.gradients import Part
 
 
 class TaylorGateFG(TaylorGate):

@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from secateur.criterions.OBD import OBD
-from secateur.framework.pruning.importance import check_divisor
+from secateur.framework.pruning.scoring.gates.gradients import check_divisor
 
 
 class TaylorGateSO(OBD):

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from secateur.criterions.ChannelNorm import ChannelNorm
-from secateur.framework.criterion import Batch, LossFunction, Scores
 from secateur.framework.pruning.channels.groups import Groups
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
 
 
 class WeightNorm(ChannelNorm):

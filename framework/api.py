@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.contract import held_to_contract
-from secateur.framework.criterion import Batch, Criterion, LossFunction
 from secateur.framework.network.convolution_faults import explained, faulty_layers, in_channels_last
 from secateur.framework.network.layers import check_network
 from secateur.framework.network.lineage import Companion
@@ -23,6 +21,8 @@ from secateur.framework.network.size import measure
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.budgets import BUDGETS
 from secateur.framework.pruning.channels.groups import check_example
+from secateur.framework.pruning.scoring.contract import held_to_contract
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
 from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped

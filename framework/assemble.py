@@ -13,7 +13,6 @@ from torch import nn
 
 from secateur.framework.checkpoint import is_ours, load_model, read_file
 from secateur.framework.config import RunConfig
-from secateur.framework.criterion import Criterion
 from secateur.framework.group_decay import GroupDecay
 from secateur.framework.idle import idle_flags, idle_modes
 from secateur.framework.loss import Loss
@@ -26,7 +25,8 @@ from secateur.framework.pruning.batch_scores import Tracking
 from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
 from secateur.framework.pruning.pruner import Pruner
-from secateur.framework.pruning.weighing import weighed
+from secateur.framework.pruning.scoring.criterion import Criterion
+from secateur.framework.pruning.scoring.weighted import weighed
 from secateur.framework.pruning_rate import PruningRate
 from secateur.framework.rewinding import check_rewinding
 from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule

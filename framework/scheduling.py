@@ -12,7 +12,7 @@ from secateur.framework.schedules.rounds import Rounds, shares
 from secateur.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from secateur.framework.criterion import Criterion
+    from secateur.framework.pruning.scoring.criterion import Criterion
 
 #: the words of --schedule; a schedule of a plug-in's own has none
 WHEN: dict[type, str] = {

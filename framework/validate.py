@@ -168,7 +168,7 @@ def _check_pruning(config: RunConfig) -> None:
 
 
 def _check_ranks_inputs(name: str) -> None:
-    from secateur.framework.criterion import Criterion
+    from secateur.framework.pruning.scoring.criterion import Criterion
 
     criterion: Any = registry.get("criterions", name)
     if criterion.input_scores is Criterion.input_scores:

@@ -24,13 +24,6 @@ if TYPE_CHECKING:
     from secateur.framework.api import prune as prune
     from secateur.framework.checkpoint import load_model as load_model
     from secateur.framework.checkpoint import save_model as save_model
-    from secateur.framework.criterion import Batch as Batch
-    from secateur.framework.criterion import Criterion as Criterion
-    from secateur.framework.criterion import Data as Data
-    from secateur.framework.criterion import LossFunction as LossFunction
-    from secateur.framework.criterion import Scores as Scores
-    from secateur.framework.criterion import mean_gradients as mean_gradients
-    from secateur.framework.criterion import with_groups as with_groups
     from secateur.framework.hooks import hookimpl as hookimpl
     from secateur.framework.loss import Loss as Loss
     from secateur.framework.network.layers import prunable_weights as prunable_weights
@@ -47,7 +40,14 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.channels.groups import ChannelGroup as ChannelGroup
     from secateur.framework.pruning.channels.groups import Groups as Groups
     from secateur.framework.pruning.cutting import cut as cut
-    from secateur.framework.pruning.inputs import input_columns as input_columns
+    from secateur.framework.pruning.scoring.criterion import Batch as Batch
+    from secateur.framework.pruning.scoring.criterion import Criterion as Criterion
+    from secateur.framework.pruning.scoring.criterion import Data as Data
+    from secateur.framework.pruning.scoring.criterion import LossFunction as LossFunction
+    from secateur.framework.pruning.scoring.criterion import Scores as Scores
+    from secateur.framework.pruning.scoring.gradients import mean_gradients as mean_gradients
+    from secateur.framework.pruning.scoring.input_features import input_columns as input_columns
+    from secateur.framework.pruning.scoring.inputs import with_groups as with_groups
     from secateur.framework.pruning.selection import Keep as Keep
     from secateur.framework.pruning.selection import select as select
     from secateur.framework.schedules.base import After as After
@@ -71,11 +71,11 @@ __version__ = "0.1.0"
 #: public name: the module below this package that defines it
 _HOME = {
     "After": "framework.schedules.base",
-    "Batch": "framework.criterion",
+    "Batch": "framework.pruning.scoring.criterion",
     "Before": "framework.schedules.base",
     "ChannelGroup": "framework.pruning.channels.groups",
-    "Criterion": "framework.criterion",
-    "Data": "framework.criterion",
+    "Criterion": "framework.pruning.scoring.criterion",
+    "Data": "framework.pruning.scoring.criterion",
     "DataSet": "utils.loading.dataset",
     "DefaultTrainer": "trainers.DefaultTrainer",
     "During": "framework.schedules.base",
@@ -84,7 +84,7 @@ _HOME = {
     "Keep": "framework.pruning.selection",
     "Kept": "framework.pruning.adapters.base",
     "Loss": "framework.loss",
-    "LossFunction": "framework.criterion",
+    "LossFunction": "framework.pruning.scoring.criterion",
     "Masks": "framework.network.masks",
     "Never": "framework.schedules.base",
     "PruneReport": "framework.api",
@@ -92,7 +92,7 @@ _HOME = {
     "Rounds": "framework.schedules.rounds",
     "RunError": "utils.errors",
     "Schedule": "framework.schedules.base",
-    "Scores": "framework.criterion",
+    "Scores": "framework.pruning.scoring.criterion",
     "TestContext": "framework.tester",
     "Tester": "framework.tester",
     "Trainer": "framework.trainer",
@@ -103,9 +103,9 @@ _HOME = {
     "cut": "framework.pruning.cutting",
     "decay_groups": "framework.trainer",
     "hookimpl": "framework.hooks",
-    "input_columns": "framework.pruning.inputs",
+    "input_columns": "framework.pruning.scoring.input_features",
     "load_model": "framework.checkpoint",
-    "mean_gradients": "framework.criterion",
+    "mean_gradients": "framework.pruning.scoring.gradients",
     "measure": "framework.network.size",
     "prunable_weights": "framework.network.layers",
     "prune": "framework.api",
@@ -114,7 +114,7 @@ _HOME = {
     "save_model": "framework.checkpoint",
     "scoring": "framework.network.preserve",
     "select": "framework.pruning.selection",
-    "with_groups": "framework.criterion",
+    "with_groups": "framework.pruning.scoring.inputs",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605
 

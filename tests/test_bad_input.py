@@ -190,7 +190,7 @@ def test_damaged_neighbours_do_not_stop_a_run(launch: Launch) -> None:
 
 HEAD = """
 import torch
-from secateur.framework.criterion import Criterion, Data
+from secateur.framework.pruning.scoring.criterion import Criterion, Data
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.schedules.base import Before, During
 
@@ -218,7 +218,7 @@ WRONG_SCORES: dict[str, tuple[str, list[str]]] = {
                                ["nothing_like_this"]),
     "a class of another name": (HEAD.replace("Mine", "Other") + SCORE + "        return {}\n", ["Mine", "Other"]),
     "no Python": ("class Mine(\n", ["not Python"]),
-    "no criterion": ("class Mine:\n" + SCORE + "        return {}\n", ["secateur.framework.criterion.Criterion"]),
+    "no criterion": ("class Mine:\n" + SCORE + "        return {}\n", ["secateur.framework.pruning.scoring.criterion.Criterion"]),
     "no score": (HEAD + "    pass\n", ["lacks score"]),
     "an unknown granularity": (HEAD.replace('"weight"', '"wieght"') + SCORE + "        return {}\n", ["'wieght'"]),
     "no granularity": (HEAD.replace('granularity = "weight"', "") + SCORE + "        return {}\n",

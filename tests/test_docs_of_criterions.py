@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from secateur.framework.criterion import Criterion, Data
 from secateur.framework.plugins.registry import registry
+from secateur.framework.pruning.scoring.criterion import Criterion, Data
 from secateur.framework.schedules.base import ITERATIVE, Schedule
 
 TABLE = Path(__file__).parent.parent / "docs" / "criterions.md"

@@ -345,7 +345,7 @@ def test_the_folder_repeats_its_run_bit_for_bit(cut_run: Run) -> None:
 
 
 CRITERION = '''
-from secateur.framework.criterion import Criterion
+from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.network.layers import prunable_weights
 
 

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from secateur.framework import assemble
 from secateur.framework.console import Console
-from secateur.framework.contract import held_to_contract
-from secateur.framework.criterion import Batch, Criterion, LossFunction
 from secateur.framework.network import memory_format
 from secateur.framework.oracle.choice import ALL, chosen_criterions
 from secateur.framework.oracle.settings import StudyConfig
@@ -19,6 +17,8 @@ from secateur.framework.oracle.tables import head, left_out_lines, table
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
+from secateur.framework.pruning.scoring.contract import held_to_contract
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
 from secateur.framework.pruning.trial import try_criterion
 from secateur.framework.run_folder import RunFolder
 from secateur.framework.runs import explaining

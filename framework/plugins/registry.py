@@ -290,7 +290,7 @@ def _check_class(kind: str, cls: object, file: Path) -> None:
 def _base(kind: str) -> type:
     module, name = {
         "models": ("torch.nn", "Module"),
-        "criterions": ("secateur.framework.criterion", "Criterion"),
+        "criterions": ("secateur.framework.pruning.scoring.criterion", "Criterion"),
         "trainers": ("secateur.framework.trainer", "Trainer"),
         "testers": ("secateur.framework.tester", "Tester"),
         "losses": ("secateur.framework.loss", "Loss"),

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from secateur.framework.contract import held_to_contract
-from secateur.framework.criterion import Criterion, as_scores
 from secateur.framework.network.preserve import random_numbers_as_before
 from secateur.framework.pruning.channels.groups import free_groups
+from secateur.framework.pruning.scoring.contract import held_to_contract
+from secateur.framework.pruning.scoring.criterion import Criterion, as_scores
 from secateur.framework.pruning.step import PruningStep
 from secateur.utils.errors import RunError, UsageError
 

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Criterion, float_scores
-from secateur.framework.network.layers import TRANSPOSED, prunable_layers, prunable_weights, tensor_name
+from secateur.framework.network.layers import prunable_layers, prunable_weights, tensor_name
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import untouched
 from secateur.framework.pruning.channels.groups import Groups
+from secateur.framework.pruning.scoring.criterion import Criterion, float_scores
+from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
 from secateur.framework.pruning.selection import lowest, select
 from secateur.utils.errors import UsageError
 
@@ -56,27 +57,6 @@ def input_readers(model: nn.Module, example_input: Tensor, groups: Groups) -> li
 def _inputs(model: nn.Module, layer: str) -> int:
     module: Any = model.get_submodule(layer)
     return len(input_columns(module, torch.empty_like(module.weight, device="meta")))
-
-
-def input_columns(module: nn.Module, values: Tensor) -> Tensor:
-    """What each input of a layer owns of `values`, shaped like its weight: `(inputs, entries)`."""
-    conv_groups = int(getattr(module, "groups", 1))
-    if isinstance(module, TRANSPOSED):  # (inputs, outputs / groups, ...)
-        return values.flatten(1)
-    per_group = values.reshape(conv_groups, values.shape[0] // conv_groups, values.shape[1], -1)
-    return per_group.transpose(1, 2).flatten(2).flatten(0, 1)
-
-
-def over_inputs(module: nn.Module, values: Tensor) -> Tensor:
-    """A number for each input, `(inputs,)`, for every entry of the layer's weight that reads it."""
-    weight: Any = module.weight
-    values = values.to(weight.device)
-    ones = [1] * (weight.dim() - 2)
-    if isinstance(module, TRANSPOSED):
-        return values.view(-1, 1, *ones).expand(weight.shape)
-    conv_groups = int(getattr(module, "groups", 1))
-    rows = values.view(conv_groups, -1).repeat_interleave(weight.shape[0] // conv_groups, 0)
-    return rows.view(*rows.shape, *ones).expand(weight.shape)
 
 
 def readers_of_weights(model: nn.Module) -> dict[str, nn.Module]:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.contract import held_to_contract
-from secateur.framework.criterion import Criterion, check_scores
 from secateur.framework.hooks import hookimpl
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.pruning.batch_scores import batch_scores
@@ -18,6 +16,8 @@ from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.channels.slicing import shrink
 from secateur.framework.pruning.chunks import Chunks
 from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.pruning.scoring.contract import held_to_contract
+from secateur.framework.pruning.scoring.criterion import Criterion, check_scores
 from secateur.framework.pruning.selection import Keep
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.pruning.targets import keep_ranked

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from secateur.framework.criterion import Criterion
 from secateur.framework.hooks import hookimpl
 from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.iterative import IterativePruner, normed
+from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.step import nothing_below
 from secateur.framework.pruning.targets import count_weights
 from secateur.framework.schedules.every_n_batches import Iterative

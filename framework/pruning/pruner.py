@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from secateur.framework.contract import held_to_contract
-from secateur.framework.criterion import Batch, Criterion
 from secateur.framework.hooks import hookimpl
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.batch_scores import RunningScores, Tracking, batch_scores, own_randomness
 from secateur.framework.pruning.channels.groups import Groups
+from secateur.framework.pruning.scoring.contract import held_to_contract
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion
 from secateur.framework.pruning.selection import Keep
 from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
 from secateur.framework.schedules.base import BEFORE_TRAINING

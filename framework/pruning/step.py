@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.contract import held_to_contract
-from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores, check_scores
 from secateur.framework.network.layers import prunable_layers, prunable_weights, tensor_name
 from secateur.framework.network.lineage import Companion, Staying, lineage_of
 from secateur.framework.network.masks import Masks
@@ -34,6 +32,8 @@ from secateur.framework.pruning.inputs import (
     mask_inputs,
 )
 from secateur.framework.pruning.ranking import CHANNEL_SCOPES, Limits, Ranking
+from secateur.framework.pruning.scoring.contract import held_to_contract
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores, check_scores
 from secateur.framework.pruning.selection import SCOPES, Keep
 from secateur.framework.pruning.targets import keep_channels, keep_weights, reachable
 from secateur.utils.errors import UsageError

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from secateur.framework.contract import held_to_contract
-from secateur.framework.criterion import Criterion, Data, LossFunction, check_scores
 from secateur.framework.pruning.channels.groups import Groups, free_groups
+from secateur.framework.pruning.scoring.contract import held_to_contract
+from secateur.framework.pruning.scoring.criterion import Criterion, Data, LossFunction, check_scores
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.suggest import one_line, unknown

@@ -16,7 +16,7 @@ from secateur.framework.run_folder import RunFolder
 
 CRITERION = '''
 import torch
-from secateur.framework.criterion import Criterion
+from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.schedules.base import During
 
 

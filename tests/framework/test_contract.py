@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import Criterion, prune
-from secateur.framework.contract import is_shipped
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.model_state import TABLES
 from secateur.framework.network.process_state import ProcessState
 from secateur.framework.plugins.registry import build, registry
+from secateur.framework.pruning.scoring.contract import is_shipped
 from secateur.utils.errors import RunError, UsageError
 
 Change = Callable[[Any], object]

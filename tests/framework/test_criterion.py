@@ -10,8 +10,8 @@ import torch
 from small_nets import mlp, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Criterion, check_scores
 from secateur.framework.network.layers import prunable_weights
+from secateur.framework.pruning.scoring.criterion import Criterion, check_scores
 from secateur.utils.errors import UsageError
 
 

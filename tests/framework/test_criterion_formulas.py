@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from secateur.framework.criterion import Criterion
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
+from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.utils.errors import UsageError
 
 Batches = list[tuple[Tensor, Tensor]]

@@ -27,13 +27,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import registry
-from secateur.framework.criterion import Criterion, check_scores, mean_gradients
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import scoring
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
+from secateur.framework.pruning.scoring.criterion import Criterion, check_scores
+from secateur.framework.pruning.scoring.gradients import mean_gradients
 from secateur.framework.schedules.base import Schedule
 from secateur.utils.errors import UsageError
 

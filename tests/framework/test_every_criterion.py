@@ -7,7 +7,6 @@ import torch
 from short_runs import trained
 from small_nets import one_thread, same  # noqa: F401
 
-from secateur.framework.criterion import Criterion, Data
 from secateur.framework.network.size import weight_sparsity
 from secateur.framework.plugins.registry import build, option_names, registry
 from secateur.framework.pruning.batch_scores import Tracking
@@ -15,6 +14,7 @@ from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
 from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.pruning.scoring.criterion import Criterion, Data
 from secateur.framework.schedules.base import Never
 from secateur.framework.schedules.every_n_batches import Iterative
 

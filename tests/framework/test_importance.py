@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from secateur.framework.criterion import Criterion
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
+from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.utils.errors import UsageError
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -679,7 +679,7 @@ def test_channels_take_a_pass_each_only_where_the_outputs_are_not_linear_in_the_
     net: str, rows: set[str]
 ) -> None:
     from secateur.framework.network.preserve import scoring
-    from secateur.framework.pruning.curvature import Curvature
+    from secateur.framework.pruning.scoring.gates.curvature import Curvature
 
     model, batches, groups = double(net)
     with scoring(model):
@@ -749,9 +749,9 @@ def test_the_oracle_is_the_squared_change_of_the_loss_without_the_channel(net: s
 
 @pytest.mark.parametrize("net", [*NETS])
 def test_the_layers_before_a_channel_are_run_once_for_all_of_them(net: str) -> None:
-    from secateur.framework.pruning.reading import reads_of
-    from secateur.framework.pruning.removal import _Network
-    from secateur.framework.pruning.replay import Replay
+    from secateur.framework.pruning.scoring.ablation.consumers import reads_of
+    from secateur.framework.pruning.scoring.ablation.loss_change import _Network
+    from secateur.framework.pruning.scoring.ablation.replay import Replay
 
     model, batches, groups = double(net)
     model.eval()
@@ -873,7 +873,7 @@ def test_the_oracle_takes_pooling_of_channels_last_images_for_what_it_is(
 
 @pytest.mark.parametrize("name", ["VGG16", "LeNet5", "ResNet18"])
 def test_shipped_networks_are_taken_apart(name: str) -> None:
-    from secateur.framework.pruning.removal import _Network
+    from secateur.framework.pruning.scoring.ablation.loss_change import _Network
 
     model = shipped(name, image_size=32).eval()
     inputs = images(2, channels=1, size=32)

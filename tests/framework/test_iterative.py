@@ -14,7 +14,6 @@ from small_nets import ConvNet, images, mlp, one_thread, same, seeded, shipped  
 from torch import Tensor, nn
 
 from secateur import Iterative
-from secateur.framework.criterion import Criterion, Data
 from secateur.framework.hooks import hookimpl
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build
@@ -26,6 +25,7 @@ from secateur.framework.pruning.chunks import Chunks
 from secateur.framework.pruning.cutting import cut
 from secateur.framework.pruning.iterative import Averages, IterativePruner
 from secateur.framework.pruning.ranking import Limits
+from secateur.framework.pruning.scoring.criterion import Criterion, Data
 from secateur.framework.trainer import Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped

@@ -10,7 +10,6 @@ from short_runs import trained
 from small_nets import ConvNet, ResNet, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Criterion, Data
 from secateur.framework.hooks import hookimpl
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
@@ -20,6 +19,7 @@ from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
+from secateur.framework.pruning.scoring.criterion import Criterion, Data
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.trainer import Trainer

@@ -14,13 +14,13 @@ from small_nets import one_thread, shipped  # noqa: F401
 from torch import Tensor, nn
 
 from secateur.framework.assemble import build_pruner
-from secateur.framework.criterion import Criterion
 from secateur.framework.plugins.registry import ROOT
 from secateur.framework.prepare import prepare_run
 from secateur.framework.pruning import step as pruning_step
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.iterative import IterativePruner
+from secateur.framework.pruning.scoring.criterion import Criterion
 
 #: recipe -> channels that can go, channels that it takes
 RECIPES = {

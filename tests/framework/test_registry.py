@@ -47,9 +47,7 @@ def empty(tmp_path: Path) -> Registry:
 
 
 def criterion(name: str, body: str = SCORE, head: str = 'granularity = "weight"') -> str:
-    return (
-        f"from secateur.framework.criterion import Criterion\n\nclass {name}(Criterion):\n    {head}\n    {body}\n"
-    )
+    return f"from secateur.framework.pruning.scoring.criterion import Criterion\n\nclass {name}(Criterion):\n    {head}\n    {body}\n"
 
 
 def test_names_are_sorted_and_import_nothing(tree: Tree) -> None:
@@ -178,7 +176,10 @@ def test_the_same_name_in_another_kind_is_free(tree: Tree, empty: Registry) -> N
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("class Mine:\n    pass\n", "must be a subclass of secateur.framework.criterion.Criterion"),
+        (
+            "class Mine:\n    pass\n",
+            "must be a subclass of secateur.framework.pruning.scoring.criterion.Criterion",
+        ),
         (criterion("Mine", "pass"), "Mine lacks score"),
         ("import no_such_module\n\nclass Mine:\n    pass\n", "cannot be imported: ModuleNotFoundError"),
         ("class Mine:\n    pass\n\n\nMine = 3\n", "Mine is not a class"),

@@ -14,7 +14,6 @@ from small_nets import ConvNet, one_thread, same, seeded  # noqa: F401
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.criterion import Data
 from secateur.framework.group_decay import GroupDecay, shrink_filters
 from secateur.framework.hooks import hookimpl
 from secateur.framework.plugins.registry import build
@@ -22,7 +21,8 @@ from secateur.framework.pruning.batch_scores import RunningScores, Tracking
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.pruner import Pruner
-from secateur.framework.pruning.weighing import weighed
+from secateur.framework.pruning.scoring.criterion import Data
+from secateur.framework.pruning.scoring.weighted import weighed
 from secateur.framework.pruning_rate import PruningRate
 from secateur.framework.trainer import Trainer
 from secateur.utils.errors import RunError, UsageError

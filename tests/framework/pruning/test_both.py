@@ -26,7 +26,6 @@ from torch.nn import functional as F
 
 from secateur import measure, prune
 from secateur.framework.checkpoint import load_model, save_model
-from secateur.framework.criterion import Criterion
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
@@ -35,6 +34,7 @@ from secateur.framework.pruning.both import keep_both
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.cutting import channel_masks
+from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.step import PruningStep
 from secateur.utils.errors import UsageError
 

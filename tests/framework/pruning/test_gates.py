@@ -12,13 +12,13 @@ from small_nets import ConvNet, Net, ResNet, images, randomise, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.criterion import mean_gradients
 from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.gates import _heard, gate_gradients
-from secateur.framework.pruning.norms import norm_gate_gradients
-from secateur.framework.pruning.producers import producer_parameters, sum_over_channels
+from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_over_channels
+from secateur.framework.pruning.scoring.gates.norm_gates import norm_gate_gradients
+from secateur.framework.pruning.scoring.gates.output_gates import _heard, gate_gradients
+from secateur.framework.pruning.scoring.gradients import mean_gradients
 
 
 def chain(run: Callable[[Net, Tensor], Tensor]) -> nn.Module:

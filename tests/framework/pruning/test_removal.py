@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.removal import _Network
+from secateur.framework.pruning.scoring.ablation.loss_change import _Network
 
 
 def grouped() -> nn.Module:

@@ -10,9 +10,9 @@ from small_nets import Net, images, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.criterion import Criterion
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
+from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.step import PruningStep
 
 

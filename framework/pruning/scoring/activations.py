@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from secateur.framework.criterion import Batch
 from secateur.framework.network.layers import prunable_layers, prunable_weights
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import hooked, output_tensors
+from secateur.framework.pruning.scoring.criterion import Batch
 from secateur.utils.errors import UsageError
 
 

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, LossFunction, add_gradients
 from secateur.framework.network.layers import output_dim, prunable_layers, tensor_name, unit_is_channel
 from secateur.framework.network.preserve import untouched
 from secateur.framework.pruning.channels.consumers import Reader, sole_norms
 from secateur.framework.pruning.channels.groups import ChannelGroup
-from secateur.framework.pruning.producers import add_units, per_unit, producer_parameters
+from secateur.framework.pruning.scoring.channel_sums import add_units, per_unit, producer_parameters
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.gradients import add_gradients
 from secateur.utils.errors import UsageError
 
 

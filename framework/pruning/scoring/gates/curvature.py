@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from secateur.framework.criterion import Batch, LossFunction
-from secateur.framework.pruning.batchwise import freeze, peek
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.gated import gated
-from secateur.framework.pruning.hearing import hear, listening, sum_positions
-from secateur.framework.pruning.importance import joined
-from secateur.framework.pruning.linearity import piecewise_linear
-from secateur.framework.pruning.places import Places
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.gates.capture import hear, listening, sum_positions
+from secateur.framework.pruning.scoring.gates.differentiable_gates import gated
+from secateur.framework.pruning.scoring.gates.gradients import joined
+from secateur.framework.pruning.scoring.gates.linearity import piecewise_linear
+from secateur.framework.pruning.scoring.gates.sites import Places
+from secateur.framework.pruning.scoring.gradients import freeze, peek
 from secateur.utils.errors import UsageError
 
 #: numbers that a block of products with the Hessian of the outputs may hold

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from secateur.framework.criterion import Batch, LossFunction, mean_gradients
 from secateur.framework.network.layers import prunable_layers, prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import scoring
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.gradients import mean_gradients
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from secateur.framework.schedules.base import Before, Schedule
 from secateur.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from secateur.framework.pruning.channels.groups import ChannelGroup
+    pass
 
 #: name -> float32 tensor, higher = keep: parameter names for weights, group names for channels
 Scores = Mapping[str, Tensor]
@@ -90,7 +90,7 @@ class Criterion(ABC):
         """Optional, for channel criterions under `--outer_layer_pruning`: score the inputs of the first layer.
 
         The measure of the channels, over the columns of the weight of `layer` (a module's name) instead of rows:
-        `(inputs,)`, higher = keep. Pure like `score`. `secateur.framework.pruning.inputs.input_columns` has the columns.
+        `(inputs,)`, higher = keep. Pure like `score`. `secateur.framework.pruning.scoring.input_features.input_columns` has the columns.
         """
         raise UsageError(f"{type(self).__name__} cannot rank the network's inputs (it lacks input_scores)")
 
@@ -110,91 +110,6 @@ class Criterion(ABC):
     def generator(self) -> torch.Generator:
         """Random numbers that depend on the run's seed and the pruning step alone."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
-
-
-def with_groups(
-    model: nn.Module, batches: Iterable[Batch], groups: Groups | None
-) -> tuple[dict[str, ChannelGroup], Iterable[Batch]]:
-    """The free groups, traced from the first inputs where none were given, and all the batches still."""
-    if groups is not None:
-        return free_groups(groups), batches
-    from secateur.framework.pruning.channels.discovery import channel_groups
-
-    batches = list(batches)
-    if not batches:
-        raise UsageError("channel groups can only be traced from a batch: pass groups or batches")
-    return free_groups(channel_groups(model, batches[0][0][:1])), batches
-
-
-def mean_gradients(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    loss: LossFunction,
-    parameters: Mapping[str, nn.Parameter],
-) -> tuple[dict[str, Tensor], float]:
-    """Gradient of the mean loss over all samples, and that loss; call it inside `scoring`.
-
-    `loss` is a mean over its batch, so a batch weighs by its size. The gradients accumulate in `.grad`, which
-    autograd does in place.
-    """
-    tensors = list(parameters.values())
-    for tensor in tensors:
-        tensor.requires_grad_(True)
-    samples, mean_loss = add_gradients(model, batches, loss, tensors)
-    found = {}
-    for name, tensor in parameters.items():
-        gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
-        found[name] = gradient.div_(samples)
-    return found, mean_loss
-
-
-def add_gradients(
-    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, inputs: Sequence[Tensor] | None
-) -> tuple[int, float]:
-    """Add the gradients of the samples' losses to `.grad` of `inputs` (None: all that require one).
-
-    The gradients of the first batch are there while the next ones pass, so these go in halves, or the peak of
-    memory would be above that of a training step: where the loss is a mean over samples that do not see each
-    other. Returns the number of samples and their mean loss.
-    """
-    samples, total = 0, torch.zeros((), dtype=torch.float64)
-    halve = not any(map(_mixes_samples, model.modules()))
-    for number, (images, targets) in enumerate(batches):
-        for part, wanted in _halves(images, targets) if halve and number else [(images, targets)]:
-            outputs = model(part)
-            value = loss(outputs, wanted) * len(part)
-            if not value.requires_grad:
-                raise UsageError("the loss does not depend on the weights to be scored: there is no gradient")
-            halve = halve and (number > 0 or _is_mean(loss, outputs, wanted, value))
-            value.backward(inputs=inputs)
-            total += value.detach().cpu()
-            samples += len(part)
-            del outputs, value  # they hold the graph's end while the next one grows
-    if samples == 0:
-        raise UsageError("the criterion needs data and got no batch")
-    return samples, float(total) / samples
-
-
-def _halves(images: Tensor, targets: Tensor) -> list[Batch]:
-    size = -(-len(images) // 2)
-    return list(zip(images.split(size), targets.split(size), strict=True))
-
-
-def _mixes_samples(module: nn.Module) -> bool:
-    """A norm in training mode takes the statistics of the batch, one that has none of its own in eval mode too."""
-    norm = isinstance(module, nn.modules.batchnorm._NormBase)
-    return norm and (module.training or module.running_mean is None)
-
-
-@torch.no_grad()
-def _is_mean(loss: LossFunction, outputs: Any, targets: Any, total: Tensor) -> bool:
-    """Whether the loss of a batch is the mean of the losses of its halves, weighed by their sizes."""
-    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
-        return False
-    if len(outputs) != len(targets) or len(outputs) < WORTH_HALVING:
-        return False
-    parts = torch.stack([loss(part, wanted) * len(part) for part, wanted in _halves(outputs, targets)])
-    return bool((parts.sum() - total).abs() <= 1e-4 * parts.abs().sum())
 
 
 def check_scores(

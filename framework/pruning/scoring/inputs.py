@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, Criterion, with_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, example_of, free_groups
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion
 from secateur.utils.errors import UsageError
 
 
@@ -24,3 +24,17 @@ def with_sample(
         raise UsageError(f"{type(criterion).__name__} needs an example input or a batch, to run the network once")
     free, _ = with_groups(model, batches, groups)
     return free, batches[0][0][:1]
+
+
+def with_groups(
+    model: nn.Module, batches: Iterable[Batch], groups: Groups | None
+) -> tuple[dict[str, ChannelGroup], Iterable[Batch]]:
+    """The free groups, traced from the first inputs where none were given, and all the batches still."""
+    if groups is not None:
+        return free_groups(groups), batches
+    from secateur.framework.pruning.channels.discovery import channel_groups
+
+    batches = list(batches)
+    if not batches:
+        raise UsageError("channel groups can only be traced from a batch: pass groups or batches")
+    return free_groups(channel_groups(model, batches[0][0][:1])), batches

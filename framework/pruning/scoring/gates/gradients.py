@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, LossFunction
-from secateur.framework.pruning.batchwise import Part, each_gradient, freeze, gradient, peek
 from secateur.framework.pruning.channels.groups import ChannelGroup
-from secateur.framework.pruning.hearing import Reduce, hear, listening, sum_positions
-from secateur.framework.pruning.places import Places
-from secateur.framework.pruning.producers import add_units
+from secateur.framework.pruning.scoring.channel_sums import add_units
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.gates.capture import Reduce, hear, listening, sum_positions
+from secateur.framework.pruning.scoring.gates.sites import Places
+from secateur.framework.pruning.scoring.gradients import Part, each_gradient, freeze, gradient, peek
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import output_dim, tensor_name
-from secateur.framework.pruning.channels.groups import ChannelGroup
+from secateur.framework.network.preserve import scoring
+from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.gradients import mean_gradients, softened
 
 
 def producer_parameters(
@@ -99,3 +102,27 @@ def units_per_channel(model: nn.Module, group: ChannelGroup) -> int:
         weight, dim = tensor_name(name, "weight"), output_dim(model.get_submodule(name))
         units += sum(part.index.shape[1] for part in group.slices if (part.tensor, part.dim) == (weight, dim))
     return units
+
+
+def weight_slopes(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, temperature: float
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """w and g of the producers' weights, g of the mean loss of outputs / temperature over all samples.
+
+    g may be written over: weights by the million are not copied for each product.
+    """
+    weights = producer_parameters(model, groups, biases=False)
+    with scoring(model):
+        gradients, _ = mean_gradients(model, batches, softened(loss, temperature), weights)
+    return {name: (weight.detach(), gradients[name]) for name, weight in weights.items()}
+
+
+def over_channels(groups: Groups, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sum of what is shaped like the producers' parameters over each channel's entries: `(channels,)` a group."""
+    dims = {part.tensor: part.dim for group in groups.values() for part in group.produced}
+    units = {
+        name: element.movedim(dims[name], 0).flatten(1).sum(1) if element.dim() > 1 else element
+        for name, element in elements.items()
+        if name in dims
+    }
+    return add_units(groups, units)

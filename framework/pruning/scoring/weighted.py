@@ -7,10 +7,11 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, Criterion, LossFunction, Scores, with_groups
-from secateur.framework.pruning.batchwise import over_channels
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.initial import InitialWeights
+from secateur.framework.pruning.scoring.channel_sums import over_channels
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
+from secateur.framework.pruning.scoring.initial_weights import InitialWeights
+from secateur.framework.pruning.scoring.inputs import with_groups
 from secateur.utils.errors import UsageError
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from secateur.framework.pruning.channels.consumers import readers_of
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.replay import Replay, Stacked
+from secateur.framework.pruning.scoring.ablation.replay import Replay, Stacked
 
 CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 

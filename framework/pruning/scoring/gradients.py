@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.criterion import Batch, LossFunction, add_gradients, mean_gradients
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.producers import add_units, producer_parameters
+from secateur.framework.pruning.scoring.criterion import WORTH_HALVING, Batch, LossFunction
 from secateur.utils.errors import UsageError
 
 #: samples, and a number for each entry
@@ -80,30 +78,6 @@ def softened(loss: LossFunction, temperature: float) -> LossFunction:
     return lambda outputs, targets: loss(outputs / temperature, targets)
 
 
-def weight_slopes(
-    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, temperature: float
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """w and g of the producers' weights, g of the mean loss of outputs / temperature over all samples.
-
-    g may be written over: weights by the million are not copied for each product.
-    """
-    weights = producer_parameters(model, groups, biases=False)
-    with scoring(model):
-        gradients, _ = mean_gradients(model, batches, softened(loss, temperature), weights)
-    return {name: (weight.detach(), gradients[name]) for name, weight in weights.items()}
-
-
-def over_channels(groups: Groups, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Sum of what is shaped like the producers' parameters over each channel's entries: `(channels,)` a group."""
-    dims = {part.tensor: part.dim for group in groups.values() for part in group.produced}
-    units = {
-        name: element.movedim(dims[name], 0).flatten(1).sum(1) if element.dim() > 1 else element
-        for name, element in elements.items()
-        if name in dims
-    }
-    return add_units(groups, units)
-
-
 def one_sample_each(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The samples of all batches as batches of their own."""
     for inputs, targets in batches:
@@ -121,3 +95,74 @@ def check_flow_options(who: str, temperature: float, samples: int, name: str = "
     check_temperature(who, temperature, name)
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise UsageError(f"{who}: samples must be a whole number from 1 on, got {samples}")
+
+
+def mean_gradients(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    loss: LossFunction,
+    parameters: Mapping[str, nn.Parameter],
+) -> tuple[dict[str, Tensor], float]:
+    """Gradient of the mean loss over all samples, and that loss; call it inside `scoring`.
+
+    `loss` is a mean over its batch, so a batch weighs by its size. The gradients accumulate in `.grad`, which
+    autograd does in place.
+    """
+    tensors = list(parameters.values())
+    for tensor in tensors:
+        tensor.requires_grad_(True)
+    samples, mean_loss = add_gradients(model, batches, loss, tensors)
+    found = {}
+    for name, tensor in parameters.items():
+        gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
+        found[name] = gradient.div_(samples)
+    return found, mean_loss
+
+
+def add_gradients(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, inputs: Sequence[Tensor] | None
+) -> tuple[int, float]:
+    """Add the gradients of the samples' losses to `.grad` of `inputs` (None: all that require one).
+
+    The gradients of the first batch are there while the next ones pass, so these go in halves, or the peak of
+    memory would be above that of a training step: where the loss is a mean over samples that do not see each
+    other. Returns the number of samples and their mean loss.
+    """
+    samples, total = 0, torch.zeros((), dtype=torch.float64)
+    halve = not any(map(_mixes_samples, model.modules()))
+    for number, (images, targets) in enumerate(batches):
+        for part, wanted in _halves(images, targets) if halve and number else [(images, targets)]:
+            outputs = model(part)
+            value = loss(outputs, wanted) * len(part)
+            if not value.requires_grad:
+                raise UsageError("the loss does not depend on the weights to be scored: there is no gradient")
+            halve = halve and (number > 0 or _is_mean(loss, outputs, wanted, value))
+            value.backward(inputs=inputs)
+            total += value.detach().cpu()
+            samples += len(part)
+            del outputs, value  # they hold the graph's end while the next one grows
+    if samples == 0:
+        raise UsageError("the criterion needs data and got no batch")
+    return samples, float(total) / samples
+
+
+def _halves(images: Tensor, targets: Tensor) -> list[Batch]:
+    size = -(-len(images) // 2)
+    return list(zip(images.split(size), targets.split(size), strict=True))
+
+
+def _mixes_samples(module: nn.Module) -> bool:
+    """A norm in training mode takes the statistics of the batch, one that has none of its own in eval mode too."""
+    norm = isinstance(module, nn.modules.batchnorm._NormBase)
+    return norm and (module.training or module.running_mean is None)
+
+
+@torch.no_grad()
+def _is_mean(loss: LossFunction, outputs: Any, targets: Any, total: Tensor) -> bool:
+    """Whether the loss of a batch is the mean of the losses of its halves, weighed by their sizes."""
+    if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
+        return False
+    if len(outputs) != len(targets) or len(outputs) < WORTH_HALVING:
+        return False
+    parts = torch.stack([loss(part, wanted) * len(part) for part, wanted in _halves(outputs, targets)])
+    return bool((parts.sum() - total).abs() <= 1e-4 * parts.abs().sum())

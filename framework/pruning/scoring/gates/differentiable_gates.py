@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.pruning.channels.groups import ChannelGroup
-from secateur.framework.pruning.places import Places
+from secateur.framework.pruning.scoring.gates.sites import Places
 
 Run = Callable[[Tensor], Any]
 

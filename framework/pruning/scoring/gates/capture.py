@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.outputs import hooked, output_tensors
-from secateur.framework.pruning.batchwise import freeze, gradient
-from secateur.framework.pruning.gates import SAME
-from secateur.framework.pruning.places import Places
+from secateur.framework.pruning.scoring.gates.output_gates import SAME
+from secateur.framework.pruning.scoring.gates.sites import Places
+from secateur.framework.pruning.scoring.gradients import freeze, gradient
 
 Products = dict[str, list[Tensor]]
 #: from a producer's weight and `(units, samples, positions)`

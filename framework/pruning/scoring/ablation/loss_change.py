@@ -11,11 +11,11 @@ from torch.func import functional_call
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves, tree_map
 
-from secateur.framework.criterion import Batch, LossFunction
-from secateur.framework.pruning.batchwise import peek
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
-from secateur.framework.pruning.reading import Read, reads_of
-from secateur.framework.pruning.replay import Replay
+from secateur.framework.pruning.scoring.ablation.consumers import Read, reads_of
+from secateur.framework.pruning.scoring.ablation.replay import Replay
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.gradients import peek
 
 #: numbers that the largest value of a block of sets may hold
 BLOCK = 2**23
