@@ -30,7 +30,7 @@ from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup
-from secateur.framework.pruning.cutting import cut, mask_channels
+from secateur.framework.pruning.surgery.cutting import cut, mask_channels
 from secateur.utils.vision import torchvision
 
 SIZES = {"inception_v3": 299}

@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.channels.discovery import channel_groups as channel_groups
     from secateur.framework.pruning.channels.groups import ChannelGroup as ChannelGroup
     from secateur.framework.pruning.channels.groups import Groups as Groups
-    from secateur.framework.pruning.cutting import cut as cut
     from secateur.framework.pruning.scoring.criterion import Batch as Batch
     from secateur.framework.pruning.scoring.criterion import Criterion as Criterion
     from secateur.framework.pruning.scoring.criterion import Data as Data
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.scoring.inputs import with_groups as with_groups
     from secateur.framework.pruning.selection import Keep as Keep
     from secateur.framework.pruning.selection import select as select
+    from secateur.framework.pruning.surgery.cutting import cut as cut
     from secateur.framework.schedules.base import After as After
     from secateur.framework.schedules.base import Before as Before
     from secateur.framework.schedules.base import During as During
@@ -100,7 +100,7 @@ _HOME = {
     "adapter": "framework.pruning.adapters.base",
     "build": "framework.plugins.registry",
     "channel_groups": "framework.pruning.channels.discovery",
-    "cut": "framework.pruning.cutting",
+    "cut": "framework.pruning.surgery.cutting",
     "decay_groups": "framework.trainer",
     "hookimpl": "framework.hooks",
     "input_columns": "framework.pruning.scoring.input_features",

@@ -26,8 +26,8 @@ from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.size import count_macs, macs_by_tensor
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
 from secateur.framework.pruning.channels.slicing import shrink, what_stays
-from secateur.framework.pruning.cutting import cut
 from secateur.framework.pruning.scoring.channel_sums import units_per_channel
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 

@@ -18,9 +18,9 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import untouched
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, free_groups
-from secateur.framework.pruning.cutting import cut
-from secateur.framework.pruning.folding import foldable
 from secateur.framework.pruning.scoring.gates.norm_gates import norms_behind
+from secateur.framework.pruning.surgery.cutting import cut
+from secateur.framework.pruning.surgery.folding import foldable
 
 
 def add_l0_gates(model: nn.Module, sample: Tensor, close_norms: bool = True, **gates: Any) -> list[str]:

@@ -21,7 +21,6 @@ from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.channels.slicing import shrink, what_stays
 from secateur.framework.pruning.channels.verification import not_removable
-from secateur.framework.pruning.cutting import cut
 from secateur.framework.pruning.inputs import (
     check_input_scores,
     first_layer,
@@ -35,6 +34,7 @@ from secateur.framework.pruning.ranking import CHANNEL_SCOPES, Limits, Ranking
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores, check_scores
 from secateur.framework.pruning.selection import SCOPES, Keep
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.pruning.targets import keep_channels, keep_weights, reachable
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped

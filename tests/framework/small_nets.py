@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
-from secateur.framework.pruning.cutting import mask_channels
+from secateur.framework.pruning.surgery.cutting import mask_channels
 
 Groups = Mapping[str, ChannelGroup]
 

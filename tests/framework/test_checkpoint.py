@@ -36,7 +36,7 @@ from secateur.framework.network.size import measure
 from secateur.framework.plugins.registry import build
 from secateur.framework.pretrained import load_tensors
 from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
 
 

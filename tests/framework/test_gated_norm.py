@@ -16,7 +16,7 @@ from secateur.framework.gated_norm import add_gates, fold_gates, gated_norms
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.cutting import cut, mask_channels
+from secateur.framework.pruning.surgery.cutting import cut, mask_channels
 
 
 def gated(model: nn.Module, **options: float) -> nn.Module:

@@ -464,7 +464,7 @@ def test_element_scores_have_the_parameters_shapes_and_add_up_to_the_scores() ->
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_the_distance_from_the_initial_weights_follows_a_cut(cut: bool) -> None:
-    from secateur.framework.pruning.cutting import cut as cut_channels
+    from secateur.framework.pruning.surgery.cutting import cut as cut_channels
 
     model, batches, groups = double("residual")
     criterion = build("criterions", "BiasedLoss", use_init=True)

@@ -22,10 +22,10 @@ from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.chunks import Chunks
-from secateur.framework.pruning.cutting import cut
 from secateur.framework.pruning.iterative import Averages, IterativePruner
 from secateur.framework.pruning.ranking import Limits
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.trainer import Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped

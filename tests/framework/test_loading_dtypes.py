@@ -145,7 +145,7 @@ def test_files_without_a_record_are_of_float32_networks(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int32, torch.bool, torch.uint8, torch.int64])
 def test_masks_and_indices_of_another_dtype_are_refused(prefix: str, dtype: torch.dtype, tmp_path: Path) -> None:
     from secateur.framework.pruning.channels.discovery import channel_groups
-    from secateur.framework.pruning.cutting import cut
+    from secateur.framework.pruning.surgery.cutting import cut
 
     model = seeded(ConvNet)
     groups = channel_groups(model, images())

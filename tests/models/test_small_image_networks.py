@@ -12,7 +12,7 @@ from torch import nn
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
 from tests.framework.small_nets import images, masked, random_keep, shipped
 

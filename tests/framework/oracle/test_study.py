@@ -17,9 +17,9 @@ from secateur.framework.oracle.study import REFERENCES, Study, judge, measure_or
 from secateur.framework.oracle.tables import head, left_out_lines, table
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import Groups, free_groups
-from secateur.framework.pruning.cutting import mask_channels
 from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
 from secateur.framework.pruning.scoring.inputs import with_groups
+from secateur.framework.pruning.surgery.cutting import mask_channels
 from secateur.utils.files.atomic import write_json
 from tests.framework.small_nets import ConvNet, ResNet, images, one_thread, randomise, same, seeded, snapshot
 

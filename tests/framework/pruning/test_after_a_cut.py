@@ -28,7 +28,7 @@ from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.vision import torchvision
 
 

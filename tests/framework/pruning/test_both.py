@@ -33,9 +33,9 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.both import keep_both
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
-from secateur.framework.pruning.cutting import channel_masks
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.step import PruningStep
+from secateur.framework.pruning.surgery.cutting import channel_masks
 from secateur.utils.errors import UsageError
 
 NETS: dict[str, tuple[Any, Tensor]] = {

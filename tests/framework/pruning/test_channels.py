@@ -33,7 +33,7 @@ from secateur.framework.network.lineage import lineage_of
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup
-from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
 
 Conv, Linear = nn.Conv2d, nn.Linear

@@ -23,8 +23,8 @@ from secateur.framework.network.size import weight_sparsity
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
-from secateur.framework.pruning.cutting import cut
-from secateur.framework.pruning.folding import foldable
+from secateur.framework.pruning.surgery.cutting import cut
+from secateur.framework.pruning.surgery.folding import foldable
 
 
 def gated(model: nn.Module, sample: Tensor, share: float, seed: int = 0, **options: Any) -> nn.Module:

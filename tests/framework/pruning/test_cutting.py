@@ -31,7 +31,7 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.pruning.channels.slicing import shrink
-from secateur.framework.pruning.cutting import cut, mask_channels
+from secateur.framework.pruning.surgery.cutting import cut, mask_channels
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 

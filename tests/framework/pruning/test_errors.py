@@ -27,10 +27,10 @@ from torch.nn import functional as F
 from secateur import measure, prune, select
 from secateur.framework.network.lineage import Lineage, lineage_of
 from secateur.framework.network.masks import Masks
-from secateur.framework.pruning import cutting
 from secateur.framework.pruning.adapters import base
 from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.cutting import cut, mask_channels
+from secateur.framework.pruning.surgery import cutting
+from secateur.framework.pruning.surgery.cutting import cut, mask_channels
 from secateur.utils.errors import UsageError
 
 

@@ -29,7 +29,7 @@ from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
-from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
 
 Keep = Mapping[str, Tensor]

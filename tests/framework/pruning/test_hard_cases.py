@@ -17,7 +17,7 @@ from torch.nn.utils import parametrizations
 
 from secateur import channel_groups, cut, prune
 from secateur.framework.network.size import count_macs
-from secateur.framework.pruning.cutting import mask_channels
+from secateur.framework.pruning.surgery.cutting import mask_channels
 from secateur.utils.errors import UsageError
 from secateur.utils.vision import torchvision
 

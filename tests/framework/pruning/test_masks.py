@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from secateur import load_model, save_model
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
-from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.surgery.cutting import cut
 
 Make = Callable[[], nn.Module]
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from secateur import build, channel_groups, cut, load_model, prune, save_model
 from secateur.framework.network.size import count_macs
-from secateur.framework.pruning.cutting import mask_channels
+from secateur.framework.pruning.surgery.cutting import mask_channels
 from secateur.utils.errors import UsageError
 from secateur.utils.vision import torchvision
 

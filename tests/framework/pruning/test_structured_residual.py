@@ -22,9 +22,9 @@ from secateur import registry
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.cutting import channel_masks
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.step import PruningStep
+from secateur.framework.pruning.surgery.cutting import channel_masks
 
 CHANNEL = [
     name

@@ -13,7 +13,7 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.budgets import Macs, dense_macs
 from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.cutting import cut
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.pruning.targets import count_weights, cut_weights
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from secateur import channel_groups, cut, measure, prune
 from secateur.framework.pruning.channels import verification
-from secateur.framework.pruning.cutting import mask_channels
+from secateur.framework.pruning.surgery.cutting import mask_channels
 from secateur.utils.errors import UsageError
 
 

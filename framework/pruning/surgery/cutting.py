@@ -18,8 +18,8 @@ from secateur.framework.network.ordinary_tensors import ordinary_mode
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, TracedGroups, example_of, remap
 from secateur.framework.pruning.channels.slicing import Factor, rescaled, rescaling, shrink, what_stays
-from secateur.framework.pruning.folding import moved_constants
-from secateur.framework.pruning.undo import all_or_nothing
+from secateur.framework.pruning.surgery.folding import moved_constants
+from secateur.framework.pruning.surgery.rollback import all_or_nothing
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 from secateur.utils.suggest import unknown
