@@ -19,10 +19,10 @@ from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
 from secateur.framework.network.preserve import random_numbers_as_before
 from secateur.framework.network.size import measure
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.budgets import BUDGETS
 from secateur.framework.pruning.channels.groups import check_example
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
+from secateur.framework.pruning.selection.budgets import BUDGETS
 from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped

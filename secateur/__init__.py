@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.scoring.gradients import mean_gradients as mean_gradients
     from secateur.framework.pruning.scoring.input_features import input_columns as input_columns
     from secateur.framework.pruning.scoring.inputs import with_groups as with_groups
-    from secateur.framework.pruning.selection import Keep as Keep
-    from secateur.framework.pruning.selection import select as select
+    from secateur.framework.pruning.selection.select import Keep as Keep
+    from secateur.framework.pruning.selection.select import select as select
     from secateur.framework.pruning.surgery.cutting import cut as cut
     from secateur.framework.schedules.base import After as After
     from secateur.framework.schedules.base import Before as Before
@@ -81,7 +81,7 @@ _HOME = {
     "During": "framework.schedules.base",
     "Groups": "framework.pruning.channels.groups",
     "Iterative": "framework.schedules.every_n_batches",
-    "Keep": "framework.pruning.selection",
+    "Keep": "framework.pruning.selection.select",
     "Kept": "framework.pruning.adapters.base",
     "Loss": "framework.loss",
     "LossFunction": "framework.pruning.scoring.criterion",
@@ -113,7 +113,7 @@ _HOME = {
     "same_network": "framework.network.lineage",
     "save_model": "framework.checkpoint",
     "scoring": "framework.network.preserve",
-    "select": "framework.pruning.selection",
+    "select": "framework.pruning.selection.select",
     "with_groups": "framework.pruning.scoring.inputs",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605

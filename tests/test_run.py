@@ -32,7 +32,7 @@ from secateur.framework.console import Console
 from secateur.framework.network.masks import Masks
 from secateur.framework.plots import draw_scores
 from secateur.framework.plugins.registry import build, registry
-from secateur.framework.pruning.selection import Keep
+from secateur.framework.pruning.selection.select import Keep
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.run_folder import RunFolder
 from secateur.framework.schedules.base import targets

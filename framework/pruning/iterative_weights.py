@@ -9,8 +9,8 @@ from secateur.framework.hooks import hookimpl
 from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.iterative import IterativePruner, normed
 from secateur.framework.pruning.scoring.criterion import Criterion
+from secateur.framework.pruning.selection.targets import count_weights
 from secateur.framework.pruning.step import nothing_below
-from secateur.framework.pruning.targets import count_weights
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.utils.errors import UsageError
 

@@ -16,7 +16,7 @@ from secateur.framework.pruning.batch_scores import RunningScores, Tracking, bat
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion
-from secateur.framework.pruning.selection import Keep
+from secateur.framework.pruning.selection.select import Keep
 from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
 from secateur.framework.schedules.base import BEFORE_TRAINING
 from secateur.utils.optimizers import unwrapped

@@ -14,14 +14,15 @@ from secateur.framework.network.layers import prunable_layers, prunable_weights,
 from secateur.framework.network.lineage import Companion, Staying, lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
-from secateur.framework.pruning.both import keep_both
-from secateur.framework.pruning.budgets import BUDGETS, LATENCY_TOLERANCE, TOLERANCE, Budget, make_budget
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.channels.slicing import shrink, what_stays
 from secateur.framework.pruning.channels.verification import not_removable
-from secateur.framework.pruning.inputs import (
+from secateur.framework.pruning.scoring.contract import held_to_contract
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores, check_scores
+from secateur.framework.pruning.selection.budgets import BUDGETS, LATENCY_TOLERANCE, TOLERANCE, Budget, make_budget
+from secateur.framework.pruning.selection.input_features import (
     check_input_scores,
     first_layer,
     gone_scores,
@@ -30,12 +31,11 @@ from secateur.framework.pruning.inputs import (
     living_inputs,
     mask_inputs,
 )
-from secateur.framework.pruning.ranking import CHANNEL_SCOPES, Limits, Ranking
-from secateur.framework.pruning.scoring.contract import held_to_contract
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores, check_scores
-from secateur.framework.pruning.selection import SCOPES, Keep
+from secateur.framework.pruning.selection.joint import keep_both
+from secateur.framework.pruning.selection.ranking import CHANNEL_SCOPES, Limits, Ranking
+from secateur.framework.pruning.selection.select import SCOPES, Keep
+from secateur.framework.pruning.selection.targets import keep_channels, keep_weights, reachable
 from secateur.framework.pruning.surgery.cutting import cut
-from secateur.framework.pruning.targets import keep_channels, keep_weights, reachable
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 from secateur.utils.suggest import unknown

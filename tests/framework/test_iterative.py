@@ -17,14 +17,14 @@ from secateur import Iterative
 from secateur.framework.hooks import hookimpl
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.budgets import Macs
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.pruning.chunks import Chunks
 from secateur.framework.pruning.iterative import Averages, IterativePruner
-from secateur.framework.pruning.ranking import Limits
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
+from secateur.framework.pruning.selection.budgets import Macs
+from secateur.framework.pruning.selection.ranking import Limits
+from secateur.framework.pruning.selection.ranking_in_sets import Chunks
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.trainer import Trainer
 from secateur.utils.errors import UsageError

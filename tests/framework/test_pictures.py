@@ -25,7 +25,7 @@ from secateur.framework.pictures import confusion, network, saliency, scores, we
 from secateur.framework.pictures.gallery import LABELS, some
 from secateur.framework.pictures.listener import Pictures
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.selection import select
+from secateur.framework.pruning.selection.select import select
 from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.trainer import Parts, Settings
 from secateur.losses.CrossEntropy import CrossEntropy

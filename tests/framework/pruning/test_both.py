@@ -30,10 +30,10 @@ from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.both import keep_both
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
+from secateur.framework.pruning.selection.joint import keep_both
 from secateur.framework.pruning.step import PruningStep
 from secateur.framework.pruning.surgery.cutting import channel_masks
 from secateur.utils.errors import UsageError

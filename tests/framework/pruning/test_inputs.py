@@ -28,9 +28,9 @@ from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.pruning.inputs import keep_inputs, living_inputs
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
+from secateur.framework.pruning.selection.input_features import keep_inputs, living_inputs
 from secateur.framework.pruning.step import PruningStep
 from secateur.utils.errors import UsageError
 

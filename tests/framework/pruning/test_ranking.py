@@ -9,11 +9,11 @@ import torch
 from small_nets import ConvNet, images, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
-from secateur.framework.pruning.budgets import Nodes
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
-from secateur.framework.pruning.ranking import Limits, Ranking
-from secateur.framework.pruning.targets import keep_channels
+from secateur.framework.pruning.selection.budgets import Nodes
+from secateur.framework.pruning.selection.ranking import Limits, Ranking
+from secateur.framework.pruning.selection.targets import keep_channels
 
 UNITS = {"a": 6, "b": 8, "c": 10}
 

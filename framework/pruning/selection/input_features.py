@@ -14,7 +14,7 @@ from secateur.framework.network.preserve import untouched
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.criterion import Criterion, float_scores
 from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
-from secateur.framework.pruning.selection import lowest, select
+from secateur.framework.pruning.selection.select import lowest, select
 from secateur.utils.errors import UsageError
 
 

@@ -11,7 +11,7 @@ from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import dense_weights
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
-from secateur.framework.pruning.selection import Keep, lowest
+from secateur.framework.pruning.selection.select import Keep, lowest
 
 
 def keep_both(

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.pruning.budgets import Budget, Nodes
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
-from secateur.framework.pruning.selection import Keep, lowest, select
+from secateur.framework.pruning.selection.budgets import Budget, Nodes
+from secateur.framework.pruning.selection.select import Keep, lowest, select
 
 #: what competes with what: all channels, those of a group, those of groups that are built alike
 CHANNEL_SCOPES = ("global", "layer", "isomorphic")

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import dense_weights
-from secateur.framework.pruning.budgets import Budget, Nodes
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.chunks import Chunks
-from secateur.framework.pruning.ranking import Limits, Ranking
-from secateur.framework.pruning.selection import Keep, select
+from secateur.framework.pruning.selection.budgets import Budget, Nodes
+from secateur.framework.pruning.selection.ranking import Limits, Ranking
+from secateur.framework.pruning.selection.ranking_in_sets import Chunks
+from secateur.framework.pruning.selection.select import Keep, select
 from secateur.utils.errors import UsageError
 
 

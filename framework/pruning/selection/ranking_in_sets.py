@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.pruning.budgets import Budget
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.ranking import Limits, competing, dense_channels
-from secateur.framework.pruning.selection import Keep
+from secateur.framework.pruning.selection.budgets import Budget
+from secateur.framework.pruning.selection.ranking import Limits, competing, dense_channels
+from secateur.framework.pruning.selection.select import Keep
 
 
 class Chunks:
