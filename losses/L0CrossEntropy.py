@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.hard_concrete import l0_layers
+from secateur.framework.pruning.gated_layers.hard_concrete import l0_layers
 from secateur.losses.CrossEntropy import CrossEntropy
 
 
@@ -11,7 +11,7 @@ class L0CrossEntropy(CrossEntropy):
     """Cross-entropy, with the expected number of open gates as penalty: -(1/N) * sum of R over the gated layers.
 
     R, lambda (`--l0_reg`), rho (`--l2_reg` times N) and N (training samples) are the layers' own, see
-    `secateur.framework.hard_concrete`. l1 and lp penalties run over all parameters but the gates. Without gated layers it
+    `secateur.framework.pruning.gated_layers.hard_concrete`. l1 and lp penalties run over all parameters but the gates. Without gated layers it
     is CrossEntropy. Louizos, Welling and Kingma, 2018, arXiv:1712.01312.
     """
 

@@ -7,7 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.hard_concrete import (
+from secateur.framework.network.batch_norm import measured_statistics, running_statistics
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.preserve import evaluating
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import Groups
+from secateur.framework.pruning.gated_layers.hard_concrete import (
     DROP_RATE,
     LARGEST,
     SMALLEST,
@@ -16,12 +21,7 @@ from secateur.framework.hard_concrete import (
     expected_l0,
     l0_layers,
 )
-from secateur.framework.network.batch_norm import measured_statistics, running_statistics
-from secateur.framework.network.masks import Masks
-from secateur.framework.network.preserve import evaluating
-from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
+from secateur.framework.pruning.gated_layers.l0_network import Closed, add_l0_gates, cut_closed, without_gates
 from secateur.framework.trainer import Parts, Settings, decay_groups
 from secateur.trainers.DefaultTrainer import DefaultTrainer
 from secateur.utils.errors import UsageError

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur import prune
-from secateur.framework.hard_concrete import L0Conv2d, L0SubsampledConv2d
 from secateur.framework.network import memory_format
 from secateur.framework.network.convolution_faults import (
     FAULTS,
@@ -29,7 +28,8 @@ from secateur.framework.network.convolution_faults import (
     safe_convolutions,
 )
 from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.closed import add_l0_gates, without_gates
+from secateur.framework.pruning.gated_layers.hard_concrete import L0Conv2d, L0SubsampledConv2d
+from secateur.framework.pruning.gated_layers.l0_network import add_l0_gates, without_gates
 from secateur.utils.subsampled import SubsampledConv2d
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,10 +12,10 @@ from small_nets import ConvNet, ResNet, images, one_thread, randomise, seeded, s
 from torch import nn
 
 from secateur.framework.checkpoint import load_model, save_model
-from secateur.framework.gated_norm import add_gates, fold_gates, gated_norms
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.gated_layers.gated_batch_norm import add_gates, fold_gates, gated_norms
 from secateur.framework.pruning.surgery.cutting import cut, mask_channels
 
 

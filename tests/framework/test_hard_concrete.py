@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 from small_nets import ConvNet, images, one_thread, seeded  # noqa: F401
 from torch import nn
 
-from secateur.framework.hard_concrete import EPSILON, L0Conv2d, L0Linear, check_gates, expected_l0
-from secateur.framework.pruning.closed import add_l0_gates
+from secateur.framework.pruning.gated_layers.hard_concrete import (
+    EPSILON,
+    L0Conv2d,
+    L0Linear,
+    check_gates,
+    expected_l0,
+)
+from secateur.framework.pruning.gated_layers.l0_network import add_l0_gates
 from secateur.losses.CrossEntropy import CrossEntropy
 from secateur.losses.L0CrossEntropy import L0CrossEntropy
 from secateur.utils.errors import UsageError

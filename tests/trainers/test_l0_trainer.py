@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from secateur import load_model
 from secateur.framework.checkpointer import Checkpointer
 from secateur.framework.config import RunConfig
-from secateur.framework.hard_concrete import LARGEST, SMALLEST, l0_layers
 from secateur.framework.hooks import hookimpl
 from secateur.framework.network.batch_norm import measured_statistics, running_statistics
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.pruning.closed import Closed
+from secateur.framework.pruning.gated_layers.hard_concrete import LARGEST, SMALLEST, l0_layers
+from secateur.framework.pruning.gated_layers.l0_network import Closed
 from secateur.framework.run_folder import RunFolder, finished_dense_run
 from secateur.trainers.L0Trainer import L0Trainer, _left_as_zeros
 from secateur.utils.optimizers import unwrapped

@@ -15,14 +15,21 @@ from small_nets import ConvNet, Net, ResNet, images, mlp, one_thread, randomise,
 from torch import Tensor, nn
 
 from secateur.framework.checkpoint import load_model, save_model
-from secateur.framework.hard_concrete import LARGEST, SMALLEST, L0BatchNorm2d, L0Conv2d, L0Linear, l0_layers
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.pruning.closed import Closed, add_l0_gates, cut_closed, without_gates
+from secateur.framework.pruning.gated_layers.hard_concrete import (
+    LARGEST,
+    SMALLEST,
+    L0BatchNorm2d,
+    L0Conv2d,
+    L0Linear,
+    l0_layers,
+)
+from secateur.framework.pruning.gated_layers.l0_network import Closed, add_l0_gates, cut_closed, without_gates
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.pruning.surgery.folding import foldable
 

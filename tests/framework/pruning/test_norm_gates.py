@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.criterions.GateDecorators import GateDecorators
-from secateur.framework.gated_norm import add_gates
 from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.gated_layers.gated_batch_norm import add_gates
 from secateur.framework.pruning.scoring.gates.norm_gates import norms_behind
 
 Batches = list[tuple[Tensor, Tensor]]

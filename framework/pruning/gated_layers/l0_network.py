@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.hard_concrete import LAYERS, L0BatchNorm2d, L0Conv2d, l0_layers
 from secateur.framework.network.layers import prunable_layers, tensor_name
 from secateur.framework.network.lineage import lineage_of, same_network
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import untouched
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, free_groups
+from secateur.framework.pruning.gated_layers.hard_concrete import LAYERS, L0BatchNorm2d, L0Conv2d, l0_layers
 from secateur.framework.pruning.scoring.gates.norm_gates import norms_behind
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.pruning.surgery.folding import foldable
