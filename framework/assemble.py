@@ -13,9 +13,7 @@ from torch import nn
 
 from secateur.framework.checkpoint import is_ours, load_model, read_file
 from secateur.framework.config import RunConfig
-from secateur.framework.group_decay import GroupDecay
 from secateur.framework.idle import idle_flags, idle_modes
-from secateur.framework.loss import Loss
 from secateur.framework.network.memory_format import FORMATS, fast_multiple, usable_format
 from secateur.framework.optimizer_options import optimizer_options
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
@@ -27,12 +25,14 @@ from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighed
-from secateur.framework.pruning_rate import PruningRate
 from secateur.framework.rewinding import check_rewinding
 from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.scheduling import check_moments, schedule_of, write_back
-from secateur.framework.trainer import Trainer
+from secateur.framework.training.group_decay import GroupDecay
+from secateur.framework.training.loss import Loss
+from secateur.framework.training.pruning_lr import PruningRate
+from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.files.formats import SUFFIX, is_safetensors
 from secateur.utils.loading.loaders import Loaders, make_loaders

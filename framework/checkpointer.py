@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from secateur.framework.checkpoint import read_file, save_model
-from secateur.framework.hooks import hookimpl
 from secateur.framework.network.masks import Masks
 from secateur.framework.run_folder import RunFolder
+from secateur.framework.training.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.trainer import Trainer
 
 
 class Checkpointer:

@@ -12,7 +12,7 @@ from torch import nn
 
 from secateur.framework.network.layers import output_dim, prunable_layers, tensor_name
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.pruning.step import PruneEvent
+from secateur.framework.training.events import PruneEvent
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

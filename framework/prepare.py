@@ -10,7 +10,6 @@ from secateur.framework.autoconfig import fill
 from secateur.framework.config import RunConfig
 from secateur.framework.config_file import merge
 from secateur.framework.foreign_flags import translate
-from secateur.framework.hooks import installed_folders
 from secateur.framework.modes import use_modes, use_pruning_method, use_pruning_rate
 from secateur.framework.old_flags import translated
 from secateur.framework.plugins.registry import registry
@@ -24,6 +23,7 @@ from secateur.framework.robustness.checks import (
 )
 from secateur.framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
 from secateur.framework.scheduling import follow_set, use_schedule_flags
+from secateur.framework.training.hooks import installed_folders
 from secateur.framework.validate import check_config
 from secateur.utils.errors import UsageError
 

@@ -14,16 +14,16 @@ from torch.utils.tensorboard import SummaryWriter
 
 from secateur.framework.checkpoint import file_size
 from secateur.framework.console import Console
-from secateur.framework.hooks import hookimpl
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import csr_bytes, layer_sparsities, weight_sparsity
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.rewinding import rewind_point
 from secateur.framework.run_folder import RunFolder
+from secateur.framework.training.events import PruneEvent
+from secateur.framework.training.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.trainer import Trainer
 
 
 class Recorder:

@@ -17,10 +17,10 @@ from secateur.framework.network.memory_format import lay_out
 from secateur.framework.network.size import count_macs, csr_bytes, measure, weight_sparsity
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.schedules.base import Never
 from secateur.framework.scheduling import schedule_of
-from secateur.framework.trainer import Progress, Trainer
+from secateur.framework.training.events import PruneEvent
+from secateur.framework.training.trainer import Progress, Trainer
 
 
 def dense_twin(model: nn.Module, example_input: Tensor) -> nn.Module:

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from secateur.framework.hooks import hookimpl
 from secateur.framework.network.masks import PREFIX, Masks
 from secateur.framework.schedules.base import BEFORE_TRAINING
+from secateur.framework.training.hooks import hookimpl
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from secateur.framework.pruning.step import PruneEvent
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.events import PruneEvent
+    from secateur.framework.training.trainer import Trainer
 
 
 def rewind_point(epoch: int) -> str:

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework import assemble
-from secateur.framework.accuracies import Accuracies
 from secateur.framework.checkpoint import save_model
 from secateur.framework.checkpointer import Checkpointer
 from secateur.framework.config import RunConfig
@@ -21,7 +20,6 @@ from secateur.framework.console import Console
 from secateur.framework.dense import dense_config
 from secateur.framework.dense_accuracy import known_dense_accuracy
 from secateur.framework.extras import extras, shown_extras
-from secateur.framework.hooks import hookimpl, manager
 from secateur.framework.idle import idle_in_tests
 from secateur.framework.network import memory_format
 from secateur.framework.network.lineage import was_pruned
@@ -36,9 +34,11 @@ from secateur.framework.rewinding import Rewinder
 from secateur.framework.robustness.checks import compared_checkpoint, run_of
 from secateur.framework.run_folder import FINISHED, RunFolder
 from secateur.framework.schedules.base import BEFORE_TRAINING
-from secateur.framework.tester import Network, TestContext, Tester
-from secateur.framework.tracking import WeightTracker
-from secateur.framework.trainer import Parts, Settings, Trainer
+from secateur.framework.training.epoch_accuracies import Accuracies
+from secateur.framework.training.hooks import hookimpl, manager
+from secateur.framework.training.tester import Network, TestContext, Tester
+from secateur.framework.training.trainer import Parts, Settings, Trainer
+from secateur.framework.training.weight_tracker import WeightTracker
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.files.atomic import write_json
 from secateur.utils.loading.loaders import Loaders, normalization

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from secateur.framework.api import prune as prune
     from secateur.framework.checkpoint import load_model as load_model
     from secateur.framework.checkpoint import save_model as save_model
-    from secateur.framework.hooks import hookimpl as hookimpl
-    from secateur.framework.loss import Loss as Loss
     from secateur.framework.network.layers import prunable_weights as prunable_weights
     from secateur.framework.network.lineage import same_network as same_network
     from secateur.framework.network.masks import Masks as Masks
@@ -57,10 +55,12 @@ if TYPE_CHECKING:
     from secateur.framework.schedules.base import Schedule as Schedule
     from secateur.framework.schedules.every_n_batches import Iterative as Iterative
     from secateur.framework.schedules.rounds import Rounds as Rounds
-    from secateur.framework.tester import TestContext as TestContext
-    from secateur.framework.tester import Tester as Tester
-    from secateur.framework.trainer import Trainer as Trainer
-    from secateur.framework.trainer import decay_groups as decay_groups
+    from secateur.framework.training.hooks import hookimpl as hookimpl
+    from secateur.framework.training.loss import Loss as Loss
+    from secateur.framework.training.tester import TestContext as TestContext
+    from secateur.framework.training.tester import Tester as Tester
+    from secateur.framework.training.trainer import Trainer as Trainer
+    from secateur.framework.training.trainer import decay_groups as decay_groups
     from secateur.trainers.DefaultTrainer import DefaultTrainer as DefaultTrainer
     from secateur.utils.errors import RunError as RunError
     from secateur.utils.errors import UsageError as UsageError
@@ -83,7 +83,7 @@ _HOME = {
     "Iterative": "framework.schedules.every_n_batches",
     "Keep": "framework.pruning.selection.select",
     "Kept": "framework.pruning.adapters.base",
-    "Loss": "framework.loss",
+    "Loss": "framework.training.loss",
     "LossFunction": "framework.pruning.scoring.criterion",
     "Masks": "framework.network.masks",
     "Never": "framework.schedules.base",
@@ -93,16 +93,16 @@ _HOME = {
     "RunError": "utils.errors",
     "Schedule": "framework.schedules.base",
     "Scores": "framework.pruning.scoring.criterion",
-    "TestContext": "framework.tester",
-    "Tester": "framework.tester",
-    "Trainer": "framework.trainer",
+    "TestContext": "framework.training.tester",
+    "Tester": "framework.training.tester",
+    "Trainer": "framework.training.trainer",
     "UsageError": "utils.errors",
     "adapter": "framework.pruning.adapters.base",
     "build": "framework.plugins.registry",
     "channel_groups": "framework.pruning.channels.discovery",
     "cut": "framework.pruning.surgery.cutting",
-    "decay_groups": "framework.trainer",
-    "hookimpl": "framework.hooks",
+    "decay_groups": "framework.training.trainer",
+    "hookimpl": "framework.training.hooks",
     "input_columns": "framework.pruning.scoring.input_features",
     "load_model": "framework.checkpoint",
     "mean_gradients": "framework.pruning.scoring.gradients",

@@ -7,8 +7,8 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.framework.loss import Loss
-from secateur.framework.tester import Tester
+from secateur.framework.training.loss import Loss
+from secateur.framework.training.tester import Tester
 from secateur.utils.calibration import Tally
 from secateur.utils.errors import RunError
 

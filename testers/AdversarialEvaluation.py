@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.framework.loss import Loss
 from secateur.framework.robustness.assess import assess
 from secateur.framework.robustness.attacking import Effort, make_attack, settings_of
 from secateur.framework.robustness.names import DEFAULT, chosen_attacks, chosen_epsilons
@@ -14,7 +13,8 @@ from secateur.framework.robustness.options import check_attack_options
 from secateur.framework.robustness.points import PixelModel, balanced, collect
 from secateur.framework.robustness.results import Assessment, summary
 from secateur.framework.robustness.tables import robustness_tables
-from secateur.framework.tester import Network, Tester
+from secateur.framework.training.loss import Loss
+from secateur.framework.training.tester import Network, Tester
 from secateur.utils.errors import UsageError
 
 

@@ -7,11 +7,11 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.framework.loss import Loss
 from secateur.framework.robustness.corruptions import CORRUPTIONS, STRENGTHS
 from secateur.framework.robustness.points import PixelModel, Points, collect, predictions
 from secateur.framework.robustness.results import wilson
-from secateur.framework.tester import Network, Tester
+from secateur.framework.training.loss import Loss
+from secateur.framework.training.tester import Network, Tester
 from secateur.utils.errors import UsageError
 from secateur.utils.loading.batches import seeded
 

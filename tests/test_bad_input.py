@@ -268,8 +268,8 @@ def test_a_name_that_is_taken(launch: Launch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "flag", "text", "expected"),
     [
-        ("losses", "--loss", "class Mine:\n    pass\n", "secateur.framework.loss.Loss"),
-        ("trainers", "--train_scheme", "class Mine:\n    pass\n", "secateur.framework.trainer.Trainer"),
+        ("losses", "--loss", "class Mine:\n    pass\n", "secateur.framework.training.loss.Loss"),
+        ("trainers", "--train_scheme", "class Mine:\n    pass\n", "secateur.framework.training.trainer.Trainer"),
         ("utils/data", "--data_set", "class Mine:\n    pass\n", "secateur.utils.loading.dataset.DataSet"),
         ("models", "--model", "class Mine:\n    pass\n", "must be a subclass of torch.nn"),
         ("models", "--model", "from torch.nn import Module\nclass Mine(Module):\n    pass\n", "in_channels"),

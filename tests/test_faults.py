@@ -59,7 +59,7 @@ class Mine(DefaultTrainer):
         {end}
 """,
     "losses": """
-from secateur.framework.loss import Loss
+from secateur.framework.training.loss import Loss
 
 class Mine(Loss):
     def __call__(self, outputs, targets):

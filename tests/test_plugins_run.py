@@ -141,7 +141,7 @@ class Curious(nn.Module):
 ''',
     "losses/Hinge.py": '''
 from torch.nn.functional import multi_margin_loss
-from secateur.framework.loss import Loss
+from secateur.framework.training.loss import Loss
 
 
 class Hinge(Loss):
@@ -156,7 +156,7 @@ class Hinge(Loss):
 ''',
     "testers/Confusion.py": '''
 import torch
-from secateur.framework.tester import Tester
+from secateur.framework.training.tester import Tester
 
 
 class Confusion(Tester):

@@ -182,7 +182,7 @@ def test_the_hooks_of_the_guide_are_real() -> None:
     exec(compile(blocks["python"], "extending.md", "exec"), namespace)
     from types import SimpleNamespace
 
-    from secateur.framework.hooks import HookSpecs, manager
+    from secateur.framework.training.hooks import HookSpecs, manager
 
     plugin = SimpleNamespace(**{name: namespace[name] for name in ("plugin_folders", "epoch_ended")})
     relay = manager([plugin]).hook

@@ -33,9 +33,9 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.plots import draw_scores
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.selection.select import Keep
-from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.run_folder import RunFolder
 from secateur.framework.schedules.base import targets
+from secateur.framework.training.events import PruneEvent
 from secateur.losses.CrossEntropy import CrossEntropy
 from secateur.main import main
 from secateur.utils.errors import UsageError

@@ -9,7 +9,7 @@ from accelerate import DistributedType
 from torch import Tensor
 
 from secateur.framework.network.preserve import evaluating
-from secateur.framework.trainer import Parts, Settings, Trainer
+from secateur.framework.training.trainer import Parts, Settings, Trainer
 from secateur.utils.classification import confusion_counts, correct_samples
 from secateur.utils.errors import RunError
 from secateur.utils.loading.batches import BatchLoader

@@ -22,7 +22,7 @@ from secateur.framework.pruning.gated_layers.hard_concrete import (
     l0_layers,
 )
 from secateur.framework.pruning.gated_layers.l0_network import Closed, add_l0_gates, cut_closed, without_gates
-from secateur.framework.trainer import Parts, Settings, decay_groups
+from secateur.framework.training.trainer import Parts, Settings, decay_groups
 from secateur.trainers.DefaultTrainer import DefaultTrainer
 from secateur.utils.errors import UsageError
 from secateur.utils.loading.batches import BatchLoader

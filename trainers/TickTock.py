@@ -12,7 +12,7 @@ from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.gated_layers.gated_batch_norm import CLAMP, add_gates, fold_gates, gated_norms
 from secateur.framework.schedules.base import Never, Schedule, even_targets, spread
-from secateur.framework.trainer import Parts, Settings
+from secateur.framework.training.trainer import Parts, Settings
 from secateur.trainers.DefaultTrainer import Batch, DefaultTrainer
 from secateur.utils.errors import UsageError
 from secateur.utils.loading.loaders import Loaders

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from secateur.framework.config import RunConfig
-from secateur.framework.hooks import hookimpl
 from secateur.framework.network.size import layer_sparsities
 from secateur.framework.pictures.confusion import count_confusion, draw_confusion
 from secateur.framework.pictures.gallery import Gallery
@@ -26,10 +25,11 @@ from secateur.framework.pictures.weights import (
     magnitudes,
     weight_images,
 )
-from secateur.framework.pruning.step import PruneEvent
+from secateur.framework.training.events import PruneEvent
+from secateur.framework.training.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.trainer import Trainer
     from secateur.utils.loading.batches import BatchLoader
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from secateur.framework.pictures.gallery import DENSE, SAMPLE, margins, new_figure
-from secateur.framework.pruning.step import PruneEvent
+from secateur.framework.training.events import PruneEvent
 
 #: points of a drawn curve
 POINTS = 600

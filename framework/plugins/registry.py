@@ -291,9 +291,9 @@ def _base(kind: str) -> type:
     module, name = {
         "models": ("torch.nn", "Module"),
         "criterions": ("secateur.framework.pruning.scoring.criterion", "Criterion"),
-        "trainers": ("secateur.framework.trainer", "Trainer"),
-        "testers": ("secateur.framework.tester", "Tester"),
-        "losses": ("secateur.framework.loss", "Loss"),
+        "trainers": ("secateur.framework.training.trainer", "Trainer"),
+        "testers": ("secateur.framework.training.tester", "Tester"),
+        "losses": ("secateur.framework.training.loss", "Loss"),
         "datasets": ("secateur.utils.loading.dataset", "DataSet"),
     }[kind]
     base: type = getattr(importlib.import_module(module), name)

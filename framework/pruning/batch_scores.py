@@ -18,7 +18,7 @@ from secateur.framework.pruning.step import PruningStep
 from secateur.utils.errors import RunError, UsageError
 
 if TYPE_CHECKING:
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.hooks import hookimpl
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.pruning.batch_scores import batch_scores
 from secateur.framework.pruning.channels.groups import free_groups
@@ -20,13 +19,14 @@ from secateur.framework.pruning.selection.budgets import Macs
 from secateur.framework.pruning.selection.ranking_in_sets import Chunks
 from secateur.framework.pruning.selection.select import Keep
 from secateur.framework.pruning.selection.targets import keep_ranked
-from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.schedules.every_n_batches import Iterative
+from secateur.framework.training.events import PruneEvent
+from secateur.framework.training.hooks import hookimpl
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 
 if TYPE_CHECKING:
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.trainer import Trainer
 
 #: what a layer's norm is at least
 TINY = 1e-8

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from secateur.framework.hooks import hookimpl
 from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.iterative import IterativePruner, normed
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.targets import count_weights
 from secateur.framework.pruning.step import nothing_below
 from secateur.framework.schedules.every_n_batches import Iterative
+from secateur.framework.training.hooks import hookimpl
 from secateur.utils.errors import UsageError
 
 if TYPE_CHECKING:
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.trainer import Trainer
 
 
 class IterativeWeightPruner(IterativePruner):

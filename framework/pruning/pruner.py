@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from secateur.framework.hooks import hookimpl
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.batch_scores import RunningScores, Tracking, batch_scores, own_randomness
@@ -17,12 +16,14 @@ from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion
 from secateur.framework.pruning.selection.select import Keep
-from secateur.framework.pruning.step import PruneEvent, PruningStep, nothing_below
+from secateur.framework.pruning.step import PruningStep, nothing_below
 from secateur.framework.schedules.base import BEFORE_TRAINING
+from secateur.framework.training.events import PruneEvent
+from secateur.framework.training.hooks import hookimpl
 from secateur.utils.optimizers import unwrapped
 
 if TYPE_CHECKING:
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.trainer import Trainer
 
 
 class Pruner:

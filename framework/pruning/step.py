@@ -36,32 +36,13 @@ from secateur.framework.pruning.selection.ranking import CHANNEL_SCOPES, Limits,
 from secateur.framework.pruning.selection.select import SCOPES, Keep
 from secateur.framework.pruning.selection.targets import keep_channels, keep_weights, reachable
 from secateur.framework.pruning.surgery.cutting import cut
+from secateur.framework.training.events import PruneEvent
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 from secateur.utils.suggest import unknown
 
 #: what may compete with what, by granularity
 SCOPE_OF = {"weight": SCOPES, "channel": CHANNEL_SCOPES, "both": ("global",)}
-
-
-@dataclass
-class PruneEvent:
-    """What one pruning step did."""
-
-    #: None where a fixed threshold of the scores or a number of entries decided
-    asked: float | None
-    #: sparsity after the step: of the budget, which is nodes for channels and weights for weights unless told
-    reached: float
-    keep: Keep
-    scores: dict[str, Tensor]
-    #: entries (weights, channels, inputs) that were there before the step and are gone
-    removed: int = 0
-    #: inputs of the first layer that are left, bool `(inputs,)`, where they were ranked too
-    inputs: Tensor | None = None
-    #: how many channels or weights were to go, where a number was asked for
-    number: int | None = None
-    #: positions left along each cut dimension of the tensors, where weights and channels were ranked together
-    staying: Staying = field(default_factory=dict)
 
 
 def nothing_below(criterion: Criterion) -> str:

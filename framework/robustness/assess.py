@@ -11,7 +11,7 @@ from secateur.framework.robustness.names import Attack
 from secateur.framework.robustness.points import PixelModel, Points, frozen, predictions
 from secateur.framework.robustness.results import Assessment, on_cpu, to_show
 from secateur.framework.robustness.sanity import check_masking
-from secateur.framework.tester import Network
+from secateur.framework.training.tester import Network
 from secateur.utils.errors import RunError
 
 #: images to a picture of examples, and points whose adversarials are kept so that there are as many to show

@@ -9,11 +9,11 @@ import torch
 from small_nets import ConvNet, seeded
 from torch import Tensor, nn
 
-from secateur.framework.hooks import manager
-from secateur.framework.loss import Loss
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.pruner import Pruner
-from secateur.framework.trainer import Parts, Settings, Trainer
+from secateur.framework.training.hooks import manager
+from secateur.framework.training.loss import Loss
+from secateur.framework.training.trainer import Parts, Settings, Trainer
 from secateur.utils.loading.dataset import DataSet
 from secateur.utils.loading.loaders import make_loaders
 

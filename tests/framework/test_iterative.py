@@ -14,7 +14,6 @@ from small_nets import ConvNet, images, mlp, one_thread, same, seeded, shipped  
 from torch import Tensor, nn
 
 from secateur import Iterative
-from secateur.framework.hooks import hookimpl
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
@@ -26,7 +25,8 @@ from secateur.framework.pruning.selection.budgets import Macs
 from secateur.framework.pruning.selection.ranking import Limits
 from secateur.framework.pruning.selection.ranking_in_sets import Chunks
 from secateur.framework.pruning.surgery.cutting import cut
-from secateur.framework.trainer import Trainer
+from secateur.framework.training.hooks import hookimpl
+from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 

@@ -10,7 +10,6 @@ from short_runs import trained
 from small_nets import ConvNet, ResNet, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
-from secateur.framework.hooks import hookimpl
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
@@ -20,9 +19,10 @@ from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
-from secateur.framework.pruning.step import PruneEvent
 from secateur.framework.schedules.every_n_batches import Iterative
-from secateur.framework.trainer import Trainer
+from secateur.framework.training.events import PruneEvent
+from secateur.framework.training.hooks import hookimpl
+from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import UsageError
 
 WEIGHTS = {name: weight.shape for name, weight in prunable_weights(seeded(ConvNet)).items()}

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from secateur.framework import hooks
 from secateur.framework.plugins.registry import registry
+from secateur.framework.training import hooks
 
 Command = Callable[..., Any]
-IMPLEMENT = "from secateur.framework.hooks import hookimpl\n@hookimpl\n"
+IMPLEMENT = "from secateur.framework.training.hooks import hookimpl\n@hookimpl\n"
 
 
 def lines_of(text: str, name: str) -> list[str]:

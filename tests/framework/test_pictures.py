@@ -18,7 +18,6 @@ from torch.utils.tensorboard import SummaryWriter
 
 from secateur import prune
 from secateur.framework.config import RunConfig
-from secateur.framework.hooks import hookimpl, manager
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs, layer_sparsities, weight_sparsity
 from secateur.framework.pictures import confusion, network, saliency, scores, weights
@@ -26,8 +25,9 @@ from secateur.framework.pictures.gallery import LABELS, some
 from secateur.framework.pictures.listener import Pictures
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.selection.select import select
-from secateur.framework.pruning.step import PruneEvent
-from secateur.framework.trainer import Parts, Settings
+from secateur.framework.training.events import PruneEvent
+from secateur.framework.training.hooks import hookimpl, manager
+from secateur.framework.training.trainer import Parts, Settings
 from secateur.losses.CrossEntropy import CrossEntropy
 from secateur.trainers.DefaultTrainer import DefaultTrainer
 from secateur.utils.classification import confusion_counts

@@ -15,7 +15,7 @@ from secateur import prune, save_model
 from secateur.framework.console import Console
 from secateur.framework.recorder import Recorder
 from secateur.framework.run_folder import RunFolder
-from secateur.framework.trainer import Progress
+from secateur.framework.training.trainer import Progress
 from tests.framework.small_nets import ConvNet, one_thread
 
 __all__ = ["one_thread"]  # a fixture

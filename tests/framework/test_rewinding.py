@@ -11,14 +11,14 @@ from short_runs import Blobs
 from small_nets import ConvNet, one_thread, same, seeded  # noqa: F401
 from torch import Tensor
 
-from secateur.framework.hooks import hookimpl, manager
-from secateur.framework.loss import Loss
 from secateur.framework.network.masks import PREFIX, Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.rewinding import Rewinder, check_rewinding
 from secateur.framework.schedules.base import After, Before, During, Never
-from secateur.framework.trainer import Parts, Settings, Trainer
+from secateur.framework.training.hooks import hookimpl, manager
+from secateur.framework.training.loss import Loss
+from secateur.framework.training.trainer import Parts, Settings, Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.loading.loaders import make_loaders
 from secateur.utils.optimizers import unwrapped

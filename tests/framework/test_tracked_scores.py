@@ -14,8 +14,6 @@ from small_nets import ConvNet, one_thread, same, seeded  # noqa: F401
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.group_decay import GroupDecay, shrink_filters
-from secateur.framework.hooks import hookimpl
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.batch_scores import RunningScores, Tracking
 from secateur.framework.pruning.channels.discovery import channel_groups
@@ -23,8 +21,10 @@ from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.scoring.criterion import Data
 from secateur.framework.pruning.scoring.weighted import weighed
-from secateur.framework.pruning_rate import PruningRate
-from secateur.framework.trainer import Trainer
+from secateur.framework.training.group_decay import GroupDecay, shrink_filters
+from secateur.framework.training.hooks import hookimpl
+from secateur.framework.training.pruning_lr import PruningRate
+from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.loading.loaders import make_loaders
 from secateur.utils.optimizers import unwrapped

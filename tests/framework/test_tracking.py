@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import prune
-from secateur.framework.hooks import hookimpl, manager
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.tracking import WeightTracker
+from secateur.framework.training.hooks import hookimpl, manager
+from secateur.framework.training.weight_tracker import WeightTracker
 from tests.framework.small_nets import ConvNet, one_thread
 from tests.test_run import launch
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from secateur.framework.plugins.registry import build
-from secateur.framework.tester import TestContext
+from secateur.framework.training.tester import TestContext
 from secateur.utils.calibration import Tally
 from secateur.utils.classification import confusion_counts, correct_samples
 

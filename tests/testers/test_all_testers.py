@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.plugins.registry import build, registry
-from secateur.framework.tester import Network, TestContext
+from secateur.framework.training.tester import Network, TestContext
 from secateur.utils.errors import RunError
 from tests.framework.small_nets import one_thread as one_thread
 from tests.framework.small_nets import randomise, same, seeded, snapshot

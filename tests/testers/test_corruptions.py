@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.framework.plugins.registry import build
 from secateur.framework.robustness.corruptions import CORRUPTIONS, STRENGTHS, blur, contrast, noise
 from secateur.framework.robustness.results import wilson
-from secateur.framework.tester import Network, TestContext
+from secateur.framework.training.tester import Network, TestContext
 from secateur.utils.errors import UsageError
 from tests.framework.small_nets import one_thread as one_thread
 

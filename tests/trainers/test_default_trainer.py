@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from secateur.criterions.SNAPitDuring import SNAPitDuring
 from secateur.framework.assemble import build_lr_schedule, build_optimizer
 from secateur.framework.config import RunConfig
-from secateur.framework.hooks import HookSpecs, hookimpl, manager
-from secateur.framework.loss import Loss
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.pruner import Pruner
-from secateur.framework.trainer import Parts, Settings, decay_groups
+from secateur.framework.training.hooks import HookSpecs, hookimpl, manager
+from secateur.framework.training.loss import Loss
+from secateur.framework.training.trainer import Parts, Settings, decay_groups
 from secateur.losses.CrossEntropy import CrossEntropy
 from secateur.trainers.DefaultTrainer import Batch, DefaultTrainer
 from secateur.utils.classification import correct_samples

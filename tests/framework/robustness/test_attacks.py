@@ -14,7 +14,7 @@ from secateur.framework.robustness.assess import assess
 from secateur.framework.robustness.attacking import Effort, Outcome, run_attack, settings_of
 from secateur.framework.robustness.names import ATTACKS, EPSILONS, chosen_attacks
 from secateur.framework.robustness.points import PixelModel, Points, distances, predictions
-from secateur.framework.tester import Network
+from secateur.framework.training.tester import Network
 from secateur.utils.errors import UsageError
 from tests.framework.robustness.linear import grey_points, linear, smallest
 from tests.framework.small_nets import one_thread as one_thread

@@ -12,7 +12,7 @@ from secateur.framework.robustness.assess import assess
 from secateur.framework.robustness.attacking import Effort
 from secateur.framework.robustness.names import chosen_attacks, chosen_epsilons
 from secateur.framework.robustness.points import PixelModel
-from secateur.framework.tester import Network
+from secateur.framework.training.tester import Network
 from secateur.utils.errors import RunError
 from tests.framework.robustness.linear import grey_points, linear
 from tests.framework.small_nets import one_thread as one_thread

@@ -12,8 +12,8 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.framework.loss import Loss
 from secateur.framework.network.preserve import _evaluating, random_numbers_as_before
+from secateur.framework.training.loss import Loss
 
 
 def untracked(items: Iterable[Any], title: str, total: int) -> Iterable[Any]:

@@ -21,8 +21,8 @@ from secateur.utils.suggest import one_line
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from secateur.framework.pruning.step import PruneEvent
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.events import PruneEvent
+    from secateur.framework.training.trainer import Trainer
 
 NAME = "secateur"
 hookspec = pluggy.HookspecMarker(NAME)

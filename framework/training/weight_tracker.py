@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from secateur.framework.hooks import hookimpl
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.lineage import lineage_of
+from secateur.framework.training.hooks import hookimpl
 from secateur.utils.files.atomic import replacing
 
 if TYPE_CHECKING:
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.trainer import Trainer
 
 
 @dataclass

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.hooks import hookimpl
 from secateur.framework.network.layers import output_dim, prunable_layers
+from secateur.framework.training.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.trainer import Trainer
 
 #: a norm that is no number to divide by
 TINY = 1e-30

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from secateur.framework.hooks import hookimpl
+from secateur.framework.training.hooks import hookimpl
 
 if TYPE_CHECKING:
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.trainer import Trainer
 
 #: the phases by the names they have in the statistics
 NAMES = {"warmup": "warmup", "pruning": "pruning_and_training", "final": "final_training"}

@@ -11,12 +11,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from secateur.framework.loss import Loss
 from secateur.framework.network.convolution_faults import explained, faulty_layers
 from secateur.framework.network.lineage import Companion
 from secateur.framework.network.memory_format import format_name, lay_out
 from secateur.framework.network.size import count_macs
 from secateur.framework.schedules.base import Schedule
+from secateur.framework.training.loss import Loss
 from secateur.utils.loading.batches import BatchLoader
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.optimizers import unwrapped
@@ -32,7 +32,7 @@ class Parts:
     loaders: Loaders
     #: stepped once an epoch
     lr_schedule: torch.optim.lr_scheduler.LRScheduler | None = None
-    #: the hooks of the listeners, `secateur.framework.hooks.manager(...).hook`
+    #: the hooks of the listeners, `secateur.framework.training.hooks.manager(...).hook`
     hooks: Any = None
 
 

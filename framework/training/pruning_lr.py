@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from secateur.framework.hooks import hookimpl
+from secateur.framework.training.hooks import hookimpl
 from secateur.utils.optimizers import unwrapped
 
 if TYPE_CHECKING:
-    from secateur.framework.trainer import Trainer
+    from secateur.framework.training.trainer import Trainer
 
 
 class PruningRate:
