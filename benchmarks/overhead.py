@@ -23,7 +23,7 @@ from torch import nn
 
 from benchmarks.timing import Row, by_turns, head, record, show
 from secateur import Masks, build, prune
-from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.training.hooks import manager
 from secateur.framework.training.trainer import Parts, Settings, Trainer
 from secateur.utils.loading.loaders import Loaders, make_loaders

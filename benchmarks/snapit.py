@@ -28,8 +28,8 @@ from secateur import build
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.memory_format import FORMATS, _measure, lay_out
 from secateur.framework.network.size import count_macs
-from secateur.framework.pruning.pruner import Pruner
-from secateur.framework.pruning.step import PruningStep
+from secateur.framework.pruning.steps.pruner import Pruner
+from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.schedules.base import targets
 from secateur.utils.loading.batches import Batch
 from secateur.utils.loading.loaders import Loaders

@@ -23,7 +23,7 @@ from secateur.framework.pruning.channels.groups import check_example
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
 from secateur.framework.pruning.selection.budgets import BUDGETS
-from secateur.framework.pruning.step import PruningStep, nothing_below
+from secateur.framework.pruning.steps.step import PruningStep, nothing_below
 from secateur.framework.training.events import PruneEvent
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped

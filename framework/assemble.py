@@ -19,13 +19,13 @@ from secateur.framework.optimizer_options import optimizer_options
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.precision import check_finite
 from secateur.framework.pretrained import load_tensors
-from secateur.framework.pruning.batch_scores import Tracking
-from secateur.framework.pruning.iterative import IterativePruner
-from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
-from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighed
-from secateur.framework.rewinding import check_rewinding
+from secateur.framework.pruning.steps.batch_scores import Tracking
+from secateur.framework.pruning.steps.iterative import IterativePruner
+from secateur.framework.pruning.steps.iterative_weights import IterativeWeightPruner
+from secateur.framework.pruning.steps.pruner import Pruner
+from secateur.framework.pruning.steps.rewinding import check_rewinding
 from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.scheduling import check_moments, schedule_of, write_back

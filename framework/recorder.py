@@ -17,7 +17,7 @@ from secateur.framework.console import Console
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import csr_bytes, layer_sparsities, weight_sparsity
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.rewinding import rewind_point
+from secateur.framework.pruning.steps.rewinding import rewind_point
 from secateur.framework.run_folder import RunFolder
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl

@@ -26,11 +26,11 @@ from secateur.framework.network.lineage import was_pruned
 from secateur.framework.optimizer_options import try_optimizer
 from secateur.framework.plugins.faults import contained
 from secateur.framework.plugins.registry import build, registry
-from secateur.framework.pruning.pruner import Pruner
-from secateur.framework.pruning.trial import try_criterion
+from secateur.framework.pruning.steps.dry_run import try_criterion
+from secateur.framework.pruning.steps.pruner import Pruner
+from secateur.framework.pruning.steps.rewinding import Rewinder
 from secateur.framework.recorder import Recorder
 from secateur.framework.report import make_report, report_table
-from secateur.framework.rewinding import Rewinder
 from secateur.framework.robustness.checks import compared_checkpoint, run_of
 from secateur.framework.run_folder import FINISHED, RunFolder
 from secateur.framework.schedules.base import BEFORE_TRAINING

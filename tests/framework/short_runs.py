@@ -10,7 +10,7 @@ from small_nets import ConvNet, seeded
 from torch import Tensor, nn
 
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.training.hooks import manager
 from secateur.framework.training.loss import Loss
 from secateur.framework.training.trainer import Parts, Settings, Trainer

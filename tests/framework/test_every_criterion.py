@@ -9,12 +9,12 @@ from small_nets import one_thread, same  # noqa: F401
 
 from secateur.framework.network.size import weight_sparsity
 from secateur.framework.plugins.registry import build, option_names, registry
-from secateur.framework.pruning.batch_scores import Tracking
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.iterative import IterativePruner
-from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
-from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
+from secateur.framework.pruning.steps.batch_scores import Tracking
+from secateur.framework.pruning.steps.iterative import IterativePruner
+from secateur.framework.pruning.steps.iterative_weights import IterativeWeightPruner
+from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.schedules.base import Never
 from secateur.framework.schedules.every_n_batches import Iterative
 

@@ -19,11 +19,11 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.pruning.iterative import Averages, IterativePruner
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
 from secateur.framework.pruning.selection.budgets import Macs
 from secateur.framework.pruning.selection.ranking import Limits
 from secateur.framework.pruning.selection.ranking_in_sets import Chunks
+from secateur.framework.pruning.steps.iterative import Averages, IterativePruner
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.training.hooks import hookimpl
 from secateur.framework.training.trainer import Trainer
@@ -162,7 +162,7 @@ def test_a_real_score_is_taken_with_the_weights_of_now_and_leaves_training_as_it
     plain = build("criterions", "EmptyCrit")
     pruner = IterativePruner(build("criterions", "TaylorGate"), Iterative(frequency=4, per_step=0, most=0), 0.5, 2)
     scored = trained(pruner, epochs=2)
-    from secateur.framework.pruning.pruner import Pruner
+    from secateur.framework.pruning.steps.pruner import Pruner
 
     unscored = trained(Pruner(plain, {}), epochs=2)
     assert same(scored.model.state_dict(), unscored.model.state_dict())

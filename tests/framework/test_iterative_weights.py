@@ -16,9 +16,9 @@ from secateur.framework.network.size import weight_sparsity
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.iterative import IterativePruner
-from secateur.framework.pruning.iterative_weights import IterativeWeightPruner
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
+from secateur.framework.pruning.steps.iterative import IterativePruner
+from secateur.framework.pruning.steps.iterative_weights import IterativeWeightPruner
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl

@@ -20,7 +20,7 @@ from secateur.framework.network.layers import prunable_layers
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.pruning.step import PruningStep
+from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.schedules.base import During, targets
 
 ROOT = Path(__file__).resolve().parent.parent.parent

@@ -28,7 +28,7 @@ from secateur import Before, Criterion, Masks, channel_groups, measure, prune
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.step import PruningStep
+from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.schedules.base import targets
 from secateur.utils.errors import UsageError
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from secateur.framework.assemble import build_pruner
 from secateur.framework.plugins.registry import ROOT
 from secateur.framework.prepare import prepare_run
-from secateur.framework.pruning import step as pruning_step
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.iterative import IterativePruner
 from secateur.framework.pruning.scoring.criterion import Criterion
+from secateur.framework.pruning.steps import step as pruning_step
+from secateur.framework.pruning.steps.iterative import IterativePruner
 
 #: recipe -> channels that can go, channels that it takes
 RECIPES = {
@@ -103,7 +103,7 @@ def test_a_recipe_takes_exactly_its_number_of_channels_and_no_whole_layer(
     pruner = build_pruner(config, Free())
     assert isinstance(pruner, IterativePruner)
     monkeypatch.setattr(pruning_step, "channel_groups", lambda *_, **__: groups)
-    monkeypatch.setattr("secateur.framework.pruning.pruner.count_macs", lambda *_: (0, {}))
+    monkeypatch.setattr("secateur.framework.pruning.steps.pruner.count_macs", lambda *_: (0, {}))
     monkeypatch.setattr(pruning_step.PruningStep, "sparsity", lambda _: 0.0)
     pruner.prepare(model, example)
     trainer: Any = SimpleNamespace(

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from secateur.framework.network.masks import PREFIX, Masks
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.pruner import Pruner
-from secateur.framework.rewinding import Rewinder, check_rewinding
+from secateur.framework.pruning.steps.pruner import Pruner
+from secateur.framework.pruning.steps.rewinding import Rewinder, check_rewinding
 from secateur.framework.schedules.base import After, Before, During, Never
 from secateur.framework.training.hooks import hookimpl, manager
 from secateur.framework.training.loss import Loss

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from secateur import Rounds
 from secateur.framework.config import RunConfig
-from secateur.framework.pruning.pruner import phase_of
+from secateur.framework.pruning.steps.pruner import phase_of
 from secateur.framework.schedules.rounds import round_targets, shares
 from secateur.framework.scheduling import use_schedule_flags
 from secateur.utils.errors import UsageError

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.batch_scores import RunningScores, Tracking
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.scoring.criterion import Data
 from secateur.framework.pruning.scoring.weighted import weighed
+from secateur.framework.pruning.steps.batch_scores import RunningScores, Tracking
+from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.training.group_decay import GroupDecay, shrink_filters
 from secateur.framework.training.hooks import hookimpl
 from secateur.framework.training.pruning_lr import PruningRate

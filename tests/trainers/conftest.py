@@ -10,7 +10,7 @@ import torch
 
 from secateur.framework import assemble
 from secateur.framework.config import RunConfig
-from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.runs import build_trainer
 from secateur.framework.training.hooks import manager
 from secateur.framework.training.trainer import Trainer

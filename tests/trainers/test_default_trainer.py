@@ -16,7 +16,7 @@ from secateur.framework.assemble import build_lr_schedule, build_optimizer
 from secateur.framework.config import RunConfig
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.pruner import Pruner
+from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.training.hooks import HookSpecs, hookimpl, manager
 from secateur.framework.training.loss import Loss
 from secateur.framework.training.trainer import Parts, Settings, decay_groups

@@ -34,7 +34,7 @@ from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.joint import keep_both
-from secateur.framework.pruning.step import PruningStep
+from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.pruning.surgery.cutting import channel_masks
 from secateur.utils.errors import UsageError
 

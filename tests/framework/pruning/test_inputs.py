@@ -31,7 +31,7 @@ from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
 from secateur.framework.pruning.selection.input_features import keep_inputs, living_inputs
-from secateur.framework.pruning.step import PruningStep
+from secateur.framework.pruning.steps.step import PruningStep
 from secateur.utils.errors import UsageError
 
 RANKING = [

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.scoring.criterion import Criterion
-from secateur.framework.pruning.step import PruningStep
+from secateur.framework.pruning.steps.step import PruningStep
 
 
 class Ranked(Criterion):

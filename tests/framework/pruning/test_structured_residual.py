@@ -23,7 +23,7 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
-from secateur.framework.pruning.step import PruningStep
+from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.pruning.surgery.cutting import channel_masks
 
 CHANNEL = [

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from secateur.framework.network.masks import Masks
-from secateur.framework.pruning.iterative import IterativePruner, normed
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.targets import count_weights
-from secateur.framework.pruning.step import nothing_below
+from secateur.framework.pruning.steps.iterative import IterativePruner, normed
+from secateur.framework.pruning.steps.step import nothing_below
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.training.hooks import hookimpl
 from secateur.utils.errors import UsageError

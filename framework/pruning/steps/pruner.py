@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs
-from secateur.framework.pruning.batch_scores import RunningScores, Tracking, batch_scores, own_randomness
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion
 from secateur.framework.pruning.selection.select import Keep
-from secateur.framework.pruning.step import PruningStep, nothing_below
+from secateur.framework.pruning.steps.batch_scores import RunningScores, Tracking, batch_scores, own_randomness
+from secateur.framework.pruning.steps.step import PruningStep, nothing_below
 from secateur.framework.schedules.base import BEFORE_TRAINING
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl

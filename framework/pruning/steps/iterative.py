@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import prunable_weights
-from secateur.framework.pruning.batch_scores import batch_scores
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.channels.slicing import shrink
-from secateur.framework.pruning.pruner import Pruner
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Criterion, check_scores
 from secateur.framework.pruning.selection.budgets import Macs
 from secateur.framework.pruning.selection.ranking_in_sets import Chunks
 from secateur.framework.pruning.selection.select import Keep
 from secateur.framework.pruning.selection.targets import keep_ranked
+from secateur.framework.pruning.steps.batch_scores import batch_scores
+from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl

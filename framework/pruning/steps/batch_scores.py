@@ -14,7 +14,7 @@ from secateur.framework.network.preserve import random_numbers_as_before
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Criterion, as_scores
-from secateur.framework.pruning.step import PruningStep
+from secateur.framework.pruning.steps.step import PruningStep
 from secateur.utils.errors import RunError, UsageError
 
 if TYPE_CHECKING:
