@@ -19,10 +19,9 @@ from secateur.framework.robustness.checks import (
     check_attack_flags,
     check_attacked_data,
     compared_checkpoint,
-    run_of,
 )
-from secateur.framework.run_folder import find_checkpoint, find_pretrained, run_folder_of
 from secateur.framework.scheduling import follow_set, use_schedule_flags
+from secateur.framework.storage.locate import find_checkpoint, find_pretrained, run_folder_of, run_of
 from secateur.framework.training.hooks import installed_folders
 from secateur.framework.validate import check_config
 from secateur.utils.errors import UsageError

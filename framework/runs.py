@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework import assemble
-from secateur.framework.checkpoint import save_model
-from secateur.framework.checkpointer import Checkpointer
 from secateur.framework.config import RunConfig
 from secateur.framework.console import Console
 from secateur.framework.dense import dense_config
@@ -31,9 +29,12 @@ from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.pruning.steps.rewinding import Rewinder
 from secateur.framework.recorder import Recorder
 from secateur.framework.report import make_report, report_table
-from secateur.framework.robustness.checks import compared_checkpoint, run_of
-from secateur.framework.run_folder import FINISHED, RunFolder
+from secateur.framework.robustness.checks import compared_checkpoint
 from secateur.framework.schedules.base import BEFORE_TRAINING
+from secateur.framework.storage.checkpoint import save_model
+from secateur.framework.storage.checkpointer import Checkpointer
+from secateur.framework.storage.locate import run_of
+from secateur.framework.storage.run_folder import FINISHED, RunFolder
 from secateur.framework.training.epoch_accuracies import Accuracies
 from secateur.framework.training.hooks import hookimpl, manager
 from secateur.framework.training.tester import Network, TestContext, Tester

@@ -11,8 +11,8 @@ from secateur.framework.config import EXTRAS, FLAGS, GROUPS, KINDS, SHORT, TESTE
 from secateur.framework.modes import MODES, check_modes
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.plugins.source import check_source
-from secateur.framework.run_folder import find_checkpoint, find_pretrained
 from secateur.framework.scheduling import check_criterion_flags, check_schedule
+from secateur.framework.storage.locate import find_checkpoint, find_pretrained
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import nearest, one_line, unknown
 from secateur.utils.torchvision_names import check_arch

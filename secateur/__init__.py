@@ -22,8 +22,6 @@ if (_ABOVE / "framework").is_dir() and (_ABOVE / "main.py").is_file():  # a clon
 if TYPE_CHECKING:
     from secateur.framework.api import PruneReport as PruneReport
     from secateur.framework.api import prune as prune
-    from secateur.framework.checkpoint import load_model as load_model
-    from secateur.framework.checkpoint import save_model as save_model
     from secateur.framework.network.layers import prunable_weights as prunable_weights
     from secateur.framework.network.lineage import same_network as same_network
     from secateur.framework.network.masks import Masks as Masks
@@ -55,6 +53,8 @@ if TYPE_CHECKING:
     from secateur.framework.schedules.base import Schedule as Schedule
     from secateur.framework.schedules.every_n_batches import Iterative as Iterative
     from secateur.framework.schedules.rounds import Rounds as Rounds
+    from secateur.framework.storage.checkpoint import load_model as load_model
+    from secateur.framework.storage.checkpoint import save_model as save_model
     from secateur.framework.training.hooks import hookimpl as hookimpl
     from secateur.framework.training.loss import Loss as Loss
     from secateur.framework.training.tester import TestContext as TestContext
@@ -104,14 +104,14 @@ _HOME = {
     "decay_groups": "framework.training.trainer",
     "hookimpl": "framework.training.hooks",
     "input_columns": "framework.pruning.scoring.input_features",
-    "load_model": "framework.checkpoint",
+    "load_model": "framework.storage.checkpoint",
     "mean_gradients": "framework.pruning.scoring.gradients",
     "measure": "framework.network.size",
     "prunable_weights": "framework.network.layers",
     "prune": "framework.api",
     "registry": "framework.plugins.registry",
     "same_network": "framework.network.lineage",
-    "save_model": "framework.checkpoint",
+    "save_model": "framework.storage.checkpoint",
     "scoring": "framework.network.preserve",
     "select": "framework.pruning.selection.select",
     "with_groups": "framework.pruning.scoring.inputs",

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from secateur.framework.run_folder import RunFolder
+from secateur.framework.storage.run_folder import RunFolder
 from tests.test_bad_input import Launch, launch, plugin, refused  # noqa: F401
 from tests.utils.test_hostile_files import in_time  # noqa: F401
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from secateur.framework.checkpoint import load_model
 from secateur.framework.plugins.registry import build, registry
-from secateur.framework.run_folder import RunFolder
+from secateur.framework.storage.checkpoint import load_model
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.main import main
 from secateur.utils.files import atomic
 
@@ -457,7 +457,7 @@ def test_a_full_disk_while_the_folder_is_made_is_one_line(launch: Launch, monkey
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("secateur.framework.run_folder.copy_tree", full)
+    monkeypatch.setattr("secateur.framework.storage.run_folder.copy_tree", full)
     result = launch()
     assert result.code == 1 and result.err.count("\n") == 1 and "No space left on device" in result.err
 

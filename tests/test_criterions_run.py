@@ -12,10 +12,10 @@ import pytest
 import torch
 import yaml
 
-from secateur.framework.checkpoint import load_model
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import registry
-from secateur.framework.run_folder import RunFolder
+from secateur.framework.storage.checkpoint import load_model
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.main import main
 
 SMALL = (

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import secateur
-from secateur.framework.run_folder import RunFolder
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.main import main
 
 FONTS = str(Path(tempfile.gettempdir()) / "fonts-of-secateur-tests")  # matplotlib takes seconds to list them

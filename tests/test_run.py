@@ -33,8 +33,8 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.plots import draw_scores
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.selection.select import Keep
-from secateur.framework.run_folder import RunFolder
 from secateur.framework.schedules.base import targets
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.training.events import PruneEvent
 from secateur.losses.CrossEntropy import CrossEntropy
 from secateur.main import main
@@ -67,7 +67,7 @@ class Run:
         return file.read_bytes()
 
     def network(self, suffix: str = "finished") -> nn.Module:
-        from secateur.framework.checkpoint import load_model
+        from secateur.framework.storage.checkpoint import load_model
 
         (file,) = self.folder.models.glob(f"*_{suffix}.safetensors")
         return load_model(file)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from secateur.framework.checkpoint import load_model
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.run_folder import RunFolder
+from secateur.framework.storage.checkpoint import load_model
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.main import main
 
 SMALL = (

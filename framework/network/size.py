@@ -41,7 +41,7 @@ def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) ->
     the dense network, `latency_ms` ({"1": ..., "64": ...}, or None without `latency`). The model is not
     changed. Raises UsageError for what is no network or no batch.
     """
-    from secateur.framework.checkpoint import file_size
+    from secateur.framework.storage.checkpoint import file_size
 
     check_network(model)
     if not isinstance(example_input, Tensor) or example_input.dim() == 0 or len(example_input) == 0:

@@ -20,8 +20,8 @@ from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
 from secateur.framework.pruning.steps.dry_run import try_criterion
-from secateur.framework.run_folder import RunFolder
 from secateur.framework.runs import explaining
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json
 from secateur.utils.loading.loaders import Loaders

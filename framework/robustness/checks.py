@@ -7,14 +7,14 @@ from pathlib import Path
 from secateur.framework.config import FLAGS, TESTER_FLAGS, RunConfig
 from secateur.framework.robustness.names import DEFAULT, TESTER, chosen_attacks, chosen_epsilons
 from secateur.framework.robustness.options import check_attack_options
-from secateur.framework.run_folder import (
-    FINISHED,
-    RunFolder,
+from secateur.framework.storage.locate import (
+    _config_beside,
     checkpoint_in,
     find_checkpoint,
     find_folder,
-    run_folder_of,
+    run_of,
 )
+from secateur.framework.storage.run_folder import FINISHED
 from secateur.utils.errors import UsageError
 
 #: flags for which an attack must have a number of its own, and what they set
@@ -89,13 +89,3 @@ def compared_checkpoint(config: RunConfig) -> Path:
     folder = find_folder(config.compare_with, config.results_dir, "--compare_with")
     saved = _config_beside(folder).read_config()
     return checkpoint_in(folder, f"{saved.model if saved is not None else config.model}_{FINISHED}")
-
-
-def run_of(checkpoint: Path) -> RunFolder:
-    """The folder with the settings of a checkpoint's run; those of dense/ lie in the folder around it."""
-    return _config_beside(run_folder_of(checkpoint))
-
-
-def _config_beside(folder: RunFolder) -> RunFolder:
-    around = RunFolder(folder.path.resolve().parent)
-    return around if folder.name == "dense" and not folder.config.is_file() else folder

@@ -12,7 +12,7 @@ import pytest
 
 from secateur import main
 from secateur.framework.config import RunConfig
-from secateur.framework.run_folder import RunFolder
+from secateur.framework.storage.run_folder import RunFolder
 
 CRITERION = '''
 import torch

@@ -10,13 +10,8 @@ from typing import Any
 import pytest
 
 from secateur.framework.config import RunConfig
-from secateur.framework.run_folder import (
-    RunFolder,
-    find_checkpoint,
-    find_pretrained,
-    finished_dense_run,
-    run_folder_of,
-)
+from secateur.framework.storage.locate import find_checkpoint, find_pretrained, run_folder_of
+from secateur.framework.storage.run_folder import RunFolder, finished_dense_run
 from secateur.utils.errors import UsageError
 
 HEADER = (2).to_bytes(8, "little") + b"{}"  # the smallest safetensors file

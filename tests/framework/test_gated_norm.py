@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from small_nets import ConvNet, ResNet, images, one_thread, randomise, seeded, shipped  # noqa: F401
 from torch import nn
 
-from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.gated_layers.gated_batch_norm import add_gates, fold_gates, gated_norms
 from secateur.framework.pruning.surgery.cutting import cut, mask_channels
+from secateur.framework.storage.checkpoint import load_model, save_model
 
 
 def gated(model: nn.Module, **options: float) -> nn.Module:

@@ -17,7 +17,7 @@ from secateur.framework.flags import Flag
 from secateur.framework.optimizer_options import OTHER_STEPS, optimizer_options, try_optimizer
 from secateur.framework.oracle.settings import STUDY_FLAGS
 from secateur.framework.plugins.registry import OPTIMIZERS, option_names, registry
-from secateur.framework.run_folder import _new_folder
+from secateur.framework.storage.run_folder import _new_folder
 from secateur.framework.validate import TAKEN
 from secateur.utils import memory
 from secateur.utils.errors import UsageError

@@ -15,9 +15,9 @@ from small_nets import ConvNet, images, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
 from secateur.framework.assemble import load_network, load_pretrained
-from secateur.framework.checkpoint import KEPT, MASK, load_model, save_model
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
+from secateur.framework.storage.checkpoint import KEPT, MASK, load_model, save_model
 from secateur.utils.errors import UsageError
 
 OPTIONS = {"in_channels": 1, "num_classes": 10, "image_size": 8}

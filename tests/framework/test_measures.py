@@ -24,13 +24,13 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.framework.checkpoint import save_model
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs, csr_bytes, measure, weight_sparsity
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.surgery.cutting import cut, mask_channels
+from secateur.framework.storage.checkpoint import save_model
 
 KEYS = ["params", "macs", "effective_macs", "bytes", "csr_bytes", "weight_sparsity", "node_sparsity", "latency_ms"]
 CONVNET = {"a": 3 * 9 * 6 * 64, "b": 6 * 9 * 8 * 16, "c": 32 * 10, "d": 10 * 5}

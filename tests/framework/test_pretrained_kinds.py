@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from small_nets import ConvNet, same, seeded, snapshot
 from torch import Tensor, nn
 
-from secateur.framework.pretrained import load_tensors
-from secateur.framework.run_folder import find_pretrained
+from secateur.framework.storage.locate import find_pretrained
+from secateur.framework.storage.pretrained import load_tensors
 from secateur.utils.errors import UsageError
 from secateur.utils.files.formats import is_from_torch
 

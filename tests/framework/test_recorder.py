@@ -14,7 +14,7 @@ from torch import nn
 from secateur import prune, save_model
 from secateur.framework.console import Console
 from secateur.framework.recorder import Recorder
-from secateur.framework.run_folder import RunFolder
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.training.trainer import Progress
 from tests.framework.small_nets import ConvNet, one_thread
 

@@ -17,10 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import secateur
-from secateur.framework import environment, snapshot
 from secateur.framework.config import RunConfig
 from secateur.framework.config_file import merge
-from secateur.framework.run_folder import UNSAFE, RunFolder
+from secateur.framework.storage import environment, snapshot
+from secateur.framework.storage.run_folder import UNSAFE, RunFolder
 from secateur.utils.errors import RunError
 
 ROOT = Path(secateur.__file__).parent.parent
@@ -91,7 +91,7 @@ def test_two_runs_in_a_second_get_two_folders(make: Make) -> None:
 
 def test_two_processes_never_get_the_same_folder(tmp_path: Path) -> None:
     code = (
-        "from secateur.framework.run_folder import _make_unused; from pathlib import Path\n"
+        "from secateur.framework.storage.run_folder import _make_unused; from pathlib import Path\n"
         f"for _ in range(40): print(_make_unused(Path({str(tmp_path)!r}) / 'run').name)"
     )
     processes = [

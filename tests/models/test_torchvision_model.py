@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from secateur import load_model, prune, save_model
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.plugins.registry import ROOT, build, option_default, option_names, registry
-from secateur.framework.pretrained import load_tensors
 from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.storage.pretrained import load_tensors
 from secateur.utils.errors import UsageError
 from secateur.utils.torchvision_names import check_arch, classification_networks
 from secateur.utils.vision import torchvision

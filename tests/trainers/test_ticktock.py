@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from test_run import launch
 from torch import nn
 
-from secateur.framework.checkpoint import load_model
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.gated_layers.gated_batch_norm import gated_norms
 from secateur.framework.schedules.base import even_targets
+from secateur.framework.storage.checkpoint import load_model
 from secateur.framework.training.hooks import hookimpl
 from secateur.trainers.TickTock import FINE_TUNE, TICK, TOCK, Phases, TickTock
 from secateur.utils.errors import UsageError

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from secateur.framework.network.latency import measure_latency
-from secateur.framework.run_folder import RunFolder
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.main import main
 from secateur.utils.data._class_folders import ClassFolders
 from secateur.utils.data.IMAGENETTE import IMAGENETTE

@@ -17,7 +17,7 @@ from torch import Tensor
 from secateur import load_model
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.run_folder import RunFolder
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.main import main
 from secateur.utils.data._pictures import Photographs, Pictures, random_box
 from secateur.utils.data.IMAGENET import IMAGENET

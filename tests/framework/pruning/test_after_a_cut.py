@@ -24,11 +24,11 @@ from small_nets import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.surgery.cutting import cut
+from secateur.framework.storage.checkpoint import load_model, save_model
 from secateur.utils.vision import torchvision
 
 

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import measure, prune
-from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
@@ -36,6 +35,7 @@ from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.joint import keep_both
 from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.pruning.surgery.cutting import channel_masks
+from secateur.framework.storage.checkpoint import load_model, save_model
 from secateur.utils.errors import UsageError
 
 NETS: dict[str, tuple[Any, Tensor]] = {

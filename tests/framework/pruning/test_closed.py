@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from small_nets import ConvNet, Net, ResNet, images, mlp, one_thread, randomise, seeded, shipped  # noqa: F401
 from torch import Tensor, nn
 
-from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
@@ -32,6 +31,7 @@ from secateur.framework.pruning.gated_layers.hard_concrete import (
 from secateur.framework.pruning.gated_layers.l0_network import Closed, add_l0_gates, cut_closed, without_gates
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.pruning.surgery.folding import foldable
+from secateur.framework.storage.checkpoint import load_model, save_model
 
 
 def gated(model: nn.Module, sample: Tensor, share: float, seed: int = 0, **options: Any) -> nn.Module:

@@ -24,7 +24,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import registry
-from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
@@ -32,6 +31,7 @@ from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
 from secateur.framework.pruning.selection.input_features import keep_inputs, living_inputs
 from secateur.framework.pruning.steps.step import PruningStep
+from secateur.framework.storage.checkpoint import load_model, save_model
 from secateur.utils.errors import UsageError
 
 RANKING = [

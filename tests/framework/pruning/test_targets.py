@@ -8,13 +8,13 @@ import torch
 from small_nets import ConvNet, ResNet, images, one_thread, random_keep, randomise, seeded  # noqa: F401
 from torch import nn
 
-from secateur.framework.checkpoint import load_model, save_model
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.selection.budgets import Macs, dense_macs
 from secateur.framework.pruning.selection.targets import count_weights, cut_weights
 from secateur.framework.pruning.surgery.cutting import cut
+from secateur.framework.storage.checkpoint import load_model, save_model
 
 
 def test_weights_in_channels_that_were_cut_and_masked_weights_are_gone_alike() -> None:

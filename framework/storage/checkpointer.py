@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from secateur.framework.checkpoint import read_file, save_model
 from secateur.framework.network.masks import Masks
-from secateur.framework.run_folder import RunFolder
+from secateur.framework.storage.checkpoint import read_file, save_model
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.training.hooks import hookimpl
 
 if TYPE_CHECKING:

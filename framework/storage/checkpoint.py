@@ -22,8 +22,8 @@ from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.ordinary_tensors import ordinary_mode
 from secateur.framework.plugins.registry import build
-from secateur.framework.precision import converted, dtype_named, fits, unusual_dtypes
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
+from secateur.framework.storage.precision import converted, dtype_named, fits, unusual_dtypes
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import replacing
 from secateur.utils.files.bounded_yaml import RESULTS, parse_json

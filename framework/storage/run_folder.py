@@ -20,28 +20,25 @@ import datetime
 import itertools
 import os
 import re
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from secateur.framework.config import GROUPS, SHORT, RunConfig
 from secateur.framework.dense import dense_config
-from secateur.framework.environment import describe_environment
 from secateur.framework.plugins.registry import ROOT
 from secateur.framework.saved_config import load_config
-from secateur.framework.snapshot import TOP_NEVER, copy_tree
+from secateur.framework.storage.environment import describe_environment
+from secateur.framework.storage.locate import _run_folders
+from secateur.framework.storage.snapshot import TOP_NEVER, copy_tree
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.files import atomic
-from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
-from secateur.utils.files.regular_file import check_regular
-from secateur.utils.suggest import nearest
+from secateur.utils.files.formats import SUFFIX
 
 FINISHED = "finished"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 UNSAFE = re.compile(r"[^\w+=,@-]")  # \w is letters and digits of any language
 LONGEST, LONGEST_BYTES = 60, 200  # of a run name; file systems stop at 255 bytes, with the stamp and a number
-LAST_SECOND = 253402300799  # of the year 9999; a damaged file system may say anything
 # Settings that do not change what the dense network learns: the pruning, names and places, what is shown or
 # saved, and how the same arithmetic is carried out. Every other setting counts, new ones too.
 NOT_DENSE = {
@@ -154,36 +151,6 @@ class RunFolder:
             self._plugins[given] = target.relative_to(self.path).as_posix()
 
 
-def find_checkpoint(config: RunConfig) -> Path:
-    """The checkpoint that `--checkpoint_name` and `--checkpoint_model` mean.
-
-    The name is a folder under `results_dir` or a path to a run folder; without it the newest run folder that
-    has the checkpoint. Raises UsageError that says where it looked.
-    """
-    stem = (config.checkpoint_model or config.default_checkpoint_model()).removesuffix(SUFFIX)
-    if config.checkpoint_name is not None:
-        return checkpoint_in(find_folder(config.checkpoint_name, config.results_dir), stem)
-    folders = _run_folders(config.results_dir)
-    for folder in reversed(folders):
-        if stem in folder.stems():
-            return folder.models / f"{stem}{SUFFIX}"
-    hint = _did_you_mean(stem, sorted({other for folder in folders for other in folder.stems()}))
-    raise UsageError(f"no run in {config.results_dir} has models/{stem}{SUFFIX}{hint}")
-
-
-def find_pretrained(value: str, model: str, results_dir: str = "results") -> Path:
-    """The file that `--pretrained` means: one of tensors, or `model`'s finished one in a run folder."""
-    path = Path(value)
-    if os.path.lexists(path) and not os.path.isdir(path):
-        check_regular(path)
-        if not is_safetensors(path) and not is_from_torch(path):
-            raise UsageError(f"--pretrained {value} is neither a safetensors file nor one that torch.save wrote")
-        return path
-    if not (os.path.isdir(path) or os.path.isdir(Path(results_dir) / value)) and path.suffix:
-        raise UsageError(f"--pretrained {value}: no such file")
-    return checkpoint_in(find_folder(value, results_dir, "--pretrained"), f"{model}_{FINISHED}")
-
-
 def finished_dense_run(config: RunConfig) -> Path | None:
     """The newest finished run that trained the dense network as `config` would; None where there is none."""
     return next((folder.path for folder in finished_dense_runs(config, [])), None)
@@ -224,72 +191,6 @@ def _dense_settings(config: RunConfig) -> dict[str, Any]:
     # an option on the command line or by its short flag, an empty group or none: the same
     options = {group: config.options(group) for group in GROUPS if group != "criterion"}
     return {**values, "set": options, **dict.fromkeys(SHORT), "device": config.device.partition(":")[0]}
-
-
-def run_folder_of(checkpoint: Path) -> RunFolder:
-    """The run folder that a checkpoint lies in."""
-    return RunFolder(checkpoint.parent.parent)
-
-
-def _run_folders(results_dir: str | Path) -> list[RunFolder]:
-    """Oldest first: by the stamp in the name and, within a second, by the time of the last checkpoint."""
-    folders = [RunFolder(Path(results_dir) / name) for name in _subfolders(results_dir)]
-    return sorted((folder for folder in folders if folder.stems()), key=_age)
-
-
-def _subfolders(results_dir: str | Path) -> list[str]:
-    """Names of the folders in `results_dir`; none where it is missing. Raises UsageError if it cannot be read."""
-    try:
-        names = os.listdir(results_dir)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise UsageError(f"--results_dir {results_dir} cannot be read: {error.strerror}") from error
-    return [name for name in names if os.path.isdir(Path(results_dir) / name)]
-
-
-def _age(folder: RunFolder) -> tuple[str, int, str]:
-    written = max((_written(folder.models / f"{stem}{SUFFIX}") for stem in folder.stems()), default=0)
-    stamp = STAMP.match(folder.name)
-    moment = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(min(written // 10**9, LAST_SECOND)))
-    return (stamp.group() if stamp else moment), written, folder.name
-
-
-def _written(file: Path) -> int:
-    """When a file was written, in nanoseconds; 0 for one that another process has removed by now."""
-    try:
-        return max(0, file.stat().st_mtime_ns)
-    except OSError:
-        return 0
-
-
-def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -> RunFolder:
-    """The run folder that `value` means: a name under `results_dir`, or a path. Raises UsageError."""
-    places = [Path(results_dir) / value, Path(value)]
-    for place in places:
-        if os.path.isdir(place):
-            return RunFolder(place)
-    for place in places:
-        if os.path.lexists(place):
-            check_regular(place)  # says what else it is
-            raise UsageError(f"{flag} {value}: {place} is a file, not a run folder")
-    names = _subfolders(results_dir)
-    looked = " or ".join(dict.fromkeys(str(place) for place in places))
-    raise UsageError(f"{flag} {value}: no run folder {looked}{_did_you_mean(value, names)}")
-
-
-def checkpoint_in(folder: RunFolder, stem: str) -> Path:
-    """The checkpoint `stem` of a run folder; a UsageError says which it has."""
-    stems = folder.stems()
-    if stem in stems:
-        return folder.models / f"{stem}{SUFFIX}"
-    held = f"it has {', '.join(stems)}" if stems else "it has no checkpoint"
-    raise UsageError(f"no checkpoint {stem}{SUFFIX} in {folder.models}{_did_you_mean(stem, stems)} ({held})")
-
-
-def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    match = nearest(name, allowed)
-    return f": did you mean '{match}'?" if match else ""
 
 
 def _new_folder(config: RunConfig) -> Path:

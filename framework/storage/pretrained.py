@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from secateur.framework.checkpoint import check_fits
 from secateur.framework.network.layers import prunable_weights
-from secateur.framework.precision import check_finite, converted
+from secateur.framework.storage.checkpoint import check_fits
+from secateur.framework.storage.precision import check_finite, converted
 from secateur.utils.errors import UsageError
 from secateur.utils.files.formats import is_safetensors
 from secateur.utils.files.regular_file import check_regular, check_zip

@@ -1,0 +1,123 @@
+"""Find the folders of earlier runs and the checkpoints in them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from secateur.framework.config import RunConfig
+from secateur.framework.storage.run_folder import FINISHED, STAMP, RunFolder
+from secateur.utils.errors import UsageError
+from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
+from secateur.utils.files.regular_file import check_regular
+from secateur.utils.suggest import nearest
+
+LAST_SECOND = 253402300799  # of the year 9999; a damaged file system may say anything
+
+
+def find_checkpoint(config: RunConfig) -> Path:
+    """The checkpoint that `--checkpoint_name` and `--checkpoint_model` mean.
+
+    The name is a folder under `results_dir` or a path to a run folder; without it the newest run folder that
+    has the checkpoint. Raises UsageError that says where it looked.
+    """
+    stem = (config.checkpoint_model or config.default_checkpoint_model()).removesuffix(SUFFIX)
+    if config.checkpoint_name is not None:
+        return checkpoint_in(find_folder(config.checkpoint_name, config.results_dir), stem)
+    folders = _run_folders(config.results_dir)
+    for folder in reversed(folders):
+        if stem in folder.stems():
+            return folder.models / f"{stem}{SUFFIX}"
+    hint = _did_you_mean(stem, sorted({other for folder in folders for other in folder.stems()}))
+    raise UsageError(f"no run in {config.results_dir} has models/{stem}{SUFFIX}{hint}")
+
+
+def find_pretrained(value: str, model: str, results_dir: str = "results") -> Path:
+    """The file that `--pretrained` means: one of tensors, or `model`'s finished one in a run folder."""
+    path = Path(value)
+    if os.path.lexists(path) and not os.path.isdir(path):
+        check_regular(path)
+        if not is_safetensors(path) and not is_from_torch(path):
+            raise UsageError(f"--pretrained {value} is neither a safetensors file nor one that torch.save wrote")
+        return path
+    if not (os.path.isdir(path) or os.path.isdir(Path(results_dir) / value)) and path.suffix:
+        raise UsageError(f"--pretrained {value}: no such file")
+    return checkpoint_in(find_folder(value, results_dir, "--pretrained"), f"{model}_{FINISHED}")
+
+
+def run_folder_of(checkpoint: Path) -> RunFolder:
+    """The run folder that a checkpoint lies in."""
+    return RunFolder(checkpoint.parent.parent)
+
+
+def _run_folders(results_dir: str | Path) -> list[RunFolder]:
+    """Oldest first: by the stamp in the name and, within a second, by the time of the last checkpoint."""
+    folders = [RunFolder(Path(results_dir) / name) for name in _subfolders(results_dir)]
+    return sorted((folder for folder in folders if folder.stems()), key=_age)
+
+
+def _subfolders(results_dir: str | Path) -> list[str]:
+    """Names of the folders in `results_dir`; none where it is missing. Raises UsageError if it cannot be read."""
+    try:
+        names = os.listdir(results_dir)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UsageError(f"--results_dir {results_dir} cannot be read: {error.strerror}") from error
+    return [name for name in names if os.path.isdir(Path(results_dir) / name)]
+
+
+def _age(folder: RunFolder) -> tuple[str, int, str]:
+    written = max((_written(folder.models / f"{stem}{SUFFIX}") for stem in folder.stems()), default=0)
+    stamp = STAMP.match(folder.name)
+    moment = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(min(written // 10**9, LAST_SECOND)))
+    return (stamp.group() if stamp else moment), written, folder.name
+
+
+def _written(file: Path) -> int:
+    """When a file was written, in nanoseconds; 0 for one that another process has removed by now."""
+    try:
+        return max(0, file.stat().st_mtime_ns)
+    except OSError:
+        return 0
+
+
+def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -> RunFolder:
+    """The run folder that `value` means: a name under `results_dir`, or a path. Raises UsageError."""
+    places = [Path(results_dir) / value, Path(value)]
+    for place in places:
+        if os.path.isdir(place):
+            return RunFolder(place)
+    for place in places:
+        if os.path.lexists(place):
+            check_regular(place)  # says what else it is
+            raise UsageError(f"{flag} {value}: {place} is a file, not a run folder")
+    names = _subfolders(results_dir)
+    looked = " or ".join(dict.fromkeys(str(place) for place in places))
+    raise UsageError(f"{flag} {value}: no run folder {looked}{_did_you_mean(value, names)}")
+
+
+def checkpoint_in(folder: RunFolder, stem: str) -> Path:
+    """The checkpoint `stem` of a run folder; a UsageError says which it has."""
+    stems = folder.stems()
+    if stem in stems:
+        return folder.models / f"{stem}{SUFFIX}"
+    held = f"it has {', '.join(stems)}" if stems else "it has no checkpoint"
+    raise UsageError(f"no checkpoint {stem}{SUFFIX} in {folder.models}{_did_you_mean(stem, stems)} ({held})")
+
+
+def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    match = nearest(name, allowed)
+    return f": did you mean '{match}'?" if match else ""
+
+
+def run_of(checkpoint: Path) -> RunFolder:
+    """The folder with the settings of a checkpoint's run; those of dense/ lie in the folder around it."""
+    return _config_beside(run_folder_of(checkpoint))
+
+
+def _config_beside(folder: RunFolder) -> RunFolder:
+    around = RunFolder(folder.path.resolve().parent)
+    return around if folder.name == "dense" and not folder.config.is_file() else folder
