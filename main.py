@@ -14,10 +14,9 @@ import click
 from click.core import ParameterSource
 
 from secateur import __version__
-from secateur.framework.config import FLAGS
-from secateur.framework.flags import Flag
-from secateur.framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled
-from secateur.framework.old_flags import (
+from secateur.framework.plugins.faults import ends_process, explained
+from secateur.framework.settings.dialects.gradient_flow import FOREIGN, NOTHING_TO_DO, respelled
+from secateur.framework.settings.dialects.snipit import (
     MODEL_PATH,
     NEEDLESS,
     NEEDLESS_SWITCHES,
@@ -25,8 +24,9 @@ from secateur.framework.old_flags import (
     VALUES,
     without_truth_values,
 )
-from secateur.framework.oracle.settings import STUDY_FLAGS, prepare_study
-from secateur.framework.plugins.faults import ends_process, explained
+from secateur.framework.settings.field import Flag
+from secateur.framework.settings.oracle_config import STUDY_FLAGS, prepare_study
+from secateur.framework.settings.run_config import FLAGS
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.memory import is_out_of_memory
 from secateur.utils.suggest import nearest, one_line, unknown

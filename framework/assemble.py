@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from secateur.framework.config import RunConfig
-from secateur.framework.idle import idle_flags, idle_modes
 from secateur.framework.network.memory_format import FORMATS, fast_multiple, usable_format
 from secateur.framework.optimizer_options import optimizer_options
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
@@ -25,7 +23,9 @@ from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.pruning.steps.rewinding import check_rewinding
 from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule
 from secateur.framework.schedules.every_n_batches import Iterative
-from secateur.framework.scheduling import check_moments, schedule_of, write_back
+from secateur.framework.settings.run_config import RunConfig
+from secateur.framework.settings.schedule_flags import check_moments, schedule_of, write_back
+from secateur.framework.settings.unused_flags import idle_flags, idle_modes
 from secateur.framework.storage.checkpoint import is_ours, load_model, read_file
 from secateur.framework.storage.precision import check_finite
 from secateur.framework.storage.pretrained import load_tensors

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from secateur.framework.config import RunConfig
-from secateur.framework.modes import MODES
 from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.presets import MODES
+from secateur.framework.settings.run_config import RunConfig
 
 
 def dense_config(config: RunConfig) -> RunConfig:

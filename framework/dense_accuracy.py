@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from secateur.framework.config import RunConfig
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.run_folder import RunFolder, finished_dense_runs
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import RESULTS, read_json

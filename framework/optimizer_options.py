@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.framework.config import RunConfig
 from secateur.framework.plugins.registry import build, option_names, registry
+from secateur.framework.settings.run_config import RunConfig
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 

@@ -6,24 +6,24 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secateur.framework.autoconfig import fill
-from secateur.framework.config import RunConfig
-from secateur.framework.config_file import merge
-from secateur.framework.foreign_flags import translate
-from secateur.framework.modes import use_modes, use_pruning_method, use_pruning_rate
-from secateur.framework.old_flags import translated
 from secateur.framework.plugins.registry import registry
-from secateur.framework.pruning_config import use_pruning_config
 from secateur.framework.robustness.checks import (
     attacks_of,
     check_attack_flags,
     check_attacked_data,
     compared_checkpoint,
 )
-from secateur.framework.scheduling import follow_set, use_schedule_flags
+from secateur.framework.settings.autoconfig import fill
+from secateur.framework.settings.checks import check_config
+from secateur.framework.settings.dialects.gradient_flow import translate
+from secateur.framework.settings.dialects.snipit import translated, use_pruning_rate
+from secateur.framework.settings.dialects.taylor_pruning import use_pruning_config, use_pruning_method
+from secateur.framework.settings.files import merge
+from secateur.framework.settings.presets import use_modes
+from secateur.framework.settings.run_config import RunConfig
+from secateur.framework.settings.schedule_flags import follow_set, use_schedule_flags
 from secateur.framework.storage.locate import find_checkpoint, find_pretrained, run_folder_of, run_of
 from secateur.framework.training.hooks import installed_folders
-from secateur.framework.validate import check_config
 from secateur.utils.errors import UsageError
 
 # How a run's data was prepared; and what else decides the digits of a test.

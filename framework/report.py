@@ -8,7 +8,6 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.framework.config import RunConfig
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
@@ -17,7 +16,8 @@ from secateur.framework.network.size import count_macs, csr_bytes, measure, weig
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.schedules.base import Never
-from secateur.framework.scheduling import schedule_of
+from secateur.framework.settings.run_config import RunConfig
+from secateur.framework.settings.schedule_flags import schedule_of
 from secateur.framework.storage.checkpoint import file_size
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.trainer import Progress, Trainer

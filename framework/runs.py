@@ -13,12 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework import assemble
-from secateur.framework.config import RunConfig
 from secateur.framework.console import Console
 from secateur.framework.dense import dense_config
 from secateur.framework.dense_accuracy import known_dense_accuracy
 from secateur.framework.extras import extras, shown_extras
-from secateur.framework.idle import idle_in_tests
 from secateur.framework.network import memory_format
 from secateur.framework.network.lineage import was_pruned
 from secateur.framework.optimizer_options import try_optimizer
@@ -31,6 +29,8 @@ from secateur.framework.recorder import Recorder
 from secateur.framework.report import make_report, report_table
 from secateur.framework.robustness.checks import compared_checkpoint
 from secateur.framework.schedules.base import BEFORE_TRAINING
+from secateur.framework.settings.run_config import RunConfig
+from secateur.framework.settings.unused_flags import idle_in_tests
 from secateur.framework.storage.checkpoint import save_model
 from secateur.framework.storage.checkpointer import Checkpointer
 from secateur.framework.storage.locate import run_of

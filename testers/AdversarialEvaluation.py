@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from secateur.framework.robustness.assess import assess
 from secateur.framework.robustness.attacking import Effort, make_attack, settings_of
-from secateur.framework.robustness.names import DEFAULT, chosen_attacks, chosen_epsilons
 from secateur.framework.robustness.options import check_attack_options
 from secateur.framework.robustness.points import PixelModel, balanced, collect
 from secateur.framework.robustness.results import Assessment, summary
 from secateur.framework.robustness.tables import robustness_tables
+from secateur.framework.settings.attacks import DEFAULT, chosen_attacks, chosen_epsilons
 from secateur.framework.training.loss import Loss
 from secateur.framework.training.tester import Network, Tester
 from secateur.utils.errors import UsageError
@@ -28,7 +28,7 @@ class AdversarialEvaluation(Tester):
         attack_steps: int | None = None, attack_binary_steps: int | None = None, attack_restarts: int = 1,
         attack_batch_size: int = 128, attack_options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """attack: a name of framework/robustness/names.py, several with commas, or all. epsilons: see
+        """attack: a name of framework/settings/attacks.py, several with commas, or all. epsilons: see
         `chosen_epsilons`. attack_samples: of a balanced part of the test set; None: all. attack_steps,
         attack_binary_steps, attack_restarts: see `Effort`. attack_options: of foolbox's class, for one attack.
 

@@ -23,7 +23,7 @@ from secateur import channel_groups, cut, load_model, save_model
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.surgery.cutting import mask_channels
-from secateur.framework.robustness.names import ATTACKS
+from secateur.framework.settings.attacks import ATTACKS
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.main import main
 from secateur.utils.errors import UsageError

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from secateur import main as command_line
-from secateur.framework.config import FLAGS
 from secateur.framework.plugins.registry import build
+from secateur.framework.settings.run_config import FLAGS
 from secateur.main import main
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,9 +19,9 @@ import torch
 from secateur import channel_groups, load_model
 from secateur.framework.oracle.choice import chosen_criterions
 from secateur.framework.oracle.correlation import MEASURES, correlation
-from secateur.framework.oracle.settings import STUDY_FLAGS
 from secateur.framework.oracle.study import REFERENCES
 from secateur.framework.plugins.registry import build, registry
+from secateur.framework.settings.oracle_config import STUDY_FLAGS
 from secateur.main import main
 from secateur.utils.loading.loaders import make_loaders
 from tests.framework.small_nets import one_thread

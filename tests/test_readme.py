@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from secateur.framework.config import FLAGS
 from secateur.framework.plugins.registry import option_names, registry
-from secateur.framework.robustness.names import ATTACKS as EVERY_ATTACK
-from secateur.framework.validate import TAKEN
+from secateur.framework.settings.attacks import ATTACKS as EVERY_ATTACK
+from secateur.framework.settings.checks import TAKEN
+from secateur.framework.settings.run_config import FLAGS
 from secateur.main import main
 
 ROOT = Path(__file__).resolve().parent.parent

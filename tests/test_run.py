@@ -27,13 +27,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.config import FLAGS
 from secateur.framework.console import Console
 from secateur.framework.network.masks import Masks
 from secateur.framework.plots import draw_scores
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.selection.select import Keep
 from secateur.framework.schedules.base import targets
+from secateur.framework.settings.run_config import FLAGS
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.training.events import PruneEvent
 from secateur.losses.CrossEntropy import CrossEntropy

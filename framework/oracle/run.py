@@ -11,7 +11,6 @@ from secateur.framework import assemble
 from secateur.framework.console import Console
 from secateur.framework.network import memory_format
 from secateur.framework.oracle.choice import ALL, chosen_criterions
-from secateur.framework.oracle.settings import StudyConfig
 from secateur.framework.oracle.study import Study, judge, measure_oracle
 from secateur.framework.oracle.tables import head, left_out_lines, table
 from secateur.framework.plugins.registry import build, registry
@@ -21,6 +20,7 @@ from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
 from secateur.framework.pruning.steps.dry_run import try_criterion
 from secateur.framework.runs import explaining
+from secateur.framework.settings.oracle_config import StudyConfig
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from secateur.framework.config import RunConfig
 from secateur.framework.network.size import layer_sparsities
 from secateur.framework.pictures.confusion import count_confusion, draw_confusion
 from secateur.framework.pictures.gallery import Gallery
@@ -25,6 +24,7 @@ from secateur.framework.pictures.weights import (
     magnitudes,
     weight_images,
 )
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl
 

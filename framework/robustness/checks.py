@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from secateur.framework.config import FLAGS, TESTER_FLAGS, RunConfig
-from secateur.framework.robustness.names import DEFAULT, TESTER, chosen_attacks, chosen_epsilons
 from secateur.framework.robustness.options import check_attack_options
+from secateur.framework.settings.attacks import DEFAULT, TESTER, chosen_attacks, chosen_epsilons
+from secateur.framework.settings.run_config import FLAGS, TESTER_FLAGS, RunConfig
 from secateur.framework.storage.locate import (
     _config_beside,
     checkpoint_in,

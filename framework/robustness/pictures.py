@@ -12,10 +12,10 @@ from torch import Tensor
 
 from secateur.framework.robustness.assess import KEPT, SHOWN
 from secateur.framework.robustness.attacking import Outcome
-from secateur.framework.robustness.names import NORMS
 from secateur.framework.robustness.points import PixelModel
 from secateur.framework.robustness.results import Assessment, to_show
 from secateur.framework.robustness.tables import shown_epsilon
+from secateur.framework.settings.attacks import NORMS
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.framework.robustness.attacking import Effort, Outcome, Track, run_attack
-from secateur.framework.robustness.names import Attack
 from secateur.framework.robustness.points import PixelModel, Points, balanced, predictions
+from secateur.framework.settings.attacks import Attack
 
 #: points that right networks are probed on, and random perturbations of each
 PROBES, DRAWS = 100, 10

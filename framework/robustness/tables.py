@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
-from secateur.framework.robustness.names import NORMS
+from secateur.framework.settings.attacks import NORMS
 
 
 def robustness_tables(results: dict[str, Any]) -> list[str | Table]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from secateur.framework.config import RunConfig
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.run_folder import FINISHED, STAMP, RunFolder
 from secateur.utils.errors import UsageError
 from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors

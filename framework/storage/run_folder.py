@@ -24,10 +24,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from secateur.framework.config import GROUPS, SHORT, RunConfig
 from secateur.framework.dense import dense_config
 from secateur.framework.plugins.registry import ROOT
-from secateur.framework.saved_config import load_config
+from secateur.framework.settings.run_config import GROUPS, SHORT, RunConfig
+from secateur.framework.settings.saved_config import load_config
 from secateur.framework.storage.environment import describe_environment
 from secateur.framework.storage.locate import _run_folders
 from secateur.framework.storage.snapshot import TOP_NEVER, copy_tree

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from secateur import main
-from secateur.framework.config import RunConfig
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.run_folder import RunFolder
 
 CRITERION = '''

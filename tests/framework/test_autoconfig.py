@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.autoconfig import SHIPPED, fill, load_rules
-from secateur.framework.config import RunConfig
 from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.autoconfig import SHIPPED, fill, load_rules
+from secateur.framework.settings.run_config import RunConfig
 from secateur.utils.errors import UsageError
 
 Command = Callable[..., Any]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import secateur
-from secateur.framework.config import EXTRAS, FLAGS
+from secateur.framework.settings.run_config import EXTRAS, FLAGS
 from secateur.utils.errors import RunError, UsageError
 
 ROOT = Path(secateur.__file__).parent.parent

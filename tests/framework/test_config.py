@@ -12,9 +12,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.framework.config import FLAGS, GROUPS, KINDS, RunConfig
-from secateur.framework.config_file import merge, parse_settings, parse_value
 from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.files import merge, parse_settings, parse_value
+from secateur.framework.settings.run_config import FLAGS, GROUPS, KINDS, RunConfig
 from secateur.utils.errors import UsageError
 
 Command = Callable[..., Any]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.config import RunConfig
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.locate import find_checkpoint, find_pretrained, run_folder_of
 from secateur.framework.storage.run_folder import RunFolder, finished_dense_run
 from secateur.utils.errors import UsageError

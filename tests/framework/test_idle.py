@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from secateur.framework.assemble import build_pruner
-from secateur.framework.config import FLAGS, RunConfig
-from secateur.framework.config_file import merge
-from secateur.framework.idle import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, idle_in_tests
-from secateur.framework.modes import use_modes
 from secateur.framework.plugins.registry import build, option_names, registry
 from secateur.framework.schedules.base import Never
+from secateur.framework.settings.files import merge
+from secateur.framework.settings.presets import use_modes
+from secateur.framework.settings.run_config import FLAGS, RunConfig
+from secateur.framework.settings.unused_flags import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, idle_in_tests
 
 
 def idle(command: str, file: Path | None = None) -> list[str]:

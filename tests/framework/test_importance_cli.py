@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.modes import METHODS
 from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.dialects.taylor_pruning import METHODS
 from secateur.main import main
 
 

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.framework.config import FLAGS, RunConfig, parse_values
-from secateur.framework.flags import Flag
 from secateur.framework.optimizer_options import OTHER_STEPS, optimizer_options, try_optimizer
-from secateur.framework.oracle.settings import STUDY_FLAGS
 from secateur.framework.plugins.registry import OPTIMIZERS, option_names, registry
+from secateur.framework.settings.checks import TAKEN
+from secateur.framework.settings.field import Flag
+from secateur.framework.settings.oracle_config import STUDY_FLAGS
+from secateur.framework.settings.run_config import FLAGS, RunConfig, parse_values
 from secateur.framework.storage.run_folder import _new_folder
-from secateur.framework.validate import TAKEN
 from secateur.utils import memory
 from secateur.utils.errors import UsageError
 from secateur.utils.loading.loaders import make_loaders

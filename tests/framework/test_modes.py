@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.modes import MODES
 from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.presets import MODES
 
 Command = Callable[..., Any]
 ORIGINAL = Path(registry._root) / "configs" / "snipit_original.yaml"

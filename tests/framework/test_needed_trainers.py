@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.config import RunConfig
 from secateur.framework.dense import dense_config
 from secateur.framework.plugins.registry import ROOT, registry
+from secateur.framework.settings.run_config import RunConfig
 
 Command = Callable[..., Any]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from secateur.framework.old_flags import NEEDLESS, SWITCHES, VALUES, without_truth_values
+from secateur.framework.settings.dialects.snipit import NEEDLESS, SWITCHES, VALUES, without_truth_values
 
 Command = Callable[..., Any]
 

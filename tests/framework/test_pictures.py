@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
 from secateur import prune
-from secateur.framework.config import RunConfig
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs, layer_sparsities, weight_sparsity
 from secateur.framework.pictures import confusion, network, saliency, scores, weights
@@ -25,6 +24,7 @@ from secateur.framework.pictures.gallery import LABELS, some
 from secateur.framework.pictures.listener import Pictures
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.selection.select import select
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl, manager
 from secateur.framework.training.trainer import Parts, Settings

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import secateur
-from secateur.framework.config import RunConfig
-from secateur.framework.config_file import merge
+from secateur.framework.settings.files import merge
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage import environment, snapshot
 from secateur.framework.storage.run_folder import UNSAFE, RunFolder
 from secateur.utils.errors import RunError

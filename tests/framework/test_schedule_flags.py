@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from benchmarks.rounds import MEASURES
-from secateur.framework.autoconfig import fill
-from secateur.framework.config import RunConfig
-from secateur.framework.foreign_defaults import TRAINING
-from secateur.framework.foreign_flags import FOREIGN, NOTHING_TO_DO, respelled, translate
 from secateur.framework.plugins.registry import registry
-from secateur.framework.pruning_config import KEYS, NEEDLESS, SPECIAL
+from secateur.framework.settings.autoconfig import fill
+from secateur.framework.settings.dialects.gradient_flow import FOREIGN, NOTHING_TO_DO, respelled, translate
+from secateur.framework.settings.dialects.gradient_flow_defaults import TRAINING
+from secateur.framework.settings.dialects.taylor_pruning import KEYS, NEEDLESS, SPECIAL
+from secateur.framework.settings.run_config import RunConfig
 
 Command = Callable[..., Any]
 #: as shipped for ResNet-50 at 72 %

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from secateur.framework import assemble
-from secateur.framework.config import RunConfig
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.runs import build_trainer
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.hooks import manager
 from secateur.framework.training.trainer import Trainer
 

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from secateur.criterions.SNAPitDuring import SNAPitDuring
 from secateur.framework.assemble import build_lr_schedule, build_optimizer
-from secateur.framework.config import RunConfig
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.steps.pruner import Pruner
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.hooks import HookSpecs, hookimpl, manager
 from secateur.framework.training.loss import Loss
 from secateur.framework.training.trainer import Parts, Settings, decay_groups

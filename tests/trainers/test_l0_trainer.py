@@ -14,7 +14,6 @@ from test_run import launch
 from torch import Tensor, nn
 
 from secateur import load_model
-from secateur.framework.config import RunConfig
 from secateur.framework.network.batch_norm import measured_statistics, running_statistics
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.masks import Masks
@@ -22,6 +21,7 @@ from secateur.framework.network.size import weight_sparsity
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.gated_layers.hard_concrete import LARGEST, SMALLEST, l0_layers
 from secateur.framework.pruning.gated_layers.l0_network import Closed
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpointer import Checkpointer
 from secateur.framework.storage.run_folder import RunFolder, finished_dense_run
 from secateur.framework.training.hooks import hookimpl

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from secateur.framework.robustness.names import ATTACKS, EPSILONS, chosen_attacks, chosen_epsilons
+from secateur.framework.settings.attacks import ATTACKS, EPSILONS, chosen_attacks, chosen_epsilons
 from secateur.utils.errors import UsageError
 
 EIGHT = [

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from secateur.framework.robustness.assess import assess
 from secateur.framework.robustness.attacking import Effort
-from secateur.framework.robustness.names import chosen_attacks, chosen_epsilons
 from secateur.framework.robustness.points import PixelModel
+from secateur.framework.settings.attacks import chosen_attacks, chosen_epsilons
 from secateur.framework.training.tester import Network
 from secateur.utils.errors import RunError
 from tests.framework.robustness.linear import grey_points, linear

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from secateur.framework.config import FLAGS, GROUPS, KINDS, RunConfig, parse_values
 from secateur.framework.plugins.registry import ROOT, registry
+from secateur.framework.settings.run_config import FLAGS, GROUPS, KINDS, RunConfig, parse_values
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import read_json
 from secateur.utils.suggest import unknown

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secateur.framework.config import GROUPS, RunConfig, parse_values
-from secateur.framework.flags import flags_of
+from secateur.framework.settings.field import flags_of
+from secateur.framework.settings.run_config import GROUPS, RunConfig, parse_values
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import parse_yaml, read_json, read_yaml
 from secateur.utils.suggest import one_line, unknown

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from secateur.framework.config import CRITERION_FLAGS, RunConfig
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.schedules.base import After, Before, During, Schedule, chosen
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.schedules.rounds import Rounds, shares
+from secateur.framework.settings.run_config import CRITERION_FLAGS, RunConfig
 from secateur.utils.errors import UsageError
 
 if TYPE_CHECKING:

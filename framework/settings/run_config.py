@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
-from secateur.framework.flags import Flag, flag, flags_of
+from secateur.framework.settings.field import Flag, flag, flags_of
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 

@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from secateur.framework.config import EXTRAS, FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
-from secateur.framework.modes import MODES, check_modes
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.plugins.source import check_source
-from secateur.framework.scheduling import check_criterion_flags, check_schedule
+from secateur.framework.settings.presets import MODES, check_modes
+from secateur.framework.settings.run_config import EXTRAS, FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
+from secateur.framework.settings.schedule_flags import check_criterion_flags, check_schedule
 from secateur.framework.storage.locate import find_checkpoint, find_pretrained
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import nearest, one_line, unknown

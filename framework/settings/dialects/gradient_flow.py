@@ -9,8 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from secateur.framework.foreign_defaults import DENSE, WORDS, Settings, as_there, is_true, shown
 from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.dialects.gradient_flow_defaults import (
+    DENSE,
+    WORDS,
+    Settings,
+    as_there,
+    is_true,
+    shown,
+)
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from secateur.framework.config import RunConfig
-from secateur.framework.flags import Flag, flag, flags_of
 from secateur.framework.oracle.choice import chosen_criterions
 from secateur.framework.prepare import prepare_run
+from secateur.framework.settings.field import Flag, flag, flags_of
+from secateur.framework.settings.run_config import RunConfig
 from secateur.utils.errors import UsageError
 
 _study = partial(flag, group="Oracle study")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from secateur.framework.config import KINDS, RunConfig
-from secateur.framework.modes import MODES
 from secateur.framework.plugins.registry import option_names, registry
+from secateur.framework.settings.presets import MODES
+from secateur.framework.settings.run_config import KINDS, RunConfig
 
 #: flags that only a plug-in with an option of this name reads
 READ_BY = {

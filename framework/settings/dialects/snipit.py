@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from secateur.framework.settings.run_config import RunConfig
 from secateur.utils.errors import UsageError
 from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
 
@@ -122,3 +123,18 @@ def _switch(name: str, value: bool) -> list[str]:
 def _put(found: dict[str, Any], name: str, setting: str, value: Any) -> None:
     if found.setdefault(setting, value) != value:
         raise UsageError(f"--{name} and --{setting} say different things")
+
+
+def use_pruning_rate(config: RunConfig) -> None:
+    """`--pruning_rate` alone is UnstructuredRandom's `--pruning_limit`; elsewhere a note says it does nothing."""
+    rate, config.pruning_rate = config.pruning_rate, None
+    if rate is None:
+        return
+    if config.prune_criterion == "UnstructuredRandom" and "pruning_limit" not in config.given:
+        if not 0 <= rate < 1:
+            raise UsageError(f"--pruning_rate must be in [0, 1), got {rate:g}")
+        config.pruning_limit = rate
+        config.given.add("pruning_limit")
+        config.notes.append(f"--pruning_rate {rate:g} is taken as --pruning_limit {rate:g}")
+    else:
+        config.notes.append(f"--pruning_rate has no effect: --pruning_limit {config.pruning_limit:g} says how far")

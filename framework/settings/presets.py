@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from secateur.framework.config import KINDS, RunConfig
 from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.run_config import KINDS, RunConfig
 from secateur.utils.errors import UsageError
 
 #: flags that choose a loss and more, at most one of them, and what they choose
@@ -13,23 +13,6 @@ MODES = {
     "l0": {"prune_criterion": "EmptyCrit", "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"},
     "hoyer_square": {"loss": "HoyerSquare", "prune_criterion": "HoyerSquare"},
     "group_hoyer_square": {"loss": "GroupHoyerSquare", "prune_criterion": "GroupHoyerSquare"},
-}
-
-#: ids of pruning methods that users of Taylor pruning know, and the criterion behind each
-METHODS = {
-    0: "TaylorWeight",
-    1: "RandomChannel",
-    2: "WeightNorm",
-    3: "WeightAbs",
-    6: "TaylorOutput",
-    10: "OBD",
-    11: "TaylorGateSO",
-    22: "TaylorGate",
-    23: "TaylorGateFG",
-    30: "BNWeight",
-    31: "BNTaylor",
-    40: "Oracle",
-    50: "Combinatorial",
 }
 
 
@@ -71,39 +54,3 @@ def _is_kind_of(config: RunConfig, name: str, wanted: str) -> bool:
     given = getattr(config, name)
     others = {values.get(name) for values in MODES.values()} - {wanted}
     return name in config.given and given not in others and registry.derives(KINDS[name], given, wanted)
-
-
-def use_pruning_method(config: RunConfig) -> None:
-    """`--pruning_method` is another way to say `--prune_criterion`; UsageError for an id that nothing has."""
-    method, config.pruning_method = config.pruning_method, None
-    if method is None:
-        return
-    if method not in METHODS:
-        known = ", ".join(f"{number} {name}" for number, name in METHODS.items())
-        raise UsageError(f"--pruning_method {method}: no method has this id (one of {known})")
-    name = METHODS[method]
-    others = config.from_flags if "pruning_method" in config.from_flags else config.given
-    if "prune_criterion" in others and config.prune_criterion != name:
-        raise UsageError(
-            f"--pruning_method {method} is {name}, and --prune_criterion says {config.prune_criterion}: give one"
-        )
-    config.prune_criterion = name
-    config.given.add("prune_criterion")
-    if "pruning_method" in config.from_flags:
-        config.from_flags.add("prune_criterion")
-    config.notes.append(f"--pruning_method {method} is {name}")
-
-
-def use_pruning_rate(config: RunConfig) -> None:
-    """`--pruning_rate` alone is UnstructuredRandom's `--pruning_limit`; elsewhere a note says it does nothing."""
-    rate, config.pruning_rate = config.pruning_rate, None
-    if rate is None:
-        return
-    if config.prune_criterion == "UnstructuredRandom" and "pruning_limit" not in config.given:
-        if not 0 <= rate < 1:
-            raise UsageError(f"--pruning_rate must be in [0, 1), got {rate:g}")
-        config.pruning_limit = rate
-        config.given.add("pruning_limit")
-        config.notes.append(f"--pruning_rate {rate:g} is taken as --pruning_limit {rate:g}")
-    else:
-        config.notes.append(f"--pruning_rate has no effect: --pruning_limit {config.pruning_limit:g} says how far")

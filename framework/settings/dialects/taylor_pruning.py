@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from secateur.framework.config import FLAGS, RunConfig
+from secateur.framework.settings.run_config import FLAGS, RunConfig
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import read_json
 from secateur.utils.suggest import unknown
@@ -125,3 +125,42 @@ def _typed(name: str, value: Any, where: str) -> Any:
     except UsageError as error:
         raise UsageError(f"{where}{str(error).removeprefix(f'--{name}')}") from error
     return found
+
+
+#: ids of pruning methods that users of Taylor pruning know, and the criterion behind each
+METHODS = {
+    0: "TaylorWeight",
+    1: "RandomChannel",
+    2: "WeightNorm",
+    3: "WeightAbs",
+    6: "TaylorOutput",
+    10: "OBD",
+    11: "TaylorGateSO",
+    22: "TaylorGate",
+    23: "TaylorGateFG",
+    30: "BNWeight",
+    31: "BNTaylor",
+    40: "Oracle",
+    50: "Combinatorial",
+}
+
+
+def use_pruning_method(config: RunConfig) -> None:
+    """`--pruning_method` is another way to say `--prune_criterion`; UsageError for an id that nothing has."""
+    method, config.pruning_method = config.pruning_method, None
+    if method is None:
+        return
+    if method not in METHODS:
+        known = ", ".join(f"{number} {name}" for number, name in METHODS.items())
+        raise UsageError(f"--pruning_method {method}: no method has this id (one of {known})")
+    name = METHODS[method]
+    others = config.from_flags if "pruning_method" in config.from_flags else config.given
+    if "prune_criterion" in others and config.prune_criterion != name:
+        raise UsageError(
+            f"--pruning_method {method} is {name}, and --prune_criterion says {config.prune_criterion}: give one"
+        )
+    config.prune_criterion = name
+    config.given.add("prune_criterion")
+    if "pruning_method" in config.from_flags:
+        config.from_flags.add("prune_criterion")
+    config.notes.append(f"--pruning_method {method} is {name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from secateur.framework.config import FLAGS, KINDS, RunConfig
+from secateur.framework.settings.run_config import FLAGS, KINDS, RunConfig
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import read_yaml
 
