@@ -17,13 +17,13 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.network.memory_format import fast_multiple
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
 from secateur.framework.network.preserve import random_numbers_as_before
-from secateur.framework.network.size import measure
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import check_example
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
 from secateur.framework.pruning.selection.budgets import BUDGETS
 from secateur.framework.pruning.steps.step import PruningStep, nothing_below
+from secateur.framework.reporting.measure import measure
 from secateur.framework.training.events import PruneEvent
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.preserve import untouched
-from secateur.framework.network.size import count_macs, measure
+from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.scoring.criterion import Batch
-from secateur.framework.report import dense_twin
+from secateur.framework.reporting.dense_twin import dense_twin
+from secateur.framework.reporting.measure import measure
 from secateur.framework.settings.run_config import EXTRAS, RunConfig
 from secateur.framework.storage.checkpoint import file_size
 from secateur.utils.classification import correct_samples

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework import assemble
-from secateur.framework.console import Console
 from secateur.framework.dense import dense_config
 from secateur.framework.dense_accuracy import known_dense_accuracy
 from secateur.framework.extras import extras, shown_extras
@@ -25,8 +24,9 @@ from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.steps.dry_run import try_criterion
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.pruning.steps.rewinding import Rewinder
-from secateur.framework.recorder import Recorder
-from secateur.framework.report import make_report, report_table
+from secateur.framework.reporting.console import Console
+from secateur.framework.reporting.recorder import Recorder
+from secateur.framework.reporting.report import make_report, report_table
 from secateur.framework.robustness.checks import compared_checkpoint
 from secateur.framework.schedules.base import BEFORE_TRAINING
 from secateur.framework.settings.run_config import RunConfig
@@ -218,7 +218,9 @@ def train_in(
         dense_accuracy = test["acc"]  # this is the dense network
     last = pruner.events[-1] if pruner.events else None
     report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last) | drawn.results
-    from secateur.framework.plots import draw_all  # matplotlib: a run that is refused need not wait for it
+    from secateur.framework.reporting.plots.run import (
+        draw_all,  # matplotlib: a run that is refused need not wait for it
+    )
 
     title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
     draw_all(folder.plots, recorder.epochs, trainer.model, pruner.events, title)
@@ -230,9 +232,7 @@ class Drawn:
     """What a run shows beside its numbers: pictures and the weights' ways, as far as the flags ask for them."""
 
     def __init__(self, config: RunConfig, folder: RunFolder, recorder: Recorder) -> None:
-        from secateur.framework.pictures.listener import (
-            Pictures,  # matplotlib: a run that is refused need not wait for it
-        )
+        from secateur.framework.reporting.plots.listener import Pictures
 
         self._folder = folder
         self._pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from secateur.framework.network.lineage import same_network as same_network
     from secateur.framework.network.masks import Masks as Masks
     from secateur.framework.network.preserve import scoring as scoring
-    from secateur.framework.network.size import measure as measure
     from secateur.framework.plugins.registry import Registry as Registry
     from secateur.framework.plugins.registry import build as build
     from secateur.framework.plugins.registry import registry as registry
@@ -46,6 +45,7 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.selection.select import Keep as Keep
     from secateur.framework.pruning.selection.select import select as select
     from secateur.framework.pruning.surgery.cutting import cut as cut
+    from secateur.framework.reporting.measure import measure as measure
     from secateur.framework.schedules.base import After as After
     from secateur.framework.schedules.base import Before as Before
     from secateur.framework.schedules.base import During as During
@@ -106,7 +106,7 @@ _HOME = {
     "input_columns": "framework.pruning.scoring.input_features",
     "load_model": "framework.storage.checkpoint",
     "mean_gradients": "framework.pruning.scoring.gradients",
-    "measure": "framework.network.size",
+    "measure": "framework.reporting.measure",
     "prunable_weights": "framework.network.layers",
     "prune": "framework.api",
     "registry": "framework.plugins.registry",

@@ -33,5 +33,7 @@ def plugins_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def speed_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run times each network once, and not thirty times: no test looks at how long it took."""
-    monkeypatch.setattr("secateur.framework.report.measure_latency", partial(measure_latency, repeats=1, warmup=0))
+    monkeypatch.setattr(
+        "secateur.framework.reporting.report.measure_latency", partial(measure_latency, repeats=1, warmup=0)
+    )
     monkeypatch.setattr("secateur.framework.network.memory_format.REPEATS", 1)

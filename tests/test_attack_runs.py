@@ -59,7 +59,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-        patch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
+        patch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
         for name, more in (
             ("dense", "--prune_criterion EmptyCrit"),
             ("cut", "--prune_criterion SNAP --pruning_limit 0.6"),

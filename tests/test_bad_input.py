@@ -41,7 +41,7 @@ Launch = Callable[..., Result]
 def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Launch:
     """Call main.py in an empty folder, on very little data."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
+    monkeypatch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
@@ -466,7 +466,7 @@ def test_metrics_that_cannot_be_written_stop_the_run(launch: Launch, monkeypatch
     def full(self: Any, *_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("secateur.framework.recorder.Recorder.write", full)
+    monkeypatch.setattr("secateur.framework.reporting.recorder.Recorder.write", full)
     result = launch()
     assert result.code == 1 and result.err.count("\n") == 1 and "No space left on device" in result.err
     assert load_model(only_run().checkpoint("LeNet300", "last")) is not None

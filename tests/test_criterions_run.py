@@ -54,7 +54,7 @@ Launch = Callable[..., Run]
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Launch:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLCONFIGDIR", FONTS)
-    monkeypatch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
+    monkeypatch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments: object) -> Run:

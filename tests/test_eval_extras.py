@@ -10,7 +10,7 @@ import torch
 
 from secateur import load_model, measure, save_model
 from secateur.framework.plugins.registry import build
-from secateur.framework.report import dense_twin
+from secateur.framework.reporting.dense_twin import dense_twin
 from secateur.framework.settings.run_config import EXTRAS
 from secateur.utils.loading.loaders import make_loaders
 from tests.framework.small_nets import one_thread

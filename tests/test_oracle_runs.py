@@ -66,7 +66,7 @@ def launch(place: Path, *arguments: object, pictures: bool = False) -> Result:
             patch.setattr(registry, name, copy.deepcopy(getattr(registry, name)))
         patch.setattr(registry, "folders", list(registry.folders))
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        patch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
+        patch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
         if not pictures:
             patch.setattr("secateur.framework.oracle.plots.draw_study", lambda *_: [])
         code = main([*map(str, arguments), *QUICK])

@@ -211,7 +211,7 @@ def launch(
         capsys.readouterr()
         with pytest.MonkeyPatch.context() as patch:
             if not plots:  # most tests have no use for them
-                patch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
+                patch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
             code = main([*SMALL.split(), "--plugins", "mine", *map(str, arguments)])
         printed = capsys.readouterr()
         assert code == 0, printed.err

@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def less(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are looked at by one test alone."""
     if "guide_to_the_run_folder" not in request.node.name:
-        monkeypatch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
+        monkeypatch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
 
 
 def test_the_readme_shows_two_plugins_of_the_promised_length(folder: Path) -> None:

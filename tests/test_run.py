@@ -27,11 +27,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.console import Console
 from secateur.framework.network.masks import Masks
-from secateur.framework.plots import draw_scores
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.selection.select import Keep
+from secateur.framework.reporting.console import Console
+from secateur.framework.reporting.plots.run import draw_scores
 from secateur.framework.schedules.base import targets
 from secateur.framework.settings.run_config import FLAGS
 from secateur.framework.storage.run_folder import RunFolder
@@ -85,7 +85,7 @@ def launch(place: Path, *arguments: object, code: int = 0, plots: bool = False) 
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
         patch.setenv("MPLCONFIGDIR", FONTS)
         if not plots:
-            patch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
+            patch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
         fewer = [] if plots else ["--plot_weights_freq", "0"]
         found = main([*SMALL.split(), *fewer, *map(str, arguments)])
     assert found == code, err.getvalue()
@@ -589,7 +589,9 @@ def test_what_prunes_nothing_does_so_at_any_time(tmp_path: Path, schedule: str) 
 @pytest.mark.slow
 def test_only_the_last_step_keeps_its_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr("secateur.framework.plots.draw_all", lambda *arguments: seen.extend(arguments[3]))
+    monkeypatch.setattr(
+        "secateur.framework.reporting.plots.run.draw_all", lambda *arguments: seen.extend(arguments[3])
+    )
     launch(tmp_path, "--prune_criterion", "SNIPit", "--epochs", "0", plots=True)
     *early, last = seen
     assert len(early) == 6 and all(not event.scores and not event.keep for event in early)
@@ -690,7 +692,9 @@ def test_save_freq_keeps_a_checkpoint_every_few_epochs(tmp_path: Path) -> None:
 
 def test_eval_freq_validates_within_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ticks = itertools.count()  # a clock on which every batch takes a second, as does every other reading
-    monkeypatch.setattr("secateur.framework.recorder.time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    monkeypatch.setattr(
+        "secateur.framework.reporting.recorder.time", SimpleNamespace(monotonic=lambda: float(next(ticks)))
+    )
     result = launch(tmp_path, "--eval_freq", "2", "--epochs", "1", "--limit_train_batches", "5")
     assert [(row["step"], "acc/train" in row) for row in result.rows] == [
         (2, False), (4, False), (5, True), (5, False),
@@ -857,7 +861,7 @@ def test_nothing_but_lines_is_printed_into_a_pipe(place: Path, cut_run: Run) -> 
 
 
 def test_progress_in_a_pipe_is_a_line_from_time_to_time(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secateur.framework.console.LINE_EVERY", 0.0)
+    monkeypatch.setattr("secateur.framework.reporting.console.LINE_EVERY", 0.0)
     shown = launch(place, "--prune_criterion", "SNAPit", "--progress", "on", "--epochs", "1")
     for line in ("prune: 1/7", "prune: 6/7", "epoch 1/1: 1/3", "epoch 1/1: 2/3", "evaluate: 1/2"):
         assert line in shown.lines
@@ -885,7 +889,9 @@ def test_the_table_shows_the_dense_network_beside_the_pruned_one(finished: Run) 
 
 
 def test_a_run_can_do_without_timing_the_networks(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secateur.framework.report.measure_latency", lambda *_: pytest.fail("timed all the same"))
+    monkeypatch.setattr(
+        "secateur.framework.reporting.report.measure_latency", lambda *_: pytest.fail("timed all the same")
+    )
     run = launch(place, "--prune_criterion", "ChannelNorm", "--no_latency")
     assert run.report["dense"]["latency_ms"] is None and run.report["pruned"]["latency_ms"] is None
     assert "MACs a sample" in run.out and "latency" not in run.out

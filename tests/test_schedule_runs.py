@@ -25,7 +25,7 @@ Launch = Callable[..., Any]
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Launch:
     """Run a command in an empty folder: its folder and what it printed, or what it was refused for."""
-    monkeypatch.setattr("secateur.framework.plots.draw_all", lambda *_: [])
+    monkeypatch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
     monkeypatch.chdir(tmp_path)
 
     def call(command: str, code: int = 0) -> Any:

@@ -11,7 +11,7 @@ import numpy as np
 from secateur.framework.oracle.correlation import MEASURES
 from secateur.framework.oracle.study import Study
 from secateur.framework.oracle.tables import shown
-from secateur.framework.plots import save_figure
+from secateur.framework.reporting.plots.run import save_figure
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

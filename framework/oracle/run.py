@@ -8,7 +8,6 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from secateur.framework import assemble
-from secateur.framework.console import Console
 from secateur.framework.network import memory_format
 from secateur.framework.oracle.choice import ALL, chosen_criterions
 from secateur.framework.oracle.study import Study, judge, measure_oracle
@@ -19,6 +18,7 @@ from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
 from secateur.framework.pruning.steps.dry_run import try_criterion
+from secateur.framework.reporting.console import Console
 from secateur.framework.runs import explaining
 from secateur.framework.settings.oracle_config import StudyConfig
 from secateur.framework.storage.run_folder import RunFolder

@@ -31,10 +31,10 @@ from torch import Tensor, nn
 
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import measure
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.surgery.cutting import cut
+from secateur.framework.reporting.measure import measure
 from secateur.framework.storage.checkpoint import KEY, file_size, is_ours, load_model, save_model, serialize
 from secateur.framework.storage.pretrained import load_tensors
 from secateur.utils.errors import UsageError

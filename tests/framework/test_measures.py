@@ -26,10 +26,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import count_macs, csr_bytes, measure, weight_sparsity
+from secateur.framework.network.size import count_macs, csr_bytes, weight_sparsity
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.surgery.cutting import cut, mask_channels
+from secateur.framework.reporting.measure import measure
 from secateur.framework.storage.checkpoint import save_model
 
 KEYS = ["params", "macs", "effective_macs", "bytes", "csr_bytes", "weight_sparsity", "node_sparsity", "latency_ms"]

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from secateur import prune, save_model
-from secateur.framework.console import Console
-from secateur.framework.recorder import Recorder
+from secateur.framework.reporting.console import Console
+from secateur.framework.reporting.recorder import Recorder
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.training.trainer import Progress
 from tests.framework.small_nets import ConvNet, one_thread
@@ -121,7 +121,7 @@ def test_work_is_that_of_one_sample_and_of_all_so_far(recorder: Recorder) -> Non
 
 def test_times_are_of_the_batches_since_the_last_row(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("secateur.framework.recorder.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("secateur.framework.reporting.recorder.time.monotonic", lambda: now[0])
     trainer = trainer_of(pruned(""))
     recorder.run_started(trainer)
     now[0] = 107.0  # pruning before training is no batch
@@ -139,7 +139,7 @@ def test_times_are_of_the_batches_since_the_last_row(recorder: Recorder, monkeyp
 
 def test_memory_is_what_the_device_has_allocated(recorder: Recorder, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr("secateur.framework.recorder.node_sparsity", lambda *_: 0.0)
+    monkeypatch.setattr("secateur.framework.reporting.recorder.node_sparsity", lambda *_: 0.0)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: asked.append(device) or 4096)
     cuda = torch.device("cuda:1")
     row = recorder.write(trainer_of(pruned(""), SimpleNamespace(device=cuda)), {})

@@ -402,7 +402,8 @@ def test_a_run_by_command_line_trains_prunes_and_tests(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(
-        "secateur.framework.report.measure_latency", functools.partial(measure_latency, repeats=1, warmup=0)
+        "secateur.framework.reporting.report.measure_latency",
+        functools.partial(measure_latency, repeats=1, warmup=0),
     )
     command = (
         f"--data_set {kind.__name__} --data_dir sets --model LeNet5 --prune_criterion SNAP --epochs 1 "

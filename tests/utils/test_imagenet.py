@@ -287,7 +287,8 @@ def test_a_network_of_torchvision_is_pruned_trained_saved_and_evaluated_again(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(
-        "secateur.framework.report.measure_latency", functools.partial(measure_latency, repeats=1, warmup=0)
+        "secateur.framework.reporting.report.measure_latency",
+        functools.partial(measure_latency, repeats=1, warmup=0),
     )
     base = ["--model", "TorchvisionModel", "--arch", "resnet18", "--data_set", "IMAGENET", "--data_dir", "sets",
             "--image_size", "32", "--batch_size", "4", "--threads", "1", "--workers", "0",

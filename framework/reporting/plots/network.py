@@ -16,7 +16,7 @@ from secateur.framework.network.layers import output_dim, prunable_layers, tenso
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.preserve import untouched
 from secateur.framework.network.size import count_macs
-from secateur.framework.pictures.gallery import DENSE, LEFT, margins, new_figure, short
+from secateur.framework.reporting.plots.gallery import DENSE, LEFT, margins, new_figure, short
 
 #: layers in one column of the drawing, and columns at most
 ROWS, COLUMNS = 40, 4

@@ -11,7 +11,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from secateur.framework.pictures.gallery import DENSE, SAMPLE, margins, new_figure
+from secateur.framework.reporting.plots.gallery import DENSE, SAMPLE, margins, new_figure
 from secateur.framework.training.events import PruneEvent
 
 #: points of a drawn curve

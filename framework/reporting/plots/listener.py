@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from secateur.framework.network.size import layer_sparsities
-from secateur.framework.pictures.confusion import count_confusion, draw_confusion
-from secateur.framework.pictures.gallery import Gallery
-from secateur.framework.pictures.network import draw_network, layers_of, table_of
-from secateur.framework.pictures.saliency import IMAGES, draw_saliency, input_gradients
-from secateur.framework.pictures.scores import Curve, curve_of, draw_scores
-from secateur.framework.pictures.tracked import draw_tracked
-from secateur.framework.pictures.weights import (
+from secateur.framework.reporting.plots.confusion import count_confusion, draw_confusion
+from secateur.framework.reporting.plots.gallery import Gallery
+from secateur.framework.reporting.plots.network import draw_network, layers_of, table_of
+from secateur.framework.reporting.plots.saliency import IMAGES, draw_saliency, input_gradients
+from secateur.framework.reporting.plots.scores import Curve, curve_of, draw_scores
+from secateur.framework.reporting.plots.tracked import draw_tracked
+from secateur.framework.reporting.plots.weights import (
     draw_histograms,
     draw_sparsity,
     draw_weights,

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from secateur.framework.pictures.gallery import LEFT, label_rows, margins, new_figure, row_height
+from secateur.framework.reporting.plots.gallery import LEFT, label_rows, margins, new_figure, row_height
 
 
 def draw_tracked(summary: Mapping[str, Any], title: str) -> Figure:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from secateur.framework.network.layers import output_dim, prunable_layers, prunable_weights, tensor_name
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.pictures.gallery import (
+from secateur.framework.reporting.plots.gallery import (
     DENSE,
     GONE,
     LEFT,

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from secateur.framework.network.preserve import scoring
-from secateur.framework.pictures.gallery import margins, new_figure, short
+from secateur.framework.reporting.plots.gallery import margins, new_figure, short
 
 IMAGES = 8
 

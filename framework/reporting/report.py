@@ -6,39 +6,20 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from torch import Tensor, nn
 
 from secateur.framework.network.latency import measure_latency
-from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.memory_format import lay_out
-from secateur.framework.network.size import count_macs, csr_bytes, measure, weight_sparsity
-from secateur.framework.plugins.registry import build
+from secateur.framework.network.size import count_macs, csr_bytes, weight_sparsity
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
+from secateur.framework.reporting.dense_twin import dense_twin
+from secateur.framework.reporting.measure import measure
 from secateur.framework.schedules.base import Never
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.schedule_flags import schedule_of
 from secateur.framework.storage.checkpoint import file_size
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.trainer import Progress, Trainer
-
-
-def dense_twin(model: nn.Module, example_input: Tensor) -> nn.Module:
-    """The architecture before any pruning, with arbitrary weights: for sizes and speed only."""
-    lineage = lineage_of(model)
-    try:
-        with torch.device("meta"):  # weights are not drawn: for a large network that takes seconds
-            twin: nn.Module = build("models", str(lineage.name), **lineage.options)
-        twin = twin.to_empty(device=example_input.device)
-    except (RuntimeError, NotImplementedError):  # a constructor that reads the values of its tensors
-        twin = build("models", str(lineage.name), **lineage.options).to(example_input.device)
-    for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
-        # Plain numbers: uninitialised memory may hold denormals, which are slow, and NaN.
-        if tensor.is_floating_point():
-            tensor.data.fill_(1.0) if "running_var" in name else tensor.data.normal_(std=0.02)
-        else:
-            tensor.data.zero_()
-    return twin
 
 
 def make_report(

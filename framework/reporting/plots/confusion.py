@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from secateur.framework.network.preserve import evaluating
-from secateur.framework.pictures.gallery import margins, new_figure, short, some
+from secateur.framework.reporting.plots.gallery import margins, new_figure, short, some
 from secateur.utils.classification import confusion_counts
 from secateur.utils.loading.batches import BatchLoader
 

@@ -1,0 +1,46 @@
+"""`measure`: size, sparsity and latency of a network in one dictionary."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.framework.network.latency import measure_latency
+from secateur.framework.network.layers import check_network, prunable_layers
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
+from secateur.framework.network.size import _density, count_macs, csr_bytes, weight_sparsity
+from secateur.framework.pruning.channels.node_sparsity import node_sparsity
+from secateur.utils.errors import UsageError
+
+
+@ordinary_mode()
+def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) -> dict[str, Any]:
+    """Size and speed of the network as it stands.
+
+    `params` (all parameters), `macs` (multiply-adds of one sample), `effective_macs` (those of layers with
+    masked weights scaled by their density), `bytes` (of the file that `save_model` writes), `csr_bytes` (with
+    the prunable weights in sparse rows; None without masks), `weight_sparsity` and `node_sparsity` against
+    the dense network, `latency_ms` ({"1": ..., "64": ...}, or None without `latency`). The model is not
+    changed. Raises UsageError for what is no network or no batch.
+    """
+    from secateur.framework.storage.checkpoint import file_size
+
+    check_network(model)
+    if not isinstance(example_input, Tensor) or example_input.dim() == 0 or len(example_input) == 0:
+        raise UsageError(f"example_input is a batch, one tensor with at least one sample; got {example_input!r}")
+    example_input = ordinary(example_input)
+    macs, by_layer = count_macs(model, example_input)
+    density = {name: _density(module) for name, module in prunable_layers(model).items()}
+    saved = sum(count * (1 - density[name]) for name, count in by_layer.items())
+    return {
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": macs,
+        "effective_macs": round(macs - saved),
+        "bytes": file_size(model),
+        "csr_bytes": csr_bytes(model) if len(Masks(model)) else None,
+        "weight_sparsity": weight_sparsity(model),
+        "node_sparsity": node_sparsity(model, example_input),
+        "latency_ms": measure_latency([model], example_input)[0] if latency else None,
+    }
