@@ -16,9 +16,9 @@ from torch import nn
 
 from benchmarks.timing import Row, head, record, show
 from secateur import build, load_model
-from secateur.framework.robustness.attacking import Effort, make_attack, run_attack
-from secateur.framework.robustness.points import PixelModel, Points, balanced, collect, frozen, predictions
 from secateur.framework.settings.attacks import ATTACKS, EPSILONS
+from secateur.framework.studies.robustness.attacking import Effort, make_attack, run_attack
+from secateur.framework.studies.robustness.points import PixelModel, Points, balanced, collect, frozen, predictions
 from secateur.utils.loading.loaders import Loaders, make_loaders
 
 SEED, IMAGES, TARGET = 333, 256, 120.0

@@ -6,13 +6,13 @@ from typing import Any, ClassVar
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.framework.robustness.assess import assess
-from secateur.framework.robustness.attacking import Effort, make_attack, settings_of
-from secateur.framework.robustness.options import check_attack_options
-from secateur.framework.robustness.points import PixelModel, balanced, collect
-from secateur.framework.robustness.results import Assessment, summary
-from secateur.framework.robustness.tables import robustness_tables
 from secateur.framework.settings.attacks import DEFAULT, chosen_attacks, chosen_epsilons
+from secateur.framework.studies.robustness.assess import assess
+from secateur.framework.studies.robustness.attacking import Effort, make_attack, settings_of
+from secateur.framework.studies.robustness.options import check_attack_options
+from secateur.framework.studies.robustness.points import PixelModel, balanced, collect
+from secateur.framework.studies.robustness.results import Assessment, summary
+from secateur.framework.studies.robustness.tables import robustness_tables
 from secateur.framework.training.loss import Loss
 from secateur.framework.training.tester import Network, Tester
 from secateur.utils.errors import UsageError
@@ -86,7 +86,7 @@ class AdversarialEvaluation(Tester):
         context = self.context
         if context.plots is None:
             return
-        from secateur.framework.robustness.pictures import draw_examples, draw_robustness
+        from secateur.framework.studies.robustness.pictures import draw_examples, draw_robustness
 
         draw_robustness(context.plots / "robustness.png", results, f"{network.name} under attack")
         wrapped = PixelModel(network.model, network.mean, network.std)

@@ -7,9 +7,9 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.framework.robustness.corruptions import CORRUPTIONS, STRENGTHS
-from secateur.framework.robustness.points import PixelModel, Points, collect, predictions
-from secateur.framework.robustness.results import wilson
+from secateur.framework.studies.robustness.corruptions import CORRUPTIONS, STRENGTHS
+from secateur.framework.studies.robustness.points import PixelModel, Points, collect, predictions
+from secateur.framework.studies.robustness.results import wilson
 from secateur.framework.training.loss import Loss
 from secateur.framework.training.tester import Network, Tester
 from secateur.utils.errors import UsageError
@@ -29,7 +29,7 @@ class CorruptionRobustness(Tester):
         contrast: Sequence[float] = STRENGTHS["contrast"],
         batch_size: int = 256,
     ) -> None:
-        """noise, blur, contrast: strengths, from mild to strong, see framework/robustness/corruptions.py."""
+        """noise, blur, contrast: strengths, from mild to strong, see framework/studies/robustness/corruptions.py."""
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise UsageError(f"batch_size is a whole number from 1 on, got {batch_size!r}")
         super().__init__()
@@ -49,7 +49,7 @@ class CorruptionRobustness(Tester):
         if len(results) > 1:
             results[0]["compared"] = results[1]
         if context.plots is not None:
-            from secateur.framework.robustness.pictures import draw_corruptions
+            from secateur.framework.studies.robustness.pictures import draw_corruptions
 
             spoiled = {name: self._spoiled(points.at(torch.arange(1)), name) for name in CORRUPTIONS}
             draw_corruptions(context.plots / "corruptions.png", results[0], spoiled)

@@ -18,10 +18,10 @@ import torch
 
 from secateur import channel_groups, load_model
 from secateur.framework.oracle.choice import chosen_criterions
-from secateur.framework.oracle.correlation import MEASURES, correlation
-from secateur.framework.oracle.study import REFERENCES
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.settings.oracle_config import STUDY_FLAGS
+from secateur.framework.studies.oracle.correlation import MEASURES, correlation
+from secateur.framework.studies.oracle.study import REFERENCES
 from secateur.main import main
 from secateur.utils.loading.loaders import make_loaders
 from tests.framework.small_nets import one_thread
@@ -68,7 +68,7 @@ def launch(place: Path, *arguments: object, pictures: bool = False) -> Result:
         patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
         patch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
         if not pictures:
-            patch.setattr("secateur.framework.oracle.plots.draw_study", lambda *_: [])
+            patch.setattr("secateur.framework.studies.oracle.plots.draw_study", lambda *_: [])
         code = main([*map(str, arguments), *QUICK])
     last = out.getvalue().strip().splitlines()[-1:] or ["nowhere"]
     return Result(code, out.getvalue(), err.getvalue(), place / last[0])

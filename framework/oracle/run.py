@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from secateur.framework import assemble
 from secateur.framework.network import memory_format
 from secateur.framework.oracle.choice import ALL, chosen_criterions
-from secateur.framework.oracle.study import Study, judge, measure_oracle
-from secateur.framework.oracle.tables import head, left_out_lines, table
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
@@ -22,6 +20,8 @@ from secateur.framework.reporting.console import Console
 from secateur.framework.runs import explaining
 from secateur.framework.settings.oracle_config import StudyConfig
 from secateur.framework.storage.run_folder import RunFolder
+from secateur.framework.studies.oracle.study import Study, judge, measure_oracle
+from secateur.framework.studies.oracle.tables import head, left_out_lines, table
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json
 from secateur.utils.loading.loaders import Loaders
@@ -141,9 +141,7 @@ def _report(config: StudyConfig, folder: RunFolder, console: Console, study: Stu
     console.show(table(study, f"{checkpoint} on {config.data_set}"))
     for line in [*head(study), *left_out_lines(study)]:
         console.say(line)
-    from secateur.framework.oracle.plots import (
-        draw_study,  # matplotlib: a study that is refused need not wait for it
-    )
+    from secateur.framework.studies.oracle.plots import draw_study
 
     draw_study(folder.plots, study, f"{config.model} on {config.data_set}")
     results = study.results()

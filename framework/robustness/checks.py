@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from secateur.framework.robustness.options import check_attack_options
 from secateur.framework.settings.attacks import DEFAULT, TESTER, chosen_attacks, chosen_epsilons
 from secateur.framework.settings.run_config import FLAGS, TESTER_FLAGS, RunConfig
 from secateur.framework.storage.locate import (
@@ -15,6 +14,7 @@ from secateur.framework.storage.locate import (
     run_of,
 )
 from secateur.framework.storage.run_folder import FINISHED
+from secateur.framework.studies.robustness.options import check_attack_options
 from secateur.utils.errors import UsageError
 
 #: flags for which an attack must have a number of its own, and what they set

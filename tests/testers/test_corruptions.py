@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.plugins.registry import build
-from secateur.framework.robustness.corruptions import CORRUPTIONS, STRENGTHS, blur, contrast, noise
-from secateur.framework.robustness.results import wilson
+from secateur.framework.studies.robustness.corruptions import CORRUPTIONS, STRENGTHS, blur, contrast, noise
+from secateur.framework.studies.robustness.results import wilson
 from secateur.framework.training.tester import Network, TestContext
 from secateur.utils.errors import UsageError
 from tests.framework.small_nets import one_thread as one_thread

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.framework.oracle.correlation import MEASURES, correlation, mean
+from secateur.framework.studies.oracle.correlation import MEASURES, correlation, mean
 
 Numbers = list[float]
 

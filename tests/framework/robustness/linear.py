@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.robustness.points import PixelModel, Points
+from secateur.framework.studies.robustness.points import PixelModel, Points
 
 SIZE = 6
 

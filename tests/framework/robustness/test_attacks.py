@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.robustness import attacking
-from secateur.framework.robustness.assess import assess
-from secateur.framework.robustness.attacking import Effort, Outcome, run_attack, settings_of
-from secateur.framework.robustness.points import PixelModel, Points, distances, predictions
 from secateur.framework.settings.attacks import ATTACKS, EPSILONS, chosen_attacks
+from secateur.framework.studies.robustness import attacking
+from secateur.framework.studies.robustness.assess import assess
+from secateur.framework.studies.robustness.attacking import Effort, Outcome, run_attack, settings_of
+from secateur.framework.studies.robustness.points import PixelModel, Points, distances, predictions
 from secateur.framework.training.tester import Network
 from secateur.utils.errors import UsageError
 from tests.framework.robustness.linear import grey_points, linear, smallest

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from rich.console import Console
 from torch import Tensor
 
-from secateur.framework.robustness.attacking import Outcome
-from secateur.framework.robustness.points import Points, balanced, collect
-from secateur.framework.robustness.results import Assessment, summary, to_show, wilson
-from secateur.framework.robustness.tables import robustness_tables
 from secateur.framework.settings.attacks import ATTACKS
+from secateur.framework.studies.robustness.attacking import Outcome
+from secateur.framework.studies.robustness.points import Points, balanced, collect
+from secateur.framework.studies.robustness.results import Assessment, summary, to_show, wilson
+from secateur.framework.studies.robustness.tables import robustness_tables
 from secateur.utils.errors import RunError
 
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.robustness.assess import assess
-from secateur.framework.robustness.attacking import Effort
-from secateur.framework.robustness.points import PixelModel
 from secateur.framework.settings.attacks import chosen_attacks, chosen_epsilons
+from secateur.framework.studies.robustness.assess import assess
+from secateur.framework.studies.robustness.attacking import Effort
+from secateur.framework.studies.robustness.points import PixelModel
 from secateur.framework.training.tester import Network
 from secateur.utils.errors import RunError
 from tests.framework.robustness.linear import grey_points, linear
@@ -113,8 +113,8 @@ def test_a_larger_epsilon_that_breaks_less_is_flagged() -> None:
 
 
 def test_one_step_that_beats_many_is_flagged(monkeypatch: pytest.MonkeyPatch) -> None:
-    from secateur.framework.robustness import assess as module
-    from secateur.framework.robustness.attacking import run_attack
+    from secateur.framework.studies.robustness import assess as module
+    from secateur.framework.studies.robustness.attacking import run_attack
 
     def weak(attack: Any, *arguments: Any, **options: Any) -> Any:
         outcome = run_attack(attack, *arguments, **options)

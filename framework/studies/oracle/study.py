@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.preserve import scoring
-from secateur.framework.oracle.correlation import Correlation, correlation, mean
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, free_groups
 from secateur.framework.pruning.scoring.ablation.loss_change import loss_changes
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, check_scores
+from secateur.framework.studies.oracle.correlation import Correlation, correlation, mean
 
 Track = Callable[[Sequence[Batch]], Iterable[Batch]]
 #: what scores are compared with, the first one in the table and the pictures

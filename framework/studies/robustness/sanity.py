@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.framework.robustness.attacking import Effort, Outcome, Track, run_attack
-from secateur.framework.robustness.points import PixelModel, Points, balanced, predictions
 from secateur.framework.settings.attacks import Attack
+from secateur.framework.studies.robustness.attacking import Effort, Outcome, Track, run_attack
+from secateur.framework.studies.robustness.points import PixelModel, Points, balanced, predictions
 
 #: points that right networks are probed on, and random perturbations of each
 PROBES, DRAWS = 100, 10

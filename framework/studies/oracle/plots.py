@@ -8,10 +8,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 
-from secateur.framework.oracle.correlation import MEASURES
-from secateur.framework.oracle.study import Study
-from secateur.framework.oracle.tables import shown
 from secateur.framework.reporting.plots.run import save_figure
+from secateur.framework.studies.oracle.correlation import MEASURES
+from secateur.framework.studies.oracle.study import Study
+from secateur.framework.studies.oracle.tables import shown
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.framework.robustness.attacking import Outcome
-from secateur.framework.robustness.points import Points
+from secateur.framework.studies.robustness.attacking import Outcome
+from secateur.framework.studies.robustness.points import Points
 
 #: two-sided 95 % quantile of the normal distribution
 Z = 1.959963984540054

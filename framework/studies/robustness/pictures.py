@@ -10,12 +10,12 @@ import matplotlib
 import torch
 from torch import Tensor
 
-from secateur.framework.robustness.assess import KEPT, SHOWN
-from secateur.framework.robustness.attacking import Outcome
-from secateur.framework.robustness.points import PixelModel
-from secateur.framework.robustness.results import Assessment, to_show
-from secateur.framework.robustness.tables import shown_epsilon
 from secateur.framework.settings.attacks import NORMS
+from secateur.framework.studies.robustness.assess import KEPT, SHOWN
+from secateur.framework.studies.robustness.attacking import Outcome
+from secateur.framework.studies.robustness.points import PixelModel
+from secateur.framework.studies.robustness.results import Assessment, to_show
+from secateur.framework.studies.robustness.tables import shown_epsilon
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

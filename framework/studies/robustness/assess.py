@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from secateur.framework.robustness.attacking import Effort, Track, run_attack
-from secateur.framework.robustness.points import PixelModel, Points, frozen, predictions
-from secateur.framework.robustness.results import Assessment, on_cpu, to_show
-from secateur.framework.robustness.sanity import check_masking
 from secateur.framework.settings.attacks import Attack
+from secateur.framework.studies.robustness.attacking import Effort, Track, run_attack
+from secateur.framework.studies.robustness.points import PixelModel, Points, frozen, predictions
+from secateur.framework.studies.robustness.results import Assessment, on_cpu, to_show
+from secateur.framework.studies.robustness.sanity import check_masking
 from secateur.framework.training.tester import Network
 from secateur.utils.errors import RunError
 

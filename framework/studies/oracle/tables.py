@@ -5,8 +5,8 @@ from __future__ import annotations
 from rich.box import SIMPLE
 from rich.table import Table
 
-from secateur.framework.oracle.correlation import MEASURES
-from secateur.framework.oracle.study import Study
+from secateur.framework.studies.oracle.correlation import MEASURES
+from secateur.framework.studies.oracle.study import Study
 
 #: column -> where its number is
 COLUMNS: dict[str, tuple[str, str, str]] = {

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.framework.robustness.points import PixelModel, Points, distances, predictions, wide
 from secateur.framework.settings.attacks import Attack
+from secateur.framework.studies.robustness.points import PixelModel, Points, distances, predictions, wide
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.suggest import unknown
 
