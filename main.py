@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from secateur import __version__
+from secateur.framework.commands.prepare import prepare_study
 from secateur.framework.plugins.faults import ends_process, explained
 from secateur.framework.settings.dialects.gradient_flow import FOREIGN, NOTHING_TO_DO, respelled
 from secateur.framework.settings.dialects.snipit import (
@@ -25,7 +26,7 @@ from secateur.framework.settings.dialects.snipit import (
     without_truth_values,
 )
 from secateur.framework.settings.field import Flag
-from secateur.framework.settings.oracle_config import STUDY_FLAGS, prepare_study
+from secateur.framework.settings.oracle_config import STUDY_FLAGS
 from secateur.framework.settings.run_config import FLAGS
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.memory import is_out_of_memory
@@ -109,10 +110,10 @@ def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from secateur.framework.prepare import prepare_run
+    from secateur.framework.commands.prepare import prepare_run
 
     config = prepare_run(_given(ctx), Path(config_file) if config_file is not None else None)
-    from secateur.framework.runs import run
+    from secateur.framework.commands.run import run
 
     run(config, ctx.obj)
 
@@ -142,7 +143,7 @@ def oracle(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
     assert ctx.parent is not None
     file = config_file or ctx.parent.params["config_file"]
     config = prepare_study(_given(ctx), Path(file) if file is not None else None)
-    from secateur.framework.oracle.run import run_study
+    from secateur.framework.commands.oracle import run_study
 
     run_study(config, ctx.obj)
 
@@ -156,13 +157,13 @@ def list_plugins(ctx: click.Context, kind: str | None, plugins: tuple[str, ...])
 
     KIND is models, criterions, losses, optimizers, trainers, testers or datasets.
     """
+    from secateur.framework.commands.prepare import add_plugins
     from secateur.framework.plugins.registry import registry
-    from secateur.framework.prepare import add_plugins
 
     kinds = registry.kinds if kind is None else (_kind(kind, registry.kinds),)
     assert ctx.parent is not None
     add_plugins((*ctx.parent.params["plugins"], *plugins))
-    from secateur.framework.listing import print_tables
+    from secateur.framework.commands.list_plugins import print_tables
 
     print_tables(kinds)
 

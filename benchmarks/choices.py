@@ -5,8 +5,8 @@ says that the choice is right:
 
 - LeakyReLU in place (utils/layers.py), training steps of VGG16, dense and cut by SNAPit 0.93;
 - channels-last instead of contiguous (framework/network/memory_format.py measures it for each network), the same steps;
-- fused Adam instead of foreach (framework/assemble.py), training steps;
-- denormal numbers flushed to zero (framework/assemble.py), training of the cut network in a process of its own,
+- fused Adam instead of foreach (framework/commands/assemble.py), training steps;
+- denormal numbers flushed to zero (framework/commands/assemble.py), training of the cut network in a process of its own,
   since threads that run already keep their setting; the weights are compared in the end.
 """
 

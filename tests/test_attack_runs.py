@@ -405,8 +405,8 @@ def test_bad_input_is_one_line_before_anything_is_loaded(
     def loaded(*_: object, **__: object) -> None:
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr("secateur.framework.assemble.build_loaders", loaded)
-    monkeypatch.setattr("secateur.framework.assemble.build_model", loaded)
+    monkeypatch.setattr("secateur.framework.commands.assemble.build_loaders", loaded)
+    monkeypatch.setattr("secateur.framework.commands.assemble.build_model", loaded)
     before = sorted((place / "results").iterdir()) if (place / "results").exists() else []
     arguments, expected = BAD[case]
     refused(launch(arguments), place, *expected)

@@ -158,7 +158,7 @@ def test_what_is_wrong_with_the_pruning_is_known_before_data_is_fetched(
     launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "secateur.framework.assemble.make_loaders", lambda *_, **__: pytest.fail("it went for the data")
+        "secateur.framework.commands.assemble.make_loaders", lambda *_, **__: pytest.fail("it went for the data")
     )
     refused(launch("--prune_criterion", "SNAPitDuring", "--prune_delay", "5"), "prune_delay 5")
 

@@ -84,7 +84,7 @@ def test_the_numbers_are_those_of_the_checkpoint(
 
 
 def test_all_training_images_count_and_none_is_augmented(place: Path, cut: Run) -> None:
-    from secateur.framework.extras import accuracy, plain_training
+    from secateur.framework.commands.evaluate import accuracy, plain_training
 
     loaders = make_loaders(build("datasets", "FASHION_MINI"), batch_size=64, seed=333, augment="cutout")
     model = cut.network()

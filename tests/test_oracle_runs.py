@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from secateur import channel_groups, load_model
-from secateur.framework.oracle.choice import chosen_criterions
+from secateur.framework.commands.oracle_criterions import chosen_criterions
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.settings.oracle_config import STUDY_FLAGS
 from secateur.framework.studies.oracle.correlation import MEASURES, correlation

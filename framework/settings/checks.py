@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 from typing import Any
 
+from secateur.framework.commands.prepare import _check_paths
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.plugins.source import check_source
 from secateur.framework.settings.presets import MODES, check_modes
 from secateur.framework.settings.run_config import EXTRAS, FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
 from secateur.framework.settings.schedule_flags import check_criterion_flags, check_schedule
-from secateur.framework.storage.locate import find_checkpoint, find_pretrained
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import nearest, one_line, unknown
 from secateur.utils.torchvision_names import check_arch
@@ -173,24 +171,6 @@ def _check_ranks_inputs(name: str) -> None:
     criterion: Any = registry.get("criterions", name)
     if criterion.input_scores is Criterion.input_scores:
         raise UsageError(f"--outer_layer_pruning: {name} cannot rank the network's inputs (it lacks input_scores)")
-
-
-def _check_paths(config: RunConfig) -> None:
-    folder = Path(config.results_dir)
-    for place in (folder, *folder.absolute().parents):
-        if os.path.lexists(place):
-            if not os.path.isdir(place):
-                raise UsageError(f"--results_dir {folder}: {place} is a file, not a folder")
-            if not os.access(place, os.W_OK):
-                raise UsageError(f"--results_dir {folder}: {place} cannot be written to")
-            break
-    # a folder that is missing may be made by a download
-    if config.data_dir is not None and os.path.isfile(config.data_dir):
-        raise UsageError(f"--data_dir {config.data_dir} is a file, not a folder")
-    if config.pretrained is not None:
-        find_pretrained(config.pretrained, config.model, config.results_dir)
-    if config.eval or config.checkpoint_name is not None:
-        find_checkpoint(config)
 
 
 def _check_options(config: RunConfig) -> None:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from secateur.framework.oracle.choice import chosen_criterions
-from secateur.framework.prepare import prepare_run
 from secateur.framework.settings.field import Flag, flag, flags_of
 from secateur.framework.settings.run_config import RunConfig
-from secateur.utils.errors import UsageError
 
 _study = partial(flag, group="Oracle study")
 
@@ -45,21 +39,3 @@ SHARED = (
 )  # fmt: skip
 OWN = ("samples", "criterions")
 STUDY_FLAGS: dict[str, Flag] = {name: flags_of(StudyConfig)[name] for name in (*OWN, *SHARED)}
-
-
-def prepare_study(flags: Mapping[str, Any], file: Path | None = None) -> StudyConfig:
-    """The config of a study, checked and resolved as `prepare_run` does it.
-
-    Raises UsageError for everything that can be known to be wrong before a network is loaded; writes nothing.
-    """
-    for name in flags:
-        if name not in STUDY_FLAGS:
-            raise UsageError(f"--{name} has no meaning for the command oracle, which trains and prunes nothing")
-    config = prepare_run(flags, file, StudyConfig)
-    assert isinstance(config, StudyConfig)
-    for name in OWN:
-        STUDY_FLAGS[name].check(getattr(config, name))
-    if "criterion" in config.set:
-        raise UsageError("--set criterion: a study takes every criterion with its own defaults")
-    chosen_criterions(config.criterions)
-    return config

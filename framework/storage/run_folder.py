@@ -20,16 +20,12 @@ import datetime
 import itertools
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from secateur.framework.dense import dense_config
 from secateur.framework.plugins.registry import ROOT
-from secateur.framework.settings.run_config import GROUPS, SHORT, RunConfig
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.saved_config import load_config
 from secateur.framework.storage.environment import describe_environment
-from secateur.framework.storage.locate import _run_folders
 from secateur.framework.storage.snapshot import TOP_NEVER, copy_tree
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.files import atomic
@@ -39,23 +35,6 @@ FINISHED = "finished"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 UNSAFE = re.compile(r"[^\w+=,@-]")  # \w is letters and digits of any language
 LONGEST, LONGEST_BYTES = 60, 200  # of a run name; file systems stop at 255 bytes, with the stamp and a number
-# Settings that do not change what the dense network learns: the pruning, names and places, what is shown or
-# saved, and how the same arithmetic is carried out. Every other setting counts, new ones too.
-NOT_DENSE = {
-    "prune_criterion", "pruning_limit", "snip_steps", "schedule", "prune_delay", "prune_freq", "scope", "budget",
-    "min_channels", "keep_share", "round_to", "attention", "inexact", "fold",
-    "enable_rewinding", "rewind_to", "pruning_rate", "growing_rate", "hoyer_square", "group_hoyer_square",
-    "outer_layer_pruning", "protect", "masking", "input_dim", "l0_reg", "beta_ema", "train_dense",
-    "run_name", "results_dir", "checkpoint_model", "save_freq", "progress", "plugins", "autoconfig", "download",
-    "memory_format",
-    "train_memory_format", "fused", "threads", "preload_all_data", "workers", "plot_weights_freq",
-    "n_rounds", "thresholds", "warmup_epochs", "lr_prune", "frequency", "prune_per_iteration",
-    "maximum_pruning_iterations", "prune_neurons_max", "start_pruning_after_n_iterations", "pruning_momentum",
-    "group_size", "l2_normalization_per_layer", "pruning_threshold", "fixed_criteria", "fixed_layer",
-    "flops_regularization", "pruning_config", "preserve_moment", "track_importance", "track_batches", "alpha",
-    "use_l2", "use_init", "grasp_T", "imp_samples", "track_stats",
-    "skip_first_plot", "histograms", "saliency", "confusion", "plot_weights", "plot_net", "track_weights",
-}  # fmt: skip
 
 
 class RunFolder:
@@ -149,48 +128,6 @@ class RunFolder:
                 target = _make_unused(target)
                 copy_tree(source, target, skip)
             self._plugins[given] = target.relative_to(self.path).as_posix()
-
-
-def finished_dense_run(config: RunConfig) -> Path | None:
-    """The newest finished run that trained the dense network as `config` would; None where there is none."""
-    return next((folder.path for folder in finished_dense_runs(config, [])), None)
-
-
-def finished_dense_runs(config: RunConfig, unreadable: list[str]) -> Iterator[RunFolder]:
-    """The finished runs that trained the dense network as `config` would, newest first.
-
-    Those are runs with EmptyCrit, a report, and equal values in every setting but those of `NOT_DENSE`. Give
-    the config in the same state as it is saved in (with what the run has filled in). Runs from a checkpoint
-    do not count, because what they started from need not have been dense. What cannot be read is left out, and
-    `unreadable` gets a line for it.
-    """
-    if config.checkpoint_name is not None or config.eval:
-        return
-    wanted = _dense_settings(dense_config(config))
-    try:
-        folders = _run_folders(config.results_dir)
-    except UsageError as error:
-        unreadable.append(str(error))
-        return
-    for folder in reversed(folders):
-        if not os.path.lexists(folder.report):
-            continue
-        try:
-            other = folder.load_config()
-        except UsageError as error:
-            unreadable.append(str(error))
-            continue
-        if other.prune_criterion != "EmptyCrit" or other.checkpoint_name is not None:
-            continue
-        if not other.eval and not other.l0 and _dense_settings(other) == wanted:
-            yield folder
-
-
-def _dense_settings(config: RunConfig) -> dict[str, Any]:
-    values = {name: value for name, value in config.to_dict().items() if name not in NOT_DENSE}
-    # an option on the command line or by its short flag, an empty group or none: the same
-    options = {group: config.options(group) for group in GROUPS if group != "criterion"}
-    return {**values, "set": options, **dict.fromkeys(SHORT), "device": config.device.partition(":")[0]}
 
 
 def _new_folder(config: RunConfig) -> Path:

@@ -77,9 +77,9 @@ def command(
 ) -> Callable[..., Result]:
     """Call `main.py` with arguments in an empty folder; a run is recorded instead of started."""
     calls: list[tuple[RunConfig, str]] = []
-    fake = types.ModuleType("secateur.framework.runs")
+    fake = types.ModuleType("secateur.framework.commands.train")
     fake.run = lambda config, line: calls.append((config, line))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "secateur.framework.runs", fake)
+    monkeypatch.setitem(sys.modules, "secateur.framework.commands.train", fake)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 

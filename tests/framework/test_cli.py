@@ -222,7 +222,7 @@ def test_how_a_run_ends_decides_the_exit_code(
     def run(config: object, line: str) -> None:
         raise error
 
-    monkeypatch.setattr(sys.modules["secateur.framework.runs"], "run", run)
+    monkeypatch.setattr(sys.modules["secateur.framework.commands.train"], "run", run)
     result = command()
     assert result.code == code
     assert result.err.endswith(shown)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.dense_accuracy import known_dense_accuracy
+from secateur.framework.commands.dense_accuracy import known_dense_accuracy
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.locate import find_checkpoint, find_folder, find_pretrained
 from secateur.framework.storage.run_folder import RunFolder

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from secateur.framework.commands.dense_baseline import finished_dense_run
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.locate import find_checkpoint, find_pretrained, run_folder_of
-from secateur.framework.storage.run_folder import RunFolder, finished_dense_run
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.utils.errors import UsageError
 
 HEADER = (2).to_bytes(8, "little") + b"{}"  # the smallest safetensors file

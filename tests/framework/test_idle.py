@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.framework.assemble import build_pruner
+from secateur.framework.commands.assemble import build_pruner
 from secateur.framework.plugins.registry import build, option_names, registry
 from secateur.framework.schedules.base import Never
 from secateur.framework.settings.files import merge

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.framework.optimizer_options import OTHER_STEPS, optimizer_options, try_optimizer
+from secateur.framework.commands.optimizer_options import OTHER_STEPS, optimizer_options, try_optimizer
 from secateur.framework.plugins.registry import OPTIMIZERS, option_names, registry
 from secateur.framework.settings.checks import TAKEN
 from secateur.framework.settings.field import Flag

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from small_nets import ConvNet, images, one_thread, seeded  # noqa: F401
 from torch import Tensor, nn
 
-from secateur.framework.assemble import load_network, load_pretrained
+from secateur.framework.commands.assemble import load_network, load_pretrained
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.storage.checkpoint import KEPT, MASK, load_model, save_model

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.dense import dense_config
+from secateur.framework.commands.dense_baseline import dense_config
 from secateur.framework.plugins.registry import ROOT, registry
 from secateur.framework.settings.run_config import RunConfig
 

@@ -159,7 +159,7 @@ def test_importing_makes_nothing_and_changes_no_warning_filter(tmp_path: Path) -
     script = (
         "import sys, warnings; before = list(warnings.filters); "
         f"sys.path.insert(0, {str(ROOT)!r}); sys.dont_write_bytecode = True; "
-        "import secateur.main, secateur.framework.runs; from secateur import prune; "
+        "import secateur.main, secateur.framework.commands.train; from secateur import prune; "
         "simple = [one for one in warnings.filters if one not in before and one[1:] == (None, Warning, None, 0)]; "
         "assert not simple, simple"
     )

@@ -13,9 +13,9 @@ import torch
 from small_nets import one_thread, shipped  # noqa: F401
 from torch import Tensor, nn
 
-from secateur.framework.assemble import build_pruner
+from secateur.framework.commands.assemble import build_pruner
+from secateur.framework.commands.prepare import prepare_run
 from secateur.framework.plugins.registry import ROOT
-from secateur.framework.prepare import prepare_run
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion

@@ -206,11 +206,11 @@ class Keeper:
 def test_a_run_leaves_the_file_the_rows_and_the_same_network(
     criterion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from secateur.framework import runs
+    from secateur.framework.commands import train
 
     keeper = Keeper()
-    plain = runs.manager
-    monkeypatch.setattr(runs, "manager", lambda listeners, **rest: plain([*listeners, keeper], **rest))
+    plain = train.manager
+    monkeypatch.setattr(train, "manager", lambda listeners, **rest: plain([*listeners, keeper], **rest))
     flags = ("--prune_criterion", criterion, "--epochs", "4", "--model", "LeNet300", "--optimizer", "SGD",
              "--learning_rate", "0.5")  # fmt: skip
     flags += ("--prune_freq", "1") if "During" in criterion else ()

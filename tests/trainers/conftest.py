@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from secateur.framework import assemble
+from secateur.framework.commands import assemble
+from secateur.framework.commands.train import build_trainer
 from secateur.framework.pruning.steps.pruner import Pruner
-from secateur.framework.runs import build_trainer
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.hooks import manager
 from secateur.framework.training.trainer import Trainer

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.criterions.SNAPitDuring import SNAPitDuring
-from secateur.framework.assemble import build_lr_schedule, build_optimizer
+from secateur.framework.commands.assemble import build_lr_schedule, build_optimizer
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.steps.pruner import Pruner

@@ -14,6 +14,7 @@ from test_run import launch
 from torch import Tensor, nn
 
 from secateur import load_model
+from secateur.framework.commands.dense_baseline import finished_dense_run
 from secateur.framework.network.batch_norm import measured_statistics, running_statistics
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.masks import Masks
@@ -23,7 +24,7 @@ from secateur.framework.pruning.gated_layers.hard_concrete import LARGEST, SMALL
 from secateur.framework.pruning.gated_layers.l0_network import Closed
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpointer import Checkpointer
-from secateur.framework.storage.run_folder import RunFolder, finished_dense_run
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.training.hooks import hookimpl
 from secateur.trainers.L0Trainer import L0Trainer, _left_as_zeros
 from secateur.utils.optimizers import unwrapped

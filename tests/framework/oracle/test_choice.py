@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from secateur.framework.oracle.choice import chosen_criterions
+from secateur.framework.commands.oracle_criterions import chosen_criterions
 from secateur.framework.plugins.registry import registry
 from secateur.utils.errors import UsageError
 

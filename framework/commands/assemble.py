@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import random
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
+from secateur.framework.commands.machine import seed_everything
+from secateur.framework.commands.optimizer_options import optimizer_options
 from secateur.framework.network.memory_format import FORMATS, fast_multiple, usable_format
-from secateur.framework.optimizer_options import optimizer_options
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighed
@@ -42,31 +40,6 @@ from secateur.utils.memory import check_memory
 LARGE_OPTION = 2048
 #: flags that are options of the losses that have them
 LOSS_FLAGS = ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg")
-
-
-def prepare_machine(config: RunConfig) -> None:
-    """Device, threads, determinism and seeds; what was "auto" is resolved in the config."""
-    if config.device == "auto":
-        config.device = "cuda" if torch.cuda.is_available() else "cpu"
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    config.threads = torch.get_num_threads()
-    torch.set_flush_denormal(True)
-    # Some CUDA kernels (adaptive pooling backward) have no deterministic version: torch then warns.
-    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
-    if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.deterministic = config.deterministic
-    torch.backends.cudnn.benchmark = config.cudnn_benchmark
-    seed_everything(config.seed)
-
-
-def seed_everything(seed: int) -> None:
-    """Seed torch, numpy and Python."""
-    torch.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
 
 
 def build_loaders(config: RunConfig) -> Loaders:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.framework import assemble
-from secateur.framework.dense import dense_config
-from secateur.framework.dense_accuracy import known_dense_accuracy
-from secateur.framework.extras import extras, shown_extras
+from secateur.framework.commands import assemble
+from secateur.framework.commands.dense_accuracy import known_dense_accuracy
+from secateur.framework.commands.dense_baseline import dense_config
+from secateur.framework.commands.failures import explaining
+from secateur.framework.commands.optimizer_options import try_optimizer
 from secateur.framework.network import memory_format
 from secateur.framework.network.lineage import was_pruned
-from secateur.framework.optimizer_options import try_optimizer
-from secateur.framework.plugins.faults import contained
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.steps.dry_run import try_criterion
 from secateur.framework.pruning.steps.pruner import Pruner
@@ -27,93 +24,18 @@ from secateur.framework.pruning.steps.rewinding import Rewinder
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.recorder import Recorder
 from secateur.framework.reporting.report import make_report, report_table
-from secateur.framework.robustness.checks import compared_checkpoint
 from secateur.framework.schedules.base import BEFORE_TRAINING
 from secateur.framework.settings.run_config import RunConfig
-from secateur.framework.settings.unused_flags import idle_in_tests
 from secateur.framework.storage.checkpoint import save_model
 from secateur.framework.storage.checkpointer import Checkpointer
-from secateur.framework.storage.locate import run_of
 from secateur.framework.storage.run_folder import FINISHED, RunFolder
 from secateur.framework.training.epoch_accuracies import Accuracies
 from secateur.framework.training.hooks import hookimpl, manager
-from secateur.framework.training.tester import Network, TestContext, Tester
 from secateur.framework.training.trainer import Parts, Settings, Trainer
 from secateur.framework.training.weight_tracker import WeightTracker
-from secateur.utils.errors import RunError, UsageError
+from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json
-from secateur.utils.loading.loaders import Loaders, normalization
-from secateur.utils.memory import is_out_of_memory
-from secateur.utils.suggest import one_line
-
-
-def run(config: RunConfig, command: str) -> Path:
-    """Carry out the config; returns the run folder. Bad input is a UsageError before anything is written."""
-    console = Console(config.progress)
-    try:
-        assemble.prepare_machine(config)
-        folder = (evaluate if config.eval else train)(config, command, console)
-        console.say(str(folder.path))
-    finally:
-        console.close()
-    return folder.path
-
-
-def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
-    """Test a checkpoint; the tester's results are the run's report."""
-    tester: Tester = build("testers", config.test_scheme, **config.options("tester"))
-    if config.compare_with is not None and not tester.compares:
-        raise UsageError(f"--compare_with: the tester {config.test_scheme} tests one network")
-    config.notes += idle_in_tests(config)
-    loss = assemble.build_loss(config)
-    loaders = assemble.build_loaders(config)
-    model = assemble.build_model(config, loaders)
-    compared = load_compared(config, loaders)
-    models = [model] if compared is None else [model, compared.model]
-    layout = assemble.use_safe_format(config, *models)
-    for network in models:
-        memory_format.lay_out(network, layout)
-    loaders.test.memory_format = loaders.train.memory_format = layout
-    folder = RunFolder.create(config, command)
-    with explaining(folder, config.model, console):
-        console.log_to(folder.log)
-        for note in config.notes:
-            console.say(note)
-        batches = console.track(loaders.test, "evaluate", len(loaders.test))
-        checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
-        context = TestContext(
-            name=checkpoint, mean=loaders.mean, std=loaders.std, class_names=loaders.class_names,
-            plots=folder.plots, compared=compared, track=console.track,
-        )  # fmt: skip
-        results = tester.evaluate(model, batches, loss, seed=config.seed, context=context)
-        more = extras(config, model, loaders, results)
-        write_json(
-            folder.report,
-            {"model": config.model, "checkpoint": checkpoint, "data_set": config.data_set, "seed": config.seed,
-             "tester": config.test_scheme, **({"extras": more} if more else {}), **results},
-        )  # fmt: skip
-        console.say(f"{checkpoint} on {config.data_set}")
-        for line in shown_extras(more):
-            console.say(line)
-        for part in tester.shown(results):
-            console.say(part) if isinstance(part, str) else console.show(part)
-    return folder
-
-
-def load_compared(config: RunConfig, loaders: Loaders) -> Network | None:
-    """The network of --compare_with, with the normalisation that it was trained with."""
-    if config.compare_with is None:
-        return None
-    file = compared_checkpoint(config)
-    saved = run_of(file).read_config()
-    name = saved.model if saved is not None else config.model
-    mean, std = loaders.mean, loaders.std
-    if saved is not None and saved.normalize != config.normalize:
-        options = {"data_dir": config.data_dir, "download": False} | config.options("dataset")
-        mean, std = normalization(build("datasets", config.data_set, **options), saved.normalize)
-    wanted = {"in_channels": loaders.in_channels, "num_classes": loaders.num_classes}
-    model = assemble.load_network(file, name, wanted | {"image_size": loaders.image_size}).to(config.device)
-    return Network(f"{file.parent.parent.name}/{file.stem}", model, mean, std)
+from secateur.utils.loading.loaders import Loaders
 
 
 def train(config: RunConfig, command: str, console: Console) -> RunFolder:
@@ -262,37 +184,6 @@ class Drawn:
             self.results["tracked_weights"] = self._tracker.summary()
             if self._pictures is not None:
                 self._pictures.tracked(trainer, self._tracker.summary())
-
-
-@contextlib.contextmanager
-def explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None]:
-    """A run that fails says why in its log too, and where the last good network is.
-
-    Whatever was wrong could not be known before the run began: it has failed, it was not called wrongly.
-    """
-    try:
-        with contained():
-            yield
-    except (KeyboardInterrupt, BrokenPipeError):
-        _note(console, "interrupted")
-        raise
-    except (RunError, UsageError, OSError) as error:
-        last = folder.checkpoint(model, "last")
-        kept = f"; the last good network is {last}" if last.is_file() else ""
-        where = f"{folder.path}: " if isinstance(error, OSError) else ""
-        _note(console, f"error: {where}{error}{kept}")
-        raise RunError(f"{where}{error}{kept}") from error
-    except Exception as error:
-        if is_out_of_memory(error):
-            _note(console, f"error: {one_line(error)}")
-            raise RunError(f"out of memory ({one_line(error)}): a smaller batch_size needs less") from error
-        _note(console, f"error: {type(error).__name__}: {error}")
-        raise
-
-
-def _note(console: Console, text: str) -> None:
-    with contextlib.suppress(OSError):  # the disk may be what has failed
-        console.note(text)
 
 
 class Layout:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from secateur.framework import assemble
+from secateur.framework.commands import assemble
+from secateur.framework.commands.failures import explaining
+from secateur.framework.commands.oracle_criterions import ALL, chosen_criterions
 from secateur.framework.network import memory_format
-from secateur.framework.oracle.choice import ALL, chosen_criterions
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
@@ -17,7 +18,6 @@ from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
 from secateur.framework.pruning.steps.dry_run import try_criterion
 from secateur.framework.reporting.console import Console
-from secateur.framework.runs import explaining
 from secateur.framework.settings.oracle_config import StudyConfig
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.studies.oracle.study import Study, judge, measure_oracle

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from secateur.framework.commands import assemble
+from secateur.framework.commands.attack_checks import compared_checkpoint
+from secateur.framework.commands.failures import explaining
+from secateur.framework.network import memory_format
 from secateur.framework.network.preserve import untouched
 from secateur.framework.network.size import count_macs
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.scoring.criterion import Batch
+from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.dense_twin import dense_twin
 from secateur.framework.reporting.measure import measure
 from secateur.framework.settings.run_config import EXTRAS, RunConfig
+from secateur.framework.settings.unused_flags import idle_in_tests
 from secateur.framework.storage.checkpoint import file_size
+from secateur.framework.storage.locate import run_of
+from secateur.framework.storage.run_folder import RunFolder
+from secateur.framework.training.tester import Network, TestContext, Tester
 from secateur.utils.classification import correct_samples
-from secateur.utils.loading.loaders import Loaders
+from secateur.utils.errors import UsageError
+from secateur.utils.files.atomic import write_json
+from secateur.utils.loading.loaders import Loaders, normalization
 
 
 def extras(config: RunConfig, model: nn.Module, loaders: Loaders, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,3 +105,60 @@ def shown_extras(found: Mapping[str, Any]) -> list[str]:
 
 def _masked(macs: Mapping[str, int]) -> str:
     return "" if macs["effective"] == macs["now"] else f", {macs['effective']:,} at the density of its weights"
+
+
+def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
+    """Test a checkpoint; the tester's results are the run's report."""
+    tester: Tester = build("testers", config.test_scheme, **config.options("tester"))
+    if config.compare_with is not None and not tester.compares:
+        raise UsageError(f"--compare_with: the tester {config.test_scheme} tests one network")
+    config.notes += idle_in_tests(config)
+    loss = assemble.build_loss(config)
+    loaders = assemble.build_loaders(config)
+    model = assemble.build_model(config, loaders)
+    compared = load_compared(config, loaders)
+    models = [model] if compared is None else [model, compared.model]
+    layout = assemble.use_safe_format(config, *models)
+    for network in models:
+        memory_format.lay_out(network, layout)
+    loaders.test.memory_format = loaders.train.memory_format = layout
+    folder = RunFolder.create(config, command)
+    with explaining(folder, config.model, console):
+        console.log_to(folder.log)
+        for note in config.notes:
+            console.say(note)
+        batches = console.track(loaders.test, "evaluate", len(loaders.test))
+        checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
+        context = TestContext(
+            name=checkpoint, mean=loaders.mean, std=loaders.std, class_names=loaders.class_names,
+            plots=folder.plots, compared=compared, track=console.track,
+        )  # fmt: skip
+        results = tester.evaluate(model, batches, loss, seed=config.seed, context=context)
+        more = extras(config, model, loaders, results)
+        write_json(
+            folder.report,
+            {"model": config.model, "checkpoint": checkpoint, "data_set": config.data_set, "seed": config.seed,
+             "tester": config.test_scheme, **({"extras": more} if more else {}), **results},
+        )  # fmt: skip
+        console.say(f"{checkpoint} on {config.data_set}")
+        for line in shown_extras(more):
+            console.say(line)
+        for part in tester.shown(results):
+            console.say(part) if isinstance(part, str) else console.show(part)
+    return folder
+
+
+def load_compared(config: RunConfig, loaders: Loaders) -> Network | None:
+    """The network of --compare_with, with the normalisation that it was trained with."""
+    if config.compare_with is None:
+        return None
+    file = compared_checkpoint(config)
+    saved = run_of(file).read_config()
+    name = saved.model if saved is not None else config.model
+    mean, std = loaders.mean, loaders.std
+    if saved is not None and saved.normalize != config.normalize:
+        options = {"data_dir": config.data_dir, "download": False} | config.options("dataset")
+        mean, std = normalization(build("datasets", config.data_set, **options), saved.normalize)
+    wanted = {"in_channels": loaders.in_channels, "num_classes": loaders.num_classes}
+    model = assemble.load_network(file, name, wanted | {"image_size": loaders.image_size}).to(config.device)
+    return Network(f"{file.parent.parent.name}/{file.stem}", model, mean, std)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from secateur.framework.plugins.registry import registry
-from secateur.framework.robustness.checks import (
+from secateur.framework.commands.attack_checks import (
     attacks_of,
     check_attack_flags,
     check_attacked_data,
     compared_checkpoint,
 )
+from secateur.framework.commands.oracle_criterions import chosen_criterions
+from secateur.framework.plugins.registry import registry
 from secateur.framework.settings.autoconfig import fill
 from secateur.framework.settings.checks import check_config
 from secateur.framework.settings.dialects.gradient_flow import translate
 from secateur.framework.settings.dialects.snipit import translated, use_pruning_rate
 from secateur.framework.settings.dialects.taylor_pruning import use_pruning_config, use_pruning_method
 from secateur.framework.settings.files import merge
+from secateur.framework.settings.oracle_config import OWN, STUDY_FLAGS, StudyConfig
 from secateur.framework.settings.presets import use_modes
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.schedule_flags import follow_set, use_schedule_flags
@@ -121,3 +124,39 @@ def resolve(config: RunConfig) -> None:
     if config.data_dir is not None:
         config.data_dir = str(Path(config.data_dir).absolute())
     config.run_name = config.run_name or config.default_run_name()
+
+
+def prepare_study(flags: Mapping[str, Any], file: Path | None = None) -> StudyConfig:
+    """The config of a study, checked and resolved as `prepare_run` does it.
+
+    Raises UsageError for everything that can be known to be wrong before a network is loaded; writes nothing.
+    """
+    for name in flags:
+        if name not in STUDY_FLAGS:
+            raise UsageError(f"--{name} has no meaning for the command oracle, which trains and prunes nothing")
+    config = prepare_run(flags, file, StudyConfig)
+    assert isinstance(config, StudyConfig)
+    for name in OWN:
+        STUDY_FLAGS[name].check(getattr(config, name))
+    if "criterion" in config.set:
+        raise UsageError("--set criterion: a study takes every criterion with its own defaults")
+    chosen_criterions(config.criterions)
+    return config
+
+
+def _check_paths(config: RunConfig) -> None:
+    folder = Path(config.results_dir)
+    for place in (folder, *folder.absolute().parents):
+        if os.path.lexists(place):
+            if not os.path.isdir(place):
+                raise UsageError(f"--results_dir {folder}: {place} is a file, not a folder")
+            if not os.access(place, os.W_OK):
+                raise UsageError(f"--results_dir {folder}: {place} cannot be written to")
+            break
+    # a folder that is missing may be made by a download
+    if config.data_dir is not None and os.path.isfile(config.data_dir):
+        raise UsageError(f"--data_dir {config.data_dir} is a file, not a folder")
+    if config.pretrained is not None:
+        find_pretrained(config.pretrained, config.model, config.results_dir)
+    if config.eval or config.checkpoint_name is not None:
+        find_checkpoint(config)

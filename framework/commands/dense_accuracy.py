@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
+from secateur.framework.commands.dense_baseline import finished_dense_runs
 from secateur.framework.settings.run_config import RunConfig
-from secateur.framework.storage.run_folder import RunFolder, finished_dense_runs
+from secateur.framework.storage.run_folder import RunFolder
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import RESULTS, read_json
 from secateur.utils.suggest import one_line

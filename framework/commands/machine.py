@@ -1,0 +1,36 @@
+"""Set up the machine for a run: device, threads, determinism, seeds."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import numpy as np
+import torch
+
+from secateur.framework.settings.run_config import RunConfig
+
+
+def prepare_machine(config: RunConfig) -> None:
+    """Device, threads, determinism and seeds; what was "auto" is resolved in the config."""
+    if config.device == "auto":
+        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    config.threads = torch.get_num_threads()
+    torch.set_flush_denormal(True)
+    # Some CUDA kernels (adaptive pooling backward) have no deterministic version: torch then warns.
+    torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.deterministic = config.deterministic
+    torch.backends.cudnn.benchmark = config.cudnn_benchmark
+    seed_everything(config.seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed torch, numpy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

@@ -1,0 +1,23 @@
+"""Run what the settings ask for: train or evaluate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from secateur.framework.commands import assemble
+from secateur.framework.commands.evaluate import evaluate
+from secateur.framework.commands.train import train
+from secateur.framework.reporting.console import Console
+from secateur.framework.settings.run_config import RunConfig
+
+
+def run(config: RunConfig, command: str) -> Path:
+    """Carry out the config; returns the run folder. Bad input is a UsageError before anything is written."""
+    console = Console(config.progress)
+    try:
+        assemble.prepare_machine(config)
+        folder = (evaluate if config.eval else train)(config, command, console)
+        console.say(str(folder.path))
+    finally:
+        console.close()
+    return folder.path
