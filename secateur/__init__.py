@@ -65,6 +65,7 @@ if TYPE_CHECKING:
     from secateur.utils.errors import RunError as RunError
     from secateur.utils.errors import UsageError as UsageError
     from secateur.utils.loading.dataset import DataSet as DataSet
+    from secateur.utils.vision import torchvision as torchvision
 
 __version__ = "0.1.0"
 
@@ -114,6 +115,7 @@ _HOME = {
     "save_model": "framework.storage.checkpoint",
     "scoring": "framework.network.preserve",
     "select": "framework.pruning.selection.select",
+    "torchvision": "utils.vision",
     "with_groups": "framework.pruning.scoring.inputs",
 }
 __all__ = sorted(_HOME)  # noqa: PLE0605

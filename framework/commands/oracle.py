@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.framework.commands import assemble
 from secateur.framework.commands.failures import explaining
+from secateur.framework.commands.machine import prepare_machine
 from secateur.framework.commands.oracle_criterions import ALL, chosen_criterions
 from secateur.framework.network import memory_format
 from secateur.framework.plugins.registry import build, registry
@@ -31,7 +32,7 @@ def run_study(config: StudyConfig, command: str) -> Path:
     """Carry out the study; returns its run folder. Bad input is a UsageError before anything is written."""
     console = Console(config.progress)
     try:
-        assemble.prepare_machine(config)
+        prepare_machine(config)
         folder = _study(config, command, console)
         console.say(str(folder.path))
     finally:

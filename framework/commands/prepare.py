@@ -62,6 +62,7 @@ def prepare_run(
     follow_set(config)
     use_pruning_rate(config)
     check_config(config)
+    _check_paths(config)
     check_attacked_data(config)
     resolve(config)
     return config

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from secateur.framework.commands import assemble
 from secateur.framework.commands.evaluate import evaluate
+from secateur.framework.commands.machine import prepare_machine
 from secateur.framework.commands.train import train
 from secateur.framework.reporting.console import Console
 from secateur.framework.settings.run_config import RunConfig
@@ -15,7 +15,7 @@ def run(config: RunConfig, command: str) -> Path:
     """Carry out the config; returns the run folder. Bad input is a UsageError before anything is written."""
     console = Console(config.progress)
     try:
-        assemble.prepare_machine(config)
+        prepare_machine(config)
         folder = (evaluate if config.eval else train)(config, command, console)
         console.say(str(folder.path))
     finally:

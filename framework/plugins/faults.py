@@ -12,7 +12,7 @@ from types import TracebackType
 from secateur.utils.errors import RunError
 from secateur.utils.suggest import one_line
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 #: file -> name of every registered plug-in, for the text of a failure
 PLUGIN_FILES: dict[Path, str] = {}
 

@@ -145,7 +145,7 @@ class Registry:
         ours = file.parent == self._root / FOLDERS[kind]
         try:
             if ours:
-                module = importlib.import_module(f"{FOLDERS[kind].replace('/', '.')}.{name}")
+                module = importlib.import_module(".".join(("secateur", *FOLDERS[kind].split("/"), name)))
             else:
                 module = self._load(kind, name, file)
         except BaseException as error:

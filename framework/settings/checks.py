@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from secateur.framework.commands.prepare import _check_paths
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.plugins.source import check_source
 from secateur.framework.settings.presets import MODES, check_modes
@@ -45,7 +44,6 @@ def check_config(config: RunConfig) -> None:
     _check_pruning(config)
     if not config.eval:
         check_schedule(config)
-    _check_paths(config)
     _check_options(config)
     check_device(config.device)  # last: it may import torch
 

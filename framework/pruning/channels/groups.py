@@ -126,9 +126,6 @@ def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:
     return tuple(protect)
 
 
-Groups = Mapping[str, "ChannelGroup"]
-
-
 def free_groups(groups: Groups) -> dict[str, ChannelGroup]:
     """The groups that may be pruned, in forward order."""
     return {name: group for name, group in groups.items() if group.protected is None}

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import tensor_name
-from secateur.framework.pruning.channels.groups import ChannelGroup
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import add_units
 from secateur.framework.pruning.scoring.gates.sites import Places
 from secateur.utils.errors import UsageError
-
-Groups = Mapping[str, ChannelGroup]
 
 
 @dataclass(frozen=True)

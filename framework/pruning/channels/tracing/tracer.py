@@ -26,6 +26,7 @@ from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
 from secateur.framework.pruning.adapters.torch_layers import heads_of
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT
+from secateur.framework.pruning.channels.tracing import indexing_ops as indexing_ops  # registers its rules
 from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops  # registers its rules
 from secateur.framework.pruning.channels.tracing.compute_ops import pointwise, unsupported
 from secateur.framework.pruning.channels.tracing.context import RULES, Context, tensors

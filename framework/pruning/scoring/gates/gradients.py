@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.pruning.channels.groups import ChannelGroup
+from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
 from secateur.framework.pruning.scoring.channel_sums import add_units
 from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.gates.capture import Reduce, hear, listening, sum_positions
@@ -16,7 +16,6 @@ from secateur.framework.pruning.scoring.gradients import Part, each_gradient, fr
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
-Groups = Mapping[str, ChannelGroup]
 #: by what the square of a sum over n producers is divided
 DIVISORS = ("none", "n", "n2")
 

@@ -9,10 +9,8 @@ from torch import Tensor, nn
 
 from secateur.framework.network.layers import prunable_layers, tensor_name, unit_is_channel
 from secateur.framework.network.norm_after import norms_behind
-from secateur.framework.pruning.channels.groups import ChannelGroup
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import per_unit, producer_parameters
-
-Groups = Mapping[str, ChannelGroup]
 
 
 @dataclass(frozen=True)
