@@ -13,6 +13,12 @@ from secateur.framework.plugins.registry import registry
 
 
 @pytest.fixture(autouse=True)
+def one_thread(torch_as_it_was: None) -> None:
+    """One thread: on tiny tensors threads mostly wait for each other."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
 def torch_as_it_was() -> Iterator[None]:
     """Threads, determinism and denormal numbers as at the start of the process."""
     threads = torch.get_num_threads()

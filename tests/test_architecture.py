@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import ROOT
+
 PLUGIN_FOLDERS = ("models", "criterions", "trainers", "testers", "losses")
 MAY_IMPORT = {
     "utils": {"utils"},

@@ -10,7 +10,6 @@ import functools
 import importlib
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 
 from secateur.utils.errors import UsageError
 from secateur.utils.layers import GAIN, Network, orthogonal_
+from tests import ROOT
 
-FOLDER = Path(__file__).parents[2] / "models"
+FOLDER = ROOT / "models"
 SHAPES = {
     "MNIST": (1, 28, 10),
     "CIFAR10": (3, 32, 10),

@@ -14,7 +14,7 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
-from tests.framework.small_nets import images, masked, random_keep, shipped
+from tests.networks import images, masked, random_keep, shipped
 
 
 class Published(NamedTuple):

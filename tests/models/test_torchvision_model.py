@@ -25,7 +25,7 @@ from secateur.utils.errors import UsageError
 from secateur.utils.torchvision_names import check_arch, classification_networks
 from secateur.utils.vision import torchvision
 from tests.framework.conftest import Result, command
-from tests.framework.small_nets import images, randomise, same, snapshot
+from tests.networks import images, randomise, same, snapshot
 
 __all__ = ["command"]  # a fixture
 Command = Callable[..., Result]

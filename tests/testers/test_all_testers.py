@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.training.tester import Network, TestContext
 from secateur.utils.errors import RunError
-from tests.framework.small_nets import one_thread as one_thread
-from tests.framework.small_nets import randomise, same, seeded, snapshot
+from tests.networks import randomise, same, seeded, snapshot
 
 #: options that make a tester fast
 OPTIONS: Mapping[str, dict[str, Any]] = {

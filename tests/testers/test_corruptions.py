@@ -14,7 +14,6 @@ from secateur.framework.studies.robustness.corruptions import CORRUPTIONS, STREN
 from secateur.framework.studies.robustness.results import wilson
 from secateur.framework.training.tester import Network, TestContext
 from secateur.utils.errors import UsageError
-from tests.framework.small_nets import one_thread as one_thread
 
 
 def rng() -> torch.Generator:

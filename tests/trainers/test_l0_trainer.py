@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from test_run import launch
 from torch import Tensor, nn
 
 from secateur import load_model
@@ -28,6 +27,7 @@ from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.training.hooks import hookimpl
 from secateur.trainers.L0Trainer import L0Trainer, _left_as_zeros
 from secateur.utils.optimizers import unwrapped
+from tests.runs.test_run import launch
 
 L0 = {"l0": True, "prune_criterion": "EmptyCrit", "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"}
 Assembled = Callable[..., tuple[L0Trainer, Any]]

@@ -12,7 +12,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_run import launch
 from torch import nn
 
 from secateur.framework.network.layers import prunable_layers
@@ -24,6 +23,7 @@ from secateur.framework.training.hooks import hookimpl
 from secateur.trainers.TickTock import FINE_TUNE, TICK, TOCK, Phases, TickTock
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
+from tests.runs.test_run import launch
 
 Assembled = Callable[..., tuple[TickTock, Any]]
 TICKTOCK = {"prune_criterion": "GateDecorators", "train_scheme": "TickTock"}

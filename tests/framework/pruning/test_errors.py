@@ -10,17 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from small_nets import (
-    ConvNet,
-    Net,
-    ResNet,
-    images,
-    one_thread,  # noqa: F401
-    random_keep,
-    same,
-    seeded,
-    snapshot,
-)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +21,7 @@ from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.surgery import cutting
 from secateur.framework.pruning.surgery.cutting import cut, mask_channels
 from secateur.utils.errors import UsageError
+from tests.networks import ConvNet, Net, ResNet, images, random_keep, same, seeded, snapshot
 
 
 @dataclass

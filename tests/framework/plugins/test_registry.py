@@ -1,0 +1,336 @@
+"""The registry: names from files, checks that name the file, and nothing imported before it is needed."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from secateur.framework.plugins.options import check_values
+from secateur.framework.plugins.registry import FOLDERS, ROOT, Registry, build, check_options, option_names
+from secateur.utils.errors import UsageError
+from tests import ROOT
+
+Tree = Callable[[dict[str, str]], Path]
+SCORE = "def score(self, model, batches, loss, groups=None): return {}"
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    """Write a folder of files: relative path -> text."""
+
+    def write(files: dict[str, str], name: str = "tree") -> Path:
+        for path, text in files.items():
+            file = tmp_path / name / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Registry:
+    """A registry without built-in plug-ins."""
+    (tmp_path / "root").mkdir()
+    return Registry(tmp_path / "root")
+
+
+def criterion(name: str, body: str = SCORE, head: str = 'granularity = "weight"') -> str:
+    return f"from secateur.framework.pruning.scoring.criterion import Criterion\n\nclass {name}(Criterion):\n    {head}\n    {body}\n"
+
+
+def test_names_are_sorted_and_import_nothing(tree: Tree) -> None:
+    boom = "raise RuntimeError('imported')\nclass {}: pass\n"
+    root = tree({f"models/{name}.py": boom.format(name) for name in ("Zed", "Abc")})
+    registry = Registry(root)
+    assert registry.names("models") == ["Abc", "Zed"]
+    assert registry.describe("models", "Zed").name == "Zed"
+
+
+def test_files_with_an_underscore_and_other_files_are_no_plugins(tree: Tree) -> None:
+    root = tree({"models/__init__.py": "", "models/_helper.py": "", "models/notes.txt": "", "models/Net.py": ""})
+    assert Registry(root).names("models") == ["Net"]
+
+
+def test_data_sets_are_found_below_utils(tree: Tree) -> None:
+    assert Registry(tree({"utils/data/TOY.py": "class TOY: pass"})).names("datasets") == ["TOY"]
+
+
+def test_optimizers_are_those_of_torch(empty: Registry) -> None:
+    import torch
+
+    assert empty.names("optimizers") == ["ADADELTA", "ADAM", "ADAMW", "RMSPROP", "SGD"]
+    assert empty.get("optimizers", "RMSPROP") is torch.optim.RMSprop
+    with pytest.raises(UsageError, match="unknown optimizer 'ADMA': did you mean 'ADAM'"):
+        empty.get("optimizers", "ADMA")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(tree: Tree) -> None:
+    registry = Registry(tree({"models/VGG16.py": "", "models/LeNet5.py": ""}))
+    with pytest.raises(UsageError, match=r"model 'vgg': did you mean 'VGG16'\? \(one of LeNet5, VGG16\)"):
+        registry.file("models", "vgg")
+
+
+def test_an_unknown_kind_is_answered_with_the_nearest(empty: Registry) -> None:
+    with pytest.raises(UsageError, match="unknown kind 'criteria': did you mean 'criterions'"):
+        empty.names("criteria")
+
+
+def test_a_folder_adds_classes_that_can_be_used(tree: Tree, empty: Registry) -> None:
+    empty.add_folder(tree({"criterions/Mine.py": criterion("Mine")}))
+    cls = empty.get("criterions", "Mine")
+    assert cls.__name__ == "Mine" and cls.granularity == "weight"
+    assert empty.get("criterions", "Mine") is cls
+    assert not empty.is_shipped("criterions", "Mine")
+
+
+def test_getting_one_plugin_imports_that_file_only(tree: Tree, empty: Registry) -> None:
+    empty.add_folder(tree({"criterions/One.py": criterion("One"), "criterions/Two.py": criterion("Two")}))
+    before = set(sys.modules)
+    empty.get("criterions", "One")
+    loaded = {name for name in set(sys.modules) - before if "secateur_plugins" in name}
+    assert {name.split(".")[-1] for name in loaded} == {"One"}
+
+
+def test_a_folder_given_twice_counts_once(tree: Tree, empty: Registry) -> None:
+    folder = tree({"losses/Mine.py": "class Mine: pass"})
+    empty.add_folder(folder)
+    empty.add_folder(f"{folder}/../{folder.name}")
+    assert empty.folders == [folder]
+
+
+def test_a_plugin_in_a_folder_inside_the_project_is_its_own_module(tree: Tree) -> None:
+    root = tree({"criterions/mine/criterions/Inner.py": criterion("Inner")})
+    registry = Registry(root)
+    registry.add_folder(root / "criterions" / "mine")
+    assert registry.get("criterions", "Inner").__name__ == "Inner"
+
+
+REFUSED = {
+    "no class": (
+        {"losses/Mine.py": "x = 1"},
+        "Mine.py: expected a class named Mine (as the file), found no class",
+    ),
+    "other class": ({"losses/Mine.py": "class Yours: pass"}, "found Yours"),
+    "no Python": ({"losses/Mine.py": "class Mine(:"}, "Mine.py is not Python"),
+    "null bytes": ({"losses/Mine.py": "class Mine: pass\0"}, "Mine.py is not Python"),
+    "score lacks an argument": (
+        {"criterions/Mine.py": criterion("Mine", "def score(self, model, batches, loss): return {}")},
+        "Mine.py: Mine.score takes (self, model, batches, loss), expected (self, model, batches, loss, gr",
+    ),
+    "score takes others": (
+        {"criterions/Mine.py": criterion("Mine", "def score(self, net, data, loss, groups=None): return {}")},
+        "Mine.score takes (self, net, data, loss, groups)",
+    ),
+    "groups has no default": (
+        {"criterions/Mine.py": criterion("Mine", "def score(self, model, batches, loss, groups): return {}")},
+        "expected (self, model, batches, loss, groups=None)",
+    ),
+    "score takes anything": (
+        {"criterions/Mine.py": criterion("Mine", "def score(self, *args, **kwargs): return {}")},
+        "Mine.score takes",
+    ),
+    "wrong layout": (
+        {"Mine.py": "class Mine: pass"},
+        "has no plug-in: looked for models/*.py, criterions/*.py",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_folder_that_breaks_the_contract_is_refused_whole(tree: Tree, empty: Registry, case: str) -> None:
+    files, expected = REFUSED[case]
+    folder = tree({**files, **({} if case == "wrong layout" else {"models/Fine.py": "class Fine: pass"})})
+    with pytest.raises(UsageError) as error:
+        empty.add_folder(folder)
+    assert expected in str(error.value)
+    assert empty.names("models") == [] and empty.folders == []
+
+
+def test_a_name_that_is_taken_is_refused_with_both_files(tree: Tree, tmp_path: Path) -> None:
+    registry = Registry(tree({"models/Net.py": "class Net: pass"}))
+    other = tmp_path / "other" / "models"
+    other.mkdir(parents=True)
+    (other / "Net.py").write_text("class Net: pass")
+    with pytest.raises(UsageError) as error:
+        registry.add_folder(other.parent)
+    assert str(other / "Net.py") in str(error.value) and str(tmp_path / "tree" / "models") in str(error.value)
+
+
+def test_the_same_name_in_another_kind_is_free(tree: Tree, empty: Registry) -> None:
+    empty.add_folder(tree({"models/Twin.py": "class Twin: pass", "losses/Twin.py": "class Twin: pass"}))
+    assert empty.names("models") == empty.names("losses") == ["Twin"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "class Mine:\n    pass\n",
+            "must be a subclass of secateur.framework.pruning.scoring.criterion.Criterion",
+        ),
+        (criterion("Mine", "pass"), "Mine lacks score"),
+        ("import no_such_module\n\nclass Mine:\n    pass\n", "cannot be imported: ModuleNotFoundError"),
+        ("class Mine:\n    pass\n\n\nMine = 3\n", "Mine is not a class"),
+    ],
+)
+def test_what_only_an_import_shows_is_refused_by_file(
+    tree: Tree, empty: Registry, text: str, expected: str
+) -> None:
+    empty.add_folder(tree({"criterions/Mine.py": text}))
+    with pytest.raises(UsageError) as error:
+        empty.get("criterions", "Mine")
+    assert "Mine.py" in str(error.value) and expected in str(error.value)
+
+
+def test_a_description_comes_from_the_class_and_its_bases(tree: Tree) -> None:
+    root = tree(
+        {
+            "criterions/Parent.py": criterion(
+                "Parent", head='"""Parent line."""\n    granularity: str = "channel"\n    paper = "arXiv:1"'
+            ),
+            "criterions/Child.py": (
+                "from secateur.criterions.Parent import Parent as Base\nimport secateur.framework.schedules.base\n\n"
+                'class Child(Base):\n    """First line.\n\n    More.\n    """\n'
+                "    schedule = secateur.framework.schedules.base.During(delay=1)\n"
+            ),
+        }
+    )
+    entry = Registry(root).describe("criterions", "Child")
+    assert (entry.summary, entry.granularity, entry.when, entry.paper) == (
+        "First line.",
+        "channel",
+        "during",
+        "arXiv:1",
+    )
+
+
+def test_a_criterion_without_a_schedule_prunes_before_training(tree: Tree) -> None:
+    root = tree({"criterions/Plain.py": criterion("Plain")})
+    assert Registry(root).describe("criterions", "Plain").when == "before"
+
+
+def test_bases_that_go_in_a_circle_end(tree: Tree) -> None:
+    root = tree({"models/A.py": "class A(B): pass", "models/B.py": "class B(A): pass"})
+    assert Registry(root).describe("models", "A").summary == ""
+
+
+def test_options_are_collected_up_the_constructors() -> None:
+    class Base:
+        def __init__(self, *, width: int = 1) -> None: ...
+
+    class Middle(Base):
+        def __init__(self, *, depth: int = 1, **options: int) -> None: ...
+
+    class Closed(Middle):
+        def __init__(self, *, height: int = 1) -> None: ...
+
+    assert option_names(Middle) == ["depth", "width"]
+    assert option_names(Closed) == ["height"]
+    with pytest.raises(UsageError, match="unknown option of Net 'widht': did you mean 'width'"):
+        check_options(Middle, "Net", ["depth", "widht"])
+    with pytest.raises(UsageError, match="Net takes no options, got 'x'"):
+        check_options(object, "Net", ["x"])
+
+
+def test_a_value_of_the_wrong_type_is_named_in_one_line() -> None:
+    with pytest.raises(UsageError, match="^VGG16: num_classes must be a whole number, got 'ten'$"):
+        build("models", "VGG16", num_classes="ten")
+    with pytest.raises(UsageError, match=r"^SGD\(params, lr\): TypeError: .*not supported"):
+        build("optimizers", "SGD", params=[nn.Parameter(torch.ones(1))], lr="fast")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("GRASP", {"original_polarity": "nein"}, "GRASP: original_polarity must be true or false, got 'nein'"),
+        ("GRASP", {"halves": 3}, "GRASP: halves must be true or false, got 3"),
+        ("GRASP", {"temperature": "abc"}, "GRASP: temperature must be a number, got 'abc'"),
+        ("GRASP", {"temperature": float("nan")}, "GRASP: temperature must be a number, got nan"),
+        ("GRASP", {"temperature": float("inf")}, "GRASP: temperature must be above 0 and finite, got inf"),
+        ("LossBased", {"temperature": float("inf")}, "temperature must be above 0 and finite, got inf"),
+        ("LossBased", {"samples": 2.5}, "LossBased: samples must be a whole number, got 2.5"),
+        ("LossBased", {"samples": True}, "LossBased: samples must be a whole number, got True"),
+    ],
+)
+def test_values_of_another_type_than_the_constructor_names_are_refused(
+    name: str, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UsageError, match=re.escape(words)):
+        build("criterions", name, **options)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 3}, {"temperature": np.float32(3)}])
+def test_numbers_of_other_libraries_are_numbers(options: dict[str, Any]) -> None:
+    assert build("criterions", "LossBased", **options)
+
+
+def test_other_annotations_are_the_constructors_own_business() -> None:
+    def made(self: Any, plain: int | None, listed: list[int], bare=None, *, text: str = "") -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+        """Takes what it likes."""
+
+    parameters = dict(inspect.signature(made).parameters)
+    check_values("x", parameters, {"plain": 10**400})
+    check_values("x", parameters, {"plain": None, "listed": "no list", "bare": object(), "text": "yes", "more": 1})
+    for options in ({"plain": "1"}, {"text": 1}):
+        with pytest.raises(UsageError):
+            check_values("x", parameters, options)
+
+
+SHADOWED = [
+    ("models", "VGG16"),
+    ("criterions", "SNIP"),
+    ("trainers", "DefaultTrainer"),
+    ("testers", "Accuracy"),
+    ("losses", "CrossEntropy"),
+    ("datasets", "MNIST"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), SHADOWED)
+@pytest.mark.parametrize("how", ["a folder before ours", "a package imported before", "a module without a file"])
+def test_a_users_file_is_never_taken_for_ours(
+    tree: Tree, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, how: str
+) -> None:
+    registry = Registry()
+    package = FOLDERS[kind].replace("/", ".")
+    for module in [module for module in sys.modules if module == package or module.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, module)
+    theirs = tree({f"{FOLDERS[kind]}/{name}.py": f"class {name}: pass", f"{FOLDERS[kind]}/Other.py": ""})
+    if how == "a module without a file":
+        monkeypatch.setitem(sys.modules, f"{package}.{name}", types.ModuleType(f"{package}.{name}"))
+    else:
+        shadow = types.ModuleType(package)
+        shadow.__path__ = [str(theirs / FOLDERS[kind])]
+        if how == "a package imported before":
+            (theirs / FOLDERS[kind] / f"{name}.py").unlink()
+        monkeypatch.setitem(sys.modules, package, shadow)
+    with pytest.raises(UsageError) as error:
+        registry.get(kind, name)
+    monkeypatch.delitem(sys.modules, f"{package}.{name}", raising=False)
+    assert str(registry.file(kind, name)) in str(error.value) and "\n" not in str(error.value)
+    assert how == "a module without a file" or str(theirs) in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_users_models_folder_on_the_path_is_said_in_one_line(tree: Tree) -> None:
+    text = "from torch import nn\nclass VGG16(nn.ReLU): pass\n"
+    mine = tree({"models/__init__.py": "", "models/VGG16.py": text})
+    call = [sys.executable, "-c", "from secateur import build; print(type(build('models', 'VGG16')))"]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(mine), str(ROOT)])}
+    done = subprocess.run(call, env=env, capture_output=True, text=True, check=False, cwd=mine)
+    last = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and done.stdout == ""
+    assert str(mine / "models" / "VGG16.py") in last and str(ROOT / "models" / "VGG16.py") in last

@@ -1,0 +1,100 @@
+"""What one step reports and spares, with scores made up to the entry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.masks import Masks
+from secateur.framework.pruning.scoring.criterion import Criterion
+from secateur.framework.pruning.steps.step import PruningStep
+from tests.networks import Net, images, seeded
+
+
+class Ranked(Criterion):
+    """Each weight's score is its position, and the inputs' scores are given by layer."""
+
+    granularity = "weight"
+
+    def __init__(self, inputs: dict[str, list[float]] | None = None) -> None:
+        super().__init__()
+        self.inputs = inputs or {}
+
+    def score(self, model: nn.Module, batches: Any, loss: Any, groups: Any = None) -> dict[str, Tensor]:
+        """Positions, 0, 1, 2, ..."""
+        if groups is not None:
+            return {name: torch.arange(float(group.channels)) for name, group in groups.items()}
+        weights = prunable_weights(model)
+        return {name: torch.arange(float(one.numel())).view_as(one) for name, one in weights.items()}
+
+    def input_scores(self, model: nn.Module, batches: Any, loss: Any, layer: str) -> Tensor:
+        """As given."""
+        return torch.tensor(self.inputs[layer])
+
+
+def net() -> nn.Module:
+    """Layers whose names begin alike: 12, 16 and 8 weights."""
+    return Net(
+        lambda self, x: self.head(F.relu(self.ab(F.relu(self.a(x))))),
+        a=nn.Linear(3, 4), ab=nn.Linear(4, 4), head=nn.Linear(4, 2),
+    )  # fmt: skip
+
+
+def step_of(criterion: Criterion, **options: Any) -> PruningStep:
+    return PruningStep(seeded(net), criterion, torch.randn(2, 3), **options)
+
+
+def test_each_step_reports_the_weights_that_it_masked_itself() -> None:
+    step = step_of(Ranked())
+    assert [step(target, [], F.cross_entropy).removed for target in (0.25, 0.5, 0.5, 0.75)] == [9, 9, 0, 9]
+    assert sum(int((mask == 0).sum()) for mask in Masks(step.model).values()) == 27
+
+
+@pytest.mark.parametrize(("protect", "spared"), [(["a"], ["a"]), (["ab"], ["ab"]), (["a", "ab"], ["a", "ab"])])
+def test_a_protected_name_is_a_whole_name_and_not_the_beginning_of_one(
+    protect: list[str], spared: list[str]
+) -> None:
+    step = step_of(Ranked(), protect=protect)
+    step(0.5, [], F.cross_entropy)
+    masked = {name.removesuffix(".weight") for name, mask in Masks(step.model).items() if not mask.all()}
+    assert masked == {"a", "ab", "head"} - set(spared)
+
+
+def test_everything_below_a_protected_module_is_spared() -> None:
+    model = nn.ModuleDict({"body": nn.Sequential(nn.Linear(3, 4), nn.ReLU()), "bodywork": nn.Linear(4, 2)})
+    whole = Net(lambda self, x: self.parts["bodywork"](self.parts["body"](x)), parts=model)
+    step = PruningStep(whole, Ranked(), torch.randn(2, 3), protect=["parts.body"])
+    assert step.spared() == {"parts.body.0.weight"}
+
+
+def test_a_weight_whose_score_is_the_threshold_goes() -> None:
+    criterion = Ranked()
+    criterion.threshold = 3.0
+    step = step_of(criterion)
+    assert step(0.9, [], F.cross_entropy).removed == 3 * 4  # scores 0, 1, 2 and 3 of each layer
+    assert all((mask == 0).flatten().nonzero().flatten().tolist() == [0, 1, 2, 3]
+               for mask in Masks(step.model).values())  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("scores", "gone"),
+    [({"a": [3.0, 1, 2], "b": [0.0, 5, 4]}, 0), ({"a": [3.0, 1, 2], "b": [9.0, 5, 1]}, 2)],
+)
+def test_scores_that_several_layers_give_an_input_are_added(scores: dict[str, list[float]], gone: int) -> None:
+    """Neither layer alone would choose the input of the first case, or that of the second."""
+
+    class Channels(Ranked):
+        granularity = "channel"
+
+    model = Net(
+        lambda self, x: self.c(F.relu(torch.cat([self.a(x), self.b(x)], 1)).mean((2, 3))),
+        a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(3, 5, 3), c=nn.Linear(9, 2),
+    )  # fmt: skip
+    step = PruningStep(model, Channels(scores), images(1), scope="layer", rank_inputs=True)
+    left = step(0.3, [], F.cross_entropy).inputs
+    assert left is not None and left.tolist() == [at != gone for at in range(3)]
