@@ -26,7 +26,11 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
+# mypy looks at the packages as they lie in the wheel
 lint: $(READY)
+	rm -rf .typecheck && mkdir -p .typecheck/secateur
+	cd .typecheck/secateur && ln -s ../../secateur/* ../../main.py ../../framework ../../models ../../criterions \
+		../../trainers ../../testers ../../losses ../../utils .
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -44,4 +48,4 @@ coverage: $(READY)
 	$(BIN)/python -m benchmarks.coverage --json docs/coverage.json --markdown docs/coverage.md
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .typecheck build secateur.egg-info

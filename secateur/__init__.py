@@ -20,52 +20,52 @@ if (_ABOVE / "framework").is_dir() and (_ABOVE / "main.py").is_file():  # a clon
     __path__.append(str(_ABOVE))
 
 if TYPE_CHECKING:
-    from secateur.framework.schedules.base import After as After
-    from secateur.framework.pruning.scoring.criterion import Batch as Batch
-    from secateur.framework.schedules.base import Before as Before
+    from secateur.framework.api import PruneReport as PruneReport
+    from secateur.framework.api import prune as prune
+    from secateur.framework.network.layers import prunable_weights as prunable_weights
+    from secateur.framework.network.lineage import same_network as same_network
+    from secateur.framework.network.masks import Masks as Masks
+    from secateur.framework.network.preserve import scoring as scoring
+    from secateur.framework.plugins.registry import Registry as Registry
+    from secateur.framework.plugins.registry import build as build
+    from secateur.framework.plugins.registry import registry as registry
+    from secateur.framework.pruning.adapters.base import Kept as Kept
+    from secateur.framework.pruning.adapters.base import adapter as adapter
+    from secateur.framework.pruning.channels.discovery import channel_groups as channel_groups
     from secateur.framework.pruning.channels.groups import ChannelGroup as ChannelGroup
+    from secateur.framework.pruning.channels.groups import Groups as Groups
+    from secateur.framework.pruning.scoring.criterion import Batch as Batch
     from secateur.framework.pruning.scoring.criterion import Criterion as Criterion
     from secateur.framework.pruning.scoring.criterion import Data as Data
-    from secateur.utils.loading.dataset import DataSet as DataSet
-    from secateur.trainers.DefaultTrainer import DefaultTrainer as DefaultTrainer
-    from secateur.framework.schedules.base import During as During
-    from secateur.framework.pruning.channels.groups import Groups as Groups
-    from secateur.framework.schedules.every_n_batches import Iterative as Iterative
-    from secateur.framework.pruning.selection.select import Keep as Keep
-    from secateur.framework.pruning.adapters.base import Kept as Kept
-    from secateur.framework.training.loss import Loss as Loss
     from secateur.framework.pruning.scoring.criterion import LossFunction as LossFunction
-    from secateur.framework.network.masks import Masks as Masks
-    from secateur.framework.schedules.base import Never as Never
-    from secateur.framework.api import PruneReport as PruneReport
-    from secateur.framework.plugins.registry import Registry as Registry
-    from secateur.framework.schedules.rounds import Rounds as Rounds
-    from secateur.utils.errors import RunError as RunError
-    from secateur.framework.schedules.base import Schedule as Schedule
     from secateur.framework.pruning.scoring.criterion import Scores as Scores
+    from secateur.framework.pruning.scoring.gradients import mean_gradients as mean_gradients
+    from secateur.framework.pruning.scoring.input_features import input_columns as input_columns
+    from secateur.framework.pruning.scoring.inputs import with_groups as with_groups
+    from secateur.framework.pruning.selection.select import Keep as Keep
+    from secateur.framework.pruning.selection.select import select as select
+    from secateur.framework.pruning.surgery.cutting import cut as cut
+    from secateur.framework.reporting.measure import measure as measure
+    from secateur.framework.schedules.base import After as After
+    from secateur.framework.schedules.base import Before as Before
+    from secateur.framework.schedules.base import During as During
+    from secateur.framework.schedules.base import Never as Never
+    from secateur.framework.schedules.base import Schedule as Schedule
+    from secateur.framework.schedules.every_n_batches import Iterative as Iterative
+    from secateur.framework.schedules.rounds import Rounds as Rounds
+    from secateur.framework.storage.checkpoint import load_model as load_model
+    from secateur.framework.storage.checkpoint import save_model as save_model
+    from secateur.framework.training.hooks import hookimpl as hookimpl
+    from secateur.framework.training.loss import Loss as Loss
     from secateur.framework.training.tester import TestContext as TestContext
     from secateur.framework.training.tester import Tester as Tester
     from secateur.framework.training.trainer import Trainer as Trainer
-    from secateur.utils.errors import UsageError as UsageError
-    from secateur.framework.pruning.adapters.base import adapter as adapter
-    from secateur.framework.plugins.registry import build as build
-    from secateur.framework.pruning.channels.discovery import channel_groups as channel_groups
-    from secateur.framework.pruning.surgery.cutting import cut as cut
     from secateur.framework.training.trainer import decay_groups as decay_groups
-    from secateur.framework.training.hooks import hookimpl as hookimpl
-    from secateur.framework.pruning.scoring.input_features import input_columns as input_columns
-    from secateur.framework.storage.checkpoint import load_model as load_model
-    from secateur.framework.pruning.scoring.gradients import mean_gradients as mean_gradients
-    from secateur.framework.reporting.measure import measure as measure
-    from secateur.framework.network.layers import prunable_weights as prunable_weights
-    from secateur.framework.api import prune as prune
-    from secateur.framework.plugins.registry import registry as registry
-    from secateur.framework.network.lineage import same_network as same_network
-    from secateur.framework.storage.checkpoint import save_model as save_model
-    from secateur.framework.network.preserve import scoring as scoring
-    from secateur.framework.pruning.selection.select import select as select
+    from secateur.trainers.DefaultTrainer import DefaultTrainer as DefaultTrainer
+    from secateur.utils.errors import RunError as RunError
+    from secateur.utils.errors import UsageError as UsageError
+    from secateur.utils.loading.dataset import DataSet as DataSet
     from secateur.utils.vision import torchvision as torchvision
-    from secateur.framework.pruning.scoring.inputs import with_groups as with_groups
 
 __version__ = "0.1.0"
 

@@ -1,10 +1,12 @@
-"""Imports point one way: main -> framework -> utils; plug-ins use both, and nothing imports plug-ins."""
+"""A room imports only rooms below it, and nothing imports plug-ins: the table of ranks of docs/architecture.md."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -12,50 +14,174 @@ import pytest
 from tests import ROOT
 
 PLUGIN_FOLDERS = ("models", "criterions", "trainers", "testers", "losses")
-MAY_IMPORT = {
-    "utils": {"utils"},
-    "framework": {"framework", "utils"},
-    **{folder: {"framework", "utils", folder} for folder in PLUGIN_FOLDERS},
-}
-HOUSE = {"main", "framework", "utils", "tests", "benchmarks", *PLUGIN_FOLDERS}
-MODULES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
+#: rooms from the bottom to the top; those of one line do not import each other
+RANKS = (
+    ("utils",),
+    ("network", "schedules"),
+    ("plugins", "pruning.adapters"),
+    ("pruning.channels",),
+    ("pruning.scoring", "pruning.surgery"),
+    ("settings", "pruning.selection", "pruning.gated_layers"),
+    ("training",),
+    ("pruning.steps",),
+    ("storage",),
+    ("reporting",),
+    ("studies",),
+    ("api", "commands"),
+)
+RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
+#: lines of a file, lines of a function, files of a room
+LONGEST_FILE, LONGEST_FUNCTION, LARGEST_ROOM = 400, 60, 15
+SOURCES = sorted(
+    path
+    for folder in ("secateur", "framework", "utils", *PLUGIN_FOLDERS)
+    for path in (ROOT / folder).rglob("*.py")
+)
 
 
-def imported(path: Path) -> set[str]:
-    """Top-level names of our own that a file imports, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def module_of(path: Path) -> str:
+    """`network.layers` for framework/network/layers.py, `utils.errors` for utils/errors.py."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part not in ("framework", "__init__")) or "framework"
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules of ours that a file imports, wherever in it: deferred ones and those for type checkers too."""
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.split(".")[0])
-    return found & HOUSE
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "secateur":
+                yield name.removeprefix("secateur.").removeprefix("framework.")
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_one_way(path: Path) -> None:
-    assert imported(path) <= MAY_IMPORT[path.relative_to(ROOT).parts[0]]
+def room_of(module: str) -> str:
+    """The room of a module; "front" for what `secateur` exports, a folder's name for plug-ins."""
+    parts = module.split(".")
+    room = ".".join(parts[:2]) if parts[0] == "pruning" else parts[0]
+    return room if room in RANK or parts[0] in PLUGIN_FOLDERS else "front"
+
+
+def wrong_import(room: str, target: str) -> str | None:
+    """The sentence that says what is wrong with an import, None for one that is right."""
+    if room == target or room in PLUGIN_FOLDERS and target not in PLUGIN_FOLDERS:
+        return None
+    if target not in RANK:
+        return f"{room} may not import {target}"
+    if RANK[target] >= RANK[room]:
+        return f"{room} may not import {target}, which is not below it"
+    return None
+
+
+HOUSE = [path for path in SOURCES if path.relative_to(ROOT).parts[0] != "secateur" and path.name != "__init__.py"]
+
+
+@pytest.mark.parametrize("path", HOUSE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_only_what_is_below(path: Path) -> None:
+    room = room_of(module_of(path))
+    if path.is_relative_to(ROOT / "utils" / "data"):  # data sets are plug-ins, beside their helpers
+        return
+    wrong = {wrong_import(room, room_of(target)) for target in imports(path)} - {None}
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("room", "target", "words"),
+    [
+        ("pruning.selection", "training", "pruning.selection may not import training"),
+        ("network", "schedules", "network may not import schedules"),
+        ("storage", "criterions", "storage may not import criterions"),
+        ("utils", "front", "utils may not import front"),
+        ("criterions", "trainers", "criterions may not import trainers"),
+    ],
+)
+def test_the_rule_names_both_rooms(room: str, target: str, words: str) -> None:
+    assert (wrong_import(room, target) or "").startswith(words)
+
+
+def files_that_import_each_other(edges: Mapping[str, set[str]]) -> set[str]:
+    """Modules from which a way leads back to themselves."""
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        ahead = set(edges[start])
+        while ahead:
+            module = ahead.pop()
+            if module not in seen:
+                seen.add(module)
+                ahead |= edges.get(module, set())
+        return seen
+
+    return {module for module in edges if module in reachable(module)}
+
+
+def test_no_file_imports_itself_over_others() -> None:
+    modules = {module_of(path): path for path in HOUSE}
+    edges: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        parents = (name.rpartition(".")[0] for name in imports(path))
+        edges[module] = {name for name in {*imports(path), *parents} if name in modules and name != module}
+    assert sum(map(len, edges.values())) > 500
+    assert not files_that_import_each_other(edges)
+    assert files_that_import_each_other({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == {"b", "c"}
+
+
+@pytest.mark.parametrize("room", ["settings", "plugins", "schedules"])
+def test_rooms_without_torch(room: str) -> None:
+    """Not even inside a function, but for `plugins`, which asks torch for its optimizers when one is used."""
+    for path in (ROOT / "framework" / room).rglob("*.py"):
+        for node in parsed(path).body:
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {module.split(".")[0] for module in modules} & {"torch", "torchvision", "numpy"}, path
+
+
+def test_nothing_lies_loose_in_framework() -> None:
+    assert {path.name for path in (ROOT / "framework").glob("*.py")} == {"__init__.py", "api.py"}
+    assert not list((ROOT / "framework" / "pruning").glob("[!_]*.py"))
+
+
+def test_files_functions_and_rooms_are_small() -> None:
+    for path in SOURCES:
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE, path
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, f"{path}: {node.name}"
+    for folder in {path.parent for path in (ROOT / "framework").rglob("*.py")}:
+        files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+        assert len(files) <= LARGEST_ROOM, folder
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    for folder in {path.parent for path in (ROOT / "framework").rglob("*.py")}:
+        text = ast.get_docstring(parsed(folder / "__init__.py")) or ""
+        assert 3 <= len(text.splitlines()) <= 8, folder
+        if folder != ROOT / "framework":
+            start = text.rpartition("Start with `")[2].partition("`")[0]
+            assert (folder / start).is_file(), f"{folder}: {start!r}"
 
 
 def test_the_peer_is_only_used_by_tests_and_benchmarks() -> None:
-    assert not [path.name for path in MODULES if "torch_pruning" in path.read_text(encoding="utf-8")]
-
-
-def test_no_module_bears_the_name_of_a_public_function() -> None:
-    import secateur
-
-    assert not {path.stem for path in (ROOT / "framework").glob("*.py")} & set(secateur.__all__)
+    assert not [path.name for path in SOURCES if "torch_pruning" in path.read_text(encoding="utf-8")]
 
 
 @pytest.mark.slow
 def test_every_module_can_be_imported_first() -> None:
     """One process, in which each module is imported after all of ours were forgotten."""
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in MODULES]
-    names = [name.removesuffix(".__init__") for name in names]
+    names = [".".join(("secateur", *path.relative_to(ROOT).with_suffix("").parts)) for path in HOUSE]
     script = f"""
 import importlib, sys
 for name in {names!r}:
-    for loaded in [m for m in sys.modules if m.split('.')[0] in {sorted(HOUSE)!r}]:
+    for loaded in [m for m in sys.modules if m.split('.')[0] == 'secateur']:
         del sys.modules[loaded]
     importlib.import_module(name)
 print("all", len({names!r}))

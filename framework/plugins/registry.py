@@ -17,12 +17,13 @@ from types import ModuleType
 from typing import Any
 
 from secateur.framework.plugins.faults import PLUGIN_FILES, ends_process
+from secateur.framework.plugins.old_imports import old_names_allowed
 from secateur.framework.plugins.options import check_values
 from secateur.framework.plugins.source import Entry, ancestry, check_source, read_entry
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line, unknown
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDERS = {
     "models": "models",
     "criterions": "criterions",
@@ -109,7 +110,7 @@ class Registry:
             return Entry(kind, name, f"torch.optim.{OPTIMIZERS[name]}")
         file, bases = self.file(kind, name), dict(self._of_kind(kind))
         if kind == "criterions":
-            bases["Criterion"] = ROOT / "framework" / "criterion.py"  # the defaults
+            bases["Criterion"] = ROOT / "framework" / "pruning" / "scoring" / "criterion.py"
         return read_entry(kind, name, file, bases)
 
     def derives(self, kind: str, name: str, base: str) -> bool:
@@ -167,7 +168,8 @@ class Registry:
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         try:
-            spec.loader.exec_module(module)
+            with old_names_allowed():
+                spec.loader.exec_module(module)
         except BaseException:
             del sys.modules[module_name]
             raise

@@ -1,1 +1,5 @@
-"""The oracle study: what each unit is worth exactly, and how well the criterions tell it."""
+"""How well criterions estimate what removing a channel costs.
+
+A network, batches and criterions come in; measured changes of the loss and correlations with the scores go out.
+Start with `study.py`.
+"""

@@ -1,1 +1,0 @@
-"""Pictures of a network and of what was done to it: plots/*.png and TensorBoard."""

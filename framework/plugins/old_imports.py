@@ -1,0 +1,119 @@
+"""Plug-ins written before everything was imported as `secateur....` go on working.
+
+While a plug-in is imported, `framework`, `utils`, `trainers`, ... mean what they meant in the root of a clone, unless
+the user has packages of these names. A public name is found under any module of `framework` that it was once
+imported from; for every other name the error says where it is now.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from secateur.utils.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+OLD_TOPS = ("framework", "utils", "models", "criterions", "trainers", "testers", "losses")
+
+
+@contextlib.contextmanager
+def old_names_allowed() -> Iterator[None]:
+    """Resolve old import paths inside the block; `sys.modules` has none of them afterwards."""
+    before = {name: module for name, module in sys.modules.items() if _is_ours(name)}
+    finder = _Finder()
+    for name in before:
+        del sys.modules[name]
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in finder.given:
+            sys.modules.pop(name, None)
+        sys.modules.update(before)
+
+
+class _Finder(MetaPathFinder):
+    """Finds our modules by their old names."""
+
+    def __init__(self) -> None:
+        self.given: list[str] = []
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
+        """The spec of a module of ours, None where the name is not ours or is the user's own."""
+        if not _is_ours(fullname):
+            return None
+        self.given.append(fullname)
+        return ModuleSpec(fullname, _Loader(), is_package=True)
+
+
+class _Loader(Loader):
+    """Puts the module of today, or one that looks names up in `secateur`, in the place of the old one."""
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """The default module, which `exec_module` replaces."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Replace the new module in `sys.modules`, as the import system allows."""
+        name = module.__name__
+        is_now = f"secateur.{name}"
+        if name in OLD_TOPS:
+            sys.modules[name] = _Folder(name)
+        elif find_spec(is_now.rpartition(".")[0]) is not None and find_spec(is_now) is not None:
+            sys.modules[name] = importlib.import_module(is_now)
+        else:
+            sys.modules[name] = _Folder(name)
+
+
+class _Folder(ModuleType):
+    """An old module: its attributes are the public names."""
+
+    __path__: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        front = importlib.import_module("secateur")
+        if name in front.__all__:
+            return getattr(front, name)
+        if self.__name__ in OLD_TOPS:  # a submodule, perhaps
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        raise UsageError(moved(self.__name__, name))
+
+
+def moved(module: str, name: str) -> str:
+    """The line that says where a name of an old module is now."""
+    places = [path for path in sorted((ROOT / "framework").rglob("*.py")) if name in _defined(path)]
+    if not places:
+        return f"{module}.{name} no longer exists: `from secateur import ...` has the public names"
+    place = places[0].relative_to(ROOT).with_suffix("")
+    return f"{module} has moved: {name} is in secateur.{'.'.join(place.parts)} now"
+
+
+def _defined(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Assign):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return names
+
+
+def _is_ours(name: str) -> bool:
+    """Whether an old name means a module of ours: not where the user has a package of that name elsewhere."""
+    top = name.partition(".")[0]
+    if top not in OLD_TOPS:
+        return False
+    spec = PathFinder.find_spec(top)
+    places = [] if spec is None else [*(spec.submodule_search_locations or ()), spec.origin or ""]
+    return all(not place or Path(place).resolve().is_relative_to(ROOT) for place in places)
