@@ -4,10 +4,10 @@ Each as it is made here in units of what it was chosen over, by turns, on batche
 says that the choice is right:
 
 - LeakyReLU in place (utils/layers.py), training steps of VGG16, dense and cut by SNAPit 0.93;
-- channels-last instead of contiguous (framework/network/memory_format.py measures it for each network), the same steps;
+- channels-last instead of contiguous (framework/network/memory_format.py measures it for each network), the same;
 - fused Adam instead of foreach (framework/commands/assemble.py), training steps;
-- denormal numbers flushed to zero (framework/commands/assemble.py), training of the cut network in a process of its own,
-  since threads that run already keep their setting; the weights are compared in the end.
+- denormal numbers flushed to zero (framework/commands/machine.py), training of the cut network in a process of its
+  own, since threads that run already keep their setting; the weights are compared in the end.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The machinery of Secateur: rooms that import only rooms below them (docs/architecture.md).
 
-Import the public names from `secateur`. In the root of a clone `from framework import prune` gives the same objects.
+Import the public names from `secateur`. In the root of a clone `from framework import prune` gives the same.
 """
 
 from __future__ import annotations

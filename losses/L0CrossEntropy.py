@@ -11,8 +11,8 @@ class L0CrossEntropy(CrossEntropy):
     """Cross-entropy, with the expected number of open gates as penalty: -(1/N) * sum of R over the gated layers.
 
     R, lambda (`--l0_reg`), rho (`--l2_reg` times N) and N (training samples) are the layers' own, see
-    `secateur.framework.pruning.gated_layers.hard_concrete`. l1 and lp penalties run over all parameters but the gates. Without gated layers it
-    is CrossEntropy. Louizos, Welling and Kingma, 2018, arXiv:1712.01312.
+    framework/pruning/gated_layers/hard_concrete.py. l1 and lp penalties run over all parameters but the gates.
+    Without gated layers it is CrossEntropy. Louizos, Welling and Kingma, 2018, arXiv:1712.01312.
     """
 
     def penalty(self, model: nn.Module) -> Tensor:

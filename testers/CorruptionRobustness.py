@@ -29,7 +29,7 @@ class CorruptionRobustness(Tester):
         contrast: Sequence[float] = STRENGTHS["contrast"],
         batch_size: int = 256,
     ) -> None:
-        """noise, blur, contrast: strengths, from mild to strong, see framework/studies/robustness/corruptions.py."""
+        """noise, blur, contrast: strengths from mild to strong (framework/studies/robustness/corruptions.py)."""
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
             raise UsageError(f"batch_size is a whole number from 1 on, got {batch_size!r}")
         super().__init__()

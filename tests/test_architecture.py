@@ -30,13 +30,10 @@ RANKS = (
     ("api", "commands"),
 )
 RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
-#: lines of a file, lines of a function, files of a room
+#: lines of a file, lines of a function without its docstring, files of a room
 LONGEST_FILE, LONGEST_FUNCTION, LARGEST_ROOM = 400, 60, 15
-SOURCES = sorted(
-    path
-    for folder in ("secateur", "framework", "utils", *PLUGIN_FOLDERS)
-    for path in (ROOT / folder).rglob("*.py")
-)
+FOLDERS = ("secateur", "framework", "utils", *PLUGIN_FOLDERS)
+SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 
 
 @cache
@@ -150,12 +147,21 @@ def test_nothing_lies_loose_in_framework() -> None:
     assert not list((ROOT / "framework" / "pruning").glob("[!_]*.py"))
 
 
+def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring, which for a public one has every argument."""
+    lines = (function.end_lineno or 0) - function.lineno + 1
+    first = function.body[0]
+    if ast.get_docstring(function) is not None:
+        lines -= (first.end_lineno or 0) - first.lineno + 1
+    return lines
+
+
 def test_files_functions_and_rooms_are_small() -> None:
     for path in SOURCES:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE, path
         for node in ast.walk(parsed(path)):
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                assert (node.end_lineno or 0) - node.lineno < LONGEST_FUNCTION, f"{path}: {node.name}"
+                assert code_lines(node) <= LONGEST_FUNCTION, f"{path}: {node.name}"
     for folder in {path.parent for path in (ROOT / "framework").rglob("*.py")}:
         files = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
         assert len(files) <= LARGEST_ROOM, folder

@@ -1,8 +1,8 @@
 """Plug-ins written before everything was imported as `secateur....` go on working.
 
-While a plug-in is imported, `framework`, `utils`, `trainers`, ... mean what they meant in the root of a clone, unless
-the user has packages of these names. A public name is found under any module of `framework` that it was once
-imported from; for every other name the error says where it is now.
+While a plug-in is imported, `framework`, `utils`, `trainers`, ... mean what they meant in the root of a clone,
+unless the user has packages of these names. A public name is found under any module of `framework` that it was
+once imported from; for every other name the error says where it is now.
 """
 
 from __future__ import annotations

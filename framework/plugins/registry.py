@@ -283,7 +283,7 @@ def _check_class(kind: str, cls: object, file: Path) -> None:
         raise UsageError(f"{file}: {file.stem} is not a class")
     base = _base(kind)
     if not issubclass(cls, base):
-        raise UsageError(f"{file}: {cls.__name__} must be a subclass of {base.__module__}.{base.__name__}")
+        raise UsageError(f"{file}: {cls.__name__} must be a subclass of {_public(base)}")
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
         raise UsageError(f"{file}: {cls.__name__} lacks {', '.join(missing)}")
@@ -300,6 +300,12 @@ def _base(kind: str) -> type:
     }[kind]
     base: type = getattr(importlib.import_module(module), name)
     return base
+
+
+def _public(cls: type) -> str:
+    """The name by which users import a class."""
+    home = cls.__module__.split(".")[0] if cls.__module__.startswith("secateur.") else cls.__module__
+    return f"{home}.{cls.__name__}"
 
 
 def _singular(kind: str) -> str:

@@ -1,6 +1,6 @@
 """How a network is pruned, from scores to smaller tensors.
 
 `scoring/` rates units, `selection/` picks those that are pruned, `surgery/` removes them, `steps/` does it during
-training. `channels/` says which tensor slices belong together, `adapters/` what a module must change when it shrinks.
+training. `channels/` finds the tensor slices that belong together, `adapters/` adapt modules that shrink.
 Start with `steps/step.py`.
 """

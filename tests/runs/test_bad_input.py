@@ -218,7 +218,7 @@ WRONG_SCORES: dict[str, tuple[str, list[str]]] = {
                                ["nothing_like_this"]),
     "a class of another name": (HEAD.replace("Mine", "Other") + SCORE + "        return {}\n", ["Mine", "Other"]),
     "no Python": ("class Mine(\n", ["not Python"]),
-    "no criterion": ("class Mine:\n" + SCORE + "        return {}\n", ["secateur.framework.pruning.scoring.criterion.Criterion"]),
+    "no criterion": ("class Mine:\n" + SCORE + "        return {}\n", ["secateur.Criterion"]),
     "no score": (HEAD + "    pass\n", ["lacks score"]),
     "an unknown granularity": (HEAD.replace('"weight"', '"wieght"') + SCORE + "        return {}\n", ["'wieght'"]),
     "no granularity": (HEAD.replace('granularity = "weight"', "") + SCORE + "        return {}\n",

@@ -1,5 +1,6 @@
 """Layers with trainable gates.
 
-A network comes in; the same network with gates on its weights or norms goes out, and one without them after training.
+A network comes in; the same network with gates on its weights or norms goes out, and after training one without
+them.
 Start with `hard_concrete.py`.
 """

@@ -90,7 +90,7 @@ class Criterion(ABC):
         """Optional, for channel criterions under `--outer_layer_pruning`: score the inputs of the first layer.
 
         The measure of the channels, over the columns of the weight of `layer` (a module's name) instead of rows:
-        `(inputs,)`, higher = keep. Pure like `score`. `secateur.framework.pruning.scoring.input_features.input_columns` has the columns.
+        `(inputs,)`, higher = keep. Pure like `score`. `secateur.input_columns` has the columns.
         """
         raise UsageError(f"{type(self).__name__} cannot rank the network's inputs (it lacks input_scores)")
 

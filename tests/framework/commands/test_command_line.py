@@ -256,7 +256,8 @@ def isolated(code: str) -> str:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["list", "criterions"], ["--model", "VG16"]])
 def test_help_and_list_import_nothing_heavy(arguments: list[str]) -> None:
-    code = f"import sys; from secateur import main; main.main({arguments}); print(sorted({{'torch', 'numpy'}} & set(sys.modules)))"
+    code = f"import sys; from secateur import main; main.main({arguments})"
+    code += "; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     assert isolated(code).splitlines()[-1] == "[]"
 
 

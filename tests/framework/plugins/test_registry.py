@@ -20,7 +20,6 @@ from torch import nn
 from secateur.framework.plugins.options import check_values
 from secateur.framework.plugins.registry import FOLDERS, ROOT, Registry, build, check_options, option_names
 from secateur.utils.errors import UsageError
-from tests import ROOT
 
 Tree = Callable[[dict[str, str]], Path]
 SCORE = "def score(self, model, batches, loss, groups=None): return {}"
@@ -48,7 +47,7 @@ def empty(tmp_path: Path) -> Registry:
 
 
 def criterion(name: str, body: str = SCORE, head: str = 'granularity = "weight"') -> str:
-    return f"from secateur.framework.pruning.scoring.criterion import Criterion\n\nclass {name}(Criterion):\n    {head}\n    {body}\n"
+    return f"from secateur import Criterion\n\nclass {name}(Criterion):\n    {head}\n    {body}\n"
 
 
 def test_names_are_sorted_and_import_nothing(tree: Tree) -> None:
@@ -179,7 +178,7 @@ def test_the_same_name_in_another_kind_is_free(tree: Tree, empty: Registry) -> N
     [
         (
             "class Mine:\n    pass\n",
-            "must be a subclass of secateur.framework.pruning.scoring.criterion.Criterion",
+            "must be a subclass of secateur.Criterion",
         ),
         (criterion("Mine", "pass"), "Mine lacks score"),
         ("import no_such_module\n\nclass Mine:\n    pass\n", "cannot be imported: ModuleNotFoundError"),
@@ -202,7 +201,8 @@ def test_a_description_comes_from_the_class_and_its_bases(tree: Tree) -> None:
                 "Parent", head='"""Parent line."""\n    granularity: str = "channel"\n    paper = "arXiv:1"'
             ),
             "criterions/Child.py": (
-                "from secateur.criterions.Parent import Parent as Base\nimport secateur.framework.schedules.base\n\n"
+                "from secateur.criterions.Parent import Parent as Base\n"
+                "import secateur.framework.schedules.base\n\n"
                 'class Child(Base):\n    """First line.\n\n    More.\n    """\n'
                 "    schedule = secateur.framework.schedules.base.During(delay=1)\n"
             ),
@@ -305,7 +305,7 @@ def test_a_users_file_is_never_taken_for_ours(
     tree: Tree, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, how: str
 ) -> None:
     registry = Registry()
-    package = FOLDERS[kind].replace("/", ".")
+    package = ".".join(("secateur", *FOLDERS[kind].split("/")))
     for module in [module for module in sys.modules if module == package or module.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, module)
     theirs = tree({f"{FOLDERS[kind]}/{name}.py": f"class {name}: pass", f"{FOLDERS[kind]}/Other.py": ""})
@@ -325,12 +325,17 @@ def test_a_users_file_is_never_taken_for_ours(
 
 
 @pytest.mark.slow
-def test_a_users_models_folder_on_the_path_is_said_in_one_line(tree: Tree) -> None:
+def test_users_packages_of_the_same_names_are_left_alone(tree: Tree) -> None:
     text = "from torch import nn\nclass VGG16(nn.ReLU): pass\n"
-    mine = tree({"models/__init__.py": "", "models/VGG16.py": text})
-    call = [sys.executable, "-c", "from secateur import build; print(type(build('models', 'VGG16')))"]
+    mine = tree({"models/__init__.py": "", "models/VGG16.py": text, "utils.py": "", "framework/__init__.py": ""})
+    code = (
+        "import framework, models.VGG16, utils; from secateur import build; cls = type(build('models', 'VGG16'))"
+    )
+    code += "; import inspect; print(inspect.getfile(cls), models.VGG16.__file__)"
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(mine), str(ROOT)])}
-    done = subprocess.run(call, env=env, capture_output=True, text=True, check=False, cwd=mine)
-    last = done.stderr.splitlines()[-1]
-    assert done.returncode == 1 and done.stdout == ""
-    assert str(mine / "models" / "VGG16.py") in last and str(ROOT / "models" / "VGG16.py") in last
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, cwd=mine
+    )
+    assert done.stdout.split() == [str(ROOT / "models" / "VGG16.py"), str(mine / "models" / "VGG16.py")], (
+        done.stderr
+    )
