@@ -187,7 +187,7 @@ def test_the_hooks_of_the_guide_are_real() -> None:
     plugin = SimpleNamespace(**{name: namespace[name] for name in ("plugin_folders", "epoch_ended")})
     relay = manager([plugin]).hook
     assert relay.plugin_folders() == [[ROOT / "plugins"]]
-    named = re.findall(r"`(\w+)`", guide.split("lists the hooks")[1].split("with what they are told")[0])
+    named = re.findall(r"`(\w+)`", guide.split("lists the hooks")[1].split(")")[0])
     assert sorted(named) == sorted(n for n in vars(HookSpecs) if not n.startswith("_") and n != "plugin_folders")
 
 
