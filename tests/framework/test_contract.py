@@ -18,7 +18,11 @@ from small_nets import (
     snapshot,
 )
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from framework import Criterion, prune
 from framework.contract import is_shipped
@@ -92,7 +96,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
         lambda m: m.a.weight.register_post_accumulate_grad_hook(lambda p: None), "hooks of 'a.weight'"
     ),
     "a global hook": (
-        lambda m: nn.modules.module.register_module_forward_hook(lambda *_: None), "global module hooks"
+        lambda m: nn.modules.module.register_module_forward_hook(lambda *_: None), "global hooks"
     ),
     "a parameter replaced": (
         lambda m: setattr(m.a, "weight", nn.Parameter(m.a.weight.detach().clone())), "tensors themselves of 'a'"
@@ -105,6 +109,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "an attribute of the user's": (lambda m: setattr(m, "scale", 2.0), "attributes of 'scale'"),
     "another forward": (lambda m: setattr(m.a, "forward", lambda x: x), "attributes of 'a.forward'"),
     "the class": (lambda m: setattr(m.a, "__class__", type("Other", (nn.Conv2d,), {})), "the class of 'a'"),
+    "a hook of all optimizers": (
+        lambda m: register_optimizer_step_post_hook(lambda *_: None), "global hooks"
+    ),
+    "a device that was entered": (lambda m: torch.device("meta").__enter__(), "active modes"),
+    "a function mode": (lambda m: TorchFunctionMode().__enter__(), "active modes"),
+    "a dispatch mode": (lambda m: TorchDispatchMode().__enter__(), "active modes"),
+    "hooks of saved tensors": (lambda m: saved_tensors_hooks(id, id).__enter__(), "hooks of saved tensors"),
+    "oneDNN": (lambda m: torch._C._set_mkldnn_enabled(False), "oneDNN"),
+    "matrix products": (lambda m: torch.set_float32_matmul_precision("medium"), "precision of matrix products"),
     "the default dtype": (lambda m: torch.set_default_dtype(torch.float64), "default dtype"),
     "the default device": (lambda m: torch.set_default_device("meta"), "default device"),
     "grad mode": (lambda m: torch.set_grad_enabled(False), "grad mode"),
