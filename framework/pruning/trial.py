@@ -10,6 +10,7 @@ from torch import nn
 
 from framework.contract import held_to_contract
 from framework.criterion import Criterion, Data, Groups, LossFunction, check_scores, free_groups
+from framework.faults import plugin_file
 from utils.errors import RunError, UsageError
 from utils.loaders import Loaders
 from utils.suggest import one_line, unknown
@@ -42,10 +43,12 @@ def try_criterion(
         with held_to_contract(criterion, "score", model, always=True):
             check_scores(criterion.score(model, given, loss, free), model, groups, criterion)
     except (UsageError, RunError) as error:
-        raise UsageError(f"{file}: {error}") from error
-    except Exception as error:
+        culprit = str(plugin_file(error) or file)
+        raise UsageError(str(error) if culprit in str(error) else f"{culprit}: {error}") from error
+    except Exception as error:  # of the criterion, or of the loss or the model that it calls
         raise UsageError(
-            f"{file}: {type(criterion).__name__}.score fails: {one_line(f'{type(error).__name__}: {error}')}"
+            f"{plugin_file(error) or file}: {type(criterion).__name__}.score fails: "
+            f"{one_line(f'{type(error).__name__}: {error}')}"
         ) from error
 
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import BaseTorchFunctionMode
+from torch.utils._python_dispatch import BaseTorchDispatchMode
 
 from framework import Criterion, prune
 from framework.contract import is_shipped
@@ -113,8 +113,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
         lambda m: register_optimizer_step_post_hook(lambda *_: None), "global hooks"
     ),
     "a device that was entered": (lambda m: torch.device("meta").__enter__(), "active modes"),
-    "a function mode": (lambda m: TorchFunctionMode().__enter__(), "active modes"),
-    "a dispatch mode": (lambda m: TorchDispatchMode().__enter__(), "active modes"),
+    "a function mode": (lambda m: BaseTorchFunctionMode().__enter__(), "active modes"),
+    "a dispatch mode": (lambda m: BaseTorchDispatchMode().__enter__(), "active modes"),
     "hooks of saved tensors": (lambda m: saved_tensors_hooks(id, id).__enter__(), "hooks of saved tensors"),
     "oneDNN": (lambda m: torch._C._set_mkldnn_enabled(False), "oneDNN"),
     "matrix products": (lambda m: torch.set_float32_matmul_precision("medium"), "precision of matrix products"),
