@@ -14,7 +14,7 @@ from framework.contract import held_to_contract
 from framework.convolution_faults import explained, faulty_layers, in_channels_last
 from framework.criterion import Batch, Criterion, LossFunction
 from framework.measures import measure
-from framework.ordinary import ordinary, ordinary_mode
+from framework.ordinary import check_dense, ordinary, ordinary_mode
 from framework.plugins import build
 from framework.probing import fast_multiple
 from framework.prunable import check_network
@@ -139,6 +139,9 @@ def _pairs(batches: Iterable[Batch]) -> list[Batch]:
     for number, batch in enumerate(data):
         if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
             raise UsageError(f"batches are pairs (inputs, targets), batch {number} is {type(batch).__name__}")
+        for part, values in zip(("inputs", "targets"), batch, strict=True):
+            if isinstance(values, Tensor):
+                check_dense(f"{part} of batch {number}", values)
         data[number] = (ordinary(batch[0]), ordinary(batch[1]))
     return data
 

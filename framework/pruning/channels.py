@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from framework.lineage import lineage_of
-from framework.ordinary import ordinary, ordinary_mode
+from framework.ordinary import check_dense, ordinary, ordinary_mode
 from framework.prunable import check_network, named_modules, prunable_layers
 from utils.errors import UsageError
 from utils.suggest import unknown
@@ -154,9 +154,10 @@ def remap(
 
 
 def check_example(example_input: Any) -> None:
-    """UsageError unless it is a batch: one tensor, samples along its first axis."""
-    if not isinstance(example_input, Tensor) or example_input.dim() == 0:
+    """UsageError unless it is a batch: one dense tensor with values, samples along its first axis."""
+    if not isinstance(example_input, Tensor) or not example_input.is_nested and example_input.dim() == 0:
         raise UsageError(f"example_input is a batch, one tensor; got {type(example_input).__name__}")
+    check_dense("example_input", example_input)
 
 
 def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:
