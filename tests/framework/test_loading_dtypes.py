@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from framework.assemble import load_network, load_pretrained
 from framework.checkpoint import KEPT, MASK, load_model, save_model
 from framework.plugins import build
+from framework.precision import converted
 from framework.pruning.masks import Masks
 from utils.errors import UsageError
 
@@ -172,3 +173,10 @@ def test_a_damaged_record_is_refused(record: object, tmp_path: Path) -> None:
     save_file(load_file(str(path)), path, {"secateur": json.dumps(header | {"dtypes": record})})
     with pytest.raises(UsageError, match="'dtypes' is damaged"):
         load_model(path, seeded(ConvNet))
+
+
+@pytest.mark.parametrize(("count", "words"), [(2, "and 1 other tensor$"), (3, "and 2 other tensors$")])
+def test_the_warning_counts_the_other_tensors_that_were_rounded(count: int, words: str) -> None:
+    values = {f"w{index}": torch.tensor([0.1], dtype=torch.float64) for index in range(count)}
+    with pytest.warns(UserWarning, match=words):
+        converted(values, dict.fromkeys(values, torch.float32), "file")
