@@ -6,7 +6,8 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +113,21 @@ def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
         return
     from secateur.framework.commands.prepare import prepare_run
 
-    config = prepare_run(_given(ctx), Path(config_file) if config_file is not None else None)
-    from secateur.framework.commands.run import run
+    with _clicks_contained():
+        config = prepare_run(_given(ctx), Path(config_file) if config_file is not None else None)
+        from secateur.framework.commands.run import run
 
-    run(config, ctx.obj)
+        run(config, ctx.obj)
+
+
+@contextmanager
+def _clicks_contained() -> Iterator[None]:
+    """A plug-in that ends the process by an exception of click has failed: click would return the code 0, or take
+    it for Ctrl-C."""
+    try:
+        yield
+    except (click.exceptions.Exit, click.Abort, click.ClickException) as error:
+        raise RunError(explained(error)) from error
 
 
 def _given(ctx: click.Context) -> dict[str, Any]:
@@ -142,10 +154,11 @@ def oracle(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
     """
     assert ctx.parent is not None
     file = config_file or ctx.parent.params["config_file"]
-    config = prepare_study(_given(ctx), Path(file) if file is not None else None)
-    from secateur.framework.commands.oracle import run_study
+    with _clicks_contained():
+        config = prepare_study(_given(ctx), Path(file) if file is not None else None)
+        from secateur.framework.commands.oracle import run_study
 
-    run_study(config, ctx.obj)
+        run_study(config, ctx.obj)
 
 
 @cli.command("list")

@@ -15,7 +15,7 @@ from secateur.framework.network.layers import check_network
 from secateur.framework.network.lineage import Companion
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.memory_format import fast_multiple
-from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
+from secateur.framework.network.ordinary_tensors import check_dense, ordinary, ordinary_mode
 from secateur.framework.network.preserve import random_numbers_as_before
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import check_example
@@ -141,6 +141,9 @@ def _pairs(batches: Iterable[Batch]) -> list[Batch]:
     for number, batch in enumerate(data):
         if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
             raise UsageError(f"batches are pairs (inputs, targets), batch {number} is {type(batch).__name__}")
+        for part, values in zip(("inputs", "targets"), batch, strict=True):
+            if isinstance(values, Tensor):
+                check_dense(f"{part} of batch {number}", values)
         data[number] = (ordinary(batch[0]), ordinary(batch[1]))
     return data
 

@@ -23,21 +23,42 @@ def ordinary_mode() -> Iterator[None]:
 
 
 def ordinary(value: Any) -> Any:
-    """A copy of a tensor that was made in inference mode, which autograd can use; anything else as it is."""
-    if isinstance(value, Tensor) and value.is_inference():
+    """A tensor without a graph and a gradient, copied if it was made in inference mode, which autograd cannot
+    use; anything else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    if value.is_inference():
         with torch.inference_mode(False):
             return value.clone()
-    return value
+    return value.detach() if value.requires_grad else value
+
+
+def check_dense(where: str, tensor: Tensor) -> None:
+    """Raise UsageError, beginning with `where`, for a tensor that is not dense or has no values."""
+    kind = "nested" if tensor.is_nested else "meta" if tensor.is_meta else None
+    if kind is None and tensor.is_quantized:
+        kind = "quantized"
+    if kind is None and tensor.layout is not torch.strided:
+        kind = str(tensor.layout).removeprefix("torch.")
+    if kind is not None:
+        raise UsageError(f"{where} must be a dense tensor with values, got a {kind} one")
 
 
 def check_memory(owner: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UsageError for a parameter that cannot be written in place without changing another or itself."""
+    """Raise UsageError for a parameter that cannot be written in place without changing another or itself, or
+    whose dtype has no arithmetic."""
     by_storage: dict[int, dict[int, str]] = {}
     for name, tensor in tensors.items():
         if tensor.is_inference():
             raise UsageError(
                 f"{owner}: '{name}' was made in torch.inference_mode, where autograd cannot use it: make "
                 "the network outside, or deep-copy it there"
+            )
+        if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.element_size() < 2:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            raise UsageError(
+                f"{owner}: '{name}' is {dtype}, which has no arithmetic: convert the network to float32, float64, "
+                "bfloat16 or float16"
             )
         if not isinstance(tensor, nn.Parameter) or tensor.layout is not torch.strided or tensor.numel() == 0:
             continue

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 from torch.nn.modules import module as global_hooks
-from torch.utils import _device
+from torch.optim import optimizer as optimizers
+from torch.utils import _device, _python_dispatch
 
 _AUTOCAST = ("cpu", "cuda")
 
@@ -43,32 +44,80 @@ def _set_cudnn(value: tuple[bool, bool, bool]) -> None:
     cudnn.enabled, cudnn.benchmark, cudnn.deterministic = value
 
 
-def _global_hooks() -> dict[str, Any]:
-    tables = {name: value for name, value in vars(global_hooks).items() if name.startswith("_global_")}
-    return {name: dict(value) if isinstance(value, dict) else value for name, value in tables.items()}
+def _default_device() -> tuple[Any, ...]:
+    return _device.CURRENT_DEVICE, getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
 
 
-def _set_global_hooks(value: dict[str, Any]) -> None:
-    for name, before in value.items():
-        table = getattr(global_hooks, name)
+def _set_default_device(value: tuple[Any, ...]) -> None:
+    # not by torch.set_default_device, which leaves a `with torch.device(...)` that was entered and never left
+    _device.CURRENT_DEVICE, torch._GLOBAL_DEVICE_CONTEXT.device_context = value
+
+
+def _modes() -> tuple[list[Any], list[Any]]:
+    functions = range(torch._C._len_torch_function_stack())
+    dispatches = range(torch._C._len_torch_dispatch_stack())
+    return (
+        [torch._C._get_function_stack_at(index) for index in functions],
+        [torch._C._get_dispatch_stack_at(index) for index in dispatches],
+    )
+
+
+def _set_modes(value: tuple[list[Any], list[Any]]) -> None:
+    now = _modes()
+    for mode in reversed(now[1]):
+        _python_dispatch._pop_mode(getattr(mode, "_mode_key", None))
+    for _ in now[0]:
+        torch._C._pop_torch_function_stack()
+    for mode in value[0]:
+        torch._C._push_on_torch_function_stack(mode)
+    for mode in value[1]:
+        _python_dispatch._push_mode(mode)
+
+
+def _saved_tensors() -> Any:
+    return torch._C._autograd._top_saved_tensors_default_hooks(True)
+
+
+def _set_saved_tensors(value: Any) -> None:
+    while _saved_tensors() not in (value, None):
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+
+
+def _global_hooks() -> dict[Any, Any]:
+    """(module of torch, table) -> its content."""
+    return {
+        (owner, name): dict(value) if isinstance(value, dict) else value
+        for owner in (global_hooks, optimizers)
+        for name, value in vars(owner).items()
+        if name.startswith("_global_") and not callable(value)
+    }
+
+
+def _set_global_hooks(value: dict[Any, Any]) -> None:
+    for (owner, name), before in value.items():
+        table = getattr(owner, name)
         if isinstance(table, dict):
             table.clear()
             table.update(before)
         else:
-            setattr(global_hooks, name, before)
+            setattr(owner, name, before)
 
 
 #: what is set -> (how it is read, how it is set)
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "the default device": (lambda: _device.CURRENT_DEVICE, torch.set_default_device),
+    "the default device": (_default_device, _set_default_device),
+    "active modes of torch": (_modes, _set_modes),
     "grad mode": (torch.is_grad_enabled, torch._C._set_grad_enabled),
     "autocast": (_autocast, _set_autocast),
     "deterministic algorithms": (_deterministic, _set_deterministic),
     "the flags of cuDNN": (_cudnn, _set_cudnn),
+    "oneDNN": (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
+    "the precision of matrix products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     "anomaly detection": (torch.is_anomaly_enabled, torch.set_anomaly_enabled),
     "the number of threads": (torch.get_num_threads, torch.set_num_threads),
-    "global module hooks": (_global_hooks, _set_global_hooks),
+    "hooks of saved tensors": (_saved_tensors, _set_saved_tensors),
+    "global hooks": (_global_hooks, _set_global_hooks),
 }
 
 

@@ -33,15 +33,24 @@ def explained(error: BaseException, where: str = "") -> str:
     """One line: where an exception was raised, its type and its text. A plug-in is named with its file."""
     text = one_line(error)
     what = f"raised {type(error).__name__}" + (f": {text}" if text else "")
-    return f"{where or origin(error)} {what}"
+    file = plugin_file(error)
+    if where and (file is None or file.stem == where.partition(".")[0]):
+        return f"{where} {what}"
+    return f"{origin(error)} {what}" + (f" in {where}" if where else "")
+
+
+def plugin_file(error: BaseException) -> Path | None:
+    """The file of the innermost plug-in that the traceback of the error, or of its cause, passes."""
+    frames = _frames((error.__cause__ or error).__traceback__)
+    return next((file for file in map(_file, reversed(frames)) if file in PLUGIN_FILES), None)
 
 
 def origin(error: BaseException) -> str:
     """The innermost plug-in that the traceback passes, else the innermost file outside Secateur."""
+    plugin = plugin_file(error)
+    if plugin is not None:
+        return f"{plugin.stem} ({plugin})"
     files = [_file(frame) for frame in reversed(_frames(error.__traceback__))]
-    for file in files:
-        if file in PLUGIN_FILES:
-            return f"{PLUGIN_FILES[file]} ({file})"
     foreign = [file for file in files if not file.is_relative_to(ROOT)]
     return str((foreign or files or [Path(sys.argv[0])])[0])
 

@@ -46,7 +46,8 @@ def converted(
         if not bool(((back == value) | value.isnan()).all()):
             rounded.append(f"'{name}' from {change}")
     if rounded:
-        others = f" and {len(rounded) - 1} other tensors" if len(rounded) > 1 else ""
+        more = len(rounded) - 1
+        others = f" and {more} other tensor{'s' if more > 1 else ''}" if more else ""
         warnings.warn(f"{path}: values were rounded, {rounded[0]}{others}", stacklevel=4)
     return {name: done[id(value), wanted[name]] for name, value in values.items()}
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import named_modules, prunable_layers
+from secateur.framework.network.ordinary_tensors import check_dense
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
@@ -109,9 +110,10 @@ def remap(
 
 
 def check_example(example_input: Any) -> None:
-    """UsageError unless it is a batch: one tensor, samples along its first axis."""
-    if not isinstance(example_input, Tensor) or example_input.dim() == 0:
+    """UsageError unless it is a batch: one dense tensor with values, samples along its first axis."""
+    if not isinstance(example_input, Tensor) or not example_input.is_nested and example_input.dim() == 0:
         raise UsageError(f"example_input is a batch, one tensor; got {type(example_input).__name__}")
+    check_dense("example_input", example_input)
 
 
 def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:

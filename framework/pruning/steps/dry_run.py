@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from secateur.framework.plugins.faults import plugin_file
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Criterion, Data, LossFunction, check_scores
@@ -43,10 +44,12 @@ def try_criterion(
         with held_to_contract(criterion, "score", model, always=True):
             check_scores(criterion.score(model, given, loss, free), model, groups, criterion)
     except (UsageError, RunError) as error:
-        raise UsageError(f"{file}: {error}") from error
-    except Exception as error:
+        culprit = str(plugin_file(error) or file)
+        raise UsageError(str(error) if culprit in str(error) else f"{culprit}: {error}") from error
+    except Exception as error:  # of the criterion, or of the loss or the model that it calls
         raise UsageError(
-            f"{file}: {type(criterion).__name__}.score fails: {one_line(f'{type(error).__name__}: {error}')}"
+            f"{plugin_file(error) or file}: {type(criterion).__name__}.score fails: "
+            f"{one_line(f'{type(error).__name__}: {error}')}"
         ) from error
 
 

@@ -172,3 +172,48 @@ def test_warnings_point_at_the_line_that_called(name: str, sparsity: float) -> N
     with pytest.warns(UserWarning, match=name) as caught:
         prune(model, name, sparsity, example_input=images())
     assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e8m0fnu]
+)
+@pytest.mark.parametrize("name", ["SNIP", "SNAP"])
+def test_weights_of_a_dtype_without_arithmetic_are_named(name: str, dtype: torch.dtype) -> None:
+    model: Any = seeded(ConvNet)
+    model.b.weight = nn.Parameter(model.b.weight.detach().to(dtype), requires_grad=False)
+    with pytest.raises(UsageError, match=f"'b.weight' is {str(dtype).removeprefix('torch.')}.*float32"):
+        prune(model, name, 0.5, example_input=images(), batches=[(images(), torch.arange(4))])
+
+
+ODD: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse_coo": Tensor.to_sparse,
+    "sparse_csr": lambda x: x.flatten(1).to_sparse_csr(),
+    "meta": lambda x: x.to("meta"),
+    "nested": lambda x: torch.nested.nested_tensor([x[0], x[1]]),
+    "quantized": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of its prototypes
+@pytest.mark.parametrize("kind", ODD)
+@pytest.mark.parametrize("place", ["example_input", "inputs", "targets"])
+def test_data_that_is_not_dense_is_named(place: str, kind: str) -> None:
+    x, y, model = images(), torch.arange(4), seeded(ConvNet)
+    odd = ODD[kind](y.float() if place == "targets" and kind != "sparse_csr" else x)
+    given: dict[str, Any] = {"example_input": x, "batches": [(x, y)]}
+    if place == "example_input":
+        given[place] = odd
+    else:
+        given["batches"] = [(x, y), (odd, y) if place == "inputs" else (x, odd)]
+        place += " of batch 1"
+    before = snapshot(model)
+    with pytest.raises(UsageError, match=f"^{place} .*{kind}"):
+        prune(model, "SNIP", 0.5, **given)
+    assert same(snapshot(model), before)
+
+
+@pytest.mark.parametrize("name", ["SNAP", "SNIP", "TaylorOutput"])
+def test_the_inputs_get_no_gradient(name: str) -> None:
+    x = images(8).requires_grad_()
+    prune(seeded(ConvNet), name, 0.3, batches=[(x, torch.arange(8) % 4)])
+    assert x.grad is None and x.requires_grad

@@ -26,6 +26,8 @@ ENDS = {
     "a BaseException": "raise BaseException('stop\\nhere')",
     "RecursionError": RECURSION,
 }
+#: of the command line's own library: an exit with code 0, and what it takes for Ctrl-C
+CLICKS = {"Exit": "import click; raise click.exceptions.Exit(0)", "Abort": "import click; raise click.Abort"}
 CRITERION = """
 import torch
 from secateur import Criterion
@@ -143,6 +145,22 @@ def test_other_plugins_that_end_the_process_are_failed_runs(launch: Launch, kind
     code, shown = launch(kind, OTHERS[kind].format(end=ENDS[end]), FLAGS[kind], "Mine")
     assert code == 1 and is_one_line(shown) and "Mine" in shown
     assert not list(Path().rglob("report.json"))
+
+
+@pytest.mark.parametrize("end", CLICKS)
+@pytest.mark.parametrize("kind", ["models", "trainers"])
+def test_exceptions_of_click_are_failed_runs(launch: Launch, kind: str, end: str) -> None:
+    code, shown = launch(kind, OTHERS[kind].format(end=CLICKS[end]), FLAGS[kind], "Mine")
+    assert code in (1, 2) and is_one_line(shown) and "Mine" in shown
+    assert not list(Path().rglob("report.json"))
+
+
+@pytest.mark.parametrize("end", [*ENDS.values(), "raise ValueError('x')"])
+def test_a_loss_that_fails_in_scoring_is_named_and_not_the_criterion(launch: Launch, end: str) -> None:
+    code, shown = launch("losses", OTHERS["losses"].format(end=end), "--loss", "Mine", "--prune_criterion", "SNIP")
+    assert code == 2 and is_one_line(shown)
+    assert "Mine.py" in shown and "SNIP.py" not in shown and "SNIP.score" in shown
+    assert not Path("results").exists()
 
 
 def test_ctrl_c_is_left_alone() -> None:

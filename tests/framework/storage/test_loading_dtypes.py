@@ -17,6 +17,7 @@ from secateur.framework.commands.assemble import load_network, load_pretrained
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.storage.checkpoint import KEPT, MASK, load_model, save_model
+from secateur.framework.storage.precision import converted
 from secateur.utils.errors import UsageError
 from tests.networks import ConvNet, images, seeded
 
@@ -172,3 +173,10 @@ def test_a_damaged_record_is_refused(record: object, tmp_path: Path) -> None:
     save_file(load_file(str(path)), path, {"secateur": json.dumps(header | {"dtypes": record})})
     with pytest.raises(UsageError, match="'dtypes' is damaged"):
         load_model(path, seeded(ConvNet))
+
+
+@pytest.mark.parametrize(("count", "words"), [(2, "and 1 other tensor$"), (3, "and 2 other tensors$")])
+def test_the_warning_counts_the_other_tensors_that_were_rounded(count: int, words: str) -> None:
+    values = {f"w{index}": torch.tensor([0.1], dtype=torch.float64) for index in range(count)}
+    with pytest.warns(UserWarning, match=words):
+        converted(values, dict.fromkeys(values, torch.float32), "file")

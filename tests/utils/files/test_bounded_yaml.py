@@ -166,3 +166,12 @@ def test_limits_are_inclusive() -> None:
     for text in ("[[[1]]]", "[[1, 2, 3, 4, 5]]", "#" * 101):
         with pytest.raises(UsageError):
             parse_yaml(text, "x", limits)
+
+
+def test_a_file_of_just_the_limit_is_read_and_one_byte_more_is_refused(tmp_path: Path) -> None:
+    file, limits = tmp_path / "a.yaml", Limits(size=64)
+    file.write_text("é" + "x" * 62, encoding="utf-8")
+    assert len(str(read_yaml(file, limits))) == 63
+    file.write_text("é" + "x" * 63, encoding="utf-8")  # 64 characters, 65 bytes
+    with pytest.raises(UsageError, match="larger than"):
+        read_yaml(file, limits)

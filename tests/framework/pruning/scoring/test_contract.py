@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.overrides import BaseTorchFunctionMode
+from torch.utils._python_dispatch import BaseTorchDispatchMode
 
-from secateur import Criterion, prune
+from secateur import Criterion, Masks, prune
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.model_state import TABLES
 from secateur.framework.network.process_state import ProcessState
 from secateur.framework.plugins.registry import build, registry
-from secateur.framework.pruning.scoring.contract import is_shipped
+from secateur.framework.pruning.scoring.contract import held_to_contract, is_shipped
 from secateur.utils.errors import RunError, UsageError
 from tests.networks import ConvNet, images, same, seeded, snapshot
 
@@ -69,6 +73,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "a NaN by .data": (lambda m: m.a.bias.data.fill_(float("nan")), "values of 'a.bias'"),
     "the sign of a zero": (lambda m: m.na.running_mean.data.mul_(-1), "values of 'na.running_mean'"),
     "other memory": (lambda m: setattr(m.b.weight, "data", m.b.weight.data.clone()), "values of 'b.weight'"),
+    "a transposed view": (lambda m: setattr(m.a.weight, "data", m.a.weight.data.mT), "values of 'a.weight'"),
     "another dtype": (lambda m: m.double(), "values of"),
     "a buffer": (lambda m: m.na.running_var.add_(1), "values of 'na.running_var'"),
     "a forward pass in training mode": (lambda m: m(images()), "values of 'na.running_mean'"),
@@ -85,7 +90,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
         lambda m: m.a.weight.register_post_accumulate_grad_hook(lambda p: None), "hooks of 'a.weight'"
     ),
     "a global hook": (
-        lambda m: nn.modules.module.register_module_forward_hook(lambda *_: None), "global module hooks"
+        lambda m: nn.modules.module.register_module_forward_hook(lambda *_: None), "global hooks"
     ),
     "a parameter replaced": (
         lambda m: setattr(m.a, "weight", nn.Parameter(m.a.weight.detach().clone())), "tensors themselves of 'a'"
@@ -98,6 +103,15 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "an attribute of the user's": (lambda m: setattr(m, "scale", 2.0), "attributes of 'scale'"),
     "another forward": (lambda m: setattr(m.a, "forward", lambda x: x), "attributes of 'a.forward'"),
     "the class": (lambda m: setattr(m.a, "__class__", type("Other", (nn.Conv2d,), {})), "the class of 'a'"),
+    "a hook of all optimizers": (
+        lambda m: register_optimizer_step_post_hook(lambda *_: None), "global hooks"
+    ),
+    "a device that was entered": (lambda m: torch.device("meta").__enter__(), "active modes"),
+    "a function mode": (lambda m: BaseTorchFunctionMode().__enter__(), "active modes"),
+    "a dispatch mode": (lambda m: BaseTorchDispatchMode().__enter__(), "active modes"),
+    "hooks of saved tensors": (lambda m: saved_tensors_hooks(id, id).__enter__(), "hooks of saved tensors"),
+    "oneDNN": (lambda m: torch._C._set_mkldnn_enabled(False), "oneDNN"),
+    "matrix products": (lambda m: torch.set_float32_matmul_precision("medium"), "precision of matrix products"),
     "the default dtype": (lambda m: torch.set_default_dtype(torch.float64), "default dtype"),
     "the default device": (lambda m: torch.set_default_device("meta"), "default device"),
     "grad mode": (lambda m: torch.set_grad_enabled(False), "grad mode"),
@@ -194,11 +208,12 @@ def draw(model: Any) -> None:
     torch.rand(3), random.random(), np.random.rand()
 
 
+@pytest.mark.parametrize("method", ["check", "start", "score"])
 @pytest.mark.parametrize("change", [undone, draw, lambda model: model.state_dict()])
-def test_what_is_as_before_in_the_end_is_no_fault(change: Change) -> None:
-    model = net()
+def test_what_is_as_before_in_the_end_is_no_fault(change: Change, method: str) -> None:
+    model, criterion = net(), Changing(change=change, method=method)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
-    assert prune(model, Changing(change=change), 0.5, example_input=images()).reached == pytest.approx(0.5)
+    assert prune(model, criterion, 0.5, example_input=images()).reached == pytest.approx(0.5)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states[1:]
 
@@ -209,16 +224,18 @@ class Counts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
-        self.calls, self.scale = 0, 1.0
+        self.calls, self.steps, self.scale = 0, 0, 1.0
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
+        self.steps += self.training
         return self.b(self.a(x).relu()) * self.scale  # type: ignore[no-any-return]
 
 
 def test_what_a_network_changes_by_itself_is_not_held_against_the_criterion() -> None:
     x = torch.randn(2, 4)
-    prune(Counts(), Changing(change=lambda model: model(x)), 0.5, example_input=x)
+    for training in (False, True):
+        prune(Counts().train(training), Changing(change=lambda model: model(x)), 0.5, example_input=x)
     model = Counts()
 
     def both(model: Any) -> None:
@@ -228,6 +245,36 @@ def test_what_a_network_changes_by_itself_is_not_held_against_the_criterion() ->
     with pytest.raises(UsageError, match="attributes of 'scale':"):
         prune(model, Changing(change=both), 0.5, example_input=x)
     assert model.scale == 1.0
+
+
+def test_shipped_criterions_are_believed_except_on_trial() -> None:
+    model, criterion = net(), build("criterions", "SNIP")
+    with held_to_contract(criterion, "score", model):
+        model.eval()
+    assert not model.training
+    with (
+        pytest.raises(UsageError, match="SNIP.score changed the mode"),
+        held_to_contract(criterion, "score", model, always=True),
+    ):
+        model.train()
+    assert not model.training
+
+
+def test_masks_that_were_dropped_and_looked_at_hold_again() -> None:
+    model = net()
+    masks = Masks(model)
+    masks.hold({"a.weight": torch.zeros_like(model.a.weight, dtype=torch.bool)})
+
+    def drop(model: Any) -> None:
+        Masks(model).drop()
+        masks.apply()
+
+    with pytest.raises(UsageError, match="a.weight|of 'a'"):
+        prune(model, Changing(change=drop), 0.5, example_input=images())
+    with torch.no_grad():
+        model.a.weight.fill_(1.0)
+    masks.apply()
+    assert not model.a.weight.any()
 
 
 @pytest.mark.parametrize("name", registry.names("criterions"))
