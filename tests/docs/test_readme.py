@@ -19,10 +19,10 @@ from secateur.framework.settings.checks import TAKEN
 from secateur.framework.settings.run_config import FLAGS
 from secateur.main import main
 from tests import ROOT
+from tests.docs.commands import NARROW, PLAIN, SHORT, blocks, command_lines
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 RUN_FOLDER = (ROOT / "docs" / "run_folder.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, flags=re.DOTALL)
 #: on full networks, whose passes take a while: the others run the same code on smaller ones
 LONG = (
     "python main.py --model VGG16 --prune_criterion SNAPit",
@@ -33,20 +33,10 @@ LONG = (
     "--schedule before",
     "python main.py --model VGG16 --checkpoint_name results/MY_RUN --prune_criterion EmptyCrit --epochs 5",
 )
-COMMANDS = [
-    line.split("  #")[0].strip()
-    for language, text in BLOCKS
-    if language == "bash"
-    for line in text.splitlines()
-    if line.startswith("python main.py")
-]
+COMMANDS = [line for line in command_lines(README) if line.startswith("python main.py")]
 PICTURED = re.findall(r"^python main.py .*$", RUN_FOLDER, flags=re.MULTILINE)
 ROBUSTNESS = (ROOT / "docs" / "robustness.md").read_text(encoding="utf-8")
 ATTACKS = [line for line in ROBUSTNESS.splitlines() if line.startswith("python main.py")]
-# the same command on less: README's own flags come first, the last of two equal flags wins
-SHORT = ["--epochs", "4", "--limit_train_batches", "1", "--limit_test_batches", "1", "--batch_size", "4"]
-NARROW = ["--threads", "1"]
-PLAIN = [*NARROW, "--plot_weights_freq", "0"]  # pictures take most of so short a run
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +146,7 @@ def test_the_script_runs(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(folder)
-    script = next(text for language, text in BLOCKS if language == "python" and "save_model" in text)
+    script = next(text for text in blocks(README, "python") if "save_model" in text)
     exec(compile(script, "README.md", "exec"), {})
     shown = capsys.readouterr().out.splitlines()
     asked, reached = map(float, shown[0].split())
