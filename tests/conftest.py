@@ -10,6 +10,9 @@ import torch
 
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.plugins.registry import registry
+from tests.command_line import command, make, plugins, source
+
+__all__ = ["command", "make", "plugins", "source"]
 
 
 @pytest.fixture(autouse=True)

@@ -24,7 +24,7 @@ from secateur.framework.storage.pretrained import load_tensors
 from secateur.utils.errors import UsageError
 from secateur.utils.torchvision_names import check_arch, classification_networks
 from secateur.utils.vision import torchvision
-from tests.framework.conftest import Result, command
+from tests.command_line import Result, command
 from tests.networks import images, randomise, same, snapshot
 
 __all__ = ["command"]  # a fixture

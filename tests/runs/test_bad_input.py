@@ -40,8 +40,8 @@ Launch = Callable[..., Result]
 @pytest.fixture
 def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Launch:
     """Call main.py in an empty folder, on very little data."""
+    monkeypatch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])  # imports matplotlib
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
@@ -268,9 +268,9 @@ def test_a_name_that_is_taken(launch: Launch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "flag", "text", "expected"),
     [
-        ("losses", "--loss", "class Mine:\n    pass\n", "secateur.framework.training.loss.Loss"),
-        ("trainers", "--train_scheme", "class Mine:\n    pass\n", "secateur.framework.training.trainer.Trainer"),
-        ("utils/data", "--data_set", "class Mine:\n    pass\n", "secateur.utils.loading.dataset.DataSet"),
+        ("losses", "--loss", "class Mine:\n    pass\n", "secateur.Loss"),
+        ("trainers", "--train_scheme", "class Mine:\n    pass\n", "secateur.Trainer"),
+        ("utils/data", "--data_set", "class Mine:\n    pass\n", "secateur.DataSet"),
         ("models", "--model", "class Mine:\n    pass\n", "must be a subclass of torch.nn"),
         ("models", "--model", "from torch.nn import Module\nclass Mine(Module):\n    pass\n", "in_channels"),
     ],

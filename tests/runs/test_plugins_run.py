@@ -337,7 +337,7 @@ from secateur import hookimpl
 
 @hookimpl
 def plugin_folders():
-    return [ROOT / "tests" / "their_plugins"]
+    return [Path(__file__).parent / "their_plugins"]
 
 
 @hookimpl

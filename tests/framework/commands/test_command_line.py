@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,9 @@ def test_every_flag_is_in_the_help_under_its_heading(command: Command) -> None:
 
 def test_version_is_that_of_the_package(command: Command) -> None:
     assert secateur.__version__ in command("--version").out
-    assert f'version = "{secateur.__version__}"' in (ROOT / "pyproject.toml").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert "version" in project["project"]["dynamic"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "secateur.__version__"}
 
 
 REFUSED = {
@@ -222,7 +225,7 @@ def test_how_a_run_ends_decides_the_exit_code(
     def run(config: object, line: str) -> None:
         raise error
 
-    monkeypatch.setattr(sys.modules["secateur.framework.commands.train"], "run", run)
+    monkeypatch.setattr(sys.modules["secateur.framework.commands.run"], "run", run)
     result = command()
     assert result.code == code
     assert result.err.endswith(shown)

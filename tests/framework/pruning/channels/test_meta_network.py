@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur import build, channel_groups
-from secateur.framework.pruning.channels.tracing import tracer
+from secateur.framework.pruning.channels import discovery
 from secateur.framework.pruning.channels.tracing.meta_network import shadow_of
 from secateur.utils.vision import torchvision
 from tests.networks import ConvNet, ResNet, images, seeded
@@ -45,7 +45,7 @@ def test_shapes_alone_give_the_groups_that_values_give(
     model, x = make(), torch.randn(1, 3, size, size)
     assert shadow_of(model) is not None
     found = described(model, x)
-    monkeypatch.setattr(tracer, "shadow_of", lambda model: None)
+    monkeypatch.setattr(discovery, "shadow_of", lambda model: None)
     assert described(model, x) == found
 
 
@@ -71,13 +71,13 @@ class Attending(nn.Module):
 def passes(monkeypatch: pytest.MonkeyPatch, model: nn.Module, x: Tensor) -> list[str]:
     """Devices of the passes that tracing took to its end or not."""
     taken: list[str] = []
-    follow = tracer._follow
+    follow = discovery._follow
 
     def noted(model: nn.Module, example: Tensor, *args: Any) -> Any:
         taken.append(example.device.type)
         return follow(model, example, *args)
 
-    monkeypatch.setattr(tracer, "_follow", noted)
+    monkeypatch.setattr(discovery, "_follow", noted)
     channel_groups(model, x)
     return taken
 

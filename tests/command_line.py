@@ -16,8 +16,7 @@ from secateur.framework.storage.run_folder import RunFolder
 
 CRITERION = '''
 import torch
-from secateur.framework.pruning.scoring.criterion import Criterion
-from secateur.framework.schedules.base import During
+from secateur import Criterion, During
 
 
 class {name}(Criterion):
@@ -77,9 +76,9 @@ def command(
 ) -> Callable[..., Result]:
     """Call `main.py` with arguments in an empty folder; a run is recorded instead of started."""
     calls: list[tuple[RunConfig, str]] = []
-    fake = types.ModuleType("secateur.framework.commands.train")
+    fake = types.ModuleType("secateur.framework.commands.run")
     fake.run = lambda config, line: calls.append((config, line))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "secateur.framework.commands.train", fake)
+    monkeypatch.setitem(sys.modules, "secateur.framework.commands.run", fake)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
 
