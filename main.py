@@ -1,4 +1,7 @@
-"""Secateur's command line: `python main.py --flags` runs, `python main.py list` shows the plug-ins."""
+"""Secateur's command line: `python main.py --flags` runs, `python main.py list` shows the plug-ins.
+
+Installed, it is called `secateur`, or `python -m secateur`.
+"""
 
 from __future__ import annotations
 
@@ -193,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0, 1 failed run, 2 usage error, 130 interrupted."""
     command = shlex.join(sys.orig_argv if arguments is None else ["python", "main.py", *arguments])
     try:
-        code = cli.main(_words(arguments), prog_name="python main.py", standalone_mode=False, obj=command)
+        code = cli.main(_words(arguments), prog_name=_program(), standalone_mode=False, obj=command)
     except click.Abort as error:
         if error.__cause__ is not None and ends_process(error.__cause__):
             return _fail(explained(error.__cause__), 1)
@@ -210,6 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # of the machine, not of the program: a folder that is closed, a disk that fails
         return _fail(str(error), 1)
     except BaseException as error:
+        if isinstance(error.__context__, BrokenPipeError):  # the reader of a table, such as `head`, has gone
+            return 1
         if ends_process(error):  # a plug-in called sys.exit, or the like: whatever its code, the run has failed
             return _fail(explained(error), 1)
         if not isinstance(error, Exception):
@@ -219,6 +224,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _program() -> str:
+    """What the user typed: the installed command, the package, or main.py of a clone."""
+    called = Path(sys.argv[0])
+    if called.stem == "secateur":
+        return "secateur"
+    return "python -m secateur" if called.name == "__main__.py" else "python main.py"
 
 
 def _words(arguments: Sequence[str] | None) -> list[str]:
@@ -244,7 +257,7 @@ def _explain(error: click.ClickException) -> str:
             else []
         )
         match = nearest(error.option_name, names)
-        hint = f"did you mean '{match}'?" if match else "see python main.py --help"
+        hint = f"did you mean '{match}'?" if match else f"see {_program()} --help"
         return f"unknown flag '{error.option_name}': {hint}"
     return error.format_message()
 

@@ -120,6 +120,7 @@ class RunFolder:
     def _copy_sources(self, config: RunConfig, root: Path) -> None:
         skip = [Path(config.results_dir), self.path]
         copy_tree(root, self.codebase, skip, TOP_NEVER)
+        _as_clone(self.codebase)
         for given in config.plugins:
             source = Path(given).resolve()
             target = self.codebase / "plugins" / source.name
@@ -128,6 +129,16 @@ class RunFolder:
                 target = _make_unused(target)
                 copy_tree(source, target, skip)
             self._plugins[given] = target.relative_to(self.path).as_posix()
+
+
+def _as_clone(codebase: Path) -> None:
+    """Lay out the copy of an installed package as a clone, so that `python codebase/main.py` imports the copy."""
+    package = codebase / "secateur"
+    if package.is_dir() or not (codebase / "__init__.py").is_file():
+        return
+    package.mkdir()
+    for file in ("__init__.py", "__main__.py", "py.typed"):
+        (codebase / file).rename(package / file)
 
 
 def _new_folder(config: RunConfig) -> Path:

@@ -137,7 +137,7 @@ def test_a_run_leaves_everything_in_one_folder(finished: Run) -> None:
     folder = finished.folder
     files = (
         "codebase/main.py",
-        "codebase/framework/runs.py",
+        "codebase/framework/commands/train.py",
         "codebase/utils/data/fashion_mini.npz",
         "command.txt",
         "config.yaml",

@@ -1,0 +1,171 @@
+"""The wheel, installed into an environment of its own, beside a project that has folders of the same names."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from secateur import __version__
+from tests import ROOT
+
+SHORT = "--epochs 1 --limit_train_batches 2 --limit_test_batches 2 --no_latency --threads 1 --plot_weights_freq 0"
+PRUNE = """
+import secateur
+from secateur import channel_groups, prune
+import framework, models, utils
+import torch
+from torch import nn
+
+model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 6 * 6, 3))
+batch = (torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]))
+report = prune(model, "SNAP", 0.5, batches=[batch])
+print(secateur.__file__, model[0].out_channels, report.reached, framework.MINE, models.MINE, utils.MINE)
+"""
+CRITERION = """
+from secateur import Criterion, prunable_weights
+
+
+class Loud(Criterion):
+    granularity = "weight"
+
+    def score(self, model, batches, loss, groups=None):
+        return {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
+"""
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of what is tracked, so that nothing is left in the source tree."""
+    source, place = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]
+    for name in tracked:
+        if name.split("/")[0] not in ("docs", "tests", "benchmarks") and (ROOT / name).is_file():
+            target = source / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((ROOT / name).read_bytes())
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        str(source),
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(place),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (file,) = place.glob("*.whl")
+    return file
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the commands of an environment with the wheel, which sees the packages of this one too."""
+    place = tmp_path_factory.mktemp("environment")
+    venv.create(place, with_pip=False)
+    names = {"base": str(place), "platbase": str(place)}
+    packages = Path(sysconfig.get_path("purelib", "venv", vars=names))
+    (packages / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    scripts = Path(sysconfig.get_path("scripts", "venv", vars=names))
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(scripts / "python"),
+        "install",
+        "--no-deps",
+        str(wheel),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return scripts
+
+
+@pytest.fixture
+def run(installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command of the environment in a project with folders of the same names as ours."""
+    project = tmp_path / "project"
+    for name in ("framework", "models", "utils", "tests"):
+        (project / name).mkdir(parents=True)
+        (project / name / "__init__.py").write_text("MINE = True\n")
+    (project / "main.py").write_text("raise SystemExit('the main.py of the user')\n")
+    (project / "extra" / "criterions").mkdir(parents=True)
+    (project / "extra" / "criterions" / "Loud.py").write_text(CRITERION)
+    monkeypatch.chdir(project)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+
+    def call(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(installed / program), *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    return call
+
+
+def test_the_wheel_has_the_packages_under_one_name_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"secateur", f"secateur-{__version__}.dist-info"}
+    inside = {name for name in names if name.endswith(".py")}
+    folders = ("framework", "models", "criterions", "trainers", "testers", "losses", "utils")
+    tracked = subprocess.check_output(["git", "ls-files", *folders], cwd=ROOT, text=True).split()
+    ours = {f"secateur/{name}" for name in tracked if name.endswith(".py") and (ROOT / name).is_file()}
+    assert inside == ours | {"secateur/__init__.py", "secateur/__main__.py", "secateur/main.py"}
+    assert {"secateur/py.typed", "secateur/utils/autoconfig.json", "secateur/utils/data/fashion_mini.npz"} <= set(
+        names
+    )
+
+
+def test_a_script_prunes_beside_packages_of_the_same_names(run: Run) -> None:
+    Path("script.py").write_text(PRUNE)
+    done = run("python", "script.py")
+    assert done.returncode == 0, done.stderr
+    where, channels, reached, *mine = done.stdout.split()
+    assert "site-packages" in where and (int(channels), float(reached)) == (4, 0.5) and mine == ["True"] * 3
+
+
+@pytest.mark.parametrize("call", ["secateur", "python -m secateur"])
+def test_the_command_lists_and_names_itself(run: Run, call: str) -> None:
+    program, *rest = call.split()
+    done = run(program, *rest, "list", "criterions", "--plugins", "extra")
+    assert done.returncode == 0 and "SNAPit" in done.stdout and "Loud" in done.stdout, done.stderr
+    assert f"Usage: {call} " in run(program, *rest, "--help").stdout
+    wrong = run(program, *rest, "--modle", "VGG16")
+    assert (wrong.returncode, wrong.stderr) == (2, "error: unknown flag '--modle': did you mean '--model'?\n")
+
+
+def test_a_run_leaves_a_snapshot_of_the_package_that_repeats_it(run: Run) -> None:
+    flags = "--model LeNet5 --prune_criterion Loud --plugins extra"
+    done = run("secateur", *flags.split(), *SHORT.split())
+    assert done.returncode == 0, done.stderr
+    (folder,) = Path("results").iterdir()
+    code = folder / "codebase"
+    places = {path.name for path in code.iterdir()}
+    assert {"main.py", "secateur", "framework", "models", "utils", "plugins"} <= places
+    assert (code / "secateur" / "__init__.py").is_file() and "__init__.py" not in places
+    front = code / "secateur" / "__init__.py"
+    front.write_text(front.read_text() + "\nprint('imported', __file__)\n")
+    settings = str(folder / "config.yaml")
+    repeated = run("python", str(code / "main.py"), "--config", settings, "--run_name", "again")
+    assert repeated.returncode == 0, repeated.stderr
+    assert repeated.stdout.splitlines()[0] == f"imported {front.resolve()}"
+    (again,) = Path("results").glob("*again")
+    results = [json.loads((path / "report.json").read_text())["pruned"] for path in (folder, again)]
+    assert results[0] == results[1]
