@@ -13,7 +13,7 @@ from secateur.framework.commands.optimizer_options import optimizer_options
 from secateur.framework.network.memory_format import FORMATS, fast_multiple, usable_format
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.pruning.scoring.criterion import Criterion
-from secateur.framework.pruning.scoring.weighted import weighed
+from secateur.framework.pruning.scoring.weighted import weighted
 from secateur.framework.pruning.steps.batch_scores import Tracking
 from secateur.framework.pruning.steps.iterative import IterativePruner
 from secateur.framework.pruning.steps.iterative_weights import IterativeWeightPruner
@@ -23,7 +23,7 @@ from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.schedule_flags import check_moments, schedule_of, write_back
-from secateur.framework.settings.unused_flags import idle_flags, idle_modes
+from secateur.framework.settings.unused_flags import unused_flags, unused_modes
 from secateur.framework.storage.checkpoint import is_ours, load_model, read_file
 from secateur.framework.storage.precision import check_finite
 from secateur.framework.storage.pretrained import load_tensors
@@ -230,9 +230,9 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
         schedule = trainers_schedule(config, schedule_of(config, own))
     elif config.schedule in ("rounds", "iterative"):
         config.notes.append(f"{config.prune_criterion} prunes nothing: --schedule {config.schedule} has no effect")
-    config.notes += idle_flags(config, not isinstance(own, Never), getattr(own, "steps", 1) > 1)
+    config.notes += unused_flags(config, not isinstance(own, Never), getattr(own, "steps", 1) > 1)
     plan = schedule.plan(config.pruning_limit, config.epochs)
-    config.notes += idle_modes(config, BEFORE_TRAINING in plan)
+    config.notes += unused_modes(config, BEFORE_TRAINING in plan)
     if config.enable_rewinding:
         check_rewinding(config.rewind_to, plan, config.epochs)
         if config.fold:
@@ -296,7 +296,7 @@ def build_criterion(config: RunConfig) -> Criterion:
     """The criterion, with its element scores weighed where that is asked for and it does not do so by itself."""
     found: Criterion = build("criterions", config.prune_criterion, **config.options("criterion"))
     own = option_names(registry.get("criterions", config.prune_criterion))
-    return weighed(found, config.use_l2 and "use_l2" not in own, config.use_init and "use_init" not in own)
+    return weighted(found, config.use_l2 and "use_l2" not in own, config.use_init and "use_init" not in own)
 
 
 def listeners(config: RunConfig) -> list[Any]:

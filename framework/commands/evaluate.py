@@ -13,7 +13,7 @@ from secateur.framework.commands import assemble
 from secateur.framework.commands.attack_checks import compared_checkpoint
 from secateur.framework.commands.failures import explaining
 from secateur.framework.network import memory_format
-from secateur.framework.network.preserve import untouched
+from secateur.framework.network.preserve import preserved_state
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.scoring.criterion import Batch
@@ -21,7 +21,7 @@ from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.dense_twin import dense_twin
 from secateur.framework.reporting.measure import measure
 from secateur.framework.settings.run_config import EXTRAS, RunConfig
-from secateur.framework.settings.unused_flags import idle_in_tests
+from secateur.framework.settings.unused_flags import unused_in_tests
 from secateur.framework.storage.checkpoint import file_size
 from secateur.framework.storage.locate import run_of
 from secateur.framework.storage.run_folder import RunFolder
@@ -78,7 +78,7 @@ def plain_training(loaders: Loaders) -> Iterator[Batch]:
 def accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Correct / all samples, in eval mode."""
     hits, samples = None, 0
-    with untouched(model), torch.inference_mode():
+    with preserved_state(model), torch.inference_mode():
         for inputs, targets in batches:
             right = correct_samples(model(inputs), targets)
             hits = right if hits is None else hits + right
@@ -112,7 +112,7 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
     tester: Tester = build("testers", config.test_scheme, **config.options("tester"))
     if config.compare_with is not None and not tester.compares:
         raise UsageError(f"--compare_with: the tester {config.test_scheme} tests one network")
-    config.notes += idle_in_tests(config)
+    config.notes += unused_in_tests(config)
     loss = assemble.build_loss(config)
     loaders = assemble.build_loaders(config)
     model = assemble.build_model(config, loaders)

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.preserve import untouched
+from secateur.framework.network.preserve import preserved_state
 
 LATENCY_BATCHES = (1, 64)
 
@@ -29,7 +29,7 @@ def measure_latency(
     timed: list[dict[str, list[float]]] = [{str(size): [] for size in batches} for _ in models]
     with ExitStack() as kept:
         for model in models:
-            kept.enter_context(untouched(model))
+            kept.enter_context(preserved_state(model))
         for size in batches:
             inputs = example_input[:1].expand(size, *example_input.shape[1:]).contiguous()
             for repeat in range(-warmup, repeats):

@@ -12,13 +12,13 @@ from torch.utils._pytree import tree_leaves
 
 from secateur.framework.network.layers import output_dim
 from secateur.framework.network.outputs import hooked, output_tensors
-from secateur.framework.network.preserve import untouched
+from secateur.framework.network.preserve import preserved_state
 
 #: operations that leave every channel by itself, beside those that torch tags as pointwise
 CHANNELWISE = ("pool", "prelu", "dropout", "hardtanh", "hardswish", "hardsigmoid")
 
 
-def norms_behind(model: nn.Module, layers: Iterable[str], sample: Tensor) -> dict[str, str]:
+def batch_norms_after(model: nn.Module, layers: Iterable[str], sample: Tensor) -> dict[str, str]:
     """Layer -> the batch norm that its outputs, and nothing else, go into.
 
     Between the two there may be operations on each channel by itself (an activation, pooling), but no sum and no
@@ -28,7 +28,7 @@ def norms_behind(model: nn.Module, layers: Iterable[str], sample: Tensor) -> dic
     modules = {name: model.get_submodule(name) for name in layers}
     owners = _norms_by_tensor(model)
     outputs: dict[str, list[tuple[int, Any]]] = {name: [] for name in modules}
-    with untouched(model), torch.no_grad(), _Record() as record:
+    with preserved_state(model), torch.no_grad(), _Record() as record:
 
         def keep(name: str) -> Callable[..., None]:
             return lambda _module, _args, _kwargs, output: outputs[name].append((len(record.events), output))

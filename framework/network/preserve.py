@@ -15,7 +15,7 @@ from secateur.framework.network.masks import PREFIX
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def preserved_state(model: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards modes, `requires_grad` and buffers are as before, whatever happens. Gradients
     may be taken in any memory format (see `convolution_faults`).
 
@@ -87,7 +87,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def scoring(model: nn.Module) -> Iterator[None]:
     """Eval mode, and the user's gradients put aside; modes, buffers and gradients come back whatever happens."""
     gradients = {parameter: parameter.grad for parameter in model.parameters()}
-    with untouched(model), torch.enable_grad():
+    with preserved_state(model), torch.enable_grad():
         try:
             for parameter in gradients:
                 parameter.grad = None

@@ -22,7 +22,7 @@ from secateur.framework.network.layers import (
     tensor_name,
 )
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.network.preserve import untouched
+from secateur.framework.network.preserve import preserved_state
 
 
 def dense_weights(model: nn.Module) -> dict[str, int]:
@@ -69,7 +69,7 @@ def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, 
         start, end = count(name, [])
         handles += [module.register_forward_pre_hook(start), module.register_forward_hook(end)]
     try:
-        with untouched(model), torch.no_grad(), _attention_in_parts(), counter:
+        with preserved_state(model), torch.no_grad(), _attention_in_parts(), counter:
             model(example_input[:1])
     finally:
         for handle in handles:
@@ -103,7 +103,7 @@ class _Counter(TorchDispatchMode):
 def macs_by_tensor(model: nn.Module, example_input: Tensor) -> tuple[dict[str, int], int]:
     """Multiply-adds of one sample with each parameter, and those between activations."""
     mode = _Counter(model)
-    with untouched(model), torch.no_grad(), _attention_in_parts(), mode:
+    with preserved_state(model), torch.no_grad(), _attention_in_parts(), mode:
         model(example_input[:1])
     return mode.of, mode.total - sum(mode.of.values())
 

@@ -32,7 +32,7 @@ OF_TRAINING = (
 )  # fmt: skip
 
 
-def idle_flags(config: RunConfig, prunes: bool, several_steps: bool) -> list[str]:
+def unused_flags(config: RunConfig, prunes: bool, several_steps: bool) -> list[str]:
     """One line for each given flag that a training run does not read.
 
     `prunes`: whether its criterion ever does; `several_steps`: whether that takes `--snip_steps`. Only the command
@@ -55,7 +55,7 @@ def idle_flags(config: RunConfig, prunes: bool, several_steps: bool) -> list[str
     return lines
 
 
-def idle_modes(config: RunConfig, before: bool) -> list[str]:
+def unused_modes(config: RunConfig, before: bool) -> list[str]:
     """One line for a mode whose penalty another flag took away; `before`: whether training begins pruned."""
     lines = []
     for mode, chosen in MODES.items():
@@ -71,7 +71,7 @@ def idle_modes(config: RunConfig, before: bool) -> list[str]:
     return lines
 
 
-def idle_in_tests(config: RunConfig) -> list[str]:
+def unused_in_tests(config: RunConfig) -> list[str]:
     """One line for each flag of training or pruning on the command line of an evaluation."""
     return [_line(name, "--eval tests a checkpoint as it is") for name in (*OF_TRAINING, *OF_PRUNING)
             if name in config.from_flags]  # fmt: skip

@@ -13,7 +13,7 @@ from secateur.framework.network.copies import twin_of
 from secateur.framework.network.layers import check_network, prunable_layers
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
-from secateur.framework.network.preserve import random_numbers_as_before, untouched
+from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
 from secateur.framework.pruning.channels.groups import (
     ATTENTION,
     MODEL_OUTPUT,
@@ -29,9 +29,9 @@ from secateur.framework.pruning.channels.tracing.grouping import (
     mark_removable,
     named_groups,
 )
-from secateur.framework.pruning.channels.tracing.meta_network import shadow_of
+from secateur.framework.pruning.channels.tracing.meta_network import meta_copy
 from secateur.framework.pruning.channels.tracing.tracer import FAR_BELOW, Followed, _follow
-from secateur.framework.pruning.channels.verification import distance, refuted
+from secateur.framework.pruning.channels.verification import distance, mismatches
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
@@ -80,7 +80,7 @@ def channel_groups(
 
 def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "dims") -> dict[str, ChannelGroup]:
     """Groups by name in forward order; see `channel_groups`. The model is not changed."""
-    with untouched(model), random_numbers_as_before():
+    with preserved_state(model), random_numbers_as_before():
         found = _without_values(model, example, attention)
         if found is not None and not found[0].misled:
             path = found[0].path if found[0].numberless else ()
@@ -97,7 +97,7 @@ def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "di
 def _proven(
     model: nn.Module, example: Tensor, inexact: bool, found: Followed, path: Sequence[str] = ()
 ) -> tuple[dict[str, ChannelGroup], bool]:
-    """The groups of what `_follow` found, and whether a trial refused any; for `path` see `refuted`."""
+    """The groups of what `_follow` found, and whether a trial refused any; for `path` see `mismatches`."""
     context, runs, order = found
     groups = named_groups(collect(model, context, runs, order, inexact))
     context.forget_labels()
@@ -107,7 +107,7 @@ def _proven(
     mark_removable(groups, context, starts)
     free = {name: group for name, group in groups.items() if group.protected is None and not group.queries}
     groups |= _scaled_by_hand(model, example, free, with_queries(free, starts, count, queries.maybe))
-    refused = refuted(model, example, groups, doubtful_groups(groups, context, runs), path)
+    refused = mismatches(model, example, groups, doubtful_groups(groups, context, runs), path)
     for name, reason in refused.items():
         groups[name] = replace(groups[name], protected=reason)
     return groups, bool(refused)
@@ -122,7 +122,7 @@ def _runs(model: nn.Module, example: Tensor, marked: dict[str, ChannelGroup]) ->
             owner = model.get_submodule(group.producers[0].rpartition(".")[0])
             kinds.setdefault(type(owner), []).append(name)
     for names in kinds.values():
-        reason = refuted(model, example, {names[0]: marked[names[0]]}).get(names[0]) if len(names) > 1 else None
+        reason = mismatches(model, example, {names[0]: marked[names[0]]}).get(names[0]) if len(names) > 1 else None
         for name in names if reason is not None else ():
             marked[name] = replace(marked[name], protected=reason)
     return marked
@@ -154,7 +154,7 @@ def _scaled_by_hand(
 
 def _without_values(model: nn.Module, example: Tensor, attention: str) -> Followed | None:
     """What `_follow` finds on shapes alone; None where the code asks for values."""
-    shadow = shadow_of(model)
+    shadow = meta_copy(model)
     if shadow is None:
         return None
     try:

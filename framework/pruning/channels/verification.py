@@ -20,7 +20,7 @@ from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.lineage import Staying, lineage_of
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
-from secateur.framework.network.preserve import random_numbers_as_before, untouched
+from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, Groups
 from secateur.framework.pruning.channels.made_up_values import SEED, _made_up_values
@@ -38,7 +38,7 @@ FINE, COARSE, OF_EFFECT = 3e-5, 0.03, 1e-4
 FINE_DOUBLE, OF_EFFECT_DOUBLE = 1e-9, 1e-8
 
 
-def refuted(
+def mismatches(
     model: nn.Module, example: Tensor, groups: Groups, doubtful: Collection[str] = (), path: Sequence[str] = ()
 ) -> dict[str, str]:
     """The free groups whose cut is wrong, with the reason; call it in eval mode.
@@ -52,7 +52,7 @@ def refuted(
     """
     free = {name: group for name, group in groups.items() if group.protected is None and group.channels > 1}
     keeps, alike = _keeps(free)
-    reasons = _refuted(model, example, free, keeps, alike, path)
+    reasons = _mismatches(model, example, free, keeps, alike, path)
     for name in doubtful:
         if name in free and name not in reasons:
             tried = (
@@ -63,7 +63,7 @@ def refuted(
                 reasons[name] = wrong
     left = {name: group for name, group in free.items() if name in doubtful and name not in reasons}
     others = {name: ~keeps[name] if (~keeps[name]).any() else keeps[name] for name in left}
-    return reasons | _refuted(model, example, left, others, alike)
+    return reasons | _mismatches(model, example, left, others, alike)
 
 
 def _few_and_many(keep: Tensor) -> Iterator[Tensor]:
@@ -75,7 +75,7 @@ def _few_and_many(keep: Tensor) -> Iterator[Tensor]:
             yield mask
 
 
-def _refuted(
+def _mismatches(
     model: nn.Module, example: Tensor, free: Groups, keeps: Keep, alike: bool, path: Sequence[str] = ()
 ) -> dict[str, str]:
     """Halve what is wrong until it is known."""
@@ -113,7 +113,7 @@ def not_removable(model: nn.Module, example: Tensor, groups: Groups) -> dict[str
     keeps = {name: torch.zeros(group.channels, dtype=torch.bool) for name, group in marked.items()}
     reasons: dict[str, str] = {}
     pending = [list(marked)]
-    with untouched(model), random_numbers_as_before():
+    with preserved_state(model), random_numbers_as_before():
         while pending:
             names = pending.pop()
             wrong = _wrong(model, example, {name: marked[name] for name in names}, keeps) if names else None

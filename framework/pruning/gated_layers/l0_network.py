@@ -15,10 +15,10 @@ from secateur.framework.network.layers import prunable_layers, tensor_name
 from secateur.framework.network.lineage import lineage_of, same_network
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.outputs import hooked
-from secateur.framework.network.preserve import untouched
+from secateur.framework.network.preserve import preserved_state
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, free_groups
 from secateur.framework.pruning.gated_layers.hard_concrete import LAYERS, L0BatchNorm2d, L0Conv2d, l0_layers
-from secateur.framework.pruning.scoring.gates.norm_gates import norms_behind
+from secateur.framework.pruning.scoring.gates.norm_gates import sole_following_norms
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.pruning.surgery.folding import foldable
 
@@ -38,7 +38,7 @@ def add_l0_gates(model: nn.Module, sample: Tensor, close_norms: bool = True, **g
             layer.__class__ = LAYERS[type(layer)]
             layer.add_log_alpha(**gates)
         convolutions = [name for name in names if isinstance(model.get_submodule(name), L0Conv2d)]
-        behind = norms_behind(model, convolutions, sample) if close_norms else {}
+        behind = sole_following_norms(model, convolutions, sample) if close_norms else {}
         for name, norm in behind.items():
             module: Any = model.get_submodule(norm)
             if type(module) is nn.BatchNorm2d:
@@ -59,7 +59,7 @@ def _callable_layers(model: nn.Module, sample: Tensor) -> list[str]:
     def note(name: str) -> Any:
         return lambda *_: called.add(name)
 
-    with untouched(model), torch.no_grad(), hooked((module, note(name)) for name, module in layers.items()):
+    with preserved_state(model), torch.no_grad(), hooked((module, note(name)) for name, module in layers.items()):
         model(sample)
     return [name for name in layers if name in called]
 

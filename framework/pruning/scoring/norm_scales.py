@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.framework.network.layers import tensor_name
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import add_units
-from secateur.framework.pruning.scoring.gates.sites import Places
+from secateur.framework.pruning.scoring.gates.sites import GateSites
 from secateur.utils.errors import UsageError
 
 
@@ -27,7 +27,7 @@ class NormScales:
     def find(cls, model: nn.Module, groups: Groups, sample: Tensor, who: str) -> NormScales:
         """UsageError, beginning with `who`, for a network without batch norm."""
         require_norms(model, who)
-        scales = Places.find(model, groups, sample).scales()
+        scales = GateSites.find(model, groups, sample).scales()
         if not scales:
             raise UsageError(
                 f"{who}: no batch norm of {type(model).__name__} follows a channel that may be pruned"

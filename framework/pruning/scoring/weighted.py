@@ -16,7 +16,7 @@ from secateur.utils.errors import UsageError
 
 
 class Weighed(Criterion):
-    """What a criterion with `element_scores` becomes by `weighed`: its scores are built from those.
+    """What a criterion with `element_scores` becomes by `weighted`: its scores are built from those.
 
     The sum over each channel's weights of element score * |w| (`by_size`) * |w - w0| (`by_way`), of a criterion of
     weights the products themselves. w0 are the weights where the run began.
@@ -50,7 +50,7 @@ class Weighed(Criterion):
         return {name: one.float() for name, one in found.items()}
 
 
-def weighed(criterion: Criterion, by_size: bool = False, by_way: bool = False) -> Criterion:
+def weighted(criterion: Criterion, by_size: bool = False, by_way: bool = False) -> Criterion:
     """A copy of the criterion that weighs its element scores; the criterion itself where nothing is asked for.
 
     UsageError for a criterion without `element_scores`, and for one that ranks weights beside channels.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from secateur.framework.network.layers import prunable_layers, prunable_weights, tensor_name
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.preserve import untouched
+from secateur.framework.network.preserve import preserved_state
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.criterion import Criterion, float_scores
 from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
@@ -40,7 +40,7 @@ def input_readers(model: nn.Module, example_input: Tensor, groups: Groups) -> li
         for name, module in prunable_layers(model).items()
     ]
     try:
-        with untouched(model), torch.no_grad():
+        with preserved_state(model), torch.no_grad():
             model(example_input)
     finally:
         for hook in hooks:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from secateur.framework.network.layers import TRANSPOSED, tensor_name
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import hooked, output_tensors
-from secateur.framework.network.preserve import random_numbers_as_before, untouched
+from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
 from secateur.framework.pruning.channels.consumers import Reader, readers_of, sole_norms
 from secateur.framework.pruning.channels.groups import Groups, example_of
 from secateur.utils.errors import UsageError
@@ -83,7 +83,7 @@ def _analyse(
     example = example_of(groups) if example is None else example
     if not isinstance(example, Tensor):
         raise UsageError("fold=True runs the network: pass example_input, since these groups have no example")
-    with untouched(model), torch.no_grad(), random_numbers_as_before():
+    with preserved_state(model), torch.no_grad(), random_numbers_as_before():
         inputs = [example, _other(example, SEED), _other(example, SEED + 1)]
         bare = _without(model, removed, groups, {}, weights_only=True)
         readers = readers_of(model, removed, groups)

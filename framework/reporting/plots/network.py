@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from secateur.framework.network.layers import output_dim, prunable_layers, tensor_name
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.network.preserve import untouched
+from secateur.framework.network.preserve import preserved_state
 from secateur.framework.network.size import count_macs
 from secateur.framework.reporting.plots.gallery import DENSE, LEFT, margins, new_figure, short
 
@@ -85,7 +85,7 @@ def _output_shapes(
 
     handles = [module.register_forward_hook(remember(name)) for name, module in layers.items()]
     try:
-        with untouched(model), torch.no_grad():
+        with preserved_state(model), torch.no_grad():
             model(example_input[:1])
     finally:
         for handle in handles:

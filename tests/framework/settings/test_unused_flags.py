@@ -13,7 +13,7 @@ from secateur.framework.schedules.base import Never
 from secateur.framework.settings.files import merge
 from secateur.framework.settings.presets import use_modes
 from secateur.framework.settings.run_config import FLAGS, RunConfig
-from secateur.framework.settings.unused_flags import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, idle_in_tests
+from secateur.framework.settings.unused_flags import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, unused_in_tests
 
 
 def idle(command: str, file: Path | None = None) -> list[str]:
@@ -70,7 +70,7 @@ def test_a_file_is_made_for_more_than_one_run(tmp_path: Path) -> None:
 
 def test_an_evaluation_tells_of_the_flags_of_training() -> None:
     config = merge({"eval": True, "pruning_limit": "0.9", "epochs": "3", "batch_size": "8"})
-    assert [line.split()[0] for line in idle_in_tests(config)] == ["--epochs", "--pruning_limit"]
+    assert [line.split()[0] for line in unused_in_tests(config)] == ["--epochs", "--pruning_limit"]
 
 
 def test_the_tables_name_flags_and_plugins_that_there_are() -> None:

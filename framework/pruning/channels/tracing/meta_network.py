@@ -37,7 +37,7 @@ def of_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     return func(*args, **kwargs)
 
 
-def shadow_of(model: nn.Module) -> nn.Module | None:
+def meta_copy(model: nn.Module) -> nn.Module | None:
     """The network on the meta device; None where values may matter: only layers that are known are sure to ask for
     none. Hooks of the user's may look at values too."""
     for module in model.modules():

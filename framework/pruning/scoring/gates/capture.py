@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.pruning.scoring.gates.output_gates import SAME
-from secateur.framework.pruning.scoring.gates.sites import Places
+from secateur.framework.pruning.scoring.gates.sites import GateSites
 from secateur.framework.pruning.scoring.gradients import freeze, gradient
 
 Products = dict[str, list[Tensor]]
@@ -20,7 +20,7 @@ Reduce = Callable[[str, Tensor], Tensor]
 
 
 @contextmanager
-def listening(places: Places, copied: frozenset[str], reduce: Reduce | None = None) -> Iterator[Products]:
+def capturing(sites: GateSites, copied: frozenset[str], reduce: Reduce | None = None) -> Iterator[Products]:
     """Inside, backward passes leave a * dL/da of the gated outputs a: `(units, samples, positions)` per call.
 
     By producer's weight; `reduce` is applied to each. The outputs in `copied` are changed in place later on: the
@@ -29,11 +29,11 @@ def listening(places: Places, copied: frozenset[str], reduce: Reduce | None = No
     found: Products = {}
     handles = []
     try:
-        for weight, name in places.outputs().items():
-            module = places.model.get_submodule(name)
-            layer: Any = places.model.get_submodule(weight.rpartition(".")[0])
-            spaces = 0 if weight in places.norms else layer.weight.dim() - 2
-            listener = _Listener(found, weight, spaces, weight in places.norms, weight in copied, reduce)
+        for weight, name in sites.outputs().items():
+            module = sites.model.get_submodule(name)
+            layer: Any = sites.model.get_submodule(weight.rpartition(".")[0])
+            spaces = 0 if weight in sites.norms else layer.weight.dim() - 2
+            listener = _Listener(found, weight, spaces, weight in sites.norms, weight in copied, reduce)
             handles.append(module.register_forward_hook(listener))
         yield found
     finally:
@@ -57,13 +57,13 @@ class _Listener:
         elif self.copied:
             output = output.clone()
 
-        def hear(grad: Tensor) -> None:
+        def capturable(grad: Tensor) -> None:
             products = (kept * grad).movedim((self.channel, 0), (0, 1)) if kept.dim() > 1 else kept * grad
             products = products.reshape(*products.shape[:2], -1)
             part = self.reduce(self.weight, products) if self.reduce else products
             self.found.setdefault(self.weight, []).append(part)
 
-        output.register_hook(hear)
+        output.register_hook(capturable)
         return output
 
 
@@ -72,34 +72,34 @@ def sum_positions(_weight: str, products: Tensor) -> Tensor:
     return products.sum(2)
 
 
-def hear(places: Places, sample: Tensor) -> tuple[set[str], frozenset[str]]:
+def capturable(sites: GateSites, sample: Tensor) -> tuple[set[str], frozenset[str]]:
     """The producers' weights whose outputs tell the gates' gradients sample by sample, and those to be copied.
 
     Tried on one or two samples: what is heard must agree with the gradients of the parameters, and a loss of the
     first sample must not reach the second. Where a layer's weight is used without calling the layer, or its output
     has no dimension of samples, nothing can be heard. Call it inside `scoring`.
     """
-    copied = _changed_in_place(places, sample)
-    freeze(places.model, places.parameters().values())
-    with listening(places, copied, sum_positions) as found, torch.enable_grad():
-        outputs = [one for one in output_tensors(places.model(sample)) if one.requires_grad]
+    copied = _changed_in_place(sites, sample)
+    freeze(sites.model, sites.parameters().values())
+    with capturing(sites, copied, sum_positions) as found, torch.enable_grad():
+        outputs = [one for one in output_tensors(sites.model(sample)) if one.requires_grad]
         if outputs:
             torch.stack([one[:1].float().square().mean() for one in outputs]).sum().backward()
-    expected = places.units({name: gradient(one) for name, one in places.parameters().items()})
-    for parameter in places.model.parameters():
+    expected = sites.units({name: gradient(one) for name, one in sites.parameters().items()})
+    for parameter in sites.model.parameters():
         parameter.grad = None
     heard = set()
-    for weight in places.outputs():
-        sums = _expected(places, expected, weight)
+    for weight in sites.outputs():
+        sums = _expected(sites, expected, weight)
         silent = weight not in found and sums is not None and not sums.any()  # nothing depends on it
         if silent or (weight in found and _agree(found[weight], sums, sample)):
             heard.add(weight)
     return heard, copied
 
 
-def _expected(places: Places, units: Mapping[str, Tensor], weight: str) -> Tensor | None:
+def _expected(sites: GateSites, units: Mapping[str, Tensor], weight: str) -> Tensor | None:
     bias = weight[: -len("weight")] + "bias"
-    if weight in places.bare and bias in units:
+    if weight in sites.bare and bias in units:
         return units[weight] + units[bias]
     return units.get(weight)
 
@@ -118,7 +118,7 @@ def _agree(parts: list[Tensor], expected: Tensor | None, sample: Tensor) -> bool
     return bool(torch.linalg.vector_norm(each.sum(1) - expected) <= SAME * torch.linalg.vector_norm(expected))
 
 
-def _changed_in_place(places: Places, sample: Tensor) -> frozenset[str]:
+def _changed_in_place(sites: GateSites, sample: Tensor) -> frozenset[str]:
     """The weights whose gated outputs something changes after the module has returned them."""
     seen: dict[str, list[tuple[Tensor, int]]] = {}
 
@@ -129,9 +129,9 @@ def _changed_in_place(places: Places, sample: Tensor) -> frozenset[str]:
 
         return hook
 
-    modules = [(places.model.get_submodule(name), keep(weight)) for weight, name in places.outputs().items()]
+    modules = [(sites.model.get_submodule(name), keep(weight)) for weight, name in sites.outputs().items()]
     with torch.no_grad(), hooked(modules):
-        places.model(sample)
+        sites.model(sample)
     return frozenset(
         weight for weight, parts in seen.items() if any(one._version != version for one, version in parts)
     )

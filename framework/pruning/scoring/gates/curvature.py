@@ -11,11 +11,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
-from secateur.framework.pruning.scoring.gates.capture import hear, listening, sum_positions
+from secateur.framework.pruning.scoring.gates.capture import capturable, capturing, sum_positions
 from secateur.framework.pruning.scoring.gates.differentiable_gates import gated
 from secateur.framework.pruning.scoring.gates.gradients import joined
 from secateur.framework.pruning.scoring.gates.linearity import piecewise_linear
-from secateur.framework.pruning.scoring.gates.sites import Places
+from secateur.framework.pruning.scoring.gates.sites import GateSites
 from secateur.framework.pruning.scoring.gradients import freeze, peek
 from secateur.utils.errors import UsageError
 
@@ -37,7 +37,7 @@ class Curvature:
     in a curved network takes its row of the Hessian by a backward pass through the gradient: one for each channel.
     """
 
-    places: Places
+    sites: GateSites
     copied: frozenset[str]
     #: groups by the outputs' slopes, and groups by rows
     direct: Groups
@@ -48,10 +48,10 @@ class Curvature:
     @classmethod
     def plan(cls, model: nn.Module, groups: Groups, sample: Tensor) -> Curvature:
         """`sample` is a batch of one or two samples; call it inside `scoring`."""
-        places = Places.find(model, groups, sample[:1])
-        heard, copied = hear(places, sample)
+        sites = GateSites.find(model, groups, sample[:1])
+        heard, copied = capturable(sites, sample)
         freeze(model)
-        with listening(places, copied, sum_positions) as found:
+        with capturing(sites, copied, sum_positions) as found:
             outputs = model(sample)
             if not isinstance(outputs, Tensor) or len(outputs) != len(sample):
                 raise UsageError(
@@ -63,11 +63,11 @@ class Curvature:
         once = {weight for weight in heard if len(found.get(weight, ())) <= 1}
         direct = {}
         for name, group in groups.items():
-            weights = [part.tensor for part in group.produced if part.tensor in places.weights()]
+            weights = [part.tensor for part in group.produced if part.tensor in sites.weights()]
             if linear and len(weights) == 1 and weights[0] in once:
                 direct[name] = group
         rows = {name: group for name, group in groups.items() if name not in direct}
-        return cls(places, copied, direct, rows, outputs[0].numel())
+        return cls(sites, copied, direct, rows, outputs[0].numel())
 
     @property
     def passes(self) -> float:
@@ -84,15 +84,15 @@ class Curvature:
         return first, second
 
     def _by_slopes(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
-        freeze(self.places.model)
+        freeze(self.sites.model)
         slopes: dict[str, list[Tensor]] = {name: [] for name in self.direct}
-        with listening(self.places, self.copied, sum_positions) as found:
-            outputs = self.places.model(inputs)
+        with capturing(self.sites, self.copied, sum_positions) as found:
+            outputs = self.sites.model(inputs)
             flat = outputs.flatten(1)
             for number in range(flat.shape[1]):
                 found.clear()
                 flat[:, number].sum().backward(retain_graph=number < flat.shape[1] - 1)
-                for name, each in joined(self.places, self.direct, found, len(inputs)).items():
+                for name, each in joined(self.sites, self.direct, found, len(inputs)).items():
                     slopes[name].append(each)
         leaf = outputs.detach().requires_grad_()
         (by_outputs,) = torch.autograd.grad(loss(leaf, targets), leaf, create_graph=True)
@@ -104,9 +104,9 @@ class Curvature:
         return first, second
 
     def _by_rows(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
-        freeze(self.places.model)
+        freeze(self.sites.model)
         # fused attention has no second derivative
-        with sdpa_kernel(SDPBackend.MATH), gated(self.places, self.rows) as (gates, run):
+        with sdpa_kernel(SDPBackend.MATH), gated(self.sites, self.rows) as (gates, run):
             value = loss(run(inputs), targets)
             slopes = torch.autograd.grad(value, list(gates.values()), create_graph=True, materialize_grads=True)
             first = {name: slope.detach() for name, slope in zip(gates, slopes, strict=True)}

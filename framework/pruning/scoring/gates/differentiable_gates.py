@@ -12,19 +12,19 @@ from torch.func import functional_call
 
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.pruning.channels.groups import ChannelGroup
-from secateur.framework.pruning.scoring.gates.sites import Places
+from secateur.framework.pruning.scoring.gates.sites import GateSites
 
 Run = Callable[[Tensor], Any]
 
 
 @contextmanager
-def gated(places: Places, groups: Mapping[str, ChannelGroup]) -> Iterator[tuple[dict[str, Tensor], Run]]:
+def gated(sites: GateSites, groups: Mapping[str, ChannelGroup]) -> Iterator[tuple[dict[str, Tensor], Run]]:
     """Gates of 1, `(channels,)` per group, and a function that runs the network with them.
 
     Outputs of modules are multiplied; what no module puts out, and what several modules share, by its weight.
     """
     gates = {
-        name: torch.ones(group.channels, device=_device(places), dtype=_dtype(places)).requires_grad_()
+        name: torch.ones(group.channels, device=_device(sites), dtype=_dtype(sites)).requires_grad_()
         for name, group in groups.items()
     }
     units: dict[str, Tensor] = {}
@@ -32,34 +32,34 @@ def gated(places: Places, groups: Mapping[str, ChannelGroup]) -> Iterator[tuple[
         for part in group.produced:
             index = part.index.to(gates[name].device)
             channels = torch.arange(len(index), device=index.device)[:, None].expand(index.shape)
-            count = places.model.get_parameter(part.tensor).shape[part.dim]
+            count = sites.model.get_parameter(part.tensor).shape[part.dim]
             whole = units.get(part.tensor, gates[name].new_ones(count))
             units[part.tensor] = whole.index_put((index.flatten(),), gates[name][channels.flatten()])
     outputs = {
-        weight: name for weight, name in places.outputs().items() if weight in units and _alone(places, weight)
+        weight: name for weight, name in sites.outputs().items() if weight in units and _alone(sites, weight)
     }
     handles = []
     try:
         for weight, name in outputs.items():
-            layer: Any = places.model.get_submodule(weight.rpartition(".")[0])
-            after = 0 if weight in places.norms else layer.weight.dim() - 2
-            hook = _multiply(units[weight], after, weight in places.norms)
-            handles.append(places.model.get_submodule(name).register_forward_hook(hook))
+            layer: Any = sites.model.get_submodule(weight.rpartition(".")[0])
+            after = 0 if weight in sites.norms else layer.weight.dim() - 2
+            hook = _multiply(units[weight], after, weight in sites.norms)
+            handles.append(sites.model.get_submodule(name).register_forward_hook(hook))
         scaled = {
-            name: places.bare[name].detach() * _along(unit, places.bare[name].dim(), places.dims[name])
+            name: sites.bare[name].detach() * _along(unit, sites.bare[name].dim(), sites.dims[name])
             for name, unit in units.items()
-            if name in places.bare and name not in outputs and _weight(name) not in outputs
+            if name in sites.bare and name not in outputs and _weight(name) not in outputs
         }
-        yield gates, lambda inputs: functional_call(places.model, scaled, (inputs,))
+        yield gates, lambda inputs: functional_call(sites.model, scaled, (inputs,))
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _alone(places: Places, weight: str) -> bool:
+def _alone(sites: GateSites, weight: str) -> bool:
     """Whether no other module uses the producer's weight."""
-    layers = prunable_layers(places.model)
-    parameter: nn.Parameter = places.model.get_parameter(weight)
+    layers = prunable_layers(sites.model)
+    parameter: nn.Parameter = sites.model.get_parameter(weight)
     return [id(layer.weight) for layer in layers.values()].count(id(parameter)) == 1
 
 
@@ -80,9 +80,9 @@ def _multiply(unit: Tensor, after: int, norm: bool) -> Callable[..., Any]:
     return hook
 
 
-def _device(places: Places) -> torch.device:
-    return next(places.model.parameters()).device
+def _device(sites: GateSites) -> torch.device:
+    return next(sites.model.parameters()).device
 
 
-def _dtype(places: Places) -> torch.dtype:
-    return next(places.model.parameters()).dtype
+def _dtype(sites: GateSites) -> torch.dtype:
+    return next(sites.model.parameters()).dtype

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import output_dim, prunable_layers, tensor_name, unit_is_channel
-from secateur.framework.network.preserve import untouched
+from secateur.framework.network.preserve import preserved_state
 from secateur.framework.pruning.channels.consumers import Reader, sole_norms
 from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.pruning.scoring.channel_sums import add_units, per_unit, producer_parameters
@@ -20,11 +20,11 @@ from secateur.framework.pruning.scoring.gradients import add_gradients
 from secateur.utils.errors import UsageError
 
 
-def norms_behind(model: nn.Module, layers: Iterable[str], sample: Tensor) -> dict[str, str]:
+def sole_following_norms(model: nn.Module, layers: Iterable[str], sample: Tensor) -> dict[str, str]:
     """Layer -> the batch norm (with running statistics) that alone takes its outputs, and takes nothing else."""
     none = torch.zeros(0, dtype=torch.int64)
     found = [Reader(name, model.get_submodule(name), none, none) for name in layers]
-    with untouched(model), torch.no_grad():
+    with preserved_state(model), torch.no_grad():
         return sole_norms(model, found, lambda: model(sample))
 
 
@@ -42,7 +42,7 @@ def norm_gate_gradients(
     if first is None:
         raise UsageError("the criterion needs data and got no batch")
     producers = {name for group in groups.values() for name in group.producers}
-    norms = norms_behind(model, _layers(model, producers), first[0][:1])
+    norms = sole_following_norms(model, _layers(model, producers), first[0][:1])
     bare = {
         name: parameter
         for name, parameter in producer_parameters(model, groups).items()

@@ -46,7 +46,7 @@ def gate_gradients(
     }
     for tensor in unheard.values():
         tensor.requires_grad_(True)
-    with _listening(model, heard) as units:
+    with _gates_attached(model, heard) as units:
         samples, mean_loss = add_gradients(model, chain([first], rest), loss, None)
     units |= _from_gradients(model, unheard)
     return {name: gate.div_(samples) for name, gate in add_units(groups, units).items()}, mean_loss
@@ -65,7 +65,7 @@ def _heard(model: nn.Module, sample: Tensor, parameters: Mapping[str, nn.Paramet
         for name in parameters
         if name.rpartition(".")[2] == "weight" and unit_is_channel(model.get_submodule(name.rpartition(".")[0]))
     }
-    with _listening(model, weights) as units:
+    with _gates_attached(model, weights) as units:
         outputs = [one for one in output_tensors(model(sample)) if one.requires_grad]
         if outputs:
             torch.stack([one.float().square().mean() for one in outputs]).sum().backward()
@@ -95,7 +95,7 @@ def _from_gradients(model: nn.Module, parameters: Mapping[str, nn.Parameter]) ->
 
 
 @contextmanager
-def _listening(model: nn.Module, weights: Iterable[str]) -> Iterator[dict[str, Tensor]]:
+def _gates_attached(model: nn.Module, weights: Iterable[str]) -> Iterator[dict[str, Tensor]]:
     """Inside, backward passes add up sum z * dL/dz for each output unit of the weights' layers."""
     units: dict[str, Tensor] = {}
     handles = []

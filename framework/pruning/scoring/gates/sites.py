@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import prunable_layers, tensor_name, unit_is_channel
-from secateur.framework.network.norm_after import norms_behind
+from secateur.framework.network.norm_after import batch_norms_after
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import per_unit, producer_parameters
 
 
 @dataclass(frozen=True)
-class Places:
+class GateSites:
     """The gates of all channels; what a producer's units are called is the name of its weight."""
 
     model: nn.Module
@@ -26,10 +26,10 @@ class Places:
     dims: dict[str, int]
 
     @classmethod
-    def find(cls, model: nn.Module, groups: Groups, sample: Tensor) -> Places:
+    def find(cls, model: nn.Module, groups: Groups, sample: Tensor) -> GateSites:
         """The places of the groups' producers; `sample` is a batch the model accepts."""
         produced = producer_parameters(model, groups)
-        found = norms_behind(model, _own_layers(model, produced), sample)
+        found = batch_norms_after(model, _own_layers(model, produced), sample)
         norms = {tensor_name(layer, "weight"): norm for layer, norm in found.items()}
         bare = {name: one for name, one in produced.items() if _weight_of(name) not in norms}
         dims = {part.tensor: part.dim for group in groups.values() for part in group.produced}

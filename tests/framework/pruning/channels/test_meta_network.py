@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from secateur import build, channel_groups
 from secateur.framework.pruning.channels import discovery
-from secateur.framework.pruning.channels.tracing.meta_network import shadow_of
+from secateur.framework.pruning.channels.tracing.meta_network import meta_copy
 from secateur.utils.vision import torchvision
 from tests.networks import ConvNet, ResNet, images, seeded
 
@@ -43,7 +43,7 @@ def test_shapes_alone_give_the_groups_that_values_give(
     make: Any, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x = make(), torch.randn(1, 3, size, size)
-    assert shadow_of(model) is not None
+    assert meta_copy(model) is not None
     found = described(model, x)
     monkeypatch.setattr(discovery, "shadow_of", lambda model: None)
     assert described(model, x) == found
@@ -113,14 +113,14 @@ def hooked() -> nn.Module:
 @pytest.mark.parametrize("make", [Scaled, hooked])
 def test_parameters_of_strangers_and_hooks_may_need_values(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make()
-    assert shadow_of(model) is None
+    assert meta_copy(model) is None
     assert passes(monkeypatch, model, images()) == ["cpu"]
 
 
 def test_the_network_itself_is_never_touched() -> None:
     model = seeded(ResNet)
     before = {name: (tensor, tensor.clone()) for name, tensor in model.state_dict(keep_vars=True).items()}
-    shadow = shadow_of(model)
+    shadow = meta_copy(model)
     assert shadow is not None and all(tensor.is_meta for tensor in shadow.state_dict().values())
     channel_groups(model, images())
     for name, tensor in model.state_dict(keep_vars=True).items():

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from secateur.criterions.GateDecorators import GateDecorators
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.gated_layers.gated_batch_norm import add_gates
-from secateur.framework.pruning.scoring.gates.norm_gates import norms_behind
+from secateur.framework.pruning.scoring.gates.norm_gates import sole_following_norms
 from tests.networks import ConvNet, Net, ResNet, images, mlp, randomise, seeded
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -137,7 +137,7 @@ def test_a_norm_is_only_behind_a_layer_whose_outputs_nothing_else_takes() -> Non
         m=nn.BatchNorm2d(4),
         d=nn.Linear(4, 5),
     )
-    assert norms_behind(net, ["a", "b", "d"], images(1)) == {"b": "m"}
+    assert sole_following_norms(net, ["a", "b", "d"], images(1)) == {"b": "m"}
 
 
 def test_groups_that_are_given_are_those_that_are_scored() -> None:

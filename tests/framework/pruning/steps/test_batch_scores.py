@@ -16,7 +16,7 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Data
-from secateur.framework.pruning.scoring.weighted import weighed
+from secateur.framework.pruning.scoring.weighted import weighted
 from secateur.framework.pruning.steps.batch_scores import RunningScores, Tracking
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.training.group_decay import GroupDecay, shrink_filters
@@ -235,17 +235,17 @@ def by_hand(model: nn.Module, batch: tuple[Tensor, Tensor], temperature: float, 
 def test_use_l2_weighs_each_weights_score_by_its_size_before_they_are_added_up() -> None:
     model, batches, groups = case()
     plain = build("criterions", "LossBased")
-    found = weighed(plain, by_size=True).score(model, batches, F.cross_entropy, groups)
+    found = weighted(plain, by_size=True).score(model, batches, F.cross_entropy, groups)
     expected = by_hand(model, batches[0], 5.0, lambda _, w: w.abs())
     assert list(found) == list(groups) and all(torch.allclose(found[name], expected[name]) for name in "abc")
     other = build("criterions", "BiasedLossTracked", use_l2=True).score(model, batches, F.cross_entropy, groups)
     assert all(torch.allclose(found[name], other[name]) for name in other)
-    assert type(weighed(plain, by_size=True)).__name__ == "LossBased" and weighed(plain) is plain
+    assert type(weighted(plain, by_size=True)).__name__ == "LossBased" and weighted(plain) is plain
 
 
 def test_use_init_weighs_by_the_way_from_where_the_run_began() -> None:
     model, batches, groups = case()
-    criterion = weighed(build("criterions", "LossBased"), by_way=True)
+    criterion = weighted(build("criterions", "LossBased"), by_way=True)
     criterion.start(model)
     start = copy.deepcopy(model)
     with pytest.raises(UsageError, match="LossBased: use_init: the weights are still the initial ones"):
@@ -261,7 +261,7 @@ def test_use_init_weighs_by_the_way_from_where_the_run_began() -> None:
 
 def test_both_weights_go_together_with_a_criterion_that_takes_one_by_itself() -> None:
     model, batches, groups = case()
-    criterion = weighed(build("criterions", "BiasedLossTracked", use_l2=True), by_way=True)
+    criterion = weighted(build("criterions", "BiasedLossTracked", use_l2=True), by_way=True)
     criterion.start(model)
     start = copy.deepcopy(model)
     with torch.no_grad():
@@ -278,4 +278,4 @@ def test_both_weights_go_together_with_a_criterion_that_takes_one_by_itself() ->
 @pytest.mark.parametrize("criterion", ["TaylorGate", "SNAP", "MagBased", "TFO", "NvidiaFisher"])
 def test_a_criterion_without_scores_of_weights_refuses_to_weigh_them(criterion: str) -> None:
     with pytest.raises(UsageError, match=f"--use_l2: {criterion} has no scores of single weights"):
-        weighed(build("criterions", criterion), by_size=True)
+        weighted(build("criterions", criterion), by_size=True)
