@@ -45,7 +45,7 @@ def test_shapes_alone_give_the_groups_that_values_give(
     model, x = make(), torch.randn(1, 3, size, size)
     assert meta_copy(model) is not None
     found = described(model, x)
-    monkeypatch.setattr(discovery, "shadow_of", lambda model: None)
+    monkeypatch.setattr(discovery, "meta_copy", lambda model: None)
     assert described(model, x) == found
 
 
