@@ -66,9 +66,11 @@ class _Loader(Loader):
         """Replace the new module in `sys.modules`, as the import system allows."""
         name = module.__name__
         is_now = f"secateur.{name}"
-        if name in OLD_TOPS:
-            sys.modules[name] = _Folder(name)
-        elif find_spec(is_now.rpartition(".")[0]) is not None and find_spec(is_now) is not None:
+        found = None
+        if name not in OLD_TOPS and find_spec(is_now.rpartition(".")[0]) is not None:
+            found = find_spec(is_now)
+        # a module of then may have the name of a room of today, in which its names are not
+        if found is not None and found.submodule_search_locations is None:
             sys.modules[name] = importlib.import_module(is_now)
         else:
             sys.modules[name] = _Folder(name)

@@ -154,8 +154,8 @@ class Registry:
                 raise  # Ctrl-C
             if ours:
                 _check_package(".".join(("secateur", *FOLDERS[kind].split("/"))), file, error)
-            why = one_line(f"{type(error).__name__}: {error}")
-            raise UsageError(f"{file} cannot be imported: {why}") from error
+            why = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
+            raise UsageError(f"{file} cannot be imported: {one_line(why)}") from error
         if ours:
             _check_file(module, file)
         return module

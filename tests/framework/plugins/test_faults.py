@@ -144,7 +144,7 @@ def test_a_criterion_that_ends_the_process_in_training_is_a_failed_run(launch: L
 def test_other_plugins_that_end_the_process_are_failed_runs(launch: Launch, kind: str, end: str) -> None:
     code, shown = launch(kind, OTHERS[kind].format(end=ENDS[end]), FLAGS[kind], "Mine")
     assert code == 1 and is_one_line(shown) and "Mine" in shown
-    assert not list(Path().rglob("report.json"))
+    assert not list(Path().glob("results/*/report.json"))
 
 
 @pytest.mark.parametrize("end", CLICKS)
@@ -152,7 +152,7 @@ def test_other_plugins_that_end_the_process_are_failed_runs(launch: Launch, kind
 def test_exceptions_of_click_are_failed_runs(launch: Launch, kind: str, end: str) -> None:
     code, shown = launch(kind, OTHERS[kind].format(end=CLICKS[end]), FLAGS[kind], "Mine")
     assert code in (1, 2) and is_one_line(shown) and "Mine" in shown
-    assert not list(Path().rglob("report.json"))
+    assert not list(Path().glob("results/*/report.json"))
 
 
 @pytest.mark.parametrize("end", [*ENDS.values(), "raise ValueError('x')"])
