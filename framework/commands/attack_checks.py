@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
-from secateur.framework.settings.attacks import DEFAULT, TESTER, chosen_attacks, chosen_epsilons
+from secateur.framework.settings.attacks import DEFAULT, NEEDS_FOOLBOX, TESTER, chosen_attacks, chosen_epsilons
 from secateur.framework.settings.run_config import FLAGS, TESTER_FLAGS, RunConfig
 from secateur.framework.storage.locate import (
     _config_beside,
@@ -35,6 +36,8 @@ def check_attack_flags(config: RunConfig) -> None:
     given = config.options("tester")
     if not (attacks_of(config) or given.keys() & set(TESTER_FLAGS)):
         return
+    if attacks_of(config) and find_spec("foolbox") is None:
+        raise UsageError(NEEDS_FOOLBOX)
     if isinstance(given.get("attack_options"), dict):
         check_attack_options(given["attack_options"])
     attacks = chosen_attacks(given.get("attack", DEFAULT))

@@ -14,6 +14,7 @@ ALL = "all"
 #: the attack of the tester where none is named, as in SNIP-it
 DEFAULT = "CarliniWagner"
 TESTER = "AdversarialEvaluation"
+NEEDS_FOOLBOX = "attacks need foolbox: pip install 'secateur[attacks]', in a clone pip install foolbox"
 
 #: largest perturbations by default, of pixels in [0, 1]
 EPSILONS: dict[str, tuple[float, ...]] = {

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.framework.settings.attacks import Attack
+from secateur.framework.settings.attacks import NEEDS_FOOLBOX, Attack
 from secateur.framework.studies.robustness.points import PixelModel, Points, distances, predictions, wide
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.suggest import unknown
@@ -94,7 +94,7 @@ def foolbox() -> Any:
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module("foolbox")
     except ImportError as error:
-        raise RunError(f"attacks need foolbox 3.3.4 (pip install foolbox==3.3.4): {error}") from error
+        raise RunError(f"{NEEDS_FOOLBOX}: {error}") from error
 
 
 def run_attack(

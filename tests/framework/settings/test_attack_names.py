@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
 from secateur.framework.settings.attacks import ATTACKS, EPSILONS, chosen_attacks, chosen_epsilons
 from secateur.utils.errors import UsageError
+from tests.command_line import Result
 
 EIGHT = [
     "CarliniWagner", "LinfPGD", "L1FastGradientAttack", "L2DeepFoolAttack", "FGSM", "DDNAttack",
@@ -98,3 +100,14 @@ def test_names_are_checked_without_torch_and_without_foolbox() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("flags", ["--attack FGSM", "--test_scheme AdversarialEvaluation"])
+def test_without_foolbox_the_error_names_the_extra(
+    flags: str, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "foolbox", None)
+    result = command("--eval", *flags.split())
+    assert result.code == 2 and result.config is None
+    assert "secateur[attacks]" in result.err and result.err.count("\n") == 1
+    assert command("--model", "LeNet5").code == 0  # everything else works
