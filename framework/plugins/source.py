@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from secateur.utils.errors import UsageError
@@ -78,9 +79,15 @@ def class_node(name: str, file: Path) -> ast.ClassDef:
     raise UsageError(f"{file}: expected a class named {name} (as the file), found {others}")
 
 
+@lru_cache(maxsize=512)
+def _tree(source: bytes, filename: str) -> ast.Module:
+    """The syntax tree, not to be changed; cached by the text, so that an edited file is parsed again."""
+    return ast.parse(source, filename=filename)
+
+
 def _parse(file: Path) -> ast.Module:
     try:
-        return ast.parse(file.read_bytes(), filename=str(file))
+        return _tree(file.read_bytes(), str(file))
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from error
     except (SyntaxError, ValueError) as error:  # ValueError: null bytes

@@ -38,4 +38,5 @@ SHARED = (
     "memory_format", "progress", "plugins", "set",
 )  # fmt: skip
 OWN = ("samples", "criterions")
-STUDY_FLAGS: dict[str, Flag] = {name: flags_of(StudyConfig)[name] for name in (*OWN, *SHARED)}
+_ALL = flags_of(StudyConfig)
+STUDY_FLAGS: dict[str, Flag] = {name: _ALL[name] for name in (*OWN, *SHARED)}
