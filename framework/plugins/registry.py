@@ -20,7 +20,7 @@ from secateur.framework.plugins.faults import PLUGIN_FILES, ends_process
 from secateur.framework.plugins.old_imports import old_names_allowed
 from secateur.framework.plugins.options import check_values
 from secateur.framework.plugins.source import Entry, ancestry, check_source, read_entry
-from secateur.utils.errors import UsageError
+from secateur.utils.errors import RunError, UsageError
 from secateur.utils.suggest import one_line, unknown
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -155,7 +155,8 @@ class Registry:
             if ours:
                 _check_package(".".join(("secateur", *FOLDERS[kind].split("/"))), file, error)
             why = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
-            raise UsageError(f"{file} cannot be imported: {one_line(why)}") from error
+            kind_of_error = RunError if ends_process(error) else UsageError
+            raise kind_of_error(f"{file} cannot be imported: {one_line(why)}") from error
         if ours:
             _check_file(module, file)
         return module
@@ -204,7 +205,8 @@ def build(kind: str, name: str, /, **options: Any) -> Any:
         if not (isinstance(error, (TypeError, ValueError)) or ends_process(error)):
             raise
         why = one_line(f"{type(error).__name__}: {error}")
-        raise UsageError(f"{name}({', '.join(options)}): {why}") from error
+        kind_of_error = RunError if ends_process(error) else UsageError
+        raise kind_of_error(f"{name}({', '.join(options)}): {why}") from error
     if kind == "models":
         from secateur.framework.network.lineage import lineage_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from secateur.framework.plugins.faults import plugin_file
+from secateur.framework.plugins.faults import ends_process, plugin_file
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Criterion, Data, LossFunction, check_scores
@@ -44,6 +44,8 @@ def try_criterion(
         with held_to_contract(criterion, "score", model, always=True):
             check_scores(criterion.score(model, given, loss, free), model, groups, criterion)
     except (UsageError, RunError) as error:
+        if error.__cause__ is not None and ends_process(error.__cause__):
+            raise  # not a bad argument: the plug-in ended the run
         culprit = str(plugin_file(error) or file)
         raise UsageError(str(error) if culprit in str(error) else f"{culprit}: {error}") from error
     except Exception as error:  # of the criterion, or of the loss or the model that it calls
