@@ -1,16 +1,22 @@
-"""A made-up plug-ins folder, a registry that forgets it afterwards, and the command line without a run."""
+"""The command line, run for real (`run_main`) or with the run recorded instead of started (`command`)."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import json
 import sys
+import tempfile
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+import yaml
+from torch import nn
 
-from secateur import main
+from secateur import load_model, main
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.run_folder import RunFolder
 
@@ -45,6 +51,64 @@ class WideNet(nn.Module):
     def __init__(self, *, in_channels=1, num_classes=10, image_size=28, hidden_dim=8):
         super().__init__()
 '''
+
+
+FONTS = str(Path(tempfile.gettempdir()) / "fonts-of-secateur-tests")  # matplotlib takes seconds to list them
+
+
+class Run:
+    """What one command left: exit code, output, errors, and the run folder that it printed last."""
+
+    def __init__(self, code: int, out: str, err: str, place: Path) -> None:
+        self.code, self.out, self.err = code, out, err
+        self.lines = out.splitlines()
+        self.folder = RunFolder(place / self.lines[-1]) if code == 0 and self.lines else RunFolder(place)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads(self.folder.report.read_text())
+        return facts
+
+    @property
+    def oracle(self) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads(self.folder.oracle.read_text())
+        return facts
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.folder.metrics.read_text().splitlines()]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        settings: dict[str, Any] = yaml.safe_load(self.folder.config.read_text())
+        return settings
+
+    def bytes(self, suffix: str = "finished") -> bytes:
+        return self._checkpoint(suffix).read_bytes()
+
+    def network(self, suffix: str = "finished") -> nn.Module:
+        return load_model(self._checkpoint(suffix))
+
+    def _checkpoint(self, suffix: str) -> Path:
+        (file,) = self.folder.models.glob(f"*_{suffix}.safetensors")
+        return file
+
+
+def run_main(place: Path, *arguments: object, plots: bool = False) -> Run:
+    """Call `main.py` in `place`, with a cache of its own; most tests do not look at the plots."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.chdir(place)
+        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+        patch.setenv("MPLCONFIGDIR", FONTS)
+        if not plots:
+            patch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
+        code = main.main([str(argument) for argument in arguments])
+    return Run(code, out.getvalue(), err.getvalue(), place)
 
 
 class Result(NamedTuple):

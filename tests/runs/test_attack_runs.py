@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 import shlex
 import shutil
@@ -11,7 +10,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -23,32 +21,17 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.surgery.cutting import mask_channels
 from secateur.framework.settings.attacks import ATTACKS
-from secateur.framework.storage.run_folder import RunFolder
 from secateur.main import main
 from secateur.utils.errors import UsageError
 from secateur.utils.loading.loaders import make_loaders
 from tests import ROOT
+from tests.command_line import Run, run_main
 
 TINY = "--model LeNet300 --epochs 2 --limit_train_batches 20 --threads 1"
 FAST = "--attack_samples 20 --attack_steps 4 --attack_binary_steps 2"
 
 
-class Result(NamedTuple):
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-    folder: RunFolder | None
-
-    @property
-    def report(self) -> dict[str, Any]:
-        assert self.folder is not None, self.err
-        found: dict[str, Any] = json.loads(self.folder.report.read_text())
-        return found
-
-
-Launch = Callable[..., Result]
+Launch = Callable[..., Run]
 
 
 @pytest.fixture(scope="module")
@@ -71,28 +54,23 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def launch(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Launch:
+def launch(place: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
     """Call main.py in the folder with the runs."""
     monkeypatch.chdir(place)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
 
-    def call(*arguments: object, plots: bool = False) -> Result:
-        capsys.readouterr()
+    def call(*arguments: object, plots: bool = False) -> Run:
         words = [word for argument in arguments for word in shlex.split(str(argument))]
         with pytest.MonkeyPatch.context() as patch:
-            if not plots:  # most tests have no use for them
+            if not plots:
                 patch.setattr(
                     "secateur.testers.AdversarialEvaluation.AdversarialEvaluation._draw", lambda *_: None
                 )
-            code = main(["--model", "LeNet300", *words, "--threads", "1"])
-        printed = capsys.readouterr()
-        folder = RunFolder(place / printed.out.strip().splitlines()[-1]) if code == 0 else None
-        return Result(code, printed.out, printed.err, folder)
+            return run_main(place, "--model", "LeNet300", *words, "--threads", "1", plots=plots)
 
     return call
 
 
-def refused(result: Result, place: Path, *expected: str) -> None:
+def refused(result: Run, place: Path, *expected: str) -> None:
     """Exit code 2, one line, and no run folder made."""
     assert result.code == 2, result.err
     assert result.err.startswith("error: ") and result.err.count("\n") == 1

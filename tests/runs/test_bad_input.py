@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.storage.checkpoint import load_model
 from secateur.framework.storage.run_folder import RunFolder
-from secateur.main import main
 from secateur.utils.files import atomic
+from tests.command_line import Run, run_main
 
 SMALL = (
     "--model LeNet300 --epochs 2 --batch_size 16 --limit_train_batches 2 --limit_test_batches 1 "
@@ -26,32 +26,15 @@ SMALL = (
 )
 
 
-class Result(NamedTuple):
-    """What a command printed."""
-
-    code: int
-    out: str
-    err: str
-
-
-Launch = Callable[..., Result]
+Launch = Callable[..., Run]
 
 
 @pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Launch:
+def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Launch:
     """Call main.py in an empty folder, on very little data."""
-    monkeypatch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])  # imports matplotlib
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-
-    def call(*arguments: object) -> Result:
-        capsys.readouterr()
-        code = main([*SMALL.split(), *map(str, arguments)])
-        printed = capsys.readouterr()
-        return Result(code, printed.out, printed.err)
-
-    return call
+    return lambda *arguments: run_main(Path.cwd(), *SMALL.split(), *arguments)
 
 
 def plugin(tmp_path: Path, kind: str, name: str, text: str) -> Path:
@@ -62,7 +45,7 @@ def plugin(tmp_path: Path, kind: str, name: str, text: str) -> Path:
     return tmp_path / "mine"
 
 
-def refused(result: Result, *expected: str) -> None:
+def refused(result: Run, *expected: str) -> None:
     """Exit code 2, one line with all of `expected`, and an empty folder."""
     assert result.code == 2, result.err
     assert result.err.startswith("error: ") and result.err.count("\n") == 1 and result.err.endswith("\n")
@@ -70,7 +53,6 @@ def refused(result: Result, *expected: str) -> None:
         assert part in result.err
     assert "Traceback" not in result.err
     assert list(Path.cwd().iterdir()) == []
-    assert not (Path.cwd().parent / "cache").exists()
 
 
 BAD: dict[str, tuple[str, list[str]]] = {
@@ -285,12 +267,12 @@ def test_other_plugins_that_break_their_contract(
 # Checkpoints of something else
 
 
-def finished(result: Result) -> RunFolder:
+def finished(result: Run) -> RunFolder:
     assert result.code == 0, result.err
     return RunFolder(Path.cwd() / result.out.splitlines()[-1])
 
 
-def told(result: Result, *expected: str) -> None:
+def told(result: Run, *expected: str) -> None:
     """Exit code 2 and one line; there may be older runs."""
     assert result.code == 2 and result.err.count("\n") == 1 and result.err.startswith("error: ")
     assert all(part in result.err for part in expected), result.err

@@ -2,68 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import registry
 from secateur.framework.storage.checkpoint import load_model
-from secateur.framework.storage.run_folder import RunFolder
-from secateur.main import main
+from tests.command_line import Run, run_main
 
 SMALL = (
     "--model LeNet5 --epochs 3 --batch_size 32 --limit_train_batches 2 --limit_test_batches 1 --threads 1 "
     "--progress off --val_share 0.1 --plot_weights_freq 0"
 )
-FONTS = str(Path(tempfile.gettempdir()) / "fonts-of-secateur-tests")  # matplotlib takes seconds to list them
-
-
-class Run:
-    """What one command left."""
-
-    def __init__(self, code: int, out: str, err: str, place: Path) -> None:
-        self.code, self.out, self.err = code, out, err
-        self.folder = RunFolder(place / out.splitlines()[-1]) if code == 0 else RunFolder(place)
-
-    @property
-    def report(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.folder.report.read_text())
-        return found
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.folder.metrics.read_text().splitlines()]
-
-    @property
-    def config(self) -> dict[str, Any]:
-        found: dict[str, Any] = yaml.safe_load(self.folder.config.read_text())
-        return found
 
 
 Launch = Callable[..., Run]
 
 
 @pytest.fixture
-def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Launch:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("MPLCONFIGDIR", FONTS)
-    monkeypatch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launch:
+    """Call main.py in an empty folder, on very little data."""
     monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: object) -> Run:
-        capsys.readouterr()
-        code = main([*SMALL.split(), *map(str, arguments)])
-        printed = capsys.readouterr()
-        return Run(code, printed.out, printed.err, tmp_path)
-
-    return call
+    return lambda *arguments: run_main(tmp_path, *SMALL.split(), *arguments)
 
 
 def refused(run: Run, *words: str) -> None:

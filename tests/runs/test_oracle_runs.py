@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import json
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -22,9 +19,9 @@ from secateur.framework.plugins.registry import build, registry
 from secateur.framework.settings.oracle_config import STUDY_FLAGS
 from secateur.framework.studies.oracle.correlation import MEASURES, correlation
 from secateur.framework.studies.oracle.study import REFERENCES
-from secateur.main import main
 from secateur.utils.loading.loaders import make_loaders
 from tests import ROOT
+from tests.command_line import Run, run_main
 
 SMALL = "--batch_size 32 --epochs 1 --limit_train_batches 8 --limit_test_batches 1 --plot_weights_freq 0"
 QUICK = ("--threads", "1", "--progress", "off")
@@ -42,35 +39,15 @@ class Bare(nn.Sequential):
 '''
 
 
-class Result(NamedTuple):
-    """What a command left."""
-
-    code: int
-    out: str
-    err: str
-    folder: Path
-
-    @property
-    def oracle(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "oracle.json").read_text())
-        return found
-
-
-def launch(place: Path, *arguments: object, pictures: bool = False) -> Result:
+def launch(place: Path, *arguments: object, pictures: bool = False) -> Run:
     """Call main.py in `place`."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.chdir(place)
+    with pytest.MonkeyPatch.context() as patch:
         for name in ("_files", "_classes"):  # plug-ins are forgotten afterwards
             patch.setattr(registry, name, copy.deepcopy(getattr(registry, name)))
         patch.setattr(registry, "folders", list(registry.folders))
-        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        patch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
         if not pictures:
             patch.setattr("secateur.framework.studies.oracle.plots.draw_study", lambda *_: [])
-        code = main([*map(str, arguments), *QUICK])
-    last = out.getvalue().strip().splitlines()[-1:] or ["nowhere"]
-    return Result(code, out.getvalue(), err.getvalue(), place / last[0])
+        return run_main(place, *arguments, *QUICK)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +73,7 @@ def run_of(place: Path, name: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def study(place: Path) -> Result:
+def study(place: Path) -> Run:
     """Of the dense LeNet5, by three criterions."""
     found = launch(place, "oracle", "--checkpoint_name", run_of(place, "dense"), "--criterions", FEW,
                    "--samples", "45", "--batch_size", "16", "--run_name", "study", pictures=True)  # fmt: skip
@@ -104,7 +81,7 @@ def study(place: Path) -> Result:
     return found
 
 
-def test_the_numbers_are_those_of_the_checkpoint_on_training_images(place: Path, study: Result) -> None:
+def test_the_numbers_are_those_of_the_checkpoint_on_training_images(place: Path, study: Run) -> None:
     model = load_model(run_of(place, "dense") / "models" / "LeNet5_finished.safetensors")
     loaders = make_loaders(build("datasets", "FASHION_MINI"), batch_size=16, seed=333)
     batches = loaders.scoring_batches("balanced", batches=None, samples=45, batch_size=16, seed=333, step=0)
@@ -123,7 +100,7 @@ def test_the_numbers_are_those_of_the_checkpoint_on_training_images(place: Path,
         assert numbers["channels"] == list(range(numbers["units"]))
 
 
-def test_the_correlations_are_those_of_the_numbers_beside_them(study: Result) -> None:
+def test_the_correlations_are_those_of_the_numbers_beside_them(study: Run) -> None:
     found = study.oracle
     assert list(found["references"]) == list(REFERENCES)
     for name in FEW.split(","):
@@ -146,7 +123,7 @@ def precise(numbers: list[float]) -> torch.Tensor:
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def test_taylor_tells_the_oracle_better_than_the_norm_of_the_weights(study: Result) -> None:
+def test_taylor_tells_the_oracle_better_than_the_norm_of_the_weights(study: Run) -> None:
     found = study.oracle["criterions"]
     assert found["TaylorGate"]["correlation"]["squared"]["all"]["spearman"] > 0.8
     assert list(found)[0] == "TaylorGate"
@@ -154,9 +131,9 @@ def test_taylor_tells_the_oracle_better_than_the_norm_of_the_weights(study: Resu
 
 
 def test_a_study_leaves_a_run_folder_with_table_pictures_and_everything_to_repeat_it(
-    place: Path, study: Result
+    place: Path, study: Run
 ) -> None:
-    names = {path.name for path in study.folder.iterdir()}
+    names = {path.name for path in study.folder.path.iterdir()}
     assert {
         "codebase",
         "command.txt",
@@ -166,13 +143,13 @@ def test_a_study_leaves_a_run_folder_with_table_pictures_and_everything_to_repea
         "plots",
         "oracle.json",
     } <= names
-    pictures = {path.name for path in (study.folder / "plots").iterdir()}
+    pictures = {path.name for path in (study.folder.path / "plots").iterdir()}
     assert pictures == {"oracle.png", *(f"oracle_{name}.png" for name in FEW.split(","))}
-    assert all((study.folder / "plots" / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
-    log = (study.folder / "output" / "log.txt").read_text()
+    assert all((study.folder.path / "plots" / name).read_bytes()[:4] == b"\x89PNG" for name in pictures)
+    log = (study.folder.path / "output" / "log.txt").read_text()
     for text in ("TaylorGate", "226 units in 4 layers", "40 training images"):
         assert text in study.out and text in log
-    again = launch(place, "oracle", "--config", study.folder / "config.yaml", "--run_name", "again")
+    again = launch(place, "oracle", "--config", study.folder.path / "config.yaml", "--run_name", "again")
     assert again.code == 0, again.err
     assert without_times(again.oracle) == without_times(study.oracle)
 
@@ -184,7 +161,7 @@ def without_times(data: Any) -> Any:
     return [without_times(one) for one in data] if isinstance(data, list) else data
 
 
-def test_another_seed_takes_other_images(place: Path, study: Result) -> None:
+def test_another_seed_takes_other_images(place: Path, study: Run) -> None:
     other = launch(place, "oracle", "--checkpoint_name", run_of(place, "dense"), "--criterions", "WeightNorm",
                    "--samples", "40", "--batch_size", "16", "--seed", "5")  # fmt: skip
     assert other.oracle["layers"]["features.0"]["signed"] != study.oracle["layers"]["features.0"]["signed"]

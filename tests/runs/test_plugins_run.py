@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ import pytest
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.main import main
 from tests import ROOT
-
-FONTS = str(Path(tempfile.gettempdir()) / "fonts-of-secateur-tests")  # matplotlib takes seconds to list them
+from tests.command_line import FONTS, run_main
 
 SMALL = (
     "--model LeNet300 --epochs 1 --batch_size 16 --limit_train_batches 2 --limit_test_batches 1 "
@@ -195,12 +193,8 @@ class Stripes(DataSet):
 
 
 @pytest.fixture
-def launch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[RunFolder, str]]:
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[RunFolder, str]]:
     """Call main.py with the plug-ins above in a folder "mine"."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("MPLCONFIGDIR", FONTS)
     monkeypatch.chdir(tmp_path)
     for name, text in PLUGINS.items():
         file = tmp_path / "mine" / name
@@ -208,14 +202,9 @@ def launch(
         file.write_text(text)
 
     def call(*arguments: object, plots: bool = False) -> tuple[RunFolder, str]:
-        capsys.readouterr()
-        with pytest.MonkeyPatch.context() as patch:
-            if not plots:  # most tests have no use for them
-                patch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
-            code = main([*SMALL.split(), "--plugins", "mine", *map(str, arguments)])
-        printed = capsys.readouterr()
-        assert code == 0, printed.err
-        return RunFolder(tmp_path / printed.out.splitlines()[-1]), printed.out
+        run = run_main(tmp_path, *SMALL.split(), "--plugins", "mine", *arguments, plots=plots)
+        assert run.code == 0, run.err
+        return run.folder, run.out
 
     return call
 

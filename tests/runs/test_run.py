@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import json
@@ -12,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,59 +35,19 @@ from secateur.framework.settings.run_config import FLAGS
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.training.events import PruneEvent
 from secateur.losses.CrossEntropy import CrossEntropy
-from secateur.main import main
 from secateur.utils.errors import UsageError
+from tests.command_line import FONTS, Run, run_main
 
 SMALL = "--epochs 2 --batch_size 32 --limit_train_batches 3 --limit_test_batches 2 --threads 1 --progress off"
-FONTS = str(Path(tempfile.gettempdir()) / "fonts-of-secateur-tests")  # matplotlib takes seconds to list them
 LENET5_PARAMS, LENET5_MACS, LENET5_NODES = 142_798, 497_160, 226
 
 
-class Run:
-    """What one command left."""
-
-    def __init__(self, code: int, out: str, err: str, place: Path) -> None:
-        self.code, self.out, self.err = code, out, err
-        self.lines = out.splitlines()
-        self.folder = RunFolder(place / self.lines[-1]) if code == 0 else RunFolder(place)
-
-    @property
-    def report(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.folder.report.read_text())
-        return found
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.folder.metrics.read_text().splitlines()]
-
-    def bytes(self, suffix: str = "finished") -> bytes:
-        (file,) = self.folder.models.glob(f"*_{suffix}.safetensors")
-        return file.read_bytes()
-
-    def network(self, suffix: str = "finished") -> nn.Module:
-        from secateur.framework.storage.checkpoint import load_model
-
-        (file,) = self.folder.models.glob(f"*_{suffix}.safetensors")
-        return load_model(file)
-
-
 def launch(place: Path, *arguments: object, code: int = 0, plots: bool = False) -> Run:
-    """Run the command line in `place`, on very little data; most tests have no use for the plots."""
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.chdir(place)
-        patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
-        patch.setenv("MPLCONFIGDIR", FONTS)
-        if not plots:
-            patch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
-        fewer = [] if plots else ["--plot_weights_freq", "0"]
-        found = main([*SMALL.split(), *fewer, *map(str, arguments)])
-    assert found == code, err.getvalue()
-    return Run(found, out.getvalue(), err.getvalue(), place)
+    """Run the command line in `place`, on very little data."""
+    fewer = [] if plots else ["--plot_weights_freq", "0"]
+    run = run_main(place, *SMALL.split(), *fewer, *arguments, plots=plots)
+    assert run.code == code, run.err
+    return run
 
 
 @pytest.fixture(scope="module")

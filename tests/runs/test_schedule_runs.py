@@ -13,7 +13,7 @@ import torch
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.storage.checkpoint import load_model
 from secateur.framework.storage.run_folder import RunFolder
-from secateur.main import main
+from tests.command_line import run_main
 
 SMALL = (
     "--model LeNet300 --batch_size 16 --limit_train_batches 4 --limit_test_batches 2 --threads 1 "
@@ -23,20 +23,17 @@ Launch = Callable[..., Any]
 
 
 @pytest.fixture
-def launch(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Launch:
+def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Launch:
     """Run a command in an empty folder: its folder and what it printed, or what it was refused for."""
-    monkeypatch.setattr("secateur.framework.reporting.plots.run.draw_all", lambda *_: [])
     monkeypatch.chdir(tmp_path)
 
     def call(command: str, code: int = 0) -> Any:
-        capsys.readouterr()
-        found = main([*(SMALL.split() if "--config" not in command else ()), *command.split()])
-        printed = capsys.readouterr()
-        assert found == code, printed.err
+        run = run_main(tmp_path, *(SMALL.split() if "--config" not in command else ()), *command.split())
+        assert run.code == code, run.err
         if code:
-            assert printed.err.count("\n") == 1 and list(tmp_path.iterdir()) == []
-            return printed.err
-        return RunFolder(tmp_path / printed.out.splitlines()[-1]), printed.out
+            assert run.err.count("\n") == 1 and list(tmp_path.iterdir()) == []
+            return run.err
+        return run.folder, run.out
 
     return call
 
