@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import warnings
 from pathlib import Path
 
@@ -180,3 +181,11 @@ def test_the_warning_counts_the_other_tensors_that_were_rounded(count: int, word
     values = {f"w{index}": torch.tensor([0.1], dtype=torch.float64) for index in range(count)}
     with pytest.warns(UserWarning, match=words):
         converted(values, dict.fromkeys(values, torch.float32), "file")
+
+
+def test_nan_and_infinity_are_not_taken_for_rounded_values() -> None:
+    values = {"w": torch.tensor([0.5, math.nan, math.inf, -math.inf], dtype=torch.float64)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = converted(values, {"w": torch.float32}, "file")["w"]
+    assert torch.equal(result[[0, 2, 3]], torch.tensor([0.5, math.inf, -math.inf])) and bool(result[1].isnan())
