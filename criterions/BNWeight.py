@@ -5,12 +5,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
+from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, scoring
 from secateur.framework.pruning.scoring.inputs import with_sample
 from secateur.framework.pruning.scoring.norm_scales import NormScales, require_norms
-from secateur.framework.schedules.base import After, Schedule
 
 
 class BNWeight(Criterion):

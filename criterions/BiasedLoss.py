@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from secateur import Batch, Groups, LossFunction
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.initial_weights import InitialWeights
 
 

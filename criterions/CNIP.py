@@ -5,14 +5,21 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import (
+    Batch,
+    Before,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Schedule,
+    Scores,
+    mean_gradients,
+    prunable_weights,
+    scoring,
+    with_groups,
+)
 from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_over_channels
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
-from secateur.framework.pruning.scoring.gradients import mean_gradients
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import Before, Schedule
 
 
 class CNIP(Criterion):

@@ -5,18 +5,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from secateur import Batch, Groups, LossFunction, Scores, scoring, with_groups
 from secateur.criterions.Oracle import Oracle
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.ablation.combinations import (
     check_combinations,
     combinations,
     least_of_each,
 )
 from secateur.framework.pruning.scoring.ablation.loss_change import loss_changes
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
 from secateur.framework.pruning.scoring.gradients import mean_over_batches
-from secateur.framework.pruning.scoring.inputs import with_groups
 
 
 class Combinatorial(Oracle):

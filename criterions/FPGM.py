@@ -6,12 +6,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, input_columns, with_groups
 from secateur.framework.pruning.scoring.channel_sums import channel_rows
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.pruning.scoring.input_features import input_columns
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import After, Schedule
 
 
 class FPGM(Criterion):

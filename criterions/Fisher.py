@@ -4,11 +4,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from secateur import Batch, Groups, LossFunction, scoring
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import producer_parameters
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.gradients import each_gradient, mean_of, one_sample_each, softened
 
 

@@ -5,12 +5,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
+from secateur import Batch, Before, Criterion, Data, Groups, LossFunction, Schedule, Scores, prunable_weights
 from secateur.framework.pruning.scoring.gradient_flow import GradientFlow
 from secateur.framework.pruning.scoring.gradients import check_temperature
-from secateur.framework.schedules.base import Before, Schedule
 
 
 class GRASP(Criterion):

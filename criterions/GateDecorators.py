@@ -6,15 +6,23 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import prunable_weights, tensor_name
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
+from secateur import (
+    Batch,
+    Criterion,
+    Data,
+    During,
+    Groups,
+    LossFunction,
+    Schedule,
+    Scores,
+    input_columns,
+    mean_gradients,
+    prunable_weights,
+    scoring,
+    with_groups,
+)
+from secateur.framework.network.layers import tensor_name
 from secateur.framework.pruning.scoring.gates.norm_gates import norm_gate_gradients
-from secateur.framework.pruning.scoring.gradients import mean_gradients
-from secateur.framework.pruning.scoring.input_features import input_columns
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import During, Schedule
 
 
 class GateDecorators(Criterion):

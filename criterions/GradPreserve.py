@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from secateur import Batch, Groups, LossFunction, Scores
 from secateur.criterions.GraspChannel import GraspChannel
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
 
 
 class GradPreserve(GraspChannel):

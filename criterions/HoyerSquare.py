@@ -2,9 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import After, Schedule, UsageError
 from secateur.criterions.Magnitude import Magnitude
-from secateur.framework.schedules.base import After, Schedule
-from secateur.utils.errors import UsageError
 
 
 class HoyerSquare(Magnitude):

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import Before, Schedule
 from secateur.criterions.GRASP import GRASP
-from secateur.framework.schedules.base import ITERATIVE, Before, Schedule
+from secateur.framework.schedules.base import ITERATIVE
 
 
 class IterativeGRASP(GRASP):

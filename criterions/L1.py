@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import During, Schedule
 from secateur.criterions.WeightAbs import WeightAbs
-from secateur.framework.schedules.base import During, Schedule
 
 
 class L1(WeightAbs):

@@ -5,12 +5,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Schedule, Scores, with_groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, weight_slopes
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
 from secateur.framework.pruning.scoring.gradients import check_flow_options
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import During, Schedule
 
 
 class LossBased(Criterion):

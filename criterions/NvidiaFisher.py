@@ -4,12 +4,9 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from secateur import Batch, Groups, LossFunction, Scores, scoring, with_groups
 from secateur.criterions.Fisher import Fisher
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
 from secateur.framework.pruning.scoring.gradients import peek
-from secateur.framework.pruning.scoring.inputs import with_groups
 from secateur.framework.pruning.scoring.norm_scales import NormScales, require_norms
 
 

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
+from secateur import Batch, Groups, LossFunction
 from secateur.criterions.TaylorGate import TaylorGate
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.cost import planned_passes
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.gates.curvature import Curvature, batch_curvatures
 from secateur.framework.pruning.scoring.gradients import Part
 

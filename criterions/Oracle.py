@@ -4,11 +4,10 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
+from secateur import Batch, Groups, LossFunction
 from secateur.criterions.TaylorGate import TaylorGate
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.ablation.loss_change import loss_changes
 from secateur.framework.pruning.scoring.cost import channels_of
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.gradients import Part
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import After, Schedule
 from secateur.criterions.StructuredRandom import StructuredRandom
-from secateur.framework.schedules.base import After, Schedule
 
 
 class RandomChannel(StructuredRandom):

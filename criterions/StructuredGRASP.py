@@ -6,13 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur import Batch, Groups, LossFunction, Scores, input_columns, with_groups
 from secateur.criterions.GRASP import GRASP
 from secateur.framework.network.layers import tensor_name
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_over_channels
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
-from secateur.framework.pruning.scoring.input_features import input_columns
-from secateur.framework.pruning.scoring.inputs import with_groups
 
 
 class StructuredGRASP(GRASP):

@@ -6,11 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.pruning.scoring.input_features import input_columns
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import Before, Schedule
+from secateur import Batch, Before, Criterion, Groups, LossFunction, Schedule, Scores, input_columns, with_groups
 
 
 class StructuredRandom(Criterion):

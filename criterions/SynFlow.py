@@ -6,12 +6,8 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import Batch, Before, Criterion, Groups, LossFunction, Schedule, Scores, UsageError, scoring
 from secateur.framework.pruning.scoring.activations import synaptic_flow
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.schedules.base import Before, Schedule
-from secateur.utils.errors import UsageError
 
 
 class SynFlow(Criterion):

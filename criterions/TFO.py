@@ -4,11 +4,9 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from secateur import Batch, Groups, LossFunction, Scores, with_groups
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
-from secateur.framework.pruning.scoring.inputs import with_groups
 
 
 class TFO(LossBased):

@@ -5,13 +5,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
+from secateur import After, Batch, Criterion, Data, Groups, LossFunction, Schedule, Scores, scoring, with_groups
 from secateur.framework.pruning.scoring.gates.gradients import batch_gates, check_divisor, divided
 from secateur.framework.pruning.scoring.gradients import Part, mean_over_batches
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import After, Schedule
 
 
 class TaylorGate(Criterion):

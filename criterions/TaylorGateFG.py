@@ -4,9 +4,8 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
+from secateur import Batch, Groups, LossFunction
 from secateur.criterions.TaylorGate import TaylorGate
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.gates.gradients import sample_gates
 from secateur.framework.pruning.scoring.gradients import Part
 

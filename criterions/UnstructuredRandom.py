@@ -6,10 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.schedules.base import Before, Schedule
+from secateur import Batch, Before, Criterion, Groups, LossFunction, Schedule, Scores, prunable_weights
 
 
 class UnstructuredRandom(Criterion):

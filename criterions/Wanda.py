@@ -5,14 +5,21 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import (
+    After,
+    Batch,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Schedule,
+    Scores,
+    prunable_weights,
+    scoring,
+)
 from secateur.framework.pruning.scoring.activations import input_norms
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
 from secateur.framework.pruning.scoring.input_features import over_inputs
 from secateur.framework.pruning.selection.input_features import readers_of_weights
-from secateur.framework.schedules.base import After, Schedule
 
 
 class Wanda(Criterion):

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from secateur.framework.training.loss import Loss
-from secateur.utils.errors import UsageError
+from secateur import Loss, UsageError
 
 #: the power of the lp penalty, and below which |w| its slope stops rising: at zero it would be infinite
 POWER, NEAR_ZERO = 0.2, 1e-6

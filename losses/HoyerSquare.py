@@ -3,9 +3,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from secateur import UsageError
 from secateur.framework.network.lineage import was_pruned
 from secateur.losses.CrossEntropy import CrossEntropy
-from secateur.utils.errors import UsageError
 
 
 class HoyerSquare(CrossEntropy):
