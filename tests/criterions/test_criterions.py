@@ -452,7 +452,7 @@ def bad(change: Callable[[dict[str, Any]], Any]) -> tuple[Criterion, nn.Module, 
         (lambda s: s.update({"4": torch.ones(4)}), "has unknown '4'"),  # the protected output
         (lambda s: s.update({"0": torch.ones(7)}), r"'0' has shape \(7,\), expected \(8,\)"),
         (lambda s: s.update({"0": torch.ones(8, 1)}), r"'0' has shape \(8, 1\), expected \(8,\)"),
-        (lambda s: s.update({"2": torch.full((6,), torch.nan)}), "'2' has NaN"),
+        (lambda s: s.update({"2": torch.full((6,), torch.nan)}), "'2' contains NaN"),
         (lambda s: s.update({"2": [1.0] * 6}), "'2' is list, expected a tensor"),
         (lambda s: [1, 2], "returned list, expected a mapping"),
     ],

@@ -110,7 +110,7 @@ def check_input_scores(scores: Tensor, alive: Tensor, criterion: Criterion) -> T
     who = f"{type(criterion).__name__}.input_scores"
     checked = float_scores(f"{who}: the result", scores, tuple(alive.shape)).to(alive.device)
     if checked.isnan().any():
-        raise UsageError(f"{who} has NaN")
+        raise UsageError(f"{who} contains NaN")
     return checked
 
 

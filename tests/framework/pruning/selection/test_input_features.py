@@ -240,7 +240,7 @@ class Wrong(Blind):
     [
         (Blind(), r"Blind cannot rank the network's inputs"),
         (Wrong(torch.ones(3)), r"Wrong.input_scores.*\(3,\).*\(12,\)"),
-        (Wrong(torch.full((12,), torch.nan)), "Wrong.input_scores has NaN"),
+        (Wrong(torch.full((12,), torch.nan)), "Wrong.input_scores contains NaN"),
         (Wrong([1.0]), "Wrong.input_scores.*list"),
     ],
 )

@@ -377,7 +377,7 @@ def test_impossible_steps_are_refused(fields: dict[str, Any], words: str) -> Non
 
 def test_a_score_that_is_no_number_is_told_of_when_it_would_be_ranked() -> None:
     made = Made(lambda call, name, origin: torch.full((len(origin),), torch.nan if call == 2 else 1.0))
-    with pytest.raises(UsageError, match="Made.score: 'a' has NaN"):
+    with pytest.raises(UsageError, match="Made.score: 'a' contains NaN"):
         run(made, frequency=3, per_step=1, maximum=1)
 
 
