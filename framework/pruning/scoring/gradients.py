@@ -97,7 +97,7 @@ def check_flow_options(who: str, temperature: float, samples: int, name: str = "
     """Raise UsageError unless the temperature is above 0 and finite, and `samples` is a positive integer."""
     check_temperature(who, temperature, name)
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise UsageError(f"{who}: samples must be a whole number from 1 on, got {samples}")
+        raise UsageError(f"{who}: samples must be a positive integer, got {samples}")
 
 
 def mean_gradients(

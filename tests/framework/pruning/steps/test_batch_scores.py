@@ -248,7 +248,7 @@ def test_use_init_weighs_by_the_way_from_where_the_run_began() -> None:
     criterion = weighted(build("criterions", "LossBased"), by_way=True)
     criterion.start(model)
     start = copy.deepcopy(model)
-    with pytest.raises(UsageError, match="LossBased: use_init: the weights are still the initial ones"):
+    with pytest.raises(UsageError, match="LossBased: use_init: the weights equal the initial weights"):
         criterion.score(model, batches, F.cross_entropy, groups)
     with torch.no_grad():
         for parameter in model.parameters():
