@@ -23,9 +23,8 @@ Reduce = Callable[[str, Tensor], Tensor]
 def capturing(sites: GateSites, copied: frozenset[str], reduce: Reduce | None = None) -> Iterator[Products]:
     """Context manager in which backward passes collect a * dL/da of the gated outputs a.
 
-    Yields a mapping from each producer's weight to one tensor per call of its module, `(units, samples, positions)`,
-    to which `reduce` is applied if given. The outputs in `copied` are modified in place later, so that the network
-    gets a copy of them.
+    Yields a mapping from each producer's weight to one tensor per call of its module, after `reduce` if given:
+    `(units, samples, positions)`. The outputs in `copied` are modified in place later, so the network gets a copy.
     """
     products: Products = {}
     handles = []
