@@ -314,6 +314,6 @@ class Wide(nn.Module):
 
 
 def test_images_that_are_read_in_two_shapes_have_no_inputs_to_rank() -> None:
-    with pytest.raises(UsageError, match="a and b read the images in two ways"):
+    with pytest.raises(UsageError, match="a and b read the images in different shapes"):
         PruningStep(seeded(Wide), build("criterions", "SNAP"), images(2), rank_inputs=True)
     PruningStep(seeded(Wide), build("criterions", "SNAP"), images(2))  # channels alone are pruned as ever
