@@ -134,7 +134,7 @@ def test_a_network_whose_gates_close_all_along_is_in_the_phase_of_pruning(launch
         ("--prune_criterion SNAP --frequency 2 --fixed_layer 2", "LeNet300 has 2 layers to prune, 0 to 1"),
         ("--prune_criterion SNAP --track_importance", "SNAP prunes before it: add --schedule during"),
         ("--prune_criterion BiasedLoss --schedule before --use_init", "BiasedLoss prunes before it"),
-        ("--prune_criterion SNIP --group_size 2", "--group_size cannot be combined with SNIP, which prunes weights"),
+        ("--prune_criterion SNIP --group_size 2", "--group_size cannot be combined with SNIP"),
         ("--prune_criterion SNIP --fixed_layer 1", "--fixed_layer cannot be combined with SNIP"),
         ("--prune_criterion SNIP --flops_regularization 1", "--flops_regularization cannot be combined with SNIP"),
         ("--prune_criterion CNIP --prune_per_iteration 9", "which ranks weights and channels together"),

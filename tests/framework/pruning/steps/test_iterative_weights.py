@@ -199,8 +199,12 @@ def test_a_fixed_threshold_takes_what_is_below_it_at_each_step_and_says_so_if_no
         ("SNIP", {"fixed_layer": 0}, "--fixed_layer cannot be combined with SNIP"),
         ("SNIP", {"flops": 1.0}, "--flops_regularization cannot be combined with SNIP"),
         ("CNIP", {"per_step": 3}, "cannot be combined with CNIP, which ranks weights and channels together"),
-        ("HoyerSquare", {"most": 3}, "--prune_neurons_max cannot be combined with HoyerSquare, which prunes by a fixed"),
-        ("HoyerSquare", {"l2_per_layer": True}, "--l2_normalization_per_layer cannot be combined with HoyerSquare"),
+        ("HoyerSquare", {"most": 3}, "--prune_neurons_max cannot be combined with HoyerSquare"),
+        (
+            "HoyerSquare",
+            {"l2_per_layer": True},
+            "--l2_normalization_per_layer cannot be combined with HoyerSquare",
+        ),
         (
             "Wanda",
             {"per_step": 3},
