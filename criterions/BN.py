@@ -7,7 +7,7 @@ from secateur.criterions.BNWeight import BNWeight
 
 
 class BN(BNWeight):
-    """|scale| of the batch norm behind each channel: the same as BNWeight, during training.
+    """|scale| of the batch norm after each channel, during training; the scores equal those of BNWeight.
 
     Lubana and Dick, 2020, arXiv:2009.11839.
     """

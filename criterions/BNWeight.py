@@ -11,11 +11,11 @@ from secateur.framework.pruning.scoring.norm_scales import NormScales, require_n
 
 
 class BNWeight(Criterion):
-    """|scale| of the batch norm behind each channel, on a trained network.
+    """|scale| of the batch norm after each channel, on a trained network.
 
-    Those of several norms (a residual stage) are added; channels without a norm are never pruned. Method 30 of
-    Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771; after Liu, Li, Shen, Huang, Yan and Zhang,
-    2017, arXiv:1708.06519.
+    The scales of several norms (a residual stage) are summed; channels without a norm are never pruned. Method 30
+    of Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771; after Liu, Li, Shen, Huang, Yan and
+    Zhang, 2017, arXiv:1708.06519.
     """
 
     granularity = "channel"
@@ -23,13 +23,13 @@ class BNWeight(Criterion):
     paper = "arXiv:1906.10771"
 
     def check(self, model: nn.Module) -> None:
-        """UsageError for a network without batch norm."""
+        """Raise UsageError for a network without batch norm."""
         require_norms(model, type(self).__name__)
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|scale| of every free channel, `(channels,)` per group; a batch only tells the input's shape."""
+        """Return |scale| of every free channel, `(channels,)` per group; a batch only gives the input's shape."""
         free, sample = with_sample(self, model, batches, groups)
         with scoring(model):
             norms = NormScales.find(model, free, sample, type(self).__name__)

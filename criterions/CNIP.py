@@ -25,8 +25,9 @@ from secateur.framework.pruning.scoring.channel_sums import producer_parameters,
 class CNIP(Criterion):
     """SNIP's scores of weights and SNAP's scores of channels in one ranking, once before training.
 
-    |w * g| / |L| of each weight and |sum w * g + b * g_b| / |L| of each channel, from one pass; sparsity is
-    that of weights, those in channels that are cut included. Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
+    The scores are |w * g| / |L| of each weight and |sum w * g + b * g_b| / |L| of each channel, from one pass. The
+    sparsity is that of the weights, including those in channels that are cut. Verdenius, Stol and Forré, 2020,
+    arXiv:2006.00896.
     """
 
     granularity = "both"
@@ -37,7 +38,7 @@ class CNIP(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Scores of every prunable weight (its shape), then of every free channel (`(channels,)` per group)."""
+        """Return the scores of prunable weights, in their shapes, and free channels, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         weights, producers = prunable_weights(model), producer_parameters(model, free)
         with scoring(model):

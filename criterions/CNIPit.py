@@ -8,7 +8,7 @@ from secateur.framework.schedules.base import ITERATIVE
 
 
 class CNIPit(CNIP):
-    """CNIP in rising steps before training, each one scoring what the last one left.
+    """CNIP in several steps before training, each of which scores the remaining weights and channels.
 
     Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
     """

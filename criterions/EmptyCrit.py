@@ -18,7 +18,7 @@ class EmptyCrit(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """+inf everywhere, which is never pruned."""
+        """Return +inf for every prunable weight, which is never pruned."""
         return {
             name: torch.full_like(weight, torch.inf, dtype=torch.float32)
             for name, weight in prunable_weights(model).items()

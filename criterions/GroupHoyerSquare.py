@@ -21,10 +21,11 @@ from secateur.framework.pruning.scoring.channel_sums import channel_rows
 
 
 class GroupHoyerSquare(Criterion):
-    """Keeps channels with any |w| above a fixed `threshold`, once, after training with the loss of the same name.
+    """Largest |w| of each channel with a fixed `threshold`, once, after training with the loss of the same name.
 
-    The weights are the rows of all producers of the channel. `--pruning_limit` has no effect, but for 0, which
-    prunes nothing; the best channel of a group stays. Yang, Wen and Li, 2019, arXiv:1908.09979.
+    Channels whose weights, the rows of all producers, are at or below the threshold are pruned; the best channel
+    of a group is kept. `--pruning_limit` has no effect, except that 0 prunes nothing. Yang, Wen and Li, 2019,
+    arXiv:1908.09979.
     """
 
     granularity = "channel"
@@ -39,11 +40,11 @@ class GroupHoyerSquare(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """The largest |w| of every free channel, `(channels,)` per group."""
+        """Return the largest |w| of every free channel, `(channels,)` per group."""
         free, _ = with_groups(model, batches, groups)
         return {name: rows.abs().amax(1).float() for name, rows in channel_rows(model, free).items()}
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """The largest |w| of each column of the first layer's weight, `(inputs,)`."""
+        """Return the largest |w| of each column of the first layer's weight, `(inputs,)`."""
         module: Any = model.get_submodule(layer)
         return input_columns(module, module.weight.detach()).abs().amax(1).float()

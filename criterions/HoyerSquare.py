@@ -7,9 +7,10 @@ from secateur.criterions.Magnitude import Magnitude
 
 
 class HoyerSquare(Magnitude):
-    """Keeps |w| above a fixed `threshold`, once, after training with the loss of the same name.
+    """|w| of each weight with a fixed `threshold`, once, after training with the loss of the same name.
 
-    `--pruning_limit` has no effect, but for 0, which prunes nothing. Yang, Wen and Li, 2019, arXiv:1908.09979.
+    Weights with |w| at or below the threshold are pruned. `--pruning_limit` has no effect, except that 0 prunes
+    nothing. Yang, Wen and Li, 2019, arXiv:1908.09979.
     """
 
     schedule: ClassVar[Schedule] = After()

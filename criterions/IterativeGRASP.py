@@ -8,7 +8,7 @@ from secateur.framework.schedules.base import ITERATIVE
 
 
 class IterativeGRASP(GRASP):
-    """GRASP in rising steps before training, each one by the gradient flow of the weights that are left.
+    """GRASP in several steps before training, each of which uses the gradient flow of the remaining weights.
 
     Wang, Zhang and Grosse, 2020, arXiv:2002.07376.
     """

@@ -7,7 +7,7 @@ from secateur.criterions.WeightAbs import WeightAbs
 
 
 class L1(WeightAbs):
-    """Sum of |w| over each channel's weights: the same as WeightAbs, during training.
+    """Sum of |w| over each channel's weights, during training; the scores equal those of WeightAbs.
 
     Lubana and Dick, 2020, arXiv:2009.11839.
     """

@@ -11,10 +11,10 @@ from secateur.framework.pruning.scoring.gradients import check_flow_options
 
 
 class LossBased(Criterion):
-    """Sum of |w * g| over each channel's weights: what stays keeps the loss; during training.
+    """Sum of |w * g| over each channel's weights, for loss preservation; during training.
 
-    g is the gradient of the mean loss of outputs / `temperature` over all `samples`, in eval mode; the weights are
-    the rows of all producers, without biases. Lubana and Dick, 2020, arXiv:2009.11839.
+    g is the gradient of the mean loss of outputs / `temperature` over `samples` samples, in eval mode. The weights
+    are the rows of all producers, without biases. Lubana and Dick, 2020, arXiv:2009.11839.
     """
 
     granularity = "channel"
@@ -31,7 +31,7 @@ class LossBased(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Sum of what each weight scores, of every free channel, `(channels,)` per group."""
+        """Return the sum of the weights' scores of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         sums = over_channels(free, self.element_scores(model, batches, loss, free))
         return {name: total.float() for name, total in sums.items()}
@@ -39,11 +39,11 @@ class LossBased(Criterion):
     def element_scores(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> dict[str, Tensor]:
-        """|w * g| of every weight that produces a channel of the groups, by name, in the weight's shape."""
+        """Return |w * g| of every weight that produces a channel of the groups, by name, in the weight's shape."""
         return {name: g.mul_(w).abs_() for name, (w, g) in self.slopes(model, batches, loss, groups).items()}
 
     def slopes(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """w and g of those weights; g may be written over."""
+        """Return (w, g) of these weights by name; g may be modified in place."""
         return weight_slopes(model, batches, loss, groups, self.temperature)

@@ -7,7 +7,7 @@ from secateur.criterions.ChannelNorm import ChannelNorm
 
 
 class MagBased(ChannelNorm):
-    """L2 norm of each channel's weights: the same as ChannelNorm with p = 2, during training.
+    """L2 norm of each channel's weights, during training; the scores equal those of ChannelNorm with p = 2.
 
     Lubana and Dick, 2020, arXiv:2009.11839.
     """

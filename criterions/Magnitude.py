@@ -9,7 +9,7 @@ from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Sc
 
 
 class Magnitude(Criterion):
-    """Absolute value of each weight, after training, then the rest is tuned.
+    """Absolute value of each weight, after training, followed by fine-tuning.
 
     Han, Pool, Tran and Dally, 2015, arXiv:1506.02626.
     """
@@ -21,5 +21,5 @@ class Magnitude(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|w| of every prunable weight, in the weight's shape."""
+        """Return |w| of every prunable weight, in the weight's shape."""
         return {name: weight.detach().abs().float() for name, weight in prunable_weights(model).items()}

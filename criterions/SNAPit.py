@@ -8,7 +8,7 @@ from secateur.framework.schedules.base import ITERATIVE
 
 
 class SNAPit(SNAP):
-    """SNAP in rising steps before training, each one scoring the network that the last one left.
+    """SNAP in several steps before training, each of which scores the remaining channels.
 
     Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
     """

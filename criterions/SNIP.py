@@ -35,7 +35,7 @@ class SNIP(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|w * g| / (1e-8 + |L|) of every prunable weight, in the weight's shape."""
+        """Return |w * g| / (1e-8 + |L|) of every prunable weight, in the weight's shape."""
         weights = prunable_weights(model)
         with scoring(model):
             gradients, mean_loss = mean_gradients(model, batches, loss, weights)

@@ -7,7 +7,7 @@ from secateur.criterions.SNIP import SNIP
 
 
 class SNIPitDuring(SNIP):
-    """SNIP in rising steps, one at the end of an epoch (`--prune_delay`, `--prune_freq`).
+    """SNIP in several steps during training, at the ends of epochs (`--prune_delay`, `--prune_freq`).
 
     Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
     """

@@ -10,7 +10,7 @@ from secateur import Batch, Before, Criterion, Groups, LossFunction, Schedule, S
 
 
 class UnstructuredRandom(Criterion):
-    """Weights at random over the whole network, before training: the control of every weight criterion."""
+    """Random weights over the whole network, before training: the baseline of the weight criterions."""
 
     granularity = "weight"
     schedule: ClassVar[Schedule] = Before()
@@ -18,7 +18,7 @@ class UnstructuredRandom(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Uniform in [0, 1), from the criterion's own seed and step, in each weight's shape."""
+        """Draw uniform scores in [0, 1) from the criterion's seed and step, in each weight's shape."""
         generator = self.generator()
         return {
             name: torch.rand(weight.shape, generator=generator).to(weight.device)

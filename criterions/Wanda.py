@@ -23,10 +23,10 @@ from secateur.framework.pruning.selection.input_features import readers_of_weigh
 
 
 class Wanda(Criterion):
-    """|w| times the L2 norm of the input it reads, compared within each output's row, after training.
+    """|w| times the L2 norm of its input feature, ranked within each output's row, after training.
 
-    The norm of a feature runs over samples and positions; a convolution's features are its input channels. Sun,
-    Liu, Bair and Kolter, 2023, arXiv:2306.11695.
+    The norm of a feature is taken over samples and positions; a convolution's features are its input channels.
+    Sun, Liu, Bair and Kolter, 2023, arXiv:2306.11695.
     """
 
     granularity = "weight"
@@ -38,7 +38,7 @@ class Wanda(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|w| * |x|_2 of every prunable weight, in the weight's shape; zero where a layer was never called."""
+        """Return |w| * |x|_2 of every prunable weight, in the weight's shape; zero if a layer is never called."""
         layers = readers_of_weights(model)
         with scoring(model):
             norms = input_norms(model, batches)

@@ -198,7 +198,7 @@ def test_masked_weights_are_scored_and_nothing_is_revived(name: str) -> None:
 def test_options_are_stored_unchanged_and_unknown_ones_refused() -> None:
     criterion = build("criterions", "ChannelNorm", p=2)
     assert (criterion.p, repr(criterion)) == (2, "ChannelNorm(p=2)")
-    with pytest.raises(UsageError, match="p is 1 or 2, got 3"):
+    with pytest.raises(UsageError, match="p must be 1 or 2, got 3"):
         build("criterions", "ChannelNorm", p=3)
     with pytest.raises(UsageError, match="option"):
         build("criterions", "SNIP", q=1)

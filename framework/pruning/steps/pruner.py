@@ -108,7 +108,7 @@ class Pruner:
         trainer.progress.phase = self.phase(trainer)
 
     def phase(self, trainer: Trainer) -> str:
-        """Return "warmup" before the first epoch that ends with pruning, "pruning" up to the last one, then
+        """Return the phase of the epoch: "warmup" before the first one that ends with pruning, "pruning", or
         "final".
 
         Without any pruning it is "final", or "pruning" for a trainer that shrinks the network itself.

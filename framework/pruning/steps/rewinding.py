@@ -36,10 +36,9 @@ def check_rewinding(epoch: int, plan: Mapping[int, Sequence[float]], epochs: int
 
 
 class Rewinder:
-    """Store the network's state after `epoch` epochs (0: the initial state), and restore it after pruning in
-    training.
+    """Rewind the pruned network to its state after `epoch` epochs (0: the initial state).
 
-    The state is restored once after each moment of the plan that pruned anything. It consists of all parameters,
+    The state is restored once after each moment in training that pruned anything. It consists of all parameters,
     buffers and the optimizer's state, is cut together with the network and masked. The learning rate, its schedule
     and the epoch count continue. Frankle, Dziugaite, Roy and Carbin, 2019, arXiv:1903.01611.
     """

@@ -33,8 +33,7 @@ def divided(groups: Groups, scores: Mapping[str, Tensor], divisor: str) -> dict[
 
 
 def batch_gates(model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups) -> Iterator[Part]:
-    """Yield the size of each batch and dL/dz of every channel's gate z = 1, `(channels,)`; iterate inside
-    `scoring`.
+    """Yield the size of each batch and dL/dz of every channel's gate z = 1; iterate inside `scoring`.
 
     The gate multiplies the output of the batch norm after a producer: scale * dL/dscale + shift * dL/dshift;
     without a norm it multiplies the producer's output: sum w * dL/dw + b * dL/db. The gradients of several
@@ -51,10 +50,9 @@ def batch_gates(model: nn.Module, batches: Iterable[Batch], loss: LossFunction, 
 
 
 def sample_gates(model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups) -> Iterator[Part]:
-    """Yield the size of each batch and every sample's part of dL/dz, `(channels, samples)`; iterate inside
-    `scoring`.
+    """Yield the size of each batch and every sample's part of dL/dz; iterate inside `scoring`.
 
-    The sum over samples is the gradient of `batch_gates`.
+    The parts are `(channels, samples)` per group; their sum over samples is the gradient of `batch_gates`.
     """
     sample, batches = peek(batches)
     sites = GateSites.find(model, groups, sample[:1])
@@ -120,8 +118,7 @@ def _heard_gates(
 def joined(
     sites: GateSites, groups: Groups, found: Mapping[str, list[Tensor]], samples: int, positions: bool = False
 ) -> dict[str, Tensor]:
-    """Combine the captured products of the producers into those of the channels: `(channels, samples, ...)` per
-    group.
+    """Combine the producers' captured products by channel: `(channels, samples, ...)` per group.
 
     If the outputs of several producers differ in their number of positions, the smaller ones are spread evenly.
     """
