@@ -47,9 +47,9 @@ class Averages:
         self._count += 1
 
     def step(self, keep_adding: bool = False) -> None:
-        """A step is over. With `keep_adding` the mean is over all batches so far, and the next ones join it."""
+        """Complete a step. With `keep_adding` the mean includes all batches so far and the following ones."""
         mean = {name: total / self._count for name, total in self._sums.items()}
-        if keep_adding or not self.value or self.momentum == 0:  # 0 times an infinite score is no number
+        if keep_adding or not self.value or self.momentum == 0:  # 0 * inf would be NaN
             self.value = mean
         else:
             m = self.momentum
@@ -58,23 +58,23 @@ class Averages:
             self._sums, self._count = {}, 0
 
     def shrink(self, event: PruneEvent, left: Collection[str]) -> None:
-        """Forget what was cut: channels, parts of weights, and groups and layers that are not `left` at all.
+        """Remove the scores of cut channels, of cut parts of weights, and of names that are not in `left`.
 
-        Scores of masked weights stay; they are not looked at again.
+        Scores of masked weights are kept, but not used again.
         """
-        found = {}
+        value = {}
         for name in [name for name in self.value if name in left]:
             score = self.value[name]
             if name in event.staying:
                 score = shrink(score, event.staying[name])
             elif score.dim() == 1 and name in event.keep:
                 score = score[event.keep[name].to(score.device)]
-            found[name] = score
-        self.value = found
+            value[name] = score
+        self.value = value
 
 
 def normed(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each layer's scores over their L2 norm, infinite ones left out of it."""
+    """Divide each layer's scores by their L2 norm, which excludes infinite scores."""
     norms = {name: score.where(score != torch.inf, 0).norm() for name, score in scores.items()}
     return {name: score / (norms[name] + TINY) for name, score in scores.items()}
 

@@ -37,7 +37,7 @@ def batch_gates(model: nn.Module, batches: Iterable[Batch], loss: LossFunction, 
 
     The gate multiplies the output of the batch norm after a producer: scale * dL/dscale + shift * dL/dshift;
     without a norm it multiplies the producer's output: sum w * dL/dw + b * dL/db. The gradients of several
-    producers of one channel are summed. L is the mean loss of the batch.
+    producers of one channel are summed: `(channels,)` per group. L is the mean loss of the batch.
     """
     sample, batches = peek(batches)
     sites = GateSites.find(model, groups, sample[:1])
