@@ -226,7 +226,7 @@ WRONG_SCORES: dict[str, tuple[str, list[str]]] = {
     "no schedule": (HEAD + '    schedule = "before"\n' + SCORE + f"        return {RIGHT}\n",
                     ["schedule 'before'"]),
     "data of each class at random": (HEAD + '    data = Data("random", per_class=1)\n' + SCORE
-                                     + f"        return {RIGHT}\n", ["per_class of balanced data"]),
+                                     + f"        return {RIGHT}\n", ["per_class for balanced data"]),
     "data nobody has": (HEAD + '    data = Data("radnom", batches=1)\n' + SCORE + f"        return {RIGHT}\n",
                         ["'radnom'"]),
 }  # fmt: skip

@@ -265,7 +265,7 @@ def test_a_net_whose_only_free_channels_are_no_nodes_says_what_to_ask_for() -> N
         return net.attention(x, x, x, need_weights=False)[0]  # type: ignore[no-any-return]
 
     model = Net(run, attention=nn.MultiheadAttention(8, 2, batch_first=True))
-    with pytest.raises(UsageError, match="try budget macs"):
+    with pytest.raises(UsageError, match="use budget macs"):
         prune(model, "ChannelNorm", 0.5, example_input=torch.randn(1, 3, 8))
     prune(model, "ChannelNorm", 0.2431, example_input=torch.randn(1, 3, 8), budget="params")
     assert model.get_submodule("attention").in_proj_weight.shape[0] < 24  # type: ignore[operator, union-attr, index]

@@ -58,7 +58,7 @@ def test_a_pruning_without_any_scored_batch_is_an_error_and_no_fresh_estimate() 
 
 @pytest.mark.parametrize(("batches", "alpha"), [(0, 0.5), (3, 0.0), (3, 1.5)])
 def test_impossible_tracking_is_refused(batches: int, alpha: float) -> None:
-    with pytest.raises(UsageError, match=f"batches {batches} and alpha {alpha}"):
+    with pytest.raises(UsageError, match=f"batches .* alpha .*, got {batches} and {alpha}"):
         Tracking(batches, alpha)
 
 
