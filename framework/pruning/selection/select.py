@@ -69,7 +69,8 @@ def select(
 
     Raises:
         UsageError: If a score is NaN, the sparsity is not a number in [0, 1], the scope is unknown, a mask has
-            another shape than its scores, a name has no scores, or a count is negative.
+            another shape than its scores, a name has no scores, a count is not an integer of at least 0, or `gone`
+            is combined with "row".
 
     Example:
         >>> import torch
