@@ -153,7 +153,7 @@ class Pruner:
         trainer.progress.phase = "final"
         missed = [targets[-1] for moment, targets in sorted(self.plan.items()) if moment > trainer.epoch]
         if missed:
-            asked = f"sparsity {missed[-1]:.4f} was not pruned for"
+            asked = f"target sparsity {missed[-1]:.4f} was not applied"
             trainer.warn(f"{type(self.criterion).__name__}: training ended before the last pruning: {asked}")
         elif (
             self.events

@@ -251,9 +251,11 @@ class PruningStep:
         return LATENCY_TOLERANCE if self.budget == "latency" else TOLERANCE
 
     def limits(self) -> Limits:
+        """Return the constraints on the selection of channels."""
         return Limits(self.scope or self.criterion.scope, self.min_channels, self.round_to, self.keep_share)
 
     def budget_of(self, groups: dict[str, ChannelGroup]) -> Budget:
+        """Return the budget of the step for the given groups."""
         return make_budget(self.budget, self.model, groups, self.example_input, self._dense)
 
     def sparsity(self) -> float:
