@@ -181,7 +181,7 @@ def test_marks_on_parameters_stay() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sparsity": "0.5"}, "sparsity must be a number, got '0.5'"),
+        ({"sparsity": "0.5"}, "sparsity is a number, got '0.5'"),
         ({"budget": 3}, "budget is a word, got 3"),
         ({"scope": 2}, "scope is a word, got 2"),
         ({"min_channels": 1.5}, "min_channels is a number, got 1.5"),
