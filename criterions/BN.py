@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import During, Schedule
 from secateur.criterions.BNWeight import BNWeight
-from secateur.framework.schedules.base import During, Schedule
 
 
 class BN(BNWeight):
-    """|scale| of the batch norm behind each channel: the same as BNWeight, during training.
+    """|scale| of the batch norm after each channel, during training; the scores equal those of BNWeight.
 
     Lubana and Dick, 2020, arXiv:2009.11839.
     """

@@ -4,34 +4,33 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
+from secateur import Batch, Groups, LossFunction
 from secateur.criterions.TaylorGate import TaylorGate
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.gradients import Part, each_gradient, peek
 from secateur.framework.pruning.scoring.norm_scales import NormScales, require_norms
 
 
 class BNTaylor(TaylorGate):
-    """(scale * g + shift * g)^2 of the batch norm behind each channel, of each batch, averaged.
+    """(scale * g + shift * g)^2 of the batch norm after each channel, averaged over batches.
 
-    TaylorGate with `divisor` "none", for networks with batch norms: channels without one are never pruned. Several
-    norms of one channel are added before the square. Eval mode. Method 31 of Molchanov et al., 2019,
-    arXiv:1906.10771.
+    Equals TaylorGate with `divisor` "none" on networks with batch norms; channels without one are never pruned.
+    The terms of several norms of one channel are summed before squaring. Eval mode. Method 31 of Molchanov et al.,
+    2019, arXiv:1906.10771.
     """
 
     def __init__(self, *, divisor: str = "none") -> None:
         super().__init__(divisor=divisor)
 
     def check(self, model: nn.Module) -> None:
-        """UsageError for a network without batch norm."""
+        """Raise UsageError for a network without batch norm."""
         require_norms(model, type(self).__name__)
 
     def parts(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> Iterator[Part]:
-        """The scores of each batch and its size."""
+        """Yield the size of each batch and its scores."""
         sample, batches = peek(batches)
         norms = NormScales.find(model, groups, sample[:1], type(self).__name__)
         for samples, gradients in each_gradient(model, batches, loss, norms.parameters()):
-            products = {name: one.detach() * gradients[name] for name, one in norms.parameters().items()}
+            products = {name: value.detach() * gradients[name] for name, value in norms.parameters().items()}
             yield samples, {name: term.square() for name, term in norms.sums(products).items()}

@@ -5,20 +5,17 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
+from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, scoring
 from secateur.framework.pruning.scoring.inputs import with_sample
 from secateur.framework.pruning.scoring.norm_scales import NormScales, require_norms
-from secateur.framework.schedules.base import After, Schedule
 
 
 class BNWeight(Criterion):
-    """|scale| of the batch norm behind each channel, on a trained network.
+    """|scale| of the batch norm after each channel, on a trained network.
 
-    Those of several norms (a residual stage) are added; channels without a norm are never pruned. Method 30 of
-    Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771; after Liu, Li, Shen, Huang, Yan and Zhang,
-    2017, arXiv:1708.06519.
+    The scales of several norms (a residual stage) are summed; channels without a norm are never pruned. Method 30
+    of Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771; after Liu, Li, Shen, Huang, Yan and
+    Zhang, 2017, arXiv:1708.06519.
     """
 
     granularity = "channel"
@@ -26,13 +23,13 @@ class BNWeight(Criterion):
     paper = "arXiv:1906.10771"
 
     def check(self, model: nn.Module) -> None:
-        """UsageError for a network without batch norm."""
+        """Raise UsageError for a network without batch norm."""
         require_norms(model, type(self).__name__)
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|scale| of every free channel, `(channels,)` per group; a batch only tells the input's shape."""
+        """Return |scale| of every free channel, `(channels,)` per group; a batch only gives the input's shape."""
         free, sample = with_sample(self, model, batches, groups)
         with scoring(model):
             norms = NormScales.find(model, free, sample, type(self).__name__)

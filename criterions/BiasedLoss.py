@@ -4,17 +4,16 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from secateur import Batch, Groups, LossFunction
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.initial_weights import InitialWeights
 
 
 class BiasedLoss(LossBased):
     """Sum of w^2 * |g| over each channel's weights: loss preservation biased to large weights; during training.
 
-    `use_init`: sum of |w - w0| * |w * g|, w0 the weights at the start of the run. g and the other options as in
-    LossBased. Lubana and Dick, 2020, arXiv:2009.11839.
+    With `use_init` the sum of |w - w0| * |w * g|, where w0 are the weights at the start of the run. g and the
+    other options are those of LossBased. Lubana and Dick, 2020, arXiv:2009.11839.
     """
 
     def __init__(self, *, use_init: bool = False, temperature: float = 5.0, samples: int = 2560) -> None:
@@ -24,16 +23,16 @@ class BiasedLoss(LossBased):
         self._initial: InitialWeights | None = None
 
     def start(self, model: nn.Module) -> None:
-        """Remember the weights, the first time."""
+        """Copy the initial weights on the first call."""
         if self.use_init and self._initial is None:
             self._initial = InitialWeights.of(model)
 
     def element_scores(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> dict[str, Tensor]:
-        """w^2 * |g|, or |w - w0| * |w * g|, of every weight that produces a channel of the groups, by name.
+        """Return w^2 * |g|, or |w - w0| * |w * g|, of every weight that produces a channel of the groups, by name.
 
-        UsageError with `use_init` for weights that were never remembered, or are still those remembered.
+        With `use_init`, raises UsageError if initial weights are missing or no weight has changed.
         """
         slopes = self.slopes(model, batches, loss, groups)
         factors = {name: weight for name, (weight, _) in slopes.items()}

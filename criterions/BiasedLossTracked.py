@@ -4,18 +4,16 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from secateur import Batch, Groups, LossFunction, Scores, with_groups
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
-from secateur.framework.pruning.scoring.inputs import with_groups
 
 
 class BiasedLossTracked(LossBased):
-    """|w * g| of each weight, weighed by |w| (`use_l2`) and summed over each channel's weights; during training.
+    """|w * g| weighted by |w| (`use_l2`), summed over each channel's weights; during training.
 
-    The measure to track over the last batches of an epoch; scored at once it equals BiasedLoss, and without
-    `use_l2` LossBased. g and the other options as in LossBased. Lubana and Dick, 2020, arXiv:2009.11839.
+    Intended for tracking over the last batches of an epoch. Without tracking it equals BiasedLoss, and without
+    `use_l2` LossBased. g and the other options are those of LossBased. Lubana and Dick, 2020, arXiv:2009.11839.
     """
 
     def __init__(self, *, use_l2: bool = True, temperature: float = 5.0, samples: int = 2560) -> None:
@@ -26,10 +24,10 @@ class BiasedLossTracked(LossBased):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Sum of |w * g| * |w|, or of |w * g|, of every free channel, `(channels,)` per group."""
+        """Return the sum of |w * g| * |w|, or of |w * g|, of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         elements = self.element_scores(model, batches, loss, free)
         if self.use_l2:
             weights = producer_parameters(model, free, biases=False)
-            elements = {name: one.mul_(weights[name].detach()).abs_() for name, one in elements.items()}
+            elements = {name: score.mul_(weights[name].detach()).abs_() for name, score in elements.items()}
         return {name: total.float() for name, total in over_channels(free, elements).items()}

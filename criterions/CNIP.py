@@ -5,21 +5,29 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import (
+    Batch,
+    Before,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Schedule,
+    Scores,
+    mean_gradients,
+    prunable_weights,
+    scoring,
+    with_groups,
+)
 from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_over_channels
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
-from secateur.framework.pruning.scoring.gradients import mean_gradients
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import Before, Schedule
 
 
 class CNIP(Criterion):
     """SNIP's scores of weights and SNAP's scores of channels in one ranking, once before training.
 
-    |w * g| / |L| of each weight and |sum w * g + b * g_b| / |L| of each channel, from one pass; sparsity is
-    that of weights, those in channels that are cut included. Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
+    The scores are |w * g| / |L| of each weight and |sum w * g + b * g_b| / |L| of each channel, from one pass. The
+    sparsity is that of the weights, including those in channels that are cut. Verdenius, Stol and Forré, 2020,
+    arXiv:2006.00896.
     """
 
     granularity = "both"
@@ -30,7 +38,7 @@ class CNIP(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Scores of every prunable weight (its shape), then of every free channel (`(channels,)` per group)."""
+        """Return the scores of prunable weights, in their shapes, and free channels, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         weights, producers = prunable_weights(model), producer_parameters(model, free)
         with scoring(model):

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import Before, Schedule
 from secateur.criterions.CNIP import CNIP
-from secateur.framework.schedules.base import ITERATIVE, Before, Schedule
+from secateur.framework.schedules.base import ITERATIVE
 
 
 class CNIPit(CNIP):
-    """CNIP in rising steps before training, each one scoring what the last one left.
+    """CNIP in several steps before training, each of which scores the remaining weights and channels.
 
     Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
     """

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import During, Schedule
 from secateur.criterions.CNIP import CNIP
-from secateur.framework.schedules.base import During, Schedule
 
 
 class CNIPitDuring(CNIP):
-    """CNIP in rising steps, one at the end of an epoch (`--prune_delay`, `--prune_freq`).
+    """CNIP in several steps during training, at the ends of epochs (`--prune_delay`, `--prune_freq`).
 
     Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
     """

@@ -5,27 +5,24 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from secateur import Batch, Groups, LossFunction, Scores, scoring, with_groups
 from secateur.criterions.Oracle import Oracle
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.ablation.combinations import (
     check_combinations,
     combinations,
     least_of_each,
 )
 from secateur.framework.pruning.scoring.ablation.loss_change import loss_changes
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
 from secateur.framework.pruning.scoring.gradients import mean_over_batches
-from secateur.framework.pruning.scoring.inputs import with_groups
 
 
 class Combinatorial(Oracle):
-    """The least squared change of the loss over all sets of `size` channels of a layer that hold the channel.
+    """Lowest squared change of the loss over all sets of `size` channels of a layer that contain the channel.
 
-    So the channels of the set that is missed least come first. `changes` has the squared change of every set, in
-    lexicographic order, per group. `layer`: only this group, by name or number, is tried, all others are never
-    pruned. More than `most` sets are refused. Exact as Oracle; after training. Method 50 of Molchanov et al.,
-    2019, arXiv:1906.10771.
+    The channels of the set with the least change are pruned first. `changes` holds the squared changes of all sets
+    in lexicographic order, per group. `layer` restricts the search to one group, by name or number; all others are
+    never pruned. More than `most` sets are an error. The changes are exact as in Oracle; after training. Method 50
+    of Molchanov et al., 2019, arXiv:1906.10771.
     """
 
     def __init__(self, *, size: int = 2, layer: str | int | None = None, most: int = 200_000) -> None:
@@ -38,14 +35,14 @@ class Combinatorial(Oracle):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """The least squared change of every free channel, `(channels,)` per group; +inf in groups not tried."""
+        """Return the lowest squared change of every free channel, `(channels,)` per group; else +inf."""
         free, batches = with_groups(model, batches, groups)
         sets = combinations(free, self.size, self.layer, self.most, type(self).__name__)
         tried = {name: free[name] for name in sets}
         with scoring(model):
             parts = loss_changes(model, batches, loss, tried, sets)
-            squares = ((n, {name: one.square() for name, one in part.items()}) for n, part in parts)
+            squares = ((n, {name: change.square() for name, change in part.items()}) for n, part in parts)
             self.changes = mean_over_batches(squares)
         device = next(model.parameters()).device
         never = {name: torch.full((group.channels,), torch.inf, device=device) for name, group in free.items()}
-        return never | {name: least_of_each(one, sets[name]).float() for name, one in self.changes.items()}
+        return never | {name: least_of_each(change, sets[name]).float() for name, change in self.changes.items()}

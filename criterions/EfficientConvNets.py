@@ -4,7 +4,7 @@ from secateur.criterions.ChannelNorm import ChannelNorm
 
 
 class EfficientConvNets(ChannelNorm):
-    """L1 norm of each filter, the same share of every layer, after training, then the rest is tuned.
+    """L1 norm of each filter, with the same share of every layer pruned; after training, followed by fine-tuning.
 
     Li, Kadav, Durdanovic, Samet and Graf, 2016, arXiv:1608.08710.
     """

@@ -6,10 +6,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.schedules.base import Never, Schedule
+from secateur import Batch, Criterion, Groups, LossFunction, Never, Schedule, Scores, prunable_weights
 
 
 class EmptyCrit(Criterion):
@@ -21,7 +18,7 @@ class EmptyCrit(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """+inf everywhere, which is never pruned."""
+        """Return +inf for every prunable weight, which is never pruned."""
         return {
             name: torch.full_like(weight, torch.inf, dtype=torch.float32)
             for name, weight in prunable_weights(model).items()

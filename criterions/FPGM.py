@@ -6,18 +6,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, input_columns, with_groups
 from secateur.framework.pruning.scoring.channel_sums import channel_rows
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.pruning.scoring.input_features import input_columns
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import After, Schedule
 
 
 class FPGM(Criterion):
-    """Sum of the distances of each filter to all filters of its layer: those nearest to the median go first.
+    """Sum of the distances of each filter to all filters of its layer; the lowest are nearest to the median.
 
-    A channel's filter is the rows of all its producers, without biases. The same share of every layer goes. He,
+    A channel's filter consists of the rows of all its producers, without biases. The same share of every layer is
+    pruned. He,
     Liu, Wang, Hu and Yang, 2018, arXiv:1811.00250.
     """
 
@@ -29,17 +26,17 @@ class FPGM(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Sum of the L2 distances to all filters of the group, `(channels,)` per group."""
+        """Return the sum of the L2 distances to all filters of the group, `(channels,)` per group."""
         free, _ = with_groups(model, batches, groups)
         return {name: _distances(rows) for name, rows in channel_rows(model, free).items()}
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """The same sum over the columns of the first layer's weight, `(inputs,)`."""
+        """Return the sum of the L2 distances between the columns of the first layer's weight, `(inputs,)`."""
         module: Any = model.get_submodule(layer)
         return _distances(input_columns(module, module.weight.detach()))
 
 
 def _distances(rows: Tensor) -> Tensor:
-    rows = rows if rows.dtype == torch.float64 else rows.float()  # half precision has no distances
-    # not by matrix products: differences of large squares would drown the distances of filters that are close
+    rows = rows if rows.dtype == torch.float64 else rows.float()  # cdist does not support half precision
+    # no matrix products: cancellation of large squares would lose the distances of close filters
     return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1).float()

@@ -4,21 +4,19 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
+from secateur import Batch, Groups, LossFunction, scoring
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import producer_parameters
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.gradients import each_gradient, mean_of, one_sample_each, softened
 
 
 class Fisher(LossBased):
-    """Sum of w^2 * F over each channel's weights, F the mean over batches of g^2; during training.
+    """Sum of w^2 * F over each channel's weights, where F is the mean of g^2 over batches; during training.
 
-    g is the gradient of one batch's mean loss (of outputs / `temperature`), and a batch weighs by its size; with
-    `per_example` of one sample's loss, which is the diagonal of the empirical Fisher matrix and takes a pass for
-    each sample. Lubana and Dick, 2020, arXiv:2009.11839, after Theis, Korshunova, Tejani and Huszár, 2018,
-    arXiv:1801.05787.
+    g is the gradient of one batch's mean loss (of outputs / `temperature`), and batches are weighted by their
+    sizes. With `per_example` g is that of one sample's loss, which gives the diagonal of the empirical Fisher
+    matrix and takes one pass per sample. Lubana and Dick, 2020, arXiv:2009.11839, after Theis, Korshunova, Tejani
+    and Huszár, 2018, arXiv:1801.05787.
     """
 
     def __init__(self, *, per_example: bool = False, temperature: float = 5.0, samples: int = 2560) -> None:
@@ -29,7 +27,7 @@ class Fisher(LossBased):
     def element_scores(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> dict[str, Tensor]:
-        """w^2 * F of every weight that produces a channel of the groups, by name, in the weight's shape."""
+        """Return w^2 * F of every weight that produces a channel of the groups, by name, in the weight's shape."""
         weights = producer_parameters(model, groups, biases=False)
         fisher = self.fisher(model, batches, loss, weights)
         return {name: weight.detach().square() * fisher[name] for name, weight in weights.items()}
@@ -37,8 +35,8 @@ class Fisher(LossBased):
     def fisher(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, parameters: dict[str, nn.Parameter]
     ) -> dict[str, Tensor]:
-        """F of some parameters, in their shapes."""
+        """Return F of the given parameters, in their shapes."""
         given = one_sample_each(batches) if self.per_example else batches
         with scoring(model):
             parts = each_gradient(model, given, softened(loss, self.temperature), parameters)
-            return mean_of((size, {name: g.square_() for name, g in each.items()}) for size, each in parts)
+            return mean_of((size, {name: g.square_() for name, g in part.items()}) for size, part in parts)

@@ -5,21 +5,18 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
+from secateur import Batch, Before, Criterion, Data, Groups, LossFunction, Schedule, Scores, prunable_weights
 from secateur.framework.pruning.scoring.gradient_flow import GradientFlow
 from secateur.framework.pruning.scoring.gradients import check_temperature
-from secateur.framework.schedules.base import Before, Schedule
 
 
 class GRASP(Criterion):
-    """Gradient signal preservation w * (H g), once before training: the highest -w * (H g) goes first.
+    """Gradient signal preservation w * (H g), once before training: the highest -w * (H g) is pruned first.
 
-    g is the gradient of the mean loss of outputs / `temperature` over all samples by the prunable weights, H its
-    Hessian; eval mode. As the paper's authors do it: `train_batch_norm`, `halves` (each batch passes as two) and
-    `xavier` (linear weights are drawn anew for the scoring). `original_polarity` turns the ranking round, as
-    SNIP-it's code did. Wang, Zhang and Grosse, 2020, arXiv:2002.07376.
+    g is the gradient of the mean loss of outputs / `temperature` over all samples with respect to the prunable
+    weights, H its Hessian; eval mode. The options `train_batch_norm`, `halves` (split each batch in two) and
+    `xavier` (re-initialise linear weights for the scoring) reproduce the authors' code. `original_polarity`
+    reverses the ranking, as in SNIP-it's code. Wang, Zhang and Grosse, 2020, arXiv:2002.07376.
     """
 
     granularity = "weight"
@@ -41,16 +38,16 @@ class GRASP(Criterion):
         self._xavier = xavier
 
     def flow(self) -> GradientFlow:
-        """How the flow of this step is taken."""
+        """Return the options of the gradient flow of this step."""
         return GradientFlow(*self._flow, xavier=self.generator() if self._xavier else None)
 
     def cost(self, samples: int) -> float:
-        """A pass for g, and one that is differentiated twice."""
+        """Return the cost of one pass for g and one that is differentiated twice."""
         return 3 * samples
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """w * (H g) of every prunable weight, signed, in the weight's shape."""
+        """Return the signed w * (H g) of every prunable weight, in the weight's shape."""
         products = self.flow().products(model, batches, loss)
         return {name: (self._sign * products[name]).float() for name in prunable_weights(model)}

@@ -6,24 +6,32 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import prunable_weights, tensor_name
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
+from secateur import (
+    Batch,
+    Criterion,
+    Data,
+    During,
+    Groups,
+    LossFunction,
+    Schedule,
+    Scores,
+    input_columns,
+    mean_gradients,
+    prunable_weights,
+    scoring,
+    with_groups,
+)
+from secateur.framework.network.layers import tensor_name
 from secateur.framework.pruning.scoring.gates.norm_gates import norm_gate_gradients
-from secateur.framework.pruning.scoring.gradients import mean_gradients
-from secateur.framework.pruning.scoring.input_features import input_columns
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import During, Schedule
 
 
 class GateDecorators(Criterion):
-    """Sensitivity of a gate phi behind each norm, sum over batches of |phi * dL/dphi|, with the trainer TickTock.
+    """Sum over batches of |phi * dL/dphi| of a gate phi after each norm, with the trainer TickTock.
 
-    The gate is TickTock's, or the one that an ordinary batch norm amounts to: y = scale * x_hat + shift =
-    phi * (x_hat + shift / scale) has phi * dL/dphi = scale * dL/dscale + shift * dL/dshift, so that a score needs
-    no gated network. A producer without a norm has its gate on its own output: sum w * dL/dw + b * dL/db. L is
-    the mean loss of a batch; several producers of one channel are added before the absolute value.
+    The gate is that of TickTock, or the equivalent gate of an ordinary batch norm: y = scale * x_hat + shift =
+    phi * (x_hat + shift / scale) has phi * dL/dphi = scale * dL/dscale + shift * dL/dshift, so that no gated
+    network is needed. For a producer without a norm the gate is on its own output: sum w * dL/dw + b * dL/db. L is
+    the mean loss of a batch; several producers of one channel are summed before the absolute value.
     You, Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
     """
 
@@ -36,7 +44,7 @@ class GateDecorators(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Sum over batches of |phi * dL/dphi| of every free channel, `(channels,)` per group."""
+        """Return the sum over batches of |phi * dL/dphi| of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         totals: dict[str, Tensor] = {}
         with scoring(model):
@@ -46,7 +54,7 @@ class GateDecorators(Criterion):
         return {name: total.float() for name, total in totals.items()}
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """Sum over batches of |sum w * dL/dw| over the columns of the first layer's weight, `(inputs,)`."""
+        """Return the sum over batches of |sum w * dL/dw| of each column of the first layer, `(inputs,)`."""
         name, module = tensor_name(layer, "weight"), model.get_submodule(layer)
         weight = prunable_weights(model)[name]
         columns = []

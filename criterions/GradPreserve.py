@@ -4,15 +4,14 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from secateur import Batch, Groups, LossFunction, Scores
 from secateur.criterions.GraspChannel import GraspChannel
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
 
 
 class GradPreserve(GraspChannel):
-    """|sum w * (H g)| over each channel's weights: what changes the gradients' norm least goes first.
+    """|sum w * (H g)| over each channel's weights, the effect on the norm of the gradients.
 
-    As GraspChannel, without the sign and with `grasp_temperature` 1; during training. Lubana and Dick, 2020,
+    Equals GraspChannel without the sign and with `grasp_temperature` 1; during training. Lubana and Dick, 2020,
     arXiv:2009.11839.
     """
 
@@ -22,5 +21,5 @@ class GradPreserve(GraspChannel):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|sum w * (H g)| of every free channel, `(channels,)` per group."""
+        """Return |sum w * (H g)| of every free channel, `(channels,)` per group."""
         return {name: flow.abs().float() for name, flow in self.flows(model, batches, loss, groups).items()}

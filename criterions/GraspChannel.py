@@ -5,22 +5,19 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Schedule, Scores, with_groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
 from secateur.framework.pruning.scoring.gradient_flow import GradientFlow
 from secateur.framework.pruning.scoring.gradients import check_flow_options
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import During, Schedule
 
 
 class GraspChannel(Criterion):
-    """Sum of w * (H g) over each channel's weights, signed: what would slow training least goes first.
+    """Signed sum of w * (H g) over each channel's weights, its contribution to the gradient flow.
 
-    g is the gradient by all parameters of the mean loss of outputs / `grasp_temperature` over `samples` images,
-    equally many of each class, and H its Hessian; eval mode; during training. The weights are the rows of all
-    producers, without biases. Lubana and Dick, 2020, arXiv:2009.11839, after Wang, Zhang and Grosse, 2020,
-    arXiv:2002.07376.
+    g is the gradient of the mean loss of outputs / `grasp_temperature` with respect to all parameters over
+    `samples` images, the same number of each class, and H its Hessian; eval mode; during training. The weights are
+    the rows of all producers, without biases. Lubana and Dick, 2020, arXiv:2009.11839, after Wang, Zhang and
+    Grosse, 2020, arXiv:2002.07376.
     """
 
     granularity = "channel"
@@ -35,19 +32,19 @@ class GraspChannel(Criterion):
         self.__dict__["data"] = Data("balanced", samples=samples)
 
     def cost(self, samples: int) -> float:
-        """A pass for g, and one that is differentiated twice."""
+        """Return the cost of one pass for g and one that is differentiated twice."""
         return 3 * samples
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Sum of w * (H g) of every free channel, `(channels,)` per group."""
+        """Return the sum of w * (H g) of every free channel, `(channels,)` per group."""
         return {name: flow.float() for name, flow in self.flows(model, batches, loss, groups).items()}
 
     def flows(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None
     ) -> dict[str, Tensor]:
-        """The sums in the precision of the network."""
+        """Return the sums of w * (H g) in the precision of the network."""
         free, batches = with_groups(model, batches, groups)
         names = producer_parameters(model, free, biases=False)
         flow = GradientFlow(self.grasp_temperature, everything=True)

@@ -5,20 +5,27 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import (
+    After,
+    Batch,
+    Criterion,
+    Groups,
+    LossFunction,
+    Schedule,
+    Scores,
+    UsageError,
+    input_columns,
+    with_groups,
+)
 from secateur.framework.pruning.scoring.channel_sums import channel_rows
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.pruning.scoring.input_features import input_columns
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import After, Schedule
-from secateur.utils.errors import UsageError
 
 
 class GroupHoyerSquare(Criterion):
-    """Keeps channels with any |w| above a fixed `threshold`, once, after training with the loss of the same name.
+    """Largest |w| of each channel with a fixed `threshold`, once, after training with the loss of the same name.
 
-    The weights are the rows of all producers of the channel. `--pruning_limit` has no effect, but for 0, which
-    prunes nothing; the best channel of a group stays. Yang, Wen and Li, 2019, arXiv:1908.09979.
+    Channels whose weights, the rows of all producers, are at or below the threshold are pruned; the best channel
+    of a group is kept. `--pruning_limit` has no effect, except that 0 prunes nothing. Yang, Wen and Li, 2019,
+    arXiv:1908.09979.
     """
 
     granularity = "channel"
@@ -33,11 +40,11 @@ class GroupHoyerSquare(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """The largest |w| of every free channel, `(channels,)` per group."""
+        """Return the largest |w| of every free channel, `(channels,)` per group."""
         free, _ = with_groups(model, batches, groups)
         return {name: rows.abs().amax(1).float() for name, rows in channel_rows(model, free).items()}
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """The largest |w| of each column of the first layer's weight, `(inputs,)`."""
+        """Return the largest |w| of each column of the first layer's weight, `(inputs,)`."""
         module: Any = model.get_submodule(layer)
         return input_columns(module, module.weight.detach()).abs().amax(1).float()

@@ -2,15 +2,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import After, Schedule, UsageError
 from secateur.criterions.Magnitude import Magnitude
-from secateur.framework.schedules.base import After, Schedule
-from secateur.utils.errors import UsageError
 
 
 class HoyerSquare(Magnitude):
-    """Keeps |w| above a fixed `threshold`, once, after training with the loss of the same name.
+    """|w| of each weight with a fixed `threshold`, once, after training with the loss of the same name.
 
-    `--pruning_limit` has no effect, but for 0, which prunes nothing. Yang, Wen and Li, 2019, arXiv:1908.09979.
+    Weights with |w| at or below the threshold are pruned. `--pruning_limit` has no effect, except that 0 prunes
+    nothing. Yang, Wen and Li, 2019, arXiv:1908.09979.
     """
 
     schedule: ClassVar[Schedule] = After()

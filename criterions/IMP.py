@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import During, Schedule
 from secateur.criterions.Magnitude import Magnitude
-from secateur.framework.schedules.base import During, Schedule
 
 
 class IMP(Magnitude):
-    """Iterative magnitude pruning |w| in rising steps during training; with `--enable_rewinding` lottery tickets.
+    """Iterative magnitude pruning: |w| in several steps during training.
+
+    With `--enable_rewinding` it finds lottery tickets.
 
     Frankle and Carbin, 2018, arXiv:1803.03635.
     """

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import Before, Schedule
 from secateur.criterions.GRASP import GRASP
-from secateur.framework.schedules.base import ITERATIVE, Before, Schedule
+from secateur.framework.schedules.base import ITERATIVE
 
 
 class IterativeGRASP(GRASP):
-    """GRASP in rising steps before training, each one by the gradient flow of the weights that are left.
+    """GRASP in several steps before training, each of which uses the gradient flow of the remaining weights.
 
     Wang, Zhang and Grosse, 2020, arXiv:2002.07376.
     """

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import During, Schedule
 from secateur.criterions.WeightAbs import WeightAbs
-from secateur.framework.schedules.base import During, Schedule
 
 
 class L1(WeightAbs):
-    """Sum of |w| over each channel's weights: the same as WeightAbs, during training.
+    """Sum of |w| over each channel's weights, during training; the scores equal those of WeightAbs.
 
     Lubana and Dick, 2020, arXiv:2009.11839.
     """

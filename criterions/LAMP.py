@@ -6,16 +6,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.schedules.base import After, Schedule
+from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, prunable_weights
 
 
 class LAMP(Criterion):
-    """Layer-adaptive magnitude w^2 / sum of all v^2 of its layer with |v| >= |w|, after training.
+    """Layer-adaptive magnitude: w^2 / sum of all v^2 of its layer with |v| >= |w|, after training.
 
-    Among equal weights the first is taken as the smaller one, so that scores in a layer differ and the largest
+    Among equal weights the first counts as the smaller one, so that all scores of a layer differ and the largest
     weight of every layer has score 1. Lee, Park, Mo, Ahn and Shin, 2020, arXiv:2010.07611.
     """
 
@@ -26,7 +23,7 @@ class LAMP(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """The layer-adaptive magnitude of every prunable weight, in [0, 1], in the weight's shape."""
+        """Return the layer-adaptive magnitude of every prunable weight, in [0, 1], in the weight's shape."""
         return {name: _lamp(weight.detach()) for name, weight in prunable_weights(model).items()}
 
 

@@ -5,19 +5,16 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Schedule, Scores, with_groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, weight_slopes
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
 from secateur.framework.pruning.scoring.gradients import check_flow_options
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import During, Schedule
 
 
 class LossBased(Criterion):
-    """Sum of |w * g| over each channel's weights: what stays keeps the loss; during training.
+    """Sum of |w * g| over each channel's weights, for loss preservation; during training.
 
-    g is the gradient of the mean loss of outputs / `temperature` over all `samples`, in eval mode; the weights are
-    the rows of all producers, without biases. Lubana and Dick, 2020, arXiv:2009.11839.
+    g is the gradient of the mean loss of outputs / `temperature` over `samples` samples, in eval mode. The weights
+    are the rows of all producers, without biases. Lubana and Dick, 2020, arXiv:2009.11839.
     """
 
     granularity = "channel"
@@ -34,7 +31,7 @@ class LossBased(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Sum of what each weight scores, of every free channel, `(channels,)` per group."""
+        """Return the sum of the weights' scores of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         sums = over_channels(free, self.element_scores(model, batches, loss, free))
         return {name: total.float() for name, total in sums.items()}
@@ -42,11 +39,11 @@ class LossBased(Criterion):
     def element_scores(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> dict[str, Tensor]:
-        """|w * g| of every weight that produces a channel of the groups, by name, in the weight's shape."""
+        """Return |w * g| of every weight that produces a channel of the groups, by name, in the weight's shape."""
         return {name: g.mul_(w).abs_() for name, (w, g) in self.slopes(model, batches, loss, groups).items()}
 
     def slopes(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> dict[str, tuple[Tensor, Tensor]]:
-        """w and g of those weights; g may be written over."""
+        """Return (w, g) of these weights by name; g may be modified in place."""
         return weight_slopes(model, batches, loss, groups, self.temperature)

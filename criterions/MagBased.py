@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import During, Schedule
 from secateur.criterions.ChannelNorm import ChannelNorm
-from secateur.framework.schedules.base import During, Schedule
 
 
 class MagBased(ChannelNorm):
-    """L2 norm of each channel's weights: the same as ChannelNorm with p = 2, during training.
+    """L2 norm of each channel's weights, during training; the scores equal those of ChannelNorm with p = 2.
 
     Lubana and Dick, 2020, arXiv:2009.11839.
     """

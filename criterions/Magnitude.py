@@ -5,14 +5,11 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.schedules.base import After, Schedule
+from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, prunable_weights
 
 
 class Magnitude(Criterion):
-    """Absolute value of each weight, after training, then the rest is tuned.
+    """Absolute value of each weight, after training, followed by fine-tuning.
 
     Han, Pool, Tran and Dally, 2015, arXiv:1506.02626.
     """
@@ -24,5 +21,5 @@ class Magnitude(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|w| of every prunable weight, in the weight's shape."""
+        """Return |w| of every prunable weight, in the weight's shape."""
         return {name: weight.detach().abs().float() for name, weight in prunable_weights(model).items()}

@@ -4,38 +4,35 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from secateur import Batch, Groups, LossFunction, Scores, scoring, with_groups
 from secateur.criterions.Fisher import Fisher
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
 from secateur.framework.pruning.scoring.gradients import peek
-from secateur.framework.pruning.scoring.inputs import with_groups
 from secateur.framework.pruning.scoring.norm_scales import NormScales, require_norms
 
 
 class NvidiaFisher(Fisher):
-    """scale^2 * F + shift^2 * F of the batch norm behind each channel, F as in Fisher; during training.
+    """scale^2 * F + shift^2 * F of the batch norm after each channel, with F as in Fisher; during training.
 
-    Those of several norms are added; channels without a norm are never pruned. Lubana and Dick, 2020,
+    The terms of several norms are summed; channels without a norm are never pruned. Lubana and Dick, 2020,
     arXiv:2009.11839, after Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
     """
 
-    #: a norm's scale and shift are no weights that others could weigh
+    #: the scores are of norms' scales and shifts, which `weighted` does not support
     element_scores = None  # type: ignore[assignment]
 
     def check(self, model: nn.Module) -> None:
-        """UsageError for a network without batch norm."""
+        """Raise UsageError for a network without batch norm."""
         require_norms(model, type(self).__name__)
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """scale^2 * F + shift^2 * F of every free channel, `(channels,)` per group."""
+        """Return scale^2 * F + shift^2 * F of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         sample, batches = peek(batches)
         with scoring(model):
             norms = NormScales.find(model, free, sample[:1], type(self).__name__)
         parameters = norms.parameters()
         fisher = self.fisher(model, batches, loss, parameters)
-        terms = {name: one.detach().square() * fisher[name] for name, one in parameters.items()}
+        terms = {name: value.detach().square() * fisher[name] for name, value in parameters.items()}
         return {name: total.float() for name, total in norms.sums(terms).items()}

@@ -4,20 +4,19 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
+from secateur import Batch, Groups, LossFunction
 from secateur.criterions.TaylorGate import TaylorGate
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.ablation.loss_change import loss_changes
 from secateur.framework.pruning.scoring.cost import channels_of
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.gradients import Part
 
 
 class Oracle(TaylorGate):
-    """(L without the channel - L)^2 of each batch, averaged; after training: what the Taylor criterions estimate.
+    """(L without the channel - L)^2, averaged over batches; after training. The Taylor criterions approximate it.
 
-    Exact: a channel is removed as a cut does it, the gate of every output it has at zero, and the loss is computed
-    again, of many channels at once. Eval mode. Method 40 of Molchanov, Mallya, Tyree, Frosio and Kautz, 2019,
-    arXiv:1906.10771.
+    The score is exact: the channel is removed as in a cut, with the gate of each of its outputs at zero, and the
+    loss is recomputed, for many channels at once. Eval mode. Method 40 of Molchanov, Mallya, Tyree, Frosio and
+    Kautz, 2019, arXiv:1906.10771.
     """
 
     exact = True
@@ -28,16 +27,16 @@ class Oracle(TaylorGate):
         self._channels = 1
 
     def start(self, model: nn.Module) -> None:
-        """Find out how many channels there are."""
+        """Determine the number of channels."""
         self._channels = channels_of(model, self.example_input, self._channels)
 
     def cost(self, samples: int) -> float:
-        """At most a forward pass for each channel and sample."""
+        """Return the cost of at most one forward pass per channel and sample."""
         return samples * (1 + self._channels) / 3
 
     def parts(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> Iterator[Part]:
-        """The scores of each batch and its size."""
+        """Yield the size of each batch and its scores."""
         for samples, changes in loss_changes(model, batches, loss, groups):
             yield samples, {name: change.square() for name, change in changes.items()}

@@ -2,14 +2,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import After, Schedule
 from secateur.criterions.StructuredRandom import StructuredRandom
-from secateur.framework.schedules.base import After, Schedule
 
 
 class RandomChannel(StructuredRandom):
-    """Channels at random over the whole network, on a trained network: StructuredRandom with global ranking.
+    """Random channels over the whole network, on a trained network: StructuredRandom with global ranking.
 
-    One draw a pruning step, from the run's seed: draws that are averaged over batches would all come out alike.
+    The scores are drawn once per pruning step from the run's seed; averaged over batches they would become equal.
     Method 1 of Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
     """
 

@@ -5,23 +5,32 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import prunable_weights, tensor_name
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
+from secateur import (
+    Batch,
+    Before,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Schedule,
+    Scores,
+    input_columns,
+    mean_gradients,
+    prunable_weights,
+    scoring,
+    with_groups,
+)
+from secateur.framework.network.layers import tensor_name
 from secateur.framework.pruning.scoring.gates.output_gates import gate_gradients
-from secateur.framework.pruning.scoring.gradients import mean_gradients
-from secateur.framework.pruning.scoring.input_features import input_columns
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import Before, Schedule
 
 
 class SNAP(Criterion):
     """Node sensitivity |dL/dc| / |L| of a gate c = 1 on each channel, once before training.
 
     The gate multiplies the producer's output z before the norm, so that dL/dc = sum z * dL/dz over samples and
-    positions = sum w * g + b * g_b over the channel's rows and bias: no gate is needed. Several producers of one
-    channel are added before the absolute value. Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
+    positions = sum w * g + b * g_b over the channel's rows and bias, which needs no gate in the network. Several
+    producers of one channel are summed before the absolute value. Verdenius, Stol and Forré, 2020,
+    arXiv:2006.00896.
     """
 
     granularity = "channel"
@@ -32,14 +41,14 @@ class SNAP(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|dL/dc| / (1e-8 + |L|) of every free channel, `(channels,)` per group."""
+        """Return |dL/dc| / (1e-8 + |L|) of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         with scoring(model):
             gates, mean_loss = gate_gradients(model, batches, loss, free)
         return {name: (gate.abs() / (1e-8 + abs(mean_loss))).float() for name, gate in gates.items()}
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """|sum w * g| / (1e-8 + |L|) over the columns of the first layer's weight, `(inputs,)`."""
+        """Return |sum w * g| / (1e-8 + |L|) of each column of the first layer's weight, `(inputs,)`."""
         name = tensor_name(layer, "weight")
         weight = prunable_weights(model)[name]
         with scoring(model):

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import Before, Schedule
 from secateur.criterions.SNAP import SNAP
-from secateur.framework.schedules.base import ITERATIVE, Before, Schedule
+from secateur.framework.schedules.base import ITERATIVE
 
 
 class SNAPit(SNAP):
-    """SNAP in rising steps before training, each one scoring the network that the last one left.
+    """SNAP in several steps before training, each of which scores the remaining channels.
 
     Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
     """

@@ -5,12 +5,19 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
-from secateur.framework.pruning.scoring.gradients import mean_gradients
-from secateur.framework.schedules.base import Before, Schedule
+from secateur import (
+    Batch,
+    Before,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Schedule,
+    Scores,
+    mean_gradients,
+    prunable_weights,
+    scoring,
+)
 
 
 class SNIP(Criterion):
@@ -28,7 +35,7 @@ class SNIP(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|w * g| / (1e-8 + |L|) of every prunable weight, in the weight's shape."""
+        """Return |w * g| / (1e-8 + |L|) of every prunable weight, in the weight's shape."""
         weights = prunable_weights(model)
         with scoring(model):
             gradients, mean_loss = mean_gradients(model, batches, loss, weights)

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from secateur import Before, Schedule
 from secateur.criterions.SNIP import SNIP
-from secateur.framework.schedules.base import ITERATIVE, Before, Schedule
+from secateur.framework.schedules.base import ITERATIVE
 
 
 class SNIPit(SNIP):
-    """SNIP in rising steps before training, each one scoring the weights that are left.
+    """SNIP in several steps before training, each of which scores the remaining weights.
 
     Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
     """

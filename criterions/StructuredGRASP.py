@@ -6,20 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur import Batch, Groups, LossFunction, Scores, input_columns, with_groups
 from secateur.criterions.GRASP import GRASP
 from secateur.framework.network.layers import tensor_name
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_over_channels
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
-from secateur.framework.pruning.scoring.input_features import input_columns
-from secateur.framework.pruning.scoring.inputs import with_groups
 
 
 class StructuredGRASP(GRASP):
-    """How the gradient flow changes with a gate on each channel, once before training.
+    """Derivative of the gradient flow with respect to a gate on each channel, once before training.
 
-    The sum of w * (H g) over the rows and biases of all producers of the channel, signed: the highest negative
-    sum goes first. Options and paper as GRASP: Wang, Zhang and Grosse, 2020, arXiv:2002.07376.
+    The score is the signed sum of w * (H g) over the rows and biases of all producers of the channel; channels
+    with the lowest sum are pruned first. The options and the paper are those of GRASP: Wang, Zhang and Grosse,
+    2020, arXiv:2002.07376.
     """
 
     granularity = "channel"
@@ -27,13 +25,15 @@ class StructuredGRASP(GRASP):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Sum of w * (H g) of every free channel, signed, `(channels,)` per group."""
+        """Return the signed sum of w * (H g) of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         products = self.flow().products(model, batches, loss, producer_parameters(model, free))
-        sums = sum_over_channels(free, products, {name: torch.ones_like(one) for name, one in products.items()})
+        sums = sum_over_channels(
+            free, products, {name: torch.ones_like(product) for name, product in products.items()}
+        )
         return {name: (self._sign * total).float() for name, total in sums.items()}
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """The same sum over the columns of the first layer's weight, `(inputs,)`."""
+        """Return the signed sum of w * (H g) of each column of the first layer's weight, `(inputs,)`."""
         products: Any = self.flow().products(model, batches, loss)[tensor_name(layer, "weight")]
         return (self._sign * input_columns(model.get_submodule(layer), products).sum(1)).float()

@@ -6,15 +6,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.pruning.scoring.input_features import input_columns
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import Before, Schedule
+from secateur import Batch, Before, Criterion, Groups, LossFunction, Schedule, Scores, input_columns, with_groups
 
 
 class StructuredRandom(Criterion):
-    """Channels at random, the same share of every layer, before training: the control of the others."""
+    """Random channels, the same share of every layer, before training: the baseline of the channel criterions."""
 
     granularity = "channel"
     scope = "layer"
@@ -23,13 +19,13 @@ class StructuredRandom(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Uniform in [0, 1), from the criterion's own seed and step, `(channels,)` per group."""
+        """Draw uniform scores in [0, 1) from the criterion's seed and step, `(channels,)` per group."""
         free, _ = with_groups(model, batches, groups)
         generator = self.generator()
         return {name: torch.rand(group.channels, generator=generator) for name, group in free.items()}
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """Uniform in [0, 1), other numbers than the channels', `(inputs,)`."""
+        """Draw uniform scores in [0, 1), independent of those of the channels, `(inputs,)`."""
         module: Any = model.get_submodule(layer)
         generator = torch.Generator().manual_seed(~self.generator().initial_seed() % 2**63)
         return torch.rand(len(input_columns(module, module.weight.detach())), generator=generator)

@@ -6,20 +6,17 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import Batch, Before, Criterion, Groups, LossFunction, Schedule, Scores, UsageError, scoring
 from secateur.framework.pruning.scoring.activations import synaptic_flow
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.schedules.base import Before, Schedule
-from secateur.utils.errors import UsageError
 
 
 class SynFlow(Criterion):
-    """Synaptic flow |w * dR/dw|, R the outputs' sum with absolute parameters on ones; 100 steps before training.
+    """Synaptic flow |w * dR/dw| in 100 steps before training, without data.
 
-    Needs no data. Eval mode, with the statistics of batch norms at mean 0 and variance 1, as in a new network. The
-    targets are exponential: each step keeps the same share. Float64 inside; where float32 could not hold them, all
-    scores are divided by the largest. Tanaka, Kunin, Yamins and Ganguli, 2020, arXiv:2006.05467.
+    R is the sum of the outputs for an input of ones and the absolute values of all parameters; eval mode, with the
+    statistics of batch norms at mean 0 and variance 1, as in a new network. The targets are exponential: each step
+    keeps the same share. The flow is computed in float64; scores outside the range of float32 are divided by the
+    largest one. Tanaka, Kunin, Yamins and Ganguli, 2020, arXiv:2006.05467.
     """
 
     granularity = "weight"
@@ -27,18 +24,18 @@ class SynFlow(Criterion):
     paper = "arXiv:2006.05467"
 
     def cost(self, samples: int) -> float:
-        """One pass of one input."""
+        """Return the cost of one pass of one sample."""
         return 1
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|w * dR/dw| of every prunable weight, in the weight's shape; a batch only tells the input's shape."""
+        """Return |w * dR/dw| of every prunable weight, in its shape; a batch only gives the input's shape."""
         example = self.example_input
         if example is None:
             example = next((inputs for inputs, _ in list(batches)), None)
         if example is None:
-            raise UsageError("SynFlow needs an example input or a batch, to know the shape of the input")
+            raise UsageError("SynFlow needs an example input or a batch for the shape of the input")
         with scoring(model):
             scores = synaptic_flow(model, example)
         largest = max(float(score.max()) for score in scores.values())

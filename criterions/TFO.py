@@ -4,27 +4,25 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from secateur import Batch, Groups, LossFunction, Scores, with_groups
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
-from secateur.framework.pruning.scoring.inputs import with_groups
 
 
 class TFO(LossBased):
     """|sum w * g| over each channel's weights: the first-order Taylor term of the loss; during training.
 
-    g and the options as in LossBased. Lubana and Dick, 2020, arXiv:2009.11839, after Molchanov, Tyree, Karras,
-    Aila and Kautz, 2016, arXiv:1611.06440.
+    g and the options are those of LossBased. Lubana and Dick, 2020, arXiv:2009.11839, after Molchanov, Tyree,
+    Karras, Aila and Kautz, 2016, arXiv:1611.06440.
     """
 
-    #: the terms of a sum that may cancel are no scores by themselves
+    #: the terms of the sum may cancel and are not scores of single weights
     element_scores = None  # type: ignore[assignment]
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|sum w * g| of every free channel, several producers added first, `(channels,)` per group."""
+        """Return |sum w * g| of every free channel over all its producers, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         products = {name: g.mul_(w) for name, (w, g) in self.slopes(model, batches, loss, free).items()}
         return {name: total.abs().float() for name, total in over_channels(free, products).items()}

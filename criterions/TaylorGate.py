@@ -5,21 +5,17 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
+from secateur import After, Batch, Criterion, Data, Groups, LossFunction, Schedule, Scores, scoring, with_groups
 from secateur.framework.pruning.scoring.gates.gradients import batch_gates, check_divisor, divided
 from secateur.framework.pruning.scoring.gradients import Part, mean_over_batches
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import After, Schedule
 
 
 class TaylorGate(Criterion):
-    """(dL/dz)^2 of a gate z = 1 on each channel behind its norm, of each batch, averaged; on a trained network.
+    """(dL/dz)^2 of a gate z = 1 on each channel after its norm, averaged over batches; on a trained network.
 
-    dL/dz = scale * g + shift * g of the batch norm that follows the producer, sum w * g + b * g where none does.
-    Contributions of several producers (a residual stage) are added, squared, and divided by their number n
-    (`divisor` "n"; also "n2": the mean gradient, and "none"). Eval mode. Taylor-FO-BN (method 22) of Molchanov,
+    dL/dz is scale * g + shift * g of the batch norm that follows the producer, or sum w * g + b * g without one.
+    The contributions of n producers (a residual stage) are summed, squared, and divided by n (`divisor` "n"), n *
+    n ("n2", the squared mean gradient) or 1 ("none"). Eval mode. Taylor-FO-BN (method 22) of Molchanov,
     Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
     """
 
@@ -36,7 +32,7 @@ class TaylorGate(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """The mean over batches of (dL/dz)^2 of every free channel, `(channels,)` per group."""
+        """Return the mean over batches of (dL/dz)^2 of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         with scoring(model):
             scores = mean_over_batches(self.parts(model, batches, loss, free))
@@ -45,6 +41,6 @@ class TaylorGate(Criterion):
     def parts(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> Iterator[Part]:
-        """The scores of each batch and its size."""
+        """Yield the size of each batch and its scores."""
         for samples, gates in batch_gates(model, batches, loss, groups):
             yield samples, {name: gate.square() for name, gate in gates.items()}

@@ -7,9 +7,10 @@ from secateur.framework.pruning.scoring.gates.gradients import check_divisor
 
 
 class TaylorGateSO(OBD):
-    """(-dL/dz + d2L/dz2 / 2)^2 of a gate z = 1 on each channel, of each batch, averaged; on a trained network.
+    """(-dL/dz + d2L/dz2 / 2)^2 of a gate z = 1 on each channel, averaged over batches; on a trained network.
 
-    The second-order Taylor term of removing the channel, with the diagonal of the Hessian, exact as in OBD. Joint
+    This is the second-order Taylor approximation of removing the channel, with the diagonal of the Hessian exact
+    as in OBD. Joint
     gates are divided by their number of producers, as in TaylorGate. Method 11 of Molchanov, Mallya, Tyree, Frosio
     and Kautz, 2019, arXiv:1906.10771.
     """
@@ -21,5 +22,5 @@ class TaylorGateSO(OBD):
         self.divisor = divisor
 
     def measure(self, first: Tensor, second: Tensor) -> Tensor:
-        """The score from both derivatives."""
+        """Return the squared second-order Taylor term."""
         return (second / 2 - first).square()

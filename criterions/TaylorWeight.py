@@ -5,17 +5,13 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import After, Batch, Criterion, Data, Groups, LossFunction, Schedule, Scores, scoring, with_groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
 from secateur.framework.pruning.scoring.gradients import each_gradient, mean_over_batches
-from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.schedules.base import After, Schedule
 
 
 class TaylorWeight(Criterion):
-    """Sum of (w * g)^2 over each channel's weights, of each batch, averaged; on a trained network.
+    """Sum of (w * g)^2 over each channel's weights, averaged over batches; on a trained network.
 
     The weights are the rows of all producers, without biases. Eval mode. Method 0 of Molchanov, Mallya, Tyree,
     Frosio and Kautz, 2019, arXiv:1906.10771.
@@ -29,14 +25,14 @@ class TaylorWeight(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """The mean over batches of sum (w * g)^2 of every free channel, `(channels,)` per group."""
+        """Return the mean over batches of sum (w * g)^2 of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         weights = producer_parameters(model, free, biases=False)
         with scoring(model):
             parts = each_gradient(model, batches, loss, weights)
             squares = (
-                (size, over_channels(free, {name: one.mul_(weights[name].detach()).square_()
-                                            for name, one in gradients.items()}))
+                (size, over_channels(free, {name: g.mul_(weights[name].detach()).square_()
+                                            for name, g in gradients.items()}))
                 for size, gradients in parts
             )  # fmt: skip
             scores = mean_over_batches(squares)

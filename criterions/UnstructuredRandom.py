@@ -6,14 +6,11 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.schedules.base import Before, Schedule
+from secateur import Batch, Before, Criterion, Groups, LossFunction, Schedule, Scores, prunable_weights
 
 
 class UnstructuredRandom(Criterion):
-    """Weights at random over the whole network, before training: the control of every weight criterion."""
+    """Random weights over the whole network, before training: the baseline of the weight criterions."""
 
     granularity = "weight"
     schedule: ClassVar[Schedule] = Before()
@@ -21,7 +18,7 @@ class UnstructuredRandom(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Uniform in [0, 1), from the criterion's own seed and step, in each weight's shape."""
+        """Draw uniform scores in [0, 1) from the criterion's seed and step, in each weight's shape."""
         generator = self.generator()
         return {
             name: torch.rand(weight.shape, generator=generator).to(weight.device)

@@ -5,21 +5,28 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.framework.network.layers import prunable_weights
-from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
+from secateur import (
+    After,
+    Batch,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Schedule,
+    Scores,
+    prunable_weights,
+    scoring,
+)
 from secateur.framework.pruning.scoring.activations import input_norms
-from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Data, LossFunction, Scores
 from secateur.framework.pruning.scoring.input_features import over_inputs
 from secateur.framework.pruning.selection.input_features import readers_of_weights
-from secateur.framework.schedules.base import After, Schedule
 
 
 class Wanda(Criterion):
-    """|w| times the L2 norm of the input it reads, compared within each output's row, after training.
+    """|w| times the L2 norm of its input feature, ranked within each output's row, after training.
 
-    The norm of a feature runs over samples and positions; a convolution's features are its input channels. Sun,
-    Liu, Bair and Kolter, 2023, arXiv:2306.11695.
+    The norm of a feature is taken over samples and positions; a convolution's features are its input channels.
+    Sun, Liu, Bair and Kolter, 2023, arXiv:2306.11695.
     """
 
     granularity = "weight"
@@ -31,7 +38,7 @@ class Wanda(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """|w| * |x|_2 of every prunable weight, in the weight's shape; zero where a layer was never called."""
+        """Return |w| * |x|_2 of every prunable weight, in the weight's shape; zero if a layer is never called."""
         layers = readers_of_weights(model)
         with scoring(model):
             norms = input_norms(model, batches)

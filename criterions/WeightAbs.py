@@ -4,9 +4,9 @@ from secateur.criterions.ChannelNorm import ChannelNorm
 
 
 class WeightAbs(ChannelNorm):
-    """Sum of |w| over each channel's weights: the same as ChannelNorm with p = 1, under the name of method 3.
+    """Sum of |w| over each channel's weights, after training; the scores equal those of ChannelNorm with p = 1.
 
-    Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
+    Method 3 of Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
     """
 
     paper = "arXiv:1906.10771"

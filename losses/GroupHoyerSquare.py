@@ -7,11 +7,12 @@ from secateur.losses.HoyerSquare import HoyerSquare
 
 
 class GroupHoyerSquare(HoyerSquare):
-    """HoyerSquare of whole filters and input channels: of the L2 norms of the rows, and of the columns.
+    """Group Hoyer-Square: HoyerSquare of the L2 norms of whole filters and input channels.
 
-    `hoyer_reg` * sum of [(sum of norms of w[i])^2 + (sum of norms of w[:, j])^2] / sum w^2 of each tensor of 2
-    or more dimensions, until the first pruning. It counts groups and not entries: its pull on a single weight is
-    about a thousandth of HoyerSquare's at the same `hoyer_reg`, hence the larger default. Yang, Wen and
+    The penalty is `hoyer_reg` * sum of [(sum of norms of w[i])^2 + (sum of norms of w[:, j])^2] / sum w^2 over all
+    tensors of 2 or more dimensions, until the first pruning step. Since it counts groups instead of entries, its
+    gradient for a single weight is about a thousandth of HoyerSquare's at the same `hoyer_reg`, hence the larger
+    default. Yang, Wen and
     Li, 2019, arXiv:1908.09979.
     """
 
@@ -21,7 +22,7 @@ class GroupHoyerSquare(HoyerSquare):
         super().__init__(hoyer_reg=hoyer_reg, l1_reg=l1_reg, lp_reg=lp_reg, label_smoothing=label_smoothing)
 
     def measure(self, weight: Tensor) -> Tensor:
-        """Of a tensor of 2 or more dimensions whose largest entry is 1, or all zero; a scalar."""
+        """Return the measure, a scalar, of a tensor with largest entry 1 or of zeros, of 2 or more dimensions."""
         rows = torch.linalg.vector_norm(weight.flatten(1), dim=1).sum()
         columns = torch.linalg.vector_norm(weight.transpose(0, 1).flatten(1), dim=1).sum()
         return (rows.square() + columns.square()) / weight.square().sum().clamp(min=1)

@@ -3,18 +3,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from secateur import UsageError
 from secateur.framework.network.lineage import was_pruned
 from secateur.losses.CrossEntropy import CrossEntropy
-from secateur.utils.errors import UsageError
 
 
 class HoyerSquare(CrossEntropy):
-    """Cross-entropy, and in training `hoyer_reg` * (sum |w|)^2 / sum w^2 of each tensor of 2 or more dimensions.
+    """Cross-entropy with the Hoyer-Square penalty: `hoyer_reg` * sum of (sum |w|)^2 / sum w^2 over tensors.
 
-    The measure is between 1 (a single entry is left) and the size of the tensor (all equally large), whatever the
-    scale of the weights. It ends with the first pruning: from then on what is left is only tuned. The original's
-    weight of 1 makes it thousands of times the cross-entropy; here it is 1e-5. The l1, lp and smoothing options of
-    CrossEntropy work along. Yang, Wen and Li, 2019, arXiv:1908.09979.
+    The penalty includes all tensors of 2 or more dimensions. The measure is between 1 (a single nonzero entry) and
+    the size of the tensor (entries of equal size), independent of the scale of the weights. It ends with the first
+    pruning step; the remaining weights are fine-tuned without it. The original weight of 1 makes the penalty
+    thousands of times the cross-entropy; the default is 1e-5. The l1, lp and smoothing options are those of
+    CrossEntropy. Yang, Wen and Li, 2019, arXiv:1908.09979.
     """
 
     def __init__(
@@ -26,7 +27,7 @@ class HoyerSquare(CrossEntropy):
         self.hoyer_reg = hoyer_reg
 
     def penalty(self, model: nn.Module) -> Tensor:
-        """CrossEntropy's, and the measure as long as nothing was pruned; finite for tensors of zeros too."""
+        """Return CrossEntropy's penalty, plus the measure until the first pruning; finite for zero tensors."""
         total = super().penalty(model)
         if self.hoyer_reg > 0 and not was_pruned(model):
             for weight in model.parameters():
@@ -35,11 +36,11 @@ class HoyerSquare(CrossEntropy):
         return total
 
     def measure(self, weight: Tensor) -> Tensor:
-        """Of a tensor of 2 or more dimensions whose largest entry is 1, or all zero; a scalar."""
+        """Return the measure, a scalar, of a tensor with largest entry 1 or of zeros, of 2 or more dimensions."""
         return weight.abs().sum().square() / weight.square().sum().clamp(min=1)
 
 
 def largest_entry(weight: Tensor) -> Tensor:
-    """A constant to divide by: neither the measure nor its gradient changes, but tiny squares would vanish."""
+    """Return the largest |w| as a constant, to normalise a tensor so that small squares do not underflow."""
     largest = weight.detach().abs().amax()
     return torch.where(largest > 0, largest, torch.ones_like(largest))

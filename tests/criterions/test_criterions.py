@@ -198,7 +198,7 @@ def test_masked_weights_are_scored_and_nothing_is_revived(name: str) -> None:
 def test_options_are_stored_unchanged_and_unknown_ones_refused() -> None:
     criterion = build("criterions", "ChannelNorm", p=2)
     assert (criterion.p, repr(criterion)) == (2, "ChannelNorm(p=2)")
-    with pytest.raises(UsageError, match="p is 1 or 2, got 3"):
+    with pytest.raises(UsageError, match="p must be 1 or 2, got 3"):
         build("criterions", "ChannelNorm", p=3)
     with pytest.raises(UsageError, match="option"):
         build("criterions", "SNIP", q=1)
@@ -452,7 +452,7 @@ def bad(change: Callable[[dict[str, Any]], Any]) -> tuple[Criterion, nn.Module, 
         (lambda s: s.update({"4": torch.ones(4)}), "has unknown '4'"),  # the protected output
         (lambda s: s.update({"0": torch.ones(7)}), r"'0' has shape \(7,\), expected \(8,\)"),
         (lambda s: s.update({"0": torch.ones(8, 1)}), r"'0' has shape \(8, 1\), expected \(8,\)"),
-        (lambda s: s.update({"2": torch.full((6,), torch.nan)}), "'2' has NaN"),
+        (lambda s: s.update({"2": torch.full((6,), torch.nan)}), "'2' contains NaN"),
         (lambda s: s.update({"2": [1.0] * 6}), "'2' is list, expected a tensor"),
         (lambda s: [1, 2], "returned list, expected a mapping"),
     ],

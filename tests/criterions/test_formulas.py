@@ -359,7 +359,7 @@ def test_wanda_of_grouped_and_transposed_convolutions() -> None:
 
 def test_wanda_refuses_what_it_cannot_see_and_gives_zero_to_what_is_not_used() -> None:
     model = Net(lambda s, x: s.m(x, x, x)[0].mean(1), m=nn.MultiheadAttention(8, 2, batch_first=True))
-    with pytest.raises(UsageError, match="'m.out_proj' reads inside torch's attention"):
+    with pytest.raises(UsageError, match="'m.out_proj' inside nn.MultiheadAttention"):
         score("Wanda", model, [(torch.randn(2, 3, 8), torch.zeros(2))])
     model = Net(lambda s, x: s.a(x), a=nn.Linear(3, 2), unused=nn.Linear(3, 2))
     found = score("Wanda", model, [(torch.randn(2, 3), torch.zeros(2))])

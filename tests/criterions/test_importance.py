@@ -460,7 +460,7 @@ def test_the_distance_from_the_initial_weights_follows_a_cut(cut: bool) -> None:
     with pytest.raises(UsageError, match="call start"):
         score(criterion, model, batches)
     criterion.start(model)
-    with pytest.raises(UsageError, match="still the initial ones"):
+    with pytest.raises(UsageError, match="equal the initial weights"):
         score(criterion, model, batches)
     initial = {name: one.detach().clone() for name, one in model.named_parameters()}
     with torch.no_grad():
@@ -591,7 +591,7 @@ def test_grad_preserve_is_the_size_of_grasp_at_the_same_temperature() -> None:
     ("name", "options", "expected"),
     [
         ("LossBased", {"temperature": 0}, "temperature must be above 0 and finite, got 0"),
-        ("Fisher", {"samples": 0}, "samples must be a whole number from 1 on, got 0"),
+        ("Fisher", {"samples": 0}, "samples must be a positive integer, got 0"),
         ("GraspChannel", {"grasp_temperature": -1.0}, "grasp_temperature must be above 0"),
         ("GradPreserve", {"samples": 2.5}, "samples must be a whole number"),
     ],
@@ -788,7 +788,7 @@ def test_only_the_chosen_layer_is_tried_and_too_many_sets_are_refused() -> None:
     ]:
         with pytest.raises(UsageError, match=expected):
             score(build("criterions", "Combinatorial", **options), model, batches, groups=groups)
-    with pytest.raises(UsageError, match="size must be a whole number from 1 on, got 0"):
+    with pytest.raises(UsageError, match="size must be a positive integer, got 0"):
         build("criterions", "Combinatorial", size=0)
 
 

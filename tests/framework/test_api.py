@@ -373,7 +373,7 @@ def nan(scores: dict[str, Tensor]) -> dict[str, Tensor]:
         ({"criterion": "SNIP", "optimizer": {}}, "dict is no torch optimizer"),
         ({"example_input": images(1, size=20)}, "rejects an input of shape"),
         ({"protect": ["zzz"]}, "unknown module to protect 'zzz'"),
-        ({"criterion": Broken(nan)}, "Broken.score: 'b' has NaN"),
+        ({"criterion": Broken(nan)}, "Broken.score: 'b' contains NaN"),
         ({"criterion": Broken(lambda s: s | {"a": torch.ones(5)})}, r"'a' has shape \(5,\), expected \(6,\)"),
         ({"criterion": Broken(lambda s: {"a": s["a"]})}, "lacks 'b', 'c'"),
         ({"criterion": Broken(lambda s: None)}, "returned NoneType"),

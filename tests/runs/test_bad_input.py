@@ -80,7 +80,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "image too small for LeNet5": ("--model LeNet5 --image_size 4", ["LeNet5", "4"]),
     "wrong number of classes": ("--num_classes 7", ["num_classes 7", "10 classes"]),
     "unknown option": ("--prune_criterion ChannelNorm --set criterion.q=1", ["option of ChannelNorm", "p"]),
-    "bad value of an option": ("--prune_criterion ChannelNorm --set criterion.p=3", ["p is 1 or 2"]),
+    "bad value of an option": ("--prune_criterion ChannelNorm --set criterion.p=3", ["p must be 1 or 2"]),
     "label smoothing of one": ("--label_smoothing 1", ["label_smoothing"]),
     "unknown budget": ("--prune_criterion SNAP --budget flops", ["--budget", "macs"]),
     "budget of weights": ("--prune_criterion SNIP --budget macs", ["--budget macs", "SNIP prunes weights"]),
@@ -208,7 +208,7 @@ WRONG_SCORES: dict[str, tuple[str, list[str]]] = {
     "no schedule": (HEAD + '    schedule = "before"\n' + SCORE + f"        return {RIGHT}\n",
                     ["schedule 'before'"]),
     "data of each class at random": (HEAD + '    data = Data("random", per_class=1)\n' + SCORE
-                                     + f"        return {RIGHT}\n", ["per_class of balanced data"]),
+                                     + f"        return {RIGHT}\n", ["per_class for balanced data"]),
     "data nobody has": (HEAD + '    data = Data("radnom", batches=1)\n' + SCORE + f"        return {RIGHT}\n",
                         ["'radnom'"]),
 }  # fmt: skip

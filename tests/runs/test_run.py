@@ -421,7 +421,7 @@ def test_asking_for_less_than_is_gone_already_says_so(place: Path, masked_run: R
     )
     assert result.report["reached"]["weight_sparsity"] == pytest.approx(0.9, abs=1e-4)
     (warning,) = result.report["warnings"]
-    assert "asked for sparsity 0.3000, reached 0.9" in warning and "gone already" in warning
+    assert "asked for sparsity 0.3000, reached 0.9" in warning and "already pruned" in warning
 
 
 def test_pretrained_weights_come_from_a_file_or_a_run_folder(place: Path, cut_run: Run) -> None:

@@ -1,5 +1,5 @@
-"""How units are scored: the toolbox of criterions.
+"""Scoring of weights and channels: the base class and the building blocks of criterions.
 
-A network, batches and a loss come in; one score for each weight or channel goes out, and the network is unchanged.
-Start with `criterion.py`.
+Inputs are a network, batches and a loss; the output is one score for each weight or channel. The network is
+unchanged. Start with `criterion.py`.
 """

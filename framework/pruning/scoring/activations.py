@@ -1,4 +1,4 @@
-"""What layers read when the network runs on data, and when all its parameters are positive."""
+"""Norms of the layers' inputs, and the synaptic flow of a network with positive parameters."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from secateur.utils.errors import UsageError
 
 
 def input_norms(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """L2 norm of each input feature over samples and positions: `(inputs,)` per prunable weight.
+    """Compute the L2 norm of each input feature over samples and positions: `(inputs,)` per prunable weight.
 
-    Zeros for a weight whose layer was never called. Call it inside `scoring`. UsageError without a batch, and
-    for layers inside torch's attention, which uses their weights without calling them.
+    The norms of a layer that is never called are zero. Call it inside `scoring`. Raises UsageError without a
+    batch, and for layers inside nn.MultiheadAttention, which uses their weights without calling them.
     """
     squares: dict[int, Tensor] = {}
     users: dict[int, list[Any]] = {}
     for name, module in prunable_layers(model).items():
         users.setdefault(id(module.weight), []).append(module)
         if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
-            raise UsageError(f"what '{name}' reads inside torch's attention cannot be seen")
+            raise UsageError(f"the input of '{name}' inside nn.MultiheadAttention cannot be observed")
     hooks = [(user, _adder(squares, key)) for key, modules in users.items() for user in modules]
     with torch.no_grad(), hooked(hooks):
         if not [model(inputs) is None for inputs, _ in batches]:
@@ -44,7 +44,7 @@ def _inputs(module: Any) -> int:
 
 
 def _adder(squares: dict[int, Tensor], key: int) -> Callable[..., None]:
-    """A forward hook that adds up the squares of each input feature."""
+    """Return a forward hook that accumulates the squares of each input feature."""
 
     def add(module: Any, args: Any, kwargs: Any, _output: Any) -> None:
         given = (args[0] if args else kwargs["input"]).detach()
@@ -55,13 +55,13 @@ def _adder(squares: dict[int, Tensor], key: int) -> Callable[..., None]:
 
 
 def synaptic_flow(model: nn.Module, example_input: Tensor) -> dict[str, Tensor]:
-    """|w * dR/dw| of every prunable weight, float64; R is the sum of the outputs for an input of ones.
+    """Compute |w * dR/dw| of every prunable weight in float64; R is the sum of the outputs for an input of ones.
 
-    All parameters and buffers count by absolute value, and the statistics of batch norms change nothing (mean 0,
-    variance 1), as in a new network. The model is not changed; call it inside `scoring`.
+    All parameters and buffers are replaced by their absolute values, and the running statistics of batch norms by
+    mean 0 and variance 1, as in a new network. The model is not changed; call it inside `scoring`.
     """
     named = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if PREFIX not in n)]
-    tensors = {name: _precise(one.detach().abs()) for name, one in named if one.is_floating_point()}
+    tensors = {name: _precise(values.detach().abs()) for name, values in named if values.is_floating_point()}
     for name in tensors:
         if name.endswith("running_mean"):
             tensors[name] = torch.zeros_like(tensors[name])
@@ -71,7 +71,7 @@ def synaptic_flow(model: nn.Module, example_input: Tensor) -> dict[str, Tensor]:
     ones = torch.ones_like(example_input[:1])
     ones = _precise(ones) if ones.is_floating_point() else ones
     outputs = output_tensors(functional_call(model, tensors, (ones,)))
-    flow = torch.stack([one.sum() for one in outputs]).sum()
+    flow = torch.stack([output.sum() for output in outputs]).sum()
     gradients = torch.autograd.grad(flow, list(weights.values()), allow_unused=True, materialize_grads=True)
     return {
         name: (weight.detach() * gradient).abs()

@@ -1,4 +1,4 @@
-"""Sums over what produces a channel: the rows and biases of its producers, several producers added."""
+"""Sums over the parameters that produce a channel: the rows and biases of all its producers."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from secateur.framework.pruning.scoring.gradients import mean_gradients, softene
 def producer_parameters(
     model: nn.Module, groups: Mapping[str, ChannelGroup], biases: bool = True
 ) -> dict[str, nn.Parameter]:
-    """Weights, and biases where there are any, of everything that produces a channel of these groups."""
+    """Return the weights, and with `biases` the biases, of all producers of the groups' channels, by name."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    found: dict[str, nn.Parameter] = {}
+    produced: dict[str, nn.Parameter] = {}
     for group in groups.values():
         for part in group.produced:
             parameter = parameters[part.tensor]
             if biases or parameter.dim() > 1:
-                found[part.tensor] = parameter
-    return found
+                produced[part.tensor] = parameter
+    return produced
 
 
 def sum_over_channels(
     groups: Mapping[str, ChannelGroup], parameters: Mapping[str, Tensor], factors: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Per channel, the sum of parameter * factor over all its producers' entries: `(channels,)` per group.
+    """Sum parameter * factor over all entries of each channel's producers: `(channels,)` per group.
 
     With gradients as factors this is the gradient of a gate on the producers' output.
     """
@@ -44,7 +44,7 @@ def sum_over_channels(
 
 
 def sum_of_powers(groups: Mapping[str, ChannelGroup], weights: Mapping[str, Tensor], p: int) -> dict[str, Tensor]:
-    """Per channel, the sum of |w|^p (`p` 1 or 2) over all its producers' weights: `(channels,)` per group."""
+    """Sum |w|^p (`p` 1 or 2) over all weights of each channel's producers: `(channels,)` per group."""
     rows = {
         name: weights[name].detach().movedim(dim, 0).flatten(1)
         for name, dim in _produced(groups).items()
@@ -55,14 +55,14 @@ def sum_of_powers(groups: Mapping[str, ChannelGroup], weights: Mapping[str, Tens
 
 
 def _produced(groups: Mapping[str, ChannelGroup]) -> dict[str, int]:
-    """The producers' tensors, and the dimension along which their units lie."""
+    """Return the dimension of the output units of each producer's tensor."""
     return {part.tensor: part.dim for group in groups.values() for part in group.produced}
 
 
 def channel_rows(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
-    """The weights that produce each channel, those of all its producers side by side: `(channels, n)` each."""
+    """Return the weights that produce each channel, concatenated over its producers: `(channels, n)` per group."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    found = {}
+    channels = {}
     for name, group in groups.items():
         rows = []
         for part in group.produced:
@@ -70,33 +70,33 @@ def channel_rows(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[s
             if weight.dim() > 1:
                 units = weight.movedim(part.dim, 0).flatten(1)
                 rows.append(units[part.index.to(units.device)].flatten(1))
-        found[name] = torch.cat(rows, dim=1)
-    return found
+        channels[name] = torch.cat(rows, dim=1)
+    return channels
 
 
 def per_unit(parameter: Tensor, factor: Tensor, dim: int) -> Tensor:
-    """Sum of parameter * factor over all dimensions but `dim`."""
+    """Sum parameter * factor over all dimensions but `dim`."""
     if parameter.dim() == 1:
         return parameter * factor
     return torch.linalg.vecdot(parameter.movedim(dim, 0).flatten(1), factor.movedim(dim, 0).flatten(1))
 
 
 def add_units(groups: Mapping[str, ChannelGroup], units: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Per channel, the sum of `units` (producers' tensor -> one number a unit) over what it owns."""
+    """Sum `units` (producer's tensor -> one value per unit) over each channel: `(channels,)` per group."""
     totals = {}
     for name, group in groups.items():
         total = None
         for part in group.produced:
             if part.tensor in units:
-                each = units[part.tensor][part.index.to(units[part.tensor].device)].sum(dim=1)
-                total = each if total is None else total + each
+                term = units[part.tensor][part.index.to(units[part.tensor].device)].sum(dim=1)
+                total = term if total is None else total + term
         assert total is not None, f"group {name} has no producer"
         totals[name] = total
     return totals
 
 
 def units_per_channel(model: nn.Module, group: ChannelGroup) -> int:
-    """Output units of prunable layers (depthwise ones included) that go with one channel of the group."""
+    """Return the number of output units of prunable layers, depthwise ones included, per channel of the group."""
     units = 0
     for name in group.layers:
         weight, dim = tensor_name(name, "weight"), output_dim(model.get_submodule(name))
@@ -107,9 +107,9 @@ def units_per_channel(model: nn.Module, group: ChannelGroup) -> int:
 def weight_slopes(
     model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, temperature: float
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """w and g of the producers' weights, g of the mean loss of outputs / temperature over all samples.
+    """Return (w, g) for each producer's weight; g is the gradient of the mean loss of outputs / temperature.
 
-    g may be written over: weights by the million are not copied for each product.
+    The mean is over all samples. The caller may modify g in place, which avoids a copy of all weights.
     """
     weights = producer_parameters(model, groups, biases=False)
     with scoring(model):
@@ -118,7 +118,7 @@ def weight_slopes(
 
 
 def over_channels(groups: Groups, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Sum of what is shaped like the producers' parameters over each channel's entries: `(channels,)` a group."""
+    """Sum tensors in the producers' shapes over the entries of each channel: `(channels,)` per group."""
     dims = {part.tensor: part.dim for group in groups.values() for part in group.produced}
     units = {
         name: element.movedim(dims[name], 0).flatten(1).sum(1) if element.dim() > 1 else element

@@ -1,4 +1,4 @@
-"""A criterion's methods under the contract: afterwards the model and torch's settings are as before."""
+"""Enforcement of the criterion contract: its methods leave the model and torch's settings unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SHIPPED = (ROOT / FOLDERS["criterions"], ROOT / "framework")
 
 
 def is_shipped(criterion: Criterion) -> bool:
-    """Whether every class of the criterion is from a file of Secateur, and no method of it was replaced."""
+    """Whether all classes of the criterion are defined by Secateur and none of its methods is replaced."""
     if any(callable(getattr(Criterion, name, None)) for name in vars(criterion)):
         return False
     classes = type(criterion).__mro__
@@ -32,11 +32,11 @@ def is_shipped(criterion: Criterion) -> bool:
 def held_to_contract(
     criterion: Criterion, method: str, model: nn.Module, *, always: bool = False
 ) -> Iterator[None]:
-    """Call `method` of the criterion inside. SystemExit and the like become a RunError.
+    """Context manager for a call of `method` of the criterion; SystemExit and the like become a RunError.
 
-    For a criterion that is not shipped, or with `always`, everything of the model and of the process that the
-    method changed is restored, also after an error, and a UsageError names it: such scores are those of another
-    model. Random numbers may be drawn; their states are restored.
+    For third-party criterions, or with `always`, changes of the model and of the process are restored, also after
+    an exception, and reported by a UsageError, since the scores would be those of another model. Random numbers
+    may be drawn; the states of the generators are restored.
     """
     who = f"{type(criterion).__name__}.{method}"
     inherited = getattr(type(criterion), method) is getattr(Criterion, method) and method not in vars(criterion)
@@ -54,8 +54,8 @@ def held_to_contract(
         changes |= model_state.restore(criterion.example_input)
     if changes:
         raise UsageError(
-            f"{who} changed {described(changes)}: it must leave the model and torch's settings as they are (they "
-            "were restored); `with scoring(model):` sees to modes, flags, buffers and gradients"
+            f"{who} changed {described(changes)}: it must leave the model and torch's settings unchanged (they "
+            "were restored); use `with scoring(model):`, which preserves modes, flags, buffers and gradients"
         )
 
 

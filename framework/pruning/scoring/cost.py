@@ -1,4 +1,4 @@
-"""What scoring will cost, for criterions whose passes depend on the network."""
+"""Cost estimates for criterions whose number of passes depends on the network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateur.framework.pruning.channels.groups import free_groups
 def planned_passes(
     model: nn.Module, example_input: Tensor | None, plan: Callable[..., Any], unknown: float
 ) -> float:
-    """The `passes` of a plan made from the model, its free groups and a sample; `unknown` without a sample."""
+    """Return `passes` of `plan(model, free groups, sample)`; `unknown` without a sample."""
     if example_input is None:
         return unknown
     groups = free_groups(channel_groups(model, example_input))
@@ -24,7 +24,7 @@ def planned_passes(
 
 
 def channels_of(model: nn.Module, example_input: Tensor | None, unknown: int) -> int:
-    """How many channels are free; `unknown` without a sample."""
+    """Return the number of free channels; `unknown` without a sample."""
     if example_input is None:
         return unknown
     return sum(group.channels for group in free_groups(channel_groups(model, example_input)).values())

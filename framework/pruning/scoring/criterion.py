@@ -1,11 +1,11 @@
-"""The contract of a pruning criterion, and the passes over data that most criterions share."""
+"""The base class of pruning criterions, their data request, and the checks of their scores."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,24 +15,40 @@ from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.schedules.base import Before, Schedule
 from secateur.utils.errors import UsageError
 
-if TYPE_CHECKING:
-    pass
-
-#: name -> float32 tensor, higher = keep: parameter names for weights, group names for channels
+#: The result of `Criterion.score`: name -> floating-point tensor, the lowest entries are pruned first. A weight
+#: criterion returns one tensor of the parameter's shape per prunable weight, keyed by the parameter's name. A
+#: channel criterion returns one tensor of shape `(channels,)` per free channel group, keyed by the group's name.
 Scores = Mapping[str, Tensor]
+#: One batch of data: `(inputs, targets)`, both with the samples along the first dimension.
 Batch = tuple[Tensor, Tensor]
+#: A loss function: `loss(outputs, targets)` returns a scalar tensor, the mean over the batch.
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
-#: the activations of fewer samples are not what fills memory
+#: smallest batch size that is split in two to save memory; the activations of smaller batches are negligible
 WORTH_HALVING = 16
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a criterion wants to see: "none", "random" batches of the training set, or "balanced" classes.
+    """Describe the training data that a criterion needs to compute its scores.
 
-    Give one of `batches` (of the run's batch size), `samples` (in all) and, for "balanced", `per_class`: as many
-    of each class, or as many as the smallest class has.
+    A criterion declares it as the class attribute `data`; the run draws these samples from the training set before
+    each call of `Criterion.score`. For the kinds "random" and "balanced" exactly one amount must be given.
+
+    Attributes:
+        kind: "none" (default; `score` receives no batch), "random" (samples drawn at random from the training set)
+            or "balanced" (the same number of samples of each class).
+        batches: Number of batches of the run's batch size.
+        samples: Total number of samples.
+        per_class: Number of samples of each class, for the kind "balanced" only. If the smallest class has fewer
+            samples, that number is used for all classes.
+
+    Example:
+        >>> from secateur import Data
+        >>> Data("balanced", per_class=10)
+        Data(kind='balanced', batches=None, samples=None, per_class=10)
+        >>> Data().kind
+        'none'
     """
 
     kind: str = "none"
@@ -42,31 +58,59 @@ class Data:
 
 
 class Criterion(ABC):
-    """Scores weights or channels; what is lowest is pruned first. Works on any `torch.nn.Module`.
+    """Base class of pruning criterions: scores the weights or the channels of a network.
 
-    A new criterion is one file in criterions/: the class attributes below, and `score`.
+    The entries with the lowest scores are pruned first. A criterion works on any `torch.nn.Module`. A new one is a
+    subclass in a file of its own in criterions/ that sets `granularity` and implements `score`; all other
+    attributes and methods are optional.
+
+    Args:
+        **options: Options of the criterion. Each becomes an attribute of the instance and appears in its `repr`.
+
+    Attributes:
+        granularity: What is scored: "weight" (entries of weights), "channel" (channel groups) or "both" (weights
+            and channels in one ranking). Required.
+        scope: Which scores are ranked against each other: "global" (default; all of them), "layer" (those of one
+            layer), "row" (weights of one output unit) or "isomorphic" (channels of layers of the same structure).
+        schedule: Default `Schedule`: when, and in how many steps, the run prunes. `Before()` unless set.
+        threshold: Fixed score threshold; scores at or below it are pruned, whatever the target sparsity. None
+            (default): the target sparsity decides.
+        exact: True if the score is the change of the loss itself; such scores are not averaged with those of
+            earlier steps. False by default.
+        data: The `Data` that `score` needs. `Data("none")` by default.
+        paper: Reference of the method, such as "arXiv:1810.02340".
+        trainer: Name of the trainer that the criterion requires, itself or a subclass; "" (default) for any.
+        seed: Seed of the criterion's random numbers; set by the run.
+        step: Number of pruning steps so far; set by the run.
+        example_input: One input sample, `(1, ...)`, for criterions without data that need its shape; set by the
+            run.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import Criterion, prunable_weights
+        >>> class Size(Criterion):
+        ...     granularity = "weight"
+        ...
+        ...     def score(self, model, batches, loss, groups=None):
+        ...         return {name: weight.detach().abs() for name, weight in prunable_weights(model).items()}
+        >>> model = nn.Sequential(nn.Linear(2, 1))
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.copy_(torch.tensor([[-3.0, 2.0]]))
+        >>> Size().score(model, [], nn.functional.cross_entropy)
+        {'0.weight': tensor([[3., 2.]])}
     """
 
-    #: "weight", "channel", or "both" (one ranking over both)
     granularity: ClassVar[str]
-    #: "global", "layer" or "row": over what the scores are ranked
     scope: ClassVar[str] = "global"
-    #: when it prunes unless told otherwise
     schedule: ClassVar[Schedule] = Before()
-    #: a fixed score threshold instead of a target share
     threshold: float | None = None
-    #: whether its scores are the change of the loss itself: those of earlier steps are not averaged in then
     exact: ClassVar[bool] = False
-    #: what it wants to see
     data: ClassVar[Data] = Data("none")
-    #: "arXiv:1810.02340"
     paper: ClassVar[str] = ""
-    #: the trainer that a run with it needs, by name (or one derived from it); "" where any will do
     trainer: ClassVar[str] = ""
-    #: seed and step of the criterion's own random numbers; set by the run
     seed: int = 0
     step: int = 0
-    #: one sample of the input, for criterions without data that need its shape; set by the framework
     example_input: Tensor | None = None
 
     def __init__(self, **options: Any) -> None:
@@ -80,53 +124,104 @@ class Criterion(ABC):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Score every prunable weight (its parameter's shape) or channel (`(channels,)` for each free group).
+        """Compute the scores of all prunable weights or of all channels.
 
-        Pure: weights, buffers, mode and gradients are afterwards as before. `batches` is passed over once;
-        `groups` are the groups that will be cut, None means traced from the first inputs.
+        The method must leave the model unchanged: weights, buffers, training mode and gradients (use
+        `with scoring(model):`), and torch's global settings.
+
+        Args:
+            model: The network to score.
+            batches: The data requested by `data`, iterated over once; empty for `Data("none")`.
+            loss: The loss function.
+            groups: The channel groups to score; None for weight criterions. Channel criterions trace the groups
+                from the first batch if it is None, see `with_groups`.
+
+        Returns:
+            One tensor of the parameter's shape per prunable weight, by the parameter's name ("weight"); one tensor
+            of shape `(channels,)` per free group, by the group's name ("channel"); or the two in one mapping
+            ("both"). The lowest scores are pruned first; +inf is never pruned.
+
+        Raises:
+            UsageError: If the model cannot be scored, for example because the criterion needs data and gets no
+                batch.
         """
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """Optional, for channel criterions under `--outer_layer_pruning`: score the inputs of the first layer.
+        """Compute the scores of the network's inputs, for channel criterions with `--outer_layer_pruning`.
 
-        The measure of the channels, over the columns of the weight of `layer` (a module's name) instead of rows:
-        `(inputs,)`, higher = keep. Pure like `score`. `secateur.input_columns` has the columns.
+        Optional. Implementations apply the measure of `score` to the columns of the layer's weight instead of its
+        rows, see `input_columns`, and leave the model unchanged.
+
+        Args:
+            model: The network to score.
+            batches: The data requested by `data`.
+            loss: The loss function.
+            layer: Name of the layer that reads the inputs.
+
+        Returns:
+            One score per input of the layer, `(inputs,)`; higher scores are kept longer.
+
+        Raises:
+            UsageError: If the criterion does not implement the method.
         """
         raise UsageError(f"{type(self).__name__} cannot rank the network's inputs (it lacks input_scores)")
 
     def check(self, model: nn.Module) -> None:  # noqa: B027
-        """Raise UsageError for a network that cannot be scored; called before anything is written."""
+        """Validate the network; called before the run writes any file.
+
+        Args:
+            model: The network to prune.
+
+        Raises:
+            UsageError: If the network cannot be scored. The default implementation accepts every network.
+        """
 
     def cost(self, samples: int) -> float:
-        """What scoring with so many samples costs, in training passes (forward and backward) of one sample."""
+        """Return the cost of scoring with `samples` samples.
+
+        Args:
+            samples: Number of samples that `score` receives.
+
+        Returns:
+            The cost in training passes (forward and backward) of one sample; `samples` by default.
+        """
         return samples
 
     def start(self, model: nn.Module) -> None:  # noqa: B027
-        """Remember what is needed of the model before anything happens; never changes the model."""
+        """Record the initial state of the model; called once at the start of a run, before any pruning.
+
+        Args:
+            model: The network to prune; it must not be changed.
+        """
 
     def observe(self, model: nn.Module, loss: Tensor) -> None:  # noqa: B027
-        """Called after each training batch, for criterions that track their scores."""
+        """Update tracked statistics; called after each training batch.
+
+        Args:
+            model: The network in training; it must not be changed.
+            loss: The loss of the batch, a scalar.
+        """
 
     def generator(self) -> torch.Generator:
-        """Random numbers that depend on the run's seed and the pruning step alone."""
+        """Return a CPU random generator that depends on `seed` and `step` only."""
         return torch.Generator().manual_seed((self.seed * 1_000_003 + self.step) % 2**63)
 
 
 def check_scores(
     scores: Scores, model: nn.Module, groups: Groups | None, criterion: Criterion
 ) -> dict[str, Tensor]:
-    """The scores as float32, or a UsageError that names the wrong key, type, shape or NaN."""
+    """Return the scores as float32; raise UsageError for a wrong key, type or shape and for NaN."""
     checked = as_scores(scores, model, groups, criterion)
     for name, score in checked.items():
         if score.isnan().any():
-            raise UsageError(f"{type(criterion).__name__}.score: '{name}' has NaN")
+            raise UsageError(f"{type(criterion).__name__}.score: '{name}' contains NaN")
     return checked
 
 
 def as_scores(scores: Scores, model: nn.Module, groups: Groups | None, criterion: Criterion) -> dict[str, Tensor]:
-    """The scores as float32 on the model's device; their keys, types and shapes are checked, not their values.
+    """Return the scores as float32 on the model's device; check keys, types and shapes, but not the values.
 
-    Raises UsageError that names the wrong key, type or shape.
+    Raises UsageError with the wrong key, type or shape.
     """
     weights = prunable_weights(model)
     expected: dict[str, tuple[int, ...]] = {}
@@ -146,7 +241,7 @@ def as_scores(scores: Scores, model: nn.Module, groups: Groups | None, criterion
 
 
 def float_scores(where: str, scores: Any, shape: tuple[int, ...]) -> Tensor:
-    """A tensor of scores as float32 without a graph; UsageError, which begins with `where`, for anything else."""
+    """Return a tensor of scores as detached float32; raise UsageError, beginning with `where`, otherwise."""
     if not isinstance(scores, Tensor):
         raise UsageError(f"{where} is {type(scores).__name__}, expected a tensor")
     if tuple(scores.shape) != shape:
@@ -158,7 +253,7 @@ def float_scores(where: str, scores: Any, shape: tuple[int, ...]) -> Tensor:
         dtype = str(scores.dtype).removeprefix("torch.")
         raise UsageError(f"{where} is {dtype}, expected a floating-point type such as float32")
     if scores.is_meta:
-        raise UsageError(f"{where} is on the meta device, it has no values")
+        raise UsageError(f"{where} is on the meta device and has no values")
     return scores.detach().float()
 
 

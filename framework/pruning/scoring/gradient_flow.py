@@ -1,4 +1,4 @@
-"""What each parameter adds to the gradient flow g . H g, for GraSP and its kin."""
+"""The contribution of each parameter to the gradient flow, w * (H g), for the GraSP criterions."""
 
 from __future__ import annotations
 
@@ -19,26 +19,32 @@ from secateur.framework.pruning.scoring.gradients import mean_gradients
 
 @dataclass(frozen=True)
 class GradientFlow:
-    """How the flow is taken: the loss is that of outputs / `temperature`, in eval mode unless said otherwise."""
+    """Options of the gradient flow, and its computation.
+
+    Attributes:
+        temperature: The outputs are divided by it before the loss.
+        train_batch_norm: Batch norms use the statistics of the batch. Default: eval mode.
+        halves: Split each batch in two; this changes the result only if samples of a batch interact.
+        xavier: Generator to re-initialise the linear weights (Xavier, normal) of a copy for the scoring. None
+            (default): the present weights.
+        everything: g is the gradient with respect to all parameters, including biases and norms. Default: with
+            respect to the prunable weights.
+    """
 
     temperature: float = 200.0
-    #: batch norms use the statistics of the batch
     train_batch_norm: bool = False
-    #: each batch passes as two, which changes something only where samples see each other
     halves: bool = False
-    #: linear weights are drawn anew (Xavier, normal) for the scoring, from this generator
     xavier: torch.Generator | None = None
-    #: g is the gradient by all parameters, those of norms and biases too
     everything: bool = False
 
     def products(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, extra: Iterable[str] = ()
     ) -> dict[str, Tensor]:
-        """w * (H g) for all prunable weights and the parameters named in `extra`, in their shapes; pure.
+        """Compute w * (H g) of all prunable weights and of the parameters named in `extra`, in their shapes.
 
-        g is the gradient of the mean loss over all samples by the prunable weights that no mask holds (or by all
-        parameters: `everything`), H the Hessian of that loss, so that (H g) . w is how the flow g . g / 2 changes
-        with the parameter's scale.
+        g is the gradient of the mean loss over all samples with respect to the prunable weights that are not
+        masked (or to all parameters: `everything`), H the Hessian of that loss, so that w . (H g) is the
+        derivative of the flow g . g / 2 with respect to the parameter's scale. The model is left unchanged.
         """
         if self.xavier is not None:
             model = _drawn_anew(model, self.xavier)
@@ -52,8 +58,8 @@ class GradientFlow:
             for module in model.modules():
                 if self.train_batch_norm and isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.train()
-            found = self._hessian_times_gradient(model, given, loss, wanted)
-        return {name: found[name] * wanted[name].detach() for name in wanted}
+            products = self._hessian_times_gradient(model, given, loss, wanted)
+        return {name: products[name] * wanted[name].detach() for name in wanted}
 
     def _hessian_times_gradient(
         self, model: nn.Module, batches: list[Batch], loss: LossFunction, wanted: Mapping[str, nn.Parameter]
@@ -68,16 +74,16 @@ class GradientFlow:
         gradients, _ = mean_gradients(model, batches, soft, weights)
         for name in weights:
             weights[name].grad = None
-            if name in masks:  # what cannot move adds nothing to the flow
+            if name in masks:  # masked weights do not contribute to the flow
                 gradients[name] = gradients[name] * masks[name]
         samples = sum(len(inputs) for inputs, _ in batches)
         for inputs, targets in batches:
             value = soft(model(inputs), targets) * (len(inputs) / samples)
-            each = torch.autograd.grad(value, list(weights.values()), create_graph=True, allow_unused=True)
+            slopes = torch.autograd.grad(value, list(weights.values()), create_graph=True, allow_unused=True)
             terms = [
-                (gradient * one).sum()
-                for gradient, one in zip(gradients.values(), each, strict=True)
-                if one is not None and one.requires_grad
+                (gradient * slope).sum()
+                for gradient, slope in zip(gradients.values(), slopes, strict=True)
+                if slope is not None and slope.requires_grad
             ]
             if terms:
                 torch.stack(terms).sum().backward(inputs=list(wanted.values()))
@@ -94,17 +100,17 @@ def _halves(batch: Batch) -> list[Batch]:
 
 
 def _without_singles(batches: list[Batch]) -> list[Batch]:
-    """A single sample has no statistics: it joins the batch before it, and the first one the batch after it."""
-    found: list[Batch] = []
+    """Merge each batch of one sample, which has no statistics, with the batch before it (the first: after it)."""
+    merged: list[Batch] = []
     for inputs, targets in batches:
-        if found and 1 in (len(inputs), len(found[-1][0])):
-            inputs, targets = torch.cat([found[-1][0], inputs]), torch.cat([found.pop()[1], targets])
-        found.append((inputs, targets))
-    return found
+        if merged and 1 in (len(inputs), len(merged[-1][0])):
+            inputs, targets = torch.cat([merged[-1][0], inputs]), torch.cat([merged.pop()[1], targets])
+        merged.append((inputs, targets))
+    return merged
 
 
 def _drawn_anew(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy whose linear weights are drawn anew; what is masked stays so."""
+    """Return a copy with re-initialised linear weights; masked weights remain zero."""
     twin = copy.deepcopy(model)
     with torch.no_grad():
         for module in prunable_layers(twin).values():

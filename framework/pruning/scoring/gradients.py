@@ -1,4 +1,4 @@
-"""Gradients of one batch after the other, for measures that square those of each batch."""
+"""Gradients of the loss over batches: the mean over all samples, and one gradient per batch."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from torch import Tensor, nn
 from secateur.framework.pruning.scoring.criterion import WORTH_HALVING, Batch, LossFunction
 from secateur.utils.errors import UsageError
 
-#: samples, and a number for each entry
+#: number of samples of a batch, and a tensor by name
 Part = tuple[int, Mapping[str, Tensor]]
 
 
 def peek(batches: Iterable[Batch]) -> tuple[Tensor, Iterator[Batch]]:
-    """The first inputs, and all the batches still; UsageError where there is none."""
-    rest = iter(batches)
-    first = next(rest, None)
+    """Return the first inputs and an iterator over all batches; raise UsageError if there is no batch."""
+    iterator = iter(batches)
+    first = next(iterator, None)
     if first is None:
         raise UsageError("the criterion needs data and got no batch")
-    return first[0], chain([first], rest)
+    return first[0], chain([first], iterator)
 
 
 def each_gradient(
     model: nn.Module, batches: Iterable[Batch], loss: LossFunction, parameters: Mapping[str, nn.Parameter]
 ) -> Iterator[Part]:
-    """For each batch its size and the gradients of its mean loss, to be written over; inside `scoring`."""
+    """Yield the size of each batch and the gradients of its mean loss; call it inside `scoring`.
+
+    The gradients may be modified in place by the caller.
+    """
     freeze(model, parameters.values())
     leaves = list(parameters.values())
     for batch in batches:
@@ -40,7 +43,7 @@ def each_gradient(
 
 
 def freeze(model: nn.Module, leaves: Iterable[Tensor] = ()) -> None:
-    """Only `leaves` require a gradient from here on."""
+    """Disable gradients of all parameters except `leaves`."""
     for parameter in model.parameters():
         parameter.requires_grad_(False)
     for leaf in leaves:
@@ -48,17 +51,17 @@ def freeze(model: nn.Module, leaves: Iterable[Tensor] = ()) -> None:
 
 
 def gradient(leaf: Tensor) -> Tensor:
-    """The gradient, zeros where nothing depends on the tensor."""
+    """Return the gradient of a tensor; zeros if the loss does not depend on it."""
     return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
 
 
 def mean_over_batches(parts: Iterable[Part]) -> dict[str, Tensor]:
-    """The mean over batches, each alike whatever its size, as the Taylor family has it; UsageError without one."""
+    """Return the mean over batches with equal weights, as in the Taylor papers; UsageError without a batch."""
     return mean_of((1, values) for _, values in parts)
 
 
 def mean_of(parts: Iterable[Part]) -> dict[str, Tensor]:
-    """The mean over batches, each weighing by its size; UsageError without a batch."""
+    """Return the mean over batches weighted by their sizes; UsageError without a batch."""
     total: dict[str, Tensor] = {}
     samples = 0
     for size, values in parts:
@@ -74,27 +77,27 @@ def mean_of(parts: Iterable[Part]) -> dict[str, Tensor]:
 
 
 def softened(loss: LossFunction, temperature: float) -> LossFunction:
-    """The loss of outputs / temperature."""
+    """Return the loss function of outputs / temperature."""
     return lambda outputs, targets: loss(outputs / temperature, targets)
 
 
 def one_sample_each(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The samples of all batches as batches of their own."""
+    """Split batches into batches of one sample."""
     for inputs, targets in batches:
         yield from zip(inputs.split(1), targets.split(1), strict=True)
 
 
 def check_temperature(who: str, temperature: float, name: str = "temperature") -> None:
-    """UsageError unless it is above 0 and finite."""
+    """Raise UsageError unless the temperature is above 0 and finite."""
     if not 0 < temperature < math.inf:
         raise UsageError(f"{who}: {name} must be above 0 and finite, got {temperature}")
 
 
 def check_flow_options(who: str, temperature: float, samples: int, name: str = "temperature") -> None:
-    """UsageError unless the temperature is above 0 and there are samples."""
+    """Raise UsageError unless the temperature is above 0 and finite, and `samples` is a positive integer."""
     check_temperature(who, temperature, name)
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise UsageError(f"{who}: samples must be a whole number from 1 on, got {samples}")
+        raise UsageError(f"{who}: samples must be a positive integer, got {samples}")
 
 
 def mean_gradients(
@@ -103,30 +106,50 @@ def mean_gradients(
     loss: LossFunction,
     parameters: Mapping[str, nn.Parameter],
 ) -> tuple[dict[str, Tensor], float]:
-    """Gradient of the mean loss over all samples, and that loss; call it inside `scoring`.
+    """Compute the gradient of the mean loss over all samples, and that loss.
 
-    `loss` is a mean over its batch, so a batch weighs by its size. The gradients accumulate in `.grad`, which
-    autograd does in place.
+    Call it inside `scoring`, which restores the gradients and the flags of the parameters afterwards. The
+    gradients accumulate in `.grad`; the returned tensors share its memory and may be modified in place.
+
+    Args:
+        model: The network.
+        batches: The data, iterated over once. Batches are weighted by their sizes.
+        loss: The loss function, a mean over the batch.
+        parameters: Parameters of the model by name; `requires_grad` is set for each of them.
+
+    Returns:
+        The gradients by the names of `parameters`, each of the parameter's shape (zeros if the loss does not
+        depend on the parameter), and the mean loss over all samples.
+
+    Raises:
+        UsageError: If there is no batch, or if the loss does not depend on any parameter.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import mean_gradients, prunable_weights, scoring
+        >>> model = nn.Sequential(nn.Linear(1, 1, bias=False))
+        >>> _ = nn.init.ones_(model[0].weight)
+        >>> batches = [(torch.tensor([[1.0], [3.0]]), torch.zeros(2, 1))]
+        >>> with scoring(model):
+        ...     mean_gradients(model, batches, nn.functional.mse_loss, prunable_weights(model))
+        ({'0.weight': tensor([[10.]])}, 5.0)
     """
     tensors = list(parameters.values())
     for tensor in tensors:
         tensor.requires_grad_(True)
     samples, mean_loss = add_gradients(model, batches, loss, tensors)
-    found = {}
-    for name, tensor in parameters.items():
-        gradient = tensor.grad if tensor.grad is not None else torch.zeros_like(tensor)
-        found[name] = gradient.div_(samples)
-    return found, mean_loss
+    return {name: gradient(tensor).div_(samples) for name, tensor in parameters.items()}, mean_loss
 
 
 def add_gradients(
     model: nn.Module, batches: Iterable[Batch], loss: LossFunction, inputs: Sequence[Tensor] | None
 ) -> tuple[int, float]:
-    """Add the gradients of the samples' losses to `.grad` of `inputs` (None: all that require one).
+    """Add the gradients of the samples' losses to `.grad` of `inputs` (None: all tensors that require one).
 
-    The gradients of the first batch are there while the next ones pass, so these go in halves, or the peak of
-    memory would be above that of a training step: where the loss is a mean over samples that do not see each
-    other. Returns the number of samples and their mean loss.
+    From the second batch on the accumulated gradients occupy memory during the pass, so these batches are split in
+    two to keep the peak memory at that of a training step. This requires that the loss is a mean over independent
+    samples. Returns the number of samples and their mean loss.
     """
     samples, total = 0, torch.zeros((), dtype=torch.float64)
     halve = not any(map(_mixes_samples, model.modules()))
@@ -140,7 +163,7 @@ def add_gradients(
             value.backward(inputs=inputs)
             total += value.detach().cpu()
             samples += len(part)
-            del outputs, value  # they hold the graph's end while the next one grows
+            del outputs, value  # they would keep the graph alive during the next forward pass
     if samples == 0:
         raise UsageError("the criterion needs data and got no batch")
     return samples, float(total) / samples
@@ -152,14 +175,14 @@ def _halves(images: Tensor, targets: Tensor) -> list[Batch]:
 
 
 def _mixes_samples(module: nn.Module) -> bool:
-    """A norm in training mode takes the statistics of the batch, one that has none of its own in eval mode too."""
+    """Whether the module uses batch statistics: a norm in training mode, or one without running statistics."""
     norm = isinstance(module, nn.modules.batchnorm._NormBase)
     return norm and (module.training or module.running_mean is None)
 
 
 @torch.no_grad()
 def _is_mean(loss: LossFunction, outputs: Any, targets: Any, total: Tensor) -> bool:
-    """Whether the loss of a batch is the mean of the losses of its halves, weighed by their sizes."""
+    """Whether the loss of a batch is the mean of the losses of its halves, weighted by their sizes."""
     if not (isinstance(outputs, Tensor) and isinstance(targets, Tensor)):
         return False
     if len(outputs) != len(targets) or len(outputs) < WORTH_HALVING:

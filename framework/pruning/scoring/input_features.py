@@ -1,4 +1,4 @@
-"""Scores of input features: sums over the columns of the layers that read them."""
+"""Views of a layer's weight by input feature, for the scores of the network's inputs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,26 @@ from secateur.framework.network.layers import TRANSPOSED
 
 
 def input_columns(module: nn.Module, values: Tensor) -> Tensor:
-    """What each input of a layer owns of `values`, shaped like its weight: `(inputs, entries)`."""
+    """Return the entries of a layer's weight by input: one row per input feature or input channel.
+
+    Args:
+        module: A linear layer, or a convolution (transposed, grouped and depthwise ones included).
+        values: A tensor of the shape of the layer's weight, such as the weight itself or its gradient.
+
+    Returns:
+        The entries of `values` that multiply each input, `(inputs, entries)`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import input_columns
+        >>> input_columns(nn.Linear(2, 3), torch.tensor([[1, 2], [3, 4], [5, 6]]))
+        tensor([[1, 3, 5],
+                [2, 4, 6]])
+        >>> layer = nn.Conv2d(4, 8, kernel_size=3, groups=2)
+        >>> input_columns(layer, layer.weight.detach()).shape
+        torch.Size([4, 36])
+    """
     conv_groups = int(getattr(module, "groups", 1))
     if isinstance(module, TRANSPOSED):  # (inputs, outputs / groups, ...)
         return values.flatten(1)
@@ -19,7 +38,7 @@ def input_columns(module: nn.Module, values: Tensor) -> Tensor:
 
 
 def over_inputs(module: nn.Module, values: Tensor) -> Tensor:
-    """A number for each input, `(inputs,)`, for every entry of the layer's weight that reads it."""
+    """Expand one value per input, `(inputs,)`, to the shape of the layer's weight."""
     weight: Any = module.weight
     values = values.to(weight.device)
     ones = [1] * (weight.dim() - 2)

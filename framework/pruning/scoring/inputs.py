@@ -1,4 +1,4 @@
-"""One sample of the input, for criterions that run the network only to see what follows what."""
+"""Default channel groups and an input sample for criterions that are called without them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.utils.errors import UsageError
 def with_sample(
     criterion: Criterion, model: nn.Module, batches: Iterable[Batch], groups: Groups | None
 ) -> tuple[dict[str, ChannelGroup], Tensor]:
-    """The free groups and one sample: the criterion's own, that of the groups, or the first of the batches."""
+    """Return the free groups and one input sample: that of the criterion, of the groups, or of the first batch."""
     if groups is not None:
         sample = criterion.example_input if criterion.example_input is not None else example_of(groups)
         if sample is not None:
@@ -29,7 +29,32 @@ def with_sample(
 def with_groups(
     model: nn.Module, batches: Iterable[Batch], groups: Groups | None
 ) -> tuple[dict[str, ChannelGroup], Iterable[Batch]]:
-    """The free groups, traced from the first inputs where none were given, and all the batches still."""
+    """Return the free channel groups, traced from the first batch if `groups` is None.
+
+    Channel criterions call it first in `score`, so that they work with and without given groups.
+
+    Args:
+        model: The network to trace.
+        batches: The data, `(inputs, targets)` each.
+        groups: The channel groups, or None.
+
+    Returns:
+        The free (not protected) groups by name, and an iterable over all batches, including the first one.
+
+    Raises:
+        UsageError: If `groups` is None and there is no batch, or if the network cannot be traced.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import with_groups
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> groups, batches = with_groups(model, [(torch.zeros(1, 4), torch.tensor([0]))], None)
+        >>> {name: group.channels for name, group in groups.items()}
+        {'0': 3}
+        >>> len(list(batches))
+        1
+    """
     if groups is not None:
         return free_groups(groups), batches
     from secateur.framework.pruning.channels.discovery import channel_groups

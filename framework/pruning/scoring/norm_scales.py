@@ -1,4 +1,4 @@
-"""Scales and shifts of the batch norms behind each channel's producers, for measures that read nothing else."""
+"""Scales and shifts of the batch norms after the channels' producers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,19 @@ from secateur.utils.errors import UsageError
 
 @dataclass(frozen=True)
 class NormScales:
-    """The norms of all groups."""
+    """The batch norms of all groups.
+
+    Attributes:
+        groups: The channel groups.
+        scales: Producer's weight -> name, scale and shift of the norm after the producer.
+    """
 
     groups: Groups
-    #: producer's weight -> name, scale and shift of the norm behind it
     scales: dict[str, tuple[str, nn.Parameter, nn.Parameter | None]]
 
     @classmethod
     def find(cls, model: nn.Module, groups: Groups, sample: Tensor, who: str) -> NormScales:
-        """UsageError, beginning with `who`, for a network without batch norm."""
+        """Find the norms; raise UsageError, beginning with `who`, for a network without batch norm."""
         require_norms(model, who)
         scales = GateSites.find(model, groups, sample).scales()
         if not scales:
@@ -35,18 +39,18 @@ class NormScales:
         return cls(groups, scales)
 
     def parameters(self, shifts: bool = True) -> dict[str, nn.Parameter]:
-        """All scales, and shifts, by their own names."""
-        found: dict[str, nn.Parameter] = {}
+        """Return all scales, and with `shifts` all shifts, by parameter name."""
+        parameters: dict[str, nn.Parameter] = {}
         for name, scale, shift in self.scales.values():
-            found[tensor_name(name, "weight")] = scale
+            parameters[tensor_name(name, "weight")] = scale
             if shifts and shift is not None:
-                found[tensor_name(name, "bias")] = shift
-        return found
+                parameters[tensor_name(name, "bias")] = shift
+        return parameters
 
     def sums(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Per channel the sum of `terms` (scale's or shift's name -> one number a unit): `(channels,)` per group.
+        """Sum `terms` (name of a scale or shift -> one value per unit) over each channel: `(channels,)` per group.
 
-        +inf for a group none of whose producers has a norm behind it: what cannot be told is not pruned.
+        The sums are +inf, so that the channels are never pruned, for a group whose producers have no norm.
         """
         units = {}
         for weight, (name, _, _) in self.scales.items():
@@ -54,18 +58,18 @@ class NormScales:
             if tensor_name(name, "bias") in terms:
                 units[weight] = units[weight] + terms[tensor_name(name, "bias")]
         device = next(iter(units.values())).device
-        found = {}
+        sums = {}
         for name, group in self.groups.items():
             known = any(part.tensor in units for part in group.produced)
             never = torch.full((group.channels,), torch.inf, device=device)
-            found[name] = add_units({name: group}, units)[name] if known else never
-        return found
+            sums[name] = add_units({name: group}, units)[name] if known else never
+        return sums
 
 
 def require_norms(model: nn.Module, who: str) -> None:
-    """UsageError unless the network has a batch norm with a scale."""
-    norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
-    if not any(one.weight is not None for one in norms):
+    """Raise UsageError unless the network has a batch norm with a scale."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if not any(norm.weight is not None for norm in norms):
         raise UsageError(
             f"{who} reads the scales of batch norms, and {type(model).__name__} has none: "
             "choose a criterion that reads weights or gates, such as TaylorGate"

@@ -1,4 +1,4 @@
-"""Scores of single weights, weighed by |w| or by |w - w0| before they are added up to channels."""
+"""Scores of single weights, weighted by |w| or |w - w0| before they are summed over channels."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from secateur.utils.errors import UsageError
 
 
 class Weighed(Criterion):
-    """What a criterion with `element_scores` becomes by `weighted`: its scores are built from those.
+    """Base class that `weighted` adds to a criterion with `element_scores`.
 
-    The sum over each channel's weights of element score * |w| (`by_size`) * |w - w0| (`by_way`), of a criterion of
-    weights the products themselves. w0 are the weights where the run began.
+    The scores are element score * |w| (`by_size`) * |w - w0| (`by_way`), summed over each channel's weights for
+    channel criterions. w0 are the weights at the start of the run.
     """
 
     by_size = by_way = False
     _start: InitialWeights | None = None
 
     def start(self, model: nn.Module) -> None:
-        """Remember the weights, the first time."""
+        """Copy the initial weights on the first call."""
         super().start(model)
         if self.by_way and self._start is None:
             self._start = InitialWeights.of(model)
@@ -34,26 +34,26 @@ class Weighed(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """The weighed scores, higher = keep."""
+        """Compute the weighted scores, higher = keep."""
         free: Groups = {}
         if self.granularity == "channel":
             free, batches = with_groups(model, batches, groups)
         elements: dict[str, Tensor] = dict(self.element_scores(model, batches, loss, free))  # type: ignore[attr-defined]
-        own = dict(model.named_parameters(remove_duplicate=False))
-        weights = {name: own[name].detach() for name in elements}
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        weights = {name: parameters[name].detach() for name in elements}
         if self.by_size:
             elements = {name: one * weights[name].abs() for name, one in elements.items()}
         if self.by_way:
             moved = InitialWeights.moved(self._start, model, weights, type(self).__name__)
             elements = {name: one * moved[name].abs() for name, one in elements.items()}
-        found = over_channels(free, elements) if self.granularity == "channel" else elements
-        return {name: one.float() for name, one in found.items()}
+        scores = over_channels(free, elements) if self.granularity == "channel" else elements
+        return {name: score.float() for name, score in scores.items()}
 
 
 def weighted(criterion: Criterion, by_size: bool = False, by_way: bool = False) -> Criterion:
-    """A copy of the criterion that weighs its element scores; the criterion itself where nothing is asked for.
+    """Return a copy of the criterion with weighted element scores; the criterion itself without any weighting.
 
-    UsageError for a criterion without `element_scores`, and for one that ranks weights beside channels.
+    Raises UsageError for a criterion without `element_scores`, and for one that ranks both weights and channels.
     """
     if not (by_size or by_way):
         return criterion
@@ -61,8 +61,8 @@ def weighted(criterion: Criterion, by_size: bool = False, by_way: bool = False) 
     if not callable(getattr(criterion, "element_scores", None)) or criterion.granularity == "both":
         flag = "--use_l2" if by_size else "--use_init"
         raise UsageError(f"{flag}: {kind.__name__} has no scores of single weights")
-    found = copy.copy(criterion)
-    found.__class__ = type(kind.__name__, (Weighed, kind), {"__doc__": kind.__doc__})
-    own = bool(getattr(criterion, "use_l2", False))  # an option of its own, which its score knows of
-    found.__dict__ |= {"by_size": by_size or own, "by_way": by_way}
-    return found
+    twin = copy.copy(criterion)
+    twin.__class__ = type(kind.__name__, (Weighed, kind), {"__doc__": kind.__doc__})
+    option = bool(getattr(criterion, "use_l2", False))  # the criterion's own option, which its `score` applies
+    twin.__dict__ |= {"by_size": by_size or option, "by_way": by_way}
+    return twin

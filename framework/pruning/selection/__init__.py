@@ -1,5 +1,5 @@
-"""Which units are pruned, given scores and a budget.
+"""Selection of the units to prune from scores and a budget.
 
-Scores and a target come in; one boolean tensor a group or weight (`Keep`) goes out. Counts are exact.
+Inputs are scores and a target; the output is one boolean tensor per group or weight (`Keep`). Counts are exact.
 Start with `select.py`.
 """

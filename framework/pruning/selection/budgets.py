@@ -1,7 +1,7 @@
-"""What a target share is a share of: nodes, weights, parameters, multiply-adds or latency of the dense network.
+"""Budgets: target sparsity as a share of the dense network's nodes, weights, parameters, multiply-adds or latency.
 
-A budget predicts quickly which share a selection of channels takes away; where the prediction is not exact, it can
-also find out what a network cut that way really has.
+A budget predicts by arithmetic which share a selection of channels removes. If the prediction is not exact, it can
+also measure a network that is cut that way.
 """
 
 from __future__ import annotations
@@ -33,34 +33,38 @@ from secateur.utils.suggest import unknown
 
 Keeps = Mapping[str, Tensor]
 BUDGETS = ("nodes", "weights", "params", "macs", "latency")
-#: how far off a target may lie: one unit in a hundred, more for what is measured
+#: maximum deviation from the target share; larger for latency, which is measured
 TOLERANCE, LATENCY_TOLERANCE = 0.01, 0.05
 
 
 class Budget(ABC):
-    """Shares of the dense network that a selection takes away, in [0, 1]."""
+    """Base class: the share of the dense network that a selection removes, in [0, 1].
+
+    Attributes:
+        name: Name of the budget, one of BUDGETS.
+        tolerance: Maximum deviation of a selection from the target; None to accept the nearest selection.
+        exact: Whether `predicted` equals the share of a network that is cut.
+    """
 
     name: str
-    #: how far off the target a selection may be; None: the nearest one will do
     tolerance: float | None = TOLERANCE
-    #: whether `predicted` is what a cut network has
     exact = True
 
     @abstractmethod
     def predicted(self, keep: Keeps) -> float:
-        """The share that is gone once only `keep` is left, by arithmetic."""
+        """Predict by arithmetic the share that is removed if only `keep` remains."""
 
     def actual(self, keep: Keeps) -> float:
-        """The same of a network that was really cut."""
+        """Return the share that is removed in a network that is cut to `keep`."""
         return self.predicted(keep)
 
     def now(self) -> float:
-        """The share that is gone already."""
+        """Return the share that is already removed."""
         return self.actual({})
 
 
 class Nodes(Budget):
-    """Output units of hidden layers; one without a weight that is not zero, or an input, counts as gone."""
+    """Output units of hidden layers; units without a nonzero weight or without inputs count as removed."""
 
     name = "nodes"
     tolerance = None
@@ -68,7 +72,7 @@ class Nodes(Budget):
     def __init__(self, model: nn.Module, groups: Groups) -> None:
         lineage = lineage_of(model)
         self._sizes = _Sizes(model, groups)
-        #: weight of each hidden layer -> the dimension of its outputs
+        #: weight of each hidden layer -> dimension of its outputs
         self._hidden: dict[str, int] = {}
         self.dense = 0
         for name, module in prunable_layers(model).items():
@@ -80,7 +84,7 @@ class Nodes(Budget):
         self._masked = _Masked(prunable_weights(model), model, groups)
 
     def predicted(self, keep: Keeps) -> float:
-        """1 - units left / units of the dense network."""
+        """Return 1 - remaining units / units of the dense network."""
         left, alive = 0, self._masked.after(keep)
         for weight, shape in self._sizes.after(keep, list(self._hidden)).items():
             dim = self._hidden[weight]
@@ -92,7 +96,7 @@ class Nodes(Budget):
 
 
 class _Sizes:
-    """Shapes of all tensors, before and after a cut."""
+    """Shapes of all tensors before and after a cut."""
 
     def __init__(self, model: nn.Module, groups: Groups) -> None:
         tensors = list(named_tensors(model).items())
@@ -106,7 +110,7 @@ class _Sizes:
                 dims.setdefault(part.dim, []).append((name, part.index.shape[1]))
 
     def after(self, keep: Keeps, tensors: Iterable[str]) -> dict[str, list[int]]:
-        """The shape of each tensor once only `keep` is left."""
+        """Return the shape of each tensor if only `keep` remains."""
         gone = {name: len(mask) - int(mask.sum()) for name, mask in keep.items()}
         left = {}
         for tensor in tensors:
@@ -118,7 +122,7 @@ class _Sizes:
 
 
 class _Masked:
-    """The weights of which entries are zero, as masks leave them: those entries are gone already."""
+    """Weights with entries that are zero, as after masking; these entries count as removed."""
 
     def __init__(self, weights: Mapping[str, Tensor], model: nn.Module, groups: Groups) -> None:
         living = ((name, weight.detach() != 0) for name, weight in weights.items())
@@ -126,7 +130,7 @@ class _Masked:
         self._model, self._groups = model, groups
 
     def after(self, keep: Keeps) -> dict[str, Tensor]:
-        """Which entries of these weights are not zero, bool of the weight's shape, once only `keep` is left."""
+        """Return the masks of nonzero entries of these weights, in their shapes if only `keep` remains."""
         if not self._alive:
             return {}
         staying, _ = what_stays(self._model, {name: ~mask.cpu() for name, mask in keep.items()}, self._groups)
@@ -134,7 +138,7 @@ class _Masked:
 
 
 class Entries(Budget):
-    """Entries of all parameters, or of the prunable weights alone: of these, zeros count as gone."""
+    """Entries of all parameters, or of the prunable weights only, whose zeros count as removed."""
 
     def __init__(self, model: nn.Module, groups: Groups, prunable_only: bool) -> None:
         self.name = "weights" if prunable_only else "params"
@@ -145,7 +149,7 @@ class Entries(Budget):
         self._masked = _Masked(prunable_weights(model) if prunable_only else {}, model, groups)
 
     def predicted(self, keep: Keeps) -> float:
-        """1 - entries left / entries of the dense network."""
+        """Return 1 - remaining entries / entries of the dense network."""
         left, alive = 0, self._masked.after(keep)
         for name, shape in self._sizes.after(keep, self._counted).items():
             left += int(alive[name].sum()) if name in alive else prod(shape)
@@ -153,7 +157,7 @@ class Entries(Budget):
 
 
 class Macs(Budget):
-    """Multiply-adds of one sample."""
+    """Multiply-adds of the forward pass of one sample."""
 
     name = "macs"
 
@@ -165,7 +169,7 @@ class Macs(Budget):
         self._dense = dense_macs(model, example)
 
     def predicted(self, keep: Keeps) -> float:
-        """A weight's share of the work follows its size; attention between activations is taken as it is."""
+        """Predict the share: the work of a weight scales with its size, work between activations is constant."""
         left = self._sizes.after(keep, self._of)
         total = self._rest + sum(
             macs * prod(left[name]) / max(1, prod(self._sizes.shape[name])) for name, macs in self._of.items()
@@ -173,26 +177,26 @@ class Macs(Budget):
         return 1 - total / max(1, self._dense)
 
     def freed(self, name: str) -> float:
-        """Multiply-adds that go with one channel of a group: those of its producers and of its readers.
+        """Return the multiply-adds removed with one channel of a group: those of its producers and readers.
 
-        A weight's share of the work follows its size; work between activations is taken as it is.
+        The work of a weight scales with its size, work between activations is constant.
         """
-        one = torch.ones(self._groups[name].channels, dtype=torch.bool)
-        one[:1] = False
-        left = self._sizes.after({name: one}, self._of)
+        mask = torch.ones(self._groups[name].channels, dtype=torch.bool)
+        mask[:1] = False
+        left = self._sizes.after({name: mask}, self._of)
         return sum(
             macs * (1 - prod(left[tensor]) / max(1, prod(self._sizes.shape[tensor])))
             for tensor, macs in self._of.items()
         )
 
     def actual(self, keep: Keeps) -> float:
-        """Counted on a copy that was cut."""
+        """Count the multiply-adds of a copy that is cut to `keep`."""
         smaller = _smaller(self._model, self._groups, keep, self._example) if keep else self._model
         return 1 - count_macs(smaller, self._example)[0] / max(1, self._dense)
 
 
 class Latency(Macs):
-    """Milliseconds of a forward pass of the example as given, on its device; measured beside the dense network."""
+    """Latency of a forward pass of the example batch on its device, relative to that of the dense network."""
 
     name = "latency"
     tolerance = LATENCY_TOLERANCE
@@ -204,7 +208,7 @@ class Latency(Macs):
         self._twin = dense
 
     def actual(self, keep: Keeps) -> float:
-        """1 - median / median of the dense network, both in turns."""
+        """Return 1 - median latency / median latency of the dense network, measured alternately."""
         smaller = _smaller(self._model, self._groups, keep, self._example) if keep else self._model
         slow, fast = measure_latency(
             [self._twin, smaller], self._example, batches=(len(self._example),), repeats=self.REPEATS
@@ -214,9 +218,10 @@ class Latency(Macs):
 
 
 def dense_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-adds of one sample before the first cut, as far as they were ever counted.
+    """Return the multiply-adds of one sample before the first cut.
 
-    Of a network that came cut from a file, each weight's share is scaled by its size.
+    For a network that was loaded cut from a file they are estimated: the work of each weight is scaled by its
+    size.
     """
     lineage = lineage_of(model)
     key = tuple(example.shape[1:])
@@ -234,7 +239,7 @@ def dense_macs(model: nn.Module, example: Tensor) -> int:
 def make_budget(
     name: str, model: nn.Module, groups: Mapping[str, ChannelGroup], example: Tensor, dense: nn.Module | None
 ) -> Budget:
-    """The budget of that name for a network as it stands; `dense` is what latency is compared with."""
+    """Create a budget by name for the present network; `dense` is the reference network of the latency."""
     if name == "nodes":
         return Nodes(model, groups)
     if name in ("weights", "params"):

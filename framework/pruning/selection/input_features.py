@@ -1,4 +1,4 @@
-"""The inputs of the first layer under `--outer_layer_pruning`: ranked beside the channels, masked, never cut."""
+"""Pruning of the first layer's inputs with `--outer_layer_pruning`: they are masked, never cut."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from secateur.utils.errors import UsageError
 
 
 def first_layer(groups: Groups) -> str:
-    """Name of the layer that the network's input meets first, in forward order."""
+    """Return the name of the first layer in forward order."""
     return next(iter(groups.values())).producers[0]
 
 
 def input_readers(model: nn.Module, example_input: Tensor, groups: Groups) -> list[str]:
-    """The layers that read what the first one reads: the images, as they are or as the network prepares them.
+    """Return the layers that read the same tensor as the first layer: the images, or their preprocessed form.
 
-    UsageError where one of them reads them in another shape, so that its columns are no inputs of the first.
+    Raises UsageError if one of them reads it in another shape, so that its columns do not match the first layer's.
     """
     first = first_layer(groups)
-    read: dict[str, Tensor] = {}  # held, so that no other tensor comes to lie where they were
+    read: dict[str, Tensor] = {}  # held, so that their memory is not reused
 
     def note(name: str, inputs: tuple[Any, ...]) -> None:
         if inputs and isinstance(inputs[0], Tensor) and (name == first or first in read):
@@ -45,13 +45,14 @@ def input_readers(model: nn.Module, example_input: Tensor, groups: Groups) -> li
     finally:
         for hook in hooks:
             hook.remove()
-    found = [name for name, one in read.items() if one.data_ptr() == read[first].data_ptr()]
-    for name in found:
+    readers = [name for name, inputs in read.items() if inputs.data_ptr() == read[first].data_ptr()]
+    for name in readers:
         if read[name].shape != read[first].shape or _inputs(model, name) != _inputs(model, first):
             raise UsageError(
-                f"--outer_layer_pruning: {first} and {name} read the images in two ways, inputs cannot be ranked"
+                f"--outer_layer_pruning: {first} and {name} read the images in different shapes, so "
+                "that their inputs cannot be ranked"
             )
-    return found or [first]
+    return readers or [first]
 
 
 def _inputs(model: nn.Module, layer: str) -> int:
@@ -60,7 +61,7 @@ def _inputs(model: nn.Module, layer: str) -> int:
 
 
 def readers_of_weights(model: nn.Module) -> dict[str, nn.Module]:
-    """Prunable weight -> its layer, the first one where several share it."""
+    """Return prunable weight -> its layer, the first one if several share it."""
     names: dict[int, nn.Module] = {}
     for module in prunable_layers(model).values():
         names.setdefault(id(module.weight), module)
@@ -68,7 +69,7 @@ def readers_of_weights(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def living_inputs(model: nn.Module, layers: Sequence[str]) -> Tensor:
-    """Inputs that no mask holds at zero in every one of the layers: bool `(inputs,)`."""
+    """Return the mask of inputs that are not masked in every one of the layers: bool `(inputs,)`."""
     masks, living = Masks(model), []
     for layer in layers:
         module = model.get_submodule(layer)
@@ -87,11 +88,11 @@ def keep_inputs(
     target: float,
     threshold: float | None,
 ) -> Tensor:
-    """Inputs to keep, bool `(inputs,)`; the best of the living ones always stays.
+    """Return the mask of inputs to keep, bool `(inputs,)`; the best remaining input is always kept.
 
-    With scope "global" an input goes when its score is below that of the best channel that went in this step
-    (`gone_channels`: the scores of those that went). With another scope nothing competes with the inputs, and the
-    share `target` of them goes. With a threshold those at or below it go.
+    With scope "global" an input is pruned if its score is below the highest score of the channels pruned in this
+    step (`gone_channels`: the scores of the pruned channels). With another scope the inputs are ranked separately,
+    and the share `target` of them is pruned. With a threshold, inputs with scores at or below it are pruned.
     """
     alive = alive.to(scores.device)
     if threshold is not None:
@@ -106,16 +107,16 @@ def keep_inputs(
 
 
 def check_input_scores(scores: Tensor, alive: Tensor, criterion: Criterion) -> Tensor:
-    """The scores of inputs as float32 on the model's device, or a UsageError that says what is wrong with them."""
+    """Return the scores of inputs as float32 on the model's device; raise UsageError if they are invalid."""
     who = f"{type(criterion).__name__}.input_scores"
     checked = float_scores(f"{who}: the result", scores, tuple(alive.shape)).to(alive.device)
     if checked.isnan().any():
-        raise UsageError(f"{who} has NaN")
+        raise UsageError(f"{who} contains NaN")
     return checked
 
 
 def mask_inputs(model: nn.Module, layers: Sequence[str], left: Tensor | None) -> int:
-    """Hold the columns of the inputs that are off in `left` at zero; how many of them were not so before."""
+    """Mask the columns of the inputs that are False in `left`; return the number of newly masked inputs."""
     if left is None:
         return 0
     newly = int((living_inputs(model, layers) & ~left).sum())
@@ -127,5 +128,5 @@ def mask_inputs(model: nn.Module, layers: Sequence[str], left: Tensor | None) ->
 
 
 def gone_scores(scores: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> list[Tensor]:
-    """The scores of the channels that are off in `keep`, per group."""
+    """Return the scores of the channels that `keep` prunes, per group."""
     return [scores[name][~mask.to(scores[name].device)] for name, mask in keep.items()]

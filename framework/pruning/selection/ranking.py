@@ -1,4 +1,4 @@
-"""Channels in the order in which they go: what competes with what, how many stay at least, and in which steps."""
+"""Ranking of channels: the order of pruning within a scope, minimum widths and multiples."""
 
 from __future__ import annotations
 
@@ -15,30 +15,34 @@ from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
 from secateur.framework.pruning.selection.budgets import Budget, Nodes
 from secateur.framework.pruning.selection.select import Keep, lowest, select
 
-#: what competes with what: all channels, those of a group, those of groups that are built alike
+#: channels that are ranked against each other: all, those of a group, those of groups of the same structure
 CHANNEL_SCOPES = ("global", "layer", "isomorphic")
 #: resolution of a share
 SHARES = 1 << 20
-#: groups up to which a refinement moves two at once
+#: maximum number of groups for which a refinement changes two at once
 FEW = 12
-#: steps that a refinement may take
+#: maximum number of steps of a refinement
 REFINEMENTS = 30
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How channels may be selected."""
+    """Constraints on the selection of channels.
+
+    Attributes:
+        scope: One of CHANNEL_SCOPES.
+        min_channels: Minimum number of channels to keep in each group.
+        round_to: The widths of pruned layers are rounded to multiples of it.
+        keep_share: Minimum share of each group's channels in the dense network to keep, in [0, 1).
+    """
 
     scope: str = "global"
-    #: channels that stay in each group at least
     min_channels: int = 1
-    #: widths of layers left are multiples of it
     round_to: int = 1
-    #: share of each group's channels in the dense network that stays
     keep_share: float = 0.0
 
     def floors(self, model: nn.Module, groups: Groups) -> dict[str, int]:
-        """Channels that stay at least in each group."""
+        """Return the minimum number of channels to keep in each group."""
         return {
             name: min(group.channels, max(self.min_channels, int(not group.removable), self._share(model, group)))
             for name, group in groups.items()
@@ -49,7 +53,7 @@ class Limits:
 
 
 class Ranking:
-    """Selections of more and more channels, from none to all that may go."""
+    """Nested selections of channels, from none pruned to all prunable channels pruned."""
 
     def __init__(self, model: nn.Module, groups: Groups, scores: Mapping[str, Tensor], limits: Limits) -> None:
         self._scores, self._limits = scores, limits
@@ -59,47 +63,48 @@ class Ranking:
         self._parts = competing(model, self._groups, limits.scope)
         self._multiple = {name: _multiple(group, limits.round_to) for name, group in self._groups.items()}
         present = sum(score.numel() for score in scores.values())
-        #: number of the last selection
+        #: index of the last selection
         self.steps = max(1, present) if limits.scope == "global" else SHARES
 
     def nothing(self) -> Keep:
-        """All channels stay."""
+        """Return the selection that keeps all channels."""
         return Keep({name: torch.ones_like(score, dtype=torch.bool) for name, score in self._scores.items()})
 
     def keep(self, step: int) -> Keep:
-        """The selection of that number, 0 to `steps`."""
+        """Return the selection of an index, 0 to `steps`."""
         if self._limits.scope == "global":
             return self._rounded(select(self._scores, step / self.steps, floor=self._floor))
         return self._shared(step / SHARES)
 
     def above(self, threshold: float) -> Keep:
-        """All channels with a score above it, and as many of the best ones of each group as have to stay."""
+        """Keep all channels with a score above the threshold, and at least the minimum number of each group."""
         counts = {name: int((score > threshold).sum()) for name, score in self._scores.items()}
         keep = Keep({name: self._best(name, max(self._floor[name], count)) for name, count in counts.items()})
         return self._rounded(keep)
 
     def as_asked(self, share: float, budget: Budget) -> Keep | None:
-        """For nodes by layer: that share of each group, where only rounding keeps it from the target."""
+        """Return the same share of each group, for nodes by layer, if it meets the target up to rounding."""
         if self._limits.scope != "layer" or not isinstance(budget, Nodes):
             return None
         keep = self._shared(share)
-        # Rounding moves each group by half a step at most; further off, something is protected or gone already.
+        # Rounding changes each group by half a step at most; a larger deviation has another cause, such as
+        # protection.
         slack = sum(budget.per_channel[name] * self._multiple[name] / 2 for name in keep) / max(1, budget.dense)
         return keep if abs(budget.predicted(keep) - share) <= slack else None
 
     def refine(self, keep: Keep, distance: Callable[[Keep], float]) -> Keep:
-        """Single groups a step larger or smaller, as long as that brings the selection nearer."""
+        """Change single groups by one step as long as this reduces the distance."""
         best = distance(keep)
         for _ in range(REFINEMENTS):
             near = list(self._neighbours(keep))
-            if len(near) <= 2 * FEW:  # one more of this and one less of that
-                near += [two for one in near for two in self._neighbours(one)]
+            if len(near) <= 2 * FEW:  # changes of two groups, such as one more and one less
+                near += [second for first in near for second in self._neighbours(first)]
             if not near:
                 break
-            found = min(near, key=distance)
-            if distance(found) >= best:
+            nearest = min(near, key=distance)
+            if distance(nearest) >= best:
                 break
-            keep, best = found, distance(found)
+            keep, best = nearest, distance(nearest)
         return keep
 
     def _neighbours(self, keep: Keep) -> Iterator[Keep]:
@@ -118,14 +123,14 @@ class Ranking:
         return moved
 
     def _shared(self, share: float) -> Keep:
-        """That share of each part."""
+        """Prune the same share of each set of competing groups."""
         keep = Keep()
         for part in self._parts:
             scores = {name: self._scores[name] for name in part}
             gone = {name: self._gone[name] for name in part}
-            found = select(scores, share, floor={name: self._floor[name] for name in part}, gone=gone)
-            keep.update(found)
-            keep.short += found.short
+            masks = select(scores, share, floor={name: self._floor[name] for name in part}, gone=gone)
+            keep.update(masks)
+            keep.short += masks.short
         return self._rounded(Keep({name: keep[name] for name in self._scores}))
 
     def _rounded(self, keep: Keep) -> Keep:
@@ -136,7 +141,7 @@ class Ranking:
         return rounded
 
     def _round(self, name: str, count: int) -> int:
-        """The nearest multiple, at least one of them, or all channels."""
+        """Round to the nearest multiple, at least the minimum width and at most all channels."""
         step, channels = self._multiple[name], self._groups[name].channels
         return min(channels, max(-(-self._floor[name] // step) * step, (count + step // 2) // step * step))
 
@@ -145,7 +150,7 @@ class Ranking:
 
 
 def competing(model: nn.Module, groups: Mapping[str, ChannelGroup], scope: str) -> list[list[str]]:
-    """Names of the groups that compete."""
+    """Return the sets of groups that are ranked together."""
     if scope == "global":
         return [list(groups)]
     parts: dict[Any, list[str]] = {}
@@ -155,15 +160,17 @@ def competing(model: nn.Module, groups: Mapping[str, ChannelGroup], scope: str) 
 
 
 def _multiple(group: ChannelGroup, round_to: int) -> int:
-    """Of how many channels a multiple has to be left, so that the producer's width is one of `round_to`: a channel
-    may be several of its outputs, such as one of each conv group."""
+    """Return the number of channels whose multiples give the producer a width that is a multiple of `round_to`.
+
+    A channel may own several outputs of its producer, such as one of each conv group.
+    """
     return round_to // math.gcd(round_to, group.produced[0].index.shape[1])
 
 
 def _built(model: nn.Module, group: ChannelGroup) -> Any:
-    """How a group is built: the kinds of layers and norms that have its channels, and on which side.
+    """Return the structure of a group: the kinds of layers and norms with its channels, and the dimensions.
 
-    After isomorphic pruning, arXiv:2407.04616: importance is compared among substructures of the same graph.
+    Following isomorphic pruning, arXiv:2407.04616, scores are compared among isomorphic substructures.
     """
     parts = set()
     for part in group.slices:
@@ -175,12 +182,12 @@ def _built(model: nn.Module, group: ChannelGroup) -> Any:
 
 
 def dense_channels(model: nn.Module, group: ChannelGroup) -> int:
-    """How many channels the group had before the first cut."""
+    """Return the number of channels of the group before the first cut."""
     kept, dense = lineage_of(model).kept, lineage_of(model).dense
     first = group.produced[0]
     if (first.tensor, first.dim) not in kept:
         return group.channels
-    # Groups that share a producer (a split) cannot be told apart once they are cut: each counts as it is.
+    # Groups that share a producer (a split) cannot be distinguished once they are cut: use the present size.
     if first.index.numel() != len(kept[first.tensor, first.dim]):
         return group.channels
     return dense[first.tensor][first.dim] // first.index.shape[1]

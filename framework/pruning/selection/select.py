@@ -1,4 +1,4 @@
-"""Scores and a target share to keep masks: exact counts, stable ties, floors and scopes."""
+"""Selection of the entries with the lowest scores: exact counts, stable ties, floors and scopes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,23 @@ SCOPES = ("global", "layer", "row")
 
 
 class Keep(dict[str, Tensor]):
-    """Name -> bool tensor, True = stays. `short` says how many entries fewer went than were asked for."""
+    """Keep masks by name: bool tensors of the scores' shapes, True = kept, False = pruned.
+
+    Attributes:
+        short: Number of entries that were requested but could not be pruned; 0 if the target was met.
+
+    Example:
+        >>> import torch
+        >>> from secateur import Keep
+        >>> Keep({"0": torch.tensor([True, False, True])}).removed
+        1
+    """
 
     short: int = 0
 
     @property
     def removed(self) -> int:
-        """How many entries are off."""
+        """Total number of pruned entries."""
         return sum(int((~mask).sum()) for mask in self.values())
 
 
@@ -34,16 +44,42 @@ def select(
     current: Mapping[str, Tensor] | None = None,
     gone: Mapping[str, int] | None = None,
 ) -> Keep:
-    """Switch off the entries with the lowest scores.
+    """Select the entries to keep: prune those with the lowest scores.
 
-    With n = entries present + `gone` (entries already cut, per name), exactly `round(sparsity * n)` are off
-    or gone afterwards, in all (`scope="global"`), per tensor (`"layer"`) or per first index (`"row"`). Entries
-    off in `current` stay off and count. If more are off already, nothing happens. Equal scores: the first goes
-    first, in mapping order and then flat order. `floor` is the least number of entries to keep per tensor (per
-    row for `"row"`; by default 1 for channels, which are 1-D, and 0 for weights); where it holds entries back
-    the next-lowest go instead. Entries with score +inf are never switched off.
+    With n = entries present + entries already cut (`gone`), exactly `round(sparsity * n)` entries are pruned
+    afterwards, counting those already masked or cut. If more are pruned already, the masks are unchanged. Among
+    equal scores the first entry is pruned first, in mapping order and then in flat order. Entries with score +inf
+    are never pruned.
 
-    Raises UsageError for NaN, a sparsity outside [0, 1], an unknown scope or masks of another shape.
+    Args:
+        scores: Score tensors by name, higher = keep: of any shape for weights, 1-D for channels.
+        sparsity: Target share of pruned entries, in [0, 1].
+        scope: Which entries are ranked against each other, and to which the sparsity applies: "global" (default;
+            all entries), "layer" (those of one tensor) or "row" (those of one index of the first dimension).
+        floor: Minimum number of entries to keep in each tensor, or in each row for "row": one number for all, or
+            numbers by name. The next-lowest entries are pruned in place of those held by the floor. By default 1
+            for 1-D tensors and 0 for others.
+        current: Present masks by name, in the shapes of the scores; entries that are 0 or False are already pruned
+            and stay so. Names may be missing; None (default) for no masks.
+        gone: Number of entries of each tensor that were already cut, by name; not with "row". None (default): 0.
+
+    Returns:
+        The keep masks by name, in the shapes of the scores. `short` is the number of entries that could not be
+        pruned because of floors and scores of +inf.
+
+    Raises:
+        UsageError: If a score is NaN, the sparsity is not a number in [0, 1], the scope is unknown, a mask has
+            another shape than its scores, a name has no scores, a count is not an integer of at least 0, or `gone`
+            is combined with "row".
+
+    Example:
+        >>> import torch
+        >>> from secateur import select
+        >>> scores = {"a": torch.tensor([3.0, 1.0, 2.0]), "b": torch.tensor([0.5, 4.0])}
+        >>> select(scores, 0.4)
+        {'a': tensor([ True, False,  True]), 'b': tensor([False,  True])}
+        >>> select(scores, 0.4, scope="layer").removed
+        2
     """
     _check(scores, sparsity, scope, current, gone)
     _check_floor(floor, scores)
@@ -68,9 +104,9 @@ def select(
 
 
 def lowest(values: Tensor, count: int) -> Tensor:
-    """Mask of the `count` lowest entries of a flat tensor; among equals the first ones.
+    """Return the mask of the `count` lowest entries of a flat tensor; ties are broken by position.
 
-    A selection and not a sort: linear in the size.
+    The entries are partitioned, not sorted: the time is linear in the size.
     """
     if count <= 0:
         return torch.zeros_like(values, dtype=torch.bool)
@@ -84,7 +120,7 @@ def lowest(values: Tensor, count: int) -> Tensor:
 
 
 def _kth(values: Tensor, count: int) -> Tensor:
-    """The `count`-th lowest value; numpy's partition takes a quarter of the time of torch's on the CPU."""
+    """Return the `count`-th lowest value; on the CPU numpy's partition takes a quarter of torch's time."""
     if values.is_cpu and values.dtype in (torch.float32, torch.float64):
         return torch.from_numpy(numpy.partition(values.detach().numpy(), count - 1)[count - 1 : count])
     return values.kthvalue(count).values
@@ -93,7 +129,7 @@ def _kth(values: Tensor, count: int) -> Tensor:
 def _switch_off(
     keep: Keep, scores: Mapping[str, Tensor], free: Mapping[str, Tensor], names: list[str], wanted: int
 ) -> int:
-    """Take the `wanted` lowest free entries of these tensors out of `keep`; return how many are missing."""
+    """Clear the `wanted` lowest free entries of these tensors in `keep`; return the number that is missing."""
     if wanted <= 0 or not names:
         return 0
     flat = {name: scores[name].reshape(-1) for name in names}
@@ -109,13 +145,12 @@ def _switch_off(
 
 
 def _free(score: Tensor, alive: Tensor, floor: int) -> Tensor:
-    """Entries that may go: alive, finite from above, and not among the `floor` that would go last."""
+    """Return the mask of prunable entries: alive, below +inf, and not among the `floor` highest."""
     free = alive & (score != torch.inf)
     if floor > 0:
         positions = alive.nonzero().flatten()
-        goes = lowest(score[positions], len(positions) - floor)
-        held = positions[~goes]
-        free[held] = False
+        prunable = lowest(score[positions], len(positions) - floor)
+        free[positions[~prunable]] = False
     return free
 
 
@@ -145,15 +180,15 @@ def _select_rows(
     for name, score in scores.items():
         rows = score.reshape(len(score), -1) if score.dim() > 1 else score.reshape(1, -1)
         mask = None if current is None or name not in current else current[name].reshape(rows.shape)
-        each = select(
+        masks = select(
             {str(row): values for row, values in enumerate(rows)},
             sparsity,
             scope="layer",
             floor=_floor_of(name, score, floor),
             current=None if mask is None else {str(row): values for row, values in enumerate(mask)},
         )
-        keep[name] = torch.stack(list(each.values())).reshape(score.shape)
-        keep.short += each.short
+        keep[name] = torch.stack(list(masks.values())).reshape(score.shape)
+        keep.short += masks.short
     return keep
 
 
@@ -165,19 +200,19 @@ def _check(
     gone: Mapping[str, int] | None,
 ) -> None:
     if not isinstance(scores, Mapping) or not all(isinstance(score, Tensor) for score in scores.values()):
-        raise UsageError(f"scores are a mapping from name to tensor, got {type(scores).__name__}")
+        raise UsageError(f"scores must be a mapping from name to tensor, got {type(scores).__name__}")
     if not isinstance(sparsity, (int, float)) or isinstance(sparsity, bool):
-        raise UsageError(f"sparsity is a number, got {sparsity!r}")
+        raise UsageError(f"sparsity must be a number, got {sparsity!r}")
     if not 0 <= sparsity <= 1:
         raise UsageError(f"sparsity {sparsity} is not between 0 and 1")
     if scope not in SCOPES:
         raise UsageError(f"unknown scope '{scope}' (one of {', '.join(SCOPES)})")
     for what, given in (("current", current), ("gone", gone)):
         if given is not None and not isinstance(given, Mapping):
-            raise UsageError(f"{what} is a mapping from name to entries, got {type(given).__name__}")
+            raise UsageError(f"{what} must be a mapping by name, got {type(given).__name__}")
     for name, score in scores.items():
         if score.isnan().any():
-            raise UsageError(f"the scores of '{name}' have NaN")
+            raise UsageError(f"the scores of '{name}' contain NaN")
         if current is not None and name in current and not isinstance(current[name], Tensor):
             raise UsageError(f"the mask of '{name}' is {type(current[name]).__name__}, expected a tensor")
         if current is not None and name in current and current[name].shape != score.shape:
@@ -190,7 +225,7 @@ def _check(
                 raise UsageError(unknown("name without scores", name, list(scores)))
     for name, count in (gone or {}).items():
         if not _is_count(count):
-            raise UsageError(f"'{name}' cannot have {count!r} entries gone")
+            raise UsageError(f"gone of '{name}' must be a number of entries, 0 or more, got {count!r}")
 
 
 def _check_floor(floor: int | Mapping[str, int] | None, scores: Mapping[str, Tensor]) -> None:
@@ -199,7 +234,7 @@ def _check_floor(floor: int | Mapping[str, int] | None, scores: Mapping[str, Ten
             raise UsageError(unknown("name without scores", name, list(scores)))
         if count is not None and not _is_count(count):
             of = f" of '{name}'" if name else ""
-            raise UsageError(f"floor{of} is a number of entries, 0 or more, got {count!r}")
+            raise UsageError(f"floor{of} must be a number of entries, 0 or more, got {count!r}")
 
 
 def _is_count(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""From a sparsity of the dense network to keep masks: which entries, and how many, meet the target."""
+"""Selection of the weights or channels that meet a target sparsity of the dense network."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from secateur.utils.errors import UsageError
 def keep_weights(
     model: nn.Module, scores: Mapping[str, Tensor], sparsity: float, scope: str, spared: set[str]
 ) -> Keep:
-    """Masks after which `sparsity` of the dense network's prunable weights is gone.
+    """Return the masks that prune the share `sparsity` of the dense network's prunable weights.
 
-    `spared` weights are never pruned; they count in the total all the same.
+    `spared` weights are never pruned, but are included in the total.
     """
     weights, masks, gone = prunable_weights(model), Masks(model), cut_weights(model)
     ranked = {
@@ -34,13 +34,13 @@ def keep_weights(
 
 
 def cut_weights(model: nn.Module) -> dict[str, int]:
-    """How many entries of each prunable weight were cut."""
+    """Return the number of entries of each prunable weight that were cut."""
     dense = dense_weights(model)
     return {name: dense[name] - weight.numel() for name, weight in prunable_weights(model).items()}
 
 
 def count_weights(model: nn.Module) -> tuple[int, int]:
-    """Prunable weights that are cut or masked, and all of the dense network."""
+    """Return the number of prunable weights that are cut or masked, and that of the dense network."""
     weights, masks = prunable_weights(model), Masks(model)
     masked = sum(int((masks[name] == 0).sum()) for name in weights if name in masks)
     return sum(cut_weights(model).values()) + masked, sum(dense_weights(model).values())
@@ -55,28 +55,31 @@ def keep_channels(
     budget: Budget,
     strict: bool = True,
 ) -> Keep:
-    """Channels to keep so that the share of the budget that is gone comes as near to `sparsity` as it can.
+    """Return the masks of channels whose removal brings the pruned share of the budget nearest to `sparsity`.
 
-    How many channels go is found by bisection, since one may be several nodes or many multiply-adds; on plain
-    chains and for nodes it is that share of the channels. If more is gone already, nothing happens. With `strict`
-    a budget other than nodes that cannot be met within its tolerance is a UsageError that says why.
+    The number of channels is found by bisection, since one channel may be several nodes or many multiply-adds; for
+    nodes of a plain chain it is that share of the channels. If the target is already reached, nothing is pruned.
+    With `strict`, raises UsageError with the reason if a budget other than nodes cannot be met within its
+    tolerance.
     """
     if isinstance(budget, Nodes) and not any(budget.per_channel.values()):
-        raise UsageError("no free channel is a node, an output of a convolution or linear layer: try budget macs")
+        raise UsageError(
+            "no prunable channel is a node, an output of a convolution or linear layer: use budget macs"
+        )
     return keep_ranked(Ranking(model, groups, scores, limits), sparsity, limits, budget, strict)
 
 
 def keep_ranked(
     ranking: Ranking | Chunks, sparsity: float, limits: Limits, budget: Budget, strict: bool = True
 ) -> Keep:
-    """The same of channels whose order is known."""
+    """Return the masks of a ranking that bring the pruned share of the budget nearest to `sparsity`."""
     now = budget.now()
     if now >= sparsity:
         return ranking.nothing()
     if budget.exact:
         keep = _nearest(ranking, budget, sparsity)
         if limits.round_to > 1 or budget.tolerance is not None and _off(budget, keep, sparsity):
-            keep = ranking.refine(keep, lambda one: abs(budget.predicted(one) - sparsity))
+            keep = ranking.refine(keep, lambda other: abs(budget.predicted(other) - sparsity))
         reached = budget.predicted(keep)
     else:
         keep, reached = _corrected(ranking, budget, sparsity, now)
@@ -90,7 +93,7 @@ def _off(budget: Budget, keep: Keep, sparsity: float) -> bool:
 
 
 def reachable(model: nn.Module, groups: Groups, sparsity: float, limits: Limits, budget: Budget) -> None:
-    """UsageError if a budget cannot be met even with all that may go gone, whatever the scores will be."""
+    """Raise UsageError if a budget cannot be met even by pruning all prunable channels, whatever the scores."""
     if budget.tolerance is None:
         return
     ranking = Ranking(model, groups, {name: torch.zeros(group.channels) for name, group in groups.items()}, limits)
@@ -100,18 +103,18 @@ def reachable(model: nn.Module, groups: Groups, sparsity: float, limits: Limits,
 
 
 def _nearest(ranking: Ranking | Chunks, budget: Budget, goal: float) -> Keep:
-    """The step of the ranking whose predicted share is nearest to the goal."""
+    """Return the selection of the ranking whose predicted share is nearest to the goal."""
     as_asked = ranking.as_asked(goal, budget)
     if as_asked is not None:
         return as_asked
     step = _bisect(ranking, budget, goal)
     return min(
-        (ranking.keep(one) for one in (step, step - 1)), key=lambda keep: abs(budget.predicted(keep) - goal)
+        (ranking.keep(index) for index in (step, step - 1)), key=lambda keep: abs(budget.predicted(keep) - goal)
     )
 
 
 def _bisect(ranking: Ranking | Chunks, budget: Budget, goal: float) -> int:
-    """The least step at which the predicted share is reached; the last one where it never is."""
+    """Return the first step that reaches the predicted share; the last one if none does."""
     low, high = 0, ranking.steps
     while high - low > 1:
         middle = (low + high) // 2
@@ -119,15 +122,15 @@ def _bisect(ranking: Ranking | Chunks, budget: Budget, goal: float) -> int:
     return high
 
 
-#: how often a prediction is corrected by what a cut network really has
+#: maximum number of corrections of a prediction by the measured share of a cut network
 CORRECTIONS = 8
 
 
 def _corrected(ranking: Ranking | Chunks, budget: Budget, sparsity: float, now: float) -> tuple[Keep, float]:
-    """Aim at what has to be predicted so that the actual share is the one asked for: regula falsi."""
+    """Search for the predicted share whose actual share is the target, by regula falsi."""
     last = ranking.keep(ranking.steps)
     low, high = (budget.predicted({}), now), (budget.predicted(last), budget.actual(last))
-    best = min([(ranking.nothing(), low[1]), (last, high[1])], key=lambda one: abs(one[1] - sparsity))
+    best = min([(ranking.nothing(), low[1]), (last, high[1])], key=lambda pair: abs(pair[1] - sparsity))
     if high[1] <= sparsity:
         return best
     for turn in range(CORRECTIONS):
@@ -135,7 +138,7 @@ def _corrected(ranking: Ranking | Chunks, budget: Budget, sparsity: float, now: 
         goal = low[0] + slope * (sparsity - low[1]) if turn % 3 < 2 else (low[0] + high[0]) / 2
         keep = _nearest(ranking, budget, goal)
         actual = budget.actual(keep)
-        best = min(best, (keep, actual), key=lambda one: abs(one[1] - sparsity))
+        best = min(best, (keep, actual), key=lambda pair: abs(pair[1] - sparsity))
         if abs(actual - sparsity) <= (budget.tolerance or 0) / 4:
             break
         low, high = ((goal, actual), high) if actual < sparsity else (low, (goal, actual))
@@ -145,26 +148,26 @@ def _corrected(ranking: Ranking | Chunks, budget: Budget, sparsity: float, now: 
 def _refined(
     ranking: Ranking | Chunks, budget: Budget, sparsity: float, keep: Keep, actual: float
 ) -> tuple[Keep, float]:
-    """Where the next whole channel of the ranking is too far off, single groups may still come nearer."""
+    """Refine single groups if the nearest selection of the ranking is too far from the target."""
     if budget.tolerance is None or abs(actual - sparsity) <= budget.tolerance / 2:
         return keep, actual
     goal = budget.predicted(keep) + sparsity - actual
-    other = ranking.refine(keep, lambda one: abs(budget.predicted(one) - goal))
-    return min((keep, actual), (other, budget.actual(other)), key=lambda one: abs(one[1] - sparsity))
+    other = ranking.refine(keep, lambda masks: abs(budget.predicted(masks) - goal))
+    return min((keep, actual), (other, budget.actual(other)), key=lambda pair: abs(pair[1] - sparsity))
 
 
 def _why_not(ranking: Ranking | Chunks, budget: Budget, sparsity: float, reached: float, limits: Limits) -> str:
     most = budget.actual(ranking.keep(ranking.steps))
     asked = f"budget {budget.name}: asked for sparsity {sparsity:.4f}"
     if most < sparsity:
-        left = (
-            f"the last {limits.min_channels} of a group" if limits.min_channels != 1 else "the last of its group"
+        limit = f", min_channels {limits.min_channels}" if limits.min_channels != 1 else ""
+        limit += f", keep_share {limits.keep_share:g}" if limits.keep_share else ""
+        return (
+            f"{asked}, at most {most:.4f} can be reached: the remaining channels are protected or the last "
+            f"of their group{limit}"
         )
-        left = (
-            f"{left}, of which the share {limits.keep_share:g} stays (keep_share)" if limits.keep_share else left
-        )
-        return f"{asked}, at most {most:.4f} can go: what is left is protected or {left}"
     rounded = f" in steps of {limits.round_to}" if limits.round_to > 1 else ""
     return (
-        f"{asked}, the nearest found in whole channels{rounded} is {reached:.4f}, more than {budget.tolerance} off"
+        f"{asked}, the nearest selection of whole channels{rounded} has {reached:.4f}, more than "
+        f"{budget.tolerance} off"
     )

@@ -1,5 +1,6 @@
-"""When a network is pruned: listeners of the training loop.
+"""Pruning steps: listeners of the training loop that prune the network on schedule.
 
-A schedule, a criterion and a trainer's events come in; a pruned network and a `PruneEvent` per step go out.
+Inputs are a schedule, a criterion and the events of a trainer; outputs are a pruned network and a `PruneEvent` per
+step.
 Start with `step.py`.
 """

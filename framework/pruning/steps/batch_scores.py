@@ -1,4 +1,4 @@
-"""Scores of the batch that was just trained on, and their running average over the batches before a pruning."""
+"""Scores of the current training batch, and their running average over the batches before a pruning step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tracking:
-    """How many of the last batches before a pruning are averaged; `alpha` is the newest one's weight."""
+    """Options of the running average of scores.
+
+    Attributes:
+        batches: Number of training batches before a pruning step that are averaged, at least 1.
+        alpha: Weight of the newest batch, in (0, 1].
+    """
 
     batches: int = 20
     alpha: float = 0.8
@@ -31,15 +36,15 @@ class Tracking:
     def __post_init__(self) -> None:
         if self.batches < 1 or not 0 < self.alpha <= 1:
             raise UsageError(
-                f"tracking: batches {self.batches} and alpha {self.alpha}: at least 1, and a weight in (0, 1]"
+                f"tracking: batches must be at least 1 and alpha in (0, 1], got {self.batches} and {self.alpha}"
             )
 
 
 class RunningScores:
-    """s := alpha * new + (1 - alpha) * s from s = 0, over 1 - (1 - alpha)^t where it is read.
+    """Exponential moving average s := alpha * new + (1 - alpha) * s from s = 0, divided by 1 - (1 - alpha)^t.
 
-    So the estimate after t batches is a mean with weights that add up to 1, however few they are. Lubana and Dick,
-    2020, arXiv:2009.11839, whose s is not corrected.
+    The division corrects the bias towards zero, so that the weights of the t batches sum to 1. Following Lubana
+    and Dick, 2020, arXiv:2009.11839, who do not correct s.
     """
 
     def __init__(self, alpha: float) -> None:
@@ -48,7 +53,7 @@ class RunningScores:
         self._weight = 0.0
 
     def add(self, scores: Mapping[str, Tensor]) -> None:
-        """Take in the scores of one more batch."""
+        """Add the scores of a batch."""
         if self._weight == 0 or self.alpha == 1:
             self._sums = {name: self.alpha * score for name, score in scores.items()}
         else:
@@ -56,33 +61,35 @@ class RunningScores:
         self._weight = self.alpha + (1 - self.alpha) * self._weight
 
     def value(self) -> dict[str, Tensor]:
-        """The average; RunError where nothing was taken in."""
+        """Return the average; raise RunError if no batch was added."""
         if self._weight == 0:
-            raise RunError("no batch was scored before this pruning: the trainer must set `batch` in each step")
+            raise RunError(
+                "no batch was scored before this pruning step: the trainer must set `batch` in each step"
+            )
         return {name: total / self._weight for name, total in self._sums.items()}
 
 
 @contextmanager
 def own_randomness(criterion: Criterion, seed: int) -> Iterator[None]:
-    """Inside, torch's random numbers follow from the seed and the pruning step; training's go on afterwards."""
+    """Context manager that seeds torch from the seed and the pruning step, and restores the state of training."""
     with random_numbers_as_before():
         torch.manual_seed(seed * 1_000_003 + criterion.step)
         yield
 
 
 def batch_scores(step: PruningStep, trainer: Trainer, seed: int) -> dict[str, Tensor]:
-    """The criterion's scores on the training batch of now, with the weights of now, float32; pure.
+    """Return the criterion's scores on the current training batch with the current weights, as float32.
 
-    A pass of its own in eval mode, without penalties, noise or clipping; its cost counts as that of a scoring. A
-    criterion without data gets none and costs nothing. Their values are not checked here, which would wait for
-    the device: `check_scores` is for what is ranked.
+    This is a separate pass in eval mode, without penalties, noise or clipping, and is counted as the cost of a
+    scoring. A criterion without data receives no batch. The values are not checked, to avoid a device
+    synchronisation: `check_scores` is applied to the averaged scores. The model is left unchanged.
     """
     criterion = step.criterion
     batches = []
     if criterion.data.kind != "none":
         if trainer.batch is None:
             who = type(trainer).__name__
-            raise RunError(f"{who} does not say which batch it trains on: it must set `batch` in each step")
+            raise RunError(f"{who} has no current batch: it must set `batch` in each step")
         batches = [trainer.batch]
     trainer.count_macs(round(criterion.cost(sum(len(inputs) for inputs, _ in batches))))
     groups = None if criterion.granularity == "weight" else free_groups(step.groups)

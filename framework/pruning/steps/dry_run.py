@@ -1,4 +1,4 @@
-"""A criterion is scored once on two samples before anything is written."""
+"""Trial run of a criterion on a few samples before a run writes any file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ KINDS = ("none", "random", "balanced")
 def try_criterion(
     criterion: Criterion, file: Path, model: nn.Module, loaders: Loaders, loss: LossFunction, groups: Groups
 ) -> None:
-    """Raise UsageError, naming the file, if its scores break the contract or it raises.
+    """Raise UsageError, with the plug-in's file, if the criterion's scores break the contract or it raises.
 
-    `groups` are the model's channel groups. A copy of the criterion is tried: the run's own remembers nothing.
+    `groups` are the model's channel groups. A copy of the criterion is used, so that the run's own has no state
+    yet.
     """
     try:
         criterion = copy.deepcopy(criterion)
@@ -39,7 +40,7 @@ def try_criterion(
         with held_to_contract(criterion, "start", model, always=True):
             criterion.start(model)
         if getattr(criterion, "use_init", False) or getattr(criterion, "by_way", False):
-            model = _moved(model)  # from where it is it scores nothing
+            model = _moved(model)  # at the initial weights all scores would be zero
         free = None if criterion.granularity == "weight" else free_groups(groups)
         with held_to_contract(criterion, "score", model, always=True):
             check_scores(criterion.score(model, given, loss, free), model, groups, criterion)
@@ -48,7 +49,7 @@ def try_criterion(
             raise  # not a bad argument: the plug-in ended the run
         culprit = str(plugin_file(error) or file)
         raise UsageError(str(error) if culprit in str(error) else f"{culprit}: {error}") from error
-    except Exception as error:  # of the criterion, or of the loss or the model that it calls
+    except Exception as error:  # raised by the criterion, or by the loss or the model that it calls
         raise UsageError(
             f"{plugin_file(error) or file}: {type(criterion).__name__}.score fails: "
             f"{one_line(f'{type(error).__name__}: {error}')}"
@@ -57,7 +58,7 @@ def try_criterion(
 
 @torch.no_grad()
 def _moved(model: nn.Module) -> nn.Module:
-    """A copy with weights that are a little larger."""
+    """Return a copy with slightly larger weights."""
     twin = copy.deepcopy(model)
     for parameter in twin.parameters():
         parameter.mul_(1.001)
@@ -69,4 +70,4 @@ def _check_data(data: Data) -> None:
         raise UsageError(unknown("kind of data", data.kind, KINDS))
     given = [amount for amount in (data.batches, data.samples, data.per_class) if amount is not None]
     if data.kind != "none" and (len(given) != 1 or data.per_class and data.kind != "balanced"):
-        raise UsageError(f"{data} must say how much: batches or samples, or per_class of balanced data")
+        raise UsageError(f"{data} must set exactly one of batches and samples, or per_class for balanced data")

@@ -1,4 +1,4 @@
-"""The listener that prunes every few batches, by scores averaged over the batches in between."""
+"""The listener that prunes every few batches, with scores averaged over the batches in between."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ from secateur.utils.optimizers import unwrapped
 if TYPE_CHECKING:
     from secateur.framework.training.trainer import Trainer
 
-#: what a layer's norm is at least
+#: lower bound of a layer's norm
 TINY = 1e-8
 
 
 class Averages:
-    """Mean scores of the batches since the last step, averaged over the steps, and cut along with the network."""
+    """Mean scores of the batches since the last step, averaged over steps and cut together with the network."""
 
     def __init__(self, momentum: float) -> None:
         self.momentum = momentum
@@ -42,14 +42,14 @@ class Averages:
         self._count = 0
 
     def add(self, scores: Mapping[str, Tensor]) -> None:
-        """Take in one more batch."""
+        """Add the scores of a batch."""
         self._sums = {name: score + self._sums[name] if self._sums else score for name, score in scores.items()}
         self._count += 1
 
     def step(self, keep_adding: bool = False) -> None:
-        """A step is over. With `keep_adding` the mean is over all batches so far, and the next ones join it."""
+        """Complete a step. With `keep_adding` the mean includes all batches so far and the following ones."""
         mean = {name: total / self._count for name, total in self._sums.items()}
-        if keep_adding or not self.value or self.momentum == 0:  # 0 times an infinite score is no number
+        if keep_adding or not self.value or self.momentum == 0:  # 0 * inf would be NaN
             self.value = mean
         else:
             m = self.momentum
@@ -58,67 +58,67 @@ class Averages:
             self._sums, self._count = {}, 0
 
     def shrink(self, event: PruneEvent, left: Collection[str]) -> None:
-        """Forget what was cut: channels, parts of weights, and groups and layers that are not `left` at all.
+        """Remove the scores of cut channels, of cut parts of weights, and of names that are not in `left`.
 
-        Scores of masked weights stay; they are not looked at again.
+        Scores of masked weights are kept, but not used again.
         """
-        found = {}
+        value = {}
         for name in [name for name in self.value if name in left]:
             score = self.value[name]
             if name in event.staying:
                 score = shrink(score, event.staying[name])
             elif score.dim() == 1 and name in event.keep:
                 score = score[event.keep[name].to(score.device)]
-            found[name] = score
-        self.value = found
+            value[name] = score
+        self.value = value
 
 
 def normed(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each layer's scores over their L2 norm, infinite ones left out of it."""
+    """Divide each layer's scores by their L2 norm, which excludes infinite scores."""
     norms = {name: score.where(score != torch.inf, 0).norm() for name, score in scores.items()}
     return {name: score / (norms[name] + TINY) for name, score in scores.items()}
 
 
 class IterativePruner(Pruner):
-    """Scores every training batch and cuts channels every `frequency` of them, see `Iterative`.
+    """Score every training batch and cut channels every `frequency` batches, see `Iterative`.
 
-    A score is taken after the optimizer's step, in eval mode, by a pass of its own over the batch that was just
-    trained on: an iteration costs about twice as much until the last step, and that is counted in the cumulative
-    multiply-adds. A criterion without data is asked once a step, and costs nothing.
+    The scores are computed after the optimizer's step by a separate pass in eval mode over the same batch: an
+    iteration costs about twice as much until the last step, which is included in the cumulative multiply-adds. A
+    criterion without data is scored once per step, at no cost.
     """
 
-    #: granularities that can be pruned so
+    #: granularities that this class supports
     ranks: tuple[str, ...] = ("channel",)
-    #: what goes, for messages
+    #: name of the pruned entries in messages
     what = "channels"
-    #: why fewer may go than asked for
-    short = "what is left is protected or the last of its layer"
+    #: reason for pruning fewer entries than requested
+    short = "the remaining channels are protected or the last of their layer"
 
     def __init__(
         self, criterion: Criterion, schedule: Iterative, limit: float, epochs: int, **options: Any
     ) -> None:
-        """`limit` is the share of the budget that is to go, where `schedule` asks for no numbers of channels."""
+        """`limit` is the target share of the budget; it is ignored if `schedule` prunes numbers of channels."""
         super().__init__(criterion, schedule.plan(0.0 if schedule.counted else limit, epochs), **options)
         if getattr(criterion, "granularity", None) not in self.ranks:
             raise UsageError(
-                f"{type(self).__name__} is for channel criterions; {type(criterion).__name__} is none"
+                f"{type(self).__name__} needs a channel criterion, {type(criterion).__name__} is not one"
             )
         self.iterative, self.limit = schedule, limit
         self._frequency, self._steps = 1, None if schedule.per_step is not None else 1
         self._averages = Averages(0.0 if criterion.exact else schedule.momentum)
-        #: batches since the last check and in all, steps that counted, entries that went
+        #: batches since the last check and in total, completed steps, pruned entries
         self._loss: Tensor | None = None
         self._waited = self._seen = self._done = self._gone = 0
         self._over = self._frozen = self._told = False
         self._only: str | None = None
 
     def fit(self, batches: int) -> int:
-        """Lay the steps into a run of so many batches: returns how many lie between two, see `Iterative.steps`."""
+        """Plan the steps of a run of `batches` batches; return the batches per step, see `Iterative.steps`."""
         self._frequency, self._steps = self.iterative.steps(batches)
         return self._frequency
 
     def prepare(self, model: nn.Module, example_input: Tensor) -> None:
-        """As in Pruner; UsageError if the only layer to prune is not there."""
+        """Trace the network; raise UsageError if `fixed_layer` does not exist or nothing can be pruned."""
         super().prepare(model, example_input)
         names, wanted = list(free_groups(self.groups)), self.iterative.fixed_layer
         if wanted is not None:
@@ -131,12 +131,12 @@ class IterativePruner(Pruner):
 
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:
-        """As in Pruner, and lay the steps into the run."""
+        """Attach the masks, prune if it is due before training, and plan the steps of the run."""
         super().run_started(trainer)
         self.fit(len(trainer.loaders.train) * trainer.settings.epochs)
 
     def phase(self, trainer: Trainer) -> str:
-        """ "warmup" where no step of the epoch prunes yet, "final" once the last one is done."""
+        """Return "warmup" if no step of the epoch prunes yet, "final" after the last step, otherwise "pruning"."""
         if self._over:
             return "final"
         ahead = max(1, self.iterative.start) - self._done
@@ -146,7 +146,7 @@ class IterativePruner(Pruner):
 
     @hookimpl
     def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
-        """Score the batch, and at every `frequency`-th step."""
+        """Score the batch, and run a step after every `frequency` batches."""
         with held_to_contract(self.criterion, "observe", trainer.model):
             self.criterion.observe(trainer.model, loss)
         if self._over:
@@ -161,21 +161,21 @@ class IterativePruner(Pruner):
 
     @hookimpl
     def epoch_ended(self, trainer: Trainer) -> None:
-        """Steps are counted in batches: an epoch's end is nothing special."""
+        """Do nothing: steps are counted in batches, not in epochs."""
 
     @hookimpl
     def training_ended(self, trainer: Trainer) -> None:
-        """Warn where steps are missing."""
+        """Warn if steps are missing."""
         trainer.progress.phase = "final"
         if not self._over:
             wanted = "more" if self._steps is None else str(self._steps)
             trainer.warn(
                 f"{type(self.criterion).__name__}: training ended after {self._done} of {wanted} steps of "
-                f"{self._frequency} batches, {self._gone} {self.what} went"
+                f"{self._frequency} batches, {self._gone} {self.what} were pruned"
             )
 
     def _check(self, trainer: Trainer) -> None:
-        """A step, unless the loss is too high for it."""
+        """Run a step unless the mean loss is above `loss_limit`."""
         assert self._loss is not None and self._step is not None
         mean, limit = self._loss / self._waited, self.iterative.loss_limit
         self._loss, self._waited = None, 0
@@ -188,14 +188,14 @@ class IterativePruner(Pruner):
                 self._averages.add(batch_scores(self._step, trainer, self.seed))
             self._averages.step(keep_adding=self.iterative.fixed_criteria)
             self._frozen = self.iterative.fixed_criteria and prunes
-            step, found = self._step, self._averages.value
-            self._averages.value = check_scores(found, step.model, step.groups, self.criterion)
+            step, scores = self._step, self._averages.value
+            self._averages.value = check_scores(scores, step.model, step.groups, self.criterion)
         if prunes:
             self._cut(trainer)
         self._over = self._over or self._done == self._steps
 
     def _cut(self, trainer: Trainer) -> None:
-        """Take the lowest channels out."""
+        """Cut the channels with the lowest scores."""
         assert self._step is not None
         trainer.optimizer.zero_grad(set_to_none=True)
         keep, asked, channels = self._chosen(trainer)
@@ -209,7 +209,7 @@ class IterativePruner(Pruner):
         self._warn_if_short(trainer, asked, (channels or 0) - keep.removed)
 
     def _conclude(self, trainer: Trainer, event: PruneEvent) -> None:
-        """What comes after each pruning."""
+        """Update averages, counters and optimizer after a pruning step, and notify the listeners."""
         assert self._step is not None
         left = free_groups(self._step.groups).keys() | prunable_weights(self._step.model).keys()
         self._averages.shrink(event, left)
@@ -219,7 +219,7 @@ class IterativePruner(Pruner):
         self._tell(trainer, event)
 
     def _chosen(self, trainer: Trainer) -> tuple[Keep, float | None, int | None]:
-        """What stays, the share that was asked for, or the number of channels."""
+        """Return the keep masks and either the target share or the number of channels."""
         assert self._step is not None
         step, plan = self._step, self.iterative
         ranking = self._ranking()
@@ -231,24 +231,25 @@ class IterativePruner(Pruner):
             if plan.counted:
                 return keep, None, wanted
         share = self.limit * self._part()
-        found = keep_ranked(ranking, share, step.limits(), step.budget_of(free_groups(step.groups)), strict=False)
+        budget = step.budget_of(free_groups(step.groups))
+        selected = keep_ranked(ranking, share, step.limits(), budget, strict=False)
         if plan.per_step is not None:
-            self._over = found.removed <= keep.removed
-            return (found, share, None) if self._over else (keep, None, wanted)
-        if room is not None and found.removed >= room:
+            self._over = selected.removed <= keep.removed
+            return (selected, share, None) if self._over else (keep, None, wanted)
+        if room is not None and selected.removed >= room:
             self._over = True
             return ranking.keep(ranking.within(room)), None, room
-        return found, share, None
+        return selected, share, None
 
     def _part(self) -> float:
-        """Of the way to the limit, how much is to be done with this step."""
+        """Return the fraction of the limit that is due after this step."""
         if self._steps is None:
             return 1.0
         before = max(1, self.iterative.start) - 1
         return (self._done - before) / (self._steps - before)
 
     def _ranking(self) -> Chunks:
-        """The channels that may go, in their order."""
+        """Return the ranking of the prunable channels."""
         assert self._step is not None
         step, plan = self._step, self.iterative
         free = free_groups(step.groups)
@@ -262,7 +263,7 @@ class IterativePruner(Pruner):
         return Chunks(step.model, free, scores, step.limits(), plan.group_size, penalties)
 
     def _warn_if_short(self, trainer: Trainer, asked: float | None, missing: int) -> None:
-        """Once: where what is asked for cannot go."""
+        """Warn once if the target cannot be reached."""
         assert self._step is not None
         last = self._over or self._done == self._steps
         if asked is not None and last:
@@ -270,6 +271,6 @@ class IterativePruner(Pruner):
         elif asked is None and missing >= self.iterative.group_size and not self._told:
             self._told = True
             trainer.warn(
-                f"{type(self.criterion).__name__}: in step {self._done} {missing} {self.what} fewer went than "
-                f"asked for: {self.short}"
+                f"{type(self.criterion).__name__}: in step {self._done} {missing} {self.what} fewer than "
+                f"requested were pruned: {self.short}"
             )

@@ -1,4 +1,4 @@
-"""Pruning every few batches where not only channels are ranked: weights are masked, in exact numbers too."""
+"""Pruning every few batches for criterions that rank weights: weights are masked, also by exact numbers."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 class IterativeWeightPruner(IterativePruner):
-    """The same for criterions of single weights, of weights beside channels, and of a fixed threshold.
+    """Iterative pruning for criterions of weights, of both weights and channels, and with a fixed threshold.
 
-    Weights are masked every `frequency` batches by the averages of their scores; of criterions of both, channels
-    are cut as well. Numbers of weights can be asked for where only weights are ranked; a threshold takes what lies
-    below it at each step.
+    Weights are masked every `frequency` batches by the averages of their scores; criterions of both also cut
+    channels. Numbers of weights can be requested if only weights are ranked; a threshold prunes the scores at or
+    below it in each step.
     """
 
     ranks = ("weight", "channel", "both")
     what = "weights"
-    short = "what is left is protected"
+    short = "the remaining weights are protected"
 
     def __init__(
         self, criterion: Criterion, schedule: Iterative, limit: float, epochs: int, **options: Any
     ) -> None:
-        """`limit` is the share of the weights that is to go, where `schedule` asks for no numbers of weights."""
+        """`limit` is the target share of the weights; it is ignored if `schedule` prunes numbers of weights."""
         super().__init__(criterion, schedule, limit, epochs, **options)
         who = type(criterion).__name__
         single = criterion.granularity == "weight" and criterion.threshold is None
@@ -48,25 +48,27 @@ class IterativeWeightPruner(IterativePruner):
             ("l2_normalization_per_layer", schedule.l2_per_layer and criterion.threshold is not None, False),
         ):
             if value != idle:
-                raise UsageError(f"--{flag} does not go with {who}, which {why}")
+                raise UsageError(f"--{flag} cannot be combined with {who}, which {why}")
         scope = self.scope or criterion.scope
         for flag, number in (("prune_per_iteration", schedule.per_step), ("prune_neurons_max", schedule.most)):
             if number is not None and scope != "global":
                 raise UsageError(
-                    f"--{flag} takes the lowest of all weights: {who} needs --scope global, not {scope}"
+                    f"--{flag} prunes the lowest of all weights: {who} needs --scope global, not {scope}"
                 )
             if number is not None and not self.masking:
-                raise UsageError(f"--{flag} does not go with --no_masking: what has grown again would count twice")
+                raise UsageError(
+                    f"--{flag} cannot be combined with --no_masking: regrown weights would count twice"
+                )
 
     @hookimpl
     def training_ended(self, trainer: Trainer) -> None:
-        """Warn where steps are missing, or where nothing was below the threshold."""
+        """Warn if steps are missing, or if no score was below the threshold."""
         super().training_ended(trainer)
         if self.criterion.threshold is not None and self.limit > 0 and self._over and not self._gone:
             trainer.warn(nothing_below(self.criterion))
 
     def _cut(self, trainer: Trainer) -> None:
-        """Mask the lowest weights, and cut the lowest channels where these are ranked too."""
+        """Mask the lowest weights, and cut the lowest channels if channels are ranked too."""
         assert self._step is not None
         trainer.optimizer.zero_grad(set_to_none=True)
         target, number = self._target(trainer)
@@ -85,8 +87,7 @@ class IterativeWeightPruner(IterativePruner):
         self._warn_if_short(trainer, None, 0 if number is None else number - event.removed)
 
     def _target(self, trainer: Trainer) -> tuple[float, int | None]:
-        """The share of the weights that is to be gone after this step, and the number of weights, where one is
-        asked for."""
+        """Return the target share of pruned weights after this step, and the number of weights if one is set."""
         plan, share = self.iterative, self.limit * self._part()
         if plan.per_step is None and plan.most is None:
             return share, None

@@ -1,4 +1,4 @@
-"""The listener that prunes: it runs criterion, selection and mask or cut when the schedule says so."""
+"""The listener that prunes on schedule: it runs the criterion, the selection, and masks or cuts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,20 @@ if TYPE_CHECKING:
 
 
 class Pruner:
-    """Prunes the trainer's network at the moments of `plan` (moment -> targets, see `schedule`)."""
+    """Prune the trainer's network at the moments of a plan.
+
+    Args:
+        criterion: The criterion.
+        plan: Moment -> rising target sparsities, see `Schedule.plan`.
+        seed: Seed of the criterion and of the scoring batches.
+        scope: Scope of the ranking; None (default) for that of the criterion.
+        protect: Names of layers that are not pruned.
+        outer_layers: Whether a weight criterion prunes the first and the last layer.
+        masking: Hold pruned weights at zero. Without it they are set to zero once and may grow again.
+        preserve_moment: Keep the optimizer's state. Without it the state is cleared after each moment of the plan.
+        tracking: Average the scores of the last training batches instead of scoring at the moment itself.
+        options: Further arguments of `PruningStep`, such as budget and min_channels.
+    """
 
     def __init__(
         self,
@@ -43,23 +56,20 @@ class Pruner:
         tracking: Tracking | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        """Without `masking` pruned weights are zero once and may grow again, without `preserve_moment` the
-        optimizer's state starts anew after each moment of the plan. With `tracking` what is scored are the last
-        training batches before it. `options` are further ones of `PruningStep`: budget, min_channels, ..."""
         self.criterion, self.plan, self.seed = criterion, plan, seed
         self.scope, self.protect, self.outer_layers, self.masking = scope, protect, outer_layers, masking
         self.preserve_moment, self.tracking = preserve_moment, tracking
         self.options = dict(options or {})
-        #: every step so far; masks and scores only of the last one
+        #: all steps so far; masks and scores only of the last one
         self.events: list[PruneEvent] = []
         self._step: PruningStep | None = None
         self._masks: Masks | None = None
         self._running = RunningScores(tracking.alpha) if tracking is not None else None
-        #: steps before this epoch
+        #: number of training steps before this epoch
         self._first_step = 0
 
     def prepare(self, model: nn.Module, example_input: Tensor) -> None:
-        """Trace the network; UsageError if there is nothing that this criterion could prune."""
+        """Trace the network; raise UsageError if the criterion cannot prune anything."""
         if self.plan:
             self._step = PruningStep(
                 model,
@@ -74,12 +84,12 @@ class Pruner:
 
     @property
     def groups(self) -> Groups:
-        """The channel groups as they are now; none before `prepare`."""
+        """The present channel groups; empty before `prepare`."""
         return self._step.groups if self._step is not None else {}
 
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:
-        """Hold the masks the network came with, then prune if it is to be done before training."""
+        """Attach the network's present masks, then prune if it is due before training."""
         self._masks = Masks(trainer.model)
         self._masks.attach(unwrapped(trainer.optimizer))
         if self._step is None:
@@ -93,14 +103,15 @@ class Pruner:
 
     @hookimpl
     def epoch_started(self, trainer: Trainer) -> None:
-        """The epoch's phase, for each row of the metrics."""
+        """Set the phase of the epoch, a column of the metrics."""
         self._first_step = trainer.progress.step
         trainer.progress.phase = self.phase(trainer)
 
     def phase(self, trainer: Trainer) -> str:
-        """ "warmup" before the epoch whose end prunes first, "pruning" to the one whose end prunes last, "final".
+        """Return the phase of the epoch: "warmup" before the first one that ends with pruning, "pruning", or
+        "final".
 
-        Without any pruning all is "final", but for a trainer whose network goes on shrinking: "pruning".
+        Without any pruning it is "final", or "pruning" for a trainer that shrinks the network itself.
         """
         if not self.plan:
             return "final" if trainer.keeps_best else "pruning"
@@ -108,13 +119,13 @@ class Pruner:
 
     @hookimpl
     def gradients_ready(self, trainer: Trainer) -> None:
-        """Clipping must not see the gradients of masked weights."""
+        """Zero the gradients of masked weights before gradient clipping."""
         if self._masks is not None:
             self._masks.apply_to_gradients()
 
     @hookimpl
     def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
-        """Criterions may track their scores in training, and the run may for them."""
+        """Call the criterion's `observe`, and add the batch to the running average of the scores."""
         with held_to_contract(self.criterion, "observe", trainer.model):
             self.criterion.observe(trainer.model, loss)
         if self._running is not None and self._tracks_now(trainer):
@@ -125,7 +136,7 @@ class Pruner:
         return self.tracking is not None and self._batches_left(trainer) < self.tracking.batches
 
     def _batches_left(self, trainer: Trainer) -> float:
-        """Until the next pruning, this one not counted; infinite where none comes."""
+        """Return the number of batches after this one up to the next pruning; infinite if there is none."""
         due = [moment for moment in self.plan if moment >= trainer.epoch]
         length = len(trainer.loaders.train)
         ahead = (min(due) - trainer.epoch + 1) * length if due else math.inf
@@ -138,11 +149,11 @@ class Pruner:
 
     @hookimpl
     def training_ended(self, trainer: Trainer) -> None:
-        """A run that was stopped early may not have come to its last pruning."""
+        """Warn if training ended before the last pruning, or if no score was below the threshold."""
         trainer.progress.phase = "final"
         missed = [targets[-1] for moment, targets in sorted(self.plan.items()) if moment > trainer.epoch]
         if missed:
-            asked = f"sparsity {missed[-1]:.4f} was never asked for"
+            asked = f"target sparsity {missed[-1]:.4f} was not applied"
             trainer.warn(f"{type(self.criterion).__name__}: training ended before the last pruning: {asked}")
         elif (
             self.events
@@ -156,7 +167,7 @@ class Pruner:
         targets = self.plan.get(moment, ())
         if not targets:
             return
-        if self._running is not None:  # the same scores all the way down: one step comes to the same
+        if self._running is not None:  # all targets use the same scores: one step is equivalent
             targets = targets[-1:]
         for number, target in enumerate(trainer.track(targets, "prune", len(targets)), 1):
             self._prune_to(trainer, target, strict=number == len(targets) and moment == max(self.plan))
@@ -171,17 +182,18 @@ class Pruner:
     def _warn_if_few(self, trainer: Trainer, samples: int) -> None:
         wanted, classes = self.criterion.data.per_class, trainer.loaders.num_classes
         if wanted is not None and samples < wanted * classes and not self.events:
-            who, found = type(self.criterion).__name__, samples // classes
-            trainer.warn(f"{who} scores with {wanted} images of each class, the smallest class has {found}")
+            who, present = type(self.criterion).__name__, samples // classes
+            trainer.warn(f"{who} scores with {wanted} images of each class, the smallest class has {present}")
 
     def _warn_if_off(self, trainer: Trainer, asked: float, reached: float) -> None:
         assert self._step is not None
         if abs(reached - asked) > self._step.tolerance:
             share = self._step.keep_share
-            why = "what is left is protected or the last of its layer"
-            why = f"{why}, of which the share {share:g} stays (keep_share)" if share else why
-            why = f"{why}, or the next channels would be too many"
-            why = why if reached < asked else "as much was gone already, or goes only together"
+            why = "the remaining channels are protected or the last of their layer"
+            why = f"{why}, of which the share {share:g} is kept (keep_share)" if share else why
+            why = f"{why}, or the next channels would exceed the target"
+            if reached >= asked:
+                why = "as much was already pruned, or the channels can only be cut together"
             who = type(self.criterion).__name__
             trainer.warn(f"{who}: asked for sparsity {asked:.4f}, reached {reached:.4f}: {why}")
 
@@ -198,7 +210,7 @@ class Pruner:
         self._tell(trainer, event)
 
     def _scoring_batches(self, trainer: Trainer) -> list[Batch]:
-        """What the criterion wants to see, in the network's layout; its cost is counted."""
+        """Return the batches for the criterion in the network's memory format; count the cost of scoring."""
         assert self._step is not None
         data = self.criterion.data
         batches = trainer.loaders.scoring_batches(
@@ -218,20 +230,20 @@ class Pruner:
         return batches
 
     def _tell(self, trainer: Trainer, event: PruneEvent) -> None:
-        """Count the smaller network, note the step and call the listeners.
+        """Update the multiply-adds, record the step and call the listeners.
 
-        Fewer input channels may make a convolution one that must not be trained in the present memory format.
+        With fewer input channels a convolution may no longer be trainable in the present memory format.
         """
         trainer.use_memory_format(trainer.memory_format)
         trainer.macs = count_macs(trainer.model, trainer.example_input)[0]
-        if self.events:  # of those before only the numbers are kept: scores are as large as the network
+        if self.events:  # drop the tensors of earlier events, which are as large as the network
             self.events[-1] = replace(self.events[-1], keep=Keep({}), scores={})
         self.events.append(event)
         trainer.hooks.pruned(trainer=trainer, event=event)
 
 
 def phase_of(epoch: int, first: int, last: int) -> str:
-    """The phase of an epoch in a run that prunes at the end of epochs `first` to `last`."""
+    """Return the phase of an epoch in a run that prunes at the end of epochs `first` to `last`."""
     if epoch > last:
         return "final"
     return "pruning" if epoch >= first else "warmup"

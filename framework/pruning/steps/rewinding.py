@@ -1,4 +1,4 @@
-"""The listener that rewinds: after each pruning the network goes back to an early state, pruned as it now is."""
+"""The listener that rewinds the pruned network to an early state after each pruning step."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def rewind_point(epoch: int) -> str:
-    """In words, the state after so many epochs."""
+    """Describe the state after a number of epochs in words."""
     return "the initial network" if epoch == 0 else f"the network after {epoch} epoch{'s' * (epoch > 1)}"
 
 
 def check_rewinding(epoch: int, plan: Mapping[int, Sequence[float]], epochs: int) -> None:
-    """UsageError unless something is pruned in training, and the rewind point is not after the first pruning."""
+    """Raise UsageError unless pruning is due in training and not before the rewind point."""
     first = min((moment for moment in plan if moment != BEFORE_TRAINING), default=None)
     if first is None:
         raise UsageError("--enable_rewinding is for criterions that prune during or after training, such as IMP")
@@ -36,44 +36,43 @@ def check_rewinding(epoch: int, plan: Mapping[int, Sequence[float]], epochs: int
 
 
 class Rewinder:
-    """Keeps the network's whole state as it was after `epoch` epochs (0: the initial one), and goes back to it
-    after each moment of pruning in training that removed anything, once, and at no other time.
+    """Rewind the pruned network to its state after `epoch` epochs (0: the initial state).
 
-    The state is all parameters, buffers and the optimizer's moments. It is cut along with the network, and masks
-    hold for it. The learning rate, its schedule and the count of epochs go on. Frankle, Dziugaite, Roy and
-    Carbin, 2019, arXiv:1903.01611.
+    The state is restored once after each moment in training that pruned anything. It consists of all parameters,
+    buffers and the optimizer's state, is cut together with the network and masked. The learning rate, its schedule
+    and the epoch count continue. Frankle, Dziugaite, Roy and Carbin, 2019, arXiv:1903.01611.
     """
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
-        #: whether a step of this moment took anything away
+        #: whether a step of this moment pruned anything
         self._removed = False
-        #: parameters and buffers by name, and the optimizer's tensors of a parameter's shape, by their kind
+        #: parameters and buffers by name, and the optimizer's tensors of a parameter's shape by their key
         self._tensors: dict[str, Tensor] = {}
         self._moments: dict[str, dict[str, Tensor]] = {}
-        #: what else the optimizer keeps of each parameter, such as its count of steps
+        #: the optimizer's other state of each parameter, such as its step count
         self._scalars: dict[str, dict[str, Any]] = {}
 
     @hookimpl(tryfirst=True)
     def run_started(self, trainer: Trainer) -> None:
-        """Keep the initial network, before any pruning."""
+        """Store the initial network, before any pruning."""
         if self.epoch == 0:
             self._keep(trainer)
 
     @hookimpl(tryfirst=True)
     def epoch_ended(self, trainer: Trainer) -> None:
-        """Keep the network where this was the last epoch before the rewind point, before any pruning now."""
+        """Store the network, before any pruning, if this was the last epoch before the rewind point."""
         if trainer.epoch + 1 == self.epoch:
             self._keep(trainer)
 
     @hookimpl
     def pruned(self, event: PruneEvent) -> None:
-        """Note whether anything went. Later steps of this moment score the trained network, too."""
+        """Record whether anything was pruned; later steps of the same moment still score the trained network."""
         self._removed = self._removed or event.removed > 0
 
     @hookimpl(trylast=True)
     def moment_ended(self, trainer: Trainer) -> None:
-        """Go back, if anything went and training has begun."""
+        """Restore the state if anything was pruned and training has started."""
         removed, self._removed = self._removed, False
         if removed and self._tensors and trainer.progress.step:
             self._restore(trainer)
@@ -107,14 +106,14 @@ class Rewinder:
             kept |= {key: of[name].clone() for key, of in self._moments.items() if name in of}
             if kept:
                 state[parameter] = kept
-            else:  # it had none yet
+            else:  # it had no state yet
                 del state[parameter]
         trainer.use_memory_format(trainer.memory_format)  # which may not be that of the kept moments
         Masks(trainer.model).apply()
 
 
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:
-    """Parameters and buffers by name, without the masks."""
+    """Return parameters and buffers by name, without the masks."""
     buffers = dict(trainer.model.named_buffers())
-    own = {name: one for name, one in buffers.items() if not name.rpartition(".")[2].startswith(PREFIX)}
-    return {**dict(trainer.model.named_parameters()), **own}
+    unmasked = {name: value for name, value in buffers.items() if not name.rpartition(".")[2].startswith(PREFIX)}
+    return {**dict(trainer.model.named_parameters()), **unmasked}

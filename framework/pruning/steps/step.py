@@ -41,43 +41,56 @@ from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 from secateur.utils.suggest import unknown
 
-#: what may compete with what, by granularity
+#: allowed scopes by granularity
 SCOPE_OF = {"weight": SCOPES, "channel": CHANNEL_SCOPES, "both": ("global",)}
 
 
 def nothing_below(criterion: Criterion) -> str:
-    """What to say where a fixed threshold has removed nothing."""
+    """Return the warning for a fixed threshold that has pruned nothing."""
     who, limit = type(criterion).__name__, criterion.threshold
-    more = "longer training, a stronger penalty (such as --hoyer_reg) or a higher --set criterion.threshold"
-    return f"{who}: nothing was pruned, no score is below the threshold {limit:g}: what helps is {more}"
+    remedy = "longer training, a stronger penalty (such as --hoyer_reg) or a higher --set criterion.threshold"
+    return f"{who}: nothing was pruned, no score is below the threshold {limit:g}: try {remedy}"
 
 
 @dataclass
 class PruningStep:
-    """Scores and prunes one network, as often as asked; it owns the channel groups between the steps."""
+    """Score and prune one network in one or more steps; holds the channel groups between the steps.
+
+    Attributes:
+        model: The network.
+        criterion: The criterion.
+        example_input: One input batch, for tracing and for measured budgets.
+        scope: Scope of the ranking; None for that of the criterion.
+        protect: Names of layers that are not pruned.
+        outer_layers: Whether a weight criterion prunes the first and the last layer.
+        rank_inputs: Whether a channel criterion also ranks the first layer's inputs and masks the pruned ones.
+        optimizer: Optimizer whose state is cut together with the network.
+        companions: Further tensors by parameter name that are cut together with the network.
+        budget: Budget of the sparsity of channel criterions, one of `budgets.BUDGETS`.
+        min_channels: Minimum number of channels to keep in each group.
+        round_to: The widths of pruned layers are rounded to multiples of it.
+        keep_share: Minimum share of each group's channels in the dense network to keep.
+        attention: How attention is cut: "dims" or "heads".
+        inexact: Whether channels that a norm or a softmax reduces over are also cut.
+        fold: Whether the constant outputs of removed channels are folded into the layers that read them.
+        groups: The present channel groups; set by the constructor.
+    """
 
     model: nn.Module
     criterion: Criterion
     example_input: Tensor
     scope: str | None = None
     protect: Sequence[str] = ()
-    #: prune the weights of the first and the last layer too
     outer_layers: bool = True
-    #: channel criterions: rank the first layer's inputs too, and mask those that go
     rank_inputs: bool = False
     optimizer: Any = None
     companions: Sequence[Companion] = ()
-    #: what sparsity is a share of, for channel criterions; see `budgets`
     budget: str = "nodes"
     min_channels: int = 1
-    #: widths of layers left are multiples of it
     round_to: int = 1
-    #: share of each group's channels in the dense network that stays
     keep_share: float = 0.0
-    #: how attention is cut: "dims" or "heads"
     attention: str = "dims"
     inexact: bool = False
-    #: move the constants of removed channels into the layers that read them
     fold: bool = False
     groups: dict[str, ChannelGroup] = field(default_factory=dict)
 
@@ -93,11 +106,11 @@ class PruningStep:
         with held_to_contract(self.criterion, "check", self.model):
             self.criterion.check(self.model)
         if self.optimizer is not None:
-            unwrapped(self.optimizer)  # refused now, and not after the model was changed
+            unwrapped(self.optimizer)  # raises now instead of after a change of the model
         self.groups = channel_groups(
             self.model, self.example_input, self.protect, inexact=self.inexact, attention=self.attention
         )
-        #: layers that read the images, where their inputs are ranked: each is scored
+        #: layers that read the images and whose inputs are scored; empty without `rank_inputs`
         self.readers = input_readers(self.model, self.example_input, self.groups) if self.rank_inputs else []
         if self.min_channels == 0:
             for name in not_removable(self.model, self.example_input[:1], self.groups):
@@ -118,7 +131,7 @@ class PruningStep:
             raise UsageError(f"{name} prunes {granularity}s: only channel criterions rank the network's inputs")
         if granularity == "both" and (self.budget not in ("nodes", "weights") or self.round_to != 1):
             raise UsageError(
-                f"{name} ranks weights beside channels: its budget is weights, round_to is for channels"
+                f"{name} ranks weights and channels together: its budget must be weights, without round_to"
             )
         if self.budget not in BUDGETS:
             raise UsageError(unknown("budget", self.budget, BUDGETS))
@@ -129,16 +142,19 @@ class PruningStep:
         if not 0 <= self.keep_share < 1:
             raise UsageError(f"keep_share must be in [0, 1), got {self.keep_share}")
         if self.min_channels < 0 or self.round_to < 1:
-            raise UsageError(f"min_channels {self.min_channels} and round_to {self.round_to}: at least 0 and 1")
+            raise UsageError(
+                f"min_channels must be at least 0 and round_to at least 1, got {self.min_channels} and "
+                f"{self.round_to}"
+            )
 
     def __call__(
         self, target: float, batches: Iterable[Batch], loss: LossFunction, strict: bool = True,
         scores: Scores | None = None,
     ) -> PruneEvent:  # fmt: skip
-        """Prune down to `target` of the dense network, or as far towards it as it goes.
+        """Prune to the share `target` of the dense network, or as near to it as possible.
 
-        With `strict` a budget other than nodes that cannot be met is a UsageError, and nothing is pruned. `scores`
-        take the place of new ones.
+        With `strict`, raises UsageError without pruning if a budget other than nodes cannot be met. `scores`
+        replace those of the criterion.
         """
         granularity = self.criterion.granularity
         batches = list(batches) if self.rank_inputs else batches
@@ -169,11 +185,11 @@ class PruningStep:
         return PruneEvent(asked, self.sparsity(), keep, scores, removed, inputs, staying=staying)
 
     def _threshold(self, target: float) -> float | None:
-        """The fixed threshold of the scores that decides; a target of 0 prunes nothing, whatever the threshold."""
+        """Return the criterion's fixed threshold; None without one, or for a target of 0, which prunes nothing."""
         return self.criterion.threshold if target > 0 else None
 
     def _mask(self, keep: Keep) -> int:
-        """Hold what is off at zero; how many entries are so newly."""
+        """Mask the pruned entries; return the number of newly masked ones."""
         if all(bool(mask.all()) for mask in keep.values()):
             return 0
         masks = Masks(self.model)
@@ -183,7 +199,7 @@ class PruningStep:
                    for name, mask in keep.items())  # fmt: skip
 
     def remove(self, keep: Keep) -> int:
-        """Cut what is off; how many channels that are."""
+        """Cut the pruned channels; return their number."""
         self.groups = cut(
             self.model, keep, self.groups, self.optimizer, self.companions, self.fold, self.example_input
         )
@@ -199,31 +215,31 @@ class PruningStep:
             weights = self._keep_weights(single, target, "global")
             channels = self._keep_channels({name: scores[name] for name in free}, target, strict=False)
         staying, _ = what_stays(self.model, {name: ~mask.cpu() for name, mask in channels.items()}, self.groups)
-        removed = self.remove(channels)  # which may refuse, and then nothing is masked either
+        removed = self.remove(channels)  # may raise, before anything is masked
         left = Keep({name: shrink(mask, staying.get(name, {})) for name, mask in weights.items()})
         return Keep({**weights, **channels}), removed + self._mask(left), staying
 
     def _inputs_left(
         self, scores: dict[str, Tensor], keep: Keep, target: float, batches: Iterable[Batch], loss: LossFunction
     ) -> Tensor | None:
-        """The network's inputs to keep; None where they are not ranked. Scores of several readers are added."""
+        """Return the mask of the network's inputs, None if not ranked; scores of several readers are summed."""
         if not self.rank_inputs or any(map(self._is_protected, self.readers)):
             return None
         alive = living_inputs(self.model, self.readers)
         with held_to_contract(self.criterion, "input_scores", self.model):
-            each = [
+            parts = [
                 check_input_scores(
                     self.criterion.input_scores(self.model, batches, loss, layer), alive, self.criterion
                 )
                 for layer in self.readers
             ]
-        found = torch.stack(each).sum(0)
+        total = torch.stack(parts).sum(0)
         gone = gone_scores(scores, keep)
         scope, threshold = self.scope or self.criterion.scope, self._threshold(target)
-        return keep_inputs(found, alive, gone, scope=scope, target=target, threshold=threshold)
+        return keep_inputs(total, alive, gone, scope=scope, target=target, threshold=threshold)
 
     def check_reachable(self, target: float) -> None:
-        """UsageError if the budget cannot be met, before a criterion of several steps has done the first."""
+        """Raise UsageError if the budget cannot be met; called before the first of several steps."""
         if self.criterion.granularity != "channel" or self.criterion.threshold is not None:
             return
         free = free_groups(self.groups)
@@ -231,17 +247,19 @@ class PruningStep:
 
     @property
     def tolerance(self) -> float:
-        """How far off a target may lie before it is worth a warning."""
+        """Deviation from the target above which a warning is given."""
         return LATENCY_TOLERANCE if self.budget == "latency" else TOLERANCE
 
     def limits(self) -> Limits:
+        """Return the constraints on the selection of channels."""
         return Limits(self.scope or self.criterion.scope, self.min_channels, self.round_to, self.keep_share)
 
     def budget_of(self, groups: dict[str, ChannelGroup]) -> Budget:
+        """Return the budget of the step for the given groups."""
         return make_budget(self.budget, self.model, groups, self.example_input, self._dense)
 
     def sparsity(self) -> float:
-        """Sparsity of a weight criterion's weights, or of a channel criterion's budget."""
+        """Return the sparsity of the weights, or of the budget for a channel criterion."""
         if self.criterion.granularity != "channel":
             return weight_sparsity(self.model)
         if self.budget == "nodes":
@@ -249,15 +267,15 @@ class PruningStep:
         return self.budget_of({}).now()
 
     def spared(self) -> set[str]:
-        """Weights never pruned: protected by name, and the outer layers unless these are asked for."""
-        hit = {tensor_name(name, "weight") for name in prunable_layers(self.model) if self._is_protected(name)}
+        """Return the weights that are never pruned: protected ones, and the outer layers unless `outer_layers`."""
+        spared = {tensor_name(name, "weight") for name in prunable_layers(self.model) if self._is_protected(name)}
         if not self.outer_layers:
             names = list(prunable_weights(self.model))
-            hit |= {tensor_name(first_layer(self.groups), "weight")} | {
+            spared |= {tensor_name(first_layer(self.groups), "weight")} | {
                 tensor_name(layer, "weight") for layer in lineage_of(self.model).output_layers or ()
             }
-            hit &= set(names)
-        return hit
+            spared &= set(names)
+        return spared
 
     def _is_protected(self, layer: str) -> bool:
         return any(layer == prefix or layer.startswith(prefix + ".") for prefix in self.protect)

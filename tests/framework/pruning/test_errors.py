@@ -398,8 +398,8 @@ MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
     "a loss that is a word": (lambda: prune(ConvNet(), batches=[PAIR], loss="mse"), "loss is a function"),
     "no mask": (lambda: cut(ConvNet(), None, {}), "keep is a mapping from group names, got NoneType"),
     "no groups": (lambda: cut(ConvNet(), {}, None), "groups is a mapping from group names"),
-    "no scores": (lambda: select(None, 0.5), "scores are a mapping"),
-    "a share in words": (lambda: select({"a": torch.rand(3)}, "half"), "sparsity is a number, got 'half'"),
+    "no scores": (lambda: select(None, 0.5), "scores must be a mapping"),
+    "a share in words": (lambda: select({"a": torch.rand(3)}, "half"), "sparsity must be a number, got 'half'"),
     "nothing to measure with": (lambda: measure(ConvNet(), None), "example_input is a batch"),
 }  # fmt: skip
 
@@ -505,12 +505,12 @@ def test_hooks_and_the_kind_of_a_parameter_outlive_a_cut() -> None:
 
 
 SELECTIONS: dict[str, tuple[dict[str, Any], str]] = {
-    "floor is a word": ({"floor": "x"}, "floor is a number of entries"),
-    "floor is half": ({"floor": 1.5}, "floor is a number of entries"),
-    "floor below zero": ({"floor": -1}, "floor is a number of entries"),
-    "floor of one name is a word": ({"floor": {"a": "x"}}, "floor of 'a' is a number of entries"),
-    "gone is a word": ({"gone": {"a": "q"}}, "'a' cannot have 'q' entries gone"),
-    "gone is a number": ({"gone": 3}, "gone is a mapping"),
+    "floor is a word": ({"floor": "x"}, "floor must be a number of entries"),
+    "floor is half": ({"floor": 1.5}, "floor must be a number of entries"),
+    "floor below zero": ({"floor": -1}, "floor must be a number of entries"),
+    "floor of one name is a word": ({"floor": {"a": "x"}}, "floor of 'a' must be a number of entries"),
+    "gone is a word": ({"gone": {"a": "q"}}, "gone of 'a' must be a number of entries, 0 or more, got 'q'"),
+    "gone is a number": ({"gone": 3}, "gone must be a mapping"),
     "a mask that is a list": ({"current": {"a": [1, 1, 1, 1]}}, "the mask of 'a' is list, expected a tensor"),
 }
 

@@ -1,5 +1,5 @@
 """The change of the loss when channels are removed.
 
-A network, batches and sets of channels come in; one loss a set goes out, from cached activations.
-Start with `loss_change.py`.
+Inputs are a network, batches and sets of channels; the output is one loss per set, computed from cached
+activations. Start with `loss_change.py`.
 """

@@ -1,4 +1,4 @@
-"""All sets of so many channels of a group."""
+"""All sets of a given number of channels of a group."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from secateur.utils.suggest import unknown
 
 
 def check_combinations(who: str, size: int, most: int) -> None:
-    """UsageError unless both are whole numbers from 1 on."""
+    """Raise UsageError unless both are positive integers."""
     for name, value in (("size", size), ("most", most)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{who}: {name} must be a whole number from 1 on, got {value}")
+            raise UsageError(f"{who}: {name} must be a positive integer, got {value}")
 
 
 def combinations(groups: Groups, size: int, layer: str | int | None, most: int, who: str) -> dict[str, Tensor]:
-    """Group -> all sets in lexicographic order, `(sets, size)`; of `layer`, a name or a number from 0, alone
-    where one is given.
+    """Return all sets of `size` channels of each group in lexicographic order, `(sets, size)` by group name.
 
-    A group of fewer channels has one set, of all of them. UsageError for an unknown layer and for too many sets.
+    `layer`, a group's name or 0-based number, restricts the result to that group. A group of fewer channels has
+    one set, of all of them. Raises UsageError for an unknown layer and for more than `most` sets.
     """
     if isinstance(layer, int) and not isinstance(layer, bool):
         if not 0 <= layer < len(groups):
-            raise UsageError(f"{who}: layer {layer}: there are {len(groups)}, 0 to {len(groups) - 1}")
+            raise UsageError(f"{who}: layer {layer} is outside 0 to {len(groups) - 1}")
         layer = list(groups)[layer]
     if layer is not None and layer not in groups:
         raise UsageError(f"{who}: {unknown('layer', str(layer), list(groups))}")
@@ -45,8 +45,7 @@ def combinations(groups: Groups, size: int, layer: str | int | None, most: int, 
 
 
 def least_of_each(values: Tensor, sets: Tensor) -> Tensor:
-    """For each member the least value of the sets that hold it, `(members,)`."""
+    """Return the lowest value over all sets that contain each member, `(members,)`."""
     sets = sets.to(values.device)
-    found = values.new_full((int(sets.max()) + 1,), torch.inf)
-    each = values[:, None].expand(sets.shape)
-    return found.scatter_reduce(0, sets.flatten(), each.flatten(), "amin")
+    lowest = values.new_full((int(sets.max()) + 1,), torch.inf)
+    return lowest.scatter_reduce(0, sets.flatten(), values[:, None].expand(sets.shape).flatten(), "amin")

@@ -1,4 +1,4 @@
-"""Layers that read a group's channels, as operations of a replayed pass, and their outputs without some."""
+"""Layers that read a group's channels, as operations of a replayed forward pass, with some channels removed."""
 
 from __future__ import annotations
 
@@ -20,28 +20,33 @@ CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 @dataclass(frozen=True)
 class Read:
-    """One reader; `positions` says where each channel lies along its input, `(channels, positions)`."""
+    """One operation that reads a group's channels.
+
+    Attributes:
+        positions: Positions of each channel along the input's channel dimension, `(channels, positions)`.
+        weight: The operation's weight.
+        place: Index of the input among the operation's arguments.
+    """
 
     positions: Tensor
     weight: Tensor
-    #: which of the operation's arguments is the input
     place: int
 
     def given(self, node: Node) -> Node:
-        """The node of the input."""
-        found = node.args[self.place]
-        assert isinstance(found, Node)
-        return found
+        """Return the node of the input."""
+        source = node.args[self.place]
+        assert isinstance(source, Node)
+        return source
 
     def nonzero(self, node: Node, replay: Replay) -> Tensor:
-        """Which channels are not zero everywhere in the input, bool `(channels,)`."""
+        """Return the mask of channels with a nonzero value in the input, bool `(channels,)`."""
         values: Tensor = replay.values[self.given(node)]
         axis = 1 if _is_convolution(node) else values.dim() - 1
         used = (values.movedim(axis, 0).flatten(1) != 0).any(1)
         return used[self.positions.to(used.device)].any(1)
 
     def without(self, node: Node, replay: Replay, sets: Tensor) -> Callable[[Stacked], Tensor]:
-        """The operation's result without the channels of each set, `(sets, ...)`."""
+        """Return a function that computes the operation's result without each set of channels, `(sets, ...)`."""
         positions = self.positions[sets].flatten(1).to(self.weight.device)
 
         def compute(stacked: Stacked) -> Tensor:
@@ -60,16 +65,16 @@ class Read:
         return compute
 
     def _again(self, node: Node, replay: Replay, values: Tensor, positions: Tensor) -> Tensor:
-        """The whole operation, the input's channels set to zero."""
+        """Repeat the whole operation with the channels of the input set to zero."""
         rows = torch.arange(len(positions), device=values.device)[:, None]
         values.movedim(2 if _is_convolution(node) else values.dim() - 1, 1)[rows, positions] = 0
-        args = [replay.values[one] if isinstance(one, Node) else one for one in node.args]
+        args = [replay.values[arg] if isinstance(arg, Node) else arg for arg in node.args]
         args[self.place] = values.flatten(0, 1)
         result: Tensor = node.target(*args)  # type: ignore[operator]
         return result.unflatten(0, values.shape[:2])
 
     def _convolved(self, node: Node, values: Tensor, positions: Tensor) -> Tensor:
-        """What the channels of each set add to a convolution: each set is a group of one convolution."""
+        """Compute the contribution of each set to a convolution: each set is a group of one convolution."""
         sets, count = positions.shape
         weight = self.weight[:, positions.flatten()].unflatten(1, (sets, count)).transpose(0, 1).flatten(0, 1)
         stride, padding, dilation = node.args[3:6]
@@ -79,13 +84,13 @@ class Read:
         return result.unflatten(1, (sets, -1)).transpose(0, 1)
 
     def _multiplied(self, node: Node, values: Tensor, positions: Tensor) -> Tensor:
-        """What they add to a product of matrices."""
+        """Compute the contribution of each set to a matrix product."""
         weight = self.weight[:, positions].permute(1, 2, 0)
         return torch.bmm(values[:, positions].transpose(0, 1), weight)
 
 
 def spacious(changes: int, like: Tensor) -> Tensor:
-    """An empty tensor for changes of one, `(changes, ...)`; images lie channels-last, which convolutions like."""
+    """Allocate a tensor for all changes of `like`, `(changes, ...)`; channels-last for images."""
     layout = torch.channels_last if like.dim() == 4 else torch.contiguous_format
     flat = (changes * like.shape[0], *like.shape[1:])
     return torch.empty(flat, dtype=like.dtype, device=like.device, memory_format=layout).unflatten(
@@ -98,26 +103,27 @@ def _is_convolution(node: Node) -> bool:
 
 
 def reads_of(model: nn.Module, group: Groups, replay: Replay) -> dict[Node, Read] | None:
-    """The operations that read the channels of the one group; None where something reads them in another way."""
-    ((name, own),) = group.items()
-    first = {id(one): key for key, one in model.named_parameters()}
-    found: dict[Node, Read] = {}
-    for reader in readers_of(model, {name: torch.ones(own.channels, dtype=torch.bool)}, group):
+    """Return the operations that read the channels of a single group; None if any other operation reads them."""
+    ((name, channel_group),) = group.items()
+    channels = channel_group.channels
+    first = {id(parameter): key for key, parameter in model.named_parameters()}
+    reads: dict[Node, Read] = {}
+    for reader in readers_of(model, {name: torch.ones(channels, dtype=torch.bool)}, group):
         order = torch.argsort(reader.channels, stable=True)
-        if len(order) % own.channels:
+        if len(order) % channels:
             return None
-        positions = reader.positions[order].view(own.channels, -1)
+        positions = reader.positions[order].view(channels, -1)
         weight: Any = reader.module.weight
         for node in replay.users_of(first[id(weight)]):
             place = _place(node, replay, first[id(weight)])
             if place is None:
                 return None
-            found[node] = Read(positions, weight.detach(), place)
-    return found or None
+            reads[node] = Read(positions, weight.detach(), place)
+    return reads or None
 
 
 def _place(node: Node, replay: Replay, weight: str) -> int | None:
-    """Which argument of an operation with the weight is its input; None where it is no layer we know."""
+    """Return the index of an operation's input argument; None if the operation is not a supported layer."""
     packet = getattr(node.target, "overloadpacket", None)
     name = packet.__name__ if packet is not None else ""
     if name == "convolution":

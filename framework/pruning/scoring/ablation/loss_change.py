@@ -17,27 +17,28 @@ from secateur.framework.pruning.scoring.ablation.replay import Replay
 from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.gradients import peek
 
-#: numbers that the largest value of a block of sets may hold
+#: maximum number of elements of the largest activation for one block of sets
 BLOCK = 2**23
-#: difference of outputs, relative to what the change is, up to which two ways to remove channels agree
+#: tolerances of the check that both ways to remove channels agree: relative to the change, and to the outputs
 SAME, ROUNDING = 1e-3, 1e-5
-#: samples that this is tried on
+#: number of samples of this check
 TRIED = 4
 
-#: group -> channels that go together, `(sets, channels in a set)`
+#: group name -> sets of channels that are removed together, `(sets, channels in a set)`
 Sets = Mapping[str, Tensor]
 
 
 def loss_changes(
     model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, sets: Sets | None = None
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """For each batch its size and, per group, L without a set of channels minus L: `(sets,)`; inside `scoring`.
+    """Yield the size of each batch and, per group, the loss without each set of channels minus the loss:
+    `(sets,)`.
 
-    Each channel is a set of its own unless `sets` says otherwise. A channel is removed as a cut removes it: every
-    entry it owns is zero. What comes before a layer that reads the channel is computed once, its output is
-    corrected by what the channel added to it, and what follows is computed for many sets together. That this is
-    the network without the channels is tried once for each group; where it is not, or where a network
-    cannot be taken apart, the channels' entries are set to zero, set by set.
+    Call it inside `scoring`. By default each channel is a set. Removing a channel sets every entry that it owns to
+    zero, as in a cut. Layers up to those that read the channel are computed once, the outputs of the readers are
+    corrected by the contribution of the channel, and the following layers are computed for many sets at once. This
+    shortcut is verified once for each group against setting the channels' entries to zero set by set, which is
+    used if the two disagree or if the network cannot be traced.
     """
     if sets is None:
         sets = {name: torch.arange(group.channels)[:, None] for name, group in groups.items()}
@@ -66,36 +67,36 @@ class _Network:
         try:
             known = last.replay if last is not None and last.inputs.shape == inputs.shape else None
             self.replay = known.load(inputs) if known is not None else Replay(model, inputs)
-        except Exception:  # the network decides by values, or does what a trace cannot hold: it runs as it is
+        except Exception:  # data-dependent control flow, or an operation that cannot be traced: run the network
             self.replay = None
         self.whole = model(inputs) if self.replay is None else self.replay.outputs
 
     def changes(self, one: Groups, sets: Tensor, targets: Tensor, loss: LossFunction, apart: bool) -> Tensor:
-        """L without each set of channels of one group, minus L; `apart` as `proves` has found."""
+        """Return the loss without each set of one group's channels minus the loss; `apart` is from `proves`."""
         (group,) = one.values()
         reads = reads_of(self.model, one, self.replay) if apart and self.replay is not None else None
         if reads is None or self.replay is None:
-            value = loss(self.model(self.inputs), targets)  # the replayed pass may round in another way
+            value = loss(self.model(self.inputs), targets)  # the replayed pass may round differently
             return torch.stack([loss(self._masked(group, channels), targets) for channels in sets]) - value
         value = loss(self.whole, targets)
         order = self.replay.after(reads)
-        found = value.new_zeros(len(sets))
+        changes = value.new_zeros(len(sets))
         alive = _changing(reads, self.replay, sets).nonzero().flatten()
         if not len(alive):
-            return found
+            return changes
         size = max((leaf.numel() for node in order for leaf in tree_leaves(self.replay.values[node])), default=1)
         for block in alive.split(max(1, BLOCK // size)):
             outputs = self._corrected(self.replay, order, reads, sets[block.cpu()])
-            each = [tree_map(lambda out, at=at: out[at], outputs) for at in range(len(block))]
-            found[block] = torch.stack([loss(out, targets) for out in each]) - value
-        return found
+            separate = [tree_map(lambda out, at=at: out[at], outputs) for at in range(len(block))]
+            changes[block] = torch.stack([loss(out, targets) for out in separate]) - value
+        return changes
 
     def _corrected(self, replay: Replay, order: list[Node], reads: Mapping[Node, Read], sets: Tensor) -> Any:
         special = {node: read.without(node, replay, sets) for node, read in reads.items()}
         return replay.run(order, len(sets), {}, special)
 
     def _masked(self, group: ChannelGroup, channels: Tensor) -> Any:
-        """The outputs with every entry of some channels at zero."""
+        """Return the outputs with every entry of some channels set to zero."""
         changed: dict[str, Tensor] = {}
         for part in group.slices:
             if part.tensor in self.parameters:
@@ -106,14 +107,14 @@ class _Network:
         return functional_call(self.model, changed, (self.inputs,))
 
     def proves(self, one: Groups) -> bool:
-        """Whether both ways agree on the network without every second channel of a group, and the others."""
+        """Whether both ways to remove channels agree, for the even and for the odd channels of a group."""
         (group,) = one.values()
         reads = reads_of(self.model, one, self.replay) if self.replay is not None else None
         if reads is None or self.replay is None:
             return False
         try:
             return self._halves_agree(group, reads, self.replay)
-        except RuntimeError:  # an operation that cannot be repeated for many changes at once
+        except RuntimeError:  # an operation that cannot be batched over many changes
             return False
 
     def _halves_agree(self, group: ChannelGroup, reads: Mapping[Node, Read], replay: Replay) -> bool:
@@ -134,6 +135,6 @@ def _agree(found: Tensor, expected: Tensor, whole: Tensor) -> bool:
 
 
 def _changing(reads: Mapping[Node, Read], replay: Replay, sets: Tensor) -> Tensor:
-    """Sets of which some channel is not zero at each reader: without the others nothing changes."""
+    """Return the mask of sets with a nonzero channel at a reader; the others do not change the loss."""
     alive = torch.stack([read.nonzero(node, replay) for node, read in reads.items()]).any(0)
     return alive[sets.to(alive.device)].any(1)

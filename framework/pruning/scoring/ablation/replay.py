@@ -1,4 +1,4 @@
-"""A forward pass as a list of operations, of which a part can be repeated for many changed values at once."""
+"""A traced forward pass, parts of which can be repeated for many changed values at once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch.fx.node import map_arg
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-#: operations on each sample by itself, the samples along the first dimension of this argument
+#: operations that treat samples independently -> index of the argument with the samples along its first dimension
 SAMPLEWISE = {
     "convolution": 0,
     "native_batch_norm": 0,
@@ -32,19 +32,19 @@ VIEWS: dict[Any, Any] = {
     torch.ops.aten.view.default: torch.reshape,
     torch.ops.aten._unsafe_view.default: torch.reshape,
 }
-#: values that take the place of a node's, for each of the changes: `(changes, ...)`
+#: replacements of nodes' values, one per change: `(changes, ...)`
 Stacked = dict[Node, Any]
 Special = Mapping[Node, Callable[[Stacked], Tensor]]
 
 
 class Replay:
-    """The operations of one forward pass and all their results; parameters are known by their names.
+    """The operations of one forward pass and all their results, with parameters accessible by name.
 
-    Raises whatever tracing raises for a network that decides by the values of tensors.
+    Raises any exception of tracing, for example for a network with data-dependent control flow.
     """
 
     def __init__(self, model: nn.Module, inputs: Tensor) -> None:
-        named = {name: one.detach() for name, one in model.named_parameters()}
+        named = {name: parameter.detach() for name, parameter in model.named_parameters()}
 
         specs = []
 
@@ -54,7 +54,7 @@ class Replay:
             specs.append(spec)
             return leaves
 
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be repeated in batches
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):  # fused kernels cannot be vmapped
             self.module = make_fx(functionalize(forward, remove="mutations"))(
                 list(named.values()), _laid_out(inputs)
             )
@@ -69,7 +69,7 @@ class Replay:
 
     @torch.no_grad()
     def load(self, inputs: Tensor) -> Replay:
-        """Repeat the whole pass on other inputs of the same shape; returns itself."""
+        """Repeat the whole pass on other inputs of the same shape; return self."""
         self.values[self.given] = _laid_out(inputs)
         for node in self.nodes:
             if node.op == "get_attr":
@@ -81,15 +81,15 @@ class Replay:
 
     @property
     def outputs(self) -> Any:
-        """What the network returns."""
+        """The outputs of the network."""
         return tree_unflatten(list(map_arg(self.outcome, self.values.__getitem__)), self.spec)
 
     def users_of(self, parameter: str) -> list[Node]:
-        """The operations that take a parameter, or its transpose."""
-        found = []
+        """Return the operations that take a parameter or its transpose."""
+        users = []
         for node in self.parameters[parameter].users:
-            found += list(node.users) if self.is_transposed(node, parameter) else [node]
-        return found
+            users += list(node.users) if self.is_transposed(node, parameter) else [node]
+        return users
 
     def is_transposed(self, node: Any, parameter: str) -> bool:
         """Whether a node is the transpose of a parameter."""
@@ -97,7 +97,7 @@ class Replay:
         return packet is torch.ops.aten.t and node.args[0] is self.parameters[parameter]
 
     def after(self, starts: Iterable[Node]) -> list[Node]:
-        """The operations that depend on any of these nodes, in order, the operations among them included."""
+        """Return the operations that depend on these nodes, in execution order, the nodes included."""
         reached = set(starts)
         for node in self.nodes:  # in the order of the pass
             if node.op == "call_function" and any(one in reached for one in node.all_input_nodes):
@@ -105,10 +105,13 @@ class Replay:
         return [node for node in self.nodes if node in reached and node.op == "call_function"]
 
     def run(self, order: Sequence[Node], changes: int, stacked: Stacked, special: Special) -> Any:
-        """The outputs, `(changes, ...)` each, when some values are replaced by as many changed ones.
+        """Return the outputs for many changed values at once, `(changes, ...)` each.
 
-        order: what has to be repeated, see `after`. stacked: the replaced values. special: operations that
-        are done by a function of what is replaced so far.
+        Args:
+            order: The operations to repeat, see `after`.
+            changes: Number of changes.
+            stacked: The replaced values.
+            special: Functions of the values replaced so far that compute the results of some operations.
         """
         last = {one: node for node in order for one in node.all_input_nodes}
         kept = set(tree_leaves(map_arg(self.outcome, lambda node: node)))
@@ -145,11 +148,11 @@ class Replay:
 
     @staticmethod
     def _target(node: Node) -> Any:
-        """The operation; a view of what lies elsewhere in memory than it did is a copy."""
+        """Return the operation; views become reshapes, since replaced values may have another memory layout."""
         return VIEWS.get(node.target, node.target)
 
     def _aligned(self, node: Node, changed: Sequence[Node]) -> bool:
-        """Whether a further dimension in front of what is changed broadcasts as it should."""
+        """Whether a leading dimension of the changed values broadcasts correctly."""
         least = min(self.values[one].dim() for one in changed)
         return all(isinstance(self.values[one], Tensor) and self.values[one].dim() <= least
                    for one in node.all_input_nodes)  # fmt: skip
@@ -158,9 +161,9 @@ class Replay:
         target = self._target(node)
 
         def single(*values: Any) -> Any:
-            own = dict(zip(changed, values, strict=True))
+            changes = dict(zip(changed, values, strict=True))
             args, kwargs = map_arg(
-                (node.args, node.kwargs), lambda one: own[one] if one in own else self.values[one]
+                (node.args, node.kwargs), lambda arg: changes[arg] if arg in changes else self.values[arg]
             )
             return target(*args, **kwargs)
 
@@ -168,19 +171,19 @@ class Replay:
 
 
 def _laid_out(inputs: Tensor) -> Tensor:
-    """Images channels-last: convolutions of many changes are faster so."""
+    """Convert images to channels-last, which is faster for convolutions of many changes."""
     return inputs.contiguous(memory_format=torch.channels_last) if inputs.dim() == 4 else inputs
 
 
 def _only_restrides(node: Node) -> bool:
-    """Whether every entry stays where it is: how pooling to one position marks its result as channels-last."""
+    """Whether only strides of dimensions of size 1 change, as in the channels-last results of global pooling."""
     size, stride = list(node.args[1]), list(node.args[2])  # type: ignore[arg-type]
     plain = torch.empty(size, device="meta").stride()
     return all(length == 1 or one == other for length, one, other in zip(size, stride, plain, strict=True))
 
 
 def _folded(target: Any, args: Any, kwargs: Any, place: int, changes: int) -> Any:
-    """Changes and samples along one dimension, which the operation takes for samples."""
+    """Apply an operation to changes and samples flattened into one batch dimension."""
     given = args[place]
     samples = given.shape[1]
     args = [*args[:place], given.flatten(0, 1), *args[place + 1 :]]

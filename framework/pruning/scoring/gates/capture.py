@@ -1,4 +1,4 @@
-"""What a gate on each channel would tell about each sample, heard from the outputs it would multiply."""
+"""Per-sample gradients of channel gates, captured at the outputs that the gates would multiply."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from secateur.framework.pruning.scoring.gates.sites import GateSites
 from secateur.framework.pruning.scoring.gradients import freeze, gradient
 
 Products = dict[str, list[Tensor]]
-#: from a producer's weight and `(units, samples, positions)`
+#: function of a producer's weight name and products `(units, samples, positions)`
 Reduce = Callable[[str, Tensor], Tensor]
 
 
 @contextmanager
 def capturing(sites: GateSites, copied: frozenset[str], reduce: Reduce | None = None) -> Iterator[Products]:
-    """Inside, backward passes leave a * dL/da of the gated outputs a: `(units, samples, positions)` per call.
+    """Context manager in which backward passes collect a * dL/da of the gated outputs a.
 
-    By producer's weight; `reduce` is applied to each. The outputs in `copied` are changed in place later on: the
-    network gets a copy of these.
+    Yields a mapping from each producer's weight to one tensor per call of its module, after `reduce` if given:
+    `(units, samples, positions)`. The outputs in `copied` are modified in place later, so the network gets a copy.
     """
-    found: Products = {}
+    products: Products = {}
     handles = []
     try:
         for weight, name in sites.outputs().items():
             module = sites.model.get_submodule(name)
             layer: Any = sites.model.get_submodule(weight.rpartition(".")[0])
             spaces = 0 if weight in sites.norms else layer.weight.dim() - 2
-            listener = _Listener(found, weight, spaces, weight in sites.norms, weight in copied, reduce)
+            listener = _Listener(products, weight, spaces, weight in sites.norms, weight in copied, reduce)
             handles.append(module.register_forward_hook(listener))
-        yield found
+        yield products
     finally:
         for handle in handles:
             handle.remove()
 
 
 class _Listener:
-    """Forward hook of one module."""
+    """Forward hook that registers a gradient hook on the output of one module."""
 
     def __init__(self, found: Products, weight: str, spaces: int, norm: bool, copied: bool, reduce: Any) -> None:
         self.found, self.weight, self.copied, self.reduce = found, weight, copied, reduce
@@ -52,7 +52,7 @@ class _Listener:
         if not isinstance(output, Tensor) or not torch.is_grad_enabled():
             return None
         kept = output.detach()
-        if not output.requires_grad:  # nothing before it has a gradient
+        if not output.requires_grad:  # no earlier tensor requires a gradient
             output = output.requires_grad_().clone()
         elif self.copied:
             output = output.clone()
@@ -68,33 +68,33 @@ class _Listener:
 
 
 def sum_positions(_weight: str, products: Tensor) -> Tensor:
-    """`(units, samples)`: what a gate on each sample's output has as its gradient."""
+    """Sum over positions, which gives the gradient of a gate for each sample: `(units, samples)`."""
     return products.sum(2)
 
 
 def capturable(sites: GateSites, sample: Tensor) -> tuple[set[str], frozenset[str]]:
-    """The producers' weights whose outputs tell the gates' gradients sample by sample, and those to be copied.
+    """Return the producers' weights whose outputs give the gates' gradients per sample, and those to be copied.
 
-    Tried on one or two samples: what is heard must agree with the gradients of the parameters, and a loss of the
-    first sample must not reach the second. Where a layer's weight is used without calling the layer, or its output
-    has no dimension of samples, nothing can be heard. Call it inside `scoring`.
+    This is verified on one or two samples: the captured gradients must match those of the parameters, and a loss
+    of the first sample must not depend on the second. It fails if a layer's weight is used without calling the
+    layer, or if its output has no sample dimension. Call it inside `scoring`.
     """
     copied = _changed_in_place(sites, sample)
     freeze(sites.model, sites.parameters().values())
-    with capturing(sites, copied, sum_positions) as found, torch.enable_grad():
-        outputs = [one for one in output_tensors(sites.model(sample)) if one.requires_grad]
+    with capturing(sites, copied, sum_positions) as products, torch.enable_grad():
+        outputs = [output for output in output_tensors(sites.model(sample)) if output.requires_grad]
         if outputs:
-            torch.stack([one[:1].float().square().mean() for one in outputs]).sum().backward()
-    expected = sites.units({name: gradient(one) for name, one in sites.parameters().items()})
+            torch.stack([output[:1].float().square().mean() for output in outputs]).sum().backward()
+    expected = sites.units({name: gradient(tensor) for name, tensor in sites.parameters().items()})
     for parameter in sites.model.parameters():
         parameter.grad = None
-    heard = set()
+    captured = set()
     for weight in sites.outputs():
         sums = _expected(sites, expected, weight)
-        silent = weight not in found and sums is not None and not sums.any()  # nothing depends on it
-        if silent or (weight in found and _agree(found[weight], sums, sample)):
-            heard.add(weight)
-    return heard, copied
+        unused = weight not in products and sums is not None and not sums.any()  # the loss does not depend on it
+        if unused or (weight in products and _agree(products[weight], sums, sample)):
+            captured.add(weight)
+    return captured, copied
 
 
 def _expected(sites: GateSites, units: Mapping[str, Tensor], weight: str) -> Tensor | None:
@@ -107,19 +107,19 @@ def _expected(sites: GateSites, units: Mapping[str, Tensor], weight: str) -> Ten
 def _agree(parts: list[Tensor], expected: Tensor | None, sample: Tensor) -> bool:
     if any(part.dim() != 2 or part.shape[1] != len(sample) for part in parts):
         return False
-    each = torch.stack(parts).sum(0)
-    size = torch.linalg.vector_norm(each)
-    if len(sample) > 1 and torch.linalg.vector_norm(each[:, 1:]) > SAME * size:
+    total = torch.stack(parts).sum(0)
+    size = torch.linalg.vector_norm(total)
+    if len(sample) > 1 and torch.linalg.vector_norm(total[:, 1:]) > SAME * size:
         return False
-    if expected is None:  # a norm without scale and shift: only its output tells
+    if expected is None:  # a norm without scale and shift: there are no parameters to compare with
         return True
-    if expected.shape != each[:, 0].shape:
+    if expected.shape != total[:, 0].shape:
         return False
-    return bool(torch.linalg.vector_norm(each.sum(1) - expected) <= SAME * torch.linalg.vector_norm(expected))
+    return bool(torch.linalg.vector_norm(total.sum(1) - expected) <= SAME * torch.linalg.vector_norm(expected))
 
 
 def _changed_in_place(sites: GateSites, sample: Tensor) -> frozenset[str]:
-    """The weights whose gated outputs something changes after the module has returned them."""
+    """Return the producers' weights whose gated outputs are modified in place after the module call."""
     seen: dict[str, list[tuple[Tensor, int]]] = {}
 
     def keep(weight: str) -> Callable[..., None]:
@@ -133,5 +133,5 @@ def _changed_in_place(sites: GateSites, sample: Tensor) -> frozenset[str]:
     with torch.no_grad(), hooked(modules):
         sites.model(sample)
     return frozenset(
-        weight for weight, parts in seen.items() if any(one._version != version for one, version in parts)
+        weight for weight, parts in seen.items() if any(output._version != version for output, version in parts)
     )

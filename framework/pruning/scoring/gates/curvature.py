@@ -1,4 +1,4 @@
-"""First and second derivatives of the loss by a gate on each channel."""
+"""First and second derivatives of the loss with respect to a gate on each channel."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from secateur.framework.pruning.scoring.gates.sites import GateSites
 from secateur.framework.pruning.scoring.gradients import freeze, peek
 from secateur.utils.errors import UsageError
 
-#: numbers that a block of products with the Hessian of the outputs may hold
+#: maximum number of elements of a block of products with the Hessian of the outputs
 BLOCK = 2**24
-#: rows of second derivatives that pass backwards together
+#: number of rows of second derivatives per backward pass
 ROWS = 16
 
 Derivatives = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -29,38 +29,44 @@ Derivatives = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Curvature:
-    """Which channels' second derivatives come from the outputs' slopes, and which take a row each.
+    """Plan for the second derivatives: from the gradients of the outputs, or one row of the Hessian per channel.
 
-    Where the network is piecewise linear and a gate is passed once, the outputs y are linear in the gate z, and
-    d2L/dz2 = (dy/dz) . H (dy/dz) with the Hessian H of L by the outputs: as many backward passes as there are
-    outputs, for all channels together. A joint gate of several producers, in series as in a residual stage, or one
-    in a curved network takes its row of the Hessian by a backward pass through the gradient: one for each channel.
+    If the network is piecewise linear and a gate is applied once, the outputs y are linear in the gate z, and
+    d2L/dz2 = (dy/dz) . H (dy/dz), where H is the Hessian of L with respect to the outputs. This takes one backward
+    pass per output for all channels together. A joint gate of several producers, in series as in a residual stage,
+    or a gate in a network that is not piecewise linear takes its row of the Hessian by a backward pass through the
+    gradient, one per channel.
+
+    Attributes:
+        sites: The gates of all channels.
+        copied: Producers' weights whose outputs are modified in place, see `capturing`.
+        direct: Groups that are computed from the gradients of the outputs.
+        rows: Groups that are computed row by row.
+        outputs: Number of outputs per sample.
     """
 
     sites: GateSites
     copied: frozenset[str]
-    #: groups by the outputs' slopes, and groups by rows
     direct: Groups
     rows: Groups
-    #: of a sample
     outputs: int
 
     @classmethod
     def plan(cls, model: nn.Module, groups: Groups, sample: Tensor) -> Curvature:
-        """`sample` is a batch of one or two samples; call it inside `scoring`."""
+        """Build the plan from a batch of one or two samples; call it inside `scoring`."""
         sites = GateSites.find(model, groups, sample[:1])
-        heard, copied = capturable(sites, sample)
+        captured, copied = capturable(sites, sample)
         freeze(model)
-        with capturing(sites, copied, sum_positions) as found:
+        with capturing(sites, copied, sum_positions) as products:
             outputs = model(sample)
             if not isinstance(outputs, Tensor) or len(outputs) != len(sample):
                 raise UsageError(
-                    "second derivatives need a network whose output is one tensor, a row for each sample"
+                    "second derivatives need a network with a single output tensor that has one row per sample"
                 )
             linear = piecewise_linear(model, [outputs])
             if outputs.requires_grad:
                 outputs.sum().backward()
-        once = {weight for weight in heard if len(found.get(weight, ())) <= 1}
+        once = {weight for weight in captured if len(products.get(weight, ())) <= 1}
         direct = {}
         for name, group in groups.items():
             weights = [part.tensor for part in group.produced if part.tensor in sites.weights()]
@@ -71,12 +77,12 @@ class Curvature:
 
     @property
     def passes(self) -> float:
-        """What it costs, in training passes: a pass backwards without weights is a third, a row is a whole one."""
+        """Cost in training passes: a backward pass without weight gradients counts a third, a row one."""
         channels = sum(group.channels for group in self.rows.values())
         return (2 + self.outputs) / 3 + (1 + channels if channels else 0)
 
     def of(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
-        """dL/dz and d2L/dz2 of the mean loss of a batch, `(channels,)` per group in the groups' order."""
+        """Return dL/dz and d2L/dz2 of the mean loss of a batch, `(channels,)` per group in the groups' order."""
         first, second = self._by_slopes(inputs, targets, loss) if self.direct else ({}, {})
         if self.rows:
             more = self._by_rows(inputs, targets, loss)
@@ -86,21 +92,21 @@ class Curvature:
     def _by_slopes(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
         freeze(self.sites.model)
         slopes: dict[str, list[Tensor]] = {name: [] for name in self.direct}
-        with capturing(self.sites, self.copied, sum_positions) as found:
+        with capturing(self.sites, self.copied, sum_positions) as products:
             outputs = self.sites.model(inputs)
             flat = outputs.flatten(1)
             for number in range(flat.shape[1]):
-                found.clear()
+                products.clear()
                 flat[:, number].sum().backward(retain_graph=number < flat.shape[1] - 1)
-                for name, each in joined(self.sites, self.direct, found, len(inputs)).items():
-                    slopes[name].append(each)
+                for name, slope in joined(self.sites, self.direct, products, len(inputs)).items():
+                    slopes[name].append(slope)
         leaf = outputs.detach().requires_grad_()
         (by_outputs,) = torch.autograd.grad(loss(leaf, targets), leaf, create_graph=True)
         first, second = {}, {}
         for name, parts in slopes.items():
-            each = torch.stack(parts, dim=2).view(-1, *leaf.shape)  # (channels, samples, outputs)
-            first[name] = (each * by_outputs.detach()).flatten(1).sum(1)
-            second[name] = (each * _products(by_outputs, leaf, each)).flatten(1).sum(1)
+            slope = torch.stack(parts, dim=2).view(-1, *leaf.shape)  # (channels, samples, outputs)
+            first[name] = (slope * by_outputs.detach()).flatten(1).sum(1)
+            second[name] = (slope * _products(by_outputs, leaf, slope)).flatten(1).sum(1)
         return first, second
 
     def _by_rows(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
@@ -117,7 +123,7 @@ class Curvature:
 def batch_curvatures(
     model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
 ) -> Iterator[tuple[int, Mapping[str, Tensor], Mapping[str, Tensor]]]:
-    """For each batch its size, dL/dz and d2L/dz2 of every channel's gate; pass over it inside `scoring`."""
+    """Yield the size of each batch, dL/dz and d2L/dz2 of every channel's gate; iterate inside `scoring`."""
     sample, batches = peek(batches)
     plan = Curvature.plan(model, groups, sample[:2])
     for inputs, targets in batches:
@@ -126,7 +132,7 @@ def batch_curvatures(
 
 
 def _products(slope: Tensor, leaf: Tensor, vectors: Tensor) -> Tensor:
-    """H v of many vectors v: H is the derivative of `slope` by `leaf`."""
+    """Compute H v for many vectors v, where H is the derivative of `slope` with respect to `leaf`."""
     if not slope.requires_grad:
         return torch.zeros_like(vectors)
     size = max(1, BLOCK // leaf.numel())
@@ -138,13 +144,13 @@ def _products(slope: Tensor, leaf: Tensor, vectors: Tensor) -> Tensor:
 
 
 def _diagonal(slope: Tensor, gate: Tensor) -> Tensor:
-    """The diagonal of the derivative of `slope` by `gate`, a block of rows at a time."""
+    """Compute the diagonal of the derivative of `slope` with respect to `gate`, in blocks of rows."""
     if not slope.requires_grad:
         return torch.zeros_like(gate)
-    found = []
+    blocks = []
     for rows in torch.eye(len(gate), dtype=gate.dtype, device=gate.device).split(ROWS):
         (block,) = torch.autograd.grad(
             slope, gate, rows, retain_graph=True, is_grads_batched=True, materialize_grads=True
         )
-        found.append((block * rows).sum(1))
-    return torch.cat(found)
+        blocks.append((block * rows).sum(1))
+    return torch.cat(blocks)

@@ -1,4 +1,4 @@
-"""A network with a gate on each channel that can be differentiated more than once."""
+"""A network with channel gates that support second derivatives."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ Run = Callable[[Tensor], Any]
 
 @contextmanager
 def gated(sites: GateSites, groups: Mapping[str, ChannelGroup]) -> Iterator[tuple[dict[str, Tensor], Run]]:
-    """Gates of 1, `(channels,)` per group, and a function that runs the network with them.
+    """Context manager that yields gates of 1, `(channels,)` per group, and a function that runs the gated network.
 
-    Outputs of modules are multiplied; what no module puts out, and what several modules share, by its weight.
+    The gates multiply the outputs of modules. A producer without a module of its own, or with a shared weight, is
+    gated by multiplying its weight.
     """
     gates = {
         name: torch.ones(group.channels, device=_device(sites), dtype=_dtype(sites)).requires_grad_()

@@ -1,4 +1,4 @@
-"""Whether a network is piecewise linear: read off the operations that autograd recorded."""
+"""Detection of piecewise linear networks from the operations recorded by autograd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-#: operations that are linear, or linear between kinks, in all their inputs together
+#: operations that are jointly linear or piecewise linear in all their inputs
 _LINEAR = (
     "AccumulateGrad T Transpose Permute View UnsafeView ReshapeAlias Expand Unsqueeze Squeeze Slice "
     "Select Cat Stack Split SplitWithSizes UnsafeSplit Unbind Index IndexSelect Gather Clone Alias "
@@ -20,7 +20,7 @@ _LINEAR = (
     "UpsampleNearest2D UpsampleBilinear2D NativeBatchNorm CudnnBatchNorm MiopenBatchNorm Where "
 )
 LINEAR = frozenset(_LINEAR.split())
-#: operations that are linear in each of two factors: the places of those
+#: bilinear operations -> indices of the two factors
 FACTORS = {
     "Mul": (0, 1),
     "Mm": (0, 1),
@@ -38,22 +38,23 @@ FACTORS = {
 def piecewise_linear(model: nn.Module, outputs: Iterable[Tensor]) -> bool:
     """Whether the outputs are piecewise linear in the tensors that required a gradient when they were computed.
 
-    The parameters must not have required one, and the network was in eval mode. What is not known to be linear
-    counts as curved.
+    The parameters must not require gradients, and the network must be in eval mode. Unknown operations count as
+    not piecewise linear.
     """
     if any(
-        isinstance(one, nn.modules.batchnorm._NormBase) and one.running_mean is None for one in model.modules()
+        isinstance(module, nn.modules.batchnorm._NormBase) and module.running_mean is None
+        for module in model.modules()
     ):
         return False
     seen: set[Any] = set()
-    rest = [one.grad_fn for one in outputs if one.grad_fn is not None]
-    while rest:
-        node: Any = rest.pop()
+    pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    while pending:
+        node: Any = pending.pop()
         if node in seen:
             continue
         seen.add(node)
         name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
-        following = [one for one, _ in node.next_functions]
+        following = [function for function, _ in node.next_functions]
         if name == "Div":
             curved = len(following) > 1 and following[1] is not None
         elif name in FACTORS:
@@ -62,5 +63,5 @@ def piecewise_linear(model: nn.Module, outputs: Iterable[Tensor]) -> bool:
             curved = name not in LINEAR
         if curved:
             return False
-        rest += [one for one in following if one is not None]
+        pending += [function for function in following if function is not None]
     return True

@@ -1,4 +1,4 @@
-"""Gates behind norms: which batch norm follows a layer, and the gradient of a gate on each channel behind it."""
+"""Gates after batch norms: the norm that follows each layer, and the gradients of the gates."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from secateur.utils.errors import UsageError
 
 
 def sole_following_norms(model: nn.Module, layers: Iterable[str], sample: Tensor) -> dict[str, str]:
-    """Layer -> the batch norm (with running statistics) that alone takes its outputs, and takes nothing else."""
+    """Return layer -> sole reader of its outputs, a batch norm with running statistics and no other input."""
     none = torch.zeros(0, dtype=torch.int64)
-    found = [Reader(name, model.get_submodule(name), none, none) for name in layers]
+    readers = [Reader(name, model.get_submodule(name), none, none) for name in layers]
     with preserved_state(model), torch.no_grad():
-        return sole_norms(model, found, lambda: model(sample))
+        return sole_norms(model, readers, lambda: model(sample))
 
 
 def norm_gate_gradients(
     model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Mapping[str, ChannelGroup]
 ) -> Iterator[dict[str, Tensor]]:
-    """For each batch phi * dL/dphi of every channel, `(channels,)` per group; pass over it inside `scoring`.
+    """Yield phi * dL/dphi of every channel for each batch, `(channels,)` per group; iterate inside `scoring`.
 
-    phi multiplies what the batch norm behind a producer puts out, which for a norm with scale and shift gives
-    scale * dL/dscale + shift * dL/dshift. Where no norm stands behind it, phi multiplies the producer's own
-    output: sum w * dL/dw + b * dL/db. Several producers of one channel are added. L is the mean loss of the batch.
+    phi multiplies the output of the batch norm after a producer, which for a norm with scale and shift gives
+    scale * dL/dscale + shift * dL/dshift. Without a norm, phi multiplies the producer's own output:
+    sum w * dL/dw + b * dL/db. Several producers of one channel are summed. L is the mean loss of the batch.
     """
-    rest = iter(batches)
-    first = next(rest, None)
+    remaining = iter(batches)
+    first = next(remaining, None)
     if first is None:
         raise UsageError("the criterion needs data and got no batch")
     producers = {name for group in groups.values() for name in group.producers}
@@ -56,7 +56,7 @@ def norm_gate_gradients(
             handle = model.get_submodule(norm).register_forward_hook(_multiply(gates[name]))
             stack.callback(handle.remove)
         leaves = [*gates.values(), *(parameter.requires_grad_(True) for parameter in bare.values())]
-        for batch in chain([first], rest):
+        for batch in chain([first], remaining):
             for leaf in leaves:
                 leaf.grad = None
             samples, _ = add_gradients(model, [batch], loss, leaves)
@@ -68,8 +68,7 @@ def norm_gate_gradients(
 
 
 def _layers(model: nn.Module, producers: Iterable[str]) -> list[str]:
-    """Those that are layers each of whose units is a channel; a parameter inside another module has no output of
-    its own."""
+    """Return the producers that are layers with one channel per unit; a bare parameter has no output to gate."""
     modules = prunable_layers(model)
     return [name for name in producers if name in modules and unit_is_channel(modules[name])]
 

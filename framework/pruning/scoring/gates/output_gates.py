@@ -1,4 +1,4 @@
-"""The gradient of a gate on each channel, from passes that need no gradient of the weights."""
+"""Gradients of channel gates from passes that compute no weight gradients."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.gradients import add_gradients
 from secateur.utils.errors import UsageError
 
-#: relative difference up to which two ways to compute one gradient agree
+#: relative tolerance for the agreement of two ways to compute a gradient
 SAME = 1e-3
 
 
 def gate_gradients(
     model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Mapping[str, ChannelGroup]
 ) -> tuple[dict[str, Tensor], float]:
-    """Gradient of the mean loss by a gate c = 1 on each channel, and that loss; call it inside `scoring`.
+    """Compute the gradient of the mean loss with respect to a gate c = 1 on each channel, and that loss.
 
     The gate multiplies the output z of a producer, before the norm, so that dL/dc = sum z * dL/dz over samples and
-    positions, which is also sum w * g + b * g_b over the channel's row and bias. The first form needs no gradient
-    of a weight, a third of the work of a pass; where it cannot be had, and one sample is tried to find out, the
-    second is taken. Several producers of one channel are added.
+    positions, which equals sum w * g + b * g_b over the channel's row and bias. The first form needs no weight
+    gradients, which saves a third of a pass; the second is used if the first is not available, which is tested on
+    one sample. Several producers of one channel are summed. Call it inside `scoring`.
     """
-    rest = iter(batches)
-    first = next(rest, None)
+    remaining = iter(batches)
+    first = next(remaining, None)
     if first is None:
         raise UsageError("the criterion needs data and got no batch")
     parameters = producer_parameters(model, groups)
-    heard = _heard(model, first[0][:1], parameters)
+    captured = _heard(model, first[0][:1], parameters)
     _freeze(model)
-    unheard = {
+    uncaptured = {
         name: tensor
         for name, tensor in parameters.items()
-        if tensor_name(name.rpartition(".")[0], "weight") not in heard
+        if tensor_name(name.rpartition(".")[0], "weight") not in captured
     }
-    for tensor in unheard.values():
+    for tensor in uncaptured.values():
         tensor.requires_grad_(True)
-    with _gates_attached(model, heard) as units:
-        samples, mean_loss = add_gradients(model, chain([first], rest), loss, None)
-    units |= _from_gradients(model, unheard)
+    with _gates_attached(model, captured) as units:
+        samples, mean_loss = add_gradients(model, chain([first], remaining), loss, None)
+    units |= _from_gradients(model, uncaptured)
     return {name: gate.div_(samples) for name, gate in add_units(groups, units).items()}, mean_loss
 
 
 def _heard(model: nn.Module, sample: Tensor, parameters: Mapping[str, nn.Parameter]) -> set[str]:
-    """The producers' weights for which the output tells the gate's gradient.
+    """Return the producers' weights whose gate gradient can be computed from the output.
 
-    It does not where something else uses the weight too, or changes the output in place.
+    It cannot if the weight is shared or the output is modified in place.
     """
     _freeze(model)
     for parameter in parameters.values():
@@ -66,9 +66,9 @@ def _heard(model: nn.Module, sample: Tensor, parameters: Mapping[str, nn.Paramet
         if name.rpartition(".")[2] == "weight" and unit_is_channel(model.get_submodule(name.rpartition(".")[0]))
     }
     with _gates_attached(model, weights) as units:
-        outputs = [one for one in output_tensors(model(sample)) if one.requires_grad]
+        outputs = [output for output in output_tensors(model(sample)) if output.requires_grad]
         if outputs:
-            torch.stack([one.float().square().mean() for one in outputs]).sum().backward()
+            torch.stack([output.float().square().mean() for output in outputs]).sum().backward()
     expected = _from_gradients(model, parameters)
     for parameter in model.parameters():
         parameter.grad = None
@@ -85,7 +85,7 @@ def _agree(found: Tensor, expected: Mapping[str, Tensor], weight: str) -> bool:
 
 
 def _from_gradients(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """Sum of parameter * gradient for each output unit, of weights and biases each."""
+    """Sum parameter * gradient over each output unit of each weight and bias."""
     units = {}
     for name, parameter in parameters.items():
         gradient = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
@@ -96,7 +96,7 @@ def _from_gradients(model: nn.Module, parameters: Mapping[str, nn.Parameter]) ->
 
 @contextmanager
 def _gates_attached(model: nn.Module, weights: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Inside, backward passes add up sum z * dL/dz for each output unit of the weights' layers."""
+    """Context manager in which backward passes accumulate sum z * dL/dz for each output unit of the layers."""
     units: dict[str, Tensor] = {}
     handles = []
     try:
@@ -113,15 +113,15 @@ def _listener(name: str, units: dict[str, Tensor]) -> Callable[..., Any]:
     def listen(module: Any, _inputs: Any, output: Any) -> Any:
         if not isinstance(output, Tensor) or not torch.is_grad_enabled():
             return None
-        if not output.requires_grad:  # nothing before it has a gradient
-            output = output.requires_grad_().clone()  # the clone, for a leaf must not be changed in place
+        if not output.requires_grad:  # no earlier tensor requires a gradient
+            output = output.requires_grad_().clone()  # a leaf must not be modified in place
         channel = output.dim() - 1 - (module.weight.dim() - 2)
         others = [dim for dim in range(output.dim()) if dim != channel]
         units.setdefault(name, output.new_zeros(output.shape[channel]))
         kept = [output.detach()]
 
         def add(gradient: Tensor) -> None:
-            units[name] += (kept.pop() * gradient).sum(others)  # popped: this function lives as long as the loss
+            units[name] += (kept.pop() * gradient).sum(others)  # popped: the hook lives as long as the loss
 
         output.register_hook(add)
         return output

@@ -1,4 +1,4 @@
-"""Where the gate of each channel sits: behind the batch norm that follows a producer, else at its own output."""
+"""Positions of the channel gates: after the batch norm that follows a producer, else at its own output."""
 
 from __future__ import annotations
 
@@ -15,51 +15,55 @@ from secateur.framework.pruning.scoring.channel_sums import per_unit, producer_p
 
 @dataclass(frozen=True)
 class GateSites:
-    """The gates of all channels; what a producer's units are called is the name of its weight."""
+    """The gates of all channels; each producer is identified by the name of its weight.
+
+    Attributes:
+        model: The network.
+        norms: Producer's weight -> name of the norm after it, for producers with a norm.
+        bare: Weights and biases of the producers without a norm.
+        dims: Producer's tensor -> dimension of its output units.
+    """
 
     model: nn.Module
-    #: producer's weight -> the norm behind it, where there is one
     norms: dict[str, str]
-    #: weights and biases of the producers without one
     bare: dict[str, nn.Parameter]
-    #: where the units lie along each of these
     dims: dict[str, int]
 
     @classmethod
     def find(cls, model: nn.Module, groups: Groups, sample: Tensor) -> GateSites:
-        """The places of the groups' producers; `sample` is a batch the model accepts."""
+        """Find the gates of the groups' producers; `sample` is a batch that the model accepts."""
         produced = producer_parameters(model, groups)
-        found = batch_norms_after(model, _own_layers(model, produced), sample)
-        norms = {tensor_name(layer, "weight"): norm for layer, norm in found.items()}
-        bare = {name: one for name, one in produced.items() if _weight_of(name) not in norms}
+        following = batch_norms_after(model, _own_layers(model, produced), sample)
+        norms = {tensor_name(layer, "weight"): norm for layer, norm in following.items()}
+        bare = {name: parameter for name, parameter in produced.items() if _weight_of(name) not in norms}
         dims = {part.tensor: part.dim for group in groups.values() for part in group.produced}
         return cls(model, norms, bare, dims)
 
     def weights(self) -> list[str]:
-        """The weight of each producer."""
+        """Return the weight of each producer."""
         alone = [name for name in self.bare if name == _weight_of(name) or _weight_of(name) not in self.bare]
         return [*self.norms, *alone]
 
     def scales(self) -> dict[str, tuple[str, nn.Parameter, nn.Parameter | None]]:
-        """Producer's weight -> name, scale and shift of the norm behind it, if that has a scale."""
-        found = {}
+        """Return producer's weight -> name, scale and shift of the norm after it, for norms with a scale."""
+        scales = {}
         for weight, name in self.norms.items():
             norm = self.model.get_submodule(name)
             if isinstance(norm.weight, nn.Parameter):
-                found[weight] = (name, norm.weight, norm.bias if isinstance(norm.bias, nn.Parameter) else None)
-        return found
+                scales[weight] = (name, norm.weight, norm.bias if isinstance(norm.bias, nn.Parameter) else None)
+        return scales
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """What the gates' gradients can be told from: scales and shifts, and weights and biases without norm."""
-        found = dict(self.bare)
+        """Return the parameters that determine the gates' gradients: scales and shifts, or weights and biases."""
+        parameters = dict(self.bare)
         for name, scale, shift in self.scales().values():
-            found[tensor_name(name, "weight")] = scale
+            parameters[tensor_name(name, "weight")] = scale
             if shift is not None:
-                found[tensor_name(name, "bias")] = shift
-        return found
+                parameters[tensor_name(name, "bias")] = shift
+        return parameters
 
     def units(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Per producer scale * g + shift * g of the norm, or sum w * g and b * g: `(units,)` each."""
+        """Return scale * g + shift * g of the norm, or sum w * g and b * g, of each producer: `(units,)` each."""
         units = {}
         for weight, (name, scale, shift) in self.scales().items():
             units[weight] = scale.detach() * gradients[tensor_name(name, "weight")]
@@ -70,24 +74,24 @@ class GateSites:
         return units
 
     def outputs(self) -> dict[str, str]:
-        """Producer's weight -> the module whose output the gate multiplies, where there is one."""
-        layers = {name: one for name, one in prunable_layers(self.model).items() if unit_is_channel(one)}
+        """Return producer's weight -> module whose output the gate multiplies, for gates on module outputs."""
+        layers = {name: layer for name, layer in prunable_layers(self.model).items() if unit_is_channel(layer)}
         names = {name: name.rpartition(".")[0] for name in self.bare if name.endswith("weight")}
         return {name: layer for name, layer in names.items() if layer in layers} | self.norms
 
     def silence(self, weight: str, samples: int) -> Tensor:
-        """Zeros for every unit of a producer and every sample."""
+        """Return zeros for every unit of a producer and every sample."""
         tensor = self.model.get_parameter(weight)
         return tensor.new_zeros(tensor.shape[self.dims[weight]], samples)
 
 
 def _weight_of(tensor: str) -> str:
-    """The weight beside a bias; other tensors are their own."""
+    """Return the name of the weight that belongs to a bias; other names are returned unchanged."""
     return tensor[: -len("bias")] + "weight" if tensor.endswith("bias") else tensor
 
 
 def _own_layers(model: nn.Module, produced: Mapping[str, nn.Parameter]) -> list[str]:
-    """Layers among the producers that no other layer shares its weight with."""
+    """Return the producers that are layers and do not share their weight with another layer."""
     layers = prunable_layers(model)
     users = [id(module.weight) for module in layers.values()]
     names = [name.rpartition(".")[0] for name in produced if name == _weight_of(name)]

@@ -41,5 +41,5 @@ def test_a_single_nan_anywhere_is_an_error_that_names_the_tensor(name: str, plac
     model = seeded(mlp)
     scores = {key: torch.ones_like(weight) for key, weight in prunable_weights(model).items()}
     scores[name].view(-1)[place] = torch.nan
-    with pytest.raises(UsageError, match=f"Plain.score: '{name}' has NaN"):
+    with pytest.raises(UsageError, match=f"Plain.score: '{name}' contains NaN"):
         check_scores(scores, model, None, Plain())

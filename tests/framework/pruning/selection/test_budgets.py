@@ -152,12 +152,12 @@ def test_what_cannot_be_met_is_an_error_that_says_why_and_cuts_nothing() -> None
     model = resnet()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(
-        UsageError, match=r"budget macs: asked for sparsity 0\.9900, at most 0\.\d+ can go: what is"
+        UsageError, match=r"budget macs: asked for sparsity 0\.9900, at most 0\.\d+ can be reached"
     ):
         prune(model, "ChannelNorm", 0.99, example_input=torch.randn(1, 3, 32, 32), budget="macs", min_channels=16)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     small = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 4))
-    with pytest.raises(UsageError, match=r"the nearest found in whole channels is 0\.\d+, more than 0\.01"):
+    with pytest.raises(UsageError, match=r"whole channels has 0\.\d+, more than 0\.01"):
         prune(small, "ChannelNorm", 0.25, example_input=torch.randn(1, 3, 8, 8), budget="params")
     assert small[0].out_channels == 2
 
@@ -245,9 +245,9 @@ def test_iterative_criterions_meet_the_budget_in_their_last_step() -> None:
     ("options", "words"),
     [
         ({"budget": "flops"}, "unknown budget 'flops'"),
-        ({"round_to": 0}, "at least 0 and 1"),
+        ({"round_to": 0}, "round_to at least 1, got .* and 0"),
         ({"round_to": "fast"}, "round_to is a number or 'auto', got 'fast'"),
-        ({"min_channels": -1}, "at least 0 and 1"),
+        ({"min_channels": -1}, "min_channels must be at least 0.* got -1"),
         ({"scope": "isomorph"}, "did you mean 'isomorphic'"),
         ({"criterion": "Magnitude", "budget": "macs"}, "its budget is 'weights'"),
         ({"criterion": "Magnitude", "round_to": 8}, "are for channels"),
@@ -265,7 +265,7 @@ def test_a_net_whose_only_free_channels_are_no_nodes_says_what_to_ask_for() -> N
         return net.attention(x, x, x, need_weights=False)[0]  # type: ignore[no-any-return]
 
     model = Net(run, attention=nn.MultiheadAttention(8, 2, batch_first=True))
-    with pytest.raises(UsageError, match="try budget macs"):
+    with pytest.raises(UsageError, match="use budget macs"):
         prune(model, "ChannelNorm", 0.5, example_input=torch.randn(1, 3, 8))
     prune(model, "ChannelNorm", 0.2431, example_input=torch.randn(1, 3, 8), budget="params")
     assert model.get_submodule("attention").in_proj_weight.shape[0] < 24  # type: ignore[operator, union-attr, index]

@@ -240,7 +240,7 @@ class Wrong(Blind):
     [
         (Blind(), r"Blind cannot rank the network's inputs"),
         (Wrong(torch.ones(3)), r"Wrong.input_scores.*\(3,\).*\(12,\)"),
-        (Wrong(torch.full((12,), torch.nan)), "Wrong.input_scores has NaN"),
+        (Wrong(torch.full((12,), torch.nan)), "Wrong.input_scores contains NaN"),
         (Wrong([1.0]), "Wrong.input_scores.*list"),
     ],
 )
@@ -314,6 +314,6 @@ class Wide(nn.Module):
 
 
 def test_images_that_are_read_in_two_shapes_have_no_inputs_to_rank() -> None:
-    with pytest.raises(UsageError, match="a and b read the images in two ways"):
+    with pytest.raises(UsageError, match="a and b read the images in different shapes"):
         PruningStep(seeded(Wide), build("criterions", "SNAP"), images(2), rank_inputs=True)
     PruningStep(seeded(Wide), build("criterions", "SNAP"), images(2))  # channels alone are pruned as ever

@@ -300,7 +300,7 @@ def test_no_step_while_the_loss_is_too_high_and_scores_go_on_adding_up() -> None
     criterion = Made(lambda call, name, origin: table[call, origin])
     _, log, _ = run(criterion, frequency=2, per_step=2, maximum=1, loss_limit=0.0)
     assert log.left == [] and criterion.calls == 12
-    assert "training ended after 0 of 1 steps of 2 batches, 0 channels went" in log.warnings[0]
+    assert "training ended after 0 of 1 steps of 2 batches, 0 channels were pruned" in log.warnings[0]
 
     class Falling(IterativePruner):
         @hookimpl
@@ -355,7 +355,7 @@ def test_a_step_that_takes_nothing_is_no_pruning() -> None:
 def test_what_cannot_go_is_told_of() -> None:
     _, log, _ = run(Made(), frequency=2, per_step=30, maximum=2)
     assert gone(log)[-1] == 21
-    assert sum("9 channels fewer went than asked for" in line for line in log.warnings) == 1
+    assert sum("9 channels fewer than requested were pruned" in line for line in log.warnings) == 1
 
 
 @pytest.mark.parametrize(
@@ -377,12 +377,12 @@ def test_impossible_steps_are_refused(fields: dict[str, Any], words: str) -> Non
 
 def test_a_score_that_is_no_number_is_told_of_when_it_would_be_ranked() -> None:
     made = Made(lambda call, name, origin: torch.full((len(origin),), torch.nan if call == 2 else 1.0))
-    with pytest.raises(UsageError, match="Made.score: 'a' has NaN"):
+    with pytest.raises(UsageError, match="Made.score: 'a' contains NaN"):
         run(made, frequency=3, per_step=1, maximum=1)
 
 
 def test_the_pruner_of_channels_refuses_weights() -> None:
-    with pytest.raises(UsageError, match="IterativePruner is for channel criterions; SNIP is none"):
+    with pytest.raises(UsageError, match="IterativePruner needs a channel criterion, SNIP"):
         IterativePruner(build("criterions", "SNIP"), Iterative(), 0.5, 3)
 
 

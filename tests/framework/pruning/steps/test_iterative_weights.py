@@ -135,7 +135,7 @@ def test_layers_are_compared_by_scores_over_their_norm_where_that_is_asked_for()
 def test_no_step_while_the_loss_is_too_high_and_that_is_told() -> None:
     _, log = run(Drawn(), frequency=2, maximum=2, loss_limit=0.0)
     assert not log.events
-    assert log.warnings == ["Drawn: training ended after 0 of 2 steps of 2 batches, 0 weights went"]
+    assert log.warnings == ["Drawn: training ended after 0 of 2 steps of 2 batches, 0 weights were pruned"]
 
 
 class Marked(Criterion):
@@ -195,16 +195,20 @@ def test_a_fixed_threshold_takes_what_is_below_it_at_each_step_and_says_so_if_no
 @pytest.mark.parametrize(
     ("name", "fields", "words"),
     [
-        ("SNIP", {"group_size": 2}, "--group_size does not go with SNIP, which prunes weights"),
-        ("SNIP", {"fixed_layer": 0}, "--fixed_layer does not go with SNIP"),
-        ("SNIP", {"flops": 1.0}, "--flops_regularization does not go with SNIP"),
-        ("CNIP", {"per_step": 3}, "does not go with CNIP, which ranks weights and channels together"),
-        ("HoyerSquare", {"most": 3}, "--prune_neurons_max does not go with HoyerSquare, which prunes by a fixed"),
-        ("HoyerSquare", {"l2_per_layer": True}, "--l2_normalization_per_layer does not go with HoyerSquare"),
+        ("SNIP", {"group_size": 2}, "--group_size cannot be combined with SNIP, which prunes weights"),
+        ("SNIP", {"fixed_layer": 0}, "--fixed_layer cannot be combined with SNIP"),
+        ("SNIP", {"flops": 1.0}, "--flops_regularization cannot be combined with SNIP"),
+        ("CNIP", {"per_step": 3}, "cannot be combined with CNIP, which ranks weights and channels together"),
+        ("HoyerSquare", {"most": 3}, "--prune_neurons_max cannot be combined with HoyerSquare"),
+        (
+            "HoyerSquare",
+            {"l2_per_layer": True},
+            "--l2_normalization_per_layer cannot be combined with HoyerSquare",
+        ),
         (
             "Wanda",
             {"per_step": 3},
-            "--prune_per_iteration takes the lowest of all weights: Wanda needs --scope",
+            "--prune_per_iteration prunes the lowest of all weights: Wanda needs --scope",
         ),
     ],
 )
@@ -214,7 +218,7 @@ def test_what_has_no_meaning_for_weights_is_refused(name: str, fields: dict[str,
 
 
 def test_numbers_do_not_go_with_weights_that_grow_again() -> None:
-    with pytest.raises(UsageError, match="--prune_neurons_max does not go with --no_masking"):
+    with pytest.raises(UsageError, match="--prune_neurons_max cannot be combined with --no_masking"):
         IterativeWeightPruner(build("criterions", "SNIP"), Iterative(most=9), 0.5, 3, masking=False)
     assert IterativeWeightPruner(build("criterions", "Wanda"), Iterative(most=9), 0.5, 3, scope="global")
 
@@ -226,7 +230,7 @@ def test_more_than_there_is_goes_as_far_as_it_can_and_warns(most: int | None) ->
     assert weight_sparsity(trainer.model) == 1.0
     missing = 2 * 700 - TOTAL
     assert log.warnings[0] == (
-        f"Drawn: in step 2 {missing} weights fewer went than asked for: what is left is protected"
+        f"Drawn: in step 2 {missing} weights fewer than requested were pruned: the remaining weights are protected"
     )
 
 
