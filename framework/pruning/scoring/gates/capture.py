@@ -57,13 +57,13 @@ class _Listener:
         elif self.copied:
             output = output.clone()
 
-        def capturable(grad: Tensor) -> None:
+        def record(grad: Tensor) -> None:
             products = (kept * grad).movedim((self.channel, 0), (0, 1)) if kept.dim() > 1 else kept * grad
             products = products.reshape(*products.shape[:2], -1)
             part = self.reduce(self.weight, products) if self.reduce else products
             self.found.setdefault(self.weight, []).append(part)
 
-        output.register_hook(capturable)
+        output.register_hook(record)
         return output
 
 
