@@ -239,15 +239,18 @@ def _millions(name: str) -> float:
 
 INTRODUCTION = """# Which networks can be pruned
 
-Every classification network of torchvision, pruned at 50 % of every free channel group, at random. This
-page is what `make coverage` writes: {machine}.
+Every classification network of torchvision, with a random half of the channels of every free group pruned. This
+page is written by `make coverage`: {machine}.
 
-- *free*: groups that can be cut, *protected*: those that cannot, and why (those of the model's output left out).
-- *free inexact*: groups with `inexact=True`, which also cuts channels that a LayerNorm reduces over.
-- *error*: the largest difference of the outputs of the cut network and the masked one, relative to the largest
-  output, in float32, with made-up norms, biases, scales and tokens.
-- *seconds*: tracing, proving, selecting and cutting. *latency*: one image, dense and cut, in turns, one run each
-  on a shared machine with one or two threads: the two numbers compare with each other, not with other rows.
+- *free*: number of channel groups that can be cut. *protected*: those that cannot, with the reason (without the
+  groups of the model's output).
+- *free inexact*: number of free groups with `inexact=True`, which also cuts channels that a LayerNorm reduces
+  over.
+- *error*: largest difference between the outputs of the cut and the masked network, relative to the largest
+  output, in float32, with random values in norms, biases, scales and tokens.
+- *seconds*: tracing, verifying, selecting and cutting. *latency*: one image, dense and cut, measured in turns, one
+  run each on a shared machine with one or two threads: the two numbers are comparable with each other, not with
+  other rows.
 
 """
 
