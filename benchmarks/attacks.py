@@ -1,8 +1,9 @@
-"""Seconds of each attack on 256 images: `python -m benchmarks.attacks`.
+"""Measure the seconds of each attack on 256 images: `python -m benchmarks.attacks`.
 
-LeNet5 on FASHION_MINI, trained for two epochs first, or from a checkpoint. Beside our defaults stands what
-foolbox's own take for each image that the network gets right: measured on few images and, for Carlini and Wagner's
-9 times 10,000 steps, on few steps (without its early end, which depends on the batch), and scaled up by the count.
+The network is LeNet5 on FASHION_MINI, trained for two epochs or loaded from a checkpoint. The defaults of Secateur
+are compared with those of foolbox for the correctly classified images; the latter are measured on few images and,
+for the 9 times 10,000 steps of Carlini-Wagner, on few steps (without early stopping, which depends on the batch),
+and extrapolated.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from secateur.framework.studies.robustness.points import PixelModel, Points, bal
 from secateur.utils.loading.loaders import Loaders, make_loaders
 
 SEED, IMAGES, TARGET = 333, 256, 120.0
-#: Carlini and Wagner's own number of steps, and those that are measured
+#: default number of steps of Carlini-Wagner, and of measured steps
 FULL, MEASURED = 9 * 10_000, 20
 
 
 def trained(loaders: Loaders, epochs: int) -> nn.Module:
-    """LeNet5 after a few epochs of Adam."""
+    """Return a LeNet5 after a few epochs of Adam."""
     torch.manual_seed(SEED)
     model: nn.Module = build("models", "LeNet5", in_channels=1, num_classes=10, image_size=28)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
@@ -40,7 +41,7 @@ def trained(loaders: Loaders, epochs: int) -> nn.Module:
 
 
 def ours(name: str, model: PixelModel, points: Points, right: torch.Tensor) -> tuple[float, float, float]:
-    """Seconds and processor seconds of our defaults, and the robust accuracy at the middle epsilon."""
+    """Measure seconds and processor seconds of Secateur's defaults, and robust accuracy at the middle epsilon."""
     attack = ATTACKS[name]
     torch.manual_seed(SEED)
     start, processor = time.perf_counter(), time.process_time()
@@ -54,7 +55,7 @@ def ours(name: str, model: PixelModel, points: Points, right: torch.Tensor) -> t
 
 
 def theirs(name: str, model: PixelModel, points: Points) -> float:
-    """Seconds of foolbox's own defaults for one image, over all epsilons at once, from the images given."""
+    """Measure the seconds of foolbox's defaults per image, over all epsilons at once."""
     import foolbox
 
     attack, scale = ATTACKS[name], 1.0
@@ -72,9 +73,9 @@ def theirs(name: str, model: PixelModel, points: Points) -> float:
 @click.command()
 @click.option("--checkpoint", type=click.Path(exists=True, path_type=Path), help="A LeNet5 for FASHION_MINI.")
 @click.option("--images", default=IMAGES, show_default=True, help="Images to attack.")
-@click.option("--sample", default=16, show_default=True, help="Images for foolbox's own defaults.")
-@click.option("--epochs", default=2, show_default=True, help="Epochs of training first.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers here.")
+@click.option("--sample", default=16, show_default=True, help="Images for foolbox's defaults.")
+@click.option("--epochs", default=2, show_default=True, help="Epochs of training before the attacks.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 def main(checkpoint: Path | None, images: int, sample: int, epochs: int, file: Path | None) -> None:
     """Print the seconds of every attack."""
     torch.set_flush_denormal(True)

@@ -1,9 +1,9 @@
-"""Every method on one network and one data set, against the dense network of as many epochs and the same seed.
+"""Compare every method with the dense network, on one network and data set, with the same epochs and seed.
 
-`python -m benchmarks.baselines --model LeNet5 --data_set FASHION --epochs 8` runs them one after the other, each
-in a process of its own, and prints a table in Markdown: accuracy on the test set and its distance to the dense,
-sparsity of weights and of nodes, and how many times fewer multiply-adds training took. Runs that are there already
-are not repeated.
+`python -m benchmarks.baselines --model LeNet5 --data_set FASHION --epochs 8` runs the methods one after the other
+in separate processes, and prints a table in Markdown: test accuracy and its difference to the dense network,
+weight and node sparsity, and the factor by which multiply-adds of training decreased. Existing runs are not
+repeated.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ import click
 
 ROOT = Path(__file__).resolve().parent.parent
 DENSE = "EmptyCrit"
-#: pruning in training: in the middle third of the epochs, so that the last third tunes
+#: titles of the columns
+HEAD = (
+    "method", "accuracy", "difference to dense, points", "pruned weights", "pruned nodes",
+    "training MACs, dense / pruned",
+)  # fmt: skip
+#: pruning during training: in the middle third of the epochs, followed by fine-tuning
 DURING = "--prune_delay {early} --prune_freq 1"
-#: name -> flags; {limit} is a share of weights for methods that prune those, {nodes} one of nodes for the others;
-#: a penalty takes what it takes, of LeNet5 half to nine tenths of the weights with these coefficients
+#: name -> flags; {limit} is the share of weights for methods that prune weights, {nodes} the share of nodes for
+#: the others; the sparsity under a penalty depends on its coefficient, here half to nine tenths of the weights
 METHODS = {
     DENSE: "--prune_criterion EmptyCrit",
     "UnstructuredRandom": "--prune_criterion UnstructuredRandom --pruning_limit {limit}",
@@ -51,7 +56,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """What all methods share."""
+    """Settings of all methods."""
 
     model: str
     data_set: str
@@ -63,24 +68,24 @@ class Setting:
     extra: tuple[str, ...]
 
     def command(self, name: str) -> list[str]:
-        """The command line of one method, without the interpreter."""
+        """Return the command line of one method, without the interpreter."""
         early = max(0, self.epochs // 3 - 1)
         flags = METHODS[name].format(limit=self.limit, nodes=self.nodes, early=early)
         shared = f"--model {self.model} --data_set {self.data_set} --epochs {self.epochs} --seed {self.seed}"
         return ["main.py", *shlex.split(shared), *shlex.split(flags), *self.extra]
 
     def folder(self, name: str) -> Path:
-        """Where the runs of one method lie."""
+        """Return the folder of the runs of one method."""
         return self.results / name
 
 
 def run(setting: Setting, name: str) -> dict[str, Any]:
-    """The report of a method, which runs if it has not yet."""
+    """Return the report of a method, after running it if necessary."""
     return report_of(setting.command(name), setting.folder(name))
 
 
 def report_of(command: Sequence[str], folder: Path) -> dict[str, Any]:
-    """The report of a run in a folder of its own, which is made unless it is there."""
+    """Return the report of the run in a folder, after running the command if there is none."""
     found = sorted(folder.glob("*/report.json"))
     if not found:
         own = ["--results_dir", str(folder), "--plot_weights_freq", "0", "--progress", "off"]
@@ -91,7 +96,7 @@ def report_of(command: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def row(name: str, report: dict[str, Any], dense: dict[str, Any]) -> str:
-    """One line of the table."""
+    """Format one row of the table."""
     accuracy, reference = report["pruned"]["accuracy"], dense["pruned"]["accuracy"]
     macs = dense["train"]["cumulative_macs"] / max(1, report["train"]["cumulative_macs"])
     reached = report["reached"]
@@ -104,8 +109,8 @@ def row(name: str, report: dict[str, Any], dense: dict[str, Any]) -> str:
 @click.option("--data_set", default="FASHION", show_default=True)
 @click.option("--epochs", default=8, show_default=True)
 @click.option("--seed", default=333, show_default=True)
-@click.option("--limit", default=0.98, show_default=True, help="Share of the weights that goes.")
-@click.option("--nodes", default=0.8, show_default=True, help="Share of the nodes that goes.")
+@click.option("--limit", default=0.98, show_default=True, help="Share of the weights to prune.")
+@click.option("--nodes", default=0.8, show_default=True, help="Share of the nodes to prune.")
 @click.option("--only", multiple=True, type=click.Choice(list(METHODS)), help="These methods; repeatable.")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results/baselines"), show_default=True)
 @click.argument("extra", nargs=-1)
@@ -113,10 +118,10 @@ def main(
     model: str, data_set: str, epochs: int, seed: int, limit: float, nodes: float, only: Sequence[str],
     results: Path, extra: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Run every method and print the table; EXTRA goes to each command, after `--`."""
+    """Run every method and print the table; EXTRA, after `--`, is passed to each command."""
     setting = Setting(model, data_set, epochs, seed, limit, nodes, results.absolute(), extra)
     dense = run(setting, DENSE)
-    print("| method | accuracy | to dense, points | weights gone | nodes gone | training MACs, times fewer |")
+    print(f"| {' | '.join(HEAD)} |")
     print("|---|---:|---:|---:|---:|---:|")
     for name in only or METHODS:
         print(row(name, run(setting, name), dense), flush=True)

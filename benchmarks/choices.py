@@ -1,13 +1,12 @@
-"""The choices that were made by measurement, measured again: `python -m benchmarks.choices`.
+"""Repeat the measurements behind implementation choices: `python -m benchmarks.choices`.
 
-Each as it is made here in units of what it was chosen over, by turns, on batches of 128 images; a value below 1
-says that the choice is right:
+Each choice is timed relative to its alternative, in turns, on batches of 128 images; a value below 1 confirms it:
 
 - LeakyReLU in place (utils/layers.py), training steps of VGG16, dense and cut by SNAPit 0.93;
 - channels-last instead of contiguous (framework/network/memory_format.py measures it for each network), the same;
 - fused Adam instead of foreach (framework/commands/assemble.py), training steps;
-- denormal numbers flushed to zero (framework/commands/machine.py), training of the cut network in a process of its
-  own, since threads that run already keep their setting; the weights are compared in the end.
+- denormal numbers flushed to zero (framework/commands/machine.py), training of the cut network in a separate
+  process, since running threads keep their setting; the final weights are compared.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ LAST = torch.channels_last
 
 
 def network(name: str, size: int = 28, sparsity: float = 0.0) -> tuple[nn.Module, Loaders]:
-    """A network, cut by SNAPit where a sparsity is given, and batches for it."""
+    """Return a network, cut by SNAPit if a sparsity is given, and batches for it."""
     torch.manual_seed(SEED)
     model, found = build("models", name, image_size=size), loaders(image_size=size)
     if sparsity > 0:
@@ -51,7 +50,7 @@ def steps(
     layout: torch.memory_format = torch.contiguous_format,
     **optimizer: Any,
 ) -> Callable[[], float]:
-    """`count` training steps of a copy of the network, and their seconds; one more before does not count."""
+    """Run `count` training steps of a copy of the network after a warmup step; return the seconds."""
     model = copy.deepcopy(model)
     model.to(memory_format=layout)  # type: ignore[call-overload]
     for module in model.modules():
@@ -76,7 +75,7 @@ def steps(
 
 
 def layers(label: str, model: nn.Module, found: Loaders, repeats: int, count: int) -> tuple[list[Row], Turns]:
-    """In place against not, and channels-last against contiguous."""
+    """Compare in-place with out-of-place activations, and channels-last with contiguous."""
     turns = by_turns(
         {
             "neither": steps(model, found, count, in_place=False),
@@ -96,7 +95,7 @@ def layers(label: str, model: nn.Module, found: Loaders, repeats: int, count: in
 
 
 def optimizers(label: str, model: nn.Module, found: Loaders, repeats: int, count: int) -> tuple[list[Row], Turns]:
-    """Fused Adam against foreach."""
+    """Compare fused with foreach Adam."""
     turns = by_turns(
         {
             "foreach": steps(model, found, count, fused=False, foreach=True),
@@ -108,7 +107,7 @@ def optimizers(label: str, model: nn.Module, found: Loaders, repeats: int, count
 
 
 def train(flush: bool, name: str, count: int) -> tuple[float, str]:
-    """Seconds of so many training steps, and a digest of the weights they lead to."""
+    """Return the seconds of `count` training steps, and a digest of the final weights."""
     torch.set_flush_denormal(flush)
     model, found = network(name, 32 if name == "VGG16" else 28, 0.93)
     optimizer = adam(model)
@@ -128,7 +127,7 @@ def train(flush: bool, name: str, count: int) -> tuple[float, str]:
 
 
 def denormals(name: str, repeats: int, count: int) -> list[Row]:
-    """Flushed against kept, each in a fresh process."""
+    """Compare flushed with kept denormal numbers, each in a new process."""
     found: dict[bool, list[tuple[float, str]]] = {True: [], False: []}
     for _ in range(repeats):
         for flush, results in found.items():
@@ -143,9 +142,9 @@ def denormals(name: str, repeats: int, count: int) -> list[Row]:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Few turns.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers here.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 def main(quick: bool, file: Path | None) -> None:
-    """Print what each choice gains."""
+    """Print the ratio of each choice to its alternative."""
     torch.set_flush_denormal(True)
     head()
     repeats = 3 if quick else 11

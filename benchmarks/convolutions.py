@@ -1,6 +1,6 @@
 """Search for convolutions that write outside their memory or are wrong: `python -m benchmarks.convolutions`.
 
-Every shape is computed in a process of its own (forward, gradient of the input, gradient of the weight), in which
+Every shape is computed in a separate process (forward, gradient of the input, gradient of the weight), in which
 glibc checks each block of memory that is freed (`MALLOC_CHECK_=3`, since glibc 2.34 in libc_malloc_debug.so.0)
 and fills new and freed blocks with a pattern (`MALLOC_PERTURB_`), so that a byte written past the end of a tensor
 ends the process. Values are compared with float64. Results: docs/known_upstream_faults.md.
@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 DEBUG_LIBRARY = "libc_malloc_debug.so.0"
 PASSES = ("forward", "input", "weight")
-#: largest error of a value, in units of the largest value of the tensor
+#: largest error of a value, relative to the largest value of the tensor
 WRONG = 1e-4
-#: exit status of a process that found one
+#: exit status of a process with a wrong value
 WRONG_VALUES = 3
 REPEATS = 6
 CONVOLVE = {1: nn.functional.conv1d, 2: nn.functional.conv2d, 3: nn.functional.conv3d}
@@ -34,7 +34,7 @@ TRANSPOSED = {
     2: nn.functional.conv_transpose2d,
     3: nn.functional.conv_transpose3d,
 }
-#: a tensor's own allocation is tried: a lookup by ctypes would find the malloc of the unchecked library
+#: tests an allocation of a tensor, since ctypes would find the malloc of the unchecked library
 BYTE_TOO_MANY = """
 import ctypes, torch
 tensor = torch.zeros(25, dtype=torch.uint8)
@@ -75,7 +75,7 @@ class Fault:
 
 
 def shapes_2d(channels: Sequence[int], kernels: Sequence[int], dtype: str = "float32") -> Iterator[Shape]:
-    """All shapes of these channels: strides 1 to 3, one group, two and depthwise, both memory formats."""
+    """Return all shapes of these channels: strides 1 to 3, one group, two and depthwise, both memory formats."""
     for kernel, stride, last, inputs in itertools.product(kernels, (1, 2, 3), (True, False), channels):
         for outputs in sorted({3, 16, inputs}):
             yield Shape(inputs, outputs, kernel, stride, 1, last, dtype=dtype)
@@ -87,7 +87,7 @@ def shapes_2d(channels: Sequence[int], kernels: Sequence[int], dtype: str = "flo
 
 
 def other_shapes(channels: Sequence[int]) -> Iterator[Shape]:
-    """Other dimensions, transposed convolutions, strides and sizes, for kernels of 1 and 3."""
+    """Return shapes of other dimensions, transposed convolutions, strides and sizes, for kernels of 1 and 3."""
     for kernel, stride, inputs in itertools.product((1, 3), (1, 2, 3), channels):
         for dims in (1, 3):
             yield Shape(inputs, 16, kernel, stride, dims=dims)
@@ -101,7 +101,7 @@ def other_shapes(channels: Sequence[int]) -> Iterator[Shape]:
 
 
 def tensors(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Inputs and weight, with the same values in every type."""
+    """Return inputs and weight, with the same values in every type."""
     generator = torch.Generator().manual_seed(0)
     size = [shape.side] * shape.dims
     rows, columns = (shape.inputs, shape.outputs) if shape.transposed else (shape.outputs, shape.inputs)
@@ -113,7 +113,7 @@ def tensors(shape: Shape, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def compute(shape: Shape, dtype: torch.dtype, layout: torch.memory_format) -> list[Tensor]:
-    """The results of the shape's passes, in their order."""
+    """Return the results of the passes of a shape, in order."""
     images, weight = (tensor.contiguous(memory_format=layout) for tensor in tensors(shape, dtype))
     images.requires_grad_("input" in shape.passes)
     weight.requires_grad_("weight" in shape.passes)
@@ -128,7 +128,7 @@ def compute(shape: Shape, dtype: torch.dtype, layout: torch.memory_format) -> li
 
 
 def wrong(shape: Shape) -> bool:
-    """Whether a value differs from that in float64; results are freed in between, and thereby checked."""
+    """Return whether a value differs from float64; each result is freed, and thereby checked."""
     exact = compute(shape, torch.float64, torch.contiguous_format)
     limit = WRONG if shape.dtype == "float32" else 3e-2
     for repeat in range(REPEATS):
@@ -145,7 +145,7 @@ def wrong(shape: Shape) -> bool:
 def work() -> None:
     """Read shapes from the standard input; print after each the status of the process that computed it."""
     torch.set_num_threads(1)  # threads do not survive a fork
-    for layout in (True, False):  # what is made at the first use is made once, and not in every process
+    for layout in (True, False):  # initialises once what is otherwise initialised in every process
         wrong(Shape(16, 16, 3, 1, channels_last=layout))
     for given in json.load(sys.stdin):
         child = os.fork()
@@ -155,7 +155,7 @@ def work() -> None:
 
 
 def environment(isa: str | None) -> dict[str, str]:
-    """Variables of a process that checks its memory, and computes with the instructions of `isa`."""
+    """Return the environment of a process that checks its memory and uses the instructions of `isa`."""
     checks = {"LD_PRELOAD": DEBUG_LIBRARY, "MALLOC_CHECK_": "3", "MALLOC_PERTURB_": "165", "MALLOC_ARENA_MAX": "1"}
     return {**os.environ, **checks, **({"ONEDNN_MAX_CPU_ISA": isa} if isa else {})}
 
@@ -168,7 +168,7 @@ def check_the_check() -> None:
 
 
 def faults(shapes: Sequence[Shape], isa: str | None) -> list[Fault]:
-    """The faulty ones among the shapes."""
+    """Return the faulty shapes."""
     command = [sys.executable, "-m", "benchmarks.convolutions", "--work"]
     given = json.dumps([asdict(shape) for shape in shapes])
     done = subprocess.run(command, input=given, env=environment(isa), capture_output=True, text=True, check=False)
@@ -179,7 +179,7 @@ def faults(shapes: Sequence[Shape], isa: str | None) -> list[Fault]:
 
 
 def faulty_passes(found: Sequence[Fault], isa: str | None) -> list[str]:
-    """For each of the faults, which passes alone are faulty."""
+    """Return, for each fault, the passes that are faulty on their own."""
     names: dict[Shape, list[str]] = {fault.shape: [] for fault in found}
     for name in PASSES:
         for alone in faults([replace(shape, passes=(name,)) for shape in names], isa):
@@ -188,7 +188,7 @@ def faulty_passes(found: Sequence[Fault], isa: str | None) -> list[str]:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Numbers as "1-3, 5"."""
+    """Format numbers as "1-3, 5"."""
     parts: list[list[int]] = []
     for number in sorted(set(numbers)):
         if parts and parts[-1][1] == number - 1:
@@ -199,7 +199,7 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def table(shapes: Sequence[Shape], isa: str | None) -> list[str]:
-    """Rows of Markdown: shapes that differ in nothing but channels and size are one row."""
+    """Return rows of Markdown; shapes that differ only in channels and size share a row."""
     rows: dict[tuple[str, ...], list[Shape]] = {}
     found = faults(shapes, isa)
     for fault, passes in zip(found, faulty_passes(found, isa), strict=True):

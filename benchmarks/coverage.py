@@ -1,12 +1,11 @@
-"""Which of torchvision's classification networks can be pruned, and is the cut exact?
+"""Measure how far torchvision's classification networks can be pruned, and whether the cut is exact.
 
     python -m benchmarks.coverage [--names NAME ...] [--timm] [--json FILE] [--go_on] [--markdown FILE]
 
-Every network is pruned at 50 % of every free channel group, at random. Columns: groups that are free and
-protected (and why), parameters and multiply-adds before and after, the largest difference between the cut network
-and the masked one relative to the largest output, with made-up norms and biases; the seconds that tracing,
-selecting and cutting took; latency of one image before and after, in turns; and how many more groups are free
-with `inexact=True`.
+A random half of the channels of every free group is pruned. Columns: free and protected groups (with the reasons),
+free groups with `inexact=True`, parameters and multiply-adds before and after, the largest difference between the
+outputs of the cut and the masked network relative to the largest output, with random norms and biases, the seconds
+of tracing, selecting and cutting, and the latency of one image before and after, measured in turns.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from secateur.framework.pruning.surgery.cutting import cut, mask_channels
 from secateur.utils.vision import torchvision
 
 SIZES = {"inception_v3": 299}
-#: one per family, the smallest
+#: the smallest network of each family
 FAMILIES = [
     "alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "efficientnet_v2_s", "googlenet", "inception_v3",
     "maxvit_t", "mnasnet0_5", "mobilenet_v2", "mobilenet_v3_small", "regnet_x_400mf", "regnet_y_400mf", "resnet18",
@@ -43,7 +42,7 @@ FAMILIES = [
 ]  # fmt: skip
 
 
-#: a sample of timm, one or two of a family, each small; they need `pip install timm`
+#: a sample of timm, one or two small networks of each family; requires `pip install timm`
 TIMM = [
     "beit_base_patch16_224", "cait_xxs24_224", "coat_lite_tiny", "convmixer_768_32", "convnextv2_atto",
     "crossvit_9_240", "cspresnet50", "darknet53", "deit_tiny_patch16_224", "dla34", "dpn68", "edgenext_xx_small",
@@ -55,32 +54,32 @@ TIMM = [
 
 
 def make(name: str) -> nn.Module:
-    """A network with random weights; those of timm are called timm/NAME."""
+    """Build a network with random weights; those of timm are named timm/NAME."""
     if name.startswith("timm/"):
         torchvision()
         import timm
 
-        found: nn.Module = timm.create_model(name.removeprefix("timm/"), pretrained=False)
-        return found
+        network: nn.Module = timm.create_model(name.removeprefix("timm/"), pretrained=False)
+        return network
     model: nn.Module = torchvision().models.get_model(name, weights=None)
     return model
 
 
 def image_size(name: str, model: nn.Module) -> int:
-    """Height and width of the images that the network is made for."""
+    """Return the side in pixels of the network's images."""
     config = getattr(model, "pretrained_cfg", None) or {}
     return SIZES.get(name, int(config.get("input_size", (3, 224, 224))[-1]))
 
 
 def networks() -> list[str]:
-    """Names of all classification networks of torchvision."""
+    """Return the names of all classification networks of torchvision."""
     models = torchvision().models
     return sorted(models.list_models(module=models))
 
 
 @torch.no_grad()
 def scramble(model: nn.Module) -> None:
-    """Norms, biases, scales and tokens as after training: on a fresh network a wrong cut could pass."""
+    """Randomise norms, biases, scales and tokens, so that the initial values cannot hide a wrong cut."""
     norms = (nn.modules.batchnorm._NormBase, nn.LayerNorm)
     for module in model.modules():
         for name, tensor in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
@@ -95,7 +94,7 @@ def scramble(model: nn.Module) -> None:
 
 
 def half(groups: dict[str, ChannelGroup]) -> dict[str, Tensor]:
-    """A random half of the channels of every free group."""
+    """Return a mask with a random half of the channels of every free group."""
     keep = {}
     for name, group in groups.items():
         if group.protected is None and group.channels > 1:
@@ -105,7 +104,7 @@ def half(groups: dict[str, ChannelGroup]) -> dict[str, Tensor]:
 
 
 def check(name: str, latency_repeats: int = 10) -> dict[str, Any]:
-    """One row of the table."""
+    """Measure one network; return its row of the table."""
     torch.manual_seed(0)
     model = make(name).eval()
     scramble(model)
@@ -114,7 +113,7 @@ def check(name: str, latency_repeats: int = 10) -> dict[str, Any]:
     start = time.perf_counter()
     groups = channel_groups(model, images)
     keep = half(groups)
-    masked = copy.deepcopy(model)  # the copy is the check's, not the cut's
+    masked = copy.deepcopy(model)  # not part of the measured time
     copied = time.perf_counter()
     mask_channels(masked, keep, groups)
     with torch.no_grad():
@@ -154,7 +153,7 @@ def _count(model: nn.Module) -> int:
 
 
 def summary(reasons: dict[str, int]) -> str:
-    """Reasons in a few words: the same kind once, with its number."""
+    """Count the reasons by kind, and format them."""
     kinds = Counter[str]()
     for reason, count in reasons.items():
         if reason != "model output":
@@ -162,13 +161,13 @@ def summary(reasons: dict[str, int]) -> str:
     return ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
 
 
-#: how long a network may take
+#: target of the seconds for a network
 SECONDS = 5
 COLUMNS = ["network", "free", "protected", "free inexact", "params", "MACs", "error", "seconds", "latency"]
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """The texts of one row."""
+    """Format the cells of one row."""
     if "left_out" in row:
         return [row["name"], "left out", f"{row['left_out']:.0f} M parameters", "", "", "", "", "", ""]
     if "failed" in row:
@@ -187,15 +186,15 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Check the networks one after the other; each row is printed and written as soon as it is there."""
+    """Measure the networks one after the other; each row is printed and written immediately."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--names", nargs="*", help="these networks, timm/NAME for those of timm; default: all")
-    parser.add_argument("--families", action="store_true", help="the smallest of each family")
-    parser.add_argument("--timm", action="store_true", help="also a sample of timm, which has to be installed")
-    parser.add_argument("--largest", type=float, default=1000, help="leave out larger ones; million parameters")
-    parser.add_argument("--json", type=Path, help="rows; those that it has already and are not measured stay")
-    parser.add_argument("--go_on", action="store_true", help="leave out what the JSON file has")
-    parser.add_argument("--markdown", type=Path, help="the page of all rows")
+    parser.add_argument("--names", nargs="*", help="networks, timm/NAME for those of timm; default: all")
+    parser.add_argument("--families", action="store_true", help="the smallest network of each family")
+    parser.add_argument("--timm", action="store_true", help="also a sample of timm, which must be installed")
+    parser.add_argument("--largest", type=float, default=1000, help="skip larger networks; million parameters")
+    parser.add_argument("--json", type=Path, help="file of the rows, which is updated")
+    parser.add_argument("--go_on", action="store_true", help="skip the networks in the JSON file")
+    parser.add_argument("--markdown", type=Path, help="write the page with all rows")
     given = parser.parse_args()
     rows = {row["name"]: row for row in json.loads(given.json.read_text())} if _is_file(given.json) else {}
     chosen = FAMILIES if given.families else networks() if given.names is None else given.names
@@ -225,7 +224,7 @@ def _row(name: str, largest: float) -> dict[str, Any]:
         return {"name": name, "left_out": size}
     try:
         return check(name)
-    except Exception as error:  # of one network: the others are told all the same
+    except Exception as error:  # a failed network is a row of the table
         return {"name": name, "failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
 
 
@@ -233,21 +232,24 @@ def _millions(name: str) -> float:
     try:
         with torch.device("meta"):
             return _count(make(name)) / 1e6
-    except (NotImplementedError, RuntimeError):  # an initialisation that reads what it drew
+    except (NotImplementedError, RuntimeError):  # an initialisation that reads its random values
         return _count(make(name)) / 1e6
 
 
 INTRODUCTION = """# Which networks can be pruned
 
-Every classification network of torchvision, pruned at 50 % of every free channel group, at random. This
-page is what `make coverage` writes: {machine}.
+Every classification network of torchvision, with a random half of the channels of every free group pruned. This
+page is written by `make coverage`: {machine}.
 
-- *free*: groups that can be cut, *protected*: those that cannot, and why (those of the model's output left out).
-- *free inexact*: groups with `inexact=True`, which also cuts channels that a LayerNorm reduces over.
-- *error*: the largest difference of the outputs of the cut network and the masked one, relative to the largest
-  output, in float32, with made-up norms, biases, scales and tokens.
-- *seconds*: tracing, proving, selecting and cutting. *latency*: one image, dense and cut, in turns, one run each
-  on a shared machine with one or two threads: the two numbers compare with each other, not with other rows.
+- *free*: number of channel groups that can be cut. *protected*: those that cannot, with the reason (without the
+  groups of the model's output).
+- *free inexact*: number of free groups with `inexact=True`, which also cuts channels that a LayerNorm reduces
+  over.
+- *error*: largest difference between the outputs of the cut and the masked network, relative to the largest
+  output, in float32, with random values in norms, biases, scales and tokens.
+- *seconds*: tracing, verifying, selecting and cutting. *latency*: one image, dense and cut, measured in turns, one
+  run each on a shared machine with one or two threads: the two numbers are comparable with each other, not with
+  other rows.
 
 """
 
@@ -259,7 +261,7 @@ TIMM_PART = """## A sample of timm
 
 
 def markdown(rows: list[dict[str, Any]]) -> str:
-    """docs/coverage.md: the rows in the order of their names, timm's apart."""
+    """Return docs/coverage.md: the rows sorted by name, those of timm in a separate table."""
     facts = machine()
     rows = sorted(rows, key=lambda row: row["name"])
     own, theirs = (
@@ -278,16 +280,16 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _in_all(rows: list[dict[str, Any]]) -> list[str]:
-    """What the table comes to, a line each."""
+    """Return lines that summarise the table."""
     measured = [row for row in rows if "error" in row]
     failed = [row["name"] for row in rows if "failed" in row]
     slow = [f"{row['name']} {row['seconds']:.1f} s" for row in measured if row["seconds"] > SECONDS]
     large = [f"{row['name']} ({row['left_out']:.0f} M)" for row in rows if "left_out" in row]
-    found = f"{len(measured)} networks, {', '.join(failed) or 'none'} failed"
+    counts = f"{len(measured)} networks, {', '.join(failed) or 'none'} failed"
     if measured:
-        found += f"; the largest error is {max(row['error'] for row in measured):.0e}"
+        counts += f"; the largest error is {max(row['error'] for row in measured):.0e}"
     return [
-        f"{found}. Above {SECONDS} s: {', '.join(slow) or 'none'}.",
+        f"{counts}. Above {SECONDS} s: {', '.join(slow) or 'none'}.",
         *([f"Left out for their size: {', '.join(large)}."] if large else []),
     ]
 

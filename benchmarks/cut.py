@@ -1,10 +1,10 @@
-"""Tracing, selecting and cutting against a peer, and what the smaller networks gain: `python -m benchmarks.cut`.
+"""Compare tracing, selecting and cutting with torch-pruning, and measure the latency: `python -m benchmarks.cut`.
 
 1. Seconds of `channel_groups` + `select` + `cut` (half of all channels, by the L1 norm of their filters, ranked
-   together) in those of torch-pruning's `MagnitudePruner` doing the same; a fresh copy of the network for each.
-2. The most bytes of tensors alive meanwhile beyond the network itself, in the network's own bytes.
-3. Latency of one image once half of the multiply-adds are gone, in that of the dense network: as ranked, and with
-   numbers of channels rounded to the multiple that is fast here.
+   together), relative to torch-pruning's `MagnitudePruner`; each on a new copy of the network.
+2. Peak memory of tensors beyond the network, relative to the network's.
+3. Latency of one image after pruning half of the multiply-adds, relative to the dense network: as ranked, and with
+   numbers of channels rounded to the multiple that is fast on this machine.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from secateur.framework.plugins.registry import build
 from secateur.utils.errors import UsageError
 from secateur.utils.vision import torchvision
 
-#: name -> target of the ratio to the peer
+#: name -> target of the ratio to torch-pruning
 NETWORKS = {
     "resnet50": 1.0, "densenet121": 0.1, "densenet201": 0.1, "mobilenet_v2": 1.0, "efficientnet_b0": 1.0,
     "vit_b_16": 1.0, "convnext_tiny": 1.0,
@@ -41,7 +41,7 @@ HALF = 0.5
 
 
 def network(name: str) -> nn.Module:
-    """A network of torchvision in eval mode, weights as after training."""
+    """Return a network of torchvision in eval mode, with norms as after training."""
     torch.manual_seed(0)
     model: nn.Module = torchvision().models.get_model(name, weights=None).eval()
     scramble(model)
@@ -49,7 +49,7 @@ def network(name: str) -> nn.Module:
 
 
 def ours(model: nn.Module, image: Tensor) -> None:
-    """Half of the channels of all free groups together."""
+    """Prune half of the channels of all free groups, ranked together."""
     groups = channel_groups(model, image)
     free = {name: group for name, group in groups.items() if group.protected is None}
     scores = build("criterions", "ChannelNorm").score(model, [(image, image)], nn.functional.mse_loss, free)
@@ -57,7 +57,7 @@ def ours(model: nn.Module, image: Tensor) -> None:
 
 
 def peer(model: nn.Module, image: Tensor) -> None:
-    """The same by torch-pruning."""
+    """Prune half of the channels with torch-pruning."""
     import torch_pruning
 
     last = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
@@ -75,7 +75,7 @@ def peer(model: nn.Module, image: Tensor) -> None:
 
 
 def on_a_copy(model: nn.Module, image: Tensor, way: Callable[[nn.Module, Tensor], None]) -> Callable[[], float]:
-    """Seconds of one way, the copy not counted."""
+    """Return the seconds of pruning a copy, without the copying."""
 
     def run() -> float:
         twin = copy.deepcopy(model)
@@ -87,7 +87,7 @@ def on_a_copy(model: nn.Module, image: Tensor, way: Callable[[nn.Module, Tensor]
 
 
 def against_peer(names: Sequence[str], repeats: int) -> tuple[list[Row], list[Row], int]:
-    """Ratios to the peer, and our seconds."""
+    """Return the ratio to torch-pruning, and the seconds of both."""
     ratios, seconds, disturbed = [], [], 0
     image = torch.randn(1, 3, 224, 224)
     for name in names:
@@ -102,7 +102,7 @@ def against_peer(names: Sequence[str], repeats: int) -> tuple[list[Row], list[Ro
 
 
 def memory(names: Sequence[str]) -> list[Row]:
-    """Most bytes alive beyond the network, in its own."""
+    """Return the peak memory beyond the network, relative to the network's."""
     rows, image = [], torch.randn(1, 3, 224, 224)
     for name in names:
         model = network(name)
@@ -114,7 +114,7 @@ def memory(names: Sequence[str]) -> list[Row]:
 
 
 def latency(names: Sequence[str], repeats: int) -> list[Row]:
-    """Latency at half of the multiply-adds, in that of the dense network."""
+    """Return the latency at half of the multiply-adds, relative to the dense network."""
     rows, image = [], torch.randn(1, 3, 224, 224)
     multiple = fast_multiple(torch.device("cpu"))
     for name in names:
@@ -139,9 +139,9 @@ def latency(names: Sequence[str], repeats: int) -> list[Row]:
 @click.command()
 @click.option("--quick", is_flag=True, help="Few turns.")
 @click.option("--name", "names", multiple=True, help="Only this network; repeatable.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers here.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 def main(quick: bool, names: Sequence[str], file: Path | None) -> None:
-    """Print what cutting costs and what it gains."""
+    """Print the cost of cutting and the latency of the cut networks."""
     torch.set_flush_denormal(True)
     head()
     chosen = list(names) or list(NETWORKS)

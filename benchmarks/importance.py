@@ -1,13 +1,13 @@
-"""What the Taylor and gradient-flow criterions cost: `python -m benchmarks.importance`.
+"""Measure the cost of the Taylor and gradient-flow criterions: `python -m benchmarks.importance`.
 
 On a VGG16 and a ResNet20 (1 x 32 x 32), with channel groups given and batches of FASHION_MINI:
 
-- criterions of first order against the plain forward and backward passes over the same batches, in training mode;
-- OBD and TaylorGateSO against C + 1 plain backward passes for each batch, C the number of classes. The joint gates
-  of ResNet20's stages take a pass each, so that the number of passes is said and there is no target;
-- Oracle against one forward pass in inference mode for each channel, which is timed once and multiplied.
+- first-order criterions relative to the plain forward and backward passes over the same batches, in training mode;
+- OBD and TaylorGateSO relative to C + 1 plain backward passes for each batch, C the number of classes. The joint
+  gates of ResNet20's stages need a pass each, so that the number of passes is printed without a target;
+- Oracle relative to one forward pass in inference mode for each channel, timed once and multiplied.
 
-Ratios below their target are met; Oracle's are inverse, the share of the time that one forward a channel takes.
+A target is met if the ratio is below it; those of Oracle are inverse.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ FIRST_ORDER = (
 SQUARED = ("Fisher", "NvidiaFisher", "TaylorGateFG")
 SECOND_ORDER = ("OBD", "TaylorGateSO")
 TARGETS = {"first": 1.1, "squared": 1.5, "second": 1.5}
-#: of Oracle's time and that of one forward a channel
+#: targets of Oracle's time relative to one forward pass for each channel
 ORACLE = {"VGG16": 1 / 5, "ResNet20": 1 / 2.5}
 CLASSES = 10
 TITLES = {
@@ -50,7 +50,7 @@ PARTS = tuple(TITLES)
 
 
 class Block(nn.Module):
-    """Two convolutions beside an identity or a 1 x 1 convolution."""
+    """Two convolutions with a skip connection, an identity or a 1 x 1 convolution."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Block(nn.Module):
 
 
 def resnet20(width: int = 16) -> nn.Module:
-    """Three stages of three blocks."""
+    """Build three stages of three blocks."""
     widths = [width] * 4 + [2 * width] * 3 + [4 * width] * 3
     blocks = [Block(one, two) for one, two in zip(widths, widths[1:], strict=False)]
     stem = [nn.Conv2d(1, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
@@ -74,19 +74,19 @@ def resnet20(width: int = 16) -> nn.Module:
 
 
 def networks() -> dict[str, nn.Module]:
-    """Freshly initialised."""
+    """Build the initialised networks."""
     torch.manual_seed(SEED)
     return {"VGG16": build("models", "VGG16", image_size=32), "ResNet20": resnet20()}
 
 
 def batches_of(count: int, size: int) -> list[Batch]:
-    """Some batches of FASHION_MINI at 32 x 32 pixels."""
+    """Return batches of FASHION_MINI at 32 x 32 pixels."""
     found = make_loaders(build("datasets", "FASHION_MINI"), batch_size=size, seed=SEED, image_size=32)
     return found.scoring_batches("random", batches=count, samples=None, batch_size=size, seed=SEED, step=0)
 
 
 def backwards(model: nn.Module, batches: list[Batch], passes: int) -> Callable[[], float]:
-    """For each batch as many plain backward passes, and the seconds they take; the forward passes do not count."""
+    """Run plain backward passes for each batch; return their seconds, without the forward passes."""
 
     def run() -> float:
         model.train()
@@ -105,7 +105,7 @@ def backwards(model: nn.Module, batches: list[Batch], passes: int) -> Callable[[
 
 
 def first_order(name: str, model: nn.Module, batches: list[Batch], repeats: int) -> list[Row]:
-    """Against plain passes."""
+    """Compare first-order criterions with plain passes."""
     scorers = {one: scorer(one, model, batches) for one in (*FIRST_ORDER, *SQUARED)}
     turns = by_turns({"plain": plain(model, batches), **scorers}, repeats)
     return [
@@ -115,7 +115,7 @@ def first_order(name: str, model: nn.Module, batches: list[Batch], repeats: int)
 
 
 def second_order(name: str, model: nn.Module, batches: list[Batch], repeats: int) -> list[Row]:
-    """Against C + 1 plain backward passes."""
+    """Compare second-order criterions with C + 1 plain backward passes."""
     groups = free_groups(channel_groups(model, batches[0][0][:1]))
     with scoring(model):
         plan = Curvature.plan(model, groups, batches[0][0][:2])
@@ -130,7 +130,7 @@ def second_order(name: str, model: nn.Module, batches: list[Batch], repeats: int
 
 
 def oracle(name: str, model: nn.Module, batches: list[Batch], repeats: int) -> list[Row]:
-    """Against one forward pass for each channel."""
+    """Compare Oracle with one forward pass for each channel."""
     groups = free_groups(channel_groups(model, batches[0][0][:1]))
     channels = sum(group.channels for group in groups.values())
 
@@ -152,9 +152,9 @@ def oracle(name: str, model: nn.Module, batches: list[Batch], repeats: int) -> l
 @click.option("--quick", is_flag=True, help="Few turns, small batches.")
 @click.option("--model", "only", type=click.Choice(list(ORACLE)), help="One of the networks.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="One of the tables; repeatable.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers here.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 def main(quick: bool, only: str | None, parts: tuple[str, ...], file: Path | None) -> None:
-    """Print what importance costs beside plain passes."""
+    """Print the cost of the criterions relative to plain passes."""
     torch.set_flush_denormal(True)
     head()
     repeats, size = (1, 16) if quick else (5, 64)

@@ -1,7 +1,7 @@
-"""What DefaultTrainer costs beside a bare PyTorch loop: `python -m benchmarks.overhead`.
+"""Measure the overhead of DefaultTrainer over a plain PyTorch loop: `python -m benchmarks.overhead`.
 
-Every contestant trains its own copy of one network, of which SNIP has set 90 % of the weights to zero, on the same
-batches of FASHION_MINI in the same order, drawn by a loader of its own, with fused Adam and cross-entropy:
+Every loop trains a copy of one network with 90 % of its weights set to zero by SNIP, on the same batches of
+FASHION_MINI in the same order from a separate loader, with fused Adam and cross-entropy:
 
 - bare: zero_grad, forward, loss, backward, step. No masks, metrics, clipping or checks of any kind.
 - trainer: `DefaultTrainer.train_epoch` with default settings (gradients clipped to 10, loss, accuracy and a check
@@ -34,28 +34,28 @@ BATCH = 128
 
 
 def loaders(batches: int | None = None, **options: Any) -> Loaders:
-    """Batches of FASHION_MINI, unless told otherwise without a validation part: 47 of them, or fewer."""
+    """Return loaders of FASHION_MINI, by default without validation: 47 batches, or fewer."""
     dataset = build("datasets", "FASHION_MINI")
     given = {"val_share": 0, "limit_train_batches": batches, **options}
     return make_loaders(dataset, batch_size=BATCH, seed=SEED, **given)
 
 
 def scoring_batches(found: Loaders, step: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The five batches that SNIP and SNAP see."""
+    """Return the five scoring batches of SNIP and SNAP."""
     return found.scoring_batches(
         "random", batches=5, samples=None, batch_size=found.train.batch_size, seed=SEED, step=step
     )
 
 
 def adam(model: nn.Module, **options: Any) -> torch.optim.Optimizer:
-    """The default optimizer of a run."""
+    """Return the default optimizer of a run."""
     return torch.optim.Adam(model.parameters(), lr=2e-3, weight_decay=5e-5, **{"fused": True, **options})
 
 
 def make_trainer(
     model: nn.Module, found: Loaders, pruner: Pruner, memory_format: torch.memory_format = torch.contiguous_format
 ) -> Trainer:
-    """DefaultTrainer with the settings of a run; `pruner` listens."""
+    """Return a DefaultTrainer with the settings of a run and the listener `pruner`."""
     parts = Parts(model, build("losses", "CrossEntropy"), adam(model), found)
     settings = Settings(epochs=1, seed=SEED, memory_format=memory_format)
     trainer: Trainer = build("trainers", "DefaultTrainer", parts=parts, settings=settings)
@@ -64,7 +64,7 @@ def make_trainer(
 
 
 def train_bare(model: nn.Module, found: Loaders) -> Callable[[], float]:
-    """The bare loop: an epoch, and its seconds."""
+    """Train an epoch with the plain loop; return the seconds."""
     optimizer = adam(model)
 
     def epoch() -> float:
@@ -81,7 +81,7 @@ def train_bare(model: nn.Module, found: Loaders) -> Callable[[], float]:
 
 
 def train_ours(model: nn.Module, found: Loaders) -> Callable[[], float]:
-    """The trainer: an epoch, and its seconds."""
+    """Train an epoch with the trainer; return the seconds."""
     pruner = Pruner(build("criterions", "EmptyCrit"), {})
     trainer = make_trainer(model, found, pruner)
     pruner.run_started(trainer)
@@ -95,7 +95,7 @@ def train_ours(model: nn.Module, found: Loaders) -> Callable[[], float]:
 
 
 def measure(name: str, repeats: int, batches: int | None = None) -> tuple[list[Row], int]:
-    """Epochs of the trainer against the bare loop, and how many measurements were disturbed."""
+    """Compare epochs of the trainer with the plain loop; also return the number of disturbed measurements."""
     torch.manual_seed(SEED)
     model = build("models", name)
     prune(model, "SNIP", 0.9, batches=scoring_batches(loaders()))
@@ -124,9 +124,9 @@ def measure(name: str, repeats: int, batches: int | None = None) -> tuple[list[R
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Few batches and turns.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers here.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 def main(quick: bool, file: Path | None) -> None:
-    """Print what the trainer costs beside a bare loop."""
+    """Print the overhead of the trainer over a plain loop."""
     torch.set_flush_denormal(True)
     head()
     rows, disturbed = measure("LeNet5", 5 if quick else 31)

@@ -1,8 +1,8 @@
-"""The measures of gradient flow by the number of rounds in which they prune: `python -m benchmarks.rounds`.
+"""Compare the measures of gradient flow by the number of pruning rounds: `python -m benchmarks.rounds`.
 
-Every measure takes three quarters of the channels of one network in 1, 5 and 25 rounds of an epoch and a pruning
-(Lubana and Dick, 2020, arXiv:2009.11839); all runs have the same epochs, so that fewer rounds leave more for
-the pruned network. Test accuracy of the last network, in percent. Runs that are there already are not repeated.
+Every measure prunes three quarters of the channels of one network in 1, 5 and 25 rounds of an epoch and a pruning
+step (Lubana and Dick, 2020, arXiv:2009.11839); all runs have the same number of epochs, so that with fewer rounds
+the pruned network is trained longer. Prints the final test accuracy in percent. Existing runs are not repeated.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MEASURES = (
 @click.option("--data_set", default="FASHION", show_default=True)
 @click.option("--epochs", default=30, show_default=True)
 @click.option("--seed", default=333, show_default=True)
-@click.option("--limit", default=0.75, show_default=True, help="Share of the channels that goes.")
+@click.option("--limit", default=0.75, show_default=True, help="Share of the channels to prune.")
 @click.option("--rounds", multiple=True, type=int, default=(1, 5, 25), show_default=True)
-@click.option("--samples", default=2560, show_default=True, help="Images that each scoring is given.")
+@click.option("--samples", default=2560, show_default=True, help="Images for each scoring.")
 @click.option("--only", multiple=True, type=click.Choice(MEASURES), help="These measures; repeatable.")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results/rounds"), show_default=True)
 @click.argument("extra", nargs=-1)
@@ -36,7 +36,7 @@ def main(
     model: str, data_set: str, epochs: int, seed: int, limit: float, rounds: Sequence[int], samples: int,
     only: Sequence[str], results: Path, extra: tuple[str, ...],
 ) -> None:  # fmt: skip
-    """Run every measure and print the table; EXTRA goes to each command, after `--`."""
+    """Run every measure and print the table; EXTRA, after `--`, is passed to each command."""
     shared = ["main.py", "--model", model, "--data_set", data_set, "--epochs", str(epochs), "--seed", str(seed)]
     shared += ["--pruning_limit", str(limit), "--no_latency", *extra]
     print("| measure |" + "".join(f" {number} |" for number in rounds))

@@ -1,9 +1,9 @@
-"""What scoring costs beside the passes it needs: `python -m benchmarks.score`.
+"""Measure the cost of scoring relative to its passes: `python -m benchmarks.score`.
 
-SNIP and SNAP score a dense VGG16 (1 x 32 x 32) with five batches of 128, channel groups given, against five plain
-forward and backward passes over the same batches in training mode, as in a training step without its optimizer.
-Peak memory is the largest sum of live tensor storages that a dispatch mode sees, the network's own included; it
-is compared with that of one training step with plain SGD on one such batch.
+SNIP and SNAP score a dense VGG16 (1 x 32 x 32) with five batches of 128, with given channel groups, compared with
+five plain forward and backward passes over the same batches in training mode, as in a training step without its
+optimizer. Peak memory is the largest sum of live tensor storages, including the network's, recorded by a dispatch
+mode; it is compared with that of one training step with plain SGD on one such batch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TIME_TARGET, MEMORY_TARGET = 1.05, 1.0
 
 
 class Peak(TorchDispatchMode):
-    """Bytes of all storages that are alive, and the most there have been; backward passes are seen too."""
+    """Records the bytes of all live storages and their peak, including backward passes."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -54,13 +54,13 @@ class Peak(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:  # a shape without memory
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:  # a tensor without storage
                 self._count(tensor)
         return out
 
 
 def network(width: int = 32) -> tuple[nn.Module, list[Batch]]:
-    """The dense VGG16 and the five batches."""
+    """Return the dense VGG16 and the five batches."""
     torch.manual_seed(SEED)
     found = make_loaders(build("datasets", "FASHION_MINI"), batch_size=128, seed=SEED, image_size=width)
     return build("models", "VGG16", image_size=width), scoring_batches(found)
@@ -78,7 +78,7 @@ def scorer(name: str, model: nn.Module, batches: list[Batch]) -> Callable[[], No
 
 
 def plain(model: nn.Module, batches: list[Batch]) -> Callable[[], float]:
-    """Forward and backward over the batches, and the seconds."""
+    """Run forward and backward passes over the batches; return the seconds."""
 
     def run() -> float:
         model.train()
@@ -94,14 +94,14 @@ def plain(model: nn.Module, batches: list[Batch]) -> Callable[[], float]:
 
 
 def peak(model: nn.Module, run: Callable[[], Any]) -> int:
-    """Most bytes of tensors alive during `run`."""
+    """Return the peak memory of tensors during `run`."""
     with Peak(model) as mode:
         run()
     return mode.most
 
 
 def sgd_step(model: nn.Module, batches: list[Batch]) -> Callable[[], None]:
-    """One training step with plain SGD."""
+    """Run one training step with plain SGD."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
 
     def run() -> None:
@@ -115,7 +115,7 @@ def sgd_step(model: nn.Module, batches: list[Batch]) -> Callable[[], None]:
 
 
 def measure(model: nn.Module, batches: list[Batch], repeats: int) -> tuple[list[Row], list[Row], int]:
-    """Rows of seconds and of memory, and how many timings were disturbed."""
+    """Return rows of seconds and of memory, and the number of disturbed measurements."""
     scorers = {name: scorer(name, model, batches) for name in ("SNIP", "SNAP")}
     turns = by_turns({"plain": plain(model, batches), **scorers}, repeats)
     times = [turns.ratio(name, "plain", label=f"{name}, 5 batches", target=TIME_TARGET) for name in scorers]
@@ -130,9 +130,9 @@ def measure(model: nn.Module, batches: list[Batch], repeats: int) -> tuple[list[
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Few turns.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers here.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 def main(quick: bool, file: Path | None) -> None:
-    """Print what scoring costs beside plain passes."""
+    """Print the cost of scoring relative to plain passes."""
     torch.set_flush_denormal(True)
     head()
     times, memory, disturbed = measure(*network(), repeats=2 if quick else 7)

@@ -1,12 +1,12 @@
-"""SNAPit on VGG16 and training what it leaves: `python -m benchmarks.snapit`.
+"""Measure SNAPit on VGG16, and the training of the pruned network: `python -m benchmarks.snapit`.
 
 The unit is one plain forward and backward pass of the dense VGG16 with a batch of 128 images (1 x 32 x 32), in
 contiguous memory format, measured in the same run.
 
-1. Pruning: SNAPit to 93 % of the nodes gone, everything included: tracing, 7 scorings of 5 batches, each on what
-   the last one left, selecting, cutting, and measuring which memory format to use, before and after.
-2. Training: an epoch of 47 batches of DefaultTrainer on the network this leaves.
-3. The cut network against the dense one, beside the ratio of their multiply-adds, and where its step spends time.
+1. Pruning: SNAPit to a node sparsity of 93 %, with tracing, 7 scorings of 5 batches on the successively pruned
+   networks, selecting, cutting, and measuring the memory format before and after.
+2. Training: an epoch of 47 batches of DefaultTrainer on the pruned network.
+3. The cut network compared with the dense one and the ratio of their multiply-adds, and a profile of its step.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from secateur.utils.loading.loaders import Loaders
 
 PRUNING_TARGET, TRAINING_TARGET = 8.0, 4.0
 LIMIT, STEPS, BATCHES = 0.93, 7, 47
-#: operations of a step by what they belong to, by a part of their name
+#: kind -> parts of the names of its operations in a step
 KINDS = {
     "convolution": ("convolution",),
     "batch norm": ("batch_norm",),
@@ -48,7 +48,7 @@ KINDS = {
 
 
 def dense_pass(model: nn.Module, batch: Batch) -> Callable[[], float]:
-    """One forward and backward pass, the unit; its seconds."""
+    """Run one forward and backward pass, the unit; return its seconds."""
 
     def run() -> float:
         model.train()
@@ -61,7 +61,7 @@ def dense_pass(model: nn.Module, batch: Batch) -> Callable[[], float]:
 
 
 def pruning(dense: nn.Module, found: Loaders, keep: list[nn.Module]) -> Callable[[], float]:
-    """SNAPit as a run does it; its seconds. The pruned network is left in `keep`."""
+    """Prune with SNAPit as in a run; return the seconds. The pruned network is stored in `keep`."""
 
     def run() -> float:
         model = copy.deepcopy(dense)
@@ -87,7 +87,7 @@ def pruning(dense: nn.Module, found: Loaders, keep: list[nn.Module]) -> Callable
 
 
 def training(model: nn.Module, found: Loaders, layout: torch.memory_format) -> Callable[[], float]:
-    """An epoch of DefaultTrainer; its seconds."""
+    """Train an epoch with DefaultTrainer; return its seconds."""
     pruner = Pruner(build("criterions", "EmptyCrit"), {})
     trainer: Any = make_trainer(model, found, pruner, layout)
     pruner.run_started(trainer)
@@ -101,7 +101,7 @@ def training(model: nn.Module, found: Loaders, layout: torch.memory_format) -> C
 
 
 def in_units(dense: nn.Module, found: Loaders, repeats: int) -> tuple[list[Row], nn.Module, int]:
-    """Pruning and training in units, and the pruned network."""
+    """Return the cost of pruning and training in units, and the pruned network."""
     batch = found.scoring_batches("random", batches=1, samples=None, batch_size=128, seed=SEED, step=0)[0]
     keep: list[nn.Module] = []
     unit, prune = dense_pass(dense, batch), pruning(dense, found, keep)
@@ -122,7 +122,7 @@ def in_units(dense: nn.Module, found: Loaders, repeats: int) -> tuple[list[Row],
 
 
 def against_dense(dense: nn.Module, small: nn.Module, batch: Batch, repeats: int) -> tuple[list[Row], int]:
-    """How many times faster the cut network is, beside how many times fewer multiply-adds it has."""
+    """Return the speedup of the cut network, and its reduction of multiply-adds."""
     turns = by_turns({"dense": dense_pass(dense, batch), "cut": dense_pass(small, batch)}, repeats)
     macs = count_macs(dense, batch[0])[0] / count_macs(small, batch[0])[0]
     slow, fast = measure_latency([dense, small], batch[0], batches=(1, 64), repeats=max(5, repeats), warmup=1)
@@ -132,7 +132,7 @@ def against_dense(dense: nn.Module, small: nn.Module, batch: Batch, repeats: int
 
 
 def where(small: nn.Module, found: Loaders) -> list[Row]:
-    """Shares of the processor time of training steps of the cut network."""
+    """Return the shares of processor time in training steps of the cut network."""
     model = copy.deepcopy(small)
     optimizer = adam(model)
     model.train()
@@ -152,13 +152,13 @@ def where(small: nn.Module, found: Loaders) -> list[Row]:
 
 @click.command()
 @click.option("--quick", is_flag=True, help="Few turns.")
-@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers here.")
+@click.option("--json", "file", type=click.Path(path_type=Path), help="Also write the numbers to this file.")
 def main(quick: bool, file: Path | None) -> None:
-    """Print what SNAPit costs, and what it saves."""
+    """Print the cost of SNAPit, and the speed of the pruned network."""
     torch.set_flush_denormal(True)
     head()
     torch.manual_seed(SEED)
-    found = loaders(image_size=32, val_share=0.1)  # the images that a run has
+    found = loaders(image_size=32, val_share=0.1)  # the training images of a run
     dense = build("models", "VGG16", image_size=32)
     rows, small, disturbed = in_units(dense, found, 2 if quick else 5)
     show("In forward and backward passes of the dense network", rows, ("units", "quartiles"))

@@ -1,4 +1,4 @@
-"""Timing by turns on a machine that others use too, and the table in which the benchmarks print their ratios."""
+"""Timing in turns on a shared machine, and tables of ratios."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-#: processor time of other processes, as a share of one core, from which on a measurement is taken again
+#: processor time of other processes, as a share of one core, above which a measurement is repeated
 BUSY = 0.15
-#: seconds that the measurements of one comparison may wait for a quiet machine, all together
+#: total seconds that the measurements of one comparison wait for an idle machine
 PATIENCE = 120.0
 
 
 @dataclass
 class Row:
-    """One line of a result: a ratio (or another number), its spread and the target it has to stay below."""
+    """One row of a result: a ratio (or another number), its spread and its upper target."""
 
     name: str
     value: float
-    #: first and third quartile of the ratios, one for each turn
+    #: first and third quartile of the ratios over the turns
     low: float | None = None
     high: float | None = None
     target: float | None = None
@@ -36,31 +36,31 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """ "met" or "missed"; nothing where there is no target."""
+        """Return "met" or "missed", or nothing without a target."""
         return "" if self.target is None else "met" if self.value <= self.target else "missed"
 
 
 @dataclass
 class Turns:
-    """Seconds of each contestant, one entry a turn; `disturbed` of them while other processes were busy."""
+    """Seconds of each contestant, one entry per turn; `disturbed` counts those with other processes active."""
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     disturbed: int = 0
 
     def median(self, name: str) -> float:
-        """Median seconds of a contestant."""
+        """Return the median seconds of a contestant."""
         return statistics.median(self.seconds[name])
 
     def ratio(
         self, name: str, to: str, *, label: str = "", target: float | None = None, scale: float = 1.0
     ) -> Row:
-        """Median of the ratios `name` / `to` of each turn times `scale`, with the quartiles."""
+        """Return the median and quartiles of the ratios `name` / `to` of each turn, times `scale`."""
         pairs = zip(self.seconds[name], self.seconds[to], strict=True)
         return spread(label or name, [scale * one / other for one, other in pairs], target)
 
 
 def spread(name: str, values: Sequence[float], target: float | None = None) -> Row:
-    """Median and quartiles of some values."""
+    """Return the median and the quartiles of values."""
     low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
     return Row(name, middle, low, high, target)
 
@@ -71,10 +71,10 @@ def by_turns(
     warmup: int = 1,
     patience: float = PATIENCE,
 ) -> Turns:
-    """Run every contestant once a turn, after `warmup` turns that do not count.
+    """Run every contestant once per turn, after `warmup` turns that are not recorded.
 
-    A contestant returns its own seconds, or None to be timed from outside. While other processes keep more than
-    `BUSY` of a core, the measurement is taken again, until `patience` seconds went into that.
+    A contestant returns its seconds, or None to be timed by the caller. While other processes use more than `BUSY`
+    of a core, the measurement is repeated, for at most `patience` seconds in total.
     """
     turns = Turns({name: [] for name in contestants})
     for turn in range(-warmup, repeats):
@@ -94,11 +94,11 @@ def _timed(run: Callable[[], float | None]) -> tuple[float, bool]:
     own = run()
     wall = time.perf_counter() - start
     busy = _other_processes() - others
-    return wall if own is None else own, busy > max(0.03, BUSY * wall)  # the clock ticks every 0.01 s
+    return wall if own is None else own, busy > max(0.03, BUSY * wall)  # resolution of 0.01 s
 
 
 def _other_processes() -> float:
-    """Processor seconds that other processes have used so far; 0 where the system does not tell."""
+    """Return the processor seconds used by other processes so far; 0 if the system does not report them."""
     try:
         line = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
     except OSError:
@@ -110,7 +110,7 @@ def _other_processes() -> float:
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Return processor, threads and version of torch."""
     names = []
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -137,7 +137,7 @@ def show(title: str, rows: Sequence[Row], columns: tuple[str, str] = ("ratio", "
 
 
 def head(disturbed: int | None = None) -> None:
-    """Print the machine; or, at the end, how many measurements other processes disturbed after all."""
+    """Print the machine or, at the end, the number of disturbed measurements."""
     if disturbed is None:
         facts = machine()
         print(f"{facts['cpu']}, {facts['threads']} threads, torch {facts['torch']}\n")
@@ -146,7 +146,7 @@ def head(disturbed: int | None = None) -> None:
 
 
 def record(file: Path | None, results: Mapping[str, Sequence[Row]]) -> None:
-    """Write the rows of each table, and the machine, as JSON; nothing without a file."""
+    """Write the rows of each table and the machine as JSON, if a file is given."""
     if file is not None:
         tables = {name: [asdict(row) | {"verdict": row.verdict} for row in rows] for name, rows in results.items()}
         file.write_text(json.dumps({"machine": machine(), **tables}, indent=2) + "\n", encoding="utf-8")

@@ -28,5 +28,5 @@ class ConvOnly(Network):
         initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        # here the classifier works on maps, so the flattening comes last
+        # the classifier is a convolution, so flatten its output
         return self.classifier(self.features(images)).flatten(1)

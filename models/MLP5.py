@@ -10,7 +10,11 @@ from secateur.utils.layers import Network, dense_block, dropout, initialise, lin
 class MLP5(Network):
     """Multilayer perceptron with batch norm: 5 dense layers.
 
-    `hidden_dim` is the width of its 4 hidden layers.
+    Args:
+        in_channels: Channels of the images.
+        num_classes: Number of classes.
+        image_size: Side of the images in pixels.
+        hidden_dim: Width of the 4 hidden layers.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """MobileNet v1 for small images: a stem and 13 depthwise separable blocks, 1 dense layer.
 
-After arXiv:1704.04861, with strides for images of 32 pixels.
+Based on arXiv:1704.04861, with strides for images of 32 pixels.
 """
 
 from __future__ import annotations

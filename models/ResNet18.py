@@ -1,7 +1,7 @@
 """ResNet-18 with batch norm: 20 convolutions in 8 residual blocks, 2 dense layers.
 
-After arXiv:1512.03385, with biases in the blocks and a hidden dense layer. The variants for small images have
-neither: "cifar" after arXiv:2009.11839, "preact" after arXiv:1603.05027.
+Based on arXiv:1512.03385, with biases in the blocks and a hidden dense layer. The variants for small images have
+neither: "cifar" is that of arXiv:2009.11839, "preact" that of arXiv:1603.05027.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ VARIANTS = ("default", "cifar", "preact")
 class ResNet18(Network):
     """ResNet-18 with batch norm: 20 convolutions in 8 residual blocks, 2 dense layers.
 
-    `variant`: "default"; "cifar" has a 3x3 stem that keeps the size, no biases, ReLU and one dense layer;
-    "preact" the same with norm and ReLU before each convolution.
+    Args:
+        in_channels: Channels of the images.
+        num_classes: Number of classes.
+        image_size: Side of the images in pixels.
+        variant: "default"; "cifar", with a 3x3 stem of stride 1, no biases, ReLU and one dense layer; or "preact",
+            the same with norm and ReLU before each convolution.
     """
 
     #: residual blocks in each stage

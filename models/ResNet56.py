@@ -1,6 +1,6 @@
 """ResNet-56 for small images: 57 convolutions in 27 residual blocks, 1 dense layer.
 
-After arXiv:1512.03385, with 1x1 convolutions where the shape changes.
+Based on arXiv:1512.03385, with 1x1 convolutions where the shape changes.
 """
 
 from __future__ import annotations

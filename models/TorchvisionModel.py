@@ -1,4 +1,4 @@
-"""Every classification network of torchvision, sized for the data set."""
+"""Classification networks of torchvision, adapted to the data set."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from secateur.utils.torchvision_names import check_arch
 from secateur.utils.vision import torchvision
 
 COLOURS = 3
-#: without these two they also return the logits of heads that only training needs, and warn
+#: options of googlenet and inception_v3 that disable the auxiliary heads and a warning
 AUXILIARY = {"aux_logits": False, "init_weights": True}
 LARGEST_TRIED = 512
 
 
 class TorchvisionModel(nn.Module):
-    """Any classification network of torchvision, by `--arch NAME`; resnet18 unless told.
+    """Any classification network of torchvision, by `--arch NAME`; resnet18 by default.
 
-    arch: a name of torchvision.models, such as "resnet50", "mobilenet_v3_small" or "vit_b_16".
+    The constructor returns the network of torchvision, not a wrapper: the names of modules and tensors, and so the
+    files of weights, are those of torchvision. The auxiliary heads of googlenet and inception_v3 are disabled;
+    both convert images normalised with the constants of ImageNet to the inputs of their published weights. Strided
+    1x1 convolutions are `SubsampledConv2d`.
 
-    Builds the network itself, not a shell around it: modules and tensors keep torchvision's names, so that
-    files of either fit the other. Its last layer has `num_classes` outputs and its first `in_channels` inputs,
-    and networks that are built for one size of images are built for `image_size`. The auxiliary heads of
-    googlenet and inception_v3 are left out; both turn colour images that were normalised with ImageNet's
-    constants into what their published weights expect. Strided 1x1 convolutions are `SubsampledConv2d`.
-    Raises UsageError for an unknown `arch` and for images it cannot work with.
+    Args:
+        arch: A name of torchvision.models, such as "resnet50", "mobilenet_v3_small" or "vit_b_16".
+        in_channels: Inputs of the first layer.
+        num_classes: Outputs of the last layer.
+        image_size: Side of the images in pixels, for networks that are built for one size.
+
+    Raises:
+        UsageError: If `arch` is unknown, or does not support images of this size.
     """
 
-    def __new__(  # type: ignore[misc]  # what it makes is torchvision's network
+    def __new__(  # type: ignore[misc]  # returns the network of torchvision
         cls, *, arch: str = "resnet18", in_channels: int = 3, num_classes: int = 1000, image_size: int = 224
     ) -> nn.Module:
         check_arch(arch)
@@ -56,14 +61,14 @@ class TorchvisionModel(nn.Module):
 
 
 def _step(arch: str) -> int:
-    """What the side of an image must be a multiple of: patches, or windows in the smallest of the maps."""
+    """Return the required divisor of the image size, given by patches or by windows in the smallest map."""
     if arch.startswith("vit_"):
         return int(arch.rpartition("_")[2])
     return 224 if arch.startswith("maxvit_") else 1
 
 
 def _built(arch: str, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """The network without trained weights."""
+    """Build the network without trained weights."""
     options: dict[str, Any] = {"num_classes": num_classes}
     if arch in ("googlenet", "inception_v3"):
         options |= AUXILIARY | {"transform_input": in_channels == COLOURS}
@@ -76,7 +81,7 @@ def _built(arch: str, in_channels: int, num_classes: int, image_size: int) -> nn
 
 
 def _swap_first_layer(network: nn.Module, in_channels: int) -> None:
-    """Replace the first convolution by one of `in_channels` inputs whose outputs have the same variance."""
+    """Replace the first convolution by one with `in_channels` inputs and outputs of the same variance."""
     name, old = next((name, part) for name, part in network.named_modules() if isinstance(part, nn.Conv2d))
     shape: dict[str, Any] = {"kernel_size": old.kernel_size, "stride": old.stride, "padding": old.padding}
     new = nn.Conv2d(in_channels, old.out_channels, bias=old.bias is not None, **shape)
@@ -91,7 +96,7 @@ def _swap_first_layer(network: nn.Module, in_channels: int) -> None:
 
 
 def _refusal(network: nn.Module, in_channels: int, image_size: int) -> str | None:
-    """Why the network cannot take an image of this size; None where it can. Nothing is computed."""
+    """Return the error of a forward pass with images of this size on the meta device, or None."""
     state = {name: tensor.to("meta") for name, tensor in network.state_dict(keep_vars=True).items()}
     image = torch.empty(1, in_channels, image_size, image_size, device="meta")
     training = network.training
@@ -106,7 +111,7 @@ def _refusal(network: nn.Module, in_channels: int, image_size: int) -> str | Non
 
 
 def _smallest(network: nn.Module, in_channels: int, image_size: int) -> str | None:
-    """In words, the smallest image the network takes; None where size is not what is wrong."""
+    """Describe the smallest supported image size; None if the error does not depend on the size."""
     low, high = image_size, image_size
     while _refusal(network, in_channels, high) is not None:
         low, high = high, 2 * high

@@ -1,6 +1,6 @@
 """VGG13 for small images: 10 convolutions, each with ReLU and then batch norm, 1 dense layer.
 
-After arXiv:1409.1556 and, for the order and the single dense layer, arXiv:2009.11839.
+Based on arXiv:1409.1556, with the order of layers and the single dense layer of arXiv:2009.11839.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class VGG13(Network):
                 layers += [conv(inputs, width, 3, 1, bias=False), nn.ReLU(), nn.BatchNorm2d(width)]
                 inputs = width
             layers.append(nn.MaxPool2d(2))
-        # from 32 pixels this is the last stage's 2x2 pooling; it leaves one pixel from other sizes too
+        # equal to the last stage's 2x2 pooling for 32 pixels; one pixel for all other sizes
         layers[-1] = nn.AdaptiveMaxPool2d(1)
         self.features = nn.Sequential(*layers)
         self.classifier = linear(inputs, num_classes)

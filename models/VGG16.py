@@ -1,6 +1,6 @@
 """VGG16 with batch norm: 13 convolutions, 3 dense layers.
 
-For small images, after arXiv:1409.1556: the last convolution is twice as wide, and the last stage is
+For small images, based on arXiv:1409.1556: the last convolution is twice as wide, and the last stage is
 averaged to 2x2 instead of pooled.
 """
 

@@ -1,1 +1,1 @@
-"""Small modules that know nothing of pruning: data sets, loaders, augmentation, errors."""
+"""Modules that are independent of pruning: data sets, loaders, augmentation, layers, files, errors."""

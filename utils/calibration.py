@@ -1,4 +1,4 @@
-"""What a classifier gets right, class by class, and how far its confidence can be trusted."""
+"""Accuracy per class and calibration of a classifier."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ BINS = 15
 
 
 class Tally:
-    """Counts over batches, on their device: confusion of classes, and confidence by bins.
+    """Counts the confusion matrix and the confidence histogram over batches, on their device.
 
-    Bin b of `bins` equal ones holds the samples whose confidence, the largest softmax probability, lies in
-    (b / bins, (b + 1) / bins].
+    Bin b contains the samples whose confidence, the largest softmax probability, is in (b / bins, (b + 1) / bins].
+
+    Args:
+        bins: Number of bins of equal width.
     """
 
     def __init__(self, bins: int = BINS) -> None:
@@ -25,11 +27,11 @@ class Tally:
         self._of_class = self._of_bin = torch.empty(0)
 
     def add(self, outputs: Tensor, targets: Tensor) -> None:
-        """Count a batch: outputs (B, classes) logits, targets (B,) int64. Nothing is read from the device.
+        """Count a batch of logits (B, classes) and int64 targets (B,). No host synchronisation.
 
-        Outputs that are no numbers are wrong, with no confidence.
+        Outputs with NaN count as wrong, with a confidence of 0.
         """
-        wide = torch.float32 if outputs.device.type == "mps" else torch.float64  # which has no float64
+        wide = torch.float32 if outputs.device.type == "mps" else torch.float64  # MPS does not support float64
         counts = confusion_counts(outputs, targets)
         if self._confusion is None:
             self._confusion = torch.zeros_like(counts)
@@ -43,9 +45,12 @@ class Tally:
         self._of_bin.index_add_(0, at, torch.stack((torch.ones_like(right), right, confidence), dim=1))
 
     def results(self) -> dict[str, Any]:
-        """`accuracy` over the `samples`; `ece`, the mean over them of |accuracy - confidence| of their bin
-        (arXiv:1706.04599), and the bins themselves; `per_class_accuracy` (None for a class without samples);
-        `confusion`, rows by true class, of the outputs that are numbers. Empty if nothing was counted."""
+        """Return the results as a dictionary, which is empty if nothing was counted.
+
+        `accuracy` over the `samples`; `ece`, the mean over the samples of |accuracy - confidence| of their bin
+        (arXiv:1706.04599); `calibration_bins`; `per_class_accuracy` (None for a class without samples);
+        `confusion`, a row for each true class, without outputs with NaN.
+        """
         if self._confusion is None:
             return {}
         confusion, rows = self._confusion.tolist(), self._of_bin.tolist()

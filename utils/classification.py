@@ -1,4 +1,4 @@
-"""What a classifier's outputs say, and how often it is what the targets say."""
+"""Predicted classes, correct samples and confusion counts of a classifier's outputs."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ from torch import Tensor
 
 
 def guesses(outputs: Tensor) -> Tensor:
-    """The class that each row of outputs (B, classes) stands for, int64 (B,); -1 where one is no number."""
+    """Return the class with the largest output of each row (B, classes), int64 (B,); -1 for rows with NaN."""
     return torch.where(outputs.isnan().any(dim=1), -1, outputs.argmax(dim=1))
 
 
 def correct_samples(outputs: Tensor, targets: Tensor) -> Tensor:
-    """How many samples of the batch have their largest output at the target, a scalar on the device."""
+    """Count the samples of a batch with the largest output at the target; a scalar on the device."""
     return (guesses(outputs) == targets).sum()
 
 
 def confusion_counts(outputs: Tensor, targets: Tensor) -> Tensor:
-    """How often each true class (rows) was taken for each class (columns): int64 (C, C).
+    """Count true classes (rows) by predicted classes (columns). No host synchronisation.
 
-    outputs (B, C), targets int64 (B,) below C; outputs that are no numbers are not counted. Nothing is read from
-    the device.
+    Args:
+        outputs: Logits of shape (B, C); rows with NaN are not counted.
+        targets: Labels, int64 of shape (B,), below C.
+
+    Returns:
+        int64 counts of shape (C, C).
     """
     classes = outputs.shape[1]
     counts = torch.zeros(classes * classes, dtype=torch.int64, device=outputs.device)

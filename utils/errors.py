@@ -1,9 +1,35 @@
-"""The two ways a run can go wrong; `main.py` turns them into one line and an exit code."""
+"""Errors of the user and of a run; `main.py` prints them as one line and sets the exit code."""
 
 
 class UsageError(ValueError):
-    """Bad input; the message is one line that says what was given and what is allowed; exit code 2."""
+    """Invalid input: an argument, a flag, a file or a plug-in.
+
+    The message is one line that states the given and the allowed values. The command line exits with code 2. A
+    subclass of ValueError.
+
+    Args:
+        message: The line to show.
+
+    Example:
+        >>> from secateur import UsageError, build
+        >>> try:
+        ...     build("models", "VG16")
+        ... except UsageError as error:
+        ...     print(error)
+        unknown model 'VG16': did you mean 'VGG16'? (one of ...)
+    """
 
 
 class RunError(RuntimeError):
-    """A run that failed after it had started; exit code 1."""
+    """Failure of a run after its start, such as a loss that becomes NaN.
+
+    The message is one line. The command line exits with code 1. A subclass of RuntimeError.
+
+    Args:
+        message: The line to show.
+
+    Example:
+        >>> from secateur import RunError
+        >>> issubclass(RunError, RuntimeError)
+        True
+    """

@@ -1,8 +1,8 @@
-"""Building blocks that the networks in `models/` share: layers, initialisation, the shape of a classifier.
+"""Building blocks of the networks in `models/`: layers, initialisation, and the base class of classifiers.
 
 Weights are orthogonal with the gain of LeakyReLU(0.05), those of the last layer with gain 1; biases are
 uniform in +-1/sqrt(fan_in). All random numbers come from torch's global generator, layer by layer in
-registration order, so one seed gives one network.
+registration order, so that a seed determines the network.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class Network(nn.Module):
     """An image classifier: `features`, flattened, then `classifier`.
 
     Subclasses register both, then call `initialise(self)`. Input (batch, in_channels, height, width),
-    output (batch, num_classes) logits. Sizes no network of the class can work with raise UsageError.
+    output (batch, num_classes) logits. Invalid sizes raise UsageError.
     """
 
-    #: below this image height or width some layer has nothing left to look at
+    #: smallest image height and width for which every layer has an output
     smallest_image: ClassVar[int] = 1
     features: nn.Module
     classifier: nn.Module
@@ -45,7 +45,7 @@ class Network(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        # flatten from dimension 1 and never squeeze: a batch of 1 keeps its dimension
+        # flatten, not squeeze: a batch of 1 keeps its dimension
         return self.classifier(self.features(images).flatten(1))
 
 
@@ -58,8 +58,8 @@ def require(network: nn.Module, option: str, given: int) -> None:
 def activation() -> nn.Module:
     """LeakyReLU(0.05), not in place.
 
-    In place it would overwrite what a forward hook on the norm before it has seen, and a full backward hook
-    there would raise; it was not measurably faster.
+    In place it would overwrite the output that a forward hook on the preceding norm has captured, and a full
+    backward hook there would raise an error; it was not measurably faster.
     """
     return nn.LeakyReLU(SLOPE)
 
@@ -68,37 +68,37 @@ def conv(
     inputs: int, outputs: int, kernel: int, padding: int = 0, *,
     stride: int = 1, bias: bool = True, groups: int = 1,
 ) -> nn.Conv2d:  # fmt: skip
-    """A bare convolution whose values `initialise` sets; a strided 1x1 one subsamples its input first."""
+    """Return an uninitialised convolution, for `initialise`; a strided 1x1 one subsamples its input first."""
     kind = SubsampledConv2d if kernel == 1 and stride > 1 else nn.Conv2d
     options = {"stride": stride, "padding": padding, "bias": bias, "groups": groups}
     return _unset(kind, inputs, outputs, kernel, **options)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
-    """A bare linear layer whose values `initialise` sets."""
+    """Return an uninitialised linear layer, for `initialise`."""
     return _unset(nn.Linear, inputs, outputs)
 
 
 def conv_block(
     inputs: int, outputs: int, kernel: int, padding: int, *, stride: int = 1, bias: bool = True
 ) -> list[nn.Module]:
-    """Convolution, batch norm, LeakyReLU: to be unpacked into a Sequential."""
+    """Return convolution, batch norm and LeakyReLU, to be unpacked into a Sequential."""
     layer = conv(inputs, outputs, kernel, padding, stride=stride, bias=bias)
     return [layer, nn.BatchNorm2d(outputs), activation()]
 
 
 def dense_block(inputs: int, outputs: int) -> list[nn.Module]:
-    """Linear, batch norm, LeakyReLU: to be unpacked into a Sequential."""
+    """Return linear layer, batch norm and LeakyReLU, to be unpacked into a Sequential."""
     return [linear(inputs, outputs), nn.BatchNorm1d(outputs), activation()]
 
 
 def dropout() -> nn.Module:
-    """What stands before each dense layer of the larger networks."""
+    """Return the dropout before each linear layer of the larger networks."""
     return nn.Dropout(DROPOUT)
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (with bias) and norms around a skip connection, after arXiv:1512.03385.
+    """Two 3x3 convolutions (with bias) and norms with a skip connection (arXiv:1512.03385).
 
     A block with stride 2 halves the image; its skip is then a 1x1 convolution (no bias) with norm.
     """
@@ -123,8 +123,7 @@ class BasicBlock(nn.Module):
 def initialise(network: nn.Module) -> None:
     """Set the weights and biases of all Conv2d and Linear layers.
 
-    The last one gives the logits and no LeakyReLU follows, so its gain is 1. On the meta device there are no
-    values to set, so nothing happens.
+    The gain of the last layer, which is not followed by LeakyReLU, is 1. Tensors on the meta device are skipped.
     """
     layers = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     for layer in layers:
@@ -138,29 +137,29 @@ def initialise(network: nn.Module) -> None:
 
 @torch.no_grad()
 def orthogonal_(weight: Tensor, gain: float = 1.0) -> Tensor:
-    """Fill `weight`, seen as (rows, the rest), with gain times a uniformly random orthogonal matrix.
+    """Fill `weight`, viewed as (rows, -1), with a uniformly random orthogonal matrix times `gain`.
 
     Same distribution as `torch.nn.init.orthogonal_`, in about 0.6 of its time: the Q of a Gaussian matrix is
     a product of reflections along independent Gaussian vectors (Stewart 1980, doi:10.1137/0717034), so the
-    vectors are drawn directly and the decomposition is left out.
+    vectors are drawn directly, without a decomposition.
     """
     rows, columns = len(weight), weight[0].numel()
     shape = min(rows, columns), max(rows, columns)
-    # LAPACK knows no half precision; its matrices are stored by columns, hence the transpose
+    # LAPACK does not support half precision, and stores matrices by columns, hence the transpose
     dtype = torch.promote_types(weight.dtype, torch.float32)
     vectors = torch.randn(shape, dtype=dtype, device=weight.device).t().tril_()
     head = vectors.diagonal()
     sign = torch.ones_like(head).copysign_(head)
-    # a Gaussian number can be exactly 0, and the last column of a square matrix is but one number
+    # a Gaussian number can be exactly 0, and the last column of a square matrix is a single number
     length = torch.linalg.vector_norm(vectors, dim=0).clamp_min_(1e-30)
     # Householder's vector of x is x +- |x| e1, scaled to start with 1 (equal signs avoid cancellation)
     vectors.div_(head + sign * length).fill_diagonal_(1)
     matrix = torch.linalg.householder_product(vectors, 2 / vectors.square().sum(0))
-    # as in a QR made unique by a positive diagonal of R: else not all orthogonal matrices are equally likely
+    # as in a QR decomposition with a positive diagonal of R; otherwise the distribution is not uniform
     matrix.mul_(-gain * sign)
     return weight.copy_((matrix if rows >= columns else matrix.t()).reshape(weight.shape))
 
 
 def _unset(kind: type[Layer], *sizes: int, **options: int | bool) -> Layer:
-    """A layer with unset values: torch's own would cost time and random numbers only to be overwritten."""
+    """Create a layer without torch's initialisation, which would be overwritten."""
     return nn.utils.skip_init(kind, *sizes, device=torch.get_default_device(), **options)

@@ -1,4 +1,4 @@
-"""How much memory there is, and a line for what cannot fit into it."""
+"""Available memory, and an error for requests that exceed it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 def memory_bytes() -> int | None:
-    """The memory that this process may use, the least of the machine's and its container's; None: unknown."""
+    """Return the memory available to this process, limited by machine and container; None if unknown."""
     known = []
     with contextlib.suppress(AttributeError, ValueError, OSError):  # not every system has it
         known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -22,14 +22,14 @@ def memory_bytes() -> int | None:
 
 
 def check_memory(wanted: int, what: str) -> None:
-    """Raise UsageError, beginning with `what`, for more bytes than there are in all."""
+    """Raise UsageError, beginning with `what`, if more bytes are requested than available."""
     there = memory_bytes()
     if there is not None and wanted > there:
-        raise UsageError(f"{what} needs {wanted / 2**30:,.1f} GiB of memory, and there are {there / 2**30:,.1f}")
+        raise UsageError(f"{what} needs {wanted / 2**30:,.1f} GiB of memory, {there / 2**30:,.1f} are available")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory was asked for in vain."""
+    """Return whether an error reports a failed allocation of memory."""
     if isinstance(error, RuntimeError):  # torch.OutOfMemoryError is one
         return "allocate memory" in str(error) or type(error).__name__ == "OutOfMemoryError"
     return isinstance(error, MemoryError)

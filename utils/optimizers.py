@@ -1,4 +1,4 @@
-"""What wraps an optimizer."""
+"""Wrappers of optimizers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from secateur.utils.errors import UsageError
 
 
 def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
-    """The torch optimizer inside a wrapper that keeps it as `.optimizer` (accelerate's is an Optimizer itself)."""
+    """Return the torch optimizer inside wrappers with an attribute `optimizer`, such as accelerate's."""
     while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
         optimizer = inner
     if not isinstance(optimizer, torch.optim.Optimizer):
-        raise UsageError(f"{type(optimizer).__name__} is no torch optimizer")
+        raise UsageError(f"{type(optimizer).__name__} is not a torch optimizer")
     return optimizer

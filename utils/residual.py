@@ -1,4 +1,4 @@
-"""Residual networks for small images: a 3x3 stem, stages of blocks, one average, one linear layer."""
+"""Residual networks for small images: a 3x3 stem, stages of blocks, global average pooling, one linear layer."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from secateur.utils.layers import conv
 
 
 class PlainBlock(nn.Module):
-    """Two 3x3 convolutions (no bias) with norms around a skip connection, ReLU, after arXiv:1512.03385.
+    """Two 3x3 convolutions (no bias) with norms, with a skip connection and ReLU (arXiv:1512.03385).
 
-    Where the shape changes the skip is a 1x1 convolution (no bias) with norm.
+    If the shape changes, the skip connection is a 1x1 convolution (no bias) with norm.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -35,9 +35,9 @@ class PlainBlock(nn.Module):
 
 
 class PreActBlock(nn.Module):
-    """Norm and ReLU before each of two 3x3 convolutions (no bias), after arXiv:1603.05027.
+    """Norm and ReLU before each of two 3x3 convolutions (no bias), with a skip connection (arXiv:1603.05027).
 
-    Where the shape changes the skip is a bare 1x1 convolution of the activated input; else it is the input.
+    If the shape changes, the skip connection is a 1x1 convolution of the activated input, else the input.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -61,11 +61,14 @@ class PreActBlock(nn.Module):
 def small_image_features(
     in_channels: int, depths: Sequence[int], width: int, preact: bool = False
 ) -> tuple[nn.Sequential, int]:
-    """Return stem, stages and global average as one Sequential, and the number of channels that come out.
+    """Return stem, stages and global average pooling as one Sequential, and the number of output channels.
 
-    depths: blocks in each stage. width: channels of the stem and the first stage; each later stage has twice
-    the channels of the one before and half its height and width. preact: blocks of `PreActBlock`, whose stem
-    is a bare convolution.
+    Args:
+        in_channels: Channels of the images.
+        depths: Number of blocks of each stage.
+        width: Channels of the stem and the first stage; each later stage doubles the channels and halves height
+            and width.
+        preact: Use `PreActBlock`, with a stem without norm and activation.
     """
     layers: list[nn.Module] = [conv(in_channels, width, 3, 1, bias=False)]
     if not preact:

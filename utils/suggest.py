@@ -1,4 +1,4 @@
-"""One-line messages for names that do not exist, with the nearest name that does."""
+"""One-line messages for unknown names, with the nearest known name."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 
 def one_line(text: object, limit: int = 300) -> str:
-    """Return `text` with all white space folded into single blanks, cut after `limit` characters."""
+    """Return `text` with white space collapsed to single spaces, truncated to `limit` characters."""
     line = " ".join(str(text).split())
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """Return the entry of `allowed` that looks most like `name`, upper and lower case alike, or None."""
+    """Return the entry of `allowed` most similar to `name`, ignoring case, or None."""
     folded: dict[str, str] = {}
     for entry in allowed:
         folded.setdefault(entry.casefold(), entry)  # on equal spellings the first entry wins

@@ -1,4 +1,4 @@
-"""Names of torchvision's classification networks, read from its source: neither it nor torch is imported."""
+"""Names of torchvision's classification networks, read from its source without importing it or torch."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from secateur.utils.suggest import unknown
 
 @functools.cache
 def classification_networks() -> tuple[str, ...]:
-    """Return the sorted names of the builders that torchvision registers in the files of its models folder.
+    """Return the sorted names of the builders registered in the files of torchvision's models folder.
 
-    Those for detection, segmentation, video and quantised networks lie in folders of their own.
+    The folders for detection, segmentation, video and quantised networks are not searched.
     """
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
@@ -32,7 +32,7 @@ def check_arch(arch: object) -> None:
 
 
 def _registered(file: Path) -> list[str]:
-    """The functions of a file that are decorated with `register_model`."""
+    """Return the names of the functions of a file that are decorated with `register_model`."""
     tree = ast.parse(file.read_bytes(), filename=str(file))
     return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _is_registered(node)]
 

@@ -1,4 +1,4 @@
-"""The one place that imports torchvision."""
+"""Import of torchvision; no other module imports it directly."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from types import ModuleType
 
 import torch
 
-# Operators that torchvision registers fake kernels for while it is being imported. Where its compiled library
-# does not load (a CPU build of torch beside a CUDA build of torchvision) they do not exist and the import
-# dies. Nothing here calls them: a schema without a kernel is enough.
+# Operators that torchvision registers fake kernels for during its import. If its compiled library does not load
+# (a CPU build of torch with a CUDA build of torchvision), they do not exist and the import fails. Secateur does
+# not call them, so a schema without a kernel is sufficient.
 _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
 
-# An operator lives only as long as the Library object that defined it.
+# An operator exists only as long as the Library object that defined it.
 _libraries: list[torch.library.Library] = []
 
 
 def _define_missing_operators() -> None:
     """Define every schema of `_SCHEMAS` that does not exist yet."""
-    # FRAGMENT, unlike DEF, tolerates others that extend the same namespace
+    # FRAGMENT, unlike DEF, allows other libraries to extend the same namespace
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name, schema in _SCHEMAS.items():
         if not hasattr(torch.ops.torchvision, name):
@@ -32,7 +32,7 @@ def _define_missing_operators() -> None:
 
 
 def _forget_half_imported() -> None:
-    """Remove the submodules that a failed import of torchvision leaves in `sys.modules`."""
+    """Remove the submodules of torchvision from `sys.modules` after a failed import."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]
 
@@ -41,9 +41,22 @@ def _forget_half_imported() -> None:
 def torchvision() -> ModuleType:
     """Return the torchvision package, imported on the first call.
 
-    Where the compiled operators load nothing is defined: a second definition would collide with theirs, and
-    whether they load is known only after the import has been tried.
+    Use this function instead of `import torchvision` in plug-ins: the import also succeeds if the compiled library
+    of torchvision does not load, as with a CPU build of torch and a CUDA build of torchvision.
+
+    Returns:
+        The module `torchvision`.
+
+    Raises:
+        ImportError: If torchvision is not installed.
+        RuntimeError: If its import fails for another reason than missing operators.
+
+    Example:
+        >>> from secateur import torchvision
+        >>> torchvision().models.get_model("resnet18", weights=None).fc.out_features
+        1000
     """
+    # Operators are defined only after a failed import: a second definition of loaded ones would be an error.
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:

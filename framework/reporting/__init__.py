@@ -1,5 +1,5 @@
-"""What a user sees of a run: console, metrics.jsonl, report.json, plots.
+"""Output of a run: console, metrics.jsonl, report.json, plots.
 
-Events and measurements come in; lines, files and figures go out. Nothing here changes a network.
+Converts events and measurements to lines, files and figures. Nothing in this package changes a network.
 Start with `report.py`.
 """

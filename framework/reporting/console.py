@@ -1,4 +1,4 @@
-"""What a person sees of a run: lines, tables and progress bars, and the same lines in output/log.txt."""
+"""Console output of a run: lines, tables and progress bars; the lines are also written to output/log.txt."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-#: where bars were asked for but cannot move (a pipe, a file): seconds between two lines of progress
+#: seconds between two lines of progress, where bars are requested but the output is not a terminal
 LINE_EVERY = 10.0
 
 
 class Console:
-    """Prints to standard output; bars only on a terminal (`progress` auto) or when asked for (on).
+    """Prints to standard output and to a log file.
 
-    Asked for in a pipe or a file, a plain line from time to time takes the place of the bar.
+    Args:
+        progress: "auto" shows progress bars on a terminal only. "on" also shows progress in a pipe or a file, as
+            a plain line every `LINE_EVERY` seconds. Any other value disables progress.
     """
 
     def __init__(self, progress: str = "auto") -> None:
         self._terminal = sys.stdout.isatty()
-        # Text is printed as it is: no markup, and no `:name:` turned into a picture in a path.
+        # Text is printed unchanged: no markup, and no `:name:` in a path replaced by an emoji.
         self._rich = RichConsole(
             highlight=False,
             markup=False,
@@ -40,12 +42,12 @@ class Console:
         self._progress: Progress | None = None
 
     def say(self, text: str) -> None:
-        """One line, or several."""
+        """Print and log one or several lines."""
         self._rich.print(text)
         self.note(text)
 
     def show(self, table: Table) -> None:
-        """A table; the log gets it as plain text."""
+        """Print a table, and log it as plain text."""
         self._rich.print(table)
         plain = RichConsole(width=120, no_color=True, force_terminal=False, file=io.StringIO())
         with plain.capture() as captured:
@@ -53,29 +55,29 @@ class Console:
         self.note("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
     def note(self, text: str) -> None:
-        """A line for the log alone; kept back until there is one."""
+        """Write a line to the log only; buffered until `log_to` is called."""
         if self._log is None:
             self._lines.append(text)
             return
-        # a path may hold bytes that are no UTF-8
+        # a path may contain bytes that are not valid UTF-8
         with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text + "\n")
 
     def log_to(self, path: Path) -> None:
-        """From now on write every line to this file too, those said before first."""
+        """Write all earlier and later lines to this file."""
         self._log = path
         lines, self._lines = self._lines, []
         for line in lines:
             self.note(line)
 
     def track(self, items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
-        """The items, with their progress shown where it is to be."""
+        """Iterate over `items` and show the progress, if it is enabled."""
         if not self._tracked or total < 2:
             return items
         return self._with_bar(items, title, total) if self._terminal else self._with_lines(items, title, total)
 
     def close(self) -> None:
-        """Take away a bar that an error has left, and show the cursor again."""
+        """Remove a progress bar that is still shown after an error, and restore the cursor."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None

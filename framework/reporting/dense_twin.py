@@ -1,4 +1,4 @@
-"""The dense network that a pruned one came from."""
+"""Rebuild the dense network that a pruned network was made from."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from secateur.framework.plugins.registry import build
 
 
 def dense_twin(model: nn.Module, example_input: Tensor) -> nn.Module:
-    """The architecture before any pruning, with arbitrary weights: for sizes and speed only."""
+    """Return the architecture before any pruning, with arbitrary weights: for measuring size and speed only."""
     lineage = lineage_of(model)
     try:
-        with torch.device("meta"):  # weights are not drawn: for a large network that takes seconds
+        with torch.device("meta"):  # skips the initialisation, which takes seconds for a large network
             twin: nn.Module = build("models", str(lineage.name), **lineage.options)
         twin = twin.to_empty(device=example_input.device)
     except (RuntimeError, NotImplementedError):  # a constructor that reads the values of its tensors
         twin = build("models", str(lineage.name), **lineage.options).to(example_input.device)
     for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
-        # Plain numbers: uninitialised memory may hold denormals, which are slow, and NaN.
+        # Uninitialised memory can contain NaN, and denormal numbers, which are slow.
         if tensor.is_floating_point():
             tensor.data.fill_(1.0) if "running_var" in name else tensor.data.normal_(std=0.02)
         else:

@@ -1,4 +1,4 @@
-"""`measure`: size, sparsity and latency of a network in one dictionary."""
+"""Measure size, sparsity and latency of a network."""
 
 from __future__ import annotations
 
@@ -17,13 +17,37 @@ from secateur.utils.errors import UsageError
 
 @ordinary_mode()
 def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) -> dict[str, Any]:
-    """Size and speed of the network as it stands.
+    """Measure the size, sparsity and latency of a network. The model is not changed.
 
-    `params` (all parameters), `macs` (multiply-adds of one sample), `effective_macs` (those of layers with
-    masked weights scaled by their density), `bytes` (of the file that `save_model` writes), `csr_bytes` (with
-    the prunable weights in sparse rows; None without masks), `weight_sparsity` and `node_sparsity` against
-    the dense network, `latency_ms` ({"1": ..., "64": ...}, or None without `latency`). The model is not
-    changed. Raises UsageError for what is no network or no batch.
+    Args:
+        model: The network, dense, masked or cut.
+        example_input: A batch of inputs, one tensor with at least one sample in its first dimension, on the device
+            of the model.
+        latency: Whether to measure the latency, which takes seconds.
+
+    Returns:
+        A dictionary with the keys
+
+        - `params`: number of parameters.
+        - `macs`: multiply-adds of one sample.
+        - `effective_macs`: the same, with those of layers with masked weights scaled by their density.
+        - `bytes`: size of the file that `save_model` writes.
+        - `csr_bytes`: size with the prunable weights in compressed sparse rows; None without masks.
+        - `weight_sparsity`: share of the dense network's prunable weights that are zero or cut.
+        - `node_sparsity`: share of the dense network's output units, without those of the output layers, that are
+          zero or cut.
+        - `latency_ms`: milliseconds by batch size, `{"1": ..., "64": ...}`; None if `latency` is False.
+
+    Raises:
+        UsageError: If `model` is not a network, or `example_input` is not a batch.
+
+    Example:
+        >>> import torch
+        >>> from secateur import build, measure
+        >>> model = build("models", "LeNet300", in_channels=1, num_classes=10, image_size=28)
+        >>> numbers = measure(model, torch.zeros(1, 1, 28, 28), latency=False)
+        >>> numbers["params"], numbers["macs"], numbers["node_sparsity"]
+        (267410, 266200, 0.0)
     """
     from secateur.framework.storage.checkpoint import file_size
 

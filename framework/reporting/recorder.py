@@ -1,4 +1,4 @@
-"""The listener that records: metrics.jsonl, TensorBoard, and a line per epoch on the console."""
+"""Record a run: metrics.jsonl, TensorBoard, and a line per epoch on the console."""
 
 from __future__ import annotations
 
@@ -30,33 +30,33 @@ class Recorder:
     """One row per evaluation; TensorBoard's x-axis is the number of training samples seen.
 
     Keys: acc/, loss/ and penalty/ for train, val and test; sparse/weight, sparse/node, sparse/hm (harmonic mean
-    of weight sparsity and the latest accuracy), sparse/log_disk_size (ln of the bytes, sparse rows where masked);
-    time/gpu_time (ms a batch) and time/batch_time (s a batch, evaluation included) where batches were trained on
+    of weight sparsity and the latest accuracy), sparse/log_disk_size (ln of the bytes; CSR if masked);
+    time/gpu_time (ms per batch) and time/batch_time (s per batch, with evaluation) if there were training batches
     since the last row, time/flops_per_sample (multiply-adds), time/flops_log_cum (log10, training and scoring);
-    cuda/ram_footprint (bytes); layer/sparsity/LAYER (share of the dense layer's weights that are gone).
-    `phase`: warmup, pruning or final; `rewinds`: how often the network went back to its rewind point so far.
-    Sparsities and size are those of `trainer.network()`; norm/l0 comes from L0Trainer.
+    cuda/ram_footprint (bytes); layer/sparsity/LAYER (pruned share of the dense layer's weights).
+    `phase`: warmup, pruning or final; `rewinds`: number of rewinds so far.
+    Sparsities and size are those of `trainer.network()`; norm/l0 is added by L0Trainer.
     """
 
     def __init__(self, folder: RunFolder, console: Console) -> None:
         self._folder, self._console = folder, console
         self._writer = SummaryWriter(str(folder.tensorboard))
         self.rows: list[dict[str, Any]] = []
-        #: those of `rows` that end an epoch
+        #: the rows at the ends of epochs
         self.epochs: list[dict[str, Any]] = []
         self._started = self._epoch_started = time.monotonic()
-        #: since the last row: when batches began, when the last one ended, how many
+        #: since the last row: start of the batches, end of the last batch, and their number
         self._since = self._until = self._started
         self._batches = 0
 
     @property
     def writer(self) -> SummaryWriter:
-        """What writes into tensorboard/, for what others have to show there."""
+        """The TensorBoard writer, for the figures of other listeners."""
         return self._writer
 
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:
-        """Time counts from here: pruning before training comes next, and it is part of the cost."""
+        """Start the clock; pruning before training is part of the measured time."""
         self._started = time.monotonic()
 
     @hookimpl
@@ -66,18 +66,18 @@ class Recorder:
 
     @hookimpl
     def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
-        """Count; nothing is read from the device."""
+        """Count the batch; no host synchronisation."""
         self._batches += 1
         self._until = time.monotonic()
 
     @hookimpl
     def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
-        """Say how far the step went."""
+        """Print the reached sparsity."""
         asked = "by a fixed threshold" if event.asked is None else f"asked {event.asked:.4f}"
         if event.number is not None:
             what = "channels" if type_name(trainer, event) == "nodes" else "weights"
             asked = f"{event.removed} {what}, asked {event.number}"
-        inputs = "" if event.inputs is None else f", {int(event.inputs.sum())} of {len(event.inputs)} inputs left"
+        inputs = "" if event.inputs is None else f", {int(event.inputs.sum())} of {len(event.inputs)} inputs kept"
         self._console.say(
             f"pruned {type_name(trainer, event)} to {event.reached:.4f} ({asked}){inputs}, "
             f"{trainer.macs:,} MACs a sample"
@@ -85,22 +85,22 @@ class Recorder:
 
     @hookimpl
     def rewound(self, trainer: Trainer, to_epoch: int) -> None:
-        """Say where training goes on from."""
+        """Print the epoch from which training continues."""
         self._console.say(f"rewound to {rewind_point(to_epoch)}")
 
     @hookimpl
     def warned(self, trainer: Trainer, message: str) -> None:
-        """Warnings go to the console and the log."""
+        """Print the warning and log it."""
         self._console.say(f"warning: {message}")
 
     @hookimpl
     def evaluated(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """A row within an epoch, or after the test."""
+        """Write a row within an epoch, or after the test."""
         self.write(trainer, metrics)
 
     @hookimpl(tryfirst=True)
     def epoch_ended(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """A row for the epoch, of the network as it was trained and evaluated, before any pruning now."""
+        """Write the row of the epoch, for the network as trained and evaluated, before any pruning step."""
         row = self.write(trainer, metrics)
         self.epochs.append(row)
         shown = {"loss": "loss/train", "acc": "acc/train", "val loss": "loss/val", "val acc": "acc/val"}
@@ -112,7 +112,7 @@ class Recorder:
         )
 
     def write(self, trainer: Trainer, metrics: dict[str, float]) -> dict[str, Any]:
-        """Append a row with these metrics and the state of the network; returns it."""
+        """Append and return a row with these metrics and the state of the network."""
         row: dict[str, Any] = {
             "epoch": trainer.epoch,
             "phase": trainer.progress.phase,
@@ -134,7 +134,7 @@ class Recorder:
         return row
 
     def close(self) -> None:
-        """Finish the TensorBoard file; an error of the run that is on its way matters more than one here."""
+        """Close the TensorBoard file; an error here must not hide an error of the run."""
         with contextlib.suppress(OSError):
             self._writer.close()
 
@@ -166,7 +166,7 @@ class Recorder:
 
 
 def type_name(trainer: Trainer, event: PruneEvent) -> str:
-    """nodes or weights: what the event's sparsity is a share of."""
+    """Return "nodes" or "weights", the units of the event's sparsity."""
     return "nodes" if all(mask.dim() == 1 for mask in event.keep.values()) else "weights"
 
 

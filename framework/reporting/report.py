@@ -1,4 +1,4 @@
-"""The result of a run: report.json, and the same numbers as a table."""
+"""Collect the results of a run for report.json, and show them as a table."""
 
 from __future__ import annotations
 
@@ -30,11 +30,19 @@ def make_report(
     seconds: float,
     event: PruneEvent | None = None,
 ) -> dict[str, Any]:
-    """All numbers of a finished run; both networks are timed in turns, in the format the run trained in, unless
-    the run does without (`latency_ms` is None then).
+    """Return all numbers of a finished run.
 
-    `event` is the last pruning step: one by a fixed threshold was not asked for a sparsity, and one that ranked
-    the inputs of the first layer knows how many are left (else both numbers are left out).
+    The latency of both networks is measured in turns, in the memory format of training; with `--no_latency` it is
+    None.
+
+    Args:
+        trainer: The trainer after the test.
+        config: The settings of the run.
+        accuracy: Test accuracy of the pruned network.
+        dense_accuracy: Test accuracy of the dense network; None if it was not trained.
+        seconds: Training time.
+        event: The last pruning step. A step with a fixed threshold has no requested sparsity; a step that ranked
+            the inputs of the first layer adds the number of inputs and of kept inputs.
     """
     model, example = trainer.model, trainer.example_input
     twin = dense_twin(model, example)
@@ -78,7 +86,7 @@ def make_report(
 
 
 def _inputs(event: PruneEvent | None) -> dict[str, int]:
-    """Inputs of the first layer, and how many of them are not masked."""
+    """Return the number of inputs of the first layer, and of those that are not masked."""
     if event is None or event.inputs is None:
         return {}
     return {"inputs": len(event.inputs), "inputs_left": int(event.inputs.sum())}
@@ -87,7 +95,7 @@ def _inputs(event: PruneEvent | None) -> dict[str, int]:
 def _asked(config: RunConfig, event: PruneEvent | None) -> float | None:
     if config.prune_criterion == "EmptyCrit":
         return 0.0
-    if event is None:  # no step came: what was asked for is the limit, unless numbers of channels were
+    if event is None:  # no step ran: the request is the limit, unless it was a number of channels
         return None if getattr(schedule_of(config, Never()), "counted", False) else config.pruning_limit
     return config.pruning_limit if event.asked is not None else None
 
@@ -105,7 +113,7 @@ def _train_part(progress: Progress, dense_macs: int, seconds: float) -> dict[str
 
 
 def report_table(report: dict[str, Any]) -> Table:
-    """Dense network against pruned one."""
+    """Return a table that compares the dense and the pruned network."""
     dense, pruned, reached = report["dense"], report["pruned"], report["reached"]
     how = report["criterion"]
     if report["trainer"]["name"] != "DefaultTrainer":

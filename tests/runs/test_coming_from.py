@@ -1,4 +1,4 @@
-"""People who come from another system: their commands run, their flags are known."""
+"""Commands of other systems run, and their flags are accepted."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_all_commands_of_the_other_systems_were_found() -> None:
 
 OTHERS_FAST = (
     "Taylor pruning: prune a ResNet-50, as published",
-    "Taylor pruning: how well it tells what a unit is worth",
+    "Taylor pruning: how well the scores estimate the importance",
     "pruning by gradient flow: tracked, biased to large weights",
     "pruning by gradient flow: magnitudes in 25 rounds, as published",
     "pruning by gradient flow: evaluate",

@@ -173,7 +173,7 @@ def test_inputs_of_the_first_layer_go_with_the_channels(launch: Launch) -> None:
     assert reached["inputs"] == 784 and 0 < reached["inputs_left"] < 784
     assert "inputs" not in plain.report["reached"]
     assert reached["node_sparsity"] == pytest.approx(0.8, abs=0.005)
-    assert f"{reached['inputs_left']} of 784 inputs left" in run.out
+    assert f"{reached['inputs_left']} of 784 inputs kept" in run.out
     model = load_model(run.folder.checkpoint("LeNet300"))
     weight = model.get_parameter("features.1.weight")
     assert weight.shape[1] == 784 and int((weight != 0).any(0).sum()) == reached["inputs_left"]

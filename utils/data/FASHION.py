@@ -6,7 +6,7 @@ from secateur.utils.data._idx import IdxDataSet
 
 
 class FASHION(IdxDataSet):
-    """Fashion-MNIST: 60,000 + 10,000 grey 28x28 pictures of clothes, 10 classes.
+    """Fashion-MNIST: 60,000 + 10,000 grey 28x28 images of clothes, 10 classes.
 
     H. Xiao, K. Rasul, R. Vollgraf, arXiv:1708.07747.
     """

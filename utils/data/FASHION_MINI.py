@@ -13,10 +13,10 @@ from secateur.utils.loading.dataset import LARGEST_FILE, DataSet, reading
 
 
 class FASHION_MINI(DataSet):
-    """Embedded part of Fashion-MNIST: 6,000 + 2,000 grey 28x28 pictures of clothes, 10 classes.
+    """Embedded part of Fashion-MNIST: 6,000 + 2,000 grey 28x28 images of clothes, 10 classes.
 
     Exactly 600 training and 200 test images of every class, chosen by `utils/loading/make_fashion_mini.py`, which
-    also computed `mean` and `std`. Comes with the source code, so `data_dir` and `download` have no effect.
+    also computed `mean` and `std`. Part of the source code, so `data_dir` and `download` have no effect.
     The licence of the images is in FASHION_MINI.LICENSE.txt.
     """
 
@@ -31,7 +31,7 @@ class FASHION_MINI(DataSet):
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return all images (uint8, (N, 1, 28, 28)) and labels (int64, (N,)) of one part."""
         part = "train" if train else "test"
-        # opened here: given a path, NumPy leaves a damaged file open
+        # opened here: given a path, NumPy does not close a damaged file
         with reading(self.file), open_regular(self.file, LARGEST_FILE) as file:
             check_zip(file, self.file, LARGEST_FILE)
             with np.load(file, allow_pickle=False) as arrays:

@@ -1,4 +1,4 @@
-"""A folder of one's own images."""
+"""A folder of the user's images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class IMAGEFOLDER(FolderDataSet):
     """Your own images in DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/* (or val), any size, colour.
 
     The classes are the folders in `train`, sorted by name; those in `test` must be among them. `val` is used
-    where there is no `test`. Normalised with the constants of ImageNet.
+    if there is no `test`. Normalised with the constants of ImageNet.
     """
 
     in_channels = 3
@@ -25,7 +25,7 @@ class IMAGEFOLDER(FolderDataSet):
     std = (0.229, 0.224, 0.225)
 
     def _folder(self, train: bool) -> Path:
-        """Return the folder of one part; UsageError where there is none."""
+        """Return the folder of one part; raises UsageError if there is none."""
         names = ("train",) if train else ("test", "val")
         wanted = f"DIR/{' or DIR/'.join(names)} with one folder of images for every class"
         if self.data_dir is None:
@@ -38,7 +38,7 @@ class IMAGEFOLDER(FolderDataSet):
 
     @staticmethod
     def _class_folders(folder: Path) -> list[str]:
-        """Return the sorted names of the folders in `folder`, hidden ones (.ipynb_checkpoints) left out."""
+        """Return the sorted names of the folders in `folder`, without hidden ones (.ipynb_checkpoints)."""
         names = list(folder_names(folder))
         if not names:
             raise UsageError(f"{folder} has no folders: IMAGEFOLDER needs one with images for every class")

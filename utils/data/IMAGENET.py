@@ -13,12 +13,12 @@ WNID = re.compile(r"n\d{8}")
 
 
 class IMAGENET(ImageNetPart):
-    """ImageNet (ILSVRC 2012): 1,281,167 + 50,000 colour photographs, 1,000 classes; 224x224 unless told.
+    """ImageNet (ILSVRC 2012): 1,281,167 + 50,000 colour photographs, 1,000 classes; 224x224 by default.
 
-    image-net.org, for research. Read from DATA_DIR/train/CLASS/* and DATA_DIR/val/CLASS/*; a folder with some
-    of the classes will do. Tested on the middle 224x224 pixels once the shorter side has 256, trained on random
-    pieces of the files, flipped half of the time (`--augment resized_crop_flip`, which is filled in unless
-    another is asked for). Normalised with the constants of ImageNet.
+    image-net.org, for research. Read from DATA_DIR/train/CLASS/* and DATA_DIR/val/CLASS/*; a subset of the classes
+    is accepted. Test images are resized to a shorter side of 256 pixels and centre cropped to 224x224. Training
+    images are random crops, flipped with probability 0.5 (`--augment resized_crop_flip`, the default here).
+    Normalised with the constants of ImageNet.
     """
 
     published = 1000
@@ -30,7 +30,7 @@ class IMAGENET(ImageNetPart):
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The published names where all the published classes are there, else the names of the folders."""
+        """The published names if all published classes are present, else the names of the folders."""
         found = self.folder_names
         if len(found) != self.published or not all(WNID.fullmatch(name) for name in found):
             return found

@@ -9,11 +9,11 @@ from secateur.utils.data._class_folders import ImageNetPart, torchvision_class
 
 
 class IMAGENETTE(ImageNetPart):
-    """Imagenette: about 13,000 colour photographs, 10 easily told classes of ImageNet; 128x128 unless told.
+    """Imagenette: about 13,000 colour photographs, 10 easy classes of ImageNet; 128x128 by default.
 
-    github.com/fastai/imagenette, Apache 2.0. Version 2 (9,469 + 3,925 images) is looked for before version 1
+    github.com/fastai/imagenette, Apache 2.0. Version 2 (9,469 + 3,925 images) is searched for before version 1
     (12,894 + 500) and the images of 320 pixels before the others. Normalised with the constants of ImageNet;
-    nothing is flipped unless --augment says so, and test images never are.
+    training images are augmented only with --augment, test images never.
     """
 
     folders = ("imagenette2-320", "imagenette2", "imagenette2-160",

@@ -4,11 +4,11 @@ from secateur.utils.data._class_folders import ImageNetPart
 
 
 class IMAGEWOOF(ImageNetPart):
-    """Imagewoof: about 13,000 colour photographs of 10 breeds of dogs out of ImageNet; 128x128 unless told.
+    """Imagewoof: about 13,000 colour photographs of 10 breeds of dogs in ImageNet; 128x128 by default.
 
-    github.com/fastai/imagenette, Apache 2.0. Version 2 (9,025 + 3,929 images) is looked for before version 1
+    github.com/fastai/imagenette, Apache 2.0. Version 2 (9,025 + 3,929 images) is searched for before version 1
     (12,454 + 500) and the images of 320 pixels before the others. Normalised with the constants of ImageNet;
-    nothing is flipped unless --augment says so, and test images never are.
+    training images are augmented only with --augment, test images never.
     """
 
     folders = ("imagewoof2-320", "imagewoof2", "imagewoof2-160",

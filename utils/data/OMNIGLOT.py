@@ -12,7 +12,7 @@ from secateur.utils.errors import UsageError
 
 DRAWER = re.compile(r"_(\d+)\.\w+")
 TEST_EVERY = 5
-"""The drawings of every fifth drawer are for testing."""
+"""The drawings of every fifth person are the test part."""
 
 
 class OMNIGLOT(ClassFolders):
@@ -20,9 +20,9 @@ class OMNIGLOT(ClassFolders):
 
     B. Lake, R. Salakhutdinov, J. Tenenbaum, Science 350, 2015; MIT licence. The published parts, background
     and evaluation, have no character in common, so that a classifier trained on one cannot be tested on the
-    other. Here both are one set: of each character the drawings of drawers 5, 10, 15 and 20 are the test part,
-    those of the other 16 the training part. A class is ALPHABET/CHARACTER, sorted by name. Nothing is turned or
-    flipped unless --augment says so.
+    other. Here both are one set: the drawings of persons 5, 10, 15 and 20 of each character are the test part,
+    those of the other 16 the training part. A class is ALPHABET/CHARACTER, sorted by name. Training images are
+    augmented only with --augment.
     """
 
     published = 1623
@@ -32,7 +32,7 @@ class OMNIGLOT(ClassFolders):
     mode = "L"
     in_channels = 1
     image_size = 105
-    # paper is 1 and ink 0, so that the one number is sqrt(m * (1 - m)) of the other
+    # paper is 1 and ink 0, so that std = sqrt(mean * (1 - mean))
     mean = (0.9221,)
     std = (0.2681,)
 
@@ -47,7 +47,7 @@ class OMNIGLOT(ClassFolders):
                 for character in folder_names(root / part / alphabet):
                     name = f"{alphabet}/{character}"
                     if name in found:
-                        raise UsageError(f"OMNIGLOT: {name} lies in both parts of {root}")
+                        raise UsageError(f"OMNIGLOT: {name} is in both parts of {root}")
                     found[name] = root / part / alphabet / character
         return found
 
@@ -72,8 +72,8 @@ class OMNIGLOT(ClassFolders):
 
 
 def _drawer(path: str) -> int:
-    """The number of the person who drew, from a name such as 0709_17.png."""
+    """Return the number of the person from the name of a drawing, such as 0709_17.png."""
     match = DRAWER.search(Path(path).name)
     if match is None:
-        raise UsageError(f"OMNIGLOT: {path} is not named after its drawer, as 0709_17.png is")
+        raise UsageError(f"OMNIGLOT: {path} is not named CHARACTER_PERSON, as in 0709_17.png")
     return int(match[1])

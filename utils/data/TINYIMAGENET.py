@@ -17,12 +17,12 @@ ANNOTATIONS = "val_annotations.txt"
 
 
 class TINYIMAGENET(ClassFolders):
-    """Tiny ImageNet: 100,000 + 10,000 colour photographs of 64x64, 200 classes; 128x128 unless told.
+    """Tiny ImageNet: 100,000 + 10,000 colour photographs of 64x64, 200 classes; 128x128 by default.
 
-    Stanford CS231n. Tested on its validation part: the labels of its test part were never published. Read as
-    the archive has it (train/WNID/images/*.JPEG, val/images/*.JPEG with val/val_annotations.txt) or with one
-    plain folder for each class. `--image_size 64` keeps the native size. Normalised with the constants of
-    ImageNet; nothing is flipped unless --augment says so, and test images never are.
+    Stanford CS231n. Tested on its validation part: the labels of its test part were never published. Read in
+    the layout of the archive (train/WNID/images/*.JPEG, val/images/*.JPEG with val/val_annotations.txt) or with
+    one folder of images for each class. `--image_size 64` keeps the native size. Normalised with the constants of
+    ImageNet; training images are augmented only with --augment, test images never.
     """
 
     published = 200
@@ -45,19 +45,19 @@ class TINYIMAGENET(ClassFolders):
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The first word for each class in words.txt; the name of its folder where there is none."""
+        """The first name of each class in words.txt, or the name of its folder if it has none."""
         file = self._present() / "words.txt"
         words = dict(_rows(file)) if os.path.lexists(file) else {}
         return tuple(words.get(name, name).partition(",")[0].strip() for name in self.folder_names)
 
 
 def _annotated(part: Path) -> dict[str, list[str]]:
-    """The images of val/images by the class that the annotations give them; both must name the same files."""
+    """Group the images of val/images by their annotated class; the annotations must list exactly these files."""
     found: dict[str, list[str]] = {}
     there = {Path(path).name: path for path in images_in(part / "images")}
     for name, wnid in _rows(part / ANNOTATIONS):
         if name not in there:
-            raise UsageError(f"TINYIMAGENET: {part / 'images' / name} is missing, {ANNOTATIONS} names it")
+            raise UsageError(f"TINYIMAGENET: {part / 'images' / name} is missing, but listed in {ANNOTATIONS}")
         found.setdefault(wnid, []).append(there.pop(name))
     if there:
         raise UsageError(f"TINYIMAGENET: {next(iter(there.values()))} has no line in {part / ANNOTATIONS}")
@@ -65,7 +65,7 @@ def _annotated(part: Path) -> dict[str, list[str]]:
 
 
 def _rows(file: Path) -> list[tuple[str, str]]:
-    """The first two columns of a file whose columns are separated by tabs."""
+    """Read the first two columns of a file with tab-separated columns."""
     check_regular(file, LARGEST_FILE)
     with reading(file), file.open(encoding="utf-8", newline="") as opened:
         rows = [row for row in csv.reader(opened, delimiter="\t", quoting=csv.QUOTE_NONE) if row]

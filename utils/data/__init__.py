@@ -1,1 +1,1 @@
-"""The data sets, one a file; the name of the file is that of the class and that on the command line."""
+"""Data sets, one per file; file, class and command-line value have the same name."""

@@ -1,4 +1,4 @@
-"""What CIFAR-10 and CIFAR-100 have in common."""
+"""Base class of CIFAR-10 and CIFAR-100."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ class CifarDataSet(FileDataSet):
     def read(self, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (uint8, (N, 3, 32, 32)) and labels (int64, (N,)) from the files in `folder`.
 
-        The files are pickles, which could run any code: only those with the published checksum are opened.
+        The files are pickles, which can run arbitrary code: only those with the published checksum are opened.
         """
         for name, md5 in self._checksums(train).items():
             path = folder / name
-            check_regular(path, LARGEST_FILE)  # before all of it is read
+            check_regular(path, LARGEST_FILE)  # before the whole file is read
             if not torchvision().datasets.utils.check_integrity(path, md5):
                 raise UsageError(f"cannot read {path}: damaged or not the published file (md5 is not {md5})")
         base = self._torchvision_class()
-        # torchvision checks, and so opens, both parts; a reader that knows only one leaves the other alone
+        # torchvision checks, and so opens, both parts; an empty list skips the other part
         other = {"test_list" if train else "train_list": [], "base_folder": folder.name}
         with reading(folder), warnings.catch_warnings():
-            # the published pickles describe their arrays in a way that NumPy 2.4 frowns upon
+            # the published pickles use a format of arrays that is deprecated in NumPy 2.4
             warnings.simplefilter("ignore", np.exceptions.VisibleDeprecationWarning)
             part = type(base.__name__, (base,), other)(folder.parent, train=train)
             images = torch.from_numpy(part.data).permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""What published sets of image files with one folder for each class have in common."""
+"""Base class of published data sets of image files with one folder for each class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from secateur.utils.suggest import one_line
 
 
 class _ClassCount:
-    """`num_classes`: for the class that of the published set, for an object that of the folder it has found."""
+    """Descriptor of `num_classes`: that of the published set on the class, that of the files on an object."""
 
     def __get__(self, owner: ClassFolders | None, kind: type[ClassFolders]) -> int:
         root = owner.root() if owner is not None else None
@@ -27,23 +27,23 @@ class _ClassCount:
 
 
 class ClassFolders(FolderDataSet):
-    """A published set of image files, in folders that bear the names of the classes.
+    """A published set of image files, in folders named after the classes.
 
-    Looked for under the names of `folders` in --data_dir, in --data_dir itself, and under these names in the
-    default download folder; else downloaded, where torchvision can. The label of an image is the position of
-    its class among the sorted names of the training folders, in both parts; a class that only one of the parts
-    has is an error that names it. A folder with another number of classes than the published set is taken as
-    it is, and told in `remarks`.
+    The set is searched for under the names of `folders` in --data_dir, in --data_dir itself, and under these names
+    in the default download folder; otherwise it is downloaded, if torchvision supports it. In both parts the label
+    of an image is the position of its class among the sorted names of the training folders; a class that is
+    missing in a part is an error. A different number of classes than in the published set is accepted, with a
+    line in `remarks`.
     """
 
-    published: ClassVar[int]  # number of classes of the set as it was published
-    folders: ClassVar[tuple[str, ...]]  # names its folder goes by, the likeliest first
-    needs: ClassVar[tuple[str, ...]] = ("train", "val")  # what lies in it
-    origin: ClassVar[str]  # where to get it, for a set that torchvision cannot download
-    layout: ClassVar[str]  # what must lie where, in words
+    published: ClassVar[int]  # number of classes of the published set
+    folders: ClassVar[tuple[str, ...]]  # possible names of its folder, the most likely first
+    needs: ClassVar[tuple[str, ...]] = ("train", "val")  # required subfolders
+    origin: ClassVar[str]  # source of a set that torchvision cannot download
+    layout: ClassVar[str]  # description of the required files
     names_of: ClassVar[dict[str, str]] = {}  # class folder -> name to show
     mode: ClassVar[str] = "RGB"
-    pictures: ClassVar[type[Pictures]] = Pictures  # how a file becomes a square
+    pictures: ClassVar[type[Pictures]] = Pictures  # conversion of a file to a square image
     in_channels = 3
     image_size: int | None = 128
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -55,21 +55,21 @@ class ClassFolders(FolderDataSet):
         """Return the paths of the images of every class of one part, by the name of the class folder."""
 
     def sources(self) -> tuple[str, ...]:
-        """Return the addresses torchvision downloads from; none where it cannot."""
+        """Return the addresses torchvision downloads from; empty if it does not support the set."""
         return ()
 
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
-        """Let torchvision download the set to `root / folders[0]`."""
+        """Download the set to `root / folders[0]` with torchvision."""
         raise NotImplementedError
 
     def root(self) -> Path | None:
-        """Return the folder of the set, or None where it is nowhere (yet)."""
+        """Return the folder of the set, or None if it is not found."""
         for place in self._places():
             lacking = [name for name in self.needs if not (place / name).is_dir()]
             if not lacking:
                 return place
             if len(lacking) < len(self.needs):
-                # the user means this folder: taking the set from elsewhere would hide that it is incomplete
+                # the user named this folder: using files from elsewhere would hide that it is incomplete
                 raise UsageError(f"{self.name}: {place} is incomplete, it lacks {', '.join(lacking)}: "
                                  f"it must hold {self.layout}")  # fmt: skip
         return None
@@ -84,7 +84,7 @@ class ClassFolders(FolderDataSet):
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What to call the classes, in the order of their labels."""
+        """The names of the classes, in the order of their labels."""
         return tuple(self.names_of.get(name, name) for name in self.folder_names)
 
     def classes(self, root: Path) -> tuple[str, ...]:
@@ -92,7 +92,7 @@ class ClassFolders(FolderDataSet):
         return folder_names(root / "train")
 
     def open(self, train: bool, image_size: int) -> Pictures:
-        """Return the images of one part as squares of `image_size` pixels; UsageError where some are missing."""
+        """Return the images of one part as squares of `image_size` pixels; UsageError if some are missing."""
         root = self._present()
         found = self.files(root, train)
         part = f"{root} ({'training' if train else 'test'} part)"
@@ -111,7 +111,7 @@ class ClassFolders(FolderDataSet):
         return self.pictures(files, image_size, self.mode)
 
     def _places(self) -> list[Path]:
-        """Return every folder to look in, first to last."""
+        """Return the folders to search, in order."""
         own = []
         if self.data_dir is not None:
             given = Path(os.path.expanduser(self.data_dir))
@@ -121,7 +121,7 @@ class ClassFolders(FolderDataSet):
         return list(dict.fromkeys([*own, *(dataset.DOWNLOAD_FOLDER / name for name in self.folders)]))
 
     def _present(self) -> Path:
-        """Return the folder of the set, downloaded if need be; UsageError where it cannot be had."""
+        """Return the folder of the set, after a download if necessary; raises UsageError if it fails."""
         found = self.root()
         if found is not None:
             return found

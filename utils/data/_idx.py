@@ -1,4 +1,4 @@
-"""What the data sets in the format of MNIST have in common."""
+"""Base class of the data sets in the format of MNIST."""
 
 from __future__ import annotations
 
@@ -49,5 +49,5 @@ class IdxDataSet(FileDataSet):
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
         """Download the four files to `root / layout`."""
         base = self._torchvision_class()
-        # torchvision derives the folder from the name of the class, so the subclass must bear the same name
+        # torchvision derives the folder from the name of the class, so the subclass must have the same name
         type(base.__name__, (base,), {"mirrors": list(sources)})(root, download=True)

@@ -1,4 +1,4 @@
-"""The folders and image files in a folder, sorted; what only looks like an image file is refused by name."""
+"""List the folders and image files in a folder, sorted; irregular files with names of images are rejected."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from secateur.utils.files.regular_file import check_regular
 from secateur.utils.loading.dataset import reading
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Endings, in small letters, of the files that are taken for images."""
+"""Suffixes of image files, in lower case."""
 
 
 def folder_names(folder: Path) -> tuple[str, ...]:
-    """Return the sorted names of the folders in `folder`, hidden ones left out."""
+    """Return the sorted names of the folders in `folder`, without hidden ones."""
     with reading(folder), os.scandir(folder) as entries:
         return tuple(sorted(entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry)))
 
 
 def images_in(folder: Path) -> list[str]:
-    """Return the paths of the image files in `folder`, sorted by name; hidden and other files are left out.
+    """Return the paths of the image files in `folder`, sorted by name, without hidden and other files.
 
-    Raises UsageError for a named pipe, a folder or anything else that has the name of an image file.
+    Raises UsageError for a named pipe, a folder or another irregular file with the name of an image file.
     """
     with reading(folder), os.scandir(folder) as entries:
         images = [entry for entry in entries if entry.name.lower().endswith(ENDINGS) and entry.name[0] != "."]
@@ -33,8 +33,8 @@ def images_in(folder: Path) -> list[str]:
 def image_tree(folder: Path) -> list[str]:
     """Return the paths of the image files in `folder` and all folders below, in the order of torchvision.
 
-    Links are followed. Raises UsageError as `images_in`, and for a folder that links lead to more than once, as in
-    a loop.
+    Links are followed. Raises the errors of `images_in`, and UsageError for a folder that is reached more than
+    once through links, as in a loop.
     """
     found: dict[str, list[str]] = {}
     seen: set[tuple[int, int]] = set()
@@ -44,9 +44,7 @@ def image_tree(folder: Path) -> list[str]:
         with reading(Path(place)):
             status = os.stat(place)
             if (status.st_dev, status.st_ino) in seen:
-                raise UsageError(
-                    f"{place} is a link to a folder that {folder} holds already: its images would count twice"
-                )
+                raise UsageError(f"{place} is a link to a folder inside {folder}: its images would be used twice")
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(place) as scanned:
                 entries = sorted(scanned, key=lambda entry: entry.name)

@@ -1,4 +1,4 @@
-"""Image files of any size as square tensors of one size."""
+"""Read image files of any size as square tensors of one size."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ from secateur.utils.loading.dataset import reading
 from secateur.utils.suggest import one_line
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
-"""What an image file may hold, whatever its ending: bitmaps only, since others (EPS) are run as programs."""
+"""Accepted formats of image files, independent of the suffix: bitmaps only, since EPS runs as a program."""
 
 LARGEST_IMAGE = 2**30
-"""Bytes of an image file."""
+"""Largest size of an image file in bytes."""
 
 LONGEST = 100
-"""How many times the shorter side of a photograph its longer one may be before its ends are cut off."""
+"""Largest aspect ratio of a photograph; the ends of longer ones are cut off."""
 
 
 class Pictures:
-    """Image files that become square images of one size when they are asked for.
+    """Image files that are read as square images of one size on access.
 
-    files: (path, label) of each. image_size: side in pixels. mode: PIL's "RGB" (3 channels) or "L" (1).
+    Args:
+        files: Path and label of each file.
+        image_size: Side in pixels.
+        mode: PIL's "RGB" (3 channels) or "L" (1 channel).
     """
 
     def __init__(self, files: Sequence[tuple[str, int]], image_size: int, mode: str = "RGB") -> None:
@@ -46,13 +49,13 @@ class Pictures:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return one image (uint8, (C, image_size, image_size)): shorter side resized, centre cut out."""
+        """Return one image (uint8, (C, image_size, image_size)): shorter side resized, centre cropped."""
         return self._square(index, self.whole)
 
     def cropped(self, index: int, seed: int) -> Tensor:
-        """Return a random piece of one image (uint8, (C, image_size, image_size)), decided by `seed` alone.
+        """Return a random crop of one image (uint8, (C, image_size, image_size)), determined by `seed`.
 
-        The piece has 8 to 100 % of the image's area and sides of 3:4 to 4:3, as in arXiv:1409.4842.
+        The crop has 8 to 100 % of the image's area and sides of 3:4 to 4:3, as in arXiv:1409.4842.
         """
         size = (self.image_size, self.image_size)
 
@@ -63,13 +66,13 @@ class Pictures:
         return self._square(index, piece)
 
     def whole(self, image: Image.Image) -> Image.Image:
-        """Return the largest square from the middle of an image, resized."""
+        """Return the largest central square of an image, resized."""
         return ImageOps.fit(image, (self.image_size, self.image_size), Image.Resampling.BILINEAR)
 
     def _square(self, index: int, make: Callable[[Image.Image], Image.Image]) -> Tensor:
         path = Path(self.paths[index])
         with reading(path), warnings.catch_warnings(), open_regular(path, LARGEST_IMAGE) as file:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # half of what is an error
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error at twice the size
             try:
                 with Image.open(file, formats=FORMATS) as image:
                     square = make(image.convert(self.mode))
@@ -80,10 +83,10 @@ class Pictures:
 
 
 class Photographs(Pictures):
-    """Pictures tested as is usual for ImageNet: shorter side to 256 of 224 parts, then the middle cut out."""
+    """Images with the test crop of ImageNet: shorter side resized to 256/224 of the size, then cropped."""
 
     def whole(self, image: Image.Image) -> Image.Image:
-        """Return the middle of an image: what 224x224 pixels show once its shorter side has 256."""
+        """Return the central crop of an image, such as 224x224 pixels after resizing the shorter side to 256."""
         size, short = self.image_size, self.image_size * 256 // 224
         image = _without_ends(image)
         width, height = (short * side // min(image.size) for side in image.size)
@@ -93,7 +96,7 @@ class Photographs(Pictures):
 
 
 def _without_ends(image: Image.Image) -> Image.Image:
-    """The middle of an image that is far longer than wide, of which resizing would make an enormous one."""
+    """Return the middle of a very long image, whose resized version would not fit into memory."""
     width, height = image.size
     longest = LONGEST * min(image.size)
     if max(image.size) <= longest:
@@ -103,10 +106,9 @@ def _without_ends(image: Image.Image) -> Image.Image:
 
 
 def random_box(width: int, height: int, draw: random.Random) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of a random piece: its area uniform, its ratio uniform in the logarithm.
+    """Return left, top, right and bottom of a random crop of uniform area and log-uniform aspect ratio.
 
-    Ten pieces are tried; where none lies inside a very long image, it is the largest from its middle whose
-    ratio is allowed.
+    Ten crops are tried; if none is inside the image, the largest central crop of an allowed ratio is returned.
     """
     for _ in range(TRIES):
         area = width * height * draw.uniform(*AREAS)

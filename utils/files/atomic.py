@@ -1,4 +1,4 @@
-"""Write files whole or not at all: a killed process or a full disk leaves what was there before."""
+"""Write files atomically: after a killed process or with a full disk, the previous file is intact."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the same folder for the block to write; then it takes the place of `path`.
+    """Yield a temporary path in the same folder, which replaces `path` at the end of the block.
 
-    When the block raises, the temporary file is removed and `path` is as before.
+    If the block raises an error, the temporary file is removed and `path` is unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.part")
     try:
@@ -29,13 +29,13 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text; bytes of the command line that are no UTF-8 are written as they came."""
+    """Write UTF-8 text; bytes of the command line that are not valid UTF-8 are written unchanged."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write `data` as JSON; NaN and infinity, which JSON lacks, become null."""
+    """Write `data` as JSON; NaN and infinity, which JSON does not support, become null."""
     write_text(path, json.dumps(_finite(data), indent=2, allow_nan=False) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""PyYAML's safe loader, held to limits while it composes; imported only where YAML is read."""
+"""PyYAML's safe loader with limits; imported only when YAML is read."""
 
 from __future__ import annotations
 
@@ -8,16 +8,21 @@ import yaml
 
 from secateur.utils.errors import UsageError
 
-#: tags whose values no setting has
+#: tags that no setting uses
 REFUSED = ("binary", "set", "omap", "pairs")
-#: characters of a number: those to base 60 are converted in quadratic time
+#: largest number of characters of a number, since numbers in base 60 are converted in quadratic time
 LONGEST_NUMBER = 400
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """A loader that refuses, with UsageError, what nests too deep, is too large or contains itself.
+    """A loader that raises UsageError for documents that are too deep, too large or contain themselves.
 
-    An alias counts as all it stands for, since whoever walks the values meets them as often.
+    An alias counts as all values that it refers to.
+
+    Args:
+        text: The document.
+        depth: Largest number of nested levels.
+        values: Largest number of values.
     """
 
     def __init__(self, text: str, depth: int, values: int) -> None:
@@ -28,7 +33,7 @@ class BoundedLoader(yaml.SafeLoader):
         self._sizes: dict[str, int] = {}  # anchor -> values of its finished node
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        """Compose a node, counting it and what is below it."""
+        """Compose a node, and count it and its children."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             if event.anchor in self.anchors and event.anchor not in self._sizes:
@@ -53,14 +58,14 @@ class BoundedLoader(yaml.SafeLoader):
             raise UsageError(f"it has more than {self._most_values:,} values, with aliases written out")
 
     def construct_number(self, node: Any) -> Any:
-        """An integer or a float, unless it is written with too many characters."""
+        """Construct an integer or a float; raises UsageError if it has too many characters."""
         if len(str(node.value)) > LONGEST_NUMBER:
             raise UsageError(f"a number has more than {LONGEST_NUMBER} characters")
         integer = node.tag.endswith(":int")
         return self.construct_yaml_int(node) if integer else self.construct_yaml_float(node)
 
     def refuse_tag(self, node: Any) -> Any:
-        """Refuse a value of a tag that no setting has."""
+        """Raise UsageError for a value of a tag that no setting uses."""
         raise UsageError(f"a value has the tag !!{node.tag.rpartition(':')[2]}, which no setting has")
 
 

@@ -1,7 +1,7 @@
-"""Read YAML and JSON from files and flags, within limits: no text can hang the program or exhaust its memory.
+"""Read YAML and JSON from files and flags, with limits on time and memory.
 
-Every document is held to a size, a depth and a number of values, counted as if each alias were written out. What
-exceeds a limit, is malformed or cannot be read is a UsageError of one line that begins with the source.
+Size, depth and number of values of a document are limited, with each alias expanded. A document that exceeds a
+limit, is malformed or cannot be read raises a UsageError of one line that begins with the source.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from typing import Any
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 
-# YAML 1.1 wants a dot in a float, people write 1e-3
+# YAML 1.1 requires a dot in a float, so 1e-3 would be a string
 FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-#: code points that no text has; U+DC80 to U+DCFF stand for bytes of file names that are not UTF-8
+#: code points that are not text; U+DC80 to U+DCFF represent bytes of file names that are not UTF-8
 NO_TEXT = re.compile("[\x00\ud800-\udc7f\udd00-\udfff]")
 SHOWN = 60
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How large a document may be: bytes, nested levels, and values after each alias is written out."""
+    """Limits of a document: bytes, nested levels, and values with each alias expanded."""
 
     size: int
     depth: int = 50
     values: int = 10_000
 
 
-#: settings, which people write; PyYAML needs a second or two for as much
+#: limits of settings; PyYAML reads this size in a second or two
 SETTINGS = Limits(size=256 * 2**10)
-#: results, which programs write
+#: limits of results
 RESULTS = Limits(size=64 * 2**20, values=5_000_000)
 
 
 def read_yaml(file: Path, limits: Limits = SETTINGS, where: str = "") -> Any:
-    """The document of a YAML file. Raises UsageError."""
+    """Read the document of a YAML file; raises UsageError."""
     where = where or str(file)
     return parse_yaml(read_text(file, limits, where), where, limits, numbered=True)
 
 
 def read_json(file: Path, limits: Limits = SETTINGS, where: str = "") -> Any:
-    """The document of a JSON file. Raises UsageError."""
+    """Read the document of a JSON file; raises UsageError."""
     where = where or str(file)
     return parse_json(read_text(file, limits, where), where, limits)
 
 
 def read_text(file: Path, limits: Limits = SETTINGS, where: str = "") -> str:
-    """The text of a regular file, or of a descriptor that a shell has opened, such as /dev/fd/63.
+    """Read the text of a regular file, or of a descriptor that a shell has opened, such as /dev/fd/63.
 
-    Raises UsageError for anything else: opening a named pipe, for example, waits for a writer.
+    Raises UsageError for other kinds of files: opening a named pipe, for example, waits for a writer.
     """
     where = one_line(where or str(file))
     try:
@@ -74,11 +74,11 @@ def read_text(file: Path, limits: Limits = SETTINGS, where: str = "") -> str:
 
 
 def parse_yaml(text: str, where: str, limits: Limits = SETTINGS, numbered: bool = False) -> Any:
-    """The document of a YAML text, of null, truth values, numbers, texts, dates, lists and mappings.
+    """Parse a YAML text of null, booleans, numbers, strings, dates, lists and mappings.
 
-    Numbers such as 1e-3 are numbers. Raises UsageError, which names the line where `numbered`.
+    Values such as 1e-3 are numbers. Raises UsageError, with the line if `numbered`.
     """
-    import yaml  # --help needs none
+    import yaml  # not needed for --help
 
     from secateur.utils.files.bounded_loader import BoundedLoader
 
@@ -106,7 +106,7 @@ def parse_yaml(text: str, where: str, limits: Limits = SETTINGS, numbered: bool 
 
 
 def parse_json(text: str, where: str, limits: Limits = SETTINGS) -> Any:
-    """The document of a JSON text. Raises UsageError."""
+    """Parse a JSON text; raises UsageError."""
     where = one_line(where)
     _check_size(text, where, limits)
     _check_brackets(text, where, limits)
@@ -121,7 +121,7 @@ def parse_json(text: str, where: str, limits: Limits = SETTINGS) -> Any:
 
 
 def _read_bytes(file: Path, most: int) -> bytes:
-    # without O_NONBLOCK a named pipe waits for its writer before anything can be asked about it
+    # without O_NONBLOCK, opening a named pipe waits for its writer
     number = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     with open(number, "rb") as opened:
         mode = os.fstat(number).st_mode
@@ -134,9 +134,9 @@ def _read_bytes(file: Path, most: int) -> bytes:
 
 
 def _is_open_already(file: Path) -> bool:
-    """Whether the path names a descriptor that this process was given, or the file without content."""
-    own = ("/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd")
-    return str(file.parent) in own or str(file) in ("/dev/stdin", os.devnull)
+    """Return whether the path is an open descriptor of this process, standard input or the null device."""
+    descriptors = ("/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd")
+    return str(file.parent) in descriptors or str(file) in ("/dev/stdin", os.devnull)
 
 
 def _shown_size(size: int) -> str:
@@ -161,14 +161,14 @@ def _check_brackets(text: str, where: str, limits: Limits) -> None:
 
 
 def _check_texts(value: Any, where: str) -> None:
-    """Raise UsageError for a text with a NUL or half of a surrogate pair, which no file can be named or hold."""
+    """Raise UsageError for a string with a NUL or a lone surrogate, invalid in names and contents of files."""
     for part in _parts(value):
         if isinstance(part, str) and NO_TEXT.search(part):
             raise UsageError(f"{where}: {one_line(ascii(part), SHOWN)} is not text (a NUL or a lone surrogate)")
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """All keys and plain values of a document, whose depth is bounded."""
+    """Iterate over all keys and scalar values of a document."""
     if isinstance(value, dict):
         yield from value
     if isinstance(value, dict | list):

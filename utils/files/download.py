@@ -1,4 +1,4 @@
-"""Downloads that give up in time, say why, print nothing and leave nothing behind when they fail."""
+"""Download data sets with a timeout; a failed download returns the reason and leaves no files."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _DOWNLOAD_ERRORS = (
 
 
 def answering(urls: Sequence[str], seconds: float) -> tuple[list[str], str]:
-    """Ask all `urls` at once; return those that answer within `seconds`, and why the others do not.
+    """Request all `urls` in parallel; return those that answer within `seconds`, and the errors of the others.
 
-    A socket timeout alone bounds neither the look-up of a name nor the number of addresses that are tried one
-    after the other, so the asking is done by threads that are left behind when the time is up.
+    A socket timeout limits neither the name resolution nor the number of addresses that are tried in turn, so the
+    requests run in daemon threads that are abandoned after `seconds`.
     """
     answers: dict[str, str] = {}
 
@@ -41,7 +41,7 @@ def answering(urls: Sequence[str], seconds: float) -> tuple[list[str], str]:
                 answers[url] = ""
         except urllib.error.HTTPError as error:
             error.close()
-            answers[url] = ""  # somebody is there; whether the file is will turn out
+            answers[url] = ""  # the server answers; a missing file is reported by the download
         except (OSError, ValueError, http.client.HTTPException) as error:
             answers[url] = one_line(error) or type(error).__name__
 
@@ -59,7 +59,7 @@ def answering(urls: Sequence[str], seconds: float) -> tuple[list[str], str]:
 
 @contextlib.contextmanager
 def _quiet_and_impatient() -> Iterator[None]:
-    """Silence torchvision's progress bar and give its sockets, which have none, a timeout."""
+    """Suppress torchvision's progress bar, and set a timeout for its sockets."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
     try:
@@ -72,11 +72,16 @@ def _quiet_and_impatient() -> Iterator[None]:
 def download(
     fetch: Callable[[Path, Sequence[str]], None], sources: Sequence[str], root: Path, layout: str
 ) -> str | None:
-    """Fill `root / layout`; return None, or why it failed, in which case nothing is left behind.
+    """Download a data set to `root / layout`; return None, or the reason of a failure.
 
-    fetch(folder, live) downloads from those of `sources` that answer and leaves the files in
-    `folder / layout`. That is a temporary folder inside `root`: the files move to their place only when all
-    are there, so that neither a failure nor a killed process leaves half a data set for the next run to find.
+    The files are downloaded to a temporary folder inside `root` and moved when they are complete, so that neither
+    a failure nor a killed process leaves an incomplete data set.
+
+    Args:
+        fetch: `fetch(folder, live)` downloads from the addresses `live` to `folder / layout`.
+        sources: Addresses; those that answer are passed to `fetch`.
+        root: Folder of the downloads.
+        layout: Folder of the data set, relative to `root`.
     """
     live, silence = answering(sources, DOWNLOAD_TIMEOUT)
     if not live:
@@ -94,6 +99,6 @@ def download(
     except _DOWNLOAD_ERRORS as error:
         return f"download failed ({one_line(error) or type(error).__name__})"
     finally:
-        for folder in created:  # innermost first; those that hold the data set are not empty and stay
+        for folder in created:  # innermost first; folders with files of the data set are not empty and are kept
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -1,6 +1,6 @@
-"""Files may come from anywhere: what is not a regular file, or is too large, is refused before it is opened.
+"""Open untrusted files: irregular files, and files above a size limit, are rejected before they are opened.
 
-Opening a named pipe waits for a writer, a device may never end, and a small archive may unpack to terabytes.
+Opening a named pipe waits for a writer, a device may have no end, and a small archive may unpack to terabytes.
 """
 
 from __future__ import annotations
@@ -30,8 +30,13 @@ KINDS = (
 def check_regular(path: str | Path, limit: int | None = None) -> int:
     """Return the size of the regular file `path` (links are followed) in bytes, without opening it.
 
-    limit: the most bytes that are accepted. Raises UsageError for a path that does not exist, a folder, a named
-    pipe, a socket, a device, a loop of links, a path that may not be looked at, and a file above the limit.
+    Args:
+        path: The path of the file.
+        limit: Largest accepted size in bytes; None accepts any size.
+
+    Raises:
+        UsageError: If the path does not exist or is not accessible, if it is a folder, a named pipe, a socket, a
+            device or a loop of links, or if the file is larger than the limit.
     """
     try:
         found = os.stat(path)
@@ -51,13 +56,13 @@ def check_regular(path: str | Path, limit: int | None = None) -> int:
 
 
 def open_regular(path: str | Path, limit: int | None = None) -> IO[bytes]:
-    """Open the regular file `path` for reading; UsageError as from `check_regular`."""
+    """Open the regular file `path` for reading; raises the errors of `check_regular`."""
     check_regular(path, limit)
     return open(path, "rb")
 
 
 def unpack_gzip(path: str | Path, target: IO[bytes], limit: int) -> None:
-    """Unpack the gzip file `path` into `target`; UsageError once more than `limit` bytes come out of it."""
+    """Unpack the gzip file `path` into `target`; raises UsageError after more than `limit` bytes."""
     with open_regular(path) as packed, gzip.open(packed) as unpacked:
         written = 0
         while chunk := unpacked.read(CHUNK):
@@ -68,9 +73,9 @@ def unpack_gzip(path: str | Path, target: IO[bytes], limit: int) -> None:
 
 
 def check_zip(file: IO[bytes], path: str | Path, limit: int) -> None:
-    """Raise UsageError where the entries of a zip archive (such as .npz), unpacked, have more than `limit` bytes.
+    """Raise UsageError if the unpacked entries of a zip archive (such as .npz) have more than `limit` bytes.
 
-    An entry never gives more than it declares. The file is left at its start.
+    An entry never unpacks to more than its declared size. The file is rewound to its start.
     """
     with zipfile.ZipFile(file) as archive:
         total = sum(entry.file_size for entry in archive.infolist())

@@ -1,8 +1,8 @@
-"""Random changes of training images, made on whole batches of tensors.
+"""Random augmentation of training images, on whole batches of tensors.
 
 Every function takes images (B, C, H, W), uint8 or float with black = 0, before normalisation, and returns
-new images of the same shape, type and device. Each image draws its own random numbers, all from `generator`,
-whose device need not be that of the images: a CPU generator gives the same changes on every device.
+new images of the same shape, type and device. The random numbers of all images are drawn from `generator`, whose
+device can differ from that of the images: a CPU generator gives the same augmentation on every device.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 PADDING = 4
-"""Pixels of black around an image from which `crop` cuts."""
+"""Width in pixels of the black border that `crop` adds to an image."""
 
 AREAS = (0.08, 1.0)
-"""Smallest and largest share of an image's area that `resized_crop` takes."""
+"""Smallest and largest share of an image's area in a crop of `resized_crop`."""
 
 LOG_RATIO = math.log(4 / 3)
-"""Logarithm of the largest ratio of the sides of such a piece, either way round."""
+"""Logarithm of the largest aspect ratio of such a crop, in either direction."""
 
 TRIES = 10
-"""Pieces that are drawn until one lies inside the image."""
+"""Largest number of crops that are drawn until one is inside the image."""
 
 
 def _integers(low: int, high: int, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -42,23 +42,23 @@ def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
 def flip(images: Tensor, generator: torch.Generator) -> Tensor:
     """Mirror every image left to right with probability 0.5."""
     mirrored = (_uniform(images, generator) < 0.5).to(images.dtype)[:, None, None, None]
-    # 0 and 1 as factors are as exact as torch.where, which takes three times as long on a CPU
+    # factors of 0 and 1 are exact; torch.where takes three times as long on a CPU
     return images.flip(-1).mul_(mirrored).add_(images * (1 - mirrored))
 
 
 def crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Surround every image by 4 black pixels and cut a piece of the original size out of it at random."""
+    """Pad every image with 4 black pixels and take a random crop of the original size."""
     height, width = images.shape[-2:]
     top = _integers(0, 2 * PADDING + 1, images, generator)
     left = _integers(0, 2 * PADDING + 1, images, generator)
     padded = F.pad(images, (PADDING,) * 4)
-    # every possible piece, (B, C, 9, 9, H, W), as a view; indexing copies one of them per image
+    # a view of all crops, (B, C, 9, 9, H, W); indexing copies one of them per image
     pieces = padded.unfold(2, height, 1).unfold(3, width, 1)
     return pieces[torch.arange(len(images), device=images.device), :, top, left]
 
 
 def cutout(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Blacken a square of half the image's shorter side around a random pixel; it may cross the border.
+    """Set a square of half the image's shorter side around a random pixel to black; it may cross the border.
 
     T. DeVries, G. Taylor, arXiv:1708.04552.
     """
@@ -75,30 +75,30 @@ def cutout(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def rotate(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn every image counter-clockwise about its centre by 0 to 180 degrees; bilinear, black corners.
+    """Rotate every image counter-clockwise about its centre by 0 to 180 degrees; bilinear, with black corners.
 
     The values of uint8 images are rounded.
     """
     height, width = images.shape[-2:]
     angle = _uniform(images, generator) * torch.pi
     sin, cos, zero = angle.sin(), angle.cos(), torch.zeros_like(angle)
-    # maps places in the result to places in the image; coordinates run from -1 to 1 along either side, whence
-    # the ratio of the sides
+    # maps positions in the result to positions in the image; the aspect ratio is needed since coordinates are in
+    # [-1, 1] along both sides
     rows = ((cos, -sin * height / width, zero), (sin * width / height, cos, zero))
     return _sampled(images, torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2), "zeros")
 
 
 def resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Blow up a random piece of every image to its size: 8 to 100 % of the area, sides of 3:4 to 4:3; bilinear.
+    """Resize a random crop of every image to its size: 8 to 100 % of the area, sides of 3:4 to 4:3; bilinear.
 
-    After arXiv:1409.4842. Of ten pieces of random area and ratio the first that fits is taken, else the whole
-    image. The values of uint8 images are rounded.
+    The first of ten crops of random area and ratio that is inside the image is used, else the whole image
+    (arXiv:1409.4842). The values of uint8 images are rounded.
     """
     drawn = torch.rand(4, TRIES, len(images), generator=generator, device=generator.device).to(images.device)
     side = (AREAS[0] + (AREAS[1] - AREAS[0]) * drawn[0]).sqrt()
     stretch = ((2 * drawn[1] - 1) * LOG_RATIO / 2).exp()
     height, width = images.shape[-2:]
-    form = (height / width) ** 0.5  # a piece has its ratio in pixels, whatever that of the image
+    form = (height / width) ** 0.5  # the ratio of a crop is in pixels, independent of that of the image
     across, down = side * stretch * form, side / stretch / form  # (10, B), shares of width and height
     fits = (across <= 1) & (down <= 1)
     first = fits.to(torch.uint8).argmax(0, keepdim=True)  # the first of the largest
@@ -106,17 +106,17 @@ def resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     none = ~fits.any(0)
     x, y = x.masked_fill(none, 1), y.masked_fill(none, 1)
     zero = torch.zeros_like(x)
-    # the coordinates of the image run from -1 to 1 along either side
+    # the coordinates of the image are in [-1, 1] along both sides
     rows = ((x, zero, (1 - x) * (2 * left - 1)), (zero, y, (1 - y) * (2 * top - 1)))
     return _sampled(images, torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2), "border")
 
 
 def _sampled(images: Tensor, theta: Tensor, outside: str) -> Tensor:
-    """The images (B, C, H, W) seen through affine maps (B, 2, 3), bilinear, in their own type."""
+    """Sample images (B, C, H, W) by affine maps (B, 2, 3), bilinear; the type is unchanged."""
     pixels = images if images.is_floating_point() else images.float()
     grid = F.affine_grid(theta.to(pixels.dtype), list(images.shape), align_corners=False)
-    found = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=outside, align_corners=False)
-    return found if images.is_floating_point() else found.round_().clamp_(0, 255).to(images.dtype)
+    result = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=outside, align_corners=False)
+    return result if images.is_floating_point() else result.round_().clamp_(0, 255).to(images.dtype)
 
 
 AUGMENTATIONS: dict[str, tuple[Callable[[Tensor, torch.Generator], Tensor], ...]] = {
@@ -127,7 +127,7 @@ AUGMENTATIONS: dict[str, tuple[Callable[[Tensor, torch.Generator], Tensor], ...]
     "cutout_rotate": (flip, cutout, rotate),
     "resized_crop_flip": (resized_crop, flip),
 }
-"""The values of --augment and what each does, in this order."""
+"""The values of --augment, and the steps of each in order."""
 
 
 def augment(images: Tensor, name: str, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Batches of a data set: equal for equal seeds, whatever else draws random numbers."""
+"""Batches of a data set; they depend on the seed only, not on the global random state."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from secateur.utils.suggest import unknown
 Batch = tuple[Tensor, Tensor]
 
 
-Key = int | tuple[int, int]  # the position of an image, or that and the seed of a random piece of it
+Key = int | tuple[int, int]  # the position of an image, or its position and the seed of a random crop
 
 
 FROM_FILES = "resized_crop_flip"
+"""The augmentation whose crops are taken from image files at full resolution, before these are resized."""
 
 
 def seeded(*key: int | str) -> torch.Generator:
-    """Return a generator of its own for what `key` names, such as ("epoch", seed, 3).
+    """Return a generator seeded by `key`, such as ("epoch", seed, 3).
 
-    The key is hashed, so that neighbouring seeds and epochs do not give related streams.
+    The key is hashed, so that adjacent seeds and epochs do not give related streams.
     """
     digest = hashlib.blake2b(" ".join(map(str, key)).encode(), digest_size=7).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
@@ -39,20 +40,27 @@ def seeded(*key: int | str) -> torch.Generator:
 class BatchLoader(ABC):
     """Yields (inputs float32 normalised (B, C, H, W), targets int64 (B,)) on one device.
 
-    Every epoch draws from a generator of its own, made from (seed, epoch): the global random state is neither
-    read nor changed. `epoch` is the number of the epoch that the next `iter()` starts, and goes up by one
-    with each; setting it to e continues as after e epochs.
+    Every epoch has a separate generator, seeded by (seed, epoch): the global random state is neither read nor
+    changed.
 
-    targets: labels, int64 (N,).
-    batch_size: samples in a batch; the last may be smaller.
-    mean, std: per channel, of pixels in [0, 1].
-    train: shuffle, augment, and drop a last batch of a single sample, on which BatchNorm cannot train.
-    augment: a name of `AUGMENTATIONS`.
-    limit: at most so many batches an epoch; None: no limit.
-    memory_format: of the inputs; may be changed at any time.
+    Args:
+        targets: Labels, int64 (N,).
+        batch_size: Samples per batch; the last batch may be smaller.
+        mean: Mean per channel, of pixels in [0, 1].
+        std: Standard deviation per channel, of pixels in [0, 1].
+        seed: Seed of order and augmentation.
+        train: Shuffle, augment, and drop a last batch of a single sample, which BatchNorm cannot be trained on.
+        augment: A name of `AUGMENTATIONS`.
+        limit: Largest number of batches per epoch; None for no limit.
+        device: Device of the batches.
+        memory_format: Memory format of the inputs; can be changed at any time.
+
+    Attributes:
+        epoch: Number of the epoch that the next `iter()` starts, incremented by each; setting it to e continues as
+            after e epochs.
     """
 
-    #: whether the images are files that random pieces can be cut out of
+    #: whether the images are files that random crops can be taken from
     cuts_files = False
 
     def __init__(
@@ -77,13 +85,13 @@ class BatchLoader(ABC):
         self.limit = limit
         self.memory_format = memory_format
         self.epoch = 0
-        # (x / 255 - mean) / std with one operation less; "unit" (0 and 1) is exactly x / 255
+        # (x / 255 - mean) / std with one operation fewer; "unit" (0 and 1) is exactly x / 255
         self._offset = 255 * torch.tensor(mean, dtype=torch.float32, device=self.device)[:, None, None]
         self._scale = 255 * torch.tensor(std, dtype=torch.float32, device=self.device)[:, None, None]
 
     @property
     def num_samples(self) -> int:
-        """The number of samples in the set, whatever the limit."""
+        """The number of samples in the set, without the limit."""
         return len(self.targets)
 
     def __len__(self) -> int:
@@ -114,9 +122,9 @@ class BatchLoader(ABC):
             yield self._normalized(images), targets
 
     def plain(self, chunks: Sequence[Tensor]) -> Iterator[Batch]:
-        """Yield a batch, not augmented, for each of `chunks`: positions in the set, int64 (B,).
+        """Yield a batch without augmentation for each of `chunks`: positions in the set, int64 (B,).
 
-        May run while an epoch is under way.
+        Can be used during an epoch.
         """
         for images, targets in self._fetch(chunks, epoch=False):
             yield self._normalized(images), targets
@@ -131,22 +139,24 @@ class BatchLoader(ABC):
     ) -> Iterator[Batch]:
         """Yield uint8 images (B, C, H, W) and targets (B,) on the device for each chunk of positions.
 
-        epoch: the chunks are an epoch's; of those only one is under way at a time.
-        seeds: for each image, cut a random piece out of its file; only where `cuts_files`.
+        Args:
+            chunks: Positions in the set.
+            epoch: Whether the chunks are those of an epoch, of which only one is active at a time.
+            seeds: Seed of a random crop of each image's file; only if `cuts_files`.
         """
 
 
 class TensorLoader(BatchLoader):
-    """Batches of images (uint8, (N, C, H, W)) that live on the device.
+    """Batches of images (uint8, (N, C, H, W)) that are stored on the device.
 
-    There is no cache of normalised images: it was measured to save less than 10 microseconds a batch.
+    Normalised images are not cached: a cache saved less than 10 microseconds per batch.
     """
 
     def __init__(self, images: Tensor, targets: Tensor, **options: Any) -> None:
         super().__init__(targets, **options)
         if images.dtype != torch.uint8 or images.dim() != 4 or len(images) != len(targets):
-            raise UsageError(f"uint8 images (N, C, H, W) for {len(targets)} targets are needed, "
-                             f"not {images.dtype} {tuple(images.shape)}")  # fmt: skip
+            raise UsageError(f"expected uint8 images (N, C, H, W) for {len(targets)} targets, "
+                             f"got {images.dtype} {tuple(images.shape)}")  # fmt: skip
         self.images = images.to(self.device)
 
     def _fetch(
@@ -158,7 +168,7 @@ class TensorLoader(BatchLoader):
 
 
 class _Numbered:
-    """Image files as (image, position) pairs: labels stay with the loader, which may have permuted them."""
+    """Image files as (image, position) pairs; the loader has the labels, which may be permuted."""
 
     def __init__(self, files: ImageFiles) -> None:
         self.files = files
@@ -174,7 +184,7 @@ class _Numbered:
 
 
 class _Part:
-    """Some of the files of a folder, by their positions."""
+    """The files of a folder at given positions."""
 
     def __init__(self, files: ImageFiles, positions: Sequence[int]) -> None:
         self.files = files
@@ -190,16 +200,21 @@ class _Part:
         return self.files[self.positions[index]]
 
     def _cropped(self, index: int, seed: int) -> Tensor:
-        piece: Tensor = self.files.cropped(self.positions[index], seed)  # type: ignore[attr-defined]
-        return piece
+        image: Tensor = self.files.cropped(self.positions[index], seed)  # type: ignore[attr-defined]
+        return image
 
 
 class FolderLoader(BatchLoader):
-    """Batches of image files, decoded by `num_workers` processes (0: by this one).
+    """Batches of image files, decoded by worker processes.
 
-    Workers only decode; random numbers are drawn in this process, so that the number of workers changes no
-    batch. persistent: keep the workers from one epoch to the next; an epoch that is under way ends when the
-    next one starts.
+    Random numbers are drawn in the main process, so that the batches do not depend on the number of workers.
+
+    Args:
+        files: The image files.
+        targets: Labels, int64 (N,).
+        num_workers: Number of worker processes; 0 decodes in the main process.
+        persistent: Keep the workers between epochs; starting an epoch then ends an unfinished one.
+        options: Arguments of `BatchLoader`.
     """
 
     def __init__(
@@ -213,16 +228,16 @@ class FolderLoader(BatchLoader):
         self.persistent = persistent and num_workers > 0
         self._files = _Numbered(files)
         self.cuts_files = hasattr(files, "cropped")
-        self._plan: list[list[Key]] = []  # the chunks of the epoch under way, for persistent workers
+        self._plan: list[list[Key]] = []  # the chunks of the current epoch, for persistent workers
 
     def _stream(self, plan: list[list[Key]], persistent: bool) -> DataLoader[Any]:
         return DataLoader(
-            self._files,  # type: ignore[arg-type]  # has what a map-style Dataset needs
+            self._files,  # type: ignore[arg-type]  # has the methods of a map-style Dataset
             batch_sampler=plan,
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
             persistent_workers=persistent,
-            generator=torch.Generator(),  # without one, each epoch would draw from the global random state
+            generator=torch.Generator(),  # the default would draw from the global random state
         )
 
     @functools.cached_property
@@ -235,7 +250,7 @@ class FolderLoader(BatchLoader):
         plan: list[list[Key]] = [chunk.tolist() for chunk in chunks]
         if seeds is not None:  # an epoch may be limited to fewer chunks
             pairs = zip(chunks, seeds, strict=False)
-            plan = [list(zip(chunk.tolist(), own.tolist(), strict=True)) for chunk, own in pairs]
+            plan = [list(zip(chunk.tolist(), part.tolist(), strict=True)) for chunk, part in pairs]
         if self.persistent and epoch:
             self._plan[:] = plan  # the kept stream reads this list again at the start of every epoch
             stream = self._kept_stream
@@ -246,10 +261,10 @@ class FolderLoader(BatchLoader):
             for images, positions in stream:
                 yield images.to(self.device, non_blocking=True), self.targets[positions.to(self.device)]
         except UsageError as error:
-            # torch puts the worker's traceback before the message
+            # torch prepends the worker's traceback to the message
             trouble = str(error).strip().rpartition("UsageError: ")[2]
-            # the traceback and the workers hold each other; torn apart only by the garbage collector, workers
-            # are waited for in vain for 5 seconds each
+            # the traceback and the workers form a reference cycle; if only the garbage collector breaks it, each
+            # worker delays the exit by 5 seconds
             error.__traceback__ = None
         if trouble is not None:
             raise UsageError(trouble)

@@ -1,6 +1,6 @@
-"""Checks of a data set's attributes and of the images and labels it returns; UsageError names the set.
+"""Check the attributes of a data set and the images and labels that it returns; errors name the set.
 
-Data sets are plug-ins: whatever they return reaches every model and trainer.
+Data sets are plug-ins, so their results are checked before models and trainers use them.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def check_normalization(dataset: DataSet) -> None:
 
 
 def check_class_names(dataset: DataSet) -> None:
-    """Raise UsageError unless there is one name for each class, or none at all."""
+    """Raise UsageError unless there is one name for each class, or `class_names` is None."""
     names = dataset.class_names
     if names is not None and (isinstance(names, str) or len(names) != dataset.num_classes):
         raise UsageError(f"{dataset.name}: class_names has {len(names)} names for {dataset.num_classes} classes")
 
 
 def checked_part(part: Any, dataset: DataSet, train: bool) -> tuple[Tensor, Tensor]:
-    """Return what `load` returned, the labels as int64; UsageError unless images are uint8 and labels integers."""
+    """Return the result of `load` with int64 labels; UsageError unless images are uint8 and labels integers."""
     where = f"{dataset.name}: load(train={train})"
     if not isinstance(part, tuple | list) or len(part) != 2 or not all(isinstance(x, Tensor) for x in part):
         inside = f" of {', '.join(type(x).__name__ for x in part)}" if isinstance(part, tuple | list) else ""
@@ -79,14 +79,17 @@ def checked_files(files: ImageFiles, dataset: DataSet, train: bool, size: int) -
         labels = labels.to(torch.int64)
     labels = _checked_labels(labels, count, dataset, train, where)
     checked = CheckedFiles(files, (dataset.in_channels, size, size), where)
-    checked[0]  # the others are read when the run folder exists already
+    checked[0]  # the other images are read after the run folder was created
     return checked, labels
 
 
 class CheckedFiles:
     """Image files whose images are checked when they are read: uint8 tensors of one shape.
 
-    files: the files. shape: of every image. where: what the message begins with.
+    Args:
+        files: The files.
+        shape: Shape of every image.
+        where: Beginning of the error message.
     """
 
     def __init__(self, files: ImageFiles, shape: tuple[int, int, int], where: str) -> None:
@@ -102,7 +105,7 @@ class CheckedFiles:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return one image, uint8 (C, image_size, image_size); UsageError if the files give anything else."""
+        """Return one image, uint8 (C, image_size, image_size); UsageError for any other value."""
         return self._checked(self.files[index], index)
 
     def _cropped(self, index: int, seed: int) -> Tensor:
@@ -111,7 +114,7 @@ class CheckedFiles:
     def _checked(self, image: Tensor, index: int) -> Tensor:
         if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.shape != self.shape:
             found = _kind(image) if isinstance(image, Tensor) else type(image).__name__
-            raise UsageError(f"{self.where}: image {index} is {found}, uint8 {self.shape} is needed")
+            raise UsageError(f"{self.where}: image {index} is {found}, expected uint8 {self.shape}")
         return image
 
 
@@ -121,7 +124,7 @@ def _checked_labels(labels: Tensor, count: int, dataset: DataSet, train: bool, w
     if labels.dim() != 1 or labels.dtype not in LABELS:
         raise UsageError(f"{where} must return int64 labels of shape (N,), got {_kind(labels)}")
     if len(labels) != count:
-        raise UsageError(f"{where} returns {count} images and {len(labels)} labels, as many as images are needed")
+        raise UsageError(f"{where} returns {count} images and {len(labels)} labels, not one for each")
     labels = labels.to(torch.int64)
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= dataset.num_classes:
@@ -130,7 +133,7 @@ def _checked_labels(labels: Tensor, count: int, dataset: DataSet, train: bool, w
 
 
 def _check_plain(tensor: Tensor, wanted: str, where: str) -> None:
-    """Raise UsageError for tensors without values, or whose values are not all there side by side."""
+    """Raise UsageError for nested, meta and sparse tensors."""
     kind = "nested" if tensor.is_nested else "meta" if tensor.is_meta else None
     if kind is None and tensor.layout != torch.strided:
         kind = str(tensor.layout).removeprefix("torch.")

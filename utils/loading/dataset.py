@@ -1,4 +1,4 @@
-"""What a data set is, and where the files of one are looked for."""
+"""Base classes of data sets, and the search for their files."""
 
 from __future__ import annotations
 
@@ -19,46 +19,68 @@ from secateur.utils.files.regular_file import check_regular, unpack_gzip
 from secateur.utils.suggest import one_line
 
 DOWNLOAD_FOLDER = Path("data")
-"""Where downloads go and are found again, unless --data_dir is given; relative to the current folder."""
+"""Default folder of downloads, unless --data_dir is given; relative to the current folder."""
 
 FOLDER_IMAGE_SIZE = 64
-"""Side in pixels to which the images of a folder are brought unless --image_size says otherwise."""
+"""Default side in pixels to which the images of a folder are resized, unless --image_size is given."""
 
 LARGEST_FILE = 2**28
-"""Bytes, unpacked, of the largest file of a set that is read as a whole; the published ones have up to 155 MB."""
+"""Largest size in bytes, unpacked, of a file that is read as a whole; published files have up to 155 MB."""
 
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn every error of a reader inside the `with` block into a UsageError that names `path`."""
+    """Convert every error of a reader inside the `with` block to a UsageError that names `path`."""
     try:
         yield
     except UsageError:
         raise
-    # Readers of damaged files (numpy, torch, PIL, pickle, struct, zlib) agree on no narrower class.
+    # Readers of damaged files (numpy, torch, PIL, pickle, struct, zlib) have no narrower common class.
     except Exception as error:
         why = one_line(error) or type(error).__name__
         raise UsageError(f"cannot read {path}: damaged, or not what its name says ({why})") from error
 
 
 class DataSet(ABC):
-    """A labelled set of images with a training and a test part.
+    """Base class of data sets of labelled images with a training and a test part.
 
-    One subclass a file in `utils/data/`; the name of the class is the name on the command line. Arguments are
-    keyword-only and stored unchanged:
+    A data set is a subclass in a file of `utils/data/` with the same name, which is also its name on the command
+    line. It defines the class attributes below and implements `load`.
 
-    data_dir: folder that holds the files; None means the usual places of the set.
-    download: whether a set that is found nowhere may be fetched from the internet.
+    Args:
+        data_dir: Folder with the files; None searches the default folders of the set.
+        download: Whether files that are not found may be downloaded.
+
+    Attributes:
+        name: Name of the class; set automatically.
+        in_channels: Channels of an image.
+        num_classes: Number of classes.
+        image_size: Side of the square images in pixels; None if the files have different sizes.
+        mean: Mean per channel, of pixels in [0, 1], for `--normalize dataset`.
+        std: Standard deviation per channel, of pixels in [0, 1], for `--normalize dataset`.
+        class_names: Names of the classes; None if they have none.
+        remarks: Lines about the opened files that are shown to the user.
+
+    Example:
+        >>> import torch
+        >>> from secateur import DataSet
+        >>> class Noise(DataSet):
+        ...     in_channels, num_classes, image_size, mean, std = 1, 2, 8, (0.5,), (0.29,)
+        ...
+        ...     def load(self, train):
+        ...         return torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8), torch.arange(20) % 2
+        >>> Noise.name, Noise().load(train=True)[0].shape
+        ('Noise', torch.Size([20, 1, 8, 8]))
     """
 
-    name: ClassVar[str]  # the name of the class
-    in_channels: int  # colour channels of an image
+    name: ClassVar[str]
+    in_channels: int
     num_classes: int
-    image_size: int | None  # native side of the square images in pixels; None where every file has its own
-    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]; what --normalize dataset subtracts
-    std: tuple[float, ...]  # per channel, of pixels in [0, 1]; what --normalize dataset divides by
+    image_size: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     class_names: tuple[str, ...] | None = None
-    remarks: tuple[str, ...] = ()  # what the user should know of the files that were opened, a line each
+    remarks: tuple[str, ...] = ()
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__name__
@@ -69,14 +91,21 @@ class DataSet(ABC):
 
     @abstractmethod
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Return all images (uint8, (N, C, H, W), 0..255) and labels (int64, (N,)) of one part.
+        """Load one part of the data set; only the files of this part are opened.
 
-        Only the files of that part are opened. Raises UsageError where they are missing or damaged.
+        Args:
+            train: Whether to load the training part, else the test part.
+
+        Returns:
+            Images, uint8 in 0..255 of shape (N, C, H, W), and labels, int64 of shape (N,).
+
+        Raises:
+            UsageError: If files are missing or damaged.
         """
 
 
 class ImageFiles(Protocol):
-    """One part of a folder data set; images are decoded when they are asked for."""
+    """One part of a folder data set; images are decoded on access."""
 
     targets: list[int]  # the label of every image
 
@@ -99,7 +128,7 @@ class FolderDataSet(DataSet):
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (uint8, (N, C, S, S)) and labels (int64, (N,)) of one part, which must be small.
 
-        S is `image_size`, or 64 where every file has a size of its own.
+        S is `image_size`, or 64 if the files have different sizes.
         """
         files = self.open(train, self.image_size or FOLDER_IMAGE_SIZE)
         images = torch.stack([files[index] for index in range(len(files))])
@@ -109,14 +138,14 @@ class FolderDataSet(DataSet):
 class FileDataSet(DataSet):
     """A data set of a few files that torchvision can read and download.
 
-    Looked for in --data_dir (as torchvision lays it out, or lying there directly), then in the folders of the
-    operating system, then in the default download folder, then downloaded: to --data_dir, or else to the
-    default download folder.
+    The files are searched for in --data_dir (in torchvision's layout, or directly in it), in the folders of the
+    operating system and in the default download folder. If they are not found, they are downloaded to --data_dir
+    or the default download folder.
     """
 
     system_folders: ClassVar[tuple[Path, ...]] = ()
     layout: ClassVar[str]  # torchvision's folder for this set, relative to its root
-    suffixes: ClassVar[tuple[str, ...]] = ("",)  # endings under which a file may lie there
+    suffixes: ClassVar[tuple[str, ...]] = ("",)  # possible suffixes of a file
 
     @abstractmethod
     def files(self, train: bool) -> tuple[str, ...]:
@@ -124,7 +153,7 @@ class FileDataSet(DataSet):
 
     @abstractmethod
     def read(self, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
-        """Return images and labels of one part, as `load` does, from files known to lie in `folder`."""
+        """Return images and labels of one part, as `load` does, from the existing files in `folder`."""
 
     @abstractmethod
     def sources(self) -> tuple[str, ...]:
@@ -132,7 +161,7 @@ class FileDataSet(DataSet):
 
     @abstractmethod
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
-        """Let torchvision download the set to `root` from those of `sources()` that answer."""
+        """Download the set to `root` with torchvision, from the given subset of `sources()`."""
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return all images (uint8, (N, C, H, W)) and labels (int64, (N,)) of one part."""
@@ -144,9 +173,9 @@ class FileDataSet(DataSet):
         return images, labels
 
     def path(self, folder: Path, name: str) -> Path | None:
-        """Return the file called `name`, under any of its endings, in `folder`; None if there is none.
+        """Return the file `name` in `folder`, with any of its suffixes; None if there is none.
 
-        Raises UsageError for one that is no regular file or larger than any published set.
+        Raises UsageError if it is not a regular file or larger than any published file.
         """
         paths = [folder / f"{name}{suffix}" for suffix in self.suffixes]
         there = [path for path in paths if os.path.lexists(path)]
@@ -165,24 +194,24 @@ class FileDataSet(DataSet):
         return [root / self.layout, root]
 
     def _places(self) -> list[Path]:
-        """Return every folder to look in, first to last."""
+        """Return the folders to search, in order."""
         places = [*self._own_folders(), *self.system_folders, DOWNLOAD_FOLDER / self.layout]
-        return list(dict.fromkeys(places))  # --data_dir may be one of the usual places
+        return list(dict.fromkeys(places))  # --data_dir may be one of the default folders
 
     def _find(self, train: bool) -> Path | None:
-        """Return the first place that holds all files of one part, or None."""
+        """Return the first folder with all files of one part, or None."""
         own = self._own_folders()
         for place in self._places():
             missing = [name for name in self.files(train) if self.path(place, name) is None]
             if not missing:
                 return place
             if place in own and len(missing) < len(self.files(train)):
-                # the user means this folder: taking the files from elsewhere would hide that it is incomplete
+                # the user named this folder: using files from elsewhere would hide that it is incomplete
                 raise UsageError(f"{self.name}: {place} is incomplete, it lacks {', '.join(missing)}")
         return None
 
     def _download(self) -> Path:
-        """Download the set and return the folder with its files; UsageError if that cannot be done."""
+        """Download the set and return the folder with its files; raises UsageError if that fails."""
         own = self._own_folders()
         root = own[-1] if own else DOWNLOAD_FOLDER
         if self.download:
@@ -198,7 +227,7 @@ class FileDataSet(DataSet):
                          f"give the folder that holds {names} with --data_dir")  # fmt: skip
 
     def _check(self, folder: Path, images: Tensor, labels: Tensor) -> None:
-        """Raise UsageError if the files in `folder` hold something other than this data set."""
+        """Raise UsageError if the files in `folder` are not those of this data set."""
         shape = (self.in_channels, self.image_size, self.image_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != shape:
             found = tuple(images.shape[1:])
@@ -211,7 +240,7 @@ class FileDataSet(DataSet):
 
 
 def gunzipped(path: Path, read: Callable[[str], Tensor]) -> Tensor:
-    """Return `read(path)`, for a path that ends in .gz on a temporary unpacked copy of at most `LARGEST_FILE`."""
+    """Return `read(path)`; a file with suffix .gz is unpacked first, to at most `LARGEST_FILE` bytes."""
     check_regular(path, LARGEST_FILE)
     if path.suffix != ".gz":
         return read(str(path))

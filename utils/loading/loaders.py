@@ -1,4 +1,4 @@
-"""Batches for training, evaluation and scoring: equal for equal seeds, whatever else draws random numbers."""
+"""Loaders for training, evaluation and scoring, independent of the global random state."""
 
 from __future__ import annotations
 
@@ -21,20 +21,28 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NORMALIZATIONS = ("dataset", "unit", "imagenet")
 TUNING_SHARE = 0.2
-"""Share of the training images that --tuning takes for validation."""
-
-"""The augmentation whose pieces are cut out of image files, with all their pixels, before these are resized."""
+"""Share of the training images that --tuning holds out for validation and test."""
 
 FLOAT_BYTES = 4
 PRELOAD_BATCH = 64
-"""Images that a process decodes at a time when all are loaded into memory."""
+"""Images per batch when all images are decoded into memory."""
 
 
 @dataclass
 class Loaders:
-    """The batches of a run. Training images: `train`; for choosing checkpoints: `val`; for the end: `test`.
+    """Loaders of a run.
 
-    mean, std: the normalisation in use, per channel, of pixels in [0, 1].
+    Attributes:
+        train: Training images.
+        val: Validation images, which select checkpoints; None without validation.
+        test: Test images.
+        in_channels: Channels of an image.
+        num_classes: Number of classes.
+        image_size: Side of the images in pixels.
+        mean: Mean per channel, of pixels in [0, 1], that inputs are normalised with.
+        std: Standard deviation per channel, of pixels in [0, 1], that inputs are normalised with.
+        class_names: Names of the classes; None if they have none.
+        remarks: Lines about the data set for the log.
     """
 
     train: BatchLoader
@@ -46,18 +54,25 @@ class Loaders:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None
-    remarks: tuple[str, ...] = ()  # of the data set, for the log
+    remarks: tuple[str, ...] = ()
 
     def scoring_batches(
         self, kind: str, *, batches: int | None, samples: int | None, batch_size: int, seed: int, step: int,
         per_class: int | None = None,
     ) -> list[Batch]:  # fmt: skip
-        """Return the batches of training images that a criterion scores with, normalised, not augmented.
+        """Return the batches of training images that a criterion scores with, normalised, without augmentation.
 
-        kind: "none" (no batches), "random" (without replacement until the set is exhausted, then anew) or
-        "balanced" (equally many images of every class, `samples // num_classes`, classes taking turns).
-        batches, samples, per_class: how much is wanted, one of them. `per_class` is for "balanced": as many of
-        every class, or as many as the smallest class has. The choice depends on (seed, step) alone.
+        One of `batches`, `samples` and `per_class` is given. The choice depends on (seed, step) only.
+
+        Args:
+            kind: "none" (no batches), "random" (drawn without replacement until the set is exhausted, then
+                again), or "balanced" (`samples // num_classes` images of every class, classes alternating).
+            batches: Number of batches.
+            samples: Number of samples.
+            batch_size: Samples per batch.
+            seed: Seed of the run.
+            step: Number of the pruning step.
+            per_class: Images of every class for "balanced", limited to the size of the smallest class.
         """
         if kind == "none":
             return []
@@ -68,20 +83,20 @@ class Loaders:
             samples = min(per_class, max(1, smallest)) * self.num_classes
         if (batches is None) == (samples is None):
             raise UsageError(f"scoring data: batches or samples must be given, not {batches} and {samples}")
-        batch_size = min(batch_size, self.train.num_samples)  # as in training: no batch has more than there are
+        batch_size = min(batch_size, self.train.num_samples)  # as in training, limited to the size of the set
         wanted = samples if samples is not None else (batches or 0) * batch_size
         if wanted < 1 or batch_size < 1:
-            raise UsageError(f"scoring data: {wanted} samples in batches of {batch_size}, 1 is the least")
+            raise UsageError(f"scoring data: {wanted} samples in batches of {batch_size}, expected at least 1")
         generator = seeded("scoring", seed, step)
         choose = self._random if kind == "random" else self._balanced
         return list(self.train.plain(choose(wanted, generator).split(batch_size)))
 
     def check_balanced(self, samples: int) -> None:
-        """Raise UsageError unless the training set has so many samples, equally many of every class."""
+        """Raise UsageError unless the training set has `samples` images, the same number of every class."""
         self._balanced(samples, torch.Generator())
 
     def _random(self, wanted: int, generator: torch.Generator) -> Tensor:
-        """Return `wanted` positions; none comes twice before all have come once."""
+        """Return `wanted` positions, drawn without replacement until the set is exhausted."""
         total = self.train.num_samples
         rounds = math.ceil(wanted / total)
         return torch.cat([torch.randperm(total, generator=generator) for _ in range(rounds)])[:wanted]
@@ -105,8 +120,8 @@ class Loaders:
 def normalization(dataset: DataSet, name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation per channel, of pixels in [0, 1], for a value of --normalize.
 
-    dataset: those of the data set. unit: 0 and 1, which leaves the pixels in [0, 1]. imagenet: the constants
-    of ImageNet; grey images get their averages over the three colours, 0.449 and 0.226.
+    "dataset" uses those of the data set, "unit" 0 and 1, which keeps pixels in [0, 1], and "imagenet" the
+    constants of ImageNet, for grey images their averages over the three channels, 0.449 and 0.226.
     """
     channels = dataset.in_channels
     if name == "dataset":
@@ -128,7 +143,7 @@ def resized(images: Tensor, size: int, chunk: int = 1024) -> Tensor:
     if images.shape[-2:] == (size, size):
         return images
     result = images.new_empty((*images.shape[:2], size, size))
-    for start in range(0, len(images), chunk):  # in pieces: the floats need four times the memory
+    for start in range(0, len(images), chunk):  # in chunks, since floats need four times the memory
         floats = images[start : start + chunk].float()
         floats = F.interpolate(floats, (size, size), mode="bilinear", antialias=True, align_corners=False)
         result[start : start + chunk] = floats.round_().clamp_(0, 255).to(torch.uint8)
@@ -138,10 +153,10 @@ def resized(images: Tensor, size: int, chunk: int = 1024) -> Tensor:
 def split(total: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Return the positions, ascending int64, of training and validation samples; disjoint, together all."""
     if not 0 <= share < 1:
-        raise UsageError(f"val_share {share}: a share in [0, 1) is needed")
+        raise UsageError(f"val_share {share}: must be in [0, 1)")
     held = max(1, round(share * total)) if share > 0 else 0
     if held >= total:
-        raise UsageError(f"val_share {share} of {total} training images leaves none to train on")
+        raise UsageError(f"val_share {share} of {total} training images leaves none for training")
     order = torch.randperm(total, generator=seeded("split", seed))
     return order[held:].sort().values, order[:held].sort().values
 
@@ -151,7 +166,7 @@ def _open(
 ) -> tuple[Tensor | ImageFiles, Tensor]:
     """Return the images of one part (uint8 tensor, or files) and their labels (int64).
 
-    decoders: how many processes decode all files into a tensor at once; None: the files stay files.
+    With `decoders`, this number of processes decodes all files into a tensor; with None the files are returned.
     """
     source: Tensor | ImageFiles
     if isinstance(dataset, FolderDataSet):
@@ -166,13 +181,13 @@ def _open(
 
 
 def preloaded(files: ImageFiles, dataset: DataSet, size: int, workers: int) -> Tensor:
-    """Return all images (uint8, (N, C, size, size)), decoded by `workers` processes (0: by this one)."""
+    """Return all images (uint8, (N, C, size, size)), decoded by `workers` processes (0: the main process)."""
     shape = (len(files), dataset.in_channels, size, size)
     try:
         images = torch.empty(shape, dtype=torch.uint8)
     except RuntimeError as error:
         raise UsageError(f"preload_all_data: {dataset.name} needs {math.prod(shape) / 1e9:.1f} GB of memory, "
-                         "more than there is") from error  # fmt: skip
+                         "more than available") from error  # fmt: skip
     whole = FolderLoader(files, torch.arange(len(files)), num_workers=workers, batch_size=PRELOAD_BATCH,
                          mean=(0.0,) * shape[1], std=(1.0,) * shape[1])  # fmt: skip
     for part, positions in whole._fetch(torch.arange(len(files)).split(PRELOAD_BATCH), epoch=False):
@@ -183,7 +198,7 @@ def preloaded(files: ImageFiles, dataset: DataSet, size: int, workers: int) -> T
 def _loader(
     source: Tensor | ImageFiles, targets: Tensor, positions: Tensor | None, workers: int, **options: Any
 ) -> BatchLoader:
-    """Return the loader for what `_open` returns, for the samples at `positions` (None: all) only."""
+    """Return the loader for the result of `_open`, for the samples at `positions` (None: all)."""
     if positions is not None:
         targets = targets[positions]
     if isinstance(source, Tensor):
@@ -210,14 +225,26 @@ def make_loaders(
 ) -> Loaders:  # fmt: skip
     """Return the loaders of a run on `dataset`.
 
-    val_share: share of the training images held back for validation, drawn with `seed`; 0: no validation.
-    tuning: hold back 0.2 and test on that; the test files are not opened.
-    augment: of the training images. normalize: see `normalization`.
-    image_size: side in pixels, if not the native one (folders: 64). num_classes: what the user expects.
-    limit_test_batches: for validation, too. workers: processes that decode image files.
-    random_shuffle_labels: permute the labels of the training images. preload: decode all images of a folder
-    now and keep them on the device, which changes no batch, unless `augment` cuts pieces out of the files:
-    then they are cut out of the squares. Errors: UsageError.
+    Args:
+        dataset: The data set.
+        batch_size: Samples per batch.
+        seed: Seed of split, order and augmentation.
+        val_share: Share of the training images held out for validation, drawn with `seed`; 0 for no validation.
+        tuning: Hold out 0.2 of the training images and test on them; the test files are not opened.
+        augment: Augmentation of the training images.
+        normalize: See `normalization`.
+        image_size: Side in pixels; None for the native one (folders: 64).
+        num_classes: Expected number of classes; None accepts any.
+        limit_train_batches: Largest number of batches of a training epoch.
+        limit_test_batches: Largest number of batches of a test or a validation.
+        random_shuffle_labels: Permute the labels of the training images.
+        device: Device of the batches.
+        workers: Number of processes that decode image files.
+        preload: Decode all images of a folder now and store them on the device. Batches are unchanged, unless
+            `augment` crops the files: then the resized images are cropped.
+
+    Raises:
+        UsageError: If an argument or the data set is invalid.
     """
     data_checks.check_description(dataset)
     mean, std = normalization(dataset, normalize)

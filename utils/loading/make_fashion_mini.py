@@ -2,9 +2,8 @@
 
     python -m utils.make_fashion_mini [--source DIR] [--output FILE]
 
-The choice depends on nothing but a seed and the positions of the images in the published files, so the same
-arrays come out everywhere and always. Prints the mean and standard deviation of the training pixels, which
-belong into the class.
+The selection depends on a seed and on the positions of the images in the published files only, so that the arrays
+are reproducible. Prints the mean and standard deviation of the training pixels for the class attributes.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ PER_CLASS = {"train": 600, "test": 200}
 def chosen(labels: np.ndarray, part: str, per_class: int) -> np.ndarray:
     """Return `per_class` positions of every class in `labels` (int64, (N,)), ascending.
 
-    The positions with the smallest hashes are taken: unlike the stream of a random generator a hash stays the
-    same in every version of every library.
+    The positions with the smallest hashes are selected: unlike the stream of a random generator, a hash does not
+    depend on the version of a library.
     """
 
     def rank(position: int) -> bytes:
@@ -50,7 +49,7 @@ def make(source: Path) -> dict[str, np.ndarray]:
     full = FASHION()
     arrays: dict[str, np.ndarray] = {}
     for part, per_class in PER_CLASS.items():
-        # not `load`, which would also look elsewhere
+        # not `load`, which would also search other folders
         missing = [name for name in full.files(part == "train") if full.path(source, name) is None]
         if missing:
             raise UsageError(f"--source {source} lacks {', '.join(missing)}")
@@ -80,7 +79,7 @@ def main() -> int:
     except UsageError as error:
         print(error, file=sys.stderr)
         return 2
-    with options.output.open("wb") as file:  # given a path, NumPy would add an ending of its own
+    with options.output.open("wb") as file:  # given a path, NumPy would append a suffix
         np.savez_compressed(file, allow_pickle=False, **arrays)
     mean, std = statistics(arrays["train_images"])
     print(f"{options.output}: {options.output.stat().st_size:,} bytes, mean {mean:.4f}, std {std:.4f}")

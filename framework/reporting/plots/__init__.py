@@ -1,5 +1,5 @@
 """Figures of a run.
 
-Recorded rows, networks and scores come in; PNG files and TensorBoard images go out.
+Draws recorded rows, networks and scores as PNG files and TensorBoard images.
 Start with `run.py`.
 """

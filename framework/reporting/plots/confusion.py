@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""Draw the confusion matrix of a classifier."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from secateur.framework.reporting.plots.gallery import margins, new_figure, shor
 from secateur.utils.classification import confusion_counts
 from secateur.utils.loading.batches import BatchLoader
 
-#: classes whose numbers can be read in their cells, and that can all be named
+#: largest number of classes for which counts are written into the cells, and for which all names are shown
 WRITTEN, NAMED = 20, 40
 
 
 @torch.inference_mode()
 def count_confusion(model: nn.Module, loader: BatchLoader) -> Tensor:
-    """How often each class (rows) was taken for each (columns), int64 (C, C), over all samples of the loader."""
+    """Count true classes (rows) by predicted classes (columns) over a loader; int64, of shape (C, C)."""
     table = None
     with evaluating(model):
         for inputs, targets in loader:
@@ -31,9 +31,13 @@ def count_confusion(model: nn.Module, loader: BatchLoader) -> Tensor:
 
 
 def draw_confusion(table: Tensor, names: Sequence[str] | None, part: str, title: str) -> Figure:
-    """Counts beside shares of each true class; numbers are written into the cells while they can be read.
+    """Draw counts and, in a second panel, shares of each true class. For few classes the cells contain numbers.
 
-    table: (C, C), rows true classes. part: which images, for the title.
+    Args:
+        table: Counts of shape (C, C), a row for each true class.
+        names: Names of the classes; None for their numbers.
+        part: Name of the evaluated images, for the title.
+        title: Beginning of the title.
     """
     counts = table.cpu().to(torch.float64)
     classes, images = len(counts), int(counts.sum())

@@ -1,4 +1,4 @@
-"""The listener that draws: before training, every few epochs, and when the network is finished and tested."""
+"""Draw the figures of a run: before training, every few epochs, and after the test of the finished network."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ if TYPE_CHECKING:
 
 
 class Pictures:
-    """Draws what the flags ask for; the run's numbers are the same bits with it and without it.
+    """Draws the figures selected by the flags; the results of the run do not depend on it.
 
-    `before` and `after` are called by the run itself, outside the time of training; the rest are hooks. Each
-    file in plots/ shows the newest state, TensorBoard all of them.
+    `before` and `after` are called by the run, outside the time of training; the other methods are hooks. Each
+    file in plots/ shows the most recent state, TensorBoard all of them.
     """
 
     def __init__(self, config: RunConfig, folder: Path, writer: SummaryWriter) -> None:
         self._config, self._gallery = config, Gallery(folder, writer)
         self._title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
-        #: whether the network came from a checkpoint: an untrained one confuses everything
+        #: whether the network was loaded: the confusion matrix of an untrained network is not drawn
         self._loaded = config.checkpoint_name is not None or config.pretrained is not None
         self._curves: list[Curve] = []
         self._drawn = 0
         self._examples: tuple[Tensor, Tensor] | None = None
 
     def before(self, trainer: Trainer) -> None:
-        """The network as it comes, before any pruning."""
+        """Draw the network before any pruning."""
         rows = [f"| {name} | {str(value).replace('|', ' ')} |" for name, value in self._config.to_dict().items()]
         self._gallery.writer.add_text("args", "\n".join(["| setting | value |", "|---|---|", *rows]), 0)
         if self._config.skip_first_plot:
@@ -61,19 +61,19 @@ class Pictures:
 
     @hookimpl
     def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
-        """Keep a few hundred of the scores; they are drawn once the steps of this moment are done."""
+        """Store a few hundred of the scores; they are drawn after the last step of this moment."""
         curve = curve_of(event)
         if curve is not None:
             self._curves.append(curve)
 
     @hookimpl
     def epoch_started(self, trainer: Trainer) -> None:
-        """The scores of pruning steps since the last epoch."""
+        """Draw the scores of the pruning steps since the last epoch."""
         self._scores(trainer)
 
     @hookimpl
     def epoch_ended(self, trainer: Trainer) -> None:
-        """Every so many epochs, before any pruning now; what ends with the last epoch is drawn by `after`."""
+        """Draw every `plot_weights_freq` epochs, before any pruning; the last epoch is drawn by `after`."""
         done = trainer.epoch + 1
         if done % self._config.plot_weights_freq or done >= trainer.settings.epochs:
             return
@@ -83,7 +83,7 @@ class Pictures:
             self._try(trainer, "confusion", lambda: self._confusion(trainer, when, "validation"))
 
     def after(self, trainer: Trainer) -> None:
-        """The finished network, once it was tested."""
+        """Draw the finished network, after its test."""
         self._scores(trainer)
         self._draw(trainer, "after training")
         if self._config.confusion:
@@ -91,7 +91,7 @@ class Pictures:
             self._try(trainer, "confusion", lambda: self._confusion(trainer, "after training", part))
 
     def tracked(self, trainer: Trainer, summary: Mapping[str, Any]) -> None:
-        """What was found by following the weights."""
+        """Draw the statistics of the tracked weights."""
 
         def draw() -> None:
             figure = draw_tracked(summary, self._title)
@@ -113,12 +113,12 @@ class Pictures:
                 self._try(trainer, name, lambda draw=draw: draw(trainer, title))  # type: ignore[misc]
 
     def _try(self, trainer: Trainer, name: str, draw: Callable[[], None]) -> None:
-        """A network that cannot be drawn is still trained: its owner is told what failed."""
+        """Draw a figure; an error is reported as a warning and does not stop the run."""
         try:
             draw()
         except OSError:
             raise
-        except Exception as error:  # networks of other people may fail in any way when they are looked at
+        except Exception as error:  # third-party networks may raise any error while they are inspected
             trainer.warn(f"picture of {name} not drawn: {type(error).__name__}: {error}")
 
     def _sparsity(self, trainer: Trainer, title: str) -> None:
@@ -171,7 +171,7 @@ class Pictures:
         self._try(trainer, "scores", draw)
 
     def _confusion(self, trainer: Trainer, when: str, part: str) -> None:
-        """The table that the evaluation before has left, or one more pass where the trainer keeps none."""
+        """Draw the counts of the last evaluation, or evaluate once more if the trainer has none."""
         loader = trainer.loaders.test if when == "after training" else trainer.loaders.val
         assert loader is not None
         table = trainer.confusion
@@ -182,5 +182,5 @@ class Pictures:
 
 
 def _samples(loader: BatchLoader) -> int:
-    """Samples in a pass over an evaluation loader, whose number of batches may be limited."""
+    """Return the number of samples in a pass over an evaluation loader, whose batches may be limited."""
     return min(loader.num_samples, len(loader) * loader.batch_size)

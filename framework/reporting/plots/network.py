@@ -1,4 +1,4 @@
-"""The network as a drawing and as a table: each layer as it was when dense and as it is."""
+"""Draw a network, and list its layers as a table: each layer when dense and at present."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from secateur.framework.network.preserve import preserved_state
 from secateur.framework.network.size import count_macs
 from secateur.framework.reporting.plots.gallery import DENSE, LEFT, margins, new_figure, short
 
-#: layers in one column of the drawing, and columns at most
+#: layers in one column of the drawing, and the largest number of columns
 ROWS, COLUMNS = 40, 4
-#: where the numbers beside the blocks begin; blocks reach from -1 to 1
+#: horizontal positions of the numbers next to the blocks; blocks extend from -1 to 1
 PLACES = (1.08, 2.25, 3.05, 3.95)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer with prunable weights. Channels that are masked to zero count as gone.
+    """One layer with prunable weights. Channels masked to zero count as pruned.
 
-    output: shape for one sample, (C, H, W) or (C,); empty for a layer that is not used. macs: of one sample.
+    Attributes:
+        output: Shape for one sample, (C, H, W) or (C,); empty for a layer that is not used.
+        macs: Multiply-adds of one sample.
     """
 
     name: str
@@ -43,7 +45,7 @@ class Layer:
 
 
 def layers_of(model: nn.Module, example_input: Tensor) -> list[Layer]:
-    """Every prunable layer in the order in which one sample passes them; those not used come last."""
+    """List the prunable layers in the order of the forward pass; unused layers come last."""
     layers = prunable_layers(model)
     outputs = _output_shapes(model, layers, example_input)
     macs = count_macs(model, example_input)[1]
@@ -94,9 +96,9 @@ def _output_shapes(
 
 
 def table_of(layers: Sequence[Layer], model: nn.Module) -> str:
-    """The layers as a Markdown table, for TensorBoard's text."""
+    """Return the layers as a Markdown table, for the texts of TensorBoard."""
     total = sum(parameter.numel() for parameter in model.parameters())
-    head = "| layer | type | output | channels left | weights left | parameters | share | MACs a sample |"
+    head = "| layer | type | output | kept channels | kept weights | parameters | share | MACs a sample |"
     lines = [head, "|---|---|---|---:|---:|---:|---:|---:|"]
     for layer in layers:
         lines.append(
@@ -104,15 +106,16 @@ def table_of(layers: Sequence[Layer], model: nn.Module) -> str:
             f"{layer.dense_channels:,} | {layer.weights:,} of {layer.dense_weights:,} | {layer.parameters:,} | "
             f"{layer.parameters / max(1, total):.2%} | {layer.macs:,} |"
         )
-    lines.append(f"| all | | | | | {total:,} | with norms and biases | {sum(one.macs for one in layers):,} |")
+    lines.append(f"| all | | | | | {total:,} | including norms and biases | {sum(one.macs for one in layers):,} |")
     return "\n".join(lines)
 
 
 def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Module, title: str) -> Figure:
-    """A block for each layer from the input down: grey the dense layer, green what is left of it.
+    """Draw a block for each layer from the input down: grey the dense layer, green the kept part.
 
-    The width of a block is the square root of its channels. Beside it: channels left of those when dense,
-    pixels of its output, its share of the parameters present, and the share of its dense weights that are left.
+    The width of a block is proportional to the square root of its channels. Next to it are the kept channels of
+    the dense layer's, the pixels of its output, its share of the present parameters, and the kept share of the
+    dense layer's weights.
     """
     columns = min(COLUMNS, -(-len(layers) // ROWS))
     rows = -(-len(layers) // columns)
@@ -121,7 +124,7 @@ def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Modul
     kept, whole = sum(one.weights for one in layers), sum(one.dense_weights for one in layers)
     figure = new_figure(
         8.6 * columns, height,
-        f"{title}\n{kept:,} of {whole:,} weights left ({kept / max(1, whole):.3%}), {total:,} parameters present, "
+        f"{title}\n{kept:,} of {whole:,} weights kept ({kept / max(1, whole):.3%}), {total:,} parameters present, "
         f"input {_times(tuple(example_input.shape[1:]))}",
     )  # fmt: skip
     widest = max(layer.dense_channels for layer in layers) ** 0.5
@@ -129,18 +132,18 @@ def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Modul
         part = layers[column * rows : (column + 1) * rows]
         _draw_column(axes, part, rows, widest, total)
     legend = [Rectangle((0, 0), 1, 1, color=DENSE), Rectangle((0, 0), 1, 1, color=LEFT)]
-    figure.legend(legend, ["dense", "left"], loc="lower center", ncols=2, frameon=False, fontsize=8)
+    figure.legend(legend, ["dense", "kept"], loc="lower center", ncols=2, frameon=False, fontsize=8)
     margins(figure, 0.1, 0.1, 0.8, 0.4, wspace=0.02)
     return figure
 
 
 def _draw_column(axes: Any, layers: Sequence[Layer], rows: int, widest: float, total: int) -> None:
-    """Names to the left of -1, blocks from -1 to 1, numbers to the right of 1."""
+    """Draw names to the left of -1, blocks from -1 to 1, and numbers to the right of 1."""
     axes.set_xlim(-3.1, 4.7)
     axes.set_ylim(rows - 0.4, -1.2)
     axes.axis("off")
     axes.text(-1.08, -0.85, "layer", ha="right", va="center", fontsize=7, color="#5a6068")
-    for place, head in zip(PLACES, ("channels left", "output", "parameters", "weights left"), strict=True):
+    for place, head in zip(PLACES, ("kept channels", "output", "parameters", "kept weights"), strict=True):
         axes.text(place, -0.85, head, ha="left", va="center", fontsize=7, color="#5a6068")
     before = None
     for row, layer in enumerate(layers):

@@ -1,4 +1,4 @@
-"""The pictures of a run: plots/*.png."""
+"""Draw the figures that every run writes to plots/."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def draw_all(
     events: Sequence[PruneEvent],
     title: str,
 ) -> list[Path]:
-    """Every picture this run has data for, from a row of metrics per epoch; returns the files."""
+    """Draw every figure that the run has data for, given a row of metrics per epoch; returns the files."""
     files = [draw_layers(folder / "layers.png", model, title)]
     if epochs:
         files.append(draw_curves(folder / "curves.png", epochs, title))
@@ -38,7 +38,7 @@ def draw_all(
 
 
 def draw_curves(file: Path, epochs: Sequence[Mapping[str, Any]], title: str) -> Path:
-    """Accuracy and sparsity over the epochs; a sparsity is that of the network the accuracy beside it is of."""
+    """Draw accuracy and sparsity over the epochs; both values of an epoch describe the same network."""
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True)
     for axes, curves in (
         (top, (("acc/train", "train", LEFT), ("acc/val", "validation", VALIDATION))),
@@ -61,7 +61,7 @@ def draw_curves(file: Path, epochs: Sequence[Mapping[str, Any]], title: str) -> 
 
 
 def draw_layers(file: Path, model: nn.Module, title: str) -> Path:
-    """Output channels and weights kept per layer, against the dense network."""
+    """Draw the kept output channels and weights per layer, compared with the dense network."""
     names, kept, units, density = _layer_sizes(model)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 1.4 + 0.32 * len(names)), sharey=True)
     y = np.arange(len(names))
@@ -69,7 +69,7 @@ def draw_layers(file: Path, model: nn.Module, title: str) -> Path:
     left.barh(y, kept, color=LEFT, label="kept")
     right.barh(y, [1] * len(y), color=DENSE)
     right.barh(y, density, color=LEFT)
-    # beside the bars, where no label can fall across an edge
+    # next to the bars, so that no label crosses an edge
     for at in y:
         left.text(units[at] + max(units) * 0.01, at, f"{kept[at]} / {units[at]}", va="center", fontsize=7)
         right.text(1.01, at, f"{100 * density[at]:.3g} %", va="center", fontsize=7)
@@ -84,7 +84,7 @@ def draw_layers(file: Path, model: nn.Module, title: str) -> Path:
 
 
 def _layer_sizes(model: nn.Module) -> tuple[list[str], list[int], list[int], list[float]]:
-    """Per prunable layer: name, channels that are not all zero, channels and share of weights when dense."""
+    """Return names, nonzero channels, dense channels and shares of nonzero weights of the prunable layers."""
     dense = lineage_of(model).dense
     names, kept, units, density = [], [], [], []
     for name, module in prunable_layers(model).items():
@@ -99,10 +99,10 @@ def _layer_sizes(model: nn.Module) -> tuple[list[str], list[int], list[int], lis
 
 
 def draw_scores(file: Path, event: PruneEvent, title: str) -> Path:
-    """Histogram of the last pruning step's scores per layer, what went and what stayed; one scale for all.
+    """Draw a histogram of the last pruning step's scores per layer, pruned and kept, with a common scale.
 
-    Scores that rise from zero are shown by their logarithm. Entries at zero, as those pruned earlier are, and at
-    infinity are counted in the panel's title.
+    Nonnegative scores are shown by their logarithm. Entries at zero (such as those pruned earlier) and at infinity
+    are counted in the title of the panel.
     """
     names = list(event.scores)[:PANELS]
     scores = {name: event.scores[name].flatten().cpu().float().numpy() for name in names}
@@ -122,7 +122,7 @@ def draw_scores(file: Path, event: PruneEvent, title: str) -> Path:
         keep = event.keep[name].flatten().cpu().numpy()[shown[name]]
         values = np.maximum(drawn[name], bins[0])
         parts, colours = [values[~keep], values[keep]], [DENSE, LEFT]
-        style: Any = "stepfilled"  # one outline each: forty bars a panel would take seconds to draw
+        style: Any = "stepfilled"  # one outline: forty bars per panel take seconds to draw
         panel.hist(parts, bins=bins, stacked=True, color=colours, label=["pruned", "kept"], histtype=style)
         panel.set_title(_panel_title(name, scores[name], signed), fontsize=8)
         panel.tick_params(labelsize=7, labelbottom=True)
@@ -143,16 +143,16 @@ def _panel_title(name: str, scores: Any, signed: bool) -> str:
 
 
 def _bins(values: Any) -> Any:
-    """Edges for all panels alike; the lowest thousandth may lie far out, and goes into the first bin."""
+    """Return bin edges for all panels; the lowest thousandth, which can be far away, is put into the first bin."""
     if not len(values):
         return np.linspace(0, 1, 3)
-    sample = values[:: max(1, len(values) // 100_000)]  # of tens of millions a sample is enough
+    sample = values[:: max(1, len(values) // 100_000)]  # a sample is sufficient for tens of millions of values
     low, high = np.quantile(sample, 0.001), values.max()
     return np.linspace(low, high if high > low else low + 1, 41)
 
 
 def save_figure(figure: Any, file: Path, title: str) -> Path:
-    """Write a figure of pyplot with its title as PNG, and close it; returns the file."""
+    """Write a pyplot figure with its title as PNG and close it; returns the file."""
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
     figure.savefig(file, dpi=130)

@@ -1,4 +1,4 @@
-"""What in an image the output of its predicted class depends on."""
+"""Draw the gradient of the predicted class by the pixels of an image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,16 @@ IMAGES = 8
 
 
 def input_gradients(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """|d output of the predicted class / d pixel|, the largest over the colours, (B, H, W), and the classes (B,).
+    """Compute the saliency |d output of the predicted class / d pixel| of a batch (arXiv:1312.6034).
 
-    In eval mode; the model, its gradients and its mode are afterwards as before (K. Simonyan et al.,
-    arXiv:1312.6034).
+    Evaluated in eval mode; the model, its gradients and its mode are restored.
+
+    Args:
+        model: A classifier.
+        inputs: Images of shape (B, C, H, W).
+
+    Returns:
+        The saliency, its maximum over the channels, of shape (B, H, W), and the predicted classes of shape (B,).
     """
     with scoring(model):
         watched = inputs.detach().clone().requires_grad_(True)
@@ -32,9 +38,9 @@ def input_gradients(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
 def draw_saliency(
     images: Tensor, gradients: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str] | None, title: str
 ) -> Figure:
-    """The images (B, C, H, W), pixels in [0, 1], above their gradients (B, H, W), each scaled by its largest."""
+    """Draw images (B, C, H, W) in [0, 1] above their gradients (B, H, W), each scaled by its maximum."""
     count = len(images)
-    figure = new_figure(1.35 * count + 0.5, 3.9, f"{title}: what the predicted class depends on")
+    figure = new_figure(1.35 * count + 0.5, 3.9, f"{title}: gradient of the predicted class by the pixels")
     rows = figure.subplots(2, count, squeeze=False)
     labels = [str(name) for name in names] if names else None
     for place in range(count):

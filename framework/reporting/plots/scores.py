@@ -1,4 +1,4 @@
-"""The scores of each pruning step in ascending order, with the border between what went and what stayed."""
+"""Draw the scores of each pruning step in ascending order, with the threshold between pruned and kept."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ POINTS = 600
 class Curve:
     """Scores of one pruning step.
 
-    values: ascending, float32 (at most 600,), evenly chosen from all that are finite.
-    lowest_kept, highest_pruned: of all entries pruned in this step or kept; None where there is none. With one
-    ranking over all layers nothing pruned lies above what was kept; with one for each layer it may.
-    zeros: entries at zero, as those pruned earlier are.
+    Attributes:
+        asked: Requested sparsity; None for a fixed threshold.
+        entries: Number of ranked entries.
+        values: Finite scores in ascending order, at most 600, evenly spaced; float32.
+        zeros: Number of entries at zero, such as those pruned earlier.
+        lowest_kept: Lowest score of the kept entries; None if there are none.
+        highest_pruned: Highest score of the pruned entries; None if there are none. With a global ranking it is
+            not above `lowest_kept`; with a ranking per layer it can be.
     """
 
-    #: None where a fixed threshold decided
     asked: float | None
     entries: int
     values: np.ndarray
@@ -38,28 +41,28 @@ class Curve:
 
     @property
     def threshold(self) -> float | None:
-        """The score that separates what was pruned from what was kept; None where no one score does."""
+        """The score that separates pruned from kept entries; None if no single score does."""
         low, high = self.highest_pruned, self.lowest_kept
         return high if high is not None and low is not None and low <= high else None
 
 
 def curve_of(event: PruneEvent) -> Curve | None:
-    """The curve of a step; None where it had no scores."""
+    """Return the curve of a pruning step; None for a step without scores."""
     scores = [score.detach().reshape(-1) for score in event.scores.values()]
     kept = [event.keep[name].reshape(-1).to(event.scores[name].device) for name in event.scores]
     if not scores or not sum(map(len, scores)):
         return None
-    stays, goes = _ends(scores, kept)
+    lowest_kept, highest_pruned = _ends(scores, kept)
     stride = max(1, sum(map(len, scores)) // SAMPLE)
     taken = torch.cat([score[::stride].cpu() for score in scores])
     values = taken[torch.isfinite(taken)].sort().values.numpy()
     places = np.linspace(0, max(0, len(values) - 1), min(POINTS, len(values))).round().astype(int)
     zeros = sum(int((score == 0).sum()) for score in scores)
-    return Curve(event.asked, sum(map(len, scores)), values[places], zeros, stays, goes)
+    return Curve(event.asked, sum(map(len, scores)), values[places], zeros, lowest_kept, highest_pruned)
 
 
 def _ends(scores: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[float | None, float | None]:
-    """The lowest finite score that was kept and the highest that was pruned."""
+    """Return the lowest finite score of the kept entries and the highest of the pruned entries."""
     low = [score[keep & torch.isfinite(score)] for score, keep in zip(scores, kept, strict=True)]
     high = [score[~keep & torch.isfinite(score)] for score, keep in zip(scores, kept, strict=True)]
     lows = [float(part.min()) for part in low if len(part)]
@@ -68,9 +71,9 @@ def _ends(scores: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[float | Non
 
 
 def draw_scores(curves: Sequence[Curve], title: str) -> Figure:
-    """One line for each step: the score at each share of the entries; dots mark the thresholds.
+    """Draw one line for each step: the score at each share of the entries; dots mark the thresholds.
 
-    Scores that rise from zero are shown by their logarithm, and those at zero are counted in the legend.
+    Nonnegative scores are shown by their logarithm, and those at zero are counted in the legend.
     """
     signed = any(bool((curve.values < 0).any()) for curve in curves)
     figure = new_figure(8.5, 4.6, f"{title}: scores of each pruning step, in ascending order")

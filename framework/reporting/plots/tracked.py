@@ -1,4 +1,4 @@
-"""What `--track_weights` found, as one picture."""
+"""Draw the statistics of `--track_weights`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from secateur.framework.reporting.plots.gallery import LEFT, label_rows, margins
 
 
 def draw_tracked(summary: Mapping[str, Any], title: str) -> Figure:
-    """Per layer: weights whose sign flipped, flips of a weight, and how far weights moved about."""
+    """Draw, per layer, the share of weights that changed sign, the mean sign changes, and the deviation."""
     layers = summary["layers"]
     names = [name.removesuffix(".weight") for name in layers]
     figure = new_figure(

@@ -1,4 +1,4 @@
-"""Pictures of the weights themselves: how many are gone, how large they are, and what they look like."""
+"""Draw the weights of a network: sparsity per layer, histograms, filters and matrices."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from secateur.framework.reporting.plots.gallery import (
     some,
 )
 
-#: panels of one figure; filters in a picture of the first layer; pixels of a picture of a matrix
+#: largest number of panels of a figure, filters of the first layer, and pixels (rows, columns) of a matrix
 PANELS, FILTERS, ROWS, COLUMNS = 16, 64, 192, 384
 
 
 def draw_sparsity(sparsity: Mapping[str, float], model: nn.Module, title: str) -> Figure:
-    """Share of each layer's weights that are gone, cut or masked, of those of the dense layer."""
+    """Draw the share of each dense layer's weights that are cut or masked."""
     dense = lineage_of(model).dense
     totals = [int(np.prod(dense[tensor_name(name, "weight")])) for name in sparsity]
     figure = new_figure(8.5, row_height(len(sparsity)) + 1.2, f"{title}: sparsity of each layer")
     axes = figure.subplots()
     y = np.arange(len(sparsity))
-    axes.barh(y, [100] * len(y), color=DENSE, label="weights left")
-    axes.barh(y, [100 * share for share in sparsity.values()], color=GONE, label="weights gone")
+    axes.barh(y, [100] * len(y), color=DENSE, label="kept weights")
+    axes.barh(y, [100 * share for share in sparsity.values()], color=GONE, label="pruned weights")
     for row in some(range(len(y)), 44):
         share = list(sparsity.values())[row]
         axes.text(101, row, f"{100 * share:.2f} % of {totals[row]:,}", va="center", fontsize=7)
@@ -55,7 +55,7 @@ def draw_sparsity(sparsity: Mapping[str, float], model: nn.Module, title: str) -
 
 
 def magnitudes(model: nn.Module) -> dict[str, Tensor]:
-    """Per layer the absolute values of its weights that are not zero, of a sample of each layer."""
+    """Return the absolute values of the nonzero weights in a sample of each layer."""
     found = {}
     for name, weight in prunable_weights(model).items():
         values = sample(weight)
@@ -64,14 +64,14 @@ def magnitudes(model: nn.Module) -> dict[str, Tensor]:
 
 
 def draw_histograms(model: nn.Module, title: str) -> Figure:
-    """Weights that are not zero: one panel for each layer, and one before them for the magnitudes of all."""
+    """Draw histograms of the nonzero weights: magnitudes of all layers, then a panel for each layer."""
     weights = prunable_weights(model)
     shown = some(list(weights), PANELS - 1)
     count = len(shown) + 1
     columns = min(4, count)
     lines = -(-count // columns)
     of = f" ({len(shown)} of {len(weights)} layers)" if len(shown) < len(weights) else ""
-    figure = new_figure(max(3, columns) * 2.9 + 0.4, 1.95 * lines + 1.1, f"{title}: weights that are not zero{of}")
+    figure = new_figure(max(3, columns) * 2.9 + 0.4, 1.95 * lines + 1.1, f"{title}: nonzero weights{of}")
     panels = list(figure.subplots(lines, columns, squeeze=False).flat)
     for axes in panels[count:]:
         axes.axis("off")
@@ -83,7 +83,7 @@ def draw_histograms(model: nn.Module, title: str) -> Figure:
         zero = weights[name].numel() - int(weights[name].count_nonzero())
         label = f"{short(name.removesuffix('.weight'), 20)}, {zero:,} of {weights[name].numel():,} zero"
         _histogram(axes, values[values != 0].numpy(), label, DENSE)
-    figure.supxlabel("weight (first panel: log10 of its size)", fontsize=9)
+    figure.supxlabel("weight (first panel: log10 of its magnitude)", fontsize=9)
     figure.supylabel("weights, % of those shown", fontsize=9)
     margins(figure, 0.75, 0.15, 0.65, 0.65, wspace=0.28, hspace=0.5)
     return figure
@@ -93,18 +93,18 @@ def _histogram(axes: Any, values: np.ndarray, title: str, colour: str) -> None:
     axes.set_title(title, fontsize=7)
     axes.tick_params(labelsize=7)
     if not len(values):
-        axes.text(0.5, 0.5, "none left", ha="center", va="center", transform=axes.transAxes, fontsize=8)
+        axes.text(0.5, 0.5, "all zero", ha="center", va="center", transform=axes.transAxes, fontsize=8)
         return
     share = np.full(len(values), 100 / len(values))
     axes.hist(values, bins=50, weights=share, color=colour, edgecolor=LEFT, linewidth=0.3, histtype="stepfilled")
 
 
 def weight_images(model: nn.Module, example_input: Tensor) -> dict[str, np.ndarray]:
-    """Per weight a picture, uint8 (H, W, 3).
+    """Return an image of each weight, uint8 of shape (H, W, 3).
 
-    The first layer's filters as small images, where they look at pixels: colours are blue below zero, white at
-    zero and red above, or the colours of the filter for three channels. Every other weight as a matrix, output
-    units down and inputs across, white at zero and darker the larger its size is on average in a pixel.
+    The first layer's filters are small images if its inputs are pixels: blue below zero, white at zero and red
+    above, or the colours of the filter for three channels. Every other weight is a matrix, with output units in
+    the rows and inputs in the columns, white at zero and darker for larger mean magnitudes.
     """
     layers = prunable_layers(model)
     found = {}
@@ -119,7 +119,7 @@ def weight_images(model: nn.Module, example_input: Tensor) -> dict[str, np.ndarr
 
 
 def _as_filters(rows: Tensor, example_input: Tensor) -> Tensor | None:
-    """The first layer's weights as images (units, C, H, W), if its inputs are pixels."""
+    """Return the first layer's weights as images (units, C, H, W), or None if its inputs are not pixels."""
     if rows.dim() == 4 and min(rows.shape[2:]) > 1:
         return rows
     shape = example_input.shape[1:]
@@ -129,9 +129,9 @@ def _as_filters(rows: Tensor, example_input: Tensor) -> Tensor | None:
 
 
 def _tiles(filters: Tensor) -> np.ndarray:
-    """The first filters in a grid with a frame of one pixel, each scaled by its largest weight."""
+    """Arrange the first filters in a grid with a frame of one pixel, each scaled by its largest weight."""
     filters = filters[:FILTERS].cpu()
-    if filters.shape[1] not in (1, 3):  # other channels have no colour
+    if filters.shape[1] not in (1, 3):  # more or fewer channels are not colours
         filters = filters.mean(dim=1, keepdim=True)
     scale = filters.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-30)
     shown = (filters / scale).permute(0, 2, 3, 1).numpy()
@@ -148,7 +148,7 @@ def _tiles(filters: Tensor) -> np.ndarray:
 
 
 def _matrix(rows: Tensor) -> np.ndarray:
-    """Sizes of the entries, averaged into so many pixels as can be seen; black is the 99th percentile."""
+    """Average the magnitudes to at most ROWS x COLUMNS pixels; the darkest is the 99th percentile."""
     size = (min(ROWS, rows.shape[0]), min(COLUMNS, rows.shape[1]))
     shown = F.adaptive_avg_pool2d(rows.abs()[None], size)[0].cpu().numpy()
     left = shown[shown > 0]
@@ -159,13 +159,13 @@ def _matrix(rows: Tensor) -> np.ndarray:
 
 
 def _enlarged(pixels: np.ndarray) -> np.ndarray:
-    """Repeated until it is at least as large as TensorBoard shows it."""
+    """Repeat the pixels up to the size at which TensorBoard shows images."""
     times = max(1, 200 // max(pixels.shape[:2]))
     return pixels.repeat(times, axis=0).repeat(times, axis=1)
 
 
 def draw_weights(images: Mapping[str, np.ndarray], model: nn.Module, title: str) -> Figure:
-    """Some of the pictures of `weight_images` in one figure."""
+    """Draw the images of `weight_images`, or an evenly spaced selection, in one figure."""
     layers = prunable_layers(model)
     shown = some(list(images), PANELS)
     columns = min(4, len(shown))
@@ -183,8 +183,8 @@ def draw_weights(images: Mapping[str, np.ndarray], model: nn.Module, title: str)
         axes.imshow(images[name], aspect=aspect, interpolation="nearest")
         axes.set_title(f"{short(name, 26)}\n{' x '.join(map(str, weight.shape))}", fontsize=7)
     note = (
-        "first layer: its filters, if it looks at pixels (red above zero, blue below); "
-        "others: output units down, inputs across, white is zero, dark is large"
+        "first layer: filters, if its inputs are pixels (red above zero, blue below); "
+        "others: output units in rows, inputs in columns, white is zero, dark is large"
     )
     figure.text(0.5, 0.1 / height, fill(note, 34 * wide), ha="center", va="bottom", fontsize=7)
     margins(figure, 0.15, 0.15, 0.75, 0.55, wspace=0.12, hspace=0.4)

@@ -1,5 +1,5 @@
-"""How well criterions estimate what removing a channel costs.
+"""Correlation of the scores of criterions with the measured effect of removing each channel.
 
-A network, batches and criterions come in; measured changes of the loss and correlations with the scores go out.
+Takes a network, batches and criterions; returns measured changes of the loss and correlations with the scores.
 Start with `study.py`.
 """

@@ -1,4 +1,4 @@
-"""How well one list of numbers tells another."""
+"""Correlation coefficients of two tensors."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Correlation = dict[str, float | None]
 
 
 def correlation(scores: Tensor, reference: Tensor) -> Correlation:
-    """Pearson, Spearman and Kendall (tau-b, ties counted) of two `(n,)` tensors, in float64.
+    """Compute Pearson's r, Spearman's rho and Kendall's tau-b of two `(n,)` tensors, in float64.
 
-    Entries that are infinite in either are left out. None where it is not defined: fewer than two entries, or
-    all of them equal on one side.
+    Entries that are infinite in either tensor are excluded. A coefficient that is not defined is None: with fewer
+    than two entries, or if all entries of a tensor are equal.
     """
-    x, y = (one.detach().cpu().double().flatten().numpy() for one in (scores, reference))
+    x, y = (tensor.detach().cpu().double().flatten().numpy() for tensor in (scores, reference))
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -35,14 +35,14 @@ def correlation(scores: Tensor, reference: Tensor) -> Correlation:
 def _value(measure: Any, x: Any, y: Any) -> float | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nearly constant numbers
-        found = float(measure(x, y).statistic)
-    return found if np.isfinite(found) else None
+        coefficient = float(measure(x, y).statistic)
+    return coefficient if np.isfinite(coefficient) else None
 
 
-def mean(found: list[Correlation]) -> Correlation:
-    """The mean of each measure over those where it is defined; None where it never is."""
+def mean(correlations: list[Correlation]) -> Correlation:
+    """Average each coefficient over the correlations in which it is defined; None if it never is."""
     means: Correlation = {}
     for name in MEASURES:
-        values = [value for one in found if (value := one[name]) is not None]
+        values = [value for correlation in correlations if (value := correlation[name]) is not None]
         means[name] = sum(values) / len(values) if values else None
     return means

@@ -1,4 +1,4 @@
-"""The pictures of a study: plots/oracle.png, and plots/oracle_<criterion>.png."""
+"""Draw the figures of a study: plots/oracle.png, and plots/oracle_<criterion>.png."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 COLOURS = ("#1b7f5c", "#c8553d", "#4a6fa5")
-#: orders of magnitude from the largest number down that a logarithmic axis shows
+#: orders of magnitude below the largest value that a logarithmic axis shows
 ORDERS = 12
-#: layers that get a name in the legend
+#: largest number of layers with a legend
 NAMED = 16
 
 
 def draw_study(folder: Path, study: Study, title: str) -> list[Path]:
-    """The overview, and one scatter plot for each criterion; returns the files."""
+    """Draw the overview, and one scatter plot for each criterion; returns the files."""
     files = [draw_overview(folder / "oracle.png", study, title)] if study.judged else []
     return files + [draw_scatter(folder / f"oracle_{name}.png", study, name, title) for name in study.judged]
 
 
 def draw_overview(file: Path, study: Study, title: str) -> Path:
-    """Bars: the correlations of every criterion with the squared loss change, over all units and within layers."""
+    """Draw bars of every criterion's correlations with the squared change, over all units and within layers."""
     names = study.ranked()
     figure, panels = plt.subplots(1, 2, figsize=(10, 1.6 + 0.36 * len(names)), sharex=True, sharey=True)
     y, height = np.arange(len(names)), 0.8 / len(MEASURES)
@@ -56,10 +56,10 @@ def draw_overview(file: Path, study: Study, title: str) -> Path:
 
 
 def draw_scatter(file: Path, study: Study, name: str, title: str) -> Path:
-    """Each unit: its score against its squared loss change, coloured by layer.
+    """Draw the score of each unit against its squared change of the loss, coloured by layer.
 
-    An axis of numbers that differ by an order of magnitude is logarithmic, unless some are negative; what is zero,
-    or tiny beside the largest, is then drawn at its edge.
+    An axis whose values differ by an order of magnitude is logarithmic, unless some are negative; values that are
+    zero, or much smaller than the largest, are then drawn at its edge.
     """
     judged, reference = study.judged[name], study.oracle.squared
     figure, axes = plt.subplots(figsize=(7, 5))
@@ -84,14 +84,14 @@ def draw_scatter(file: Path, study: Study, name: str, title: str) -> Path:
 
 
 def _edge(axes: Any, which: str, values: dict[str, Any]) -> float | None:
-    """Choose the scale; where it is logarithmic, the number at its edge."""
+    """Choose the scale of an axis; returns the value at the edge of a logarithmic axis, else None."""
     together = np.concatenate(list(values.values())) if values else np.zeros(0)
     positive = together[together > 0]
     if not len(positive) or (together < 0).any() or positive.max() < 10 * positive.min():
         return None
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
-    axis.set_major_formatter("{x:.0e}")  # plain text: powers of ten take half of the time of a picture
+    axis.set_major_formatter("{x:.0e}")  # plain text: powers of ten take half of the time of a figure
     axis.set_minor_formatter("")
     return float(max(positive.min(), positive.max() / 10.0**ORDERS)) / 2
 
@@ -101,7 +101,7 @@ def _at_least(values: Any, edge: float | None) -> Any:
 
 
 def _bar(figure: Any, axes: Any, layers: list[str]) -> None:
-    """A colour bar in place of a legend of many layers."""
+    """Add a colour bar instead of a legend of many layers."""
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1 / 0.95), "viridis")
     bar = figure.colorbar(scale, ax=axes, ticks=[0, 1])
     bar.ax.set_yticklabels([layers[0], layers[-1]], fontsize=7)

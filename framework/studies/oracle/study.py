@@ -1,4 +1,4 @@
-"""The exact worth of every unit, the scores of the criterions, and how well these tell it."""
+"""Measure the effect of removing each unit, and correlate it with the scores of criterions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossF
 from secateur.framework.studies.oracle.correlation import Correlation, correlation, mean
 
 Track = Callable[[Sequence[Batch]], Iterable[Batch]]
-#: what scores are compared with, the first one in the table and the pictures
+#: references that scores are compared with; the first one is used in the table and the figures
 REFERENCES = {
-    "squared": "(L without the unit - L)^2 of each batch, averaged, as the criterion Oracle has it",
+    "squared": "(L without the unit - L)^2 of each batch, averaged, as in the criterion Oracle",
     "total": "(L without the unit - L)^2, L the mean loss over all images",
     "signed": "L without the unit - L, L the mean loss over all images",
 }
@@ -28,36 +28,41 @@ REFERENCES = {
 
 @dataclass
 class Oracle:
-    """What happens to the loss when a unit is removed: per group, float64 `(channels,)` on the CPU."""
+    """Changes of the loss when a unit is removed: per group, float64 of shape `(channels,)` on the CPU.
+
+    Attributes:
+        samples: Number of samples.
+        loss: Mean loss of the whole network.
+        signed: Mean loss without the unit, minus `loss`.
+        squared: The squared change of each batch, averaged over batches with equal weights: the importance of
+            arXiv:1906.10771, averaged in the same way as the estimates of the criterions.
+        seconds: Duration of the measurement.
+    """
 
     samples: int
-    #: mean loss of the whole network
     loss: float
-    #: mean loss without the unit, minus `loss`
     signed: dict[str, Tensor]
-    #: mean over batches, whatever their sizes, of the square of each batch's change: the importance of
-    #: arXiv:1906.10771, averaged as the criterions average what they estimate
     squared: dict[str, Tensor]
     seconds: float = 0.0
 
     @property
     def total(self) -> dict[str, Tensor]:
-        """The square of `signed`; of a single batch the same as `squared`."""
+        """The square of `signed`; equal to `squared` for a single batch."""
         return {name: change.square() for name, change in self.signed.items()}
 
     def reference(self, name: str) -> dict[str, Tensor]:
-        """One of REFERENCES."""
-        found: dict[str, Tensor] = getattr(self, name)
-        return found
+        """Return the values of one of REFERENCES."""
+        values: dict[str, Tensor] = getattr(self, name)
+        return values
 
 
 def measure_oracle(
     model: nn.Module, batches: Sequence[Batch], loss: LossFunction, groups: Groups, track: Track = iter
 ) -> Oracle:
-    """Remove each unit of the free groups by itself, in eval mode; exact up to rounding, the model is unchanged.
+    """Remove each unit of the free groups in turn, in eval mode; exact up to rounding. The model is not changed.
 
-    `loss` is a mean over its batch; in `signed` a batch weighs by its size. `track` passes batches on and shows
-    how far the work is.
+    `loss` is a mean over its batch; in `signed`, batches are weighted by their sizes. `track` iterates over the
+    batches and shows the progress.
     """
     free, start = free_groups(groups), time.perf_counter()
     samples, total = 0, 0.0
@@ -83,17 +88,17 @@ def measure_oracle(
 
 @dataclass
 class Judged:
-    """One criterion's scores, `(channels,)` per group, and how well they tell each reference."""
+    """Scores of one criterion, `(channels,)` per group, and their correlations with each reference."""
 
     scores: dict[str, Tensor]
     seconds: float
-    #: reference -> over all units together, raw scores as they would be ranked
+    #: reference -> correlation over all units, with the raw scores, as in a global ranking
     overall: dict[str, Correlation] = field(default_factory=dict)
-    #: reference -> group -> within the group
+    #: reference -> group -> correlation within the group
     layers: dict[str, dict[str, Correlation]] = field(default_factory=dict)
 
     def layer_mean(self, reference: str) -> Correlation:
-        """The mean over the groups where it is defined."""
+        """Average the correlations within groups, over those in which they are defined."""
         return mean(list(self.layers[reference].values()))
 
 
@@ -105,9 +110,10 @@ def judge(
     groups: Groups,
     oracle: Oracle,
 ) -> Judged:
-    """Score with the same batches (or none, for a criterion without data) and compare with the oracle.
+    """Score with the batches of the oracle (or none, for a criterion without data) and compare with the oracle.
 
-    Raises UsageError where the criterion cannot score the network.
+    Raises:
+        UsageError: If the criterion cannot score the network.
     """
     start, free = time.perf_counter(), free_groups(groups)
     with held_to_contract(criterion, "score", model):
@@ -124,7 +130,7 @@ def judge(
 
 @dataclass
 class Study:
-    """Everything a study has found."""
+    """Results of a study."""
 
     groups: Mapping[str, ChannelGroup]
     oracle: Oracle
@@ -133,11 +139,11 @@ class Study:
 
     @property
     def units(self) -> int:
-        """Units that were removed, one after the other."""
+        """Number of units that were removed, one at a time."""
         return sum(len(one) for one in self.oracle.signed.values())
 
     def ranked(self) -> list[str]:
-        """The criterions, best first: by Pearson over all units; undefined last."""
+        """Return the criterions by Pearson's r over all units, best first; undefined ones last."""
 
         def place(name: str) -> tuple[bool, float]:
             value = self.judged[name].overall["squared"]["pearson"]
@@ -146,7 +152,7 @@ class Study:
         return sorted(self.judged, key=place)
 
     def results(self) -> dict[str, Any]:
-        """All numbers, as JSON can hold them."""
+        """Return all numbers as values of JSON."""
         oracle = self.oracle
         return {
             "samples": oracle.samples,

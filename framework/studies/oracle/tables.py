@@ -1,4 +1,4 @@
-"""A study for the console."""
+"""Show a study on the console."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.table import Table
 from secateur.framework.studies.oracle.correlation import MEASURES
 from secateur.framework.studies.oracle.study import Study
 
-#: column -> where its number is
+#: column -> reference, part and measure of its numbers
 COLUMNS: dict[str, tuple[str, str, str]] = {
     **{measure.capitalize(): ("squared", "all", measure) for measure in MEASURES},
     **{f"layers: {measure.capitalize()}": ("squared", "layers", measure) for measure in MEASURES},
@@ -17,7 +17,7 @@ COLUMNS: dict[str, tuple[str, str, str]] = {
 
 
 def table(study: Study, title: str) -> Table:
-    """Correlation of every criterion with the squared change of the loss, best first."""
+    """Return a table of the correlations of every criterion with the squared change of the loss, best first."""
     found = Table(
         title=f"{title}: correlation with the squared change of the loss", title_justify="left", box=SIMPLE
     )
@@ -36,18 +36,18 @@ def table(study: Study, title: str) -> Table:
 
 
 def head(study: Study) -> list[str]:
-    """What was measured."""
+    """Return lines that describe the measurement."""
     oracle = study.oracle
     return [
         f"{study.units:,} units in {len(oracle.signed)} layers, loss {oracle.loss:.4f} over {oracle.samples:,} "
         f"training images; the oracle took {oracle.seconds:.1f} s",
-        "the change of each batch is squared and averaged, as the scores are; total: that of all images, squared",
-        "over the raw scores of all layers together; layers: mean over the layers; -: not defined",
+        "the change of each batch is squared and averaged, as the scores are; total: that of all images",
+        "over the raw scores of all layers; layers: mean over the layers; -: not defined",
     ]
 
 
 def left_out_lines(study: Study) -> list[str]:
-    """A line for each reason."""
+    """Return a line with the excluded criterions for each reason."""
     names: dict[str, list[str]] = {}
     for name, reason in study.left_out.items():
         names.setdefault(reason, []).append(name)
@@ -55,5 +55,5 @@ def left_out_lines(study: Study) -> list[str]:
 
 
 def shown(value: float | None) -> str:
-    """Three decimals; "-" where it is not defined."""
+    """Format with three decimals; "-" if the value is not defined."""
     return "-" if value is None else f"{value:.3f}"

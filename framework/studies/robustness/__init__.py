@@ -1,5 +1,5 @@
 """Accuracy under attacks and corruptions.
 
-A network and test images come in; accuracies by epsilon, examples and sanity checks of the attack go out.
+Takes a network and test images; returns accuracies by epsilon, examples and sanity checks of the attacks.
 Start with `assess.py`.
 """

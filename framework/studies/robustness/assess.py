@@ -1,4 +1,4 @@
-"""All attacks on one network."""
+"""Run several attacks on one network."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.framework.studies.robustness.sanity import check_masking
 from secateur.framework.training.tester import Network
 from secateur.utils.errors import RunError
 
-#: images to a picture of examples, and points whose adversarials are kept so that there are as many to show
+#: largest number of images in a figure of examples, and of points whose adversarial images are stored for it
 SHOWN, KEPT = 8, 64
 
 
@@ -30,14 +30,26 @@ def assess(
 ) -> Assessment:
     """Attack `points` with each of `attacks` at the epsilons of its norm, and look for signs of masked gradients.
 
-    Every attack starts from a random state of its own: what it finds does not depend on which others run. The
-    network is left as it is, its gradients too. RunError for a network of a single class.
+    Every attack starts from the same random state, so that its result does not depend on the other attacks. The
+    network and its gradients are not changed.
+
+    Args:
+        network: The network and the normalisation of its inputs.
+        points: Images and labels to attack.
+        attacks: The attacks, in order.
+        epsilons: Norm -> largest perturbations, ascending.
+        effort: Steps, restarts and batch size.
+        seed: Seed of each attack.
+        track: Shows the progress; None shows none.
+
+    Raises:
+        RunError: If the network has a single class.
     """
     with frozen(network.model):
         model = PixelModel(network.model, network.mean, network.std)
         with torch.no_grad():
             if model(points.pixels[:1]).shape[1] < 2:
-                raise RunError(f"{network.name} has a single class: nothing can be taken for another")
+                raise RunError(f"{network.name} has a single class and cannot be attacked")
         clean = predictions(model, points.pixels, effort.batch_size)
         right = clean == points.targets
         show = to_show(clean, points.targets, KEPT)

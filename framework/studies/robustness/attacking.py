@@ -1,9 +1,9 @@
-"""One attack on one network: which points it breaks, and how near the adversarials are.
+"""Run one attack on one network: the points that it breaks, and the distances of the adversarial images.
 
-foolbox searches; what counts is checked here, in passes of their own: another class than the true one, or outputs
-that are no numbers, pixels in [0, 1], and no farther away than epsilon. What an attack for the smallest
-perturbation found farther away is tried again at epsilon, on the line to the image. Points that the network gets
-wrong as they are count as broken at every epsilon and are not attacked.
+foolbox searches, and every adversarial image is verified here in a separate forward pass: a class other than the
+true one, or outputs that are NaN, pixels in [0, 1], and a distance of at most epsilon. A smallest perturbation
+that is larger than epsilon is clipped to epsilon and tried again. Points that are misclassified without an attack
+count as broken at every epsilon and are not attacked.
 """
 
 from __future__ import annotations
@@ -24,19 +24,23 @@ from secateur.framework.studies.robustness.points import PixelModel, Points, dis
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.suggest import unknown
 
-#: what float32 makes of a distance of exactly epsilon: share of epsilon, and of one pixel
+#: tolerance of a distance of epsilon in float32: relative to epsilon, and absolute
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
-#: draws of noise for all images of a batch, before those that are done leave it
+#: draws of noise for all images of a batch, before broken images are removed from it
 FIRST_REPEATS = 10
 Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard to try. None: the attack's own number.
+    """Effort of an attack.
 
-    steps, rounds: of one search, and of the binary search around it. restarts: of random attacks.
-    batch_size: images that are attacked together. options: of foolbox's class, over all others.
+    Attributes:
+        steps: Steps of one search; None for the default of the attack.
+        rounds: Steps of the binary search around it; None for the default of the attack.
+        restarts: Restarts of random attacks.
+        batch_size: Images that are attacked together.
+        options: Options of foolbox's class, which take precedence over all others.
     """
 
     steps: int | None = None
@@ -48,11 +52,16 @@ class Effort:
 
 @dataclass
 class Outcome:
-    """What one attack did to N points at E epsilons.
+    """Result of one attack on N points at E epsilons.
 
-    broken: bool (E, N), wrong as they are or made wrong within epsilon. distance: float64 (N,), to the nearest
-    adversarial that was found, 0 for points that are wrong as they are, infinite where none was found.
-    adversarials: position among the points to the nearest adversarial image, for those to be shown.
+    Attributes:
+        attack: The attack.
+        settings: Options of foolbox's class.
+        epsilons: Largest perturbations, ascending.
+        broken: bool (E, N), misclassified without an attack or within epsilon.
+        distance: float64 (N,), distance of the nearest adversarial image; 0 for points that are misclassified
+            without an attack, infinite if none was found.
+        adversarials: Index of a point -> nearest adversarial image, for the points to be shown.
     """
 
     attack: Attack
@@ -64,10 +73,10 @@ class Outcome:
 
 
 def settings_of(attack: Attack, effort: Effort) -> dict[str, Any]:
-    """The options for foolbox's class."""
+    """Return the options of foolbox's class."""
     options = dict(attack.options)
     if effort.steps is not None and attack.steps:
-        if "rel_stepsize" in options:  # all steps together go as far as before
+        if "rel_stepsize" in options:  # the total length of all steps is unchanged
             options["rel_stepsize"] *= options[attack.steps] / effort.steps
         options[attack.steps] = effort.steps
     if effort.rounds is not None and attack.rounds:
@@ -76,7 +85,7 @@ def settings_of(attack: Attack, effort: Effort) -> dict[str, Any]:
 
 
 def make_attack(attack: Attack, options: Mapping[str, Any]) -> Any:
-    """foolbox's attack. Raises UsageError for an option its class does not have."""
+    """Create foolbox's attack; raises UsageError for an option that its class does not have."""
     cls = getattr(foolbox().attacks, attack.cls)
     allowed = list(inspect.signature(cls.__init__).parameters)[1:]
     allowed = [name for name in allowed if name not in ("args", "kwargs")]
@@ -88,9 +97,9 @@ def make_attack(attack: Attack, options: Mapping[str, Any]) -> Any:
 
 
 def foolbox() -> Any:
-    """The library, imported when it is needed: it takes a second."""
+    """Import foolbox on first use, since the import takes a second."""
     try:
-        with warnings.catch_warnings():  # of names of scipy that it should not use any more
+        with warnings.catch_warnings():  # foolbox uses deprecated names of scipy
             warnings.simplefilter("ignore", DeprecationWarning)
             return importlib.import_module("foolbox")
     except ImportError as error:
@@ -108,9 +117,17 @@ def run_attack(
     show: Sequence[int] = (),
     track: Track | None = None,
 ) -> Outcome:
-    """Attack the points that the network gets right (`right`, bool (N,)), and check what was found.
+    """Attack the correctly classified points, and verify the adversarial images.
 
-    `epsilons` rise. `show` are the points whose adversarials are kept.
+    Args:
+        attack: The attack.
+        model: The network, with pixels as input.
+        points: Images and labels.
+        right: bool (N,), the points that are classified correctly.
+        epsilons: Largest perturbations, ascending.
+        effort: Steps, restarts and batch size.
+        show: Indices of the points whose adversarial images are stored.
+        track: Shows the progress; None shows none.
     """
     options = settings_of(attack, effort)
     search = _Search(attack, make_attack(attack, options), model, points, epsilons, effort.batch_size)
@@ -123,7 +140,7 @@ def run_attack(
     batches = -(-int(right.sum()) // effort.batch_size)
     with _bar(model, track, attack.name, len(rounds) * batches * attack.passes(options)) as reach:
         for done, (row, epsilon) in enumerate(rounds, 1):
-            # a point broken within a smaller epsilon is broken within a larger one: it has left
+            # a point broken within a smaller epsilon is also broken within a larger one
             left = right if epsilon is None else right & ~broken[row]
             found, images = search.once(left.nonzero().flatten(), epsilon, show)
             nearer = found < distance
@@ -138,7 +155,7 @@ def run_attack(
 
 
 class _Search:
-    """foolbox's attack on parts of the points, each answer checked."""
+    """Runs foolbox's attack on batches of the points, and verifies each result."""
 
     def __init__(
         self, attack: Attack, made: Any, model: PixelModel, points: Points, epsilons: Sequence[float],
@@ -150,8 +167,11 @@ class _Search:
         self._foolbox = foolbox().PyTorchModel(model, bounds=(0, 1), device=device)
 
     def once(self, left: Tensor, epsilon: float | None, show: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
-        """One try at the points `left` (int64): distances of the adversarials, float64 (N,), infinite where there
-        is none; and those to be shown, by their places."""
+        """Attack the points `left` (int64) once.
+
+        Returns the distances of the adversarial images, float64 (N,), infinite if there is none, and the images to
+        be shown by their index.
+        """
         found = torch.full((len(self._points),), torch.inf, dtype=wide(left.device), device=left.device)
         images: dict[int, Tensor] = {}
         for chunk in left.split(self._batch_size):
@@ -167,7 +187,7 @@ class _Search:
         return found, images
 
     def _nearer(self, part: Points, adversarial: Tensor, distance: Tensor) -> None:
-        """Where as much of a perturbation as fits into an epsilon is enough, take that; changes both in place."""
+        """Replace perturbations, in place, by those clipped to an epsilon, where these succeed too."""
         for epsilon in self._epsilons:
             rest = (distance > _limit(epsilon)).nonzero().flatten()
             if len(rest):
@@ -179,9 +199,9 @@ class _Search:
                 adversarial[rest[good]], distance[rest[good]] = clipped[good], apart[good]
 
     def _staged(self, part: Points, epsilon: float | None) -> Tensor:
-        """DeepFool goes on for all until the last is done: few steps for all, the rest for those not done.
+        """Attack a batch; DeepFool and noise first run briefly, then continue with the remaining images only.
 
-        Its images do not see each other, so each ends where it would have in a batch of its own.
+        The images of a batch are independent in DeepFool, so each result is that of an attack on one image.
         """
         if getattr(self._made, "repeats", 0) > FIRST_REPEATS:
             return self._repeated(part, epsilon)
@@ -199,10 +219,10 @@ class _Search:
         return adversarial
 
     def _repeated(self, part: Points, epsilon: float | None) -> Tensor:
-        """Noise that is drawn again and again: few draws for all, three times as many in all for those not done.
+        """Attack with repeated noise: few draws for all images, then more draws for the images not yet broken.
 
-        A draw does not look at the ones before, and the first adversarial is kept: every image gets as many draws
-        as in one go, or finds one.
+        Draws are independent, and the first adversarial image is kept: every image is given the full number of
+        draws unless it is broken earlier.
         """
         repeats, done = self._made.repeats, 0
         adversarial, rest = part.pixels.clone(), torch.arange(len(part), device=part.pixels.device)
@@ -220,11 +240,11 @@ class _Search:
     def _attacked(self, part: Points, epsilon: float | None) -> Tensor:
         with torch.enable_grad():
             _, clipped, _ = self._made(self._foolbox, part.pixels, part.targets, epsilons=epsilon)
-        found: Tensor = clipped.detach()
-        return found.clamp(0, 1)  # NaN stays NaN, and is refused below
+        adversarial: Tensor = clipped.detach()
+        return adversarial.clamp(0, 1)  # NaN is kept, and rejected by `_checked`
 
     def _checked(self, part: Points, adversarial: Tensor, epsilon: float | None) -> Tensor:
-        """The distance of each image that is an adversarial, infinite for what is none."""
+        """Return the distance of each adversarial image, infinite for images that are not adversarial."""
         classes = predictions(self._model, adversarial, self._batch_size)
         finite = adversarial.flatten(1).isfinite().all(dim=1)
         apart = distances(adversarial, part.pixels, self._attack.norm)
@@ -240,7 +260,7 @@ def _limit(epsilon: float) -> float:
 
 @contextmanager
 def _bar(model: PixelModel, track: Track | None, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar that moves with every forward pass of the model; `reach(n)` moves it to n, where less was needed."""
+    """Advance a progress bar with every forward pass of the model; `reach(n)` advances it to at least n."""
     ticks = iter(track(range(total), title, total) if track is not None and total else ())
     done = 0
 

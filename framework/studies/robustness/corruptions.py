@@ -1,6 +1,7 @@
-"""Images spoiled without an enemy: noise, blur and lost contrast, each at five strengths.
+"""Common corruptions of images: noise, blur and reduced contrast, each at five strengths.
 
-After the benchmark of arXiv:1903.12261, with strengths for small images. All take pixels in [0, 1], (N, C, H, W).
+Based on the benchmark of arXiv:1903.12261, with strengths for small images. Inputs are pixels in [0, 1] of shape
+(N, C, H, W).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-#: deviation of the normal noise, in pixels; deviation of the blur, in pixels across; share of contrast left
+#: standard deviation of the noise, in pixel values; that of the blur, in pixels; remaining share of the contrast
 STRENGTHS: dict[str, tuple[float, ...]] = {
     "noise": (0.04, 0.08, 0.12, 0.18, 0.26),
     "blur": (0.5, 0.75, 1.0, 1.5, 2.0),
@@ -21,13 +22,13 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
 
 
 def noise(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Independent normal noise on every pixel of every channel, cut to [0, 1]."""
+    """Add independent Gaussian noise to every pixel and channel, and clamp to [0, 1]."""
     drawn = torch.randn(pixels.shape, generator=generator, dtype=torch.float32)
     return (pixels + strength * drawn.to(pixels)).clamp(0, 1)
 
 
 def blur(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Gaussian blur over 3 deviations to each side; beyond the border the nearest pixel goes on."""
+    """Apply a Gaussian blur, truncated at 3 standard deviations, with replicated borders."""
     reach = max(1, math.ceil(3 * strength))
     at = torch.arange(-reach, reach + 1, dtype=torch.float64)
     kernel = torch.exp(-(at**2) / (2 * strength**2))
@@ -40,7 +41,7 @@ def blur(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
 
 
 def contrast(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Every channel of every image nearer to its mean; `strength` is the share of contrast that is left."""
+    """Move every channel of every image towards its mean; `strength` is the remaining share of the contrast."""
     middle = pixels.mean(dim=(2, 3), keepdim=True)
     return (middle + strength * (pixels - middle)).clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""What the options of foolbox's attacks may be. Imports no torch: they are checked before anything is loaded."""
+"""Allowed values of the options of foolbox's attacks. Imports no torch: they are checked before loading."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 from secateur.utils.errors import UsageError
 
-#: counts, and the least of each
+#: integer options, and their minimum
 LEAST = {"steps": 1, "binary_search_steps": 1, "repeats": 1, "candidates": 2}
-#: numbers above 0, such as lengths of steps
+#: options above 0, such as step sizes
 POSITIVE = ("stepsize", "rel_stepsize", "abs_stepsize", "initial_const", "init_epsilon")
-#: numbers from 0 on
+#: options of at least 0
 FROM_ZERO = ("confidence", "overshoot")
 SWITCHES = ("abort_early", "random_start", "across_channels", "check_trivial")
-#: options for which None has a meaning: all candidates, no step of a fixed length
+#: options that may be None: all candidates, no fixed step size
 MAY_BE_NONE = ("candidates", "abs_stepsize", "channel_axis")
 
 
 def check_attack_options(options: Mapping[str, Any]) -> None:
-    """UsageError for a value that no search can go by, such as zero steps; names are `make_attack`'s to check."""
+    """Raise UsageError for an invalid value, such as zero steps; `make_attack` checks the names."""
     for name, value in options.items():
         wanted = _wrong(name, value)
         if wanted and not (value is None and name in MAY_BE_NONE):
@@ -28,7 +28,7 @@ def check_attack_options(options: Mapping[str, Any]) -> None:
 
 
 def _wrong(name: str, value: Any) -> str:
-    """What the option should be, "" where it is."""
+    """Return the allowed values of an option, or "" if the value is allowed."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if name in LEAST:
         good = is_number and isinstance(value, int) and value >= LEAST[name]

@@ -1,4 +1,4 @@
-"""The pictures of an adversarial evaluation: robust accuracy over epsilon, and examples."""
+"""Draw robust accuracy over epsilon, examples of adversarial images, and accuracy under corruptions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STYLES = (("#1b7f5c", "o"), ("#3b6fb6", "s"), ("#d98a1f", "^"), ("#8e5ea2", "D")
 
 
 def draw_robustness(file: Path, results: dict[str, Any], title: str) -> Path:
-    """Robust accuracy over epsilon, a panel for each norm, with the interval of the worst case."""
+    """Draw robust accuracy over epsilon, a panel for each norm, with the interval of the worst case."""
     norms = [norm for norm in NORMS if norm in results["worst_case"]]
     size = (max(5.5, 4.3 * len(norms)), 5.2)
     figure, panels = plt.subplots(1, len(norms), figsize=size, sharey=True, squeeze=False)
@@ -63,11 +63,12 @@ def _panel(axes: Any, norm: str, results: dict[str, Any]) -> None:
     axes.set_xlabel(f"largest perturbation in {norm} (pixels in [0, 1])", fontsize=8)
     axes.set_ylim(-0.02, 1.02)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13))  # lines are everywhere
+    # below the panel, which curves can fill
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.13))
 
 
 def curve_ticks(epsilons: Sequence[float]) -> list[float]:
-    """The epsilons whose labels do not run into each other on a linear axis."""
+    """Select the epsilons whose labels do not overlap on a linear axis."""
     kept: list[float] = []
     for epsilon in reversed(epsilons):
         if not kept or kept[-1] - epsilon > 0.09 * epsilons[-1]:
@@ -84,11 +85,12 @@ def draw_examples(
     names: Sequence[str] | None,
     title: str,
 ) -> Path | None:
-    """Images, perturbations and adversarials in columns, with what they are taken for; None where there are none.
+    """Draw images, perturbations and adversarial images in columns, with the predicted classes.
 
-    The perturbation is shown with grey for zero, at the largest strength that fits; its size is written above it.
+    Perturbations are scaled to the full range, with grey for zero; the title contains their size. Returns the
+    file, or None if there are no adversarial images.
     """
-    # nothing is searched again: these are the very images that were counted
+    # no new attack: these images were counted in the results
     order = to_show(assessment.clean, assessment.points.targets, KEPT)
     shown = [at for at in order if at in outcome.adversarials][:SHOWN]
     if not shown:
@@ -131,7 +133,7 @@ def _name(names: Sequence[str] | None, label: int) -> str:
 
 
 def draw_corruptions(file: Path, results: dict[str, Any], spoiled: Mapping[str, Sequence[Tensor]]) -> Path:
-    """Accuracy over strength, a panel for each corruption, above one image at every strength."""
+    """Draw accuracy over strength, a panel for each corruption, above one image at every strength."""
     names = list(results["corruptions"])
     figure = plt.figure(figsize=(4.2 * len(names), 4.6))
     grid = figure.add_gridspec(2, len(names), height_ratios=(3, 1))
@@ -161,7 +163,7 @@ def draw_corruptions(file: Path, results: dict[str, Any], spoiled: Mapping[str, 
         inner = grid[1, column].subgridspec(1, len(strengths), wspace=0.1)
         for at, image in enumerate(spoiled[name]):
             _image(figure.add_subplot(inner[0, at]), image, f"{strengths[at]:g}")
-    figure.suptitle(f"{results['network']}: accuracy on spoiled images", fontsize=10)
+    figure.suptitle(f"{results['network']}: accuracy on corrupted images", fontsize=10)
     figure.tight_layout()
     figure.savefig(file, dpi=130)
     plt.close(figure)

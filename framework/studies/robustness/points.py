@@ -1,4 +1,4 @@
-"""The images that are attacked: in pixels of [0, 1], the whole test set or a balanced part of it."""
+"""Prepare the images to attack: pixels in [0, 1], the whole test set or a balanced part of it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from secateur.utils.classification import guesses
 from secateur.utils.errors import RunError
 from secateur.utils.loading.batches import Batch, seeded
 
-#: how far outside [0, 1] rounding may have put a pixel whose normalisation was undone
+#: rounding error, beyond [0, 1], of a pixel after undoing the normalisation
 ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
 class Points:
-    """pixels: (N, C, H, W) in [0, 1]; targets: int64 (N,); positions: int64 (N,), where in the test set."""
+    """Images with labels.
+
+    Attributes:
+        pixels: (N, C, H, W) in [0, 1].
+        targets: Labels, int64 (N,).
+        positions: Indices in the test set, int64 (N,).
+    """
 
     pixels: Tensor
     targets: Tensor
@@ -29,14 +35,20 @@ class Points:
         return len(self.targets)
 
     def at(self, index: Tensor) -> Points:
-        """Those at `index`: positions among these points, int64, or a mask."""
+        """Select the points at `index`, int64 positions or a mask."""
         return Points(self.pixels[index], self.targets[index], self.positions[index.to(self.positions.device)])
 
 
 class PixelModel(nn.Module):
-    """A network that takes pixels in [0, 1]: the normalisation is its first layer.
+    """A network with pixels in [0, 1] as input: the normalisation is its first layer.
 
-    mean, std: per channel, of pixels in [0, 1], as the network was trained with. `passes` counts forward passes.
+    Args:
+        model: The network, with normalised inputs.
+        mean: Mean per channel, of pixels in [0, 1], that the network was trained with.
+        std: Standard deviation per channel, of pixels in [0, 1], that the network was trained with.
+
+    Attributes:
+        passes: Number of forward passes.
     """
 
     mean: Tensor
@@ -53,11 +65,11 @@ class PixelModel(nn.Module):
         self.train(model.training)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Logits (B, classes)."""
+        """Return the logits, of shape (B, classes)."""
         self.passes += 1
         outputs = self.model((pixels - self.mean) / self.std)
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:
-            raise RunError(f"{type(self.model).__name__}: outputs of shape (samples, classes) are needed")
+            raise RunError(f"{type(self.model).__name__}: the outputs must have the shape (samples, classes)")
         if pixels.requires_grad and not outputs.requires_grad:  # outputs that do not depend on the image
             outputs = outputs + 0 * pixels.flatten(1)[:, :1]
         return outputs
@@ -65,9 +77,10 @@ class PixelModel(nn.Module):
 
 @torch.no_grad()
 def collect(batches: Iterable[Batch], mean: Sequence[float], std: Sequence[float]) -> Points:
-    """All images of `batches` with their normalisation undone.
+    """Collect all images of `batches` and undo their normalisation.
 
-    Raises RunError where there are none, or where the result lies outside [0, 1]: mean and std are others then.
+    Raises:
+        RunError: If there are no images, or if a result is outside [0, 1], which indicates a wrong mean or std.
     """
     pixels, targets = [], []
     for inputs, labels in batches:
@@ -75,20 +88,20 @@ def collect(batches: Iterable[Batch], mean: Sequence[float], std: Sequence[float
         pixels.append(inputs * scale.to(inputs) + shift.to(inputs))
         targets.append(labels)
     if not pixels:
-        raise RunError("there is nothing to test: no batch")
+        raise RunError("there is nothing to test: the loader has no batches")
     images, labels = torch.cat(pixels), torch.cat(targets)
     low, high = float(images.min()), float(images.max())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        raise RunError(f"pixels in [0, 1] are needed, undoing the normalisation gave [{low:.4g}, {high:.4g}]: "
+        raise RunError(f"pixels must be in [0, 1], but undoing the normalisation gave [{low:.4g}, {high:.4g}]: "
                        "mean and std must be those of the inputs")  # fmt: skip
     return Points(images.clamp_(0, 1), labels, torch.arange(len(labels)))
 
 
 def balanced(targets: Tensor, count: int, seed: int) -> Tensor:
-    """`count` positions, rising, with as equal numbers of every class as there can be; chosen by the seed.
+    """Select `count` positions in ascending order, with equal numbers of every class as far as possible.
 
-    What does not divide evenly goes to classes drawn by the seed; where a class has too few, the others give
-    more. All positions where there are no more than `count`.
+    Positions, and the classes of a remainder, are drawn with the seed; if a class has too few images, the other
+    classes contribute more. Returns all positions if there are at most `count`.
     """
     labels = targets.cpu()
     if count >= len(labels):
@@ -99,15 +112,15 @@ def balanced(targets: Tensor, count: int, seed: int) -> Tensor:
     classes = classes[torch.randperm(len(classes), generator=generator)]
     rank, turn = torch.empty_like(labels), torch.empty_like(labels)
     for place, label in enumerate(classes):  # the n-th image of each class comes in round n
-        own = shuffled[labels[shuffled] == label]
-        rank[own], turn[own] = torch.arange(len(own)), place
+        members = shuffled[labels[shuffled] == label]
+        rank[members], turn[members] = torch.arange(len(members)), place
     order = (rank * len(classes) + turn).argsort(stable=True)
     return order[:count].sort().values
 
 
 @torch.no_grad()
 def predictions(model: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
-    """The class of each image, int64 (N,); -1 where an output is no number."""
+    """Return the predicted class of each image, int64 (N,); -1 if an output is NaN."""
     found = []
     for batch in pixels.split(batch_size) if len(pixels) else ():
         found.append(guesses(model(batch)))
@@ -116,7 +129,7 @@ def predictions(model: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No gradients for the parameters: attacks need those of the images alone, which costs half."""
+    """Disable gradients of the parameters, which attacks do not need; halves the cost of a backward pass."""
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)
@@ -128,12 +141,12 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 def wide(device: torch.device) -> torch.dtype:
-    """float64, where the device has it."""
+    """Return float64, or float32 on a device that does not support it."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def distances(one: Tensor, other: Tensor, norm: str) -> Tensor:
-    """Distance of each pair of images in a norm, float64 (N,)."""
+    """Return the distance of each pair of images in a norm, float64 (N,)."""
     apart = (one.to(wide(one.device)) - other.to(wide(one.device))).flatten(1)
     order = {"Linf": torch.inf, "L2": 2.0, "L1": 1.0}[norm]
     return torch.linalg.vector_norm(apart, order, dim=1)

@@ -1,4 +1,4 @@
-"""From what the attacks broke to the numbers of the report."""
+"""Compute the numbers of the report from the outcomes of the attacks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ Z = 1.959963984540054
 
 @dataclass
 class Assessment:
-    """One network under all attacks: its classes on untouched points, what each attack did, signs of trouble."""
+    """Results of all attacks on one network.
+
+    Attributes:
+        name: Name of the network.
+        points: The attacked images.
+        clean: Predicted classes without an attack, int64 (N,).
+        outcomes: Result of each attack.
+        sanity: Signs of masked gradients, see `check_masking`.
+    """
 
     name: str
     points: Points
@@ -30,12 +38,12 @@ class Assessment:
 
     @property
     def right(self) -> Tensor:
-        """bool (N,): the points that the network gets right as they are."""
+        """Points that are classified correctly without an attack, bool (N,)."""
         return self.clean == self.points.targets
 
 
 def wilson(hits: int, total: int) -> tuple[float, float]:
-    """The 95 % interval of a share by Wilson's score (doi:10.1080/01621459.1927.10502953); inside [0, 1]."""
+    """Compute the 95 % Wilson score interval of a share (doi:10.1080/01621459.1927.10502953), inside [0, 1]."""
     if total == 0:
         return 0.0, 1.0
     share, extra = hits / total, Z * Z / total
@@ -46,7 +54,7 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 
 
 def worst_case(outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
-    """Norm to bool (E, N): broken by any attack of that norm within each epsilon."""
+    """Map each norm to bool (E, N): broken by any attack of that norm within each epsilon."""
     found: dict[str, Tensor] = {}
     for outcome in outcomes:
         norm = outcome.attack.norm
@@ -55,7 +63,7 @@ def worst_case(outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
 
 
 def summary(assessment: Assessment) -> dict[str, Any]:
-    """Everything about one network as JSON can hold it. Robust means right, and still right under attack."""
+    """Return all results of one network as values of JSON. Robust: correct with and without the attack."""
     right = assessment.right
     hits, total = int(right.sum()), len(right)
     worst = {}
@@ -101,13 +109,13 @@ def _curve(epsilons: Sequence[float], broken: Tensor) -> dict[str, Any]:
 
 
 def on_cpu(outcome: Outcome) -> Outcome:
-    """The same with its tensors in main memory."""
+    """Return a copy with its tensors on the CPU."""
     return Outcome(outcome.attack, outcome.settings, outcome.epsilons, outcome.broken.cpu(),
                    outcome.distance.cpu(), outcome.adversarials)  # fmt: skip
 
 
 def to_show(clean: Tensor, targets: Tensor, count: int) -> list[int]:
-    """Up to `count` points that are right, the first of each class, then the second, ..."""
+    """Select up to `count` correctly classified points: the first of each class, then the second, ..."""
     right = (clean == targets).nonzero().flatten().cpu()
     labels = targets.cpu()[right]
     seen: dict[int, int] = {}

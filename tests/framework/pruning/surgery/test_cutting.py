@@ -202,7 +202,7 @@ def test_wrapped_optimizers_are_cut_inside() -> None:
     cut(model, random_keep(groups), groups, wrapped)
     assert {id(p) for p in inner.param_groups[0]["params"]} == {id(p) for p in model.parameters()}
     train(model, wrapped, images(), 2)
-    with pytest.raises(UsageError, match="dict is no torch optimizer"):
+    with pytest.raises(UsageError, match="dict .* torch optimizer"):
         unwrapped({})
 
 

@@ -138,9 +138,9 @@ def test_undoing_the_normalisation_gives_back_the_pixels() -> None:
         ((part - shift) / scale, torch.zeros(3).long()) for part in pixels.split(3)
     ]
     torch.testing.assert_close(collect(batches, mean, std).pixels, pixels, rtol=0, atol=1e-6)
-    with pytest.raises(RunError, match=r"pixels in \[0, 1\]"):
+    with pytest.raises(RunError, match=r"\[0, 1\].*mean and std"):
         collect(batches, (0.0,), (1.0,))
-    with pytest.raises(RunError, match="no batch"):
+    with pytest.raises(RunError, match="nothing to test"):
         collect([], mean, std)
 
 
