@@ -13,8 +13,8 @@ Companions are further copies of the weights, as modules or mappings: rewind cop
                                    v
          _Plan: parameters, buffers and masks, entries of mappings, optimizer states     (nothing is changed yet)
                                    |
-         all_or_nothing( _apply -> Lineage.record_cut -> follow_shapes (adapters) )       --error--> rollback,
-                                   raise v
+         all_or_nothing( _apply -> Lineage.record_cut -> follow_shapes (adapters) )   --error--> rollback
+                                   v
          remap(groups, positions): the groups of the smaller network
 
 - Parameters are replaced, not resized: graphs that hold the old ones stay valid. Hooks, attributes,
@@ -81,8 +81,8 @@ def cut(
 
     Args:
         model: The network.
-        keep: Group name -> bool `(channels,)`, False for a channel to remove. Groups without an entry are
-        unchanged.
+        keep: Group name -> bool `(channels,)`, False for a channel to remove. Groups without an entry do not
+            change.
         groups: The groups of the network as it is, from `channel_groups` or an earlier `cut`.
         optimizer: A `torch.optim.Optimizer`, or a wrapper of one, whose parameters and states are replaced by the
             sliced ones. LBFGS is not supported. Default: None.

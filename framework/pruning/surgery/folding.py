@@ -67,7 +67,7 @@ def foldable(
         numbers = {number for layers in lost.values() for channels in layers.values() for number in channels}
         if numbers:
             _drop(candidates, numbers)
-        else:  # the reason is no single layer: keep the groups that can be folded alone
+        else:  # no single layer is the reason: keep the groups that can be folded alone
             losses = {name: _analyse(model, {name: off}, groups, example)[1] for name, off in candidates.items()}
             alone = {name: off for name, off in candidates.items() if not losses[name]}
             candidates = alone if len(alone) < len(candidates) else {}

@@ -386,7 +386,7 @@ def meta() -> nn.Module:
 
 PAIR = (torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
 MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
-    "a name for a model": (lambda: prune("ResNet18", example_input=images()), "model is a torch.nn.Module"),
+    "a name for a model": (lambda: prune("ResNet18", example_input=images()), "model must be a torch.nn.Module"),
     "a lazy layer": (lambda: channel_groups(nn.Sequential(nn.LazyConv2d(8, 3)), images()), "run the network once"),
     "a network on meta": (lambda: channel_groups(meta(), images().to("meta")), "'a.weight' is on the meta device"),
     "no names to protect": (
