@@ -54,7 +54,7 @@ def layer_sparsities(model: nn.Module) -> dict[str, float]:
 
 
 def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, int]]:
-    """Multiply-adds of one sample: of the whole network (attention included), and per prunable layer."""
+    """Return the multiply-adds of one sample, of the whole network (attention included) and per prunable layer."""
     by_layer: dict[str, int] = {}
     counter = _Counter(model)
 

@@ -124,8 +124,10 @@ class Context:
         return bool(before != after) or bool((labels[position - 1 : position + 1] == FIXED).any())
 
     def produce(self, weight: Tensor, axis: int, out: Tensor, along: int, bias: Tensor | None = None) -> None:
-        """Record the contraction of a parameter, or a view of one: its output dimension is `axis`, that of `out`
-        is `along`."""
+        """Record the contraction of a parameter, or a view of one.
+
+        The output dimension of the parameter is `axis`, and that of the result `out` is `along`.
+        """
         labels = self.fields(weight).get(axis)
         if labels is None or not self.is_parameter(weight):
             return
