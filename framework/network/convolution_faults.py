@@ -55,7 +55,10 @@ def is_faulty(weight: Tensor, stride: Sequence[int]) -> bool:
 
 
 def faulty_layers(model: nn.Module) -> list[str]:
-    """Return the names of layers that must not be trained in channels_last."""
+    """Return the names of the layers that must not be trained in channels_last.
+
+    Subclasses of `nn.Conv2d` are included, `SubsampledConv2d` is not.
+    """
     return [
         name or type(model).__name__
         for name, layer in model.named_modules()

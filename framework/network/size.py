@@ -124,7 +124,10 @@ def _attention_in_parts() -> Iterator[None]:
 
 
 def csr_bytes(model: nn.Module) -> int:
-    """Return the bytes with prunable weights in CSR format (32-bit columns and row ends), all others dense."""
+    """Return the size in bytes with prunable weights in CSR format and all other tensors dense.
+
+    A CSR weight has its non-zero values, a 32-bit column index for each, and 32-bit row ends.
+    """
     weights = prunable_weights(model)
     total = 0
     for name, tensor in model.state_dict().items():
