@@ -50,7 +50,7 @@ def check_dense(where: str, tensor: Tensor) -> None:
 def check_memory(owner: str, tensors: Mapping[str, Tensor]) -> None:
     """Raise UsageError for a parameter whose memory overlaps, or whose dtype has no arithmetic.
 
-    An in-place write to such a parameter would change other entries of it, or another parameter.
+    An in-place write to overlapping memory changes other entries of the parameter, or another parameter.
 
     `owner` is the name of the network in the message.
     """
