@@ -226,12 +226,12 @@ class L0Trainer(DefaultTrainer):
 
 
 def _left_as_zeros(closed: Closed) -> str:
-    """Why closed gates are still in the tensors, each with its own reason."""
+    """Return a message that says why closed gates were not cut, with the number of gates for each reason."""
     others = closed.left - closed.inputs
     parts = []
     if closed.inputs:
-        parts.append(f"{closed.inputs} are of the network's inputs, which are masked and never cut")
+        parts.append(f"{closed.inputs} belong to inputs of the network, which are masked and never cut")
     if others:
-        parts.append(f"of {others} the channel has other gates that are open, cannot be cut exactly, or is the "
-                     "last of its layer")  # fmt: skip
-    return f"L0: {closed.left} of {closed.closed} closed gates stay as zeros: {'; '.join(parts)}"
+        parts.append(f"{others} belong to channels that are kept, because another gate of the channel is open, it "
+                     "cannot be cut exactly, or it is the last of its layer")  # fmt: skip
+    return f"L0: {closed.left} of {closed.closed} closed gates were masked, not cut: {'; '.join(parts)}"

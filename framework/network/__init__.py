@@ -1,5 +1,6 @@
-"""Questions about any `nn.Module`: layers, size, latency, masks, lineage.
+"""Properties of any `nn.Module`: layers, size, latency, masks, lineage.
 
-A network comes in; numbers, names and tensors go out. Nothing here knows criterions or groups.
+The input is a network, the output are numbers, names and tensors. This package is independent of criterions and
+channel groups.
 Start with `layers.py`.
 """

@@ -1,4 +1,4 @@
-"""Running statistics of batch norms, measured anew."""
+"""Re-estimation of the running statistics of batch norms."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from secateur.framework.network.preserve import evaluating
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
-    """The running statistics of every batch norm: its buffers themselves, no copies."""
+    """Return the running means and variances of all batch norms, the buffers themselves."""
     return [buffer for norm in _norms(model) for buffer in (norm.running_mean, norm.running_var)]
 
 
 @torch.no_grad()
 def measured_statistics(model: nn.Module, batches: Iterable[Tensor]) -> list[Tensor]:
-    """What these would be if the batches (inputs) were all that the network in eval mode had ever seen.
+    """Return the running statistics estimated from the given batches only, with all other layers in eval mode.
 
-    Mean over batches of each one's mean and variance, in the order of `running_statistics`. The model is not
-    changed; batches of a single sample are left out.
+    They are means over the batches of each batch's mean and variance, in the order of `running_statistics`. The
+    model is not changed. Batches of a single sample are skipped.
     """
     norms = _norms(model)
     before = [(norm.momentum, norm.running_mean, norm.running_var, norm.num_batches_tracked) for norm in norms]

@@ -1,8 +1,8 @@
-"""Convolutions that PyTorch computes wrongly or outside of its memory on the CPU, and how they are avoided.
+"""Convolutions that PyTorch computes wrongly or with out-of-bounds writes on the CPU, and a replacement for them.
 
-`FAULTS` is the table. docs/known_upstream_faults.md says how it was found, in which versions and with which
-instructions; `python -m benchmarks.convolutions` repeats the search. The checks go by the structure of the network
-alone, never by the processor: which kernel is chosen there is not known here.
+`FAULTS` is the table. docs/known_upstream_faults.md describes how it was found, in which versions and with which
+instruction sets; `python -m benchmarks.convolutions` repeats the search. The checks depend on the structure of the
+network only, not on the processor, since the kernel that it selects is unknown.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from torch.overrides import TorchFunctionMode
 
 from secateur.utils.subsampled import SubsampledConv2d, subsampled
 
-#: names of layers in a message
+#: number of layers named in a message
 SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Fault:
-    """2-D convolutions on the CPU, in channels_last, of which the gradient of the weight is faulty."""
+    """2-D convolutions on the CPU, in channels_last, with a faulty gradient of the weight."""
 
     kernel: tuple[int, int]
-    #: the stride is at least this in one dimension
+    #: minimum of the largest stride
     stride: int
     #: input channels of each conv group
     inputs: range
 
     def hits(self, weight: Tensor, stride: Sequence[int]) -> bool:
-        """Whether a convolution with this weight is one of them."""
+        """Whether a convolution with this weight and stride is faulty."""
         return (
             weight.dim() == 4
             and weight.device.type == "cpu"
@@ -44,7 +44,7 @@ class Fault:
         )
 
 
-#: writes outside its memory: torch 2.13.0 with oneDNN 3.12.0 on AVX2 (on AVX-512 with ONEDNN_MAX_CPU_ISA=AVX2),
+#: out-of-bounds writes: torch 2.13.0 with oneDNN 3.12.0 on AVX2 (on AVX-512 with ONEDNN_MAX_CPU_ISA=AVX2),
 #: found by a run that crashed and confirmed by benchmarks/convolutions.py
 FAULTS = (Fault(kernel=(1, 1), stride=2, inputs=range(2, 8)),)
 
@@ -55,7 +55,10 @@ def is_faulty(weight: Tensor, stride: Sequence[int]) -> bool:
 
 
 def faulty_layers(model: nn.Module) -> list[str]:
-    """Names of the layers, subclasses of `nn.Conv2d` included, that must not be trained in channels_last."""
+    """Return the names of the layers that must not be trained in channels_last.
+
+    Subclasses of `nn.Conv2d` are included, `SubsampledConv2d` is not.
+    """
     return [
         name or type(model).__name__
         for name, layer in model.named_modules()
@@ -68,19 +71,19 @@ def faulty_layers(model: nn.Module) -> list[str]:
 
 
 def explained(layers: Sequence[str]) -> str:
-    """What is wrong with these layers, for a message."""
+    """Return a message about these layers."""
     more = f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
     names = ", ".join(f"'{name}'" for name in layers[:SHOWN]) + more
     return f"PyTorch may corrupt memory when it trains {names} in channels_last on the CPU"
 
 
 def in_channels_last(tensors: Iterable[Tensor]) -> bool:
-    """Whether PyTorch takes one of the tensors for channels_last: 1x1 kernels are contiguous in both formats."""
-    return any(one.dim() == 4 and one.stride(1) == 1 and one.stride(3) == one.shape[1] > 1 for one in tensors)
+    """Whether PyTorch regards a tensor as channels_last; the strides of 1x1 kernels may fit both formats."""
+    return any(x.dim() == 4 and x.stride(1) == 1 and x.stride(3) == x.shape[1] > 1 for x in tensors)
 
 
 class _Subsampling(TorchFunctionMode):
-    """Computes the convolutions of the table by subsampling, whatever module or function calls them."""
+    """Computes the convolutions of the table by subsampling, in every module and function."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -111,7 +114,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 @contextmanager
 def safe_convolutions(model: nn.Module) -> Iterator[None]:
-    """Within it the model may be differentiated in any memory format."""
+    """Make gradients of the model correct in any memory format."""
     if not faulty_layers(model):
         yield
         return

@@ -1,4 +1,4 @@
-"""A network's modules copied while its tensors are shared: for trials that replace some of the tensors."""
+"""Copies of a network that share its tensors, for trials that replace some of the tensors."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-#: values that nobody can change
+#: types of immutable values
 ATOMIC = frozenset(
     [type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type, torch.Size]
 )
 
 
 def twin_of(model: nn.Module) -> nn.Module:
-    """A copy with modules, tables and attributes of its own, and with the model's own parameters and buffers.
+    """Return a copy of the modules and their attributes that shares the model's parameters and buffers.
 
-    What `copy.deepcopy` does with the tensors shared, at a fifth of its time: a module has a dozen tables, most of
-    them empty. Modules that say how they are copied go its way.
+    The result is that of `copy.deepcopy` with the tensors in its memo, in a fifth of the time, since a module has
+    a dozen dicts, most of them empty. If a module class defines how it is copied, `copy.deepcopy` is used.
     """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in _tensors(model)}
     modules = list(model.modules())
@@ -34,10 +34,10 @@ def twin_of(model: nn.Module) -> nn.Module:
         for name, value in vars(module).items():
             if type(value) in ATOMIC:
                 attributes[name] = value
-            elif name != "_compiled_call_impl":  # compiled for the other one
+            elif name != "_compiled_call_impl":  # compiled for the original
                 attributes[name] = _copied(value, memo)
-    found: nn.Module = memo[id(model)]
-    return found
+    copied: nn.Module = memo[id(model)]
+    return copied
 
 
 def _is_plain(kind: Any) -> bool:
@@ -45,7 +45,7 @@ def _is_plain(kind: Any) -> bool:
         return False
     if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
         return False
-    # torch's own layers restore what files of old versions lack: a live one has it all
+    # torch's own layers restore attributes that files of old versions lack, which a live module has
     restored = kind.__setstate__.__module__.startswith("torch.nn.")
     return restored and kind.__getstate__ in (object.__getstate__, getattr(nn.Module, "__getstate__", None))  # type: ignore[attr-defined]
 
@@ -58,22 +58,22 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
         return memo[id(value)]
     if kind in (dict, OrderedDict, set):
         made: Any = kind()
-        memo[id(value)] = made  # one table may be known by several names
+        memo[id(value)] = made  # one dict may have several references
         if not value:
             return made
         if kind is set:
-            made.update(_copied(one, memo) for one in value)
+            made.update(_copied(entry, memo) for entry in value)
         else:
-            made.update((key, _copied(one, memo)) for key, one in value.items())
+            made.update((key, _copied(entry, memo)) for key, entry in value.items())
         return made
     if isinstance(value, Tensor) and not value.is_leaf:
-        return value  # what a forward kept of training: it cannot be copied
+        return value  # an activation stored by a forward pass: it cannot be deep-copied
     if kind is list:
         made = []
-        memo[id(value)] = made  # before its entries: one of them may know it
-        made += [_copied(one, memo) for one in value]
+        memo[id(value)] = made  # before its entries, one of which may refer to it
+        made += [_copied(entry, memo) for entry in value]
         return made
-    if kind is tuple and all(type(one) in ATOMIC for one in value):
+    if kind is tuple and all(type(entry) in ATOMIC for entry in value):
         return value
     return copy.deepcopy(value, memo)
 

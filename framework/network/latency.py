@@ -1,4 +1,4 @@
-"""Latency of a forward pass: the median over repeats, of batches of several sizes."""
+"""Latency of a forward pass: the median over repeats, for several batch sizes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ def measure_latency(
     repeats: int = 30,
     warmup: int = 3,
 ) -> list[dict[str, float]]:
-    """Median milliseconds of a forward pass per batch size, for each model, the runs taken in turns.
+    """Return, for each model, batch size -> median milliseconds of a forward pass.
 
-    Eval mode, `inference_mode`, as many threads as torch has now, every model in its own memory format.
+    The models are timed alternately, in eval mode and `inference_mode`, with the current number of threads and
+    each in its own memory format.
     """
     timed: list[dict[str, list[float]]] = [{str(size): [] for size in batches} for _ in models]
-    with ExitStack() as kept:
+    with ExitStack() as stack:
         for model in models:
-            kept.enter_context(preserved_state(model))
+            stack.enter_context(preserved_state(model))
         for size in batches:
             inputs = example_input[:1].expand(size, *example_input.shape[1:]).contiguous()
             for repeat in range(-warmup, repeats):
@@ -50,6 +51,6 @@ def _time(model: nn.Module, inputs: Tensor) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what the device still does, so that a clock sees it."""
+    """Wait for pending work of the device, so that it is included in a timing."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

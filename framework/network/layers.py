@@ -1,4 +1,4 @@
-"""Which layers have prunable weights: convolutions and linear layers, found by type, never by name."""
+"""Prunable layers, convolutions and linear layers, found by type, never by name; names of modules and tensors."""
 
 from __future__ import annotations
 
@@ -15,20 +15,22 @@ PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 
 
 def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Every place of a module, in registration order: one that is used twice comes under both names. Torch's own
-    iterators take several times as long in a deep network."""
+    """Yield every name and module in registration order; a module used twice has both names.
+
+    Torch's own iterators take several times as long in a deep network.
+    """
     pending: list[tuple[str, nn.Module]] = [("", model)]
     while pending:
         name, module = pending.pop()
         yield name, module
         if module._modules:
             prefix = f"{name}." if name else ""
-            children = [(prefix + own, child) for own, child in module._modules.items() if child is not None]
+            children = [(prefix + key, child) for key, child in module._modules.items() if child is not None]
             pending += reversed(children)
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Module name to module in registration order, a module used twice under its first name, as torch has it."""
+    """Return module name -> module in registration order; a module used twice has its first name, as in torch."""
     first: dict[nn.Module, str] = {}
     for name, module in _walk(model):
         first.setdefault(module, name)
@@ -36,25 +38,41 @@ def named_modules(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Module name to module, in registration order; a module used twice is listed once."""
+    """Return module name -> prunable layer in registration order; a module used twice is listed once."""
     return {name: module for name, module in named_modules(model).items() if isinstance(module, PRUNABLE)}
 
 
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameter name to weight of every prunable layer; a weight shared by two layers is listed once."""
-    found: dict[str, nn.Parameter] = {}
+    """Return the weights of all convolutions and linear layers: the parameters that sparsity is measured on.
+
+    Args:
+        model: The network. Weights that are not parameters, such as parametrised ones, are omitted.
+
+    Returns:
+        Parameter name -> weight, in registration order; a weight shared by two layers is listed once.
+
+    Example:
+        >>> from torch import nn
+        >>> from secateur import prunable_weights
+        >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 2))
+        >>> {name: tuple(weight.shape) for name, weight in prunable_weights(model).items()}
+        {'0.weight': (8, 3, 3, 3), '3.weight': (2, 8)}
+    """
+    weights: dict[str, nn.Parameter] = {}
     seen: set[int] = set()
     for name, module in prunable_layers(model).items():
         weight = module.weight
         if isinstance(weight, nn.Parameter) and id(weight) not in seen:
             seen.add(id(weight))
-            found[tensor_name(name, "weight")] = weight
-    return found
+            weights[tensor_name(name, "weight")] = weight
+    return weights
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters, then all buffers, by `state_dict` name, in the order of the modules; a tensor that is tied
-    is there under each of its names."""
+    """Return all parameters, then all buffers, by `state_dict` name, in the order of the modules.
+
+    A tied tensor is listed under each of its names.
+    """
     parameters: dict[str, Tensor] = {}
     buffers: dict[str, Tensor] = {}
     for name, module in _walk(model):
@@ -69,40 +87,43 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_network(model: nn.Module) -> None:
-    """Raise UsageError for what is not a network, or has a tensor without values or memory of its own."""
+    """Raise UsageError unless `model` is an `nn.Module` whose tensors have values and separate memory."""
     if not isinstance(model, nn.Module):
-        raise UsageError(f"model is a torch.nn.Module, got {type(model).__name__}")
+        raise UsageError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     tensors = named_tensors(model)
     for name, tensor in tensors.items():
         if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
             raise UsageError(f"{type(model).__name__}: '{name}' is not initialised: run the network once first")
         if tensor.is_meta:
-            raise UsageError(f"{type(model).__name__}: '{name}' is on the meta device, it has no values")
+            raise UsageError(f"{type(model).__name__}: '{name}' is on the meta device and has no values")
     check_memory(type(model).__name__, tensors)
 
 
 def tensor_name(module: str, attribute: str) -> str:
-    """`state_dict` name of a module's tensor; the root module has the name ''."""
+    """Return the `state_dict` name of a module's tensor; the root module has the name ''."""
     return f"{module}.{attribute}" if module else attribute
 
 
 def output_dim(module: nn.Module) -> int:
-    """Dimension of the weight along which the layer's output units lie; a table's are its columns."""
+    """Return the dimension of the weight with the layer's output units; for an embedding these are the columns."""
     if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
         return 1
     return 1 if isinstance(module, TRANSPOSED) and not is_depthwise(module) else 0
 
 
 def unit_is_channel(module: nn.Module) -> bool:
-    """Whether every unit along the weight's output dimension is one channel of the layer's output; those of a
-    grouped transposed convolution are one of each conv group."""
+    """Whether every unit along the weight's output dimension is a single output channel.
+
+    A unit of a grouped transposed convolution is one channel of each conv group.
+    """
     return not isinstance(module, TRANSPOSED) or module.groups == 1
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether a convolution filters each channel by itself, so that its channels follow their producer.
+    """Whether a convolution filters each channel separately, so that its channels are those of its input.
 
-    A transposed one may have several filters for each; that it is of this kind it still knows after a cut.
+    A transposed one may have several filters per channel; an attribute set by its adapter records this after a
+    cut.
     """
     if isinstance(module, TRANSPOSED):
         return bool(vars(module).get("dense_depthwise", module.groups == module.in_channels > 1))
@@ -113,4 +134,5 @@ def is_depthwise(module: nn.Module) -> bool:
     )
 
 
+#: built-in layers whose tensors verification may replace by random values, and which run on the meta device
 MADE_UP = (*PRUNABLE, nn.modules.batchnorm._NormBase, nn.PReLU, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

@@ -1,7 +1,7 @@
-"""What a network was when it was dense: the reference of every sparsity, and what a checkpoint needs.
+"""Lineage: the shapes of a network when it was dense, the reference of every sparsity, and the kept indices.
 
-The record lies on the model itself, so that it goes along with `copy.deepcopy`, and it is the one place that
-knows which of the original channels are left.
+It is an attribute of the model, so that `copy.deepcopy` copies it and a checkpoint contains it, and the only
+record of the original channels that remain.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ _ATTRIBUTE = "_secateur_lineage"
 
 @dataclass
 class Lineage:
-    """`dense` has the shape of every tensor before the first cut; `kept` the original indices still there,
-    per (tensor, dimension), for the dimensions that were cut."""
+    """The dense shapes of a network's tensors, and the original indices that remain after cuts.
+
+    `dense` has the shape of every tensor before the first cut. `kept` has the remaining original indices, per
+    (tensor, dimension), for the dimensions that were cut.
+    """
 
     name: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     dense: dict[str, tuple[int, ...]] = field(default_factory=dict)
     kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
-    #: multiply-adds of one sample of this shape in the dense network, once they were counted
+    #: shape of a sample -> its multiply-adds in the dense network, if they were counted
     dense_macs: dict[tuple[int, ...], int] = field(default_factory=dict)
-    #: names of the layers whose outputs are the model's outputs; None until they were traced
+    #: names of the layers whose outputs are the model's outputs; None before they are traced
     output_layers: tuple[str, ...] | None = None
 
     def record_cut(self, tensor: str, dim: int, index: Tensor) -> None:
-        """Compose: `index` holds the positions, among those left, that stay along `dim` of `tensor`."""
+        """Compose with a cut: `index` has the current positions that are kept along `dim` of `tensor`."""
         before = self.kept.get((tensor, dim))
         self.kept[tensor, dim] = index.cpu().clone() if before is None else before[index.cpu()]
 
     def expected(self, tensor: str) -> tuple[int, ...] | None:
-        """The shape that the cuts so far have left of a tensor; None for one it does not know."""
+        """Return the shape of a tensor after the recorded cuts; None for an unknown tensor."""
         shape = self.dense.get(tensor)
         if shape is None:
             return None
@@ -46,45 +49,45 @@ class Lineage:
 
 
 def has_lineage(model: nn.Module) -> bool:
-    """Whether anything was recorded of this model yet."""
+    """Whether the model has a lineage."""
     return _ATTRIBUTE in model.__dict__
 
 
 def was_pruned(model: nn.Module) -> bool:
-    """Whether anything was cut or masked; quick enough for every batch."""
-    found: Lineage | None = model.__dict__.get(_ATTRIBUTE)
-    if found is not None and found.kept:
+    """Whether the model was cut or masked; fast enough to be called for every batch."""
+    lineage: Lineage | None = model.__dict__.get(_ATTRIBUTE)
+    if lineage is not None and lineage.kept:
         return True
     return any(name.startswith("mask_of_") for module in model.modules() for name in module._buffers)
 
 
 def set_lineage(model: nn.Module, lineage: Lineage) -> None:
-    """Give the model a record, for instance that of the model it is a copy of."""
+    """Set the lineage of a model, for instance to that of the model it is a copy of."""
     model.__dict__[_ATTRIBUTE] = lineage
 
 
 def lineage_of(model: nn.Module) -> Lineage:
-    """The model's record; a model without one is taken as dense as it stands.
+    """Return the lineage of a model; for a model without one, it is created from the current shapes.
 
-    A user may still swap layers, as one does for new classes: what is new counts as dense from then on, and the
-    network is no longer the architecture it was built as.
+    If the user has replaced layers since, for instance for new classes, the new tensors count as dense, and the
+    lineage no longer has the name and options of a built-in architecture.
     """
-    found: Lineage | None = model.__dict__.get(_ATTRIBUTE)
-    if found is None:
-        found = Lineage(dense=_shapes(model))
-        set_lineage(model, found)
+    lineage: Lineage | None = model.__dict__.get(_ATTRIBUTE)
+    if lineage is None:
+        lineage = Lineage(dense=_shapes(model))
+        set_lineage(model, lineage)
     else:
-        _follow_swaps(found, _shapes(model))
-    return found
+        _follow_swaps(lineage, _shapes(model))
+    return lineage
 
 
 def _follow_swaps(lineage: Lineage, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Forget tensors that are gone, and take as dense those that are not what the cuts left."""
+    """Drop tensors that no longer exist, and record tensors of unexpected shapes as dense."""
     swapped = [name for name, shape in shapes.items() if lineage.expected(name) != shape]
-    gone = lineage.dense.keys() - shapes.keys()
-    if not swapped and not gone:
+    missing = lineage.dense.keys() - shapes.keys()
+    if not swapped and not missing:
         return
-    for name in {*swapped, *gone}:
+    for name in {*swapped, *missing}:
         lineage.dense.pop(name, None)
         for key in [key for key in lineage.kept if key[0] == name]:
             del lineage.kept[key]
@@ -102,9 +105,28 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @contextmanager
 def same_network(model: nn.Module) -> Iterator[None]:
-    """Inside, layers may gain and lose tensors of their own, such as gates, without becoming another network.
+    """Allow the body to add tensors to layers or remove them, such as gates, without resetting the lineage.
 
-    What is new counts as dense in the shape it has afterwards; nothing else may change.
+    On exit, new tensors are recorded as dense with their current shapes, and removed ones are dropped. Without
+    this context, `lineage_of` takes such a change for a replaced layer, and forgets the name of the architecture.
+    The body must not change the shapes of other tensors.
+
+    Args:
+        model: The network.
+
+    Returns:
+        A context manager.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import build, same_network
+        >>> from secateur.framework.network.lineage import lineage_of
+        >>> model = build("models", "LeNet5", in_channels=1, num_classes=10, image_size=28)
+        >>> with same_network(model):
+        ...     model.gate = nn.Parameter(torch.ones(3))
+        >>> lineage_of(model).name, lineage_of(model).dense["gate"]
+        ('LeNet5', (3,))
     """
     lineage = lineage_of(model)
     yield
@@ -117,8 +139,9 @@ def same_network(model: nn.Module) -> Iterator[None]:
         lineage.dense.setdefault(name, shape)
 
 
-#: (tensor name, dimension) -> positions that stay, ascending
+#: tensor name -> dimension -> kept positions, ascending
 Staying = dict[str, dict[int, Tensor]]
 
 
+#: a mapping from tensor name to tensor, or a module like the model, that is cut together with it
 Companion = MutableMapping[str, Tensor] | nn.Module

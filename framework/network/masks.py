@@ -1,4 +1,4 @@
-"""Weight masks: they belong to the model, hold what is pruned at zero, and cost one fused call per step."""
+"""Weight masks: buffers of the model that hold pruned weights at zero, at the cost of one fused call per step."""
 
 from __future__ import annotations
 
@@ -18,19 +18,36 @@ _ATTACHED: WeakKeyDictionary[torch.optim.Optimizer, WeakKeyDictionary[nn.Module,
 
 
 class Masks(Mapping[str, Tensor]):
-    """The masks of a model: parameter name -> 0/1 tensor of the parameter's shape and dtype.
+    """Mapping of the masks of a model: parameter name -> 0/1 tensor of the parameter's shape and dtype.
 
-    A mask is a buffer next to its parameter: it moves between devices and is copied with the model, and stays
-    out of `state_dict`, whose names do not change (`save_model` writes the masks as packed bits). A `Masks` is
-    a view: make as many as you like.
+    A mask is a non-persistent buffer of the module that has the parameter: it moves between devices and is copied
+    with the model, and it is not part of `state_dict`, whose names do not change (`save_model` writes masks as
+    packed bits). A `Masks` is a view of the model's masks; any number of views may exist.
+
+    Args:
+        model: The network.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import Masks
+        >>> model = nn.Linear(4, 1, bias=False)
+        >>> masks = Masks(model)
+        >>> masks.hold({"weight": torch.tensor([[True, False, True, False]])})
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> detach = masks.attach(optimizer)
+        >>> model(torch.ones(2, 4)).sum().backward()
+        >>> optimizer.step()
+        >>> (model.weight != 0).tolist(), masks.sparsity
+        ([[True, False, True, False]], 0.5)
     """
 
-    #: goes up whenever any model gets a mask or loses one
+    #: the number of changes: of masks added to or removed from any model
     _changes: ClassVar[int] = 0
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        #: modules with a mask, and the masked attribute; as they were at change number `_walked`
+        #: modules with a mask, and the masked attribute, as of change number `_walked`
         self._places: list[tuple[nn.Module, str]] = []
         self._walked = -1
 
@@ -52,9 +69,15 @@ class Masks(Mapping[str, Tensor]):
         return len(self._buffers())
 
     def hold(self, keep: Mapping[str, Tensor]) -> None:
-        """Set to zero, from now on, the entries that are off in `keep` (parameter name -> mask).
+        """Mask parameters: zero the entries that are False or 0 in `keep`, and hold them at zero.
 
-        Entries that an earlier mask holds stay held.
+        The new masks are multiplied with earlier ones, so that masked entries remain masked.
+
+        Args:
+            keep: Parameter name -> mask of the parameter's shape, bool or 0/1.
+
+        Raises:
+            UsageError: For an unknown parameter or a mask of another shape.
         """
         parameters = dict(self._model.named_parameters())
         for name, mask in keep.items():
@@ -66,7 +89,7 @@ class Masks(Mapping[str, Tensor]):
                 )
         before = self._buffers()
         for name, mask in keep.items():
-            # laid out in memory like its parameter, or applying it would be slower
+            # in the memory format of the parameter, or applying the mask would be slower
             value = torch.zeros_like(parameters[name], requires_grad=False).copy_(mask != 0)
             if name in before:
                 value = value * before[name]
@@ -76,7 +99,7 @@ class Masks(Mapping[str, Tensor]):
         self.apply()
 
     def drop(self) -> None:
-        """Hold nothing any more; the entries stay zero until something changes them."""
+        """Remove all masks. The masked entries are zero until they are changed."""
         for name in list(self):
             owner, attribute = _owner(self._model, name)
             delattr(owner, PREFIX + attribute)
@@ -84,23 +107,29 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def apply(self) -> None:
-        """Zero the masked entries. Your own training loop calls this after each optimizer step, or `attach`."""
+        """Zero the masked entries. Call this after each optimizer step, unless `attach` does it."""
         parameters, masks = self._paired()
         if masks:
             torch._foreach_mul_(parameters, masks)
 
     @torch.no_grad()
     def apply_to_gradients(self) -> None:
-        """Zero the gradients of masked entries, so that clipping sees only what can move."""
+        """Zero the gradients of masked entries, so that gradient clipping ignores them."""
         parameters, masks = self._paired()
         pairs = [(p.grad, m) for p, m in zip(parameters, masks, strict=True) if p.grad is not None]
         if pairs:
             torch._foreach_mul_([gradient for gradient, _ in pairs], [mask for _, mask in pairs])
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Callable[[], None]:
-        """Apply the masks after every step of `optimizer`; the function returned ends that.
+        """Apply the masks after every step of an optimizer, by a step post-hook.
 
-        To attach them again changes nothing: pruning every few epochs does not make steps slower.
+        A second call for the same optimizer and model has no effect, so that repeated pruning adds no overhead.
+
+        Args:
+            optimizer: The optimizer of the masked parameters.
+
+        Returns:
+            A function without arguments that removes the hook.
         """
         models = _ATTACHED.setdefault(optimizer, WeakKeyDictionary())
 
@@ -116,8 +145,8 @@ class Masks(Mapping[str, Tensor]):
         return end
 
     def _paired(self) -> tuple[list[Tensor], list[Tensor]]:
-        # A cut replaces parameters and masks, but not the modules they lie in: these are looked for anew only when
-        # masks came or went, since that walk takes as long as applying the masks of a small network.
+        # A cut replaces parameters and masks, but not their modules. The modules are collected again only if masks
+        # were added or removed, since this takes as long as applying the masks of a small network.
         if self._walked != Masks._changes:
             self._places = [
                 (module, attribute.removeprefix(PREFIX))
@@ -137,7 +166,7 @@ class Masks(Mapping[str, Tensor]):
 
     @property
     def sparsity(self) -> float:
-        """Share of the prunable weights present that the masks hold at zero."""
+        """Share of the present prunable weights, cut ones excluded, that the masks hold at zero."""
         weights = prunable_weights(self._model)
         held = sum(int((self[name] == 0).sum()) for name in weights if name in self)
         return held / max(1, sum(weight.numel() for weight in weights.values()))

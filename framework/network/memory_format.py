@@ -1,8 +1,7 @@
-"""Choices made by measurement: which memory format this network trains fastest in, on this machine.
+"""Memory format in which a network trains fastest on this machine, measured and cached.
 
-Both formats compute the same numbers up to rounding, so a choice is remembered: in the run's config.yaml, for
-its repetition, and in a small cache, so that the next run of the same network here makes the same one and gives
-the same bits.
+The results of the formats differ by rounding. The choice is stored in the run's config.yaml, so that a repetition
+uses it, and in a small cache, so that the next run of the same network on this machine is bit-identical.
 """
 
 from __future__ import annotations
@@ -27,20 +26,21 @@ from secateur.utils.files.atomic import write_json
 from secateur.utils.files.bounded_yaml import RESULTS, read_json
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-#: below so many multiply-adds a sample there is nothing to gain, and the default is taken unmeasured; VGG16
-#: without 93 % of its channels, of 6 to 12 millions, trains in three quarters of the time if it is channels-last
+#: multiply-adds per sample below which the default is used without a measurement, since there is nothing to gain;
+#: VGG16 without 93 % of its channels, 6 to 12 million, trains in three quarters of the time in channels-last
 WORTH_MEASURING = 2_000_000
-#: channels-last must be this much faster, or noise would decide
+#: the time of channels-last must be below this share of the other, or noise would decide
 MARGIN = 0.95
 SAMPLES, REPEATS = 4, 3
-#: samples at most, and multiply-adds of a pass at least where these suffice for it
+#: the largest number of samples in a timed pass, and the multiply-adds for which as many samples are used
 MOST_SAMPLES, WORK = 128, 2_000_000_000
 
 
 def memory_format(model: nn.Module, example_input: Tensor) -> str:
-    """The name in FORMATS that a forward and backward pass is faster in; the model is unchanged.
+    """Return the name in FORMATS of the format with the faster forward and backward pass. The model is unchanged.
 
-    Contiguous, unmeasured, for networks with layers that must not be trained in channels_last.
+    "contiguous", without a measurement, for small networks and for those with layers that must not be trained in
+    channels_last.
     """
     if example_input.dim() != 4:
         return "contiguous"
@@ -50,40 +50,40 @@ def memory_format(model: nn.Module, example_input: Tensor) -> str:
     if macs < WORTH_MEASURING:
         return "contiguous"
     key = _key(model, example_input)
-    known = _read_cache()
-    if known.get(key) not in FORMATS:
-        # small networks on more samples, or what is measured would be Python and not the network
-        known[key] = _measure(model, example_input, min(MOST_SAMPLES, max(SAMPLES, WORK // macs)))
-        _write_cache(known)
-    return known[key]
+    cache = _read_cache()
+    if cache.get(key) not in FORMATS:
+        # more samples for small networks, or the overhead of Python would be measured
+        cache[key] = _measure(model, example_input, min(MOST_SAMPLES, max(SAMPLES, WORK // macs)))
+        _write_cache(cache)
+    return cache[key]
 
 
-#: multiples of channels to choose from, and the widths around which they are tried
+#: candidate multiples of channels, and the widths at which they are timed
 MULTIPLES, WIDTHS = (1, 2, 4, 8, 16, 32), range(65, 97)
-#: a smaller multiple is taken if it is at most so much slower than the fastest
+#: a smaller multiple is used if its time is at most this factor of the fastest one's
 NEARLY = 1.03
 
 
 def fast_multiple(device: torch.device) -> int:
-    """Of which number channels should be a multiple to be fast on this device: measured, and remembered.
+    """Return the number of which channels should be a multiple to be fast on this device, measured and cached.
 
-    A 3 x 3 convolution of 14 x 14 places runs at every width of a range; the least multiple is taken whose widths
-    need, for each multiply-add, hardly longer than those of the best.
+    A 3 x 3 convolution of 14 x 14 positions is timed at every width of a range. The result is the smallest
+    multiple whose widths have a mean time per multiply-add within NEARLY of the best.
     """
     key = hashlib.sha256(repr(("multiple", *_hardware(device), MULTIPLES, len(WIDTHS))).encode()).hexdigest()
-    known = _read_cache()
-    if known.get(key) in {str(multiple) for multiple in MULTIPLES}:
-        return int(known[key])
-    cost = _costs(device)
-    each = {n: statistics.mean(cost[width] for width in WIDTHS if width % n == 0) for n in MULTIPLES}
-    best = next(n for n in MULTIPLES if each[n] <= NEARLY * min(each.values()))
-    known[key] = str(best)
-    _write_cache(known)
+    cache = _read_cache()
+    if cache.get(key) in {str(multiple) for multiple in MULTIPLES}:
+        return int(cache[key])
+    costs = _costs(device)
+    means = {n: statistics.mean(costs[width] for width in WIDTHS if width % n == 0) for n in MULTIPLES}
+    best = next(n for n in MULTIPLES if means[n] <= NEARLY * min(means.values()))
+    cache[key] = str(best)
+    _write_cache(cache)
     return best
 
 
 def _costs(device: torch.device) -> dict[int, float]:
-    """Median seconds of a convolution for each multiply-add, per width."""
+    """Return width -> median seconds of a convolution, divided by width^2."""
     times: dict[int, list[float]] = {width: [] for width in WIDTHS}
     with torch.inference_mode():
         given = {width: torch.randn(8, width, 14, 14, device=device) for width in WIDTHS}
@@ -99,10 +99,10 @@ def _costs(device: torch.device) -> dict[int, float]:
 
 
 def lay_out(model: nn.Module, layout: torch.memory_format, optimizer: torch.optim.Optimizer | None = None) -> None:
-    """Bring all 4-D parameters into a memory format, in place, and what the optimizer keeps for each.
+    """Convert all 4-D parameters and their optimizer state to a memory format, in place.
 
-    Fused steps take the entries of a parameter and of its state in the order of memory: in two formats they would
-    be those of different weights.
+    Fused optimizer steps pair the entries of a parameter and of its state in memory order, so that both need the
+    same format.
     """
     model.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stubs lack this form
     for parameter, state in ({} if optimizer is None else optimizer.state).items():
@@ -112,12 +112,12 @@ def lay_out(model: nn.Module, layout: torch.memory_format, optimizer: torch.opti
 
 
 def format_name(layout: torch.memory_format) -> str:
-    """The name of a memory format in FORMATS."""
+    """Return the name of a memory format in FORMATS."""
     return next(name for name, value in FORMATS.items() if value == layout)
 
 
 def usable_format(name: str, *models: nn.Module) -> tuple[str, str]:
-    """The format that was asked for, or contiguous and why where one of the models must not be trained in it."""
+    """Return the requested format and "", or "contiguous" and the reason if a model must not be trained in it."""
     layers = [layer for model in models for layer in faulty_layers(model)]
     if name != "channels_last" or not layers:
         return name, ""
@@ -129,7 +129,7 @@ def _measure(model: nn.Module, example_input: Tensor, samples: int = SAMPLES) ->
     before = _layout(model)
     times: dict[str, list[float]] = {name: [] for name in FORMATS}
     try:
-        for repeat in range(REPEATS + 1):  # the first is warm-up
+        for repeat in range(REPEATS + 1):  # the first repeat is a warm-up
             for name, layout in FORMATS.items():
                 lay_out(model, layout)
                 seconds = _pass(model, inputs.contiguous(memory_format=layout))
@@ -148,7 +148,7 @@ def _layout(model: nn.Module) -> torch.memory_format:
 
 
 def _pass(model: nn.Module, inputs: Tensor) -> float:
-    # the weights of linear layers, most of those of VGG16, are the same in every format
+    # the weights of linear layers, most of those of VGG16, do not depend on the format
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() > 3]
     parameters = parameters or [parameter for parameter in model.parameters() if parameter.requires_grad]
     with scoring(model):
@@ -159,7 +159,7 @@ def _pass(model: nn.Module, inputs: Tensor) -> float:
 
 
 def _key(model: nn.Module, example_input: Tensor) -> str:
-    """Everything the speed depends on."""
+    """Return a hash of everything that the speed depends on."""
     shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
     facts = [*_hardware(example_input.device), tuple(example_input.shape[1:]), shapes]
     return hashlib.sha256(repr(facts).encode()).hexdigest()
@@ -181,14 +181,14 @@ def _cache_file() -> Path:
 
 def _read_cache() -> dict[str, str]:
     try:
-        found = read_json(_cache_file(), RESULTS)
-    except UsageError:  # a cache that cannot be read costs a measurement, nothing else
+        cache = read_json(_cache_file(), RESULTS)
+    except UsageError:  # an unreadable cache only costs a measurement
         return {}
-    return {key: name for key, name in found.items() if isinstance(name, str)} if isinstance(found, dict) else {}
+    return {key: name for key, name in cache.items() if isinstance(name, str)} if isinstance(cache, dict) else {}
 
 
 def _write_cache(known: dict[str, str]) -> None:
-    """A cache that cannot be written costs a measurement next time, nothing else."""
+    """Write the cache; an error is ignored, since it only costs a measurement next time."""
     try:
         _cache_file().parent.mkdir(parents=True, exist_ok=True)
         write_json(_cache_file(), known)

@@ -1,4 +1,4 @@
-"""The state of a model that scoring must not change: taken before, compared and restored afterwards."""
+"""The state of a model that scoring must not change: saved before, compared and restored afterwards."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from secateur.framework.network.layers import named_modules, tensor_name
 from secateur.framework.network.lineage import has_lineage, lineage_of, set_lineage
 from secateur.framework.network.masks import Masks
 
-#: torch's own tables of a module: parameters, buffers, submodules and hooks
+#: names of a module's dicts and sets: parameters, buffers, submodules and hooks
 TABLES = tuple(name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))
 _LINEAGE = "_secateur_lineage"
 _PLAIN = (bool, int, float, complex, str, tuple, type(None), torch.dtype, torch.device)
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ABSENT = object()
-#: a message names so many tensors or modules, and the number of the others
+#: number of tensors or modules that a message names; of the others it gives the number
 SHOWN = 3
 
-#: what was changed -> names of the tensors or modules
+#: kind of a change -> names of the tensors or modules
 Changes = dict[str, list[str]]
 
 
 class ModelState:
-    """Parameters, buffers, gradients, flags, hooks, modes, attributes and submodules of a model.
+    """Snapshot of the parameters, buffers, gradients, flags, hooks, modes, attributes and submodules of a model.
 
-    Values are compared bit by bit with copies: version counters do not see writes through `.data`, and count
-    those that put a value back. The copies take as much memory as the model and its gradients.
+    Values are compared bit by bit with copies: version counters do not include writes through `.data`, and include
+    writes that restore a value. The copies take as much memory as the model and its gradients.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -41,10 +41,10 @@ class ModelState:
         self._lineage = copy.deepcopy(lineage_of(model)) if has_lineage(model) else None
 
     def restore(self, example: Tensor | None = None) -> Changes:
-        """Put everything back, and return what had been changed.
+        """Restore the state, and return the changes since the snapshot.
 
-        Attributes that a forward pass of the model itself changes, such as a counter, are left alone where they
-        belong to modules that are not torch's own; a copy of the model that runs `example` shows which these are.
+        Attributes of third-party modules that a forward pass changes, such as a counter, are not restored. A copy
+        of the model that runs `example` shows which these are.
         """
         changes: Changes = {}
         suspects = []
@@ -62,12 +62,12 @@ class ModelState:
                 module.put_back(attribute)
                 changes.setdefault("attributes", []).append(tensor_name(module.name, attribute))
         if changes:
-            Masks._changes += 1  # views of the masks look again where these lie
+            Masks._changes += 1  # views of the masks collect the masked modules again
         return changes
 
 
 def described(changes: Changes) -> str:
-    """One line, such as "values of 'conv1.weight', 'conv2.weight'; hooks of 'conv1'"."""
+    """Return a one-line text, such as "values of 'conv1.weight', 'conv2.weight'; hooks of 'conv1'"."""
     parts = []
     for kind, names in changes.items():
         unique = list(dict.fromkeys(names))
@@ -78,7 +78,7 @@ def described(changes: Changes) -> str:
 
 
 class _ModuleState:
-    """One module: its class, mode, tables and attributes."""
+    """Snapshot of one module: its class, mode, dicts and attributes."""
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self._module, self._class = name, module, type(module)
@@ -91,7 +91,7 @@ class _ModuleState:
         return self._class.__module__.startswith("torch.nn.modules")
 
     def restore(self, changes: Changes) -> None:
-        """Everything but the attributes."""
+        """Restore everything but the attributes."""
         if type(self._module) is not self._class:
             self._module.__class__ = self._class
             changes.setdefault("the class", []).append(self.name)
@@ -124,7 +124,7 @@ class _ModuleState:
 
 @dataclass
 class _TensorState:
-    """One parameter or buffer: its memory, values, gradient, flags and hooks."""
+    """Snapshot of one parameter or buffer: its memory, values, gradient, flags and hooks."""
 
     name: str
     tensor: Tensor
@@ -134,16 +134,16 @@ class _TensorState:
     gradient: Tensor | None
     #: memory and values of the gradient
     gradient_copies: tuple[Tensor, Tensor] | None
-    #: attribute of the tensor -> (its table, a copy)
+    #: attribute of the tensor -> (its dict, a copy)
     hooks: dict[str, tuple[Any, Any]]
 
     @torch.no_grad()
     def restore(self, changes: Changes) -> None:
-        """Memory and values first: a gradient must fit them."""
+        """Restore memory and values first, since a gradient must match them."""
         if _put_back(self.tensor, self.memory, self.values):
             changes.setdefault("values", []).append(self.name)
         if self.tensor.requires_grad != self.requires_grad:
-            if self.tensor.grad_fn is not None:  # a buffer that was computed into
+            if self.tensor.grad_fn is not None:  # a buffer with the result of an operation
                 self.tensor.detach_()
             self.tensor.requires_grad_(self.requires_grad)
             changes.setdefault("requires_grad", []).append(self.name)
@@ -169,7 +169,7 @@ class _TensorState:
 
 
 def _put_back(tensor: Tensor, memory: Tensor, values: Tensor) -> bool:
-    """Give a tensor its memory and values again; whether it had others."""
+    """Restore the memory and values of a tensor, and return whether they had changed."""
     rebound, written = _rebound(tensor, memory), not same_bits(memory, values)
     if rebound:
         tensor.data = memory
@@ -197,14 +197,14 @@ def _tensor_states(model: nn.Module) -> Iterator[_TensorState]:
 
 def _rebound(tensor: Tensor, memory: Tensor) -> bool:
     """Whether the tensor has other memory, or another view of it, than before."""
-    alike = tensor.shape == memory.shape and tensor.dtype == memory.dtype and tensor.device == memory.device
-    if not alike or tensor.layout is not torch.strided:
-        return not alike
+    same = tensor.shape == memory.shape and tensor.dtype == memory.dtype and tensor.device == memory.device
+    if not same or tensor.layout is not torch.strided:
+        return not same
     return tensor.stride() != memory.stride() or tensor.data_ptr() != memory.data_ptr()
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape and dtype have the same bits; True where there are none to read."""
+    """Whether two tensors of one shape and dtype have the same bits; True for meta and sparse tensors."""
     if one.is_meta or one.layout is not torch.strided:
         return True
     if one.is_quantized:
@@ -228,7 +228,7 @@ def _kind_of_table(key: str) -> str:
 
 
 def _is_setting(key: str, value: object) -> bool:
-    """Numbers, words and functions: what a module computes with, beside its tensors."""
+    """Whether an attribute is a number, string or function that a module may compute with."""
     return key == "training" or key != _LINEAGE and (isinstance(value, _PLAIN) or callable(value))
 
 
@@ -242,9 +242,9 @@ def _facts(lineage: Any) -> tuple[Any, ...]:
 
 
 def changed_by_forward(model: nn.Module, example: Tensor | None) -> set[tuple[str, str]] | None:
-    """(module, attribute) that a forward pass changes by itself, in eval or training mode.
+    """Return the (module, attribute) pairs that a forward pass changes, in eval or training mode.
 
-    None where this is unknown, because there is no example or a copy of the model does not run.
+    None if this is unknown, because there is no example or a copy of the model does not run.
     """
     if example is None:
         return None

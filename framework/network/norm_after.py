@@ -1,4 +1,4 @@
-"""Which batch norm follows a layer: found in what happens to the layer's output when the network runs."""
+"""Batch norms after layers, found by recording the operations of a forward pass."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from secateur.framework.network.layers import output_dim
 from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.network.preserve import preserved_state
 
-#: operations that leave every channel by itself, beside those that torch tags as pointwise
+#: parts of names of channelwise operations that torch does not tag as pointwise
 CHANNELWISE = ("pool", "prelu", "dropout", "hardtanh", "hardswish", "hardsigmoid")
 
 
 def batch_norms_after(model: nn.Module, layers: Iterable[str], sample: Tensor) -> dict[str, str]:
-    """Layer -> the batch norm that its outputs, and nothing else, go into.
+    """Return layer name -> name of the batch norm after it; layers without one are omitted.
 
-    Between the two there may be operations on each channel by itself (an activation, pooling), but no sum and no
-    concatenation, and nothing else may read the layer's output. Module names; layers without such a norm are left
-    out. The model is not changed.
+    The outputs of the layer are the only inputs of the norm, which is their only consumer. Channelwise operations
+    (an activation, pooling) may be in between, but no sum and no concatenation. The model is not changed.
     """
     modules = {name: model.get_submodule(name) for name in layers}
     owners = _norms_by_tensor(model)
@@ -36,12 +35,12 @@ def batch_norms_after(model: nn.Module, layers: Iterable[str], sample: Tensor) -
         with hooked((module, keep(name)) for name, module in modules.items()):
             returned = {id(tensor) for tensor in output_tensors(model(sample))}
     calls = [norm for event in record.events for norm in _norms_of(event, owners)]
-    found = {}
+    norms = {}
     for name, module in modules.items():
         ends = [_follow(record.events, place, out, module, owners, returned) for place, out in outputs[name]]
         if ends and ends[0] is not None and set(ends) == {ends[0]} and calls.count(ends[0]) == len(ends):
-            found[name] = ends[0]
-    return found
+            norms[name] = ends[0]
+    return norms
 
 
 class _Event(NamedTuple):
@@ -51,7 +50,7 @@ class _Event(NamedTuple):
 
 
 class _Record(TorchDispatchMode):
-    """Every operation in order, with the tensors themselves, so that none takes the place of another."""
+    """Records every operation in order, with references to its tensors, so that their ids stay unique."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,13 +64,13 @@ class _Record(TorchDispatchMode):
 
 
 def _norms_by_tensor(model: nn.Module) -> dict[int, str]:
-    found = {}
+    norms = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             for tensor in (module.weight, module.running_mean):
                 if tensor is not None:
-                    found[id(tensor)] = name
-    return found
+                    norms[id(tensor)] = name
+    return norms
 
 
 def _norms_of(event: _Event, owners: dict[int, str]) -> set[str]:
@@ -83,17 +82,17 @@ def _norms_of(event: _Event, owners: dict[int, str]) -> set[str]:
 def _follow(
     events: list[_Event], place: int, out: Any, layer: Any, owners: dict[int, str], returned: set[int]
 ) -> str | None:
-    """The norm that an output of the layer ends in, from the `place`-th operation on."""
+    """Return the norm that consumes an output of the layer, starting at operation number `place`, or None."""
     if not isinstance(out, Tensor) or out.dim() + 1 - layer.weight.dim() != 1:
         return None
     if out.shape[1] != layer.weight.shape[output_dim(layer)]:  # grouped and transposed: a unit is several channels
         return None
     while True:
-        users = [at for at in range(place, len(events)) if any(one is out for one in events[at].given)]
+        users = [at for at in range(place, len(events)) if any(tensor is out for tensor in events[at].given)]
         if not users or id(out) in returned:
             return None
         event, place = events[users[0]], users[0] + 1
-        in_place = any(one is out for one in event.out)
+        in_place = any(tensor is out for tensor in event.out)
         if len(users) > 1 and not in_place:
             return None
         norms = _norms_of(event, owners)

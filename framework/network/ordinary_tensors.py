@@ -1,4 +1,4 @@
-"""Tensors and modes in which a network can be traced, scored and changed in place."""
+"""Checks of tensors and modes for tracing, scoring and in-place changes of a network."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from secateur.utils.errors import UsageError
 
 @contextmanager
 def ordinary_mode() -> Iterator[None]:
-    """Inside, autocast and inference mode are off: weights are traced and scored in their own precision.
+    """Disable autocast and inference mode, so that weights are traced and scored in their own precision.
 
-    As a decorator it adds a frame between the caller and the function, which `stacklevel` of a warning counts.
+    As a decorator it adds a frame between the caller and the function, which counts in the `stacklevel` of a
+    warning.
     """
     with torch.inference_mode(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
         yield
 
 
 def ordinary(value: Any) -> Any:
-    """A tensor without a graph and a gradient, copied if it was made in inference mode, which autograd cannot
-    use; anything else as it is."""
+    """Return a detached tensor, cloned if it was created in inference mode, where autograd cannot use it.
+
+    Other objects are returned unchanged.
+    """
     if not isinstance(value, Tensor):
         return value
     if value.is_inference():
@@ -45,13 +48,17 @@ def check_dense(where: str, tensor: Tensor) -> None:
 
 
 def check_memory(owner: str, tensors: Mapping[str, Tensor]) -> None:
-    """Raise UsageError for a parameter that cannot be written in place without changing another or itself, or
-    whose dtype has no arithmetic."""
+    """Raise UsageError for a parameter whose memory overlaps, or whose dtype has no arithmetic.
+
+    An in-place write to overlapping memory changes other entries of the parameter, or another parameter.
+
+    `owner` is the name of the network in the message.
+    """
     by_storage: dict[int, dict[int, str]] = {}
     for name, tensor in tensors.items():
         if tensor.is_inference():
             raise UsageError(
-                f"{owner}: '{name}' was made in torch.inference_mode, where autograd cannot use it: make "
+                f"{owner}: '{name}' was created in torch.inference_mode, and autograd cannot use it: create "
                 "the network outside, or deep-copy it there"
             )
         if isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and tensor.element_size() < 2:
@@ -64,8 +71,8 @@ def check_memory(owner: str, tensors: Mapping[str, Tensor]) -> None:
             continue
         if torch._debug_has_internal_overlap(tensor) and _overlap([tensor]):
             raise UsageError(
-                f"{owner}: several entries of '{name}' share memory (strides {tensor.stride()}): give it memory "
-                "of its own, such as nn.Parameter(tensor.clone())"
+                f"{owner}: several entries of '{name}' share memory (strides {tensor.stride()}): assign a copy, "
+                "such as nn.Parameter(tensor.clone())"
             )
         by_storage.setdefault(tensor.untyped_storage()._cdata, {}).setdefault(id(tensor), name)
     for names in by_storage.values():
@@ -73,22 +80,22 @@ def check_memory(owner: str, tensors: Mapping[str, Tensor]) -> None:
         if len(shared) > 1 and _overlap([tensors[name] for name in shared]):
             raise UsageError(
                 f"{owner}: {' and '.join(map(repr, shared[:2]))} share memory without being one parameter: assign "
-                "the same nn.Parameter to both, or give each memory of its own"
+                "the same nn.Parameter to both, or a copy to one of them"
             )
 
 
 def _overlap(tensors: list[Tensor]) -> bool:
-    """Whether some place in memory belongs to two entries of these tensors, which share a storage."""
+    """Whether two entries of these tensors, which share a storage, have the same memory address."""
     size = max(tensor.element_size() for tensor in tensors)
     if any(tensor.element_size() != size for tensor in tensors):
-        return True  # one type seen as another
+        return True  # a view with another dtype
     starts = [tensor.storage_offset() for tensor in tensors]
     ends = [start + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)) + 1
             for start, tensor in zip(starts, tensors, strict=True)]  # fmt: skip
     first, entries = min(starts), sum(tensor.numel() for tensor in tensors)
     taken = torch.zeros(max(ends) - first, dtype=torch.bool)
     for start, tensor in zip(starts, tensors, strict=True):
-        # through an index: a write to overlapping entries is refused
+        # by an index, since torch refuses a write to overlapping entries
         places = torch.arange(len(taken)).as_strided(tensor.shape, tensor.stride(), start - first)
         taken[places.reshape(-1)] = True
     return int(taken.sum()) < entries

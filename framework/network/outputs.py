@@ -1,4 +1,4 @@
-"""The tensors in whatever a network returns."""
+"""Tensors in the nested outputs of a network, and temporary forward hooks."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-#: how deep objects within objects are looked into
+#: maximum depth of nested objects that are searched
 DEPTH = 6
 
 
 def output_tensors(out: Any, depth: int = DEPTH) -> list[Tensor]:
-    """All tensors in sequences, mappings, sets, dataclasses and other objects, in a fixed order."""
+    """Return all tensors in sequences, mappings, sets, dataclasses and other objects, in a fixed order."""
     if isinstance(out, Tensor):
         return [out]
     if depth == 0 or isinstance(out, (str, bytes, int, float, complex, type(None))):
@@ -30,7 +30,7 @@ def output_tensors(out: Any, depth: int = DEPTH) -> list[Tensor]:
 
 @contextmanager
 def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
-    """Forward hooks that are gone afterwards."""
+    """Register forward hooks, and remove them on exit."""
     handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
     try:
         yield

@@ -1,4 +1,4 @@
-"""Looking at a model, and drawing random numbers, without leaving a trace."""
+"""Context managers that restore the state of a model and of the random number generators."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from secateur.framework.network.masks import PREFIX
 
 @contextmanager
 def preserved_state(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; afterwards modes, `requires_grad` and buffers are as before, whatever happens. Gradients
-    may be taken in any memory format (see `convolution_faults`).
+    """Run the body in eval mode, and restore modes, `requires_grad` and buffers on exit, also after an error.
 
-    Eval mode leaves the buffers of torch's own layers alone; those of other people's layers may count calls.
-    Masks are not copied: no forward pass writes to them, and they are as large as the weights.
+    Gradients may be computed in any memory format (see `convolution_faults`). In eval mode torch's own layers do
+    not change their buffers, but third-party layers may, for instance to count calls. Masks are not copied: no
+    forward pass writes to them, and they are as large as the weights.
     """
     modes = {module: module.training for module in model.modules()}
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
     buffers = [
         (module, name, buffer, buffer._version, buffer.clone())
         for module in model.modules()
@@ -37,7 +37,7 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-        for parameter, requires_grad in wanted.items():
+        for parameter, requires_grad in trainable.items():
             parameter.requires_grad_(requires_grad)
         for module, name, buffer, version, copy in buffers:
             _restore(module, name, buffer, version, copy)
@@ -45,8 +45,7 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def random_numbers_as_before() -> Iterator[None]:
-    """What is drawn inside changes nothing of what is drawn afterwards: by torch on the CPU and on every GPU, by
-    numpy and by Python."""
+    """Restore the random number generators on exit: of torch on the CPU and every GPU, of numpy and of Python."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -59,13 +58,13 @@ def random_numbers_as_before() -> Iterator[None]:
 @torch.no_grad()
 def _restore(module: nn.Module, name: str, buffer: Tensor, version: int, copy: Tensor) -> None:
     module._buffers[name] = buffer
-    # not all that write count it: batch norm in training mode does not on CPU
+    # not every write increases the version: batch norm in training mode does not on the CPU
     if buffer._version != version or not _same(buffer, copy):
         buffer.copy_(copy)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether all values are, also those that are no numbers; sparse ones and those without values count so."""
+    """Whether all values are equal, NaN included; True for sparse tensors and those on the meta device."""
     if one.is_meta or one.layout is not torch.strided:
         return True
     return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
@@ -73,7 +72,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and afterwards every module's own mode again."""
+    """Run the body in eval mode, and restore the mode of every module on exit."""
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
@@ -85,7 +84,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def scoring(model: nn.Module) -> Iterator[None]:
-    """Eval mode, and the user's gradients put aside; modes, buffers and gradients come back whatever happens."""
+    """Run the body in eval mode with gradients enabled and without `.grad`, and restore the model's state on exit.
+
+    Modes, `requires_grad`, buffers and gradients are restored, also after an error. Criterions compute scores
+    inside.
+
+    Args:
+        model: The network; parameters must not be replaced in the body.
+
+    Returns:
+        A context manager.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import scoring
+        >>> model = nn.Sequential(nn.Linear(2, 1), nn.Dropout())
+        >>> with scoring(model):
+        ...     model(torch.ones(1, 2)).sum().backward()
+        ...     print(model.training, model[0].weight.grad)
+        False tensor([[1., 1.]])
+        >>> model.training, model[0].weight.grad
+        (True, None)
+    """
     gradients = {parameter: parameter.grad for parameter in model.parameters()}
     with preserved_state(model), torch.enable_grad():
         try:

@@ -1,4 +1,4 @@
-"""Settings of torch and hooks of all modules that scoring must not change: read before, restored afterwards."""
+"""Process-wide settings of torch and global hooks that scoring must not change: saved and restored."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _set_saved_tensors(value: Any) -> None:
 
 
 def _global_hooks() -> dict[Any, Any]:
-    """(module of torch, table) -> its content."""
+    """Return (module of torch, name of a dict or value) -> its content."""
     return {
         (owner, name): dict(value) if isinstance(value, dict) else value
         for owner in (global_hooks, optimizers)
@@ -103,7 +103,7 @@ def _set_global_hooks(value: dict[Any, Any]) -> None:
             setattr(owner, name, before)
 
 
-#: what is set -> (how it is read, how it is set)
+#: name of a setting -> (getter, setter)
 SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "the default device": (_default_device, _set_default_device),
@@ -122,13 +122,13 @@ SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
 
 
 class ProcessState:
-    """The settings of the process as they are now."""
+    """Snapshot of the settings of the process."""
 
     def __init__(self) -> None:
         self._before = {name: read() for name, (read, _) in SETTINGS.items()}
 
     def restore(self) -> list[str]:
-        """Set back what has changed since, and return the names of it."""
+        """Restore the settings that have changed since the snapshot, and return their names."""
         changed = [name for name, (read, _) in SETTINGS.items() if read() != self._before[name]]
         for name in changed:
             SETTINGS[name][1](self._before[name])

@@ -1,4 +1,4 @@
-"""Size and speed of a network: one definition of each number.
+"""Size of a network: the definitions of sparsity, multiply-adds (MACs) and CSR bytes.
 
 Prunable weights are the weights of convolutions and linear layers, by type; biases and norms never count.
 """
@@ -26,32 +26,35 @@ from secateur.framework.network.preserve import preserved_state
 
 
 def dense_weights(model: nn.Module) -> dict[str, int]:
-    """How many entries each prunable weight has in the dense network."""
+    """Return the number of entries of each prunable weight in the dense network."""
     dense = lineage_of(model).dense
     return {name: _numel(dense.get(name, tuple(weight.shape))) for name, weight in prunable_weights(model).items()}
 
 
 def weight_sparsity(model: nn.Module) -> float:
-    """1 - non-zero prunable weights now / those of the dense network; cut and masked count alike."""
+    """Return 1 - (non-zero prunable weights) / (prunable weights of the dense network).
+
+    Cut and masked weights count equally.
+    """
     total = sum(dense_weights(model).values())
-    left = sum(int(torch.count_nonzero(weight)) for weight in prunable_weights(model).values())
-    return 1 - left / total if total else 0.0
+    nonzero = sum(int(torch.count_nonzero(weight)) for weight in prunable_weights(model).values())
+    return 1 - nonzero / total if total else 0.0
 
 
 def layer_sparsities(model: nn.Module) -> dict[str, float]:
-    """The same for each prunable layer by itself, by its name; a weight shared by two layers counts for both."""
+    """Return the weight sparsity of each prunable layer by name; a weight shared by two layers counts for both."""
     dense = lineage_of(model).dense
-    found = {}
+    sparsities = {}
     for name, module in prunable_layers(model).items():
         weight = module.weight
         assert isinstance(weight, Tensor)
         total = _numel(dense.get(tensor_name(name, "weight"), tuple(weight.shape)))
-        found[name or type(model).__name__] = 1 - int(torch.count_nonzero(weight)) / max(1, total)
-    return found
+        sparsities[name or type(model).__name__] = 1 - int(torch.count_nonzero(weight)) / max(1, total)
+    return sparsities
 
 
 def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, int]]:
-    """Multiply-adds of one sample: of the whole network (attention included), and per prunable layer."""
+    """Return the multiply-adds of one sample, of the whole network (attention included) and per prunable layer."""
     by_layer: dict[str, int] = {}
     counter = _Counter(model)
 
@@ -78,7 +81,7 @@ def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, 
 
 
 class _Counter(TorchDispatchMode):
-    """Multiply-adds of each operation by torch's own formulas, for the parameter that it contracts."""
+    """Counts the multiply-adds of each operation by torch's formulas, per contracted parameter."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -91,8 +94,8 @@ class _Counter(TorchDispatchMode):
         formula = flop_registry.get(func.overloadpacket)
         if formula is not None:
             macs = formula(*args, **(kwargs or {}), out_val=out) // 2
-            given = (one for one in tree_leaves(args) if isinstance(one, Tensor) and one.dim() > 1)
-            names = (self._names.get(one.untyped_storage()._cdata) for one in given)
+            given = (leaf for leaf in tree_leaves(args) if isinstance(leaf, Tensor) and leaf.dim() > 1)
+            names = (self._names.get(tensor.untyped_storage()._cdata) for tensor in given)
             name = next((name for name in names if name is not None), None)
             self.total += macs
             if name is not None:
@@ -101,7 +104,7 @@ class _Counter(TorchDispatchMode):
 
 
 def macs_by_tensor(model: nn.Module, example_input: Tensor) -> tuple[dict[str, int], int]:
-    """Multiply-adds of one sample with each parameter, and those between activations."""
+    """Return the multiply-adds of one sample by parameter name, and the number of those between activations."""
     mode = _Counter(model)
     with preserved_state(model), torch.no_grad(), _attention_in_parts(), mode:
         model(example_input[:1])
@@ -110,7 +113,7 @@ def macs_by_tensor(model: nn.Module, example_input: Tensor) -> tuple[dict[str, i
 
 @contextmanager
 def _attention_in_parts() -> Iterator[None]:
-    """Attention by matrix products: the counter does not know its fused kernels on the CPU."""
+    """Compute attention by matrix products, since the counter has no formula for its fused kernels on the CPU."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -121,7 +124,10 @@ def _attention_in_parts() -> Iterator[None]:
 
 
 def csr_bytes(model: nn.Module) -> int:
-    """Bytes with prunable weights as sparse rows (values, 32-bit columns, 32-bit row ends), the rest dense."""
+    """Return the size in bytes with prunable weights in CSR format and all other tensors dense.
+
+    A CSR weight has its non-zero values, a 32-bit column index for each, and 32-bit row ends.
+    """
     weights = prunable_weights(model)
     total = 0
     for name, tensor in model.state_dict().items():

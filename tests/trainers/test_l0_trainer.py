@@ -238,10 +238,10 @@ def test_the_flag_chooses_loss_trainer_and_criterion(run: Any) -> None:
     [
         (
             Closed(30, 9, 4, 4),
-            "4 of 9 closed gates stay as zeros: 4 are of the network's inputs, which are masked",
+            "4 of 9 closed gates were masked, not cut: 4 belong to inputs",
         ),
-        (Closed(30, 9, 4, 0), "4 of 9 closed gates stay as zeros: of 4 the channel has other gates"),
-        (Closed(30, 9, 4, 1), "never cut; of 3 the channel has other gates"),
+        (Closed(30, 9, 4, 0), "4 of 9 closed gates were masked, not cut: 4 belong to channels"),
+        (Closed(30, 9, 4, 1), "never cut; 3 belong to channels"),
     ],
 )
 def test_what_stays_as_zeros_is_told_with_its_reason(closed: Closed, said: str) -> None:

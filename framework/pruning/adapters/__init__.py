@@ -1,5 +1,5 @@
-"""What a module class must change when it shrinks.
+"""Adapters: update the attributes of a module, such as `out_channels`, after a cut.
 
-A module and the kept indices of its tensors come in; attributes such as `out_channels` follow.
+The input is a module and the kept indices of its tensors, the output its attributes.
 Start with `base.py`.
 """

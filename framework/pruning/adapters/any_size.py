@@ -1,6 +1,6 @@
-"""Layers that hold a size but no tensor that would tell it after a cut: norms without scale and shift, Unflatten.
+"""Layers with a size attribute and no tensor of that size: norms without scale and shift, Unflatten.
 
-Once the network was cut they get a class that reads the size off what comes in, and sets the attribute to it.
+After a cut they are assigned a class that takes the size from its input and updates the attribute.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FreeGroupNorm(nn.GroupNorm):
 
 class _FreeInstanceNorm:
     def forward(self: Any, input: Tensor) -> Tensor:
-        """Of whatever number of channels comes in, with a batch axis or without."""
+        """Normalise an input of any number of channels, with or without a batch axis."""
         _set(self, num_features=input.shape[input.dim() - self._get_no_batch_dim()])
         out: Tensor = super().forward(input)  # type: ignore[misc]
         return out
@@ -62,7 +62,7 @@ class FreeInstanceNorm3d(_FreeInstanceNorm, nn.InstanceNorm3d):
 
 class _FreeBatchNorm:
     def forward(self: Any, input: Tensor) -> Tensor:
-        """Of whatever number of channels comes in."""
+        """Normalise an input of any number of channels."""
         _set(self, num_features=input.shape[1])
         out: Tensor = super().forward(input)  # type: ignore[misc]
         return out
@@ -81,15 +81,15 @@ class FreeBatchNorm3d(_FreeBatchNorm, nn.BatchNorm3d):
 
 
 class FreeUnflatten(nn.Unflatten):
-    """A `nn.Unflatten` into sizes of which the first, the channels, is what the others leave of the input."""
+    """A `nn.Unflatten` whose first size, the channels, is the input's size divided by the other sizes."""
 
     def forward(self, input: Tensor) -> Tensor:
         """See `nn.Unflatten.forward`."""
         assert isinstance(self.dim, int)
         sizes = [int(size) for size in self.unflattened_size]
-        rest, whole = prod(sizes[1:]), input.shape[self.dim]
-        if min(sizes) > 0 and whole % rest == 0:  # else torch says what does not fit
-            _set(self, unflattened_size=(whole // rest, *sizes[1:]))
+        inner, whole = prod(sizes[1:]), input.shape[self.dim]
+        if min(sizes) > 0 and whole % inner == 0:  # else torch raises an error
+            _set(self, unflattened_size=(whole // inner, *sizes[1:]))
         return super().forward(input)
 
 
@@ -108,14 +108,14 @@ FREE: tuple[tuple[type[nn.Module], type[nn.Module]], ...] = (
 
 
 def _set(module: nn.Module, **values: Any) -> None:
-    """Assign what differs: an export takes assignments within forward ill."""
+    """Assign attributes that differ: `torch.export` fails on assignments within forward."""
     for name, value in values.items():
         if getattr(module, name) != value:
             setattr(module, name, value)
 
 
 def of_any_size(module: nn.Module) -> None:
-    """Give a layer without tensors the class that takes the size of its input; a stranger's stays as it is."""
+    """Assign the class that takes the size from its input to a torch layer; other classes are unchanged."""
     for kind, free in FREE:
         if type(module) is kind:
             module.__class__ = free

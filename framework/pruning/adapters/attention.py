@@ -1,8 +1,8 @@
-"""Attention whose inner width, number of heads and size of a head are those of its tensors.
+"""Attention modules whose inner width, number of heads and size of a head are defined by their tensors.
 
 The originals compute the size of a head from the width of their input, so that neither heads nor channels of a
-head can go. Once a cut removes some, the module gets one of these classes, with the same parameters under the same
-names; its scale stays the dense one, so that the scores of what is left do not change.
+head can be removed. After a cut the module is assigned one of these classes, with the same parameters and names.
+The scale is that of the dense module, so that the scores of the kept channels do not change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
 
 def remaining(rows: Tensor | None, heads: int, size: int) -> tuple[int, int]:
-    """Heads, and channels of one, that are left in `rows` of queries (and keys and values after them)."""
+    """Return the number of heads and the channels per head that remain after a cut.
+
+    Args:
+        rows: Original indices of the kept rows of the packed weight, queries first; None if none was cut.
+        heads: Number of heads of the dense module.
+        size: Channels per head of the dense module.
+    """
     if rows is None:
         return heads, size
     queries = rows[rows < heads * size]
@@ -47,9 +53,9 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """See `nn.MultiheadAttention.forward`; a 3-D `attn_mask` has the heads that are left."""
+        """See `nn.MultiheadAttention.forward`; a 3-D `attn_mask` has the remaining heads only."""
         if is_causal and attn_mask is None:
-            raise RuntimeError("is_causal is a hint about attn_mask, which is needed as well")
+            raise RuntimeError("is_causal requires attn_mask")
         batched = query.dim() == 3
         if self.num_heads == 0:
             out = self.out_proj(query.new_zeros(*query.shape[:-1], 0))
@@ -76,17 +82,17 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         return out, weights if batched else weights.squeeze(0)
 
     def _batch_first(self, batched: bool, *given: Tensor) -> list[Tensor]:
-        """(batch, places, channels) of each; what was one tensor stays one."""
+        """Return each tensor as (batch, positions, channels); identical arguments have identical results."""
         moved: dict[int, Tensor] = {}
-        for one in given:
-            if id(one) not in moved:
-                moved[id(one)] = (
-                    one.unsqueeze(0) if not batched else one if self.batch_first else one.transpose(0, 1)
+        for tensor in given:
+            if id(tensor) not in moved:
+                moved[id(tensor)] = (
+                    tensor.unsqueeze(0) if not batched else tensor if self.batch_first else tensor.transpose(0, 1)
                 )
-        return [moved[id(one)] for one in given]
+        return [moved[id(tensor)] for tensor in given]
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        """Queries, keys and values, (batch, heads, places, size) each."""
+        """Return queries, keys and values, each (batch, heads, positions, size)."""
         if self.in_proj_weight is not None and query is key is value:
             parts = list(functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1))
         else:
@@ -97,8 +103,8 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
             )
             biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
             parts = [
-                functional.linear(one, weight, bias)
-                for one, weight, bias in zip((query, key, value), weights, biases, strict=True)
+                functional.linear(tensor, weight, bias)
+                for tensor, weight, bias in zip((query, key, value), weights, biases, strict=True)
             ]
         return [self._by_head(part) for part in parts]
 
@@ -106,7 +112,7 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         return tensor.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
 
     def _mask(self, q: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
-        """Both masks as one to be added to the scores."""
+        """Return the sum of both masks, which is added to the scores, or None."""
         mask = None
         if attn_mask is not None:
             mask = _added(attn_mask, q)
@@ -118,22 +124,22 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         return mask
 
     def _extended(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Keys and values that every sequence gets: learned ones, and a zero."""
+        """Append the learned key and value `bias_k`, `bias_v`, and zeros (`add_zero_attn`), to every sequence."""
         more = 0
         if self.bias_k is not None and self.bias_v is not None:
             k, v = (
-                torch.cat([one, self._by_head(bias).expand(len(one), -1, -1, -1)], dim=2)
-                for one, bias in ((k, self.bias_k), (v, self.bias_v))
+                torch.cat([tensor, self._by_head(bias).expand(len(tensor), -1, -1, -1)], dim=2)
+                for tensor, bias in ((k, self.bias_k), (v, self.bias_v))
             )
             more += 1
         if self.add_zero_attn:
-            k, v = (functional.pad(one, (0, 0, 0, 1)) for one in (k, v))
+            k, v = (functional.pad(tensor, (0, 0, 0, 1)) for tensor in (k, v))
             more += 1
         return k, v, functional.pad(mask, (0, more)) if mask is not None and more else mask
 
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask of booleans (True: do not look there) as one that is added."""
+    """Return a bool mask (True: not attended to) as an additive mask; others are cast."""
     if mask.dtype != torch.bool:
         return mask.to(like.dtype)
     return torch.zeros_like(mask, dtype=like.dtype).masked_fill_(mask, -math.inf)
@@ -148,7 +154,7 @@ def _multihead(module: Any, kept: Kept) -> None:
         module.scale = module.head_dim**-0.5
         module.dense_heads = module.num_heads, module.head_dim
         module.__class__ = SlimMultiheadAttention
-        module._qkv_same_embed_dim = False  # TransformerEncoderLayer's fused kernel knows one width only
+        module._qkv_same_embed_dim = False  # TransformerEncoderLayer's fused kernel supports a single width only
     module.num_heads, module.head_dim = remaining(rows, *module.dense_heads)
     module.embed_dim = (
         module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
@@ -156,7 +162,7 @@ def _multihead(module: Any, kept: Kept) -> None:
 
 
 def _is_cut(module: Any, kept: Kept, inside: str = "") -> bool:
-    """Whether anything was cut of this `nn.MultiheadAttention`, whose name within `kept.module` is `inside`."""
+    """Whether this `nn.MultiheadAttention` was cut; its name within `kept.module` is `inside`."""
     weights = ("in_proj_weight",) if module.in_proj_weight is not None else PROJECTIONS
     names = [tensor_name(inside, name) for name in (*weights, "out_proj.weight")]
     return any(kept(name, dim) is not None for name in names for dim in (0, 1))
@@ -164,7 +170,7 @@ def _is_cut(module: Any, kept: Kept, inside: str = "") -> bool:
 
 @adapter(nn.TransformerEncoder)
 def _encoder(module: Any, kept: Kept) -> None:
-    """Nested tensors are for attention whose inner width is that of its input."""
+    """Disable nested tensors if an attention was cut: they require the inner width to be that of the input."""
     for name, inner in module.named_modules():
         if isinstance(inner, nn.MultiheadAttention) and _is_cut(inner, kept, name):
             module.enable_nested_tensor = module.use_nested_tensor = False

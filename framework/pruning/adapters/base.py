@@ -1,16 +1,16 @@
-"""Adapters: what makes the attributes of a module (`out_channels`, `num_heads`, ...) follow a cut.
+"""Registry of adapters: functions that update the attributes of a module (`num_heads`, ...) after a cut.
 
-A module whose code needs more than the sizes of its tensors gets one:
+A module whose code depends on more than the shapes of its tensors needs one:
 
     from secateur import adapter
 
     @adapter(MyAttention)
     def follow(module, kept):
-        rows = kept("qkv.weight", 0)          # original rows still there, or None: nothing was cut
+        rows = kept("qkv.weight", 0)          # original indices of the kept rows; None if none was cut
         module.num_heads = module.qkv.out_features // (3 * module.head_dim)
 
-Adapters run from the outermost module to the innermost after each cut and each load, and see the module with its
-new tensors; they may also give the module another class, whose `forward` reads the sizes off the tensors.
+Adapters run from the outermost module to the innermost after each cut and each load, when the module has its new
+tensors. They may also assign another class to the module, whose `forward` takes the sizes from the tensors.
 """
 
 from __future__ import annotations
@@ -28,40 +28,97 @@ from secateur.utils.errors import UsageError
 
 @dataclass(frozen=True)
 class Kept:
-    """Which of the dense network's positions a module's tensors still have."""
+    """Query for the original indices that remain in a module's tensors; the second argument of every adapter.
+
+    Attributes:
+        lineage: The lineage of the network: shapes of the dense tensors, and kept indices.
+        module: The module's name within the network.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import Kept, channel_groups, cut
+        >>> from secateur.framework.network.lineage import lineage_of
+        >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+        >>> groups = channel_groups(model, torch.randn(1, 4))
+        >>> _ = cut(model, {"0": torch.tensor([True, False, True])}, groups)
+        >>> kept = Kept(lineage_of(model), "0")
+        >>> kept("weight", 0), kept("weight", 1), kept.name("weight")
+        (tensor([0, 2]), None, '0.weight')
+    """
 
     lineage: Lineage
     module: str
 
     def __call__(self, tensor: str, dim: int) -> Tensor | None:
-        """Original indices along `dim` of the module's tensor (a dotted name within it); None if none was cut."""
+        """Return the original indices that remain along a dimension, ascending.
+
+        Args:
+            tensor: Dotted name of a parameter or buffer within the module, such as "qkv.weight".
+            dim: The dimension.
+
+        Returns:
+            int64 `(kept,)`, or None if nothing was cut along this dimension.
+        """
         return self.lineage.kept.get((self.name(tensor), dim))
 
     def name(self, tensor: str) -> str:
-        """The tensor's name within the whole network."""
+        """Return the name of the module's tensor within the whole network."""
         return tensor_name(self.module, tensor)
 
 
+#: an adapter: a function of the module and of the query for its kept indices
 Follow = Callable[[Any, Kept], None]
-#: number of heads, and channels of one, of an attention module as it stands
+#: a function that returns the current number of heads and channels per head of an attention module
 Heads = Callable[[Any], tuple[int, int]]
 _ADAPTERS: dict[str | type[nn.Module], Follow] = {}
 _HEADS: dict[str | type[nn.Module], Heads] = {}
 
 
 def adapter(*types: type[nn.Module] | str, heads: Heads | None = None) -> Callable[[Follow], Follow]:
-    """Register a function that sets what a cut has changed in modules of these types and their subclasses.
+    """Register a function that updates the attributes of modules of these types after a cut; a decorator.
 
-    A type may be given by its dotted name, so that its package need not be imported. `heads` tells the number of
-    heads and the channels of one: with it the module counts as attention whose scale stays what it was, and
-    `attention="heads"` can cut whole heads. The nearest type in the method resolution order is taken; the last
-    registration counts.
+    An adapter also runs for subclasses: the first registered type in the method resolution order decides. A later
+    registration of a type replaces an earlier one.
+
+    Args:
+        *types: Subclasses of `nn.Module`, or their dotted names "package.module.Class", which import nothing.
+        heads: A function that returns (number of heads, channels per head) of such a module. The module is then
+            attention whose adapter keeps the dense scale, and `channel_groups(..., attention="heads")` can cut its
+            whole heads. Default: None, the module has no heads.
+
+    Returns:
+        A decorator that registers a function `(module, kept) -> None` and returns it; `kept` is a `Kept`.
+
+    Raises:
+        UsageError: If a type is neither a subclass of `nn.Module` nor a string.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import adapter, channel_groups, cut
+        >>> class Head(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.fc, self.out, self.width = nn.Linear(4, 3), nn.Linear(3, 2), 3
+        ...     def forward(self, x):
+        ...         return self.out(self.fc(x))
+        >>> @adapter(Head)
+        ... def follow(module, kept):
+        ...     rows = kept("fc.weight", 0)
+        ...     if rows is not None:
+        ...         module.width = len(rows)
+        >>> model = Head()
+        >>> groups = channel_groups(model, torch.randn(1, 4))
+        >>> _ = cut(model, {"fc": torch.tensor([True, False, True])}, groups)
+        >>> model.width
+        2
     """
 
     def register(function: Follow) -> Follow:
         for kind in types:
             if not (isinstance(kind, str) or isinstance(kind, type) and issubclass(kind, nn.Module)):
-                raise UsageError(f"adapter takes types of modules or their dotted names, got {kind!r}")
+                raise UsageError(f"adapter: types must be subclasses of nn.Module or dotted names, got {kind!r}")
             _ADAPTERS[kind] = function
             if heads is not None:
                 _HEADS[kind] = heads
@@ -71,20 +128,20 @@ def adapter(*types: type[nn.Module] | str, heads: Heads | None = None) -> Callab
 
 
 def heads_of(module: nn.Module) -> tuple[int, int] | None:
-    """Number of heads and channels of one, for an attention module with an adapter."""
-    found = _find(_HEADS, module)
-    return None if found is None else found(module)
+    """Return the number of heads and the channels per head of an attention module; None without an adapter."""
+    heads = _find(_HEADS, module)
+    return None if heads is None else heads(module)
 
 
 def follow_shapes(model: nn.Module) -> None:
-    """Set every such attribute of the model from the tensors it has now."""
+    """Run the adapters of all modules of the model."""
     lineage = lineage_of(model)
-    known: dict[type[nn.Module], Follow | None] = {}
+    adapters: dict[type[nn.Module], Follow | None] = {}
     for name, module in named_modules(model).items():
         kind = type(module)
-        if kind not in known:
-            known[kind] = _find(_ADAPTERS, module)
-        follow = known[kind]
+        if kind not in adapters:
+            adapters[kind] = _find(_ADAPTERS, module)
+        follow = adapters[kind]
         if follow is not None:
             follow(module, Kept(lineage, name))
 

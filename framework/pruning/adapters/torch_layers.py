@@ -1,4 +1,4 @@
-"""The adapters of torch's own layers: attributes that repeat a tensor's size (`out_channels`, ...)."""
+"""Adapters of torch's own layers, for attributes that repeat a tensor's size (`out_channels`, ...)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _convolution(module: Any, kept: Kept) -> None:
     rows, per_group = kept("weight", 0), module.weight.shape[1]
     if module.groups > 1:
         dense = module.__dict__.setdefault("dense_groups", module.groups)
-        if rows is not None:  # a conv group is there as long as one of its outputs is
+        if rows is not None:  # a conv group remains if one of its outputs is kept
             size = kept.lineage.dense[kept.name("weight")][0] // dense
             module.groups = max(1, len((rows // size).unique()))
     module.out_channels = module.weight.shape[0]
@@ -33,7 +33,7 @@ def _convolution(module: Any, kept: Kept) -> None:
 def _transposed(module: Any, kept: Kept) -> None:
     if module.groups > 1:
         module.__dict__.setdefault("dense_depthwise", is_depthwise(module))
-    if is_depthwise(module):  # with each channel goes its group
+    if is_depthwise(module):  # one conv group per kept channel
         module.groups = max(1, len(module.weight))
     module.in_channels = module.weight.shape[0]
     module.out_channels = module.weight.shape[1] * module.groups
@@ -69,7 +69,7 @@ def _group_norm(module: Any, kept: Kept) -> None:
         _without_tensors(module, kept)
         return
     rows = kept("weight", 0)
-    if rows is not None:  # a norm group is there as long as one of its channels is
+    if rows is not None:  # a norm group remains if one of its channels is kept
         dense = module.__dict__.setdefault("dense_groups", module.num_groups)
         size = kept.lineage.dense[kept.name("weight")][0] // dense
         module.num_groups = max(1, len((rows // size).unique()))
@@ -80,7 +80,7 @@ def _group_norm(module: Any, kept: Kept) -> None:
 
 @adapter(nn.Unflatten)
 def _without_tensors(module: Any, kept: Kept) -> None:
-    if kept.lineage.kept:  # as long as nothing was cut a network is what it was
+    if kept.lineage.kept:  # an uncut network is unchanged
         of_any_size(module)
 
 

@@ -1,6 +1,6 @@
-"""The windowed attention of torchvision's Swin, Swin V2 and MaxViT, with the width its tensors have.
+"""Windowed attention of torchvision's Swin, Swin V2 and MaxViT with a width that its tensors define.
 
-Same parameters, same attributes, same numbers as the originals; imported only once one of them was cut.
+The parameters, attributes and results are those of the originals. The module is imported when one of them is cut.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _models = torchvision().models
 _Swin: Any = _models.swin_transformer.ShiftedWindowAttention
 _SwinV2: Any = _models.swin_transformer.ShiftedWindowAttentionV2
 _MaxVit: Any = _models.maxvit.RelativePositionalMultiHeadAttention
-#: what keeps places of different regions from seeing each other after a shift
+#: score between positions of different regions after a shift
 FAR = -100.0
 
 
 def is_v2(module: nn.Module) -> bool:
-    """Whether it is Swin V2's attention."""
+    """Whether the module is Swin V2's attention."""
     return isinstance(module, _SwinV2)
 
 
@@ -31,7 +31,7 @@ class SlimMaxVitAttention(_MaxVit):
     """`RelativePositionalMultiHeadAttention` whose inner width differs from its input's."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, windows, places, channels) to the same."""
+        """Map (batch, windows, positions, channels) to the same shape."""
         if self.n_heads == 0:
             return self.merge(x.new_zeros(*x.shape[:-1], 0))  # type: ignore[no-any-return]
         q, k, v = (
@@ -45,10 +45,10 @@ class SlimMaxVitAttention(_MaxVit):
 
 
 class _Windows:
-    """The forward pass that both versions of Swin share."""
+    """Forward pass of both versions of Swin's attention."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        """(batch, height, width, channels) to the same."""
+        """Map (batch, height, width, channels) to the same shape."""
         if self.num_heads == 0:
             return functional.linear(x.new_zeros(*x.shape[:-1], 0), self.proj.weight, self.proj.bias)
         height, width = x.shape[1:3]
@@ -71,7 +71,7 @@ class _Windows:
         return out[:, :height, :width].contiguous()
 
     def _attend(self: Any, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Within each window, (windows, places, channels)."""
+        """Attend within each window: (windows, positions, channels)."""
         projected = functional.linear(x, self.qkv.weight, self._qkv_bias())
         q, k, v = (
             part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
@@ -114,7 +114,7 @@ class SlimWindowAttentionV2(_Windows, _SwinV2):
 
 
 def _regions(padded: Tensor, window: list[int], shift: list[int]) -> Tensor:
-    """(windows, places, places): `FAR` between places that were no neighbours before the shift, else 0."""
+    """Return (windows, positions, positions): `FAR` between regions that the shift made adjacent, else 0."""
     ids = []
     for size, length, step in zip(padded.shape[1:3], window, shift, strict=True):
         place = torch.arange(size, device=padded.device)

@@ -1,4 +1,4 @@
-"""Layers without a channel on one side, which torch's own kernels refuse: what a removed block is left with."""
+"""Layers without input or output channels, as in a removed block, which the kernels of torch do not support."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from secateur.utils.subsampled import SubsampledConv2d
 
 
 class _EmptyConvolution:
-    """No input: every output is its bias. No output: a tensor without channels."""
+    """Convolution without inputs, whose outputs are its bias, or without outputs."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        """As the convolution it was, of the same places."""
+        """Return the biases at the output positions of the original convolution."""
         places = [
             (size + before + after - dilation * (kernel - 1) - 1) // stride + 1
             for size, (before, after), kernel, stride, dilation in zip(
                 x.shape[2:], self._padded(), self.kernel_size, self.stride, self.dilation, strict=True
             )
         ]
-        # zeros, which carry the outputs' place in the network
+        # zeros computed from the weight, so that the outputs depend on it in a trace
         value = self.weight.sum(dim=tuple(range(1, self.weight.dim())))
         if self.bias is not None:
             value = value + self.bias
@@ -28,7 +28,7 @@ class _EmptyConvolution:
         return out
 
     def _padded(self: Any) -> list[tuple[int, int]]:
-        """Padding before and after each spatial axis; it comes in pairs, the last axis first."""
+        """Return the padding before and after each spatial axis; torch stores pairs with the last axis first."""
         pairs = self._reversed_padding_repeated_twice
         return [(pairs[at], pairs[at + 1]) for at in range(len(pairs) - 2, -1, -2)]
 
@@ -47,7 +47,7 @@ class EmptyConv3d(_EmptyConvolution, nn.Conv3d):
 
 class _EmptyNorm:
     def forward(self: Any, x: Tensor) -> Tensor:
-        """What comes in, which has no channels."""
+        """Return the input, which has no channels."""
         return x
 
 
@@ -73,7 +73,7 @@ EMPTY: tuple[type[nn.Module], ...] = (
 
 
 def without_channels(module: nn.Module) -> None:
-    """Give a layer that has lost all channels of a side the class that still runs; a stranger's stays as it is."""
+    """Assign the empty class to a torch layer without input or output channels; other classes are unchanged."""
     for kind in EMPTY:
         plain = kind.__mro__[2]
         if type(module) is plain or plain is nn.Conv2d and type(module) is SubsampledConv2d:

@@ -1,6 +1,6 @@
-"""Which channels belong together.
+"""Discovery of channel groups: the slices of tensors that must be removed together.
 
-A network and an example input come in; `ChannelGroup`s go out, each verified by computation, or protected with a
-reason.
+The input is a network and an example input, the output are `ChannelGroup`s, each either verified by computation or
+protected with a reason.
 Start with `discovery.py`.
 """

@@ -1,4 +1,4 @@
-"""Layers that read removed channels: what arrives there when the network runs, and what becomes of a constant."""
+"""Layers that read removed channels: their observed inputs, and the effect of a constant input on the outputs."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def _number(value: float) -> Tensor:
 
 @dataclass
 class Reader:
-    """A layer that reads removed channels, and what arrived there in all its calls."""
+    """A layer that reads removed channels, with statistics of these inputs over all its calls."""
 
     name: str
     module: Any
-    #: where removed channels lie along its input, and the number of the channel that each position belongs to
+    #: positions of removed channels along the input, and for each position the number of its channel
     positions: Tensor
     channels: Tensor
     low: Tensor = field(default_factory=lambda: _number(torch.inf))
@@ -37,54 +37,57 @@ class Reader:
 
     @property
     def bias(self) -> nn.Parameter | None:
-        """The layer's bias, if it is a parameter of its own."""
-        found: nn.Parameter | None = self.module._parameters.get("bias")
-        return found
+        """The layer's bias, or None if it is not a parameter of this module."""
+        bias: nn.Parameter | None = self.module._parameters.get("bias")
+        return bias
 
     def axis(self, tensor: Tensor) -> int:
-        """Where the channels lie in an input or output."""
+        """Return the channel axis of an input or output."""
         return tensor.dim() + 1 - int(self.module.weight.dim())
 
     def look(self, _module: Any, args: Any, kwargs: Any, _output: Any) -> None:
-        """Forward hook."""
+        """Forward hook: record minimum, maximum and mean of the removed channels."""
         given = args[0] if args else kwargs["input"]
         axis = self.axis(given)
-        seen = given.detach().index_select(axis, self.positions.to(given.device)).movedim(axis, -1)
-        seen = seen.reshape(-1, len(self.positions)).cpu().double()
-        self.low, self.high = torch.minimum(self.low, seen.amin(0)), torch.maximum(self.high, seen.amax(0))
-        self.means.append(seen.mean(0))
+        values = given.detach().index_select(axis, self.positions.to(given.device)).movedim(axis, -1)
+        values = values.reshape(-1, len(self.positions)).cpu().double()
+        self.low, self.high = torch.minimum(self.low, values.amin(0)), torch.maximum(self.high, values.amax(0))
+        self.means.append(values.mean(0))
         self.blank = torch.zeros_like(given)
 
     def constants(self) -> tuple[Tensor, Tensor]:
-        """Float64 along the whole input, zero where nothing is removed; and for each position, is it constant?"""
+        """Return the constants along the whole input, and whether each removed position is constant.
+
+        The constants are float64, and zero at positions that are not removed or not constant.
+        """
         scale = torch.maximum(self.low.abs(), self.high.abs()).nan_to_num(0.0, posinf=0.0).max()
-        constant = self.high - self.low <= torch.finfo(self.blank.dtype).eps ** 0.75 * scale  # not so for NaN
+        constant = self.high - self.low <= torch.finfo(self.blank.dtype).eps ** 0.75 * scale  # False for NaN
         full = torch.zeros(self.blank.shape[self.axis(self.blank)], dtype=torch.float64)
         full[self.positions[constant]] = torch.stack(self.means).mean(0)[constant]
         return full, constant
 
     def change(self, constants: Tensor) -> Tensor:
-        """What they add to each output, float64."""
+        """Return the contribution of these constants to each output, float64."""
         weight = self.module.weight.detach()
         weight = weight.transpose(0, 1) if isinstance(self.module, TRANSPOSED) else weight
-        each = constants.view(getattr(self.module, "groups", 1), -1)
-        used = (each != 0).any(0).nonzero().flatten()
+        inputs = constants.view(getattr(self.module, "groups", 1), -1)
+        used = (inputs != 0).any(0).nonzero().flatten()
         sums = weight.index_select(1, used.to(weight.device)).cpu().double()
-        sums = sums.reshape(len(each), -1, len(used), sums[0, 0].numel()).sum(3) if len(used) else sums
-        return torch.einsum("gop,gp->go", sums, each[:, used]).flatten() if len(used) else _number(0.0)
+        sums = sums.reshape(len(inputs), -1, len(used), sums[0, 0].numel()).sum(3) if len(used) else sums
+        return torch.einsum("gop,gp->go", sums, inputs[:, used]).flatten() if len(used) else _number(0.0)
 
     def adds(self, constants: Tensor, change: Tensor) -> bool:
-        """Does the layer add that to every output? A stranger's subclass may do something else."""
+        """Return whether the layer adds `change` to every output; a third-party subclass may compute otherwise."""
         shape = [-1 if axis == self.axis(self.blank) else 1 for axis in range(self.blank.dim())]
         before, after = self.module(self.blank), self.module(self.blank + constants.to(self.blank).view(shape))
-        found = (after - before).movedim(self.axis(after), -1).cpu().double()
+        difference = (after - before).movedim(self.axis(after), -1).cpu().double()
         rounding = 8 * torch.finfo(after.dtype).eps * float(after.abs().max())
-        return bool(((found - change).abs() <= 0.01 * change.abs().max() + rounding).all())
+        return bool(((difference - change).abs() <= 0.01 * change.abs().max() + rounding).all())
 
 
 def readers_of(model: nn.Module, removed: Mapping[str, Tensor], groups: Groups) -> list[Reader]:
-    """Layers whose weight has removed channels along its inputs; tied weights are known by their first name."""
-    first = {id(one): name for name, one in reversed(named_tensors(model).items())}
+    """Return the layers whose weight has removed channels along its inputs; a tied weight has its first name."""
+    first = {id(tensor): name for name, tensor in reversed(named_tensors(model).items())}
     owned: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
     count = 0
     for name, off in removed.items():
@@ -93,20 +96,23 @@ def readers_of(model: nn.Module, removed: Mapping[str, Tensor], groups: Groups) 
             channels = torch.arange(count, count + len(index)).repeat_interleave(index.shape[1])
             owned.setdefault((part.tensor, part.dim), []).append((index.flatten(), channels))
         count += int(off.sum())
-    found = []
+    readers = []
     for name, module in prunable_layers(model).items():
         weight: Any = module.weight
         parts = owned.get((first.get(id(weight), ""), 1 - output_dim(module)))
         conv_groups = int(getattr(module, "groups", 1))
         if parts and (conv_groups == 1 or not isinstance(module, TRANSPOSED)):
-            positions, channels = (torch.cat(one) for one in zip(*parts, strict=True))
-            starts = weight.shape[1] * torch.arange(conv_groups)[:, None]  # the channel goes from each conv group
-            found.append(Reader(name, module, (positions + starts).flatten(), channels.repeat(conv_groups)))
-    return found
+            positions, channels = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+            starts = weight.shape[1] * torch.arange(conv_groups)[:, None]  # removed from each conv group
+            readers.append(Reader(name, module, (positions + starts).flatten(), channels.repeat(conv_groups)))
+    return readers
 
 
 def sole_norms(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> dict[str, str]:
-    """Reader -> the batch norm that alone takes its outputs and takes nothing else, when `run` runs the model."""
+    """Return reader name -> the batch norm that is the only consumer of its outputs and has no other input.
+
+    `run` runs the model once.
+    """
     means = {
         id(module.running_mean): name
         for name, module in model.named_modules()
@@ -119,22 +125,22 @@ def sole_norms(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) 
 
     with hooked((reader.module, keep(reader.name)) for reader in readers), _Uses() as uses:
         returned = {id(tensor) for tensor in output_tensors(run())}
-    found = {}
+    norms = {}
     for reader in readers:
-        own = outputs[reader.name]
-        taken = [uses.of.get(id(one), []) for one in own]
-        if any(len(each) != 1 or reader.axis(one) != 1 for one, each in zip(own, taken, strict=True)):
+        results = outputs[reader.name]
+        calls = [uses.of.get(id(tensor), []) for tensor in results]
+        if any(len(uses_of) != 1 or reader.axis(out) != 1 for out, uses_of in zip(results, calls, strict=True)):
             continue
-        into = {id(tensor) for each in taken for tensor in each[0] if id(tensor) in means}
-        if len(into) == 1 and not any(id(one) in returned for one in own):
+        into = {id(tensor) for uses_of in calls for tensor in uses_of[0] if id(tensor) in means}
+        if len(into) == 1 and not any(id(tensor) in returned for tensor in results):
             mean = into.pop()
-            if len(uses.of[mean]) == len(own):
-                found[reader.name] = means[mean]
-    return found
+            if len(uses.of[mean]) == len(results):
+                norms[reader.name] = means[mean]
+    return norms
 
 
 class _Uses(TorchDispatchMode):
-    """The tensors that each operation takes, by the id of every one of them."""
+    """Records id of a tensor -> the argument tensors of every operation that uses it."""
 
     def __init__(self) -> None:
         super().__init__()

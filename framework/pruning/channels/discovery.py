@@ -1,4 +1,4 @@
-"""Find the groups of channels of a network: trace it, and verify every group that can be cut."""
+"""Find the channel groups of a network: trace a forward pass, then verify every group that can be cut."""
 
 from __future__ import annotations
 
@@ -44,15 +44,40 @@ def channel_groups(
     inexact: bool = False,
     attention: str = "dims",
 ) -> TracedGroups:
-    """All channel groups of a network in forward order, named by their (first) producing module.
+    """Return all channel groups of a network in forward order, named by their first producing module.
 
-    `example_input` is a batch the model accepts; one sample is used. `protect` takes module-name prefixes:
-    groups whose channels they have as outputs are never cut. Protected are also groups that reach the model's
-    output and those whose cut, tried on a copy, does not compute what a mask computes; `inexact` frees those
-    where only the numbers differ, such as behind a LayerNorm, as long as the network runs. With `attention`
-    "dims" a channel inside attention is one entry of every head, with "heads" it is a whole head (where an
-    adapter tells what a head is; a warning says so where none does). The model is not changed. Raises UsageError
-    if the model rejects the input or has no prunable layer.
+    A group is protected if it reaches the model's output, if its producer is named in `protect`, if tracing meets
+    an operation without a rule, or if a trial cut on a copy does not compute what masking the same channels
+    computes. The model is not changed.
+
+    Args:
+        model: The network. Its parameters must be initialised, dense and not on the meta device.
+        example_input: A batch that the model accepts, `(samples, ...)`; only the first sample is used.
+        protect: Names of modules; a name includes its submodules. Groups whose channels are outputs of these
+            modules are never cut. Default: no module.
+        inexact: Whether to leave a group free if a statistic over the channels (LayerNorm, softmax, ...) makes a
+            cut differ numerically from a mask, as long as the cut network runs. Default: False.
+        attention: The unit that is removed inside attention: "dims", one entry of every head (the default), or
+            "heads", whole heads of the modules whose `adapter` defines `heads`.
+
+    Returns:
+        A dict from group name to `ChannelGroup`. It also remembers the sample, which `cut` uses by default.
+
+    Raises:
+        UsageError: If `model` is not an `nn.Module` or has no prunable layer, if it rejects the input, if
+            `example_input` is not a dense batch, or if `protect` or `attention` have unknown values.
+
+    Warns:
+        UserWarning: If `attention` is "heads" and no module has an adapter that defines its heads.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import channel_groups
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> groups = channel_groups(model, torch.randn(1, 4))
+        >>> {name: (group.channels, group.protected) for name, group in groups.items()}
+        {'0': (8, None), '2': (2, 'model output')}
     """
     check_network(model)
     if not prunable_layers(model):
@@ -79,25 +104,25 @@ def channel_groups(
 
 
 def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "dims") -> dict[str, ChannelGroup]:
-    """Groups by name in forward order; see `channel_groups`. The model is not changed."""
+    """Return the groups by name in forward order; see `channel_groups`. The model is not changed."""
     with preserved_state(model), random_numbers_as_before():
-        found = _without_values(model, example, attention)
-        if found is not None and not found[0].misled:
-            path = found[0].path if found[0].numberless else ()
-            groups, refused = _proven(model, example, inexact, found, path)
+        traced = _without_values(model, example, attention)
+        if traced is not None and not traced[0].misled:
+            path = traced[0].path if traced[0].numberless else ()
+            groups, refused = _proven(model, example, inexact, traced, path)
             if not refused:
                 return groups
-        # without values the code may go another way: what a trial refuses is traced with them
-        found = _follow(twin_of(model), example, attention)
-        if found[0].misled:
-            found = _follow(twin_of(model), example, attention, found[0].misled)
-        return _proven(model, example, inexact, found)[0]
+        # on the meta device the code may take another branch: after a refused trial, trace with values
+        traced = _follow(twin_of(model), example, attention)
+        if traced[0].misled:
+            traced = _follow(twin_of(model), example, attention, traced[0].misled)
+        return _proven(model, example, inexact, traced)[0]
 
 
 def _proven(
     model: nn.Module, example: Tensor, inexact: bool, found: Followed, path: Sequence[str] = ()
 ) -> tuple[dict[str, ChannelGroup], bool]:
-    """The groups of what `_follow` found, and whether a trial refused any; for `path` see `mismatches`."""
+    """Return the verified groups of a trace, and whether a trial refused any; for `path` see `mismatches`."""
     context, runs, order = found
     groups = named_groups(collect(model, context, runs, order, inexact))
     context.forget_labels()
@@ -114,8 +139,10 @@ def _proven(
 
 
 def _runs(model: nn.Module, example: Tensor, marked: dict[str, ChannelGroup]) -> dict[str, ChannelGroup]:
-    """The `marked` groups, protected where the code holds the size of a head: the first one inside each class of
-    module tells it for the others, which spares a trial of each."""
+    """Return the `marked` groups, protected where the code hard-codes the size of a head.
+
+    One trial per module class, with the first group inside it, decides for all groups inside that class.
+    """
     kinds: dict[type[nn.Module], list[str]] = {}
     for name, group in marked.items():
         if group.protected is None:
@@ -131,33 +158,34 @@ def _runs(model: nn.Module, example: Tensor, marked: dict[str, ChannelGroup]) ->
 def _scaled_by_hand(
     model: nn.Module, example: Tensor, free: dict[str, ChannelGroup], marked: dict[str, ChannelGroup]
 ) -> dict[str, ChannelGroup]:
-    """Those `marked` groups whose queries must make up for a scale that the code takes from the size of a head.
+    """Return the `marked` groups whose queries must be rescaled, since the code computes 1/sqrt(head size) itself.
 
-    The proof alone cannot tell: where attention matters little for the output, both ways come close.
+    Verification alone cannot decide this: where attention hardly affects the output, the cuts with and without
+    rescaling both pass. The ratio of the two distances decides.
     """
     marked = {
         name: group for name, group in marked.items() if group.queries and group.exact and group.channels > 1
     }
     pending = [list(marked)] if marked else []
-    found: dict[str, ChannelGroup] = {}
+    rescaled: dict[str, ChannelGroup] = {}
     while pending:
         names = pending.pop()
         plain, scaled = (
             distance(model, example, {name: groups[name] for name in names}) for groups in (free, marked)
         )
         if scaled < FAR_BELOW * plain:
-            found.update((name, marked[name]) for name in names)
-        elif FAR_BELOW * scaled <= plain < math.inf and len(names) > 1 and scaled > 0:  # some so, some so
+            rescaled.update((name, marked[name]) for name in names)
+        elif FAR_BELOW * scaled <= plain < math.inf and len(names) > 1 and scaled > 0:  # a mixture: split
             pending += [names[: len(names) // 2], names[len(names) // 2 :]]
-    return found
+    return rescaled
 
 
 def _without_values(model: nn.Module, example: Tensor, attention: str) -> Followed | None:
-    """What `_follow` finds on shapes alone; None where the code asks for values."""
+    """Trace on the meta device; None if the forward pass needs values."""
     shadow = meta_copy(model)
     if shadow is None:
         return None
     try:
         return _follow(shadow, torch.empty_like(example, device="meta"), attention)
     except UsageError:
-        return None  # the code asks for values after all, or does not run at all
+        return None  # the forward pass needs values after all, or does not run at all

@@ -1,6 +1,6 @@
-"""Which slices of which tensors belong to one channel: traced from a forward pass, never guessed from names.
+"""Channel groups: the slices of tensors that belong to one channel, traced from a forward pass, not from names.
 
-What a group is, and the one call that finds them; `tracing` has the engine behind it.
+`discovery.channel_groups` finds them; `tracing` has the tracer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NOTHING_LEFT = "no channel is left"
 
 
 class Slice(NamedTuple):
-    """What each channel of a group owns along one dimension of one tensor."""
+    """The positions that each channel of a group owns along one dimension of one tensor."""
 
     tensor: str
     dim: int
@@ -32,45 +32,72 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels of one or more layers, and every slice that must go when a channel goes.
+    """Channels of one or more layers, and every slice that must be removed together with a channel.
 
-    conv "a" of 8 outputs, batch norm "n", linear "b" behind a 2x2 flatten: the group "a" has 8 channels and
-    the slices (a.weight, 0, (8, 1)), (a.bias, 0, (8, 1)), (n.weight, 0, (8, 1)), ..., (b.weight, 1, (8, 4)).
+    Instances are made by `channel_groups` and are immutable.
+
+    Attributes:
+        name: The first producer in forward order, followed by "#1", "#2", ... if it produces several groups.
+        channels: The number of channels.
+        slices: Every `Slice(tensor, dim, index)` that the channels own, `index` int64 `(channels, k)`.
+        origin: int64 `(channels,)`: the channels' indices in the dense network, composed over cuts.
+        producers: Names of the layers that compute these channels from others. Depthwise convolutions and norms
+            are not among them, since their channels follow those of their input.
+        produced: The entries of `slices` that are the producers' weights along their outputs, and their biases.
+        layers: Names of the prunable layers whose output units are these channels: producers and depthwise
+            convolutions.
+        protected: None if the group can be pruned, else the reason why it is never cut.
+        exact: False if a cut is known to differ from a mask, because an operation reduces over the channels.
+        queries: The entries of `produced` that are rows of attention queries. A cut multiplies the kept rows by
+            sqrt(kept channels / channels), since attention divides by the square root of their number.
+        removable: Whether all channels may be removed: the output depends on the input without them, too, as
+            inside a residual branch.
+
+    Example:
+        A convolution with 8 outputs and a linear layer that reads them after a flatten to 4 columns each:
+
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import channel_groups
+        >>> model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 4, 2))
+        >>> group = channel_groups(model, torch.randn(1, 1, 4, 4))["0"]
+        >>> for part in group.slices:
+        ...     print(part.tensor, part.dim, tuple(part.index.shape))
+        0.weight 0 (8, 1)
+        0.bias 0 (8, 1)
+        1.weight 0 (8, 1)
+        1.bias 0 (8, 1)
+        3.weight 1 (8, 4)
+        1.running_mean 0 (8, 1)
+        1.running_var 0 (8, 1)
     """
 
     name: str
     channels: int
     slices: tuple[Slice, ...]
-    #: `(channels,)`: the channels' indices in the dense network, composed over cuts
     origin: Tensor
-    #: layers that mix other channels into these (depthwise convolutions and norms only follow)
     producers: tuple[str, ...]
-    #: those of `slices` that are the producers' weights along their outputs, and their biases
     produced: tuple[Slice, ...]
-    #: prunable layers whose output units are these channels: producers and depthwise convolutions
     layers: tuple[str, ...]
-    #: None when free, else why the group is never cut
     protected: str | None = None
-    #: False where a cut is known to differ from a mask, because something reduces over the channels
     exact: bool = True
-    #: those of `produced` that are queries, to be scaled by sqrt(channels left / channels): attention divides by
-    #: the square root of their number
     queries: tuple[Slice, ...] = ()
-    #: whether the output still depends on the input without any of them, as inside a residual branch
     removable: bool = False
 
     @property
     def rescaled(self) -> tuple[str, ...]:
-        """Names of the tensors of which a cut scales the rows of queries that are left."""
+        """Names of the tensors whose kept query rows are rescaled by a cut."""
         return tuple(part.tensor for part in self.queries)
 
 
+#: group name -> `ChannelGroup`, in forward order: the result of `channel_groups` and of `cut`
 Groups = Mapping[str, ChannelGroup]
+#: values of the argument `attention` of `channel_groups`
 ATTENTION = ("dims", "heads")
 
 
 class TracedGroups(dict[str, ChannelGroup]):
-    """Groups by name, and the one sample they were traced with."""
+    """Groups by name, and the sample that they were traced with."""
 
     def __init__(self, groups: Groups, example: Tensor) -> None:
         super().__init__(groups)
@@ -78,24 +105,30 @@ class TracedGroups(dict[str, ChannelGroup]):
 
 
 def example_of(groups: Groups) -> Tensor | None:
-    """The sample the groups were traced with, if they remember it."""
+    """Return the sample that the groups were traced with; None for a plain mapping."""
     return groups.example if isinstance(groups, TracedGroups) else None
 
 
 def remap(
     groups: Groups, positions: Mapping[tuple[str, int], Tensor], keep: Mapping[str, Tensor]
 ) -> dict[str, ChannelGroup]:
-    """The groups after a cut: `positions` has, per cut (tensor, dim), the new position of each old one."""
+    """Return the groups after a cut.
+
+    Args:
+        groups: The groups before the cut.
+        positions: For each cut (tensor, dim), the new position of each old one.
+        keep: Group name -> bool `(channels,)`, False for a removed channel.
+    """
     after: dict[str, ChannelGroup] = {}
     for name, group in groups.items():
         rows = keep[name].cpu().nonzero().flatten() if name in keep else torch.arange(group.channels)
 
         def moved(parts: tuple[Slice, ...], rows: Tensor = rows) -> tuple[Slice, ...]:
-            found = []
+            slices = []
             for part in parts:
                 index, new = part.index[rows], positions.get((part.tensor, part.dim))
-                found.append(part._replace(index=index if new is None else new[index]))
-            return tuple(found)
+                slices.append(part._replace(index=index if new is None else new[index]))
+            return tuple(slices)
 
         after[name] = replace(
             group,
@@ -110,17 +143,17 @@ def remap(
 
 
 def check_example(example_input: Any) -> None:
-    """UsageError unless it is a batch: one dense tensor with values, samples along its first axis."""
+    """Raise UsageError unless it is a batch: one dense tensor with values, samples along its first axis."""
     if not isinstance(example_input, Tensor) or not example_input.is_nested and example_input.dim() == 0:
         raise UsageError(f"example_input is a batch, one tensor; got {type(example_input).__name__}")
     check_dense("example_input", example_input)
 
 
 def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:
-    """The prefixes as a sequence, each known to name a module."""
+    """Return the prefixes as a tuple; raise UsageError for one that matches no module."""
     protect = (protect,) if isinstance(protect, str) else protect
     if not isinstance(protect, Collection) or not all(isinstance(prefix, str) for prefix in protect):
-        raise UsageError(f"protect takes names of modules, got {protect!r}")
+        raise UsageError(f"protect must be names of modules, got {protect!r}")
     names = list(named_modules(model))
     for prefix in protect:
         if not any(name == prefix or name.startswith(prefix + ".") for name in names):
@@ -129,5 +162,5 @@ def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:
 
 
 def free_groups(groups: Groups) -> dict[str, ChannelGroup]:
-    """The groups that may be pruned, in forward order."""
+    """Return the groups that are not protected, in forward order."""
     return {name: group for name, group in groups.items() if group.protected is None}

@@ -1,4 +1,4 @@
-"""Indices that remain of each tensor when channels are cut, and the tensors without the others."""
+"""Slicing of tensors: the kept indices of each tensor when channels are cut, and the sliced tensors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from secateur.framework.pruning.channels.groups import Groups
 
 
 class Factor(NamedTuple):
-    """What some positions along a dimension of a tensor are multiplied by."""
+    """A factor for some positions along a dimension of a tensor."""
 
     dim: int
     positions: Tensor
@@ -23,29 +23,34 @@ class Factor(NamedTuple):
 
 
 def rescaling(keep: Mapping[str, Tensor], groups: Groups) -> dict[str, list[Factor]]:
-    """What queries have to be multiplied by, so that scores of attention are those of the masked network: tensor
-    name -> its rows and their factors."""
-    found: dict[str, list[Factor]] = {}
+    """Return tensor name -> factors of its query rows, so that attention scores equal those of the masked network.
+
+    `keep` has the kept channels of each group, bool `(channels,)`.
+    """
+    factors: dict[str, list[Factor]] = {}
     for name, mask in keep.items():
         if len(mask) and bool(mask.any()):
             for tensor, dim, index in groups[name].queries:
                 factor = Factor(dim, index.flatten(), (int(mask.sum()) / len(mask)) ** 0.5)
-                found.setdefault(tensor, []).append(factor)
-    return found
+                factors.setdefault(tensor, []).append(factor)
+    return factors
 
 
 def rescaled(tensor: Tensor, factors: Sequence[Factor]) -> Tensor:
-    """A copy with these factors, in the layout of memory that it has; not yet cut."""
+    """Return a copy of the whole tensor multiplied by these factors, in the same memory format."""
     out = tensor.clone()
     for dim, positions, factor in factors:
         rows = torch.ones(tensor.shape[dim], dtype=tensor.dtype)
         rows[positions] = factor
-        out.mul_(rows.to(tensor.device).view([-1 if one == dim else 1 for one in range(tensor.dim())]))
+        out.mul_(rows.to(tensor.device).view([-1 if axis == dim else 1 for axis in range(tensor.dim())]))
     return out
 
 
 def shrink(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
-    """The entries of `tensor` that stay, laid out in memory as it is (channels-last stays channels-last)."""
+    """Return the kept entries of `tensor` in its memory format: channels-last stays channels-last.
+
+    `dims` maps a dimension to the kept positions along it.
+    """
     if tensor.dim() == 1 and dims:
         return tensor.index_select(0, dims[0].to(tensor.device))
     strides = tensor.stride()
@@ -59,22 +64,25 @@ def shrink(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
 def what_stays(
     model: nn.Module, removed: Mapping[str, Tensor], groups: Groups
 ) -> tuple[Staying, dict[tuple[str, int], Tensor]]:
-    """Positions that stay along each cut dimension, and the new position of each old one (-1 where gone)."""
+    """Return the kept positions along each cut dimension, and the new position of each old one (-1 if removed).
+
+    `removed` maps a group name to the removed channels, bool `(channels,)`.
+    """
     named = named_tensors(model)
-    stays: dict[tuple[str, int], Any] = {}  # numpy: thousands of small operations
+    masks: dict[tuple[str, int], Any] = {}  # numpy: thousands of small operations
     for name, off in removed.items():
-        gone = off.numpy()
+        rows = off.numpy()
         for tensor, dim, index in groups[name].slices:
-            if (tensor, dim) not in stays:
-                stays[tensor, dim] = numpy.ones(named[tensor].shape[dim], dtype=bool)
-            stays[tensor, dim][index.numpy()[gone].reshape(-1)] = False
+            if (tensor, dim) not in masks:
+                masks[tensor, dim] = numpy.ones(named[tensor].shape[dim], dtype=bool)
+            masks[tensor, dim][index.numpy()[rows].reshape(-1)] = False
     staying: Staying = {}
     positions = {}
-    for (tensor, dim), kept in stays.items():
+    for (tensor, dim), kept in masks.items():
         staying.setdefault(tensor, {})[dim] = torch.from_numpy(numpy.flatnonzero(kept))
         positions[tensor, dim] = torch.from_numpy(numpy.where(kept, kept.cumsum() - 1, -1))
     first_names = {id(named[name]): name for name in staying}
-    for name, one in named.items():  # a tied tensor is cut once, and its other names are recorded
-        if id(one) in first_names:
-            staying.setdefault(name, staying[first_names[id(one)]])
+    for name, value in named.items():  # a tied tensor is cut once, and its other names are recorded
+        if id(value) in first_names:
+            staying.setdefault(name, staying[first_names[id(value)]])
     return staying, positions

@@ -1,8 +1,28 @@
-"""Does a cut compute what a mask computes? Tried out, since a traced graph cannot know what an operation means.
+"""Verification by trial: a group is free only if cutting its channels computes what masking them computes.
 
-An operation that mixes channels (softmax, matmul, a reshape, an added constant) looks like any other in the
-graph. So before a group is called free, some of its channels are masked in a copy of the network with made-up
-weights, then cut out of that copy, and the outputs are compared.
+The traced graph cannot prove this: an operation that mixes channels (softmax, matmul, a reshape, an added
+constant) looks like any other one. Map of the algorithm, for all free groups together:
+
+    model --twin_of--> dense copy (shares the tensors) --_made_up_values--> random weights, zero where masked
+                                                                 |
+                                     +---------------------------+---------------------------+
+                                     v                                                       v
+                       masked: forward pass as it is               cut: `_cut_in_place`, then the same forward pass
+                                     +------> d = |masked - cut| / |masked - its mean| <-----+
+
+1. `_keeps` removes a third to two thirds of the channels of each group, with a fixed seed.
+2. Random weights replace trained ones, since zero shifts, unit scales and closed branches of a new network, or the
+   dead channels of a pruned one, would hide a wrong cut. Both passes use the same seed, hence the same dropout.
+3. Different output shapes mean that the channels reach the output (`MODEL_OUTPUT`), an exception in the cut copy
+   that its code depends on the width (`CHANGED`). For an inexact group nothing else is compared.
+4. Thresholds of d, the relative L2 distance. Rounding stays below FINE = 3e-5 (1e-9 in float64): accepted. A wrong
+   cut, as a rule, exceeds COARSE = 0.03: refused. TF32 and half precision round to almost COARSE, so that it is
+   their only threshold. In between, d is accepted up to OF_EFFECT = 1e-4 (1e-8) of the distance `_effect` between
+   the unmasked and the masked output, since rounding is relative to this. If d is 0 in the first trial, the mask
+   must have an effect at all (`NO_EFFECT`), on noise if it has none on the example, which may be all zeros.
+5. If the trial fails, the groups are halved until those that fail are known (`_mismatches`). Groups of which the
+   code slices an unequal piece ("doubtful") get more trials, each alone: first, last, all but one or two channels
+   removed.
 """
 
 from __future__ import annotations
@@ -27,47 +47,52 @@ from secateur.framework.pruning.channels.made_up_values import SEED, _made_up_va
 from secateur.framework.pruning.channels.slicing import Factor, rescaled, rescaling, shrink, what_stays
 
 CHANGED = "a cut does not compute what a mask computes"
-NO_EFFECT = "the output does not change with the mask, so that nothing tells whether a cut is right"
-#: rows and columns taken of a large image, where that is as good, if so many are left
+NO_EFFECT = "the output does not depend on the mask, so that a cut cannot be verified"
+#: strides by which a large image is subsampled for a trial, and the least height and width after it
 STEPS, SMALL = (4, 2), 56
 Keep = dict[str, Tensor]
-#: distances, see `_distance`: rounding stays below the first, a wrong meaning as a rule above the second (in half
-#: precision rounding comes near it); in between it may be a part of the mask's own effect
+#: thresholds of `_distance`: below FINE it is rounding; a wrong cut, as a rule, is above COARSE, which rounding
+#: in half precision almost reaches; in between, OF_EFFECT of the effect of the mask itself is accepted
 FINE, COARSE, OF_EFFECT = 3e-5, 0.03, 1e-4
-#: the same of networks in double precision
+#: the thresholds in double precision
 FINE_DOUBLE, OF_EFFECT_DOUBLE = 1e-9, 1e-8
 
 
 def mismatches(
     model: nn.Module, example: Tensor, groups: Groups, doubtful: Collection[str] = (), path: Sequence[str] = ()
 ) -> dict[str, str]:
-    """The free groups whose cut is wrong, with the reason; call it in eval mode.
+    """Return the free groups whose cut does not compute what a mask computes, with the reason.
 
-    The model is not changed: its copies share its tensors until they get their own. A group marked inexact is
-    only asked to keep the network running and the shapes of its outputs. Groups named in `doubtful`, of which the
-    code takes a piece that is not one of equal ones, are tried by themselves too: a piece may be found again
-    after one cut by chance, but not after all of these. `path` has the names of the operations of a pass over
-    `example`, if their meaning does not hang on its height and width: then fewer rows and columns of an image tell
-    the same, as long as the operations are these.
+    The model must be in eval mode and is not changed: its copies share its tensors until they are replaced.
+
+    Args:
+        model: The network.
+        example: One sample that it accepts.
+        groups: The traced groups; protected ones and those of a single channel are not tried. For a group that is
+            not `exact` only the output shapes are compared.
+        doubtful: Names of groups of which the code uses a piece that is not one of equal pieces. These are also
+            tried alone: one cut may match the piece by chance, several do not.
+        path: Names of the operations of a pass over `example`, if none depends on its height and width. A large
+            image is then subsampled, as long as the subsampled pass has the same operations.
     """
     free = {name: group for name, group in groups.items() if group.protected is None and group.channels > 1}
-    keeps, alike = _keeps(free)
-    reasons = _mismatches(model, example, free, keeps, alike, path)
+    keeps, equal = _keeps(free)
+    reasons = _mismatches(model, example, free, keeps, equal, path)
     for name in doubtful:
         if name in free and name not in reasons:
-            tried = (
+            trials = (
                 _wrong(model, example, {name: free[name]}, {name: keep}) for keep in _few_and_many(keeps[name])
             )
-            wrong = next((reason for reason in tried if reason is not None), None)
+            wrong = next((reason for reason in trials if reason is not None), None)
             if wrong is not None:
                 reasons[name] = wrong
-    left = {name: group for name, group in free.items() if name in doubtful and name not in reasons}
-    others = {name: ~keeps[name] if (~keeps[name]).any() else keeps[name] for name in left}
-    return reasons | _mismatches(model, example, left, others, alike)
+    unrefuted = {name: group for name, group in free.items() if name in doubtful and name not in reasons}
+    others = {name: ~keeps[name] if (~keeps[name]).any() else keeps[name] for name in unrefuted}
+    return reasons | _mismatches(model, example, unrefuted, others, equal)
 
 
 def _few_and_many(keep: Tensor) -> Iterator[Tensor]:
-    """Masks without the first channel, without the last, and with one or two alone."""
+    """Yield masks without the first channel, without the last, and with only the last or the last two."""
     for off in (slice(0, 1), slice(-1, None), slice(1, None), slice(0, -2)):
         mask = torch.ones_like(keep)
         mask[off] = False
@@ -78,17 +103,20 @@ def _few_and_many(keep: Tensor) -> Iterator[Tensor]:
 def _mismatches(
     model: nn.Module, example: Tensor, free: Groups, keeps: Keep, alike: bool, path: Sequence[str] = ()
 ) -> dict[str, str]:
-    """Halve what is wrong until it is known."""
+    """Bisect: halve each failing set of groups until the failing groups are known, with their reasons.
+
+    `alike` is whether some groups of one layer lose equally many channels, see `_keeps`.
+    """
     reasons: dict[str, str] = {}
     exact = [name for name in free if free[name].exact]
-    # what passes only when cut alike lies side by side: the parts of one layer's outputs
+    # groups that pass only if cut by the same number are neighbours, parts of one layer's outputs: separate them
     parts = [exact[::2], exact[1::2]] if alike else [exact]
     parts.append([name for name in free if not free[name].exact])
 
     def tried(names: list[str], together: bool = False) -> tuple[list[str], str | None]:
         some = {name: free[name] for name in names}
         reason = _wrong(model, example, some, keeps, path, together) if names else None
-        if reason == NO_EFFECT and example.is_floating_point():  # an example of zeros, maybe
+        if reason == NO_EFFECT and example.is_floating_point():  # the example may be all zeros
             noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(SEED)).to(example)
             reason = _wrong(model, noise, some, keeps, path, together)
         return names, reason
@@ -100,15 +128,15 @@ def _mismatches(
             continue
         middle = len(names) // 2
         halves = [tried(names[:middle]), tried(names[middle:])] if middle else []
-        if any(found is not None for _, found in halves):
+        if any(reason is not None for _, reason in halves):
             pending += halves
-        else:  # alone, or wrong only together
+        else:  # a single group, or groups that fail only together
             reasons |= dict.fromkeys(names, wrong)
     return reasons
 
 
 def not_removable(model: nn.Module, example: Tensor, groups: Groups) -> dict[str, str]:
-    """Groups marked removable without which the network does not run or is not the masked one, and why."""
+    """Return the removable groups without which the network fails or differs from the masked one, with why."""
     marked = {name: group for name, group in groups.items() if group.removable and group.channels}
     keeps = {name: torch.zeros(group.channels, dtype=torch.bool) for name, group in marked.items()}
     reasons: dict[str, str] = {}
@@ -125,56 +153,61 @@ def not_removable(model: nn.Module, example: Tensor, groups: Groups) -> dict[str
 
 
 def _keeps(groups: Groups) -> tuple[Keep, bool]:
-    """For each group a mask without a third to two thirds of the channels, and whether groups of one layer lose
-    equally many: the halves of a chunk may be cut, but only alike. The first loses the most, since a chunk of an
-    odd number has its larger half first."""
+    """Return a mask for each group, and whether any two groups of one layer lose equally many channels.
+
+    Each mask removes a third to two thirds of the channels. The numbers differ between groups of one width, since
+    the halves of a `chunk` can be cut only by the same number, which a trial with equal numbers would not show.
+    The first group loses the most, since the first half is the larger one when `chunk` splits an odd number.
+    """
     generator = torch.Generator().manual_seed(SEED)
     counts: dict[int, int] = {}
     seen: set[tuple[str, int, int]] = set()
-    keeps, alike = {}, False
+    keeps, equal = {}, False
     for name, group in groups.items():
         earlier = counts.get(group.channels, 0)
         counts[group.channels] = earlier + 1
         removed = max(1, 2 * group.channels // 3) - earlier % max(1, group.channels // 3)
         marks = {(producer, group.channels, removed) for producer in group.producers}
-        alike = alike or not seen.isdisjoint(marks)
+        equal = equal or not seen.isdisjoint(marks)
         seen |= marks
         keep = torch.ones(group.channels, dtype=torch.bool)
         keep[torch.randperm(group.channels, generator=generator)[:removed]] = False
         keeps[name] = keep
-    return keeps, alike
+    return keeps, equal
 
 
 def _wrong(
     model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, path: Sequence[str] = (),
     all_of_them: bool = False,
 ) -> str | None:  # fmt: skip
-    """Why cutting channels of these groups differs from masking them, or None. With `all_of_them` the mask has to
-    change something."""
+    """Return why cutting channels of these groups differs from masking them, or None if it does not.
+
+    With `all_of_them` the mask must have an effect on the output.
+    """
     outputs = _outputs(model, example, groups, keeps, path)
     if isinstance(outputs, str):
         return outputs
-    used, expected, found = outputs
-    if [one.shape for one in expected] != [one.shape for one in found]:
+    used, expected, actual = outputs
+    if [out.shape for out in expected] != [out.shape for out in actual]:
         return MODEL_OUTPUT
     if not _tell(expected):
-        return "the output has no number that would tell whether a cut is right"
+        return "the output has no finite floating-point number, so that a cut cannot be verified"
     if not all(group.exact for group in groups.values()):
         return None
     fine, of_effect = (FINE, OF_EFFECT) if _eps(expected) > 1e-12 else (FINE_DOUBLE, OF_EFFECT_DOUBLE)
-    far = _distance(expected, found)
-    if far == 0 and all_of_them:  # networks are rarely as small as to show no rounding
+    far = _distance(expected, actual)
+    if far == 0 and all_of_them:  # hardly any network is so small that it shows no rounding
         return None if _effect(model, used, groups, keeps, expected) else NO_EFFECT
     if far <= (COARSE if _is_coarse(expected) else fine):
         return None
     if far > COARSE:
         return CHANGED
-    # more than rounding as a rule makes of it, less than a wrong meaning: beside what the mask changes
+    # more than the usual rounding, less than the usual error of a wrong cut: compare with the effect of the mask
     return None if far <= of_effect * _effect(model, used, groups, keeps, expected) else CHANGED
 
 
 def _effect(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, masked: Sequence[Tensor]) -> float:
-    """How far the output of the whole network is from the masked one's."""
+    """Return the distance between the outputs of the unmasked and the masked network."""
     staying = _what_stays(model, groups, keeps)
     with torch.no_grad():
         twin = _copy(model, _made_up_values(model, _tensors_of(groups), staying, whole=True))
@@ -183,8 +216,10 @@ def _effect(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, mask
 
 
 def distance(model: nn.Module, example: Tensor, groups: Groups) -> float:
-    """How far the output after a cut of channels of these groups is from the masked one's, relative to how much
-    that varies; infinite where it does not run. It tells two ways apart that both come close."""
+    """Return the relative distance between the outputs after cutting and after masking channels of these groups.
+
+    Infinite if the cut network does not run. It compares two ways to cut that both pass verification.
+    """
     outputs = _outputs(model, example, groups, _keeps(groups)[0])
     return float("inf") if isinstance(outputs, str) else _distance(*outputs[1:])
 
@@ -200,27 +235,27 @@ def _tensors_of(groups: Groups) -> set[str]:
 def _outputs(
     model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, path: Sequence[str] = ()
 ) -> tuple[Tensor, list[Tensor], list[Tensor]] | str:
-    """The input taken, and what the masked network and the cut one give for it, with the same noise for both; or
-    why the latter does not run.
+    """Return the input used and the outputs of the masked and the cut network for it, or why the latter fails.
 
-    Values are made up for what stays alone: with zeros around them they are those of the masked network.
+    Both passes use the same random seed. Only kept positions have random values: with zeros elsewhere, the copy
+    is the masked network.
     """
     staying = _what_stays(model, groups, keeps)
     values = _made_up_values(model, _tensors_of(groups), staying)
     twin = _copy(model, values)
-    values.clear()  # memory holds them once, and less and less while they are cut
+    values.clear()  # one copy in memory, which becomes smaller while tensors are cut
     with torch.no_grad():
         example, expected = _run_small(twin, example, path)
         try:
             _cut_in_place(twin, staying, rescaling({name: keeps[name] for name in groups}, groups))
             torch.manual_seed(SEED)
             return example, expected, output_tensors(twin(example.clone()))
-        except Exception as error:  # whatever a stranger's forward raises on sizes it does not expect
+        except Exception as error:  # a third-party forward may raise anything on unexpected sizes
             return f"{CHANGED}: {type(error).__name__}"
 
 
 class _Path(TorchDispatchMode):
-    """Notes the names of operations."""
+    """Records the names of operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -232,8 +267,10 @@ class _Path(TorchDispatchMode):
 
 
 def _run_small(twin: nn.Module, example: Tensor, path: Sequence[str]) -> tuple[Tensor, list[Tensor]]:
-    """The input taken and the outputs: of some rows and columns of a large image, where the network goes by `path`
-    with these too."""
+    """Return the input used and the outputs.
+
+    The input is a subsampled image if the network runs the operations of `path` on it.
+    """
     if path and example.dim() == 4 and example.is_floating_point():
         for step in STEPS:
             small = example[:, :, ::step, ::step].contiguous()
@@ -241,16 +278,16 @@ def _run_small(twin: nn.Module, example: Tensor, path: Sequence[str]) -> tuple[T
                 continue
             torch.manual_seed(SEED)
             given = small.clone()  # a network may change its input
-            with contextlib.suppress(Exception), _Path() as taken:  # sizes that the code fixes
+            with contextlib.suppress(Exception), _Path() as record:  # the code may depend on a fixed size
                 out = output_tensors(twin(given))
-                if taken.names == list(path) and all(bool(one.isfinite().all()) for one in out):
+                if record.names == list(path) and all(bool(tensor.isfinite().all()) for tensor in out):
                     return small, out
     torch.manual_seed(SEED)
     return example, output_tensors(twin(example.clone()))
 
 
 def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, list[Factor]]) -> None:
-    """Cut tensor by tensor: nothing needs to be kept in case of an error."""
+    """Cut tensor by tensor, without rollback: the twin is discarded after an error."""
     lineage = lineage_of(twin)
     places: dict[int, list[tuple[dict[str, Any], str]]] = {}  # tied tensors have several
     for module in twin.modules():
@@ -264,7 +301,7 @@ def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, list[
         for dim, index in dims.items():
             lineage.record_cut(tensor, dim, index)
         if id(old) not in places:
-            continue  # tied to one that was cut before
+            continue  # tied to a tensor that is cut already
         new = shrink(rescaled(old, factors[tensor]) if tensor in factors else old, dims)
         replacement = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
         for holder, name in places.pop(id(old)):
@@ -277,26 +314,29 @@ def _is_number(tensor: Tensor) -> bool:
 
 
 def _tell(outputs: Sequence[Tensor]) -> bool:
-    return any(_is_number(one) and bool(one.isfinite().any()) for one in outputs)
+    """Whether the outputs contain a finite number, so that they can be compared."""
+    return any(_is_number(out) and bool(out.isfinite().any()) for out in outputs)
 
 
 def _eps(outputs: Sequence[Tensor]) -> float:
-    """Rounding of the least precise one."""
-    return max(torch.finfo(one.dtype).eps for one in outputs if _is_number(one))
+    """Return the machine epsilon of the least precise output."""
+    return max(torch.finfo(out.dtype).eps for out in outputs if _is_number(out))
 
 
 def _is_coarse(outputs: Sequence[Tensor]) -> bool:
-    """TF32, half precision."""
-    return _eps(outputs) > 1e-6 or any(_is_number(one) and one.is_cuda for one in outputs)
+    """Whether the outputs may be computed in TF32 or half precision."""
+    return _eps(outputs) > 1e-6 or any(_is_number(out) and out.is_cuda for out in outputs)
 
 
 def _distance(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """The largest distance of two outputs, in parts of how far the expected one lies from a constant; infinite
-    where their shapes differ."""
-    if [one.shape for one in expected] != [one.shape for one in found]:
+    """Return the largest L2 distance of two outputs, relative to the distance of the expected one from its mean.
+
+    Infinite if the shapes differ.
+    """
+    if [out.shape for out in expected] != [out.shape for out in found]:
         return float("inf")
-    pairs = [(one, other) for one, other in zip(expected, found, strict=True) if _is_number(one)]
-    return max((_off(one, other) for one, other in pairs), default=0.0)
+    pairs = [(out, other) for out, other in zip(expected, found, strict=True) if _is_number(out)]
+    return max((_off(out, other) for out, other in pairs), default=0.0)
 
 
 def _off(expected: Tensor, found: Tensor) -> float:
@@ -314,11 +354,11 @@ def _off(expected: Tensor, found: Tensor) -> float:
 
 
 def _copy(model: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
-    """The modules copied, the tensors shared, except for parameters and statistics with made-up values."""
+    """Copy the modules and share the tensors, except for parameters and statistics with random values."""
     twin = twin_of(model)
     for module in twin.modules():
         for name in [name for name in module._buffers if name.startswith(PREFIX)]:
-            del module._buffers[name]  # masks play no part, and cutting them costs time
+            del module._buffers[name]  # masks have no effect here, and cutting them takes time
         for holder in (module._parameters, module._buffers):
             for name, old in holder.items():
                 if old is not None and id(old) in values:

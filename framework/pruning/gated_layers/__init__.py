@@ -1,6 +1,5 @@
 """Layers with trainable gates.
 
-A network comes in; the same network with gates on its weights or norms goes out, and after training one without
-them.
-Start with `hard_concrete.py`.
+The input is a network, the output the same network with gates on its weights or norms; after training the gates
+are removed again. Start with `hard_concrete.py`.
 """

@@ -1,7 +1,7 @@
 """Batch norms with a gate on each channel: y = gate * (x_hat + bias) + rest.
 
-The gate starts as the norm's scale and the scale itself becomes 1, so that a network computes the same with gates
-and without. You, Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
+The initial gate is the norm's scale, and the scale becomes 1, so that the network's outputs do not change. You,
+Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from torch import Tensor, nn
 
 from secateur.framework.network.lineage import same_network
 
-#: largest |shift / scale| that a gate takes over
+#: largest |shift / scale| that the gated bias can have
 CLAMP = 10.0
 
 
 class _Gated:
-    """A batch norm whose scale is one, with the parameter `gate` `(channels,)` and the constant `rest`."""
+    """A batch norm of scale 1 with the parameter `gate` and the buffer `rest`, both `(channels,)`."""
 
     gate: nn.Parameter
     rest: Tensor
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        """Of the shape of x; a norm that has lost all its channels passes x on, which has none either."""
+        """Return a tensor of the shape of x; x itself if all channels were removed."""
         if not len(self.gate):
             return x
         shape = (1, -1) + (1,) * (x.dim() - 2)
         normed = super().forward(x)  # type: ignore[misc]
-        found: Tensor = normed * self.gate.view(shape) + self.rest.view(shape)
-        return found
+        out: Tensor = normed * self.gate.view(shape) + self.rest.view(shape)
+        return out
 
 
 class GatedBatchNorm1d(_Gated, nn.BatchNorm1d):
@@ -49,16 +49,16 @@ GATED: tuple[type[nn.Module], ...] = (GatedBatchNorm1d, GatedBatchNorm2d, GatedB
 
 
 def gated_norms(model: nn.Module) -> dict[str, Any]:
-    """The gated norms of a network by name."""
+    """Return the gated norms of a network by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, GATED)}
 
 
 @torch.no_grad()
 def add_gates(model: nn.Module, clamp: float = CLAMP) -> int:
-    """Gate every batch norm that has a scale, in place; returns how many. The network computes the same.
+    """Add a gate to every batch norm with a scale, in place, and return their number.
 
-    gate = scale, scale = 1 (no longer trained), bias = shift / scale clamped to +-`clamp`; what the clamp cuts off
-    lies in `rest`, which is not trained either.
+    The network's outputs do not change: gate = scale, scale = 1 (not trained), bias = shift / scale clamped to
+    +-`clamp`, and rest = shift - scale * bias (not trained).
     """
     kinds = {kind.__mro__[2]: kind for kind in GATED}
     count = 0
@@ -85,7 +85,7 @@ def _add_gate(norm: Any, kind: type[nn.Module], clamp: float) -> None:
 
 @torch.no_grad()
 def fold_gates(model: nn.Module) -> int:
-    """Undo `add_gates`, in place: plain batch norms with scale = gate and shift = gate * bias + rest."""
+    """Undo `add_gates`, in place, and return the number of norms: scale = gate, shift = gate * bias + rest."""
     norms = gated_norms(model)
     with same_network(model):
         for norm in norms.values():

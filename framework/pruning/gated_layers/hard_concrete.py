@@ -1,4 +1,4 @@
-"""Layers with hard-concrete gates, whose expected number of open gates has a gradient.
+"""Layers with hard-concrete gates, whose expected number of open gates is differentiable.
 
 Louizos, Welling and Kingma, 2018, arXiv:1712.01312. With a = -0.1, b = 1.1 and u uniform in (eps, 1 - eps) a gate
 is
@@ -8,7 +8,8 @@ is
 
     P(z = 0) = Q = sigmoid(temperature * ln(-a / b) - log_alpha), clamped to [eps, 1 - eps].
 
-The layers are torch's own with one more parameter, `log_alpha`; names and shapes of weights stay as they were.
+The layers are subclasses of torch's own with an additional parameter, `log_alpha`; names and shapes of weights do
+not change.
 """
 
 from __future__ import annotations
@@ -23,26 +24,26 @@ from secateur.utils.errors import UsageError
 from secateur.utils.subsampled import SubsampledConv2d
 
 LOW, HIGH, EPSILON = -0.1, 1.1, 1e-6
-#: log_alpha is held between these: beyond them a gate hardly has a gradient any more
+#: log_alpha is clamped to this range, outside of which a gate has almost no gradient
 SMALLEST, LARGEST = math.log(1e-2), math.log(1e2)
 TEMPERATURE, DROP_RATE, SPREAD = 2 / 3, 0.5, 0.01
 
 
 class HardConcrete:
-    """What gated layers share: the gates, how they are drawn, and what they cost."""
+    """Base of gated layers: the gates, their sampling, and their penalty."""
 
     log_alpha: nn.Parameter
     weight: Any
     bias: Any
     temperature: float
     local_rep: bool
-    #: lambda, the cost of a weight that is there; rho, twice that of its square; N, the number of training samples
+    #: lambda, the penalty of a non-zero weight; rho, twice that of its square; N, the number of training samples
     l0_reg: float
     rho: float
     samples: int
     #: which gates were open in the last forward pass
     is_open: Tensor
-    #: along which dimension of the weight the gates lie
+    #: dimension of the weight that has the gates
     gate_dim: int
 
     def add_log_alpha(
@@ -55,10 +56,18 @@ class HardConcrete:
         rho: float = 0.0,
         samples: int = 1,
     ) -> None:
-        """Give the layer its gates: log_alpha normal around ln(1 - d) - ln(d) for the drop rate d, deviation 0.01.
+        """Add the gates to the layer: log_alpha ~ N(ln(1 - d) - ln(d), 0.01^2) for the initial drop rate d.
 
-        With `local_rep` gates are drawn for every sample, without for every batch. Raises UsageError for a drop
-        rate outside (0, 1) and a temperature that is not above 0.
+        Args:
+            droprate_init: The initial drop rate d, in (0, 1).
+            temperature: Temperature of the concrete distribution, above 0.
+            local_rep: Whether gates are sampled for every sample, not once for the batch.
+            l0_reg: lambda, the penalty of a non-zero weight.
+            rho: Twice the penalty of a squared weight.
+            samples: The number of training samples.
+
+        Raises:
+            UsageError: For a drop rate outside (0, 1) or a temperature that is not above 0.
         """
         check_gates(droprate_init, temperature)
         weight = self.weight
@@ -69,23 +78,23 @@ class HardConcrete:
         self.l0_reg, self.rho, self.samples = l0_reg, rho, samples
 
     def open_probability(self) -> Tensor:
-        """P(z != 0) of every gate, `(gates,)`."""
+        """Return P(z != 0) of every gate, `(gates,)`."""
         closed = torch.sigmoid(self.temperature * math.log(-LOW / HIGH) - self.log_alpha)
         return 1 - closed.clamp(EPSILON, 1 - EPSILON)
 
     def mean_gates(self) -> Tensor:
-        """The gates of eval mode, `(gates,)`."""
+        """Return the gates of eval mode, `(gates,)`."""
         return (torch.sigmoid(self.log_alpha) * (HIGH - LOW) + LOW).clamp(0, 1)
 
     def draw_gates(self, *shape: int) -> Tensor:
-        """Random gates of training, `(*shape, gates)`."""
+        """Sample the gates of training, `(*shape, gates)`."""
         u = torch.empty(*shape, *self.log_alpha.shape, device=self.log_alpha.device, dtype=self.log_alpha.dtype)
         u.uniform_(EPSILON, 1 - EPSILON)
         soft = torch.sigmoid((u.log() - (1 - u).log() + self.log_alpha) / self.temperature)
         return (soft * (HIGH - LOW) + LOW).clamp(0, 1)
 
     def gates(self: Any, samples: int) -> Tensor:
-        """The gates of this forward pass: `(gates,)`, or `(samples, gates)` where each sample draws its own."""
+        """Return the gates of this forward pass: `(gates,)`; in training with `local_rep` `(samples, gates)`."""
         if not self.training:
             z = self.mean_gates()
         else:
@@ -94,9 +103,9 @@ class HardConcrete:
         return z
 
     def penalty(self) -> Tensor:
-        """-R / N: the expected cost of weights (and of gated biases) that are there, a scalar.
+        """Return -R / N, the expected penalty of non-zero weights and gated biases, a scalar.
 
-        R = sum over gates of (1 - Q) * sum over what hangs on the gate of (-rho / 2 * w^2 - lambda), and
+        R = sum over gates of (1 - Q) * sum over the gate's weights of (-rho / 2 * w^2 - lambda), plus
         -rho / 2 * b^2 for each bias without a gate.
         """
         others = [dim for dim in range(self.weight.dim()) if dim != self.gate_dim]
@@ -113,13 +122,13 @@ class HardConcrete:
         return ((self.open_probability() * cost).sum() + free) / self.samples
 
     def expected_l0(self) -> Tensor:
-        """Expected number of weights and biases that are not zero, a scalar."""
+        """Return the expected number of non-zero weights and biases, a scalar."""
         gated_bias = self.bias is not None and self.gate_dim == 0
-        found = self.open_probability().sum() * (self.weights_per_gate() + gated_bias)
-        return found if gated_bias or self.bias is None else found + self.bias.numel()
+        expected = self.open_probability().sum() * (self.weights_per_gate() + gated_bias)
+        return expected if gated_bias or self.bias is None else expected + self.bias.numel()
 
     def weights_per_gate(self) -> int:
-        """How many weights hang on one gate."""
+        """Return the number of weights per gate."""
         return self.weight.numel() // max(1, self.weight.shape[self.gate_dim])
 
 
@@ -137,7 +146,7 @@ class L0Linear(HardConcrete, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         z = self.gates(len(input))
-        if z.dim() > 1:  # one draw a sample
+        if z.dim() > 1:  # one gate vector per sample
             z = z.view(len(input), *[1] * (input.dim() - 2), -1)
         return nn.Linear.forward(self, input * z)
 
@@ -178,13 +187,13 @@ class L0SubsampledConv2d(L0Conv2d, SubsampledConv2d):
 
 
 class L0BatchNorm2d(nn.BatchNorm2d):
-    """The batch norm behind an `L0Conv2d`: a channel whose gate is closed is zero behind it, too.
+    """A batch norm after an `L0Conv2d` whose output is zero for a channel with a closed gate.
 
-    Else the norm's shift would live on as a constant, and where a convolution with zero padding reads it the
-    channel could never be cut.
+    Otherwise the norm's shift would be a constant, and a channel with a constant cannot be cut exactly if a
+    convolution with zero padding reads it.
     """
 
-    #: the convolution, in a tuple: the norm does not own it
+    #: the convolution, in a tuple so that it is not registered as a submodule
     gated_by: tuple[L0Conv2d]
 
     def forward(self, input: Tensor) -> Tensor:
@@ -210,10 +219,10 @@ def check_gates(droprate_init: float, temperature: float) -> None:
 
 
 def l0_layers(model: nn.Module) -> dict[str, Any]:
-    """The layers with hard-concrete gates by name."""
+    """Return the layers with hard-concrete gates by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, HardConcrete)}
 
 
 def expected_l0(model: nn.Module) -> float:
-    """Expected number of weights and biases of the gated layers that are not zero."""
+    """Return the expected number of non-zero weights and biases of the gated layers."""
     return sum(float(layer.expected_l0().detach()) for layer in l0_layers(model).values())

@@ -1,4 +1,4 @@
-"""Networks with hard-concrete gates: made from any network, and turned back into a smaller plain one."""
+"""Networks with hard-concrete gates: conversion of any network, and back to a smaller plain network."""
 
 from __future__ import annotations
 
@@ -24,12 +24,16 @@ from secateur.framework.pruning.surgery.folding import foldable
 
 
 def add_l0_gates(model: nn.Module, sample: Tensor, close_norms: bool = True, **gates: Any) -> list[str]:
-    """Give every Conv2d and Linear layer hard-concrete gates, in place; returns their names.
+    """Add hard-concrete gates to the Conv2d and Linear layers of a network, in place, and return their names.
 
-    Weights keep their values, names and shapes. Left alone are layers that a forward pass does not call (something
-    else uses their weights), those whose weight has a second owner, and subclasses of other people. With
-    `close_norms` the batch norm behind a convolution is zero where the gate is closed. `gates` are the options of
-    `HardConcrete.add_log_alpha`.
+    Weights keep their values, names and shapes. Layers without gates are those that a forward pass does not call
+    (another module uses their weights), those with tied parameters, and third-party subclasses.
+
+    Args:
+        model: The network.
+        sample: A batch that the model accepts.
+        close_norms: Whether the batch norm after a convolution is zero where the gate is closed.
+        **gates: Options of `HardConcrete.add_log_alpha`.
     """
     names = _callable_layers(model, sample)
     with same_network(model):
@@ -38,8 +42,8 @@ def add_l0_gates(model: nn.Module, sample: Tensor, close_norms: bool = True, **g
             layer.__class__ = LAYERS[type(layer)]
             layer.add_log_alpha(**gates)
         convolutions = [name for name in names if isinstance(model.get_submodule(name), L0Conv2d)]
-        behind = sole_following_norms(model, convolutions, sample) if close_norms else {}
-        for name, norm in behind.items():
+        norms = sole_following_norms(model, convolutions, sample) if close_norms else {}
+        for name, norm in norms.items():
             module: Any = model.get_submodule(norm)
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = L0BatchNorm2d
@@ -48,11 +52,11 @@ def add_l0_gates(model: nn.Module, sample: Tensor, close_norms: bool = True, **g
 
 
 def _callable_layers(model: nn.Module, sample: Tensor) -> list[str]:
-    owners = Counter(id(one) for module in model.modules() for one in module._parameters.values())
+    owners = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     layers = {
         name: module
         for name, module in prunable_layers(model).items()
-        if type(module) in LAYERS and all(owners[id(one)] == 1 for one in module.parameters())
+        if type(module) in LAYERS and all(owners[id(parameter)] == 1 for parameter in module.parameters())
     }
     called: set[str] = set()
 
@@ -66,7 +70,7 @@ def _callable_layers(model: nn.Module, sample: Tensor) -> list[str]:
 
 @torch.no_grad()
 def without_gates(model: nn.Module) -> nn.Module:
-    """A plain copy that computes what the network computes in eval mode: the gates are multiplied into weights."""
+    """Return a plain copy, equivalent in eval mode, whose weights are multiplied by the gates."""
     plain = copy.deepcopy(model)
     with same_network(plain):
         for module in list(plain.modules()):
@@ -83,7 +87,7 @@ def without_gates(model: nn.Module) -> nn.Module:
 
 
 def _close(norm: Any) -> None:
-    """Zero in, zero out, where the gate is closed."""
+    """Make a norm map zero to zero where the gate is closed, and convert it to a plain one."""
     closed = norm.gated_by[0].mean_gates() == 0
     if norm.bias is not None:
         norm.bias[closed] = 0
@@ -102,9 +106,13 @@ def _become_plain(layer: Any) -> None:
 
 @dataclass(frozen=True)
 class Closed:
-    """What became of the gates: `cut` of the closed ones are gone, `left` stay as zeros that masks hold.
+    """Numbers of gates after `cut_closed`.
 
-    `inputs` of those left are gates of the network's own inputs, which are masked and never cut.
+    Attributes:
+        gates: All gates.
+        closed: Closed gates: `cut` + `left`.
+        left: Closed gates whose weights are still in the tensors, masked to zero.
+        inputs: Those of `left` on the network's own inputs, which are masked and never cut.
     """
 
     gates: int
@@ -114,16 +122,21 @@ class Closed:
 
     @property
     def cut(self) -> int:
-        """Closed gates whose inputs or channels are out of the tensors."""
+        """Closed gates whose inputs or channels were removed from the tensors."""
         return self.closed - self.left
 
 
 def cut_closed(model: nn.Module, groups: Groups, sample: Tensor) -> tuple[nn.Module, Closed]:
-    """A plain, smaller copy of a network with hard-concrete gates, and what became of them.
+    """Return a smaller plain copy of a network with hard-concrete gates, and the numbers of cut and masked gates.
 
-    The copy computes what the network computes in eval mode. `groups` are the channel groups of the plain network.
-    A channel goes if nothing reads it, or if its producers put out zero and what becomes of that zero behind norms
-    and activations is zero again, or a constant that can move into the layers that read it.
+    The copy is equivalent to the network in eval mode. A channel is removed if nothing reads it, or if its
+    producers output zero, and norms and activations map this zero to zero or to a constant that can be folded
+    into the layers that read it.
+
+    Args:
+        model: The network with gates, which is not changed.
+        groups: The channel groups of the plain network.
+        sample: A batch that the model accepts.
     """
     layers = l0_layers(model)
     plain = without_gates(model)
@@ -132,7 +145,7 @@ def cut_closed(model: nn.Module, groups: Groups, sample: Tensor) -> tuple[nn.Mod
     keep = _keep(plain, smaller, _silent)
     off = {name: ~mask for name, mask in keep.items()}
     off = foldable(plain, off, smaller, sample)
-    cut(plain, {name: ~gone for name, gone in off.items()}, smaller, fold=True, example_input=sample)
+    cut(plain, {name: ~mask for name, mask in off.items()}, smaller, fold=True, example_input=sample)
     left = inputs = 0
     read = {(part.tensor, part.dim) for group in groups.values() for part in group.slices}
     for name, layer in layers.items():
@@ -140,12 +153,12 @@ def cut_closed(model: nn.Module, groups: Groups, sample: Tensor) -> tuple[nn.Mod
         held = _hold(plain, name, layer.gate_dim, closed[name][_positions(model, plain, *weight)])
         left += held
         inputs += held if layer.gate_dim == 1 and weight not in read else 0
-    counted = int(sum(int(one.sum()) for one in closed.values()))
-    return plain, Closed(sum(len(one) for one in closed.values()), counted, left, inputs)
+    counted = int(sum(int(mask.sum()) for mask in closed.values()))
+    return plain, Closed(sum(len(mask) for mask in closed.values()), counted, left, inputs)
 
 
 def _keep(model: nn.Module, groups: Groups, is_gone: Any) -> dict[str, Tensor]:
-    """Masks of the free groups; at least one channel stays in each."""
+    """Return the keep masks of the free groups, with at least one kept channel each."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
     keep = {}
     for name, group in free_groups(groups).items():
@@ -157,22 +170,22 @@ def _keep(model: nn.Module, groups: Groups, is_gone: Any) -> dict[str, Tensor]:
 
 
 def _zero(parameters: Mapping[str, Tensor], tensor: str, dim: int, index: Tensor) -> Tensor:
-    """`(channels,)`: whether all that the channel owns along this dimension is zero."""
+    """Return `(channels,)`: whether all entries that the channel owns along this dimension are zero."""
     values = parameters[tensor].detach()
     zero = ~values.movedim(dim, 0).flatten(1).any(1) if values.dim() > 1 else values == 0
     return zero.cpu()[index].all(1)
 
 
 def _silent(parameters: Mapping[str, Tensor], group: ChannelGroup) -> Tensor:
-    """Channels whose producers have neither weights nor biases left."""
+    """Return the channels whose producers have zero weights and biases."""
     parts = [_zero(parameters, *part) for part in group.produced]
     return torch.stack(parts).all(0)
 
 
 def _unread(parameters: Mapping[str, Tensor], group: ChannelGroup) -> Tensor:
-    """Channels that every layer which reads them multiplies by zero."""
+    """Return the channels that all their readers multiply by zero."""
     produced = {(part.tensor, part.dim) for part in group.produced}
-    rows = {(tensor_name(layer, "weight"), 0) for layer in group.layers}  # those of depthwise layers only follow
+    rows = {(tensor_name(layer, "weight"), 0) for layer in group.layers}  # of depthwise layers
     parts = [
         _zero(parameters, *part)
         for part in group.slices
@@ -184,7 +197,7 @@ def _unread(parameters: Mapping[str, Tensor], group: ChannelGroup) -> Tensor:
 
 
 def _positions(before: nn.Module, after: nn.Module, tensor: str, dim: int) -> Tensor:
-    """Where along `dim` of the tensor before the cut lies what is left of it."""
+    """Return the positions, along `dim` of the tensor before the cut, of the entries that remain after it."""
     size = dict(before.named_parameters())[tensor].shape[dim]
     old = lineage_of(before).kept.get((tensor, dim), torch.arange(lineage_of(before).dense[tensor][dim]))
     assert len(old) == size
@@ -192,7 +205,7 @@ def _positions(before: nn.Module, after: nn.Module, tensor: str, dim: int) -> Te
 
 
 def _hold(model: nn.Module, name: str, dim: int, closed: Tensor) -> int:
-    """Mask what belongs to the layer's closed gates that are still there; how many these are."""
+    """Mask the weights of the layer's closed gates that were not cut, and return the number of these gates."""
     if not bool(closed.any()):
         return 0
     layer: Any = model.get_submodule(name)

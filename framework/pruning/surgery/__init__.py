@@ -1,5 +1,6 @@
-"""How units are removed.
+"""Removal of channels from a network.
 
-Groups and a `Keep` come in; the network has smaller tensors, and so have the optimizer's state and other mappings.
+The input is a network, its groups and a `Keep`; the network's tensors become smaller, and so do the optimizer's
+state and other mappings.
 Start with `cutting.py`.
 """

@@ -1,5 +1,32 @@
-"""Removing channels from everything that has them: parameters, gradients, buffers, masks, optimizer state,
-attributes, and the companions (rewind copies, EMA, initial weights)."""
+"""Cutting: remove channels from parameters, gradients, buffers, masks, optimizer state, attributes and companions.
+
+Companions are further copies of the weights, as modules or mappings: rewind copies, EMA, initial weights. Map:
+
+    keep {group: bool (channels,)} --_check--> removed = ~keep
+                                                  |
+         fold: moved_constants (new biases)       | what_stays: all slices of the group
+                      |                           v
+                      |            staying {tensor: {dim: kept positions}},  positions (old -> new, -1 if removed)
+                      v                           |
+         values {id: tensor} <-- rescaling        | shrink = index_select along each dim, memory format kept
+                      +------------+--------------+
+                                   v
+         _Plan: parameters, buffers and masks, entries of mappings, optimizer states     (nothing is changed yet)
+                                   |
+         all_or_nothing( _apply -> Lineage.record_cut -> follow_shapes (adapters) )   --error--> rollback
+                                   v
+         remap(groups, positions): the groups of the smaller network
+
+- Parameters are replaced, not resized: graphs that hold the old ones stay valid. Hooks, attributes,
+  `requires_grad` and the sliced gradient move to the new parameter; tied parameters are cut once.
+- Optimizer: state tensors of the parameter's shape (momentum, exp_avg, ...) are sliced like it, one-entry tensors
+  and Python values are kept, other shapes are refused; `param_groups` and `state` have the new parameters as
+  keys.
+- Companions: a module is cut like the model, an entry of a mapping is replaced; names that are absent from a
+  mapping are skipped. Rows of attention queries are rescaled in them, too; `fold` does not change them.
+- Rollback (surgery/rollback.py) restores attributes, classes, lineages, mappings and the optimizer, but not
+  tensors that an adapter changed in place. Errors in the plan need no rollback.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +54,7 @@ from secateur.utils.suggest import unknown
 
 @dataclass
 class _Plan:
-    """Everything that will replace something, made before anything is replaced."""
+    """All replacements, computed before the first one is applied."""
 
     parameters: list[tuple[nn.Parameter, nn.Parameter]] = field(default_factory=list)
     #: (module, attribute, new tensor)
@@ -46,22 +73,48 @@ def cut(
     fold: bool = False,
     example_input: Tensor | None = None,
 ) -> dict[str, ChannelGroup]:
-    """Take the channels that are off in `keep` (group name -> bool `(channels,)`) out of the network.
+    """Remove channels from a network, in place.
 
-    Parameters are replaced by smaller ones, so a graph that still holds the old ones stays valid; the
-    optimizer's groups and states are re-keyed to the new ones and sliced alike. `companions` are mappings
-    from tensor name to tensor, or twin modules, that are cut in the same way. Everything is planned before
-    anything changes, and what fails then (an adapter, a mapping) is undone: an error leaves all as it was.
-    Returns the groups of the smaller network.
+    Parameters are replaced by smaller ones, so that graphs that hold the old ones stay valid. All replacements are
+    computed before the first is applied, and a later failure (an adapter, a mapping) is rolled back: after an
+    error the network, the optimizer and the companions are unchanged.
 
-    With `fold` the cut network computes in eval mode what the present one computes once the weights (not biases
-    and shifts) that produce the removed channels are zero: the constant that such a channel still carries moves
-    into the biases of the layers that read it, or into the running mean of the batch norm behind. A warning tells
-    what cannot move, such as constants in front of zero padding. To see the constants the network runs on
-    `example_input`, or on the sample the groups were traced with. Companions are not folded.
+    Args:
+        model: The network.
+        keep: Group name -> bool `(channels,)`, False for a channel to remove. Groups without an entry do not
+            change.
+        groups: The groups of the network as it is, from `channel_groups` or an earlier `cut`.
+        optimizer: A `torch.optim.Optimizer`, or a wrapper of one, whose parameters and states are replaced by the
+            sliced ones. LBFGS is not supported. Default: None.
+        companions: Mappings from tensor name to tensor, or modules like `model`, that are cut in the same way
+            (EMA, rewind copies). Default: none.
+        fold: Whether to move the constants of removed channels into the biases of the layers that read them, or
+            into the running mean of the batch norm after them. In eval mode the cut network then computes what the
+            present one computes with zeros as the weights (not biases and shifts) that produce the removed
+            channels. Companions are not folded. Default: False.
+        example_input: A batch on which the constants are observed, and the removal of a whole group is tried.
+            Default: the sample with which the groups were traced.
 
-    Raises UsageError for a mask of an unknown or protected group, of the wrong length, or without a channel
-    left, for an optimizer state or companion that does not fit, and for `fold` without an example.
+    Returns:
+        The groups of the smaller network, by the same names.
+
+    Raises:
+        UsageError: For a mask of an unknown or protected group, of another dtype or shape, or without a kept
+            channel unless the group is `removable`; for groups, an optimizer state or a companion that do not
+            match the network; for `fold` without an example.
+
+    Warns:
+        UserWarning: If `fold` cannot move some constants, such as those before zero padding.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import channel_groups, cut
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> groups = channel_groups(model, torch.randn(1, 4))
+        >>> smaller = cut(model, {"0": torch.arange(8) < 3}, groups)
+        >>> model[0].weight.shape, model[2].weight.shape, smaller["0"].channels
+        (torch.Size([3, 4]), torch.Size([2, 3]), 3)
     """
     check_network(model)
     _check(keep, groups)
@@ -82,11 +135,11 @@ def cut(
     touched: Staying = {name: {} for name, tensor in named.items() if id(tensor) in values} | staying
     _plan_module(plan, model, touched, values=values)
     for twin in twins:
-        own = named_tensors(twin)
+        tensors = named_tensors(twin)
         scaled = {
-            id(own[name]): rescaled(own[name].detach(), parts)
+            id(tensors[name]): rescaled(tensors[name].detach(), parts)
             for name, parts in factors.items()
-            if name in own and own[name].shape == named[name].shape
+            if name in tensors and tensors[name].shape == named[name].shape
         }
         _plan_module(plan, twin, staying, like=model, values=scaled)
     _plan_optimizer(plan, optimizer, touched, [model, *twins])
@@ -111,12 +164,15 @@ def _plan_module(
     like: nn.Module | None = None,
     values: Mapping[int, Tensor] | None = None,
 ) -> None:
-    """New parameters (gradients along), buffers and masks of one module; `values` has new ones by tensor id."""
+    """Plan the parameters (with gradients), buffers and masks of one module.
+
+    `values` maps the id of a tensor to new values before slicing; shapes must equal those of `like`.
+    """
     reference = named_tensors(like) if like is not None else {}
-    own = named_tensors(module)
+    tensors = named_tensors(module)
     seen: set[int] = set()
     for name, dims in staying.items():
-        old = own.get(name)
+        old = tensors.get(name)
         if old is None or reference and old.shape != reference[name].shape:
             shape = "is missing" if old is None else f"has shape {tuple(old.shape)}, unlike the model's"
             raise UsageError(f"companion {type(module).__name__}: '{name}' {shape}")
@@ -124,7 +180,7 @@ def _plan_module(
         owner = module.get_submodule(owner_name)
         value = (values or {}).get(id(old), old.detach())
         if isinstance(old, nn.Parameter):
-            if id(old) not in seen:  # tied ones have several names
+            if id(old) not in seen:  # tied parameters have several names
                 plan.parameters.append((old, _smaller(old, dims, value)))
             seen.add(id(old))
         else:
@@ -137,7 +193,7 @@ def _plan_module(
 def _smaller(old: nn.Parameter, dims: Mapping[int, Tensor], value: Tensor) -> nn.Parameter:
     new = nn.Parameter(shrink(value, dims), requires_grad=old.requires_grad)
     new.__class__ = type(old)
-    new.__dict__.update(old.__dict__)  # marks that users put on parameters, such as a learning rate of their own
+    new.__dict__.update(old.__dict__)  # the user's attributes of a parameter, such as a learning rate
     for hook in (old._backward_hooks or {}).values():
         new.register_hook(hook)
     for hook in (old._post_accumulate_grad_hooks or {}).values():  # type: ignore[attr-defined]
@@ -153,7 +209,7 @@ def _plan_optimizer(plan: _Plan, optimizer: Any, staying: Staying, modules: Sequ
         return
     inner = unwrapped(optimizer)
     if isinstance(inner, torch.optim.LBFGS):
-        raise UsageError("LBFGS keeps one flat state for all parameters together: it cannot be cut")
+        raise UsageError("LBFGS has a single flat state for all parameters, which cannot be cut")
     names = {id(tensor): name for module in modules for name, tensor in named_tensors(module).items()}
     for old, _ in plan.parameters:
         if old in inner.state:
@@ -168,7 +224,7 @@ def _plan_optimizer(plan: _Plan, optimizer: Any, staying: Staying, modules: Sequ
 def _smaller_state(
     value: Any, key: str, parameter: Tensor, name: str, dims: Mapping[int, Tensor], optimizer: str
 ) -> Any:
-    """Tensors of the parameter's shape are sliced like it, scalars stay, other shapes are refused."""
+    """Slice a tensor of the parameter's shape, keep scalars, and refuse other shapes."""
     if not isinstance(value, Tensor):
         return value
     if value.shape == parameter.shape:
@@ -193,7 +249,7 @@ def _plan_mapping(
     wrapped = None if missed is None else next((key for key in companion if key.endswith(f".{missed}")), None)
     if wrapped is not None:
         raise UsageError(
-            f"companion: it has '{wrapped}', and the network's name is '{missed}': give names without the prefix "
+            f"companion: '{wrapped}' is '{missed}' in the network: pass names without the prefix "
             f"'{wrapped.removesuffix(str(missed))}', or the module itself"
         )
     for name, dims in staying.items():
@@ -234,9 +290,9 @@ def _apply(plan: _Plan, modules: Sequence[nn.Module], optimizer: Any) -> None:
 def _sorted_out(
     companions: Sequence[Companion], model: nn.Module
 ) -> tuple[list[nn.Module], list[MutableMapping[str, Tensor]]]:
-    """Twin modules and mappings, each once, without the model itself."""
+    """Return the distinct twin modules and mappings, without the model itself."""
     if isinstance(companions, (nn.Module, Mapping)) or not isinstance(companions, Iterable):
-        raise UsageError(f"companions are a list of mappings and modules, got {type(companions).__name__}")
+        raise UsageError(f"companions must be a list of mappings and modules, got {type(companions).__name__}")
     twins: dict[int, nn.Module] = {}
     mappings: dict[int, MutableMapping[str, Tensor]] = {}
     for companion in companions:
@@ -247,44 +303,44 @@ def _sorted_out(
             mappings[id(companion)] = companion
         else:
             kind = type(companion).__name__
-            raise UsageError(f"a companion is a module, or a mapping that can be changed; got {kind}")
+            raise UsageError(f"a companion must be a module or a mutable mapping, got {kind}")
     return list(twins.values()), list(mappings.values())
 
 
 def _inner(module: nn.Module) -> nn.Module:
-    """The network inside an `AveragedModel`, which keeps its copy as `.module`."""
+    """Return the network inside an `AveragedModel`, which has its copy as `.module`."""
     return module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else module
 
 
 def _twin_lineage(twin: nn.Module, model: nn.Module) -> Lineage:
-    """The twin's record; one that was copied before the model had a record gets the model's."""
+    """Return the twin's lineage; a twin copied before the model had one gets the model's."""
     if not has_lineage(twin):
         set_lineage(twin, copy.deepcopy(lineage_of(model)))
     return lineage_of(twin)
 
 
 def _check_current(model: nn.Module, groups: Groups) -> None:
-    """Groups traced before an earlier cut point past the ends of the tensors."""
+    """Raise UsageError for groups that were traced before an earlier cut: indices exceed the tensors' sizes."""
     sizes = {name: tensor.shape for name, tensor in named_tensors(model).items()}
     for name, group in groups.items():
         for tensor, dim, index in group.slices:
             if tensor not in sizes or index.numel() and index.numpy().max() >= sizes[tensor][dim]:
                 raise UsageError(
-                    f"group '{name}' does not fit the network: it was traced on another one, or before a cut "
-                    "(take the groups that cut returned)"
+                    f"group '{name}' does not match the network: it was traced on another one, or before a cut "
+                    "(use the groups that cut returned)"
                 )
 
 
 def _check(keep: Mapping[str, Tensor], groups: Groups) -> None:
     for what, given in (("keep", keep), ("groups", groups)):
         if not isinstance(given, Mapping):
-            raise UsageError(f"{what} is a mapping from group names, got {type(given).__name__}")
+            raise UsageError(f"{what} must be a mapping from group names, got {type(given).__name__}")
     for name, mask in keep.items():
         if name not in groups:
             raise UsageError(unknown("channel group", name, list(groups)))
         group = groups[name]
         if not isinstance(group, ChannelGroup):
-            raise UsageError(f"groups are those of channel_groups, got {type(group).__name__} for '{name}'")
+            raise UsageError(f"groups must be those of channel_groups, got {type(group).__name__} for '{name}'")
         if not isinstance(mask, Tensor):
             kind = type(mask).__name__
             raise UsageError(f"the keep mask of '{name}' is {kind}, expected a tensor, bool ({group.channels},)")
@@ -301,27 +357,27 @@ def _check(keep: Mapping[str, Tensor], groups: Groups) -> None:
 def _check_gone(
     model: nn.Module, keep: Mapping[str, Tensor], groups: Groups, example_input: Tensor | None
 ) -> None:
-    """A block that goes entirely is tried on a copy first."""
-    gone = {name: groups[name] for name, mask in keep.items() if len(mask) and not bool(mask.any())}
-    if not gone:
+    """Try the removal of whole groups on a copy; raise UsageError if it fails."""
+    removed = {name: groups[name] for name, mask in keep.items() if len(mask) and not bool(mask.any())}
+    if not removed:
         return
-    from secateur.framework.pruning.channels.verification import not_removable  # it cuts as well
+    from secateur.framework.pruning.channels.verification import not_removable  # a cycle otherwise
 
     example = example_of(groups) if example_input is None else example_input[:1]
     if example is None:
-        raise UsageError(f"group '{next(iter(gone))}' can only go entirely with an example_input to try it on")
-    for name, reason in not_removable(model, example, gone).items():
-        raise UsageError(f"group '{name}' cannot go entirely: {reason}")
+        raise UsageError(f"group '{next(iter(removed))}' cannot be removed entirely without an example_input")
+    for name, reason in not_removable(model, example, removed).items():
+        raise UsageError(f"group '{name}' cannot be removed entirely: {reason}")
 
 
 def mask_channels(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> None:
-    """Mask instead of cut: every parameter entry of a removed channel's slices is zero and held there."""
+    """Mask instead of cut: every parameter entry of a removed channel's slices is zeroed and held at zero."""
     _check(keep, groups)
     Masks(model).hold(channel_masks(model, keep, groups))
 
 
 def channel_masks(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
-    """Parameter name -> bool mask that is off where a removed channel owns an entry."""
+    """Return parameter name -> bool mask, False for entries of removed channels."""
     parameters = dict(model.named_parameters())
     masks: dict[str, Tensor] = {}
     for name, mask in keep.items():

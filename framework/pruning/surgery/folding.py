@@ -1,7 +1,8 @@
-"""Constants of removed channels, moved into the biases of the layers that read them.
+"""Folding: move the constants of removed channels into the biases of the layers that read them.
 
-A channel without its producers' weights still carries what biases, norm shifts and activations make of zero. Which
-constant arrives where is seen by running the network so on several inputs: no architecture is known here.
+A channel whose producers have zero weights still has a constant value, from biases, norm shifts and activations.
+The constants are observed at the inputs of the readers while the network with zeroed weights runs on several
+inputs, so that nothing depends on the architecture.
 """
 
 from __future__ import annotations
@@ -23,20 +24,28 @@ from secateur.framework.pruning.channels.groups import Groups, example_of
 from secateur.utils.errors import UsageError
 
 SEED = 20_240_229
-#: layers that a warning names
+#: number of layers named in a warning
 SHOWN = 3
-#: why -> reader -> numbers of channels
+#: reason -> reader -> numbers of channels
 Lost = dict[str, dict[str, set[int]]]
 
 
 def moved_constants(
     model: nn.Module, removed: Mapping[str, Tensor], groups: Groups, example: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """New values, by name, of the biases and running means that take over what removed channels carry.
+    """Return new values, by name, of the biases and running means that include the constants of removed channels.
 
-    `removed` has the channels that go (group name -> bool). Exact in eval mode, for inputs of the example's size;
-    warns of what cannot move. The model is not changed. Raises UsageError without an example, or if the model
-    rejects it.
+    Exact in eval mode, for inputs of the example's size. The model is not changed. Warns of constants that cannot
+    be moved.
+
+    Args:
+        model: The network before the cut.
+        removed: Group name -> bool `(channels,)`, True for a removed channel.
+        groups: The groups of the network.
+        example: A batch; by default the sample with which the groups were traced.
+
+    Raises:
+        UsageError: Without an example, or if the model rejects it.
     """
     moved, lost = _analyse(model, removed, groups, example)
     _warn(lost)
@@ -46,56 +55,56 @@ def moved_constants(
 def foldable(
     model: nn.Module, removed: Mapping[str, Tensor], groups: Groups, example: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """Those of the removed channels whose constants all move, so that `cut` with `fold` is exact in eval mode.
+    """Return the removed channels whose constants can all be moved, so that `cut` with `fold` is exact.
 
-    `removed` as for `moved_constants`, and so is what comes back.
+    Arguments as in `moved_constants`; the result has the form of `removed`.
     """
-    left = {name: off.cpu().clone() for name, off in removed.items() if bool(off.any())}
-    while left:
-        lost = _analyse(model, left, groups, example)[1]
+    candidates = {name: off.cpu().clone() for name, off in removed.items() if bool(off.any())}
+    while candidates:
+        lost = _analyse(model, candidates, groups, example)[1]
         if not lost:
             break
-        numbers = {number for layers in lost.values() for each in layers.values() for number in each}
+        numbers = {number for layers in lost.values() for channels in layers.values() for number in channels}
         if numbers:
-            _drop(left, numbers)
-        else:  # no layer is to blame: which groups are well by themselves?
-            each = {name: _analyse(model, {name: off}, groups, example)[1] for name, off in left.items()}
-            alone = {name: off for name, off in left.items() if not each[name]}
-            left = alone if len(alone) < len(left) else {}
-        left = {name: off for name, off in left.items() if bool(off.any())}
-    return left
+            _drop(candidates, numbers)
+        else:  # no single layer is the reason: keep the groups that can be folded alone
+            losses = {name: _analyse(model, {name: off}, groups, example)[1] for name, off in candidates.items()}
+            alone = {name: off for name, off in candidates.items() if not losses[name]}
+            candidates = alone if len(alone) < len(candidates) else {}
+        candidates = {name: off for name, off in candidates.items() if bool(off.any())}
+    return candidates
 
 
 def _drop(removed: Mapping[str, Tensor], numbers: set[int]) -> None:
-    """Take back the channels of these numbers, which count the removed ones of all groups."""
+    """Unmark, in place, the removed channels with these numbers, counted over all groups."""
     start = 0
     for off in removed.values():
         places = off.nonzero().flatten()
-        hit = [number - start for number in numbers if start <= number < start + len(places)]
+        kept = [number - start for number in numbers if start <= number < start + len(places)]
         start += len(places)
-        off[places[hit]] = False
+        off[places[kept]] = False
 
 
 def _analyse(
     model: nn.Module, removed: Mapping[str, Tensor], groups: Groups, example: Tensor | None
 ) -> tuple[dict[str, Tensor], Lost]:
-    """New values by name, and what cannot move."""
+    """Return new values by name, and the constants that cannot be moved."""
     example = example_of(groups) if example is None else example
     if not isinstance(example, Tensor):
-        raise UsageError("fold=True runs the network: pass example_input, since these groups have no example")
+        raise UsageError("fold=True needs an example_input, since these groups have no example")
     with preserved_state(model), torch.no_grad(), random_numbers_as_before():
         inputs = [example, _other(example, SEED), _other(example, SEED + 1)]
         bare = _without(model, removed, groups, {}, weights_only=True)
         readers = readers_of(model, removed, groups)
         with hooked((reader.module, reader.look) for reader in readers):
-            expected = [_run(model, bare, one) for one in inputs]
+            expected = [_run(model, bare, given) for given in inputs]
         readers = [reader for reader in readers if reader.means]
         moved, lost = _moves(model, readers, lambda: _run(model, bare, inputs[0]))
         if not lost:
             masked = _without(model, removed, groups, moved, weights_only=False)
-            found = [_run(model, masked, one) for one in inputs]
-            if not all(map(_alike, expected, found)):
-                lost["something else than convolution and linear layers reads them"] = {}
+            outputs = [_run(model, masked, given) for given in inputs]
+            if not all(map(_alike, expected, outputs)):
+                lost["read by an operation that is not a convolution or linear layer"] = {}
     return moved, lost
 
 
@@ -106,19 +115,19 @@ def _without(
     values: Mapping[str, Tensor],
     weights_only: bool,
 ) -> dict[str, Tensor]:
-    """`values`, and zeros in all that removed channels own of parameters, or in their producers' weights only."""
+    """Return a copy of `values` with zeros for removed channels: in all slices, or only in producing weights."""
     parameters = dict(model.named_parameters())
-    found = {name: value.clone() for name, value in values.items()}
+    tensors = {name: value.clone() for name, value in values.items()}
     for name, off in removed.items():
         for tensor, dim, index in groups[name].produced if weights_only else groups[name].slices:
             if tensor in parameters and not (weights_only and parameters[tensor].dim() == 1):
-                value = found[tensor] if tensor in found else parameters[tensor].detach().clone()
-                found[tensor] = value.index_fill_(dim, index[off].flatten().to(value.device), 0)
-    return found
+                value = tensors[tensor] if tensor in tensors else parameters[tensor].detach().clone()
+                tensors[tensor] = value.index_fill_(dim, index[off].flatten().to(value.device), 0)
+    return tensors
 
 
 def _other(example: Tensor, seed: int) -> Tensor:
-    """Other random values in the example's range, or its integers in another order."""
+    """Return random values in the example's range, or its integers in a random order."""
     generator = torch.Generator().manual_seed(seed)
     flat = example.detach().cpu().flatten()
     if flat.is_complex():
@@ -135,9 +144,9 @@ def _other(example: Tensor, seed: int) -> Tensor:
 
 
 def _run(model: nn.Module, tensors: Mapping[str, Tensor], given: Tensor) -> Any:
-    """The model's output with these tensors in place of its own, which are put back.
+    """Return the model's output with these tensors in place of its own, which are restored.
 
-    Not by torch's `functional_call`, which leaves them in a module that has two names.
+    `torch.func.functional_call` does not restore them in a module that has two names.
     """
     named: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     new = {id(named[name]): nn.Parameter(value, requires_grad=False) for name, value in tensors.items()}
@@ -152,7 +161,7 @@ def _run(model: nn.Module, tensors: Mapping[str, Tensor], given: Tensor) -> Any:
         for holder, key, old in places:
             holder[key] = new[id(old)]
         return model(given)
-    except Exception as error:  # whatever a stranger's forward raises
+    except Exception as error:  # a third-party forward may raise anything
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{type(model).__name__} rejects an input like the example: {message}") from error
     finally:
@@ -161,8 +170,8 @@ def _run(model: nn.Module, tensors: Mapping[str, Tensor], given: Tensor) -> Any:
 
 
 def _moves(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> tuple[dict[str, Tensor], Lost]:
-    """New values by name, and what cannot move."""
-    owners = Counter(id(one) for module in model.modules() for one in module._parameters.values())
+    """Return new values by name, and the constants that cannot be moved."""
+    owners = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     without_bias = [reader for reader in readers if reader.bias is None]
     norms = sole_norms(model, without_bias, run) if without_bias else {}
     moved: dict[str, Tensor] = {}
@@ -174,13 +183,13 @@ def _moves(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> t
         change = reader.change(constants)
         if not change.any():
             continue
-        why = _obstacle(reader, constants, change)
-        if why is None and reader.bias is not None and owners[id(reader.bias)] > 1:
-            why = "shared bias"
-        elif why is None and reader.bias is None and reader.name not in norms:
-            why = "no bias"
-        if why is not None:
-            _note(lost, why, reader, nonzero & constant)
+        reason = _obstacle(reader, constants, change)
+        if reason is None and reader.bias is not None and owners[id(reader.bias)] > 1:
+            reason = "shared bias"
+        elif reason is None and reader.bias is None and reader.name not in norms:
+            reason = "no bias"
+        if reason is not None:
+            _note(lost, reason, reader, nonzero & constant)
         elif reader.bias is not None:
             moved[tensor_name(reader.name, "bias")] = _plus(reader.bias, change)
         else:
@@ -190,7 +199,7 @@ def _moves(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> t
 
 
 def _obstacle(reader: Reader, constants: Tensor, change: Tensor) -> str | None:
-    """Why the layer does not add this to every output, or why its bias would not keep it."""
+    """Return why the layer does not add `change` to every output, or why its bias cannot take it; else None."""
     module = reader.module
     if getattr(module, "padding_mode", None) == "zeros" and not isinstance(module, TRANSPOSED):
         reach = [step * (size - 1) for step, size in zip(module.dilation, module.kernel_size, strict=True)]
@@ -210,12 +219,12 @@ def _plus(tensor: Tensor, change: Tensor) -> Tensor:
 
 
 def _alike(expected: Any, found: Any) -> bool:
-    """Equal up to rounding: a constant that went elsewhere is seen in the outputs."""
-    for one, other in zip(output_tensors(expected), output_tensors(found), strict=True):
-        if one.is_floating_point():
-            rounding = 0.03 if one.is_cuda else torch.finfo(one.dtype).eps ** 0.5
-            difference = torch.linalg.vector_norm(one.double() - other.double())
-            if difference > rounding * torch.linalg.vector_norm(one.double()):
+    """Whether the outputs are equal up to rounding; a constant with another reader changes them."""
+    for out, other in zip(output_tensors(expected), output_tensors(found), strict=True):
+        if out.is_floating_point():
+            rounding = 0.03 if out.is_cuda else torch.finfo(out.dtype).eps ** 0.5
+            difference = torch.linalg.vector_norm(out.double() - other.double())
+            if difference > rounding * torch.linalg.vector_norm(out.double()):
                 return False
     return True
 
@@ -226,14 +235,16 @@ def _note(lost: Lost, why: str, reader: Reader, which: Tensor) -> None:
 
 
 def _warn(lost: Lost) -> None:
-    """One line, if anything is lost: how many channels, why, in front of which layers."""
+    """Warn, in one line, how many channels lose their constants, why, and which layers read them."""
     if not lost:
         return
     count = len({channel for layers in lost.values() for channels in layers.values() for channel in channels})
     parts = []
     for why, layers in lost.items():
-        channels = {channel for each in layers.values() for channel in each}
+        channels = {channel for numbers in layers.values() for channel in numbers}
         names = [*list(layers)[:SHOWN], *([f"{len(layers) - SHOWN} more"] if len(layers) > SHOWN else [])]
         parts.append(f"{len(channels)} {why} ({', '.join(names)})" if layers else why)
-    what = f"{count} removed channels carry constants" if count else "removed channels carry constants"
-    warnings.warn(f"cut: {what} that were not all folded: {'; '.join(parts)}", stacklevel=5)
+    channels_lost = f"{count} removed channels" if count else "removed channels"
+    warnings.warn(
+        f"cut: the constants of {channels_lost} could not all be folded: {'; '.join(parts)}", stacklevel=5
+    )

@@ -1,4 +1,4 @@
-"""Putting a network back as it was when a change of it fails half-way, for instance in a user's adapter."""
+"""Rollback of a network after a change that fails half-way, for instance in a user's adapter."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ def all_or_nothing(
     optimizer: torch.optim.Optimizer | None,
     mappings: Iterable[MutableMapping[str, Tensor]],
 ) -> Iterator[None]:
-    """Inside, tensors may be replaced and attributes set: after an error all are the ones of before.
+    """Restore tensors, attributes, lineages, mappings and the optimizer if the body raises an error.
 
-    Tensors changed in place, and lists and the like inside attributes, are not put back.
+    Tensors changed in place, and mutable values of attributes such as lists, are not restored.
+
+    Args:
+        modules: The networks that the body changes.
+        optimizer: Their optimizer, or None.
+        mappings: Mappings from tensor name to tensor that the body changes.
     """
-    attributes = [(module, type(module), _attributes(module)) for one in modules for module in one.modules()]
+    submodules = [module for network in modules for module in network.modules()]
+    attributes = [(module, type(module), _attributes(module)) for module in submodules]
     lineages = [copy.deepcopy(lineage_of(module)) for module in modules]
     entries = [(mapping, dict(mapping)) for mapping in mappings]
     parameters = [list(group["params"]) for group in optimizer.param_groups] if optimizer is not None else []
@@ -40,15 +46,15 @@ def all_or_nothing(
                 if mapping[name] is not tensor:
                     mapping[name] = tensor
         if optimizer is not None:
-            for group, before_it in zip(optimizer.param_groups, parameters, strict=True):
-                group["params"] = before_it
+            for group, params in zip(optimizer.param_groups, parameters, strict=True):
+                group["params"] = params
             optimizer.state.clear()
             optimizer.state.update(states)
         raise
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
-    """A module's attributes; its tables of parameters, buffers and parts as copies."""
+    """Return a module's attributes, with copies of its dicts of parameters, buffers and submodules."""
     return {name: copy.copy(value) if type(value) is dict else value for name, value in vars(module).items()}
 
 
@@ -58,7 +64,7 @@ def _put_back(module: nn.Module, kind: type[nn.Module], values: dict[str, Any]) 
     now = dict(vars(module))
     vars(module).clear()
     for name, value in values.items():
-        if type(value) is dict and type(now.get(name)) is dict:  # others may hold the table itself
+        if type(value) is dict and type(now.get(name)) is dict:  # other objects may refer to the dict itself
             now[name].clear()
             now[name].update(value)
             vars(module)[name] = now[name]

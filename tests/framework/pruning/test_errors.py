@@ -386,18 +386,18 @@ def meta() -> nn.Module:
 
 PAIR = (torch.zeros(2, 3, 8, 8), torch.tensor([0, 1]))
 MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
-    "a name for a model": (lambda: prune("ResNet18", example_input=images()), "model is a torch.nn.Module"),
+    "a name for a model": (lambda: prune("ResNet18", example_input=images()), "model must be a torch.nn.Module"),
     "a lazy layer": (lambda: channel_groups(nn.Sequential(nn.LazyConv2d(8, 3)), images()), "run the network once"),
     "a network on meta": (lambda: channel_groups(meta(), images().to("meta")), "'a.weight' is on the meta device"),
     "no names to protect": (
         lambda: prune(ConvNet(), "ChannelNorm", example_input=images(), protect=None),
-        "protect takes names of modules, got None",
+        "protect .*got None",
     ),
     "batches that are a number": (lambda: prune(ConvNet(), batches=3), "batches are pairs .*, got int"),
     "batches that are one": (lambda: prune(ConvNet(), batches=PAIR), "batch 0 is Tensor"),
     "a loss that is a word": (lambda: prune(ConvNet(), batches=[PAIR], loss="mse"), "loss is a function"),
-    "no mask": (lambda: cut(ConvNet(), None, {}), "keep is a mapping from group names, got NoneType"),
-    "no groups": (lambda: cut(ConvNet(), {}, None), "groups is a mapping from group names"),
+    "no mask": (lambda: cut(ConvNet(), None, {}), "keep .*mapping.* got NoneType"),
+    "no groups": (lambda: cut(ConvNet(), {}, None), "groups .*mapping.* got NoneType"),
     "no scores": (lambda: select(None, 0.5), "scores must be a mapping"),
     "a share in words": (lambda: select({"a": torch.rand(3)}, "half"), "sparsity must be a number, got 'half'"),
     "nothing to measure with": (lambda: measure(ConvNet(), None), "example_input is a batch"),
@@ -480,9 +480,7 @@ def test_names_with_a_prefix_in_a_companion_are_told_of() -> None:
     model, _ = in_training()
     groups = channel_groups(model, torch.randn(2, 6))
     average = torch.optim.swa_utils.AveragedModel(model).state_dict()
-    with pytest.raises(
-        UsageError, match=r"it has 'module\.0\.weight', and the network's name is '0\.weight'"
-    ) as raised:
+    with pytest.raises(UsageError, match=r"'module\.0\.weight' .*'0\.weight' .*'module\.'") as raised:
         cut(model, {"0": torch.arange(12) > 3}, groups, companions=[average])
     assert_one_line(raised)
     assert model[0].out_features == 12
@@ -524,7 +522,7 @@ def test_what_select_cannot_use_is_named_in_one_line(case: str) -> None:
 
 
 def test_cut_refuses_groups_of_its_own_making() -> None:
-    with pytest.raises(UsageError, match="groups are those of channel_groups, got int for '0'"):
+    with pytest.raises(UsageError, match="channel_groups, got int for '0'"):
         cut(in_training()[0], {"0": torch.arange(12) > 3}, {"0": 3})  # type: ignore[dict-item]
 
 

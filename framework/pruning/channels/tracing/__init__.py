@@ -1,5 +1,6 @@
-"""Follow labels of channels through the operations of a forward pass.
+"""Tracing of channel labels through the operations of a forward pass.
 
-A network comes in; slices of tensors that carry the same label go out, to be joined to groups.
+The input is a network and a sample, the output are the slices of tensors that have the same label, which become
+groups.
 Start with `tracer.py`.
 """

@@ -1,7 +1,8 @@
-"""What operations do to labels: arithmetic, contractions, norms, reductions, pooling.
+"""Rules of arithmetic, contractions, norms, reductions, pooling and attention.
 
-A tensor's labels are fields: axis -> the labels along it, int64 `(size,)`. An operation's rule joins the labels
-that meet, and gives fields to the results. What has no rule keeps its labels from ever being cut, by name.
+The labels of a tensor are its fields: axis -> labels along it, int64 `(size,)`. The rule of an operation joins the
+labels that meet, and sets the fields of the results. An operation without a rule protects the labels of its
+arguments, with its name as the reason.
 """
 
 from __future__ import annotations
@@ -18,26 +19,26 @@ from secateur.framework.pruning.channels.tracing.labels import FIXED
 
 
 def unsupported(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """No rule: whatever flows in stays."""
+    """Protect the labels of all arguments of an operation without a rule."""
     for tensor in tensors(args):
         for labels in ctx.fields(tensor).values():
             ctx.stay(labels, f"unsupported op: aten.{name}")
 
 
 def pointwise(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Tensors meet entry by entry, broadcast: along each axis their labels join."""
+    """Join the labels of the arguments along each axis, after broadcasting."""
     results = tensors(out)
     given = [tensor for tensor in tensors(args) if tensor.dim() > 0]
     fields: Fields = {}
     for axis, size in enumerate(results[0].shape):
         present, constant = [], False
         for tensor in given:
-            own = axis - (results[0].dim() - tensor.dim())
-            if own < 0 or tensor.shape[own] == 1 != size:
+            dim = axis - (results[0].dim() - tensor.dim())
+            if dim < 0 or tensor.shape[dim] == 1 != size:
                 continue  # broadcast along this axis
-            if size > 1 and tensor.stride(own) == 0 and own not in ctx.fields(tensor):
-                continue  # the same, expanded before
-            labels = ctx.fields(tensor).get(own)
+            if size > 1 and tensor.stride(dim) == 0 and dim not in ctx.fields(tensor):
+                continue  # expanded along this axis before
+            labels = ctx.fields(tensor).get(dim)
             if labels is not None:
                 present.append(labels)
             constant = constant or (labels is None and size > 1)
@@ -59,13 +60,13 @@ def _met(ctx: Context, present: list[Tensor]) -> Tensor:
 
 
 def _contract(ctx: Context, name: str, a: tuple[Tensor, int], b: tuple[Tensor, int]) -> None:
-    """Sum over an axis of each: their labels join; against a constant they stay."""
+    """Join the labels of two contracted axes; protect them if the other operand is a constant."""
     (left, i), (right, j) = a, b
-    one, other = ctx.fields(left).get(i), ctx.fields(right).get(j)
-    if one is not None and other is not None:
-        ctx.labels.join(one, other)
+    first, second = ctx.fields(left).get(i), ctx.fields(right).get(j)
+    if first is not None and second is not None:
+        ctx.labels.join(first, second)
     elif left.shape[i] > 1:
-        for labels in (one, other):
+        for labels in (first, second):
             if labels is not None:
                 ctx.stay(labels, f"meets a constant of its size: aten.{name}")
 
@@ -76,7 +77,7 @@ def _picked(*pairs: tuple[int, Tensor | None]) -> Fields:
 
 @rule("mm addmm")
 def matrix_product(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """(m, k) x (k, n), with or without something added."""
+    """Matrix product (m, k) x (k, n), with or without an addend."""
     added, (a, b) = (args[0], args[1:3]) if name == "addmm" else (None, args[:2])
     _contract(ctx, name, (a, 1), (b, 0))
     ctx.produce(b, 1, out, 1, added)
@@ -87,12 +88,12 @@ def matrix_product(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("bmm baddbmm")
 def batched_product(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """(b, m, k) x (b, k, n): the batches pair up as well."""
+    """Batched matrix product (b, m, k) x (b, k, n); labels along the batch axes are joined, too."""
     added, (a, b) = (args[0], args[1:3]) if name == "baddbmm" else (None, args[:2])
     _contract(ctx, name, (a, 2), (b, 1))
     _contract(ctx, name, (a, 0), (b, 0))
     left, right = ctx.fields(a), ctx.fields(b)
-    if 2 in left and 1 in right:  # scores of attention, written by hand?
+    if 2 in left and 1 in right:  # perhaps the scores of hand-written attention
         ctx.queries.found(ctx.number(a), ctx.number(b), sure=False)
     ctx.give(out, _picked((0, left.get(0, right.get(0))), (1, left.get(1)), (2, right.get(2))))
     if added is not None:
@@ -101,7 +102,7 @@ def batched_product(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("linear")
 def linear(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """(..., in) with a weight (out, in)."""
+    """Linear layer: input (..., in), weight (out, in)."""
     x, weight = args[:2]
     _contract(ctx, name, (x, x.dim() - 1), (weight, 1))
     ctx.produce(weight, 0, out, out.dim() - 1, args[2] if len(args) > 2 else None)
@@ -113,7 +114,7 @@ def linear(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("convolution mkldnn_convolution cudnn_convolution")
 def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Inputs (batch, in, ...) with a weight (out, in / groups, ...), or (in, out / groups, ...) if transposed."""
+    """Convolution: input (batch, in, ...), weight (out, in / groups, ...); transposed (in, out / groups, ...)."""
     x, weight, bias = args[:3]
     transposed, groups = (args[6], args[8]) if name == "convolution" else (False, args[-1])
     fields = ctx.fields(weight)
@@ -133,15 +134,15 @@ def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         ctx.labels.join(incoming, read)
     elif transposed:
         produced = _transposed_groups(ctx, incoming, read, produced, groups)
-    elif len(read) == 1:  # filters of each input channel: whole conv groups go
-        each = produced.reshape(groups, -1)
-        ctx.labels.join(each, each[:, :1])
-        ctx.labels.join(each, incoming[:, None])
+    elif len(read) == 1:  # depthwise: whole conv groups are removed
+        by_group = produced.reshape(groups, -1)
+        ctx.labels.join(by_group, by_group[:, :1])
+        ctx.labels.join(by_group, incoming[:, None])
         if bool((incoming == FIXED).any()):
             ctx.stay(produced, "meets a constant of its size: depthwise convolution")
-    else:  # channel j of every conv group goes, so that there are as many groups as before, all alike
-        each = produced.reshape(groups, -1)
-        ctx.labels.join(each, each[:1])
+    else:  # channel j of every conv group is removed: the number of groups is unchanged and their sizes stay equal
+        by_group = produced.reshape(groups, -1)
+        ctx.labels.join(by_group, by_group[:1])
         ctx.labels.join(incoming.reshape(groups, -1), read[None])
     ctx.give(out, {1: produced})
     if bias is not None:
@@ -149,36 +150,41 @@ def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 
 def _transposed_groups(ctx: Context, incoming: Tensor, read: Tensor, produced: Tensor, groups: int) -> Tensor:
-    """The labels of the outputs of a grouped transposed convolution, whose weight has all inputs along its first
-    dimension, and along its second the outputs of one group."""
+    """Return the labels of the outputs of a grouped transposed convolution.
+
+    Its weight has all inputs along dimension 0 and the outputs of one conv group along dimension 1.
+    """
     ctx.labels.join(incoming, read)
-    if len(read) == groups:  # filters of each input channel: whole conv groups go
+    if len(read) == groups:  # depthwise: whole conv groups are removed
         if bool((incoming == FIXED).any()):
             ctx.stay(read, "meets a constant of its size: depthwise convolution")
         return read.repeat_interleave(len(produced))
-    each = read.reshape(groups, -1)  # channel j of every conv group goes, on both sides
-    ctx.labels.join(each, each[:1])
+    by_group = read.reshape(groups, -1)  # channel j of every conv group is removed, inputs and outputs
+    ctx.labels.join(by_group, by_group[:1])
     return produced.repeat(groups)
 
 
 @rule("native_batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit _batch_norm_no_update "
       "cudnn_batch_norm miopen_batch_norm")  # fmt: skip
 def batch_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Scale, shift and statistics follow their channel."""
+    """Batch norm: join the labels of scale, shift and statistics with those of the channels."""
     _follow(ctx, args[0], 1, args[1:5], "batch norm")
     ctx.give(out[0], dict(ctx.fields(args[0])))
 
 
 @rule("native_layer_norm")
 def layer_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Scale and shift follow; mean and variance run over the channels."""
+    """LayerNorm: join the labels of scale and shift; mean and variance reduce over the channels."""
     _norm_over(ctx, args[0], args[1], args[2:4], "LayerNorm")
     ctx.give(out[0], dict(ctx.fields(args[0])))
 
 
 @rule("_fused_rms_norm")
 def rms_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """The scale follows; the mean square runs over the channels. Only some devices have this as one operation."""
+    """RMSNorm: join the labels of the scale; the mean square reduces over the channels.
+
+    On other devices it is decomposed into several operations.
+    """
     _norm_over(ctx, args[0], args[1], args[2:3], "RMSNorm")
     ctx.give(out[0], dict(ctx.fields(args[0])))
 
@@ -192,16 +198,17 @@ def _norm_over(ctx: Context, x: Tensor, shape: Sequence[int], followers: Argumen
 
 @rule("native_group_norm")
 def group_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Mean and variance run over groups of channels; there are as many groups as before, all alike.
+    """GroupNorm: mean and variance reduce over groups of channels.
 
-    A channel that is a group of its own is normed by itself, and takes its group along when it goes.
+    A cut does not change the number of groups, and their sizes stay equal. If each group is a single channel, a
+    removed channel removes its group.
     """
     x, count = args[0], args[6]
     _follow(ctx, x, 1, args[1:3], "GroupNorm")
     labels = ctx.fields(x).get(1)
     if labels is not None and count < len(labels):
-        each = labels.reshape(count, -1)
-        ctx.labels.join(each, each[:1])
+        by_group = labels.reshape(count, -1)
+        ctx.labels.join(by_group, by_group[:1])
         ctx.reduced(labels, "GroupNorm")
     ctx.give(out[0], dict(ctx.fields(x)))
 
@@ -209,16 +216,16 @@ def group_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 def _follow(ctx: Context, x: Tensor, axis: int, followers: Arguments, what: str, place: int = 0) -> None:
     labels = ctx.fields(x).get(axis)
     for follower in followers:
-        own = ctx.fields(follower).get(place)
-        if own is not None and labels is not None:
-            ctx.labels.join(labels, own)
-        elif own is not None:
-            ctx.stay(own, f"meets a constant of its size: {what}")
+        entries = ctx.fields(follower).get(place)
+        if entries is not None and labels is not None:
+            ctx.labels.join(labels, entries)
+        elif entries is not None:
+            ctx.stay(entries, f"meets a constant of its size: {what}")
 
 
 @rule("glu")
 def gated(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """One half of an axis times a function of the other: they shrink alike."""
+    """Gated linear unit: tie the two halves of an axis, each of which loses the same positions."""
     axis = (args[1] if len(args) > 1 else -1) % out.dim()
     fields = dict(ctx.fields(args[0]))
     if axis in fields:
@@ -231,30 +238,30 @@ def gated(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("_softmax _log_softmax _safe_softmax cumsum sort topk logsumexp")
 def along_one_axis(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Mixes what lies along one axis; the others go through."""
+    """Operations that mix entries along one axis; the labels of the other axes are kept."""
     given = args[2] if name == "topk" else args[1]
     axis = (given[0] if isinstance(given, (list, tuple)) else given) % args[0].dim()
     fields = dict(ctx.fields(args[0]))
     if axis in fields:
         ctx.reduced(fields[axis], name.strip("_"))
-        if name in ("topk", "sort", "logsumexp"):  # what comes out are not these channels in this order
+        if name in ("topk", "sort", "logsumexp"):  # the results are not these channels in this order
             ctx.stay(fields.pop(axis), f"unsupported op: aten.{name}")
     for result in tensors(out):
         ctx.give(result, dict(fields))
 
 
-#: the same without channels that are zero; whether they are, the proof finds out
+#: reductions whose value does not change if zero channels are removed; verification tries whether they are zero
 SUMS = ("sum", "norm", "linalg_vector_norm")
 
 
 @rule("sum mean amax amin var std prod max min argmax argmin any all var_mean std_mean norm linalg_vector_norm")
 def reduction(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Sums up some axes, or all; labels along them stay, the others go through."""
+    """Reduce some or all axes; labels of the other axes are kept."""
     if name in ("max", "min") and len(args) > 1 and isinstance(args[1], Tensor):
         pointwise(ctx, name, args, out)
         return
     x, results = args[0], tensors(out)
-    axes = _reduced_axes(x, args[2:] if "norm" in name else args[1:])  # a norm's first argument is its power
+    axes = _reduced_axes(x, args[2:] if "norm" in name else args[1:])  # the first argument of a norm is its order
     kept_dims = results[0].dim() == x.dim()
     fields: Fields = {}
     for axis, labels in ctx.fields(x).items():
@@ -263,17 +270,17 @@ def reduction(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         elif axis in axes:
             continue
         else:
-            fields[axis if kept_dims else axis - sum(one < axis for one in axes)] = labels
+            fields[axis if kept_dims else axis - sum(other < axis for other in axes)] = labels
     for result in results:
         ctx.give(result, dict(fields))
 
 
 def _reduced_axes(x: Tensor, args: Arguments) -> set[int]:
-    for one in args:
-        if isinstance(one, (list, tuple)) and one:
-            return {axis % x.dim() for axis in one}
-        if isinstance(one, int) and not isinstance(one, bool):
-            return {one % x.dim()}
+    for value in args:
+        if isinstance(value, (list, tuple)) and value:
+            return {axis % x.dim() for axis in value}
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {value % x.dim()}
     return set(range(x.dim()))
 
 
@@ -283,7 +290,7 @@ def _reduced_axes(x: Tensor, args: Arguments) -> set[int]:
       "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa "
       "_upsample_nearest_exact2d")  # fmt: skip
 def spatial(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Works on the places of each channel by itself: (batch, channels, places...)."""
+    """Operations on the spatial axes of each channel separately: (batch, channels, spatial...)."""
     ctx.not_channels(args[0])
     fields: Fields = {}
     for axis, labels in ctx.fields(args[0]).items():
@@ -297,21 +304,21 @@ def spatial(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("embedding _embedding_bag _embedding_bag_forward_only")
 def embedding(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Rows of a table, or sums and means of them: its columns are the channels, which it produces."""
+    """Rows of an embedding table, or sums and means of them; the table's columns are the channels it produces."""
     table = args[0]
     fields = ctx.fields(table)
     if 0 in fields:
         ctx.stay(fields[0], "meets a constant of its size: embedding")
-    found = tensors(out)[0]
-    ctx.produce(table, 1, found, found.dim() - 1)
-    ctx.give(found, _picked((found.dim() - 1, fields.get(1))))
+    result = tensors(out)[0]
+    ctx.produce(table, 1, result, result.dim() - 1)
+    ctx.give(result, _picked((result.dim() - 1, fields.get(1))))
 
 
 @rule("_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
       "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
       "_scaled_dot_product_fused_attention_overrideable")  # fmt: skip
 def attention(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Queries, keys, values (batch, heads, places, size): unless given, the scale depends on the size."""
+    """Attention of queries, keys, values (batch, heads, places, size); the default scale depends on the size."""
     query, key, value = args[:3]
     kept = args[-1] is not None or ctx.where[-1] in ctx.adapted
     if not kept and 3 in ctx.fields(query) and 3 in ctx.fields(key):

@@ -1,4 +1,4 @@
-"""What the rules of the tracer share: the labels so far, the operations, and the table of rules."""
+"""The state that the rules of the tracer share: labels, recorded operations, and the table of rules."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ Arguments = Sequence[Any]
 
 
 class Context:
-    """The fields of every tensor of a forward pass, and the module it is in."""
+    """The fields of every tensor of a forward pass, and the names of the modules that are running."""
 
     def __init__(self) -> None:
         self.labels = Labels()
         #: names of the modules that are running, the innermost last
         self.where: list[str] = [""]
-        #: modules whose attributes follow a cut of their attention, and keep its scale
+        #: attention modules with an adapter: it updates their attributes after a cut, and keeps the scale
         self.adapted: set[str] = set()
-        #: modules whose heads are to be cut and not the channels of each: number of heads, channels of one
+        #: modules of which whole heads are cut -> number of heads, channels per head
         self.heads: dict[str, tuple[int, int]] = {}
         #: first label of each run
         self.starts: list[int] = []
-        #: what has to make up for a changed scale of attention
+        #: rows of queries that compensate for a changed scale of attention
         self.queries = Queries()
-        #: runs of which a piece was used that is not one of equal ones
+        #: runs of which the code used a piece that is not one of equal pieces
         self.doubtful: set[int] = set()
         #: storages of parameters
         self.storages: set[int] = set()
-        #: what made channels, in forward order: a layer's name, or labels along the outputs of a weight
+        #: producers of channels in forward order: a layer's name, or the labels along the outputs of a weight
         self.made: list[str | Tensor] = []
-        #: names of all operations in turn, and whether none of them reckons with a number of the code's
+        #: names of all operations in order, and whether none of them has a hard-coded number as an operand
         self.path: list[str] = []
         self.numberless = True
-        #: every operation on something that depends on the input
+        #: every operation with an argument that depends on the input
         self.operations: list[Operation] = []
         #: numbers of the network's outputs
         self.ends: list[int] = []
-        #: what operations read and write, and the number of the one that runs
+        #: reads and writes of the operations, and the number of the current one
         self.memory = Memory()
         self.step = 0
-        #: operations that split an axis whose first part has the channels, as was found out in an earlier pass;
-        #: labels along the last part of the others; and operations that turned out to be split the wrong way
+        #: `first`: operations, found in an earlier pass, that split an axis with the channels on its first part;
+        #: `splits`: labels along the last part of the others; `misled`: operations that were split the wrong way
         self.first: set[int] = set()
         self.splits: list[tuple[int, Tensor]] = []
         self.misled: set[int] = set()
@@ -60,19 +60,19 @@ class Context:
         self.flowing: set[int] = set()
         self._fields: dict[int, Fields] = {}
         self._count = itertools.count()
-        #: id -> the tensor, not kept alive, and its number: an id is given again once its tensor is gone
+        #: id -> weak reference to the tensor, and its number: Python reuses the id of a deleted tensor
         self._numbers: dict[int, tuple[weakref.ref[Tensor], int]] = {}
 
     def number(self, tensor: Tensor) -> int:
-        """A number that no other tensor of this pass has."""
-        found = self._numbers.get(id(tensor))
-        if found is None or found[0]() is not tensor:
-            found = weakref.ref(tensor), next(self._count)
-            self._numbers[id(tensor)] = found
-        return found[1]
+        """Return the number of a tensor, which is unique within this pass."""
+        entry = self._numbers.get(id(tensor))
+        if entry is None or entry[0]() is not tensor:
+            entry = weakref.ref(tensor), next(self._count)
+            self._numbers[id(tensor)] = entry
+        return entry[1]
 
     def fields(self, tensor: Any) -> Fields:
-        """A tensor's labels; none for what is no tensor."""
+        """Return the labels of a tensor; an empty dict for any other object."""
         return self._fields.get(self.number(tensor), {}) if isinstance(tensor, Tensor) else {}
 
     def give(self, tensor: Tensor, fields: Fields) -> None:
@@ -80,41 +80,43 @@ class Context:
         self._fields[self.number(tensor)] = fields
 
     def flow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], made: Sequence[str | Tensor] = ()) -> None:
-        """Remember an operation, the next one from now on; the outputs of the first are the input."""
-        incoming = tuple(self.number(one) for one in inputs)
-        coming = tuple(self.number(one) for one in outputs)
-        self.memory.record(tuple(zip(incoming, inputs, strict=True)), tuple(zip(coming, outputs, strict=True)))
+        """Record an operation and count it; the outputs of the first one are the network's input."""
+        incoming = tuple(self.number(tensor) for tensor in inputs)
+        outgoing = tuple(self.number(tensor) for tensor in outputs)
+        self.memory.record(tuple(zip(incoming, inputs, strict=True)), tuple(zip(outgoing, outputs, strict=True)))
         self.step += 1
         if self.step > 1 and not self.flowing.intersection(incoming):
             return  # it does not depend on the input
-        self.flowing.update(coming)
+        self.flowing.update(outgoing)
         labels = tuple(int(part[0]) for part in made if not isinstance(part, str) and len(part))
-        self.operations.append(Operation(incoming, coming, labels))
+        self.operations.append(Operation(incoming, outgoing, labels))
 
     def forget_labels(self) -> None:
-        """Let go of the labels once the groups are known: there are several for each entry of a small network."""
+        """Release the labels once the groups are known: they take several times the memory of a small network."""
         self.labels.forget()
-        for noted in (self._fields, self.made, self.splits):
-            noted.clear()
+        for records in (self._fields, self.made, self.splits):
+            records.clear()
 
     def not_channels(self, x: Tensor) -> None:
-        """Labels along the places of (batch, channels, places...): what split them off should have kept the axis
-        of the channels."""
+        """Mark the splits that left labels on the spatial axes of x (batch, channels, spatial...) as misled.
+
+        They should have left the labels on the channel axis.
+        """
         for axis, labels in self.fields(x).items():
             if axis > 1:
-                hits = (step for step, own in self.splits if bool(torch.isin(own, labels).any()))
-                self.misled.update(hits)
+                steps = (step for step, entries in self.splits if bool(torch.isin(entries, labels).any()))
+                self.misled.update(steps)
 
     def runs_of(self, labels: Tensor) -> list[int]:
-        """Numbers of the runs that hold these labels."""
+        """Return the numbers of the runs that contain these labels."""
         starts = torch.tensor(self.starts)
-        found: list[int] = (
+        numbers: list[int] = (
             torch.searchsorted(starts, labels[labels != FIXED], right=True).sub_(1).unique().tolist()
         )
-        return found
+        return numbers
 
     def is_seam(self, labels: Tensor, position: int) -> bool:
-        """Whether what was put together along an axis meets there, or the axis ends."""
+        """Whether concatenated parts of an axis meet at this position, or the axis begins or ends there."""
         if position in (0, len(labels)):
             return True
         before, after = (torch.searchsorted(torch.tensor(self.starts), labels[at], right=True)
@@ -122,8 +124,10 @@ class Context:
         return bool(before != after) or bool((labels[position - 1 : position + 1] == FIXED).any())
 
     def produce(self, weight: Tensor, axis: int, out: Tensor, along: int, bias: Tensor | None = None) -> None:
-        """A parameter, or a view of one, is contracted: its outputs lie along `axis`, and those of `out` along
-        `along`."""
+        """Record the contraction of a parameter, or a view of one.
+
+        The output dimension of the parameter is `axis`, and that of the result `out` is `along`.
+        """
         labels = self.fields(weight).get(axis)
         if labels is None or not self.is_parameter(weight):
             return
@@ -133,7 +137,7 @@ class Context:
             self.queries.begin(self.number(out), out.shape, along, labels, shift)
 
     def follow_queries(self, name: str, func: Any, args: Arguments, kwargs: Any, out: Any) -> None:
-        """Rows of queries go through an operation."""
+        """Propagate rows of queries through an operation."""
         if name == "add" and isinstance(args[0], Tensor) and isinstance(args[1], Tensor) and args[1].dim() == 1:
             bias = self.fields(args[1]).get(0)
             if bias is not None and self.is_parameter(args[1]):
@@ -142,17 +146,19 @@ class Context:
         self.queries.follow(name, func, self.number, args, kwargs, out)
 
     def is_parameter(self, tensor: Tensor) -> bool:
-        """Whether it is a parameter, or a view of one."""
+        """Whether the tensor is a parameter, or a view of one."""
         return storage_of(tensor) in self.storages
 
     def stay(self, labels: Tensor, why: str) -> None:
-        """These labels are never cut, because of what happens here: if its result is used at all, or where the
-        code would not even run."""
+        """Protect these labels because of the current operation.
+
+        The reason holds only if the outputs depend on the operation, except for a shape that would make it fail.
+        """
         fails = why.startswith("meets a constant")
         self.labels.stay(labels, self._located(why), None if fails else self.step)
 
     def reduced(self, labels: Tensor, what: str) -> None:
-        """`what` reduces over these labels here."""
+        """Record that the current operation, `what`, reduces over these labels."""
         self.labels.reduced(labels, self._located(f"reduced over: {what}"), self.step)
 
     def _located(self, text: str) -> str:
@@ -167,7 +173,7 @@ RULES: dict[str, Rule] = {}
 
 
 def rule(names: str) -> Callable[[Rule], Rule]:
-    """Register a function as the rule of some operations of ATen, named without their overloads."""
+    """Register a function as the rule of some ATen operations, named without their overloads."""
 
     def register(function: Rule) -> Rule:
         RULES.update(dict.fromkeys(names.split(), function))
@@ -177,9 +183,9 @@ def rule(names: str) -> Callable[[Rule], Rule]:
 
 
 def tensors(arguments: Any) -> list[Tensor]:
-    """All tensors in nested sequences."""
+    """Return all tensors in nested sequences."""
     if isinstance(arguments, Tensor):
         return [arguments]
     if isinstance(arguments, (list, tuple)):
-        return [tensor for one in arguments for tensor in tensors(one)]
+        return [tensor for argument in arguments for tensor in tensors(argument)]
     return []

@@ -1,4 +1,4 @@
-"""From labels to groups: which channels own alike slices, what they are called, and which may go entirely."""
+"""Grouping: from joined labels to named groups of channels with the same slices, and the removable groups."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Run:
 def collect(
     model: nn.Module, context: Context, runs: list[Run], order: list[str], inexact: bool
 ) -> list[ChannelGroup]:
-    """Channels that own equally many positions of the same slices, for the same reason, are a group."""
+    """Return the groups: channels that own equally many positions of the same slices, with the same protection."""
     root = context.labels.components()
     stay, loose = context.labels.reasons(root, inexact, context.memory.live(context.ends))
     layers = _outputs(model, runs, order)
@@ -55,10 +55,10 @@ def collect(
 
 
 def _outputs(model: nn.Module, runs: list[Run], order: list[str]) -> dict[int, list[str]]:
-    """Run number of a weight's output dimension -> the layers with this weight, in forward order."""
+    """Return run number of a weight's output dimension -> the layers with this weight, in forward order."""
     first_name = {id(tensor): name for name, tensor in reversed(named_tensors(model).items())}
     number = {(run.tensor, run.dim): at for at, run in enumerate(runs)}
-    found: dict[int, list[str]] = {}
+    layers: dict[int, list[str]] = {}
     known = prunable_layers(model)
     for name in order:
         if name not in known:
@@ -66,14 +66,14 @@ def _outputs(model: nn.Module, runs: list[Run], order: list[str]) -> dict[int, l
         module = known[name]
         key = first_name.get(id(module.weight), tensor_name(name, "weight")), output_dim(module)
         if key in number:
-            found.setdefault(number[key], []).append(name)
-    return found
+            layers.setdefault(number[key], []).append(name)
+    return layers
 
 
 def _bare_weights(
     model: nn.Module, context: Context, runs: list[Run], layers: Mapping[int, list[str]]
 ) -> dict[int, str]:
-    """Run number of an output dimension of a weight that is no layer's (packed projections) -> its module."""
+    """Return run number of a weight's output dimension -> its module, for weights outside of layers."""
     made = [labels for labels in context.made if not isinstance(labels, str)]
     if not made:
         return {}
@@ -90,7 +90,7 @@ Owned = dict[int, Tensor]
 def _alike(
     root: Tensor, runs: list[Run], producing: Tensor, stay: Mapping[int, str], loose: set[int]
 ) -> Iterator[tuple[int, Owned]]:
-    """What the channels of each group own, and one of the group's components.
+    """Yield one component of each group, and the positions that the group's channels own.
 
     Only components that some layer produces are channels.
     """
@@ -105,23 +105,25 @@ def _alike(
     starts = counts.cumsum(0) - counts
     numbers, positions = run_of[members], position[members]
     kinds, count = _kinds(stay, loose, len(root))
-    # components with the same runs, equally often, have the same sum of random numbers of 64 bits
+    # components with the same runs, equally often, have the same sum of random 64-bit numbers
     codes = torch.randint(-(2**63), 2**63 - 1, (len(runs) + count,), generator=torch.Generator())
     signatures = codes[len(runs) + kinds[components]]
     signatures.scatter_add_(0, torch.repeat_interleave(torch.arange(len(counts)), counts), codes[numbers])
-    _, alike, sizes = signatures.unique(return_inverse=True, return_counts=True)
-    for channels in alike.argsort(stable=True).split(sizes.tolist()):
+    _, group_of, sizes = signatures.unique(return_inverse=True, return_counts=True)
+    for channels in group_of.argsort(stable=True).split(sizes.tolist()):
         first = starts[channels]
-        own_runs, widths = numbers[first[0] : first[0] + counts[channels[0]]].unique_consecutive(
+        group_runs, widths = numbers[first[0] : first[0] + counts[channels[0]]].unique_consecutive(
             return_counts=True
         )
         owned = positions[first[:, None] + torch.arange(int(widths.sum()))].split(widths.tolist(), dim=1)
-        yield int(components[channels[0]]), dict(zip(own_runs.tolist(), owned, strict=True))
+        yield int(components[channels[0]]), dict(zip(group_runs.tolist(), owned, strict=True))
 
 
 def _kinds(stay: Mapping[int, str], loose: set[int], count: int) -> tuple[Tensor, int]:
-    """A number for each component, int64 `(count,)`, which tells why it stays and whether its cut is exact; and
-    how many such numbers there are."""
+    """Return a code for each component, int64 `(count,)`, and the number of codes.
+
+    Components have the same code if they have the same reason of protection and the same exactness.
+    """
     reasons = {reason: number for number, reason in enumerate(dict.fromkeys(stay.values()), 1)}
     kinds = torch.zeros(count, dtype=torch.int64)
     kinds[list(stay)] = torch.tensor([2 * reasons[reason] for reason in stay.values()], dtype=torch.int64)
@@ -140,12 +142,12 @@ def _group(
     reason: str | None,
     exact: bool,
 ) -> ChannelGroup:
-    own = {name: number for number in owned for name in outputs.get(number, ())}
-    layers = sorted(own, key=places.__getitem__)
+    run_of = {name: number for number in owned for name in outputs.get(number, ())}
+    layers = sorted(run_of, key=places.__getitem__)
     producers = [name for name in layers if not is_depthwise(model.get_submodule(name))]
-    own = {bare[number]: number for number in reversed(owned) if number in bare} | own
+    run_of = {bare[number]: number for number in reversed(owned) if number in bare} | run_of
     producers = sorted({*producers, *(bare[number] for number in owned if number in bare)}, key=places.__getitem__)
-    lead = own[producers[0]]
+    lead = run_of[producers[0]]
     ascending = owned[lead][:, 0].argsort()
     slices = {
         number: Slice(runs[number].tensor, runs[number].dim, index[ascending]) for number, index in owned.items()
@@ -177,7 +179,7 @@ def _is_bias(part: Slice, run: Run, producers: list[str]) -> bool:
 
 
 def doubtful_groups(groups: dict[str, ChannelGroup], context: Context, runs: list[Run]) -> set[str]:
-    """Groups of which a piece was used that is not one of equal ones."""
+    """Return the names of groups of which the code used a piece that is not one of equal pieces."""
     tensors = {(runs[number].tensor, runs[number].dim) for number in context.doubtful}
     return {
         name
@@ -189,7 +191,7 @@ def doubtful_groups(groups: dict[str, ChannelGroup], context: Context, runs: lis
 def mark_removable(
     groups: dict[str, ChannelGroup], context: Context, starts: Mapping[tuple[str, int], int]
 ) -> None:
-    """A group may go entirely where the output still depends on the input without it."""
+    """Mark, in place, the groups without which the output still depends on the input."""
     group_of = {
         label: name
         for name, group in groups.items()
@@ -204,7 +206,7 @@ def mark_removable(
 
 
 def _closed(model: nn.Module, name: str) -> ChannelGroup:
-    """The outputs of a layer whose weight is no parameter of its own."""
+    """Return a protected group for the outputs of a layer whose weight is computed from other tensors."""
     module, weight = model.get_submodule(name), tensor_name(name, "weight")
     values = module.weight
     assert isinstance(values, Tensor)
@@ -219,7 +221,7 @@ def _closed(model: nn.Module, name: str) -> ChannelGroup:
 
 
 def named_groups(groups: list[ChannelGroup]) -> dict[str, ChannelGroup]:
-    """The first producer's name, with #1, #2, ... where one layer produces several groups."""
+    """Return the groups by the first producer's name, with #1, #2, ... if one layer produces several groups."""
     names = [group.name for group in groups]
     named: dict[str, ChannelGroup] = {}
     for at, group in enumerate(groups):

@@ -1,4 +1,4 @@
-"""Rules of operations that join, split and index tensors."""
+"""Rules of operations that concatenate, split, slice and index tensors."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from secateur.framework.pruning.channels.tracing.labels import FIXED
 
 @rule("cat concatenate")
 def concatenated(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Along the axis of the joint labels follow each other; along the others they meet."""
+    """Concatenate labels along the given axis, and join them along the other axes."""
     parts = [tensor for tensor in args[0] if tensor.numel()]
     joint = (args[1] if len(args) > 1 else 0) % out.dim()
     fields: Fields = {}
     for axis in range(out.dim()):
-        each = [ctx.fields(part).get(axis) for part in parts]
-        some = [labels for labels in each if labels is not None]
-        if not some:
+        fields_of = [ctx.fields(part).get(axis) for part in parts]
+        present = [labels for labels in fields_of if labels is not None]
+        if not present:
             continue
         if axis == joint:
             filled = [
                 torch.full((part.shape[axis],), FIXED) if labels is None else labels
-                for part, labels in zip(parts, each, strict=True)
+                for part, labels in zip(parts, fields_of, strict=True)
             ]
             fields[axis] = torch.cat(filled)
-        elif all(labels is not None or not part.any() for part, labels in zip(parts, each, strict=True)):
-            for labels in some[1:]:  # zeros in between are what a mask leaves
-                ctx.labels.join(some[0], labels)
-            fields[axis] = some[0]
+        elif all(labels is not None or not part.any() for part, labels in zip(parts, fields_of, strict=True)):
+            for labels in present[1:]:  # zeros in between equal masked channels
+                ctx.labels.join(present[0], labels)
+            fields[axis] = present[0]
         else:
-            for labels in some:
+            for labels in present:
                 ctx.stay(labels, "meets a constant of its size: aten.cat")
     ctx.give(out, fields)
 
 
 @rule("stack")
 def stacked(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """A concatenation along a new axis."""
+    """Concatenate along a new axis."""
     new = (args[1] if len(args) > 1 else 0) % out.dim()
     parts = []
     for tensor in args[0]:
@@ -53,8 +53,12 @@ def stacked(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("slice")
 def sliced(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """A piece of an axis. Where the axis is so many equal pieces they shrink alike. Where pieces that were put
-    together come apart again, only trials can tell whether the code finds the seam in a smaller network."""
+    """Slice an axis.
+
+    If the axis consists of equal pieces, they are tied: each loses the same positions. If the slice is a part that
+    was concatenated before, the group is doubtful, since only trials show whether the code finds the boundary in a
+    smaller network.
+    """
     x, axis, start, _, step = args
     axis %= x.dim()
     fields = dict(ctx.fields(x))
@@ -70,7 +74,7 @@ def sliced(ctx: Context, name: str, args: Arguments, out: Any) -> None:
             _tie_pieces(ctx, labels, size)
         elif ctx.is_seam(labels, start) and ctx.is_seam(labels, start + size):
             ctx.doubtful.update(ctx.runs_of(labels))
-        elif math.gcd(whole, start, size) > 1:  # a share such as a quarter, and the rest
+        elif math.gcd(whole, start, size) > 1:  # a fraction such as a quarter, or the remainder
             _tie_pieces(ctx, labels, math.gcd(whole, start, size))
         else:
             ctx.stay(labels, "sliced into unequal parts")
@@ -80,7 +84,10 @@ def sliced(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("split split_with_sizes unsafe_split unsafe_split_with_sizes chunk unsafe_chunk tensor_split")
 def split(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Equal pieces shrink alike; unequal ones stay, except where an adapter cuts packed projections alike."""
+    """Tie equal pieces, each of which loses the same positions; protect unequal ones.
+
+    Inside modules with an adapter unequal pieces are tied, too: these are packed projections.
+    """
     axis = (args[2] if len(args) > 2 else 0) % args[0].dim()
     fields = dict(ctx.fields(args[0]))
     sizes = [piece.shape[axis] for piece in out]
@@ -93,8 +100,8 @@ def split(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         ctx.stay(labels, "split into unequal parts" if len(set(sizes)) > 1 else "split into single channels")
     start = 0
     for piece, size in zip(out, sizes, strict=True):
-        own = {} if labels is None else {axis: labels[start : start + size]}
-        ctx.give(piece, fields | own)
+        part = {} if labels is None else {axis: labels[start : start + size]}
+        ctx.give(piece, fields | part)
         start += size
 
 
@@ -104,7 +111,7 @@ def _tie_pieces(ctx: Context, labels: Tensor, size: int) -> None:
 
 
 def _tie_neighbours(ctx: Context, labels: Tensor, step: int) -> None:
-    """Every n-th channel is every n-th again where whole runs of n are gone."""
+    """Tie runs of `step` channels: a slice with a step is unchanged only if whole runs are removed."""
     if len(labels) % step:
         ctx.stay(labels, "sliced into unequal parts")
     else:
@@ -114,7 +121,7 @@ def _tie_neighbours(ctx: Context, labels: Tensor, step: int) -> None:
 
 @rule("unbind")
 def unbound(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Every position of an axis becomes a tensor."""
+    """Return one tensor per position of an axis."""
     axis = (args[1] if len(args) > 1 else 0) % args[0].dim()
     for piece in out:
         _drop_axis(ctx, args[0], axis, piece)
@@ -122,7 +129,7 @@ def unbound(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("select")
 def selected(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """One position of an axis."""
+    """Select one position of an axis."""
     _drop_axis(ctx, args[0], args[1] % args[0].dim(), out)
 
 
@@ -138,9 +145,9 @@ def _drop_axis(ctx: Context, x: Tensor, dropped: int, out: Tensor) -> None:
 
 @rule("index")
 def indexed(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Positions picked by tensors of indices, next to each other; the other axes go through."""
+    """Index adjacent axes by tensors; the labels of the other axes are kept."""
     x, given = args[0], args[1]
-    used = [axis for axis, one in enumerate(given) if one is not None]
+    used = [axis for axis, index in enumerate(given) if index is not None]
     together = used == list(range(used[0], used[-1] + 1)) and given[used[0]].dtype != torch.bool
     width = out.dim() - (x.dim() - len(used))
     fields: Fields = {}
@@ -154,7 +161,7 @@ def indexed(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("index_select")
 def index_selected(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Positions picked along one axis; the other axes go through."""
+    """Index one axis; the labels of the other axes are kept."""
     picked = args[1] % max(1, args[0].dim())
     fields: Fields = {}
     for axis, labels in ctx.fields(args[0]).items():
@@ -167,7 +174,7 @@ def index_selected(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d")
 def padded(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Padding along the channels adds fixed positions."""
+    """Padding along a labelled axis adds fixed positions."""
     x, amounts = args[0], list(args[1])
     fields: Fields = {}
     for axis, labels in ctx.fields(x).items():
@@ -184,7 +191,7 @@ def padded(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("roll flip")
 def rolled(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Positions along some axes change places; channels there would come to lie elsewhere."""
+    """Permute positions along some axes, whose labels are protected."""
     given = args[2] if name == "roll" and len(args) > 2 else args[1] if name == "flip" else ()
     moved = {axis % args[0].dim() for axis in given} or set(range(args[0].dim()))
     fields: Fields = {}

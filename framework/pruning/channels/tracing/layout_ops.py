@@ -1,4 +1,4 @@
-"""What operations do to labels: those that move entries about, and cut, join or repeat tensors."""
+"""Rules of operations that move or copy entries: views, permutations, expansion, writes into a tensor."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from secateur.framework.pruning.channels.tracing.labels import FIXED
 
 @rule("clone contiguous _to_copy alias detach lift_fresh lift_fresh_copy native_dropout zero fill")
 def unchanged(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """The same entries in the same places, or others, all alike."""
+    """Operations whose result has the labels of the first argument."""
     ctx.give(tensors(out)[0], dict(ctx.fields(args[0])))
 
 
 @rule("copy")
 def copied(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Entries are written into a tensor, or into a part of another (circular padding, `x[:, :8] = y`)."""
+    """Write entries into a tensor, or into a view of one (circular padding, `x[:, :8] = y`)."""
     target, source = args[:2]
     labels_of = {axis + target.dim() - source.dim(): labels for axis, labels in ctx.fields(source).items()}
     fields = {axis: labels for axis, labels in labels_of.items() if len(labels) == target.shape[axis]}
@@ -41,8 +41,8 @@ def copied(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 
 def _written(ctx: Context, part: Tensor, whole: Tensor, fields: Fields) -> None:
-    """The labels of a view are those of the entries of the tensor that it looks at."""
-    found = dict(ctx.fields(whole))
+    """Set the labels of a base tensor from those of a view that was written to."""
+    updated = dict(ctx.fields(whole))
     same = part.dim() == whole.dim() and part.stride() == whole.stride()
     offset = part.storage_offset() - whole.storage_offset()
     for axis, labels in fields.items():
@@ -51,20 +51,20 @@ def _written(ctx: Context, part: Tensor, whole: Tensor, fields: Fields) -> None:
             continue
         stride, size = whole.stride(axis), whole.shape[axis]
         start = offset // stride % size if size > len(labels) else 0
-        if start + len(labels) > size:  # memory in an order of its own
+        if start + len(labels) > size:  # the base has another order of axes in memory
             ctx.stay(labels, "unsupported op: aten.copy_ into a view")
             continue
-        entries = found.get(axis, torch.full((size,), FIXED))
+        entries = updated.get(axis, torch.full((size,), FIXED))
         old = entries[start : start + len(labels)]
         ctx.labels.join(old, labels)
-        found[axis] = entries.clone()
-        found[axis][start : start + len(labels)] = torch.where(old == FIXED, labels, old)
-    ctx.give(whole, found)
+        updated[axis] = entries.clone()
+        updated[axis][start : start + len(labels)] = torch.where(old == FIXED, labels, old)
+    ctx.give(whole, updated)
 
 
 @rule("as_strided as_strided_")
 def restrided(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Only where nothing but the memory layout changes."""
+    """Keep the labels if only the memory layout changes; else the operation has no rule."""
     if tuple(args[1]) == tuple(args[0].shape) and not (len(args) > 3 and args[3]):
         ctx.give(out, dict(ctx.fields(args[0])))
     else:
@@ -73,9 +73,9 @@ def restrided(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("permute transpose t unsqueeze squeeze movedim")
 def axes_moved(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Axes change places: an empty tensor whose sizes are the axes' numbers shows which comes where."""
+    """Permute axes; a meta tensor whose sizes are the numbers of the axes shows the permutation."""
     x = args[0]
-    # squeeze looks for ones, and what it drops was alone on its axis and never goes; the others need no ones
+    # only squeeze depends on sizes of one; an axis it drops has a single channel, which is never removed
     sizes = [1 if size == 1 and name == "squeeze" else axis + 2 for axis, size in enumerate(x.shape)]
     moved = getattr(torch, name)(torch.empty(sizes, device="meta"), *args[1:])
     fields: Fields = {}
@@ -87,7 +87,7 @@ def axes_moved(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("expand")
 def expanded(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """New axes come first; axes of size one repeat."""
+    """Expand: new axes come first, and labels along an axis of size one are dropped when it is repeated."""
     shift = out.dim() - args[0].dim()
     fields = {
         axis + shift: labels
@@ -99,44 +99,44 @@ def expanded(ctx: Context, name: str, args: Arguments, out: Any) -> None:
 
 @rule("view _unsafe_view reshape _reshape_alias flatten unflatten view_as")
 def viewed(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Axes are merged and split: only those that a field's axis is merged with matter to it."""
+    """Merge and split axes: labels are moved within the block of axes that their axis is merged with."""
     x = args[0]
     blocks = _blocks(x.shape, out.shape)
     fields: Fields = {}
     for axis, labels in ctx.fields(x).items():
         before, after = next(block for block in blocks if axis in block[0])
-        place = _placed(labels, before.index(axis), [x.shape[one] for one in before])
+        place = _placed(labels, before.index(axis), [x.shape[dim] for dim in before])
         images = x.dim() == 2 and len(after) > 2  # vectors become (channels, height, width)
-        found = _axis_of(ctx, place.reshape([out.shape[one] for one in after]), labels, first=images)
-        if found is not None:
-            _add(ctx, fields, after[found[0]], found[1])
+        field = _axis_of(ctx, place.reshape([out.shape[dim] for dim in after]), labels, first=images)
+        if field is not None:
+            _add(ctx, fields, after[field[0]], field[1])
     ctx.give(out, fields)
 
 
 @rule("pixel_shuffle pixel_unshuffle channel_shuffle native_channel_shuffle repeat")
 def rearranged(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Entries move in another way: the positions go through the operation themselves."""
+    """Operations that move entries in other ways: the positions of the labels are passed through the operation."""
     x = args[0]
-    if name.endswith("channel_shuffle") and 1 in ctx.fields(x):  # as many are left of each piece
+    if name.endswith("channel_shuffle") and 1 in ctx.fields(x):  # every piece loses the same positions
         _tie_pieces(ctx, ctx.fields(x)[1], x.shape[1] // args[1])
     function = torch.Tensor.repeat if name == "repeat" else getattr(torch, name.removeprefix("native_"))
     fields: Fields = {}
     for axis, labels in ctx.fields(x).items():
         moved = function(_placed(labels, axis, x.shape).contiguous(), *args[1:])
-        found = _axis_of(ctx, moved, labels, prefer=1)
-        if found is not None:
-            _add(ctx, fields, *found)
+        field = _axis_of(ctx, moved, labels, prefer=1)
+        if field is not None:
+            _add(ctx, fields, *field)
     ctx.give(out, fields)
 
 
 def _placed(labels: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
-    """The positions of the labels along `axis`, int64 of the whole shape."""
-    sizes = [len(labels) if one == axis else 1 for one in range(len(shape))]
+    """Return the positions of the labels along `axis`, int64, expanded to the whole shape."""
+    sizes = [len(labels) if dim == axis else 1 for dim in range(len(shape))]
     return torch.arange(len(labels)).reshape(sizes).expand(list(shape))
 
 
 def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """The least runs of axes of both shapes that hold equally many entries."""
+    """Return the shortest runs of axes of both shapes with equal numbers of entries."""
     blocks: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):
@@ -152,7 +152,7 @@ def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
                 right.append(j - 1)
             else:
                 break
-        if blocks and not (left and right):  # ones at the end belong to the last block
+        if blocks and not (left and right):  # trailing axes of size one belong to the last block
             blocks[-1][0].extend(left)
             blocks[-1][1].extend(right)
         else:
@@ -163,22 +163,22 @@ def _blocks(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int]
 def _axis_of(
     ctx: Context, moved: Tensor, labels: Tensor, prefer: int | None = None, first: bool = False
 ) -> tuple[int, Tensor] | None:
-    """The axis along which the labels vary once their positions moved, and the labels along it.
+    """Return the axis along which the labels vary after their positions moved, and the labels along it.
 
-    Where they vary along several axes, labels are tied so that only one is left to cut: `prefer`, or that of the
-    heads where these are asked for, or the last: code that splits an axis in two as a rule holds the first number
-    fixed (conv groups, heads) and computes the other. It is the `first` where vectors become images, and, in a
-    second pass, where a convolution has found labels on the places of its input.
+    If they vary along several axes, labels are joined so that only one axis can be cut: `prefer`; or the heads if
+    these are to be cut; or the last one, since code that splits an axis usually fixes the first size (conv groups,
+    heads) and computes the other. It is the `first` if vectors become images, and, in a second pass, if a
+    convolution had labels on the spatial axes of its input.
     """
     if moved.numel() == 0:
         return None
-    if len(labels) == 1:  # the only channel on its axis: every position of a merged axis is its own
+    if len(labels) == 1:  # a single channel owns every position of a merged axis
         wide = [axis for axis, size in enumerate(moved.shape) if size > 1]
         if len(wide) > 1 or not moved.dim():
             return None
         left = wide[0] if wide else 0
         return left, labels.expand(moved.shape[left])
-    spread = labels[moved]  # a channel that was flattened has one label at all its positions
+    spread = labels[moved]  # a flattened channel has one label at all its positions
     varying = _varying(spread) or _varying(moved)
     for axis in range(moved.dim()):
         if axis not in varying:
@@ -188,15 +188,15 @@ def _axis_of(
         left = varying[-2]
     elif prefer is None and (first or ctx.step in ctx.first):
         left = varying[0]
-    own = spread
+    along = spread
     for axis in varying:
         if axis != left:
-            own = own.narrow(axis, 0, 1)
+            along = along.narrow(axis, 0, 1)
     if len(varying) > 1:
-        ctx.labels.join(spread, own)
+        ctx.labels.join(spread, along)
         if left != varying[0]:
-            ctx.splits.append((ctx.step, own.flatten()))
-    return left, own.reshape(-1)
+            ctx.splits.append((ctx.step, along.flatten()))
+    return left, along.reshape(-1)
 
 
 def _varying(entries: Tensor) -> list[int]:
@@ -208,13 +208,13 @@ def _varying(entries: Tensor) -> list[int]:
 
 
 def _splits_heads(ctx: Context, sizes: list[int]) -> bool:
-    """Whether heads are to be cut, and these axes end in (heads, size of a head)."""
+    """Whether whole heads are cut in this module, and the sizes end in (heads, size of a head)."""
     heads = ctx.heads.get(ctx.where[-1])
     return heads is not None and len(sizes) > 1 and tuple(sizes[-2:]) == heads
 
 
 def _add(ctx: Context, fields: Fields, axis: int, labels: Tensor) -> None:
-    """Merging two labelled axes into one leaves no slice that belongs to one channel."""
+    """Set the labels of an axis; protect both if it has some, since no slice belongs to a single channel then."""
     if axis in fields:
         ctx.stay(fields[axis], "two kinds of channels on one axis")
         ctx.stay(labels, "two kinds of channels on one axis")

@@ -1,4 +1,4 @@
-"""A network without values, for tracing: its tensors have shapes alone, so that a pass takes no memory."""
+"""Copies of a network on the meta device: tensors without values, so that tracing takes no memory."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from secateur.framework.network.layers import MADE_UP
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
-#: another device computes attention by other operations
+#: parts of names of operations that differ between devices (attention)
 _BY_DEVICE = ("softmax", "bmm", "dot_product")
-#: results are like what goes in, or are it: torch's own formulas for shapes take a millisecond or two for these
+#: operations whose result has the shape of the input, for which the meta kernels of torch take 1 to 2 ms
 _ALIKE = frozenset(
     ["relu", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "elu", "leaky_relu", "tanh"]
 )
 
 
 def of_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What an operation returns, for tensors that may be without values."""
+    """Run an operation, with shortcuts for tensors on the meta device."""
     given = args[0] if args else None
     if isinstance(given, Tensor) and given.is_meta and not kwargs:
         name = func.overloadpacket.__name__
         if any(part in name for part in _BY_DEVICE):
-            raise NotImplementedError(f"{name} of shapes alone")
+            raise NotImplementedError(f"{name} on the meta device")
         if name in _ALIKE and given.is_floating_point():
             return torch.empty_like(given)
         if name.endswith("_") and name[:-1] in _ALIKE:
@@ -38,16 +38,18 @@ def of_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def meta_copy(model: nn.Module) -> nn.Module | None:
-    """The network on the meta device; None where values may matter: only layers that are known are sure to ask for
-    none. Hooks of the user's may look at values too."""
+    """Return a copy of the network on the meta device, or None if its forward pass may depend on values.
+
+    Third-party modules with tensors may depend on values, and so may the user's hooks.
+    """
     for module in model.modules():
-        own = [*module._parameters.values(), *module._buffers.values()]
-        if any(tensor is not None for tensor in own) and not isinstance(module, MADE_UP):
+        tensors = [*module._parameters.values(), *module._buffers.values()]
+        if any(tensor is not None for tensor in tensors) and not isinstance(module, MADE_UP):
             return None
         if any(getattr(module, name) for name in _HOOKS):
             return None
     shadow = twin_of(model)
-    made: dict[int, Tensor] = {}  # tied ones stay tied
+    made: dict[int, Tensor] = {}  # tied tensors stay tied
     for module in shadow.modules():
         for holder in (module._parameters, module._buffers):
             for name, tensor in holder.items():

@@ -1,11 +1,31 @@
-"""Channel groups by labels: run the network once, let every operation move the labels, see which ones met.
+"""Tracer: propagate labels of channels through every operation of one forward pass.
 
-Each position along each dimension of each parameter and buffer has a label. While the network runs on one sample,
-a dispatch mode sees every operation of ATen and moves the labels along with the entries; where tensors are added,
-multiplied or contracted, labels join. Labels that joined belong to one channel; channels that own alike slices
-form a group. No architecture is known here: residual sums, concatenations, channel shuffles, grouped and depthwise
-convolutions, squeeze-and-excite and attention are what their operations do. Networks of known layers run on shapes
-alone.
+Every position along every dimension of every parameter and buffer has an integer label. A `TorchDispatchMode`
+intercepts each ATen operation and applies its rule (compute_ops, layout_ops, indexing_ops) to the fields of its
+arguments, axis -> labels along it. Labels that meet in a sum, product or contraction are joined (union-find in
+`Labels`). Nothing depends on the architecture. Two convolutions, cat, flatten and a linear layer, with the labels
+of three dimensions:
+
+    a.weight (2, 3, k, k)   dim 0: [0 1]                             x: (1, 3, k+1, k+1) has no labels
+    b.weight (2, 3, k, k)   dim 0: [2 3]
+    fc.weight (5, 16)       dim 1: [4 5 6 7 | 8 9 10 11 | 12 13 14 15 | 16 17 18 19]
+
+    a(x): axis 1 = [0 1] --+
+                           +--cat, axis 1--> [0 1 2 3] --view (1, 4, 2, 2) -> (1, 16)--> [0 0 0 0 1 1 1 1 2 ... 3]
+    b(x): axis 1 = [2 3] --+                                                                 |
+                                     linear contracts it with dim 1 of fc.weight:   0 ~ 4 5 6 7, 1 ~ 8 9 10 11, ...
+    component {0, 4, 5, 6, 7} = channel 0 of a = a.weight[0], a.bias[0] and the columns 0..3 of fc.weight
+
+1. `_label` numbers the positions (the label FIXED = -1 is a position that is always kept); `_follow` runs the
+   model, on the meta device if it consists of built-in layers only. A view that merges axes repeats labels, one
+   that splits an axis joins those that must be removed together (channel j of every head), add joins, split and
+   chunk tie pieces.
+2. An operation without a rule, or a tensor that meets a constant of its size, protects the labels, with a reason
+   that is discarded if the outputs do not depend on that operation (`dataflow.Memory`). Output labels are
+   protected, too.
+3. `grouping.collect` computes the components; components with the same slices, equally often, are one group.
+4. `attention_scale` records which rows are queries, `dataflow.unavoidable` which groups may be removed entirely.
+5. A rule cannot prove that a cut equals a mask: `verification` tries every free group.
 """
 
 from __future__ import annotations
@@ -53,13 +73,13 @@ POINTWISE = frozenset(
         "_prelu_kernel",
     ]
 )
-#: operations by which the code may reckon with the size of something
+#: operations with which the code may compute from a size
 ARITHMETIC = frozenset(
     ["add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "clamp",
      "clamp_min", "clamp_max", "where", "masked_fill"]
 )  # fmt: skip
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-#: the right one of two ways to cut is off by rounding alone: by less than this share of what the other is
+#: of two ways to cut, the right one differs by rounding only: its distance is below this share of the other one
 FAR_BELOW = 0.1
 #: operations that make tensors from sizes alone
 CREATING = frozenset(
@@ -69,7 +89,7 @@ CREATING = frozenset(
 
 
 class _Tracer(TorchDispatchMode):
-    """Applies the rule of every operation that sees a label."""
+    """Applies the rule of every operation that has a labelled argument."""
 
     def __init__(self, context: Context) -> None:
         super().__init__()
@@ -84,7 +104,7 @@ class _Tracer(TorchDispatchMode):
         try:
             try:
                 self._moved(func, ctx, given, out)
-            except (RuntimeError, LookupError, TypeError, ValueError):  # a use of it that its rule does not know
+            except (RuntimeError, LookupError, TypeError, ValueError):  # arguments that the rule does not support
                 unsupported(ctx, name, given, out)
             ctx.follow_queries(name, func, args, kwargs or {}, out)
             return out
@@ -108,49 +128,52 @@ class _Tracer(TorchDispatchMode):
 
 
 def _has_number(ctx: Context, name: str, given: list[Any]) -> bool:
-    """Whether one of those that meet is a number, or a tensor with a single one that is no parameter."""
+    """Whether an operand is a number, or a one-entry tensor that is no parameter and independent of the input."""
     if name.startswith(("add", "sub", "rsub")):
-        given = given[:2]  # the third one is a factor, as a rule 1
-    for one in given:
-        if isinstance(one, Tensor):
-            if one.numel() == 1 and not ctx.is_parameter(one) and ctx.number(one) not in ctx.flowing:
+        given = given[:2]  # the third argument is the factor `alpha`, usually 1
+    for value in given:
+        if isinstance(value, Tensor):
+            if value.numel() == 1 and not ctx.is_parameter(value) and ctx.number(value) not in ctx.flowing:
                 return True
-        elif isinstance(one, (int, float)):
+        elif isinstance(value, (int, float)):
             return True
     return False
 
 
 def _bound(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
-    """All arguments in the order of the operation's schema, defaults filled in."""
+    """Return all arguments in the order of the operation's schema, with defaults."""
     return [*args, *(kwargs.get(name, default) for name, default in _arguments(func)[len(args) :])]
 
 
 @functools.cache
 def _arguments(func: Any) -> list[tuple[str, Any]]:
-    """Names and defaults; to ask a schema takes as long as some operations."""
+    """Return names and defaults, cached: reading a schema takes as long as some operations."""
     return [(argument.name, argument.default_value) for argument in func._schema.arguments]
 
 
-#: the labels of a pass, the runs they lie in, and the names of layers in forward order
+#: the context of a pass, the runs of labels, and the names of layers in forward order
 Followed = tuple[Context, list[Run], list[str]]
 
 
 def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection[int] = ()) -> Followed:
-    """Run the model with labels; also returns what makes channels, by module name, in forward order. `first` has
-    the numbers of operations that split an axis and leave the channels on the first part."""
+    """Run the model with labels, and return the names of the modules that produce channels in forward order, too.
+
+    `first` has the numbers of operations that split an axis and have the channels on the first part.
+    """
     context = Context()
     context.first.update(first)
     runs = _label(model, context)
     layers = set(prunable_layers(model))
     for name, module in named_modules(model).items():
-        found = heads_of(module)
-        if found is not None:
+        heads = heads_of(module)
+        if heads is not None:
             context.adapted.add(name)
             if attention == "heads":
-                context.heads[name] = found
+                context.heads[name] = heads
     if attention == "heads" and not context.heads:
         warnings.warn(
-            "attention='heads': no module has an adapter that tells its heads, see adapter", stacklevel=5
+            "attention='heads': no module has an adapter that defines its heads, see secateur.adapter",
+            stacklevel=5,
         )
 
     def enter(name: str) -> Any:
@@ -187,7 +210,7 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
         for handle in handles:
             handle.remove()
     if not out:
-        raise UsageError(f"{type(model).__name__} returns no tensor that could be found")
+        raise UsageError(f"{type(model).__name__} returns no tensor")
     context.ends = [context.number(leaf) for leaf in out]
     for leaf in out:
         for labels in context.fields(leaf).values():
@@ -196,8 +219,10 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
 
 
 def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
-    """Outputs in training mode, where layers may run that do not in eval mode; none if that fails. The noise of a
-    dropout would look like a constant of the size of the channels."""
+    """Return the outputs in training mode, in which more layers may run; an empty list if the pass fails.
+
+    Dropout is off: its noise would look like a constant of the size of the channels.
+    """
     model.train()
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
@@ -212,7 +237,7 @@ def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
 
 
 def _order(context: Context, runs: list[Run]) -> list[str]:
-    """Names of layers, called as modules or by their weights alone, and of other modules that own weights."""
+    """Return the names of the modules whose weights were used, in forward order, called or not."""
     order: dict[str, None] = {}
     for made in context.made:
         if isinstance(made, str):
@@ -226,7 +251,7 @@ def _order(context: Context, runs: list[Run]) -> list[str]:
 
 
 def _label(model: nn.Module, context: Context) -> list[Run]:
-    """Give labels to all parameters and buffers; a tensor with two names is known by its first."""
+    """Assign labels to all parameters and buffers; a tied tensor has its first name."""
     runs: list[Run] = []
     seen: set[int] = set()
     known = {name for name, module in named_modules(model).items() if isinstance(module, MADE_UP)}
@@ -238,7 +263,7 @@ def _label(model: nn.Module, context: Context) -> list[Run]:
         layer = name.rpartition(".")[0] in known
         for dim, size in enumerate(tensor.shape):
             if size == 0 or size == 1 and not layer:
-                continue  # a removed block; a token, a table: never cut here
+                continue  # a removed block; a token or a table is never cut along this dimension
             fields[dim] = context.labels.run(size)
             context.starts.append(context.labels.count - size)
             runs.append(Run(name, dim, context.labels.count - size, size))
@@ -250,20 +275,20 @@ def _label(model: nn.Module, context: Context) -> list[Run]:
 
 @contextmanager
 def _no_noise() -> Iterator[None]:
-    """The dropouts of `torch.nn.functional` do nothing."""
-    kept = {name: getattr(nn.functional, name) for name in DROPOUTS}
+    """Replace the dropouts of `torch.nn.functional` by the identity."""
+    functions = {name: getattr(nn.functional, name) for name in DROPOUTS}
     try:
         for name in DROPOUTS:
             setattr(nn.functional, name, lambda x, *_, **__: x)
         yield
     finally:
-        for name, function in kept.items():
+        for name, function in functions.items():
             setattr(nn.functional, name, function)
 
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """nn.MultiheadAttention by its single steps, not as the one fused operation of its fast path."""
+    """Disable the fast path of nn.MultiheadAttention, which is a single fused operation."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

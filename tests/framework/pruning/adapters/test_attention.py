@@ -467,14 +467,14 @@ def test_a_users_own_attention_is_protected_until_it_has_an_adapter() -> None:
 
 
 def test_an_adapter_takes_modules_only() -> None:
-    with pytest.raises(UsageError, match="adapter takes types of modules or their dotted names, got 3"):
+    with pytest.raises(UsageError, match="adapter: types .*got 3"):
         adapter(3)(lambda module, kept: None)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="unknown way to cut attention 'head': did you mean 'heads'"):
         channel_groups(encoder(), torch.randn(2, 5, 7), attention="head")
 
 
 def test_heads_of_attention_that_nobody_described_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match="no module has an adapter that tells its heads"):
+    with pytest.warns(UserWarning, match="no module has an adapter"):
         channel_groups(
             nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(1, 4), attention="heads"
         )

@@ -160,7 +160,7 @@ class OfAnother(nn.Module):
 
 
 def test_where_the_mask_changes_nothing_nothing_is_proven() -> None:
-    assert "does not change with the mask" in str(channel_groups(OfAnother(), images())["a"].protected)
+    assert "does not depend on the mask" in str(channel_groups(OfAnother(), images())["a"].protected)
 
 
 class WeakBranch(nn.Module):

@@ -506,9 +506,9 @@ def test_groups_from_before_an_earlier_cut_are_refused() -> None:
     groups = channel_groups(model, images())
     cut(model, {"a": torch.arange(6) > 0}, groups)
     before = snapshot(model)
-    with pytest.raises(UsageError, match="take the groups that cut returned"):
+    with pytest.raises(UsageError, match="use the groups that cut returned"):
         cut(model, {"a": torch.arange(6) > 2}, groups)
-    with pytest.raises(UsageError, match="take the groups that cut returned"):
+    with pytest.raises(UsageError, match="use the groups that cut returned"):
         cut(model, {"b": torch.arange(8) > 2}, groups)
     assert same(snapshot(model), before)
 

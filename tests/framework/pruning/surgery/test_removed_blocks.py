@@ -155,11 +155,11 @@ def test_a_removal_that_does_not_run_is_refused_and_never_chosen() -> None:
     model, x = Pooled(), torch.randn(1, 3, 8, 8)
     groups = channel_groups(model, x)
     assert groups["a"].removable
-    with pytest.raises(UsageError, match=r"group 'a' cannot go entirely: .*RuntimeError"):
+    with pytest.raises(UsageError, match=r"group 'a' cannot be removed entirely: .*RuntimeError"):
         cut(model, {"a": torch.zeros(4, dtype=torch.bool)}, groups)
     with pytest.warns(UserWarning, match="asked for sparsity"):
         prune(model, "ChannelNorm", 0.95, example_input=x, min_channels=0)
     assert model.a.out_channels == 1
-    with pytest.raises(UsageError, match="an example_input to try it on"):
+    with pytest.raises(UsageError, match="without an example_input"):
         fresh = Pooled()
         cut(fresh, {"a": torch.zeros(4, dtype=torch.bool)}, dict(channel_groups(fresh, x)))
