@@ -95,9 +95,9 @@ def main(checkpoint: Path | None, images: int, sample: int, epochs: int, file: P
             note = f"{processor:.1f} s of processor, robust accuracy {robust:.3f} at the middle epsilon"
             rows.append(Row(name, seconds, target=TARGET, note=note))
             total = theirs(name, model, few) * int(right.sum())
-            whole.append(Row(name, total, note=f"{total / max(seconds, 1e-9):.1f} times ours"))
+            whole.append(Row(name, total, note=f"{total / max(seconds, 1e-9):.1f} times Secateur"))
     show(f"Seconds for {images} images, our defaults, all epsilons", rows, ("seconds", ""))
-    show("Seconds for the same with foolbox's own defaults, scaled up", whole, ("seconds", ""))
+    show("Seconds with foolbox's defaults, extrapolated", whole, ("seconds", ""))
     record(file, {"ours": rows, "theirs": whole})
 
 

@@ -160,7 +160,7 @@ def main(quick: bool, file: Path | None) -> None:
         more, turns = optimizers(label, model, found, repeats, count)
         rows, disturbed = rows + more, disturbed + turns.disturbed
     rows += denormals("VGG16", 1 if quick else 3, 10 if quick else 94)
-    show("Each choice, in units of what it was chosen over", rows)
+    show("Each choice, relative to its alternative", rows)
     head(disturbed)
     record(file, {"choices": rows})
 

@@ -132,7 +132,7 @@ def main(quick: bool, file: Path | None) -> None:
     rows, disturbed = measure("LeNet5", 5 if quick else 31)
     more, again = measure("Conv6", 3 if quick else 11, batches=4 if quick else 16)
     rows += more
-    show("An epoch, in epochs of a bare loop", rows)
+    show("An epoch, relative to a plain loop", rows)
     head(disturbed + again)
     record(file, {"overhead": rows})
 

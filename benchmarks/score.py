@@ -136,8 +136,8 @@ def main(quick: bool, file: Path | None) -> None:
     torch.set_flush_denormal(True)
     head()
     times, memory, disturbed = measure(*network(), repeats=2 if quick else 7)
-    show("Scoring, in five forward and backward passes", times)
-    show("Peak memory of scoring, in that of a training step with SGD", memory)
+    show("Scoring, relative to five forward and backward passes", times)
+    show("Peak memory of scoring, relative to a training step with SGD", memory)
     head(disturbed)
     record(file, {"seconds": times, "memory": memory})
 

@@ -161,12 +161,12 @@ def main(quick: bool, file: Path | None) -> None:
     found = loaders(image_size=32, val_share=0.1)  # the training images of a run
     dense = build("models", "VGG16", image_size=32)
     rows, small, disturbed = in_units(dense, found, 2 if quick else 5)
-    show("In forward and backward passes of the dense network", rows, ("units", "quartiles"))
+    show("Relative to a forward and backward pass of the dense network", rows, ("units", "quartiles"))
     batch = found.scoring_batches("random", batches=1, samples=None, batch_size=128, seed=SEED, step=0)[0]
     faster, again = against_dense(dense, small, batch, 3 if quick else 7)
-    show("The cut network: times less or faster than dense", faster, ("times", "quartiles"))
+    show("The cut network: factors relative to dense", faster, ("times", "quartiles"))
     shares = where(small, found)
-    show("Where a training step of the cut network spends its time", shares, ("share", ""))
+    show("Profile of a training step of the cut network", shares, ("share", ""))
     head(disturbed + again)
     record(file, {"units": rows, "against dense": faster, "where": shares})
 

@@ -53,7 +53,9 @@ def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) ->
 
     check_network(model)
     if not isinstance(example_input, Tensor) or example_input.dim() == 0 or len(example_input) == 0:
-        raise UsageError(f"example_input is a batch, one tensor with at least one sample; got {example_input!r}")
+        shape = tuple(example_input.shape) if isinstance(example_input, Tensor) else ""
+        given = f"{type(example_input).__name__} {shape}".strip()
+        raise UsageError(f"example_input is a batch, one tensor with at least one sample; got {given}")
     example_input = ordinary(example_input)
     macs, by_layer = count_macs(model, example_input)
     density = {name: _density(module) for name, module in prunable_layers(model).items()}

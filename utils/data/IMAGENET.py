@@ -31,8 +31,8 @@ class IMAGENET(ImageNetPart):
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The published names if all published classes are present, else the names of the folders."""
-        found = self.folder_names
-        if len(found) != self.published or not all(WNID.fullmatch(name) for name in found):
-            return found
+        folders = self.folder_names
+        if len(folders) != self.published or not all(WNID.fullmatch(name) for name in folders):
+            return folders
         # the published order is that of the sorted folders
         return tuple(torchvision().models.get_model_weights("resnet18").DEFAULT.meta["categories"])

@@ -41,15 +41,15 @@ class OMNIGLOT(ClassFolders):
         return tuple(sorted(self._folders(root)))
 
     def _folders(self, root: Path) -> dict[str, Path]:
-        found: dict[str, Path] = {}
+        folders: dict[str, Path] = {}
         for part in self.needs:
             for alphabet in folder_names(root / part):
                 for character in folder_names(root / part / alphabet):
                     name = f"{alphabet}/{character}"
-                    if name in found:
+                    if name in folders:
                         raise UsageError(f"OMNIGLOT: {name} is in both parts of {root}")
-                    found[name] = root / part / alphabet / character
-        return found
+                    folders[name] = root / part / alphabet / character
+        return folders
 
     def files(self, root: Path, train: bool) -> dict[str, list[str]]:
         """Return the paths of the drawings of every character, of the drawers of one part."""

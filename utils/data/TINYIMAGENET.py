@@ -37,11 +37,11 @@ class TINYIMAGENET(ClassFolders):
         part = root / ("train" if train else "val")
         if not train and os.path.lexists(part / ANNOTATIONS) and (part / "images").is_dir():
             return _annotated(part)
-        found = {}
+        files = {}
         for name in folder_names(part):
             inner = part / name / "images"
-            found[name] = images_in(inner if inner.is_dir() else part / name)
-        return found
+            files[name] = images_in(inner if inner.is_dir() else part / name)
+        return files
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -53,15 +53,15 @@ class TINYIMAGENET(ClassFolders):
 
 def _annotated(part: Path) -> dict[str, list[str]]:
     """Group the images of val/images by their annotated class; the annotations must list exactly these files."""
-    found: dict[str, list[str]] = {}
+    images: dict[str, list[str]] = {}
     there = {Path(path).name: path for path in images_in(part / "images")}
     for name, wnid in _rows(part / ANNOTATIONS):
         if name not in there:
             raise UsageError(f"TINYIMAGENET: {part / 'images' / name} is missing, but listed in {ANNOTATIONS}")
-        found.setdefault(wnid, []).append(there.pop(name))
+        images.setdefault(wnid, []).append(there.pop(name))
     if there:
         raise UsageError(f"TINYIMAGENET: {next(iter(there.values()))} has no line in {part / ANNOTATIONS}")
-    return {wnid: sorted(paths) for wnid, paths in found.items()}
+    return {wnid: sorted(paths) for wnid, paths in images.items()}
 
 
 def _rows(file: Path) -> list[tuple[str, str]]:

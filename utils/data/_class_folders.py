@@ -94,37 +94,37 @@ class ClassFolders(FolderDataSet):
     def open(self, train: bool, image_size: int) -> Pictures:
         """Return the images of one part as squares of `image_size` pixels; UsageError if some are missing."""
         root = self._present()
-        found = self.files(root, train)
+        images = self.files(root, train)
         part = f"{root} ({'training' if train else 'test'} part)"
-        extra = sorted(set(found) - set(self.folder_names))
+        extra = sorted(set(images) - set(self.folder_names))
         if extra:
             raise UsageError(one_line(f"{self.name}: {part} has classes that the training part lacks: "
                                       f"{', '.join(extra)}"))  # fmt: skip
-        empty = [name for name in self.folder_names if not found.get(name)]
+        empty = [name for name in self.folder_names if not images.get(name)]
         if empty:
             raise UsageError(one_line(f"{self.name}: {part} has no images of {', '.join(empty)}: it must hold "
                                       f"{self.layout}"))  # fmt: skip
         if len(self.folder_names) != self.published:
             count = len(self.folder_names)
             self.remarks = (f"{self.name}: {root} has {count} classes, the published set {self.published}",)
-        files = [(path, label) for label, name in enumerate(self.folder_names) for path in found[name]]
+        files = [(path, label) for label, name in enumerate(self.folder_names) for path in images[name]]
         return self.pictures(files, image_size, self.mode)
 
     def _places(self) -> list[Path]:
         """Return the folders to search, in order."""
-        own = []
+        requested = []
         if self.data_dir is not None:
             given = Path(os.path.expanduser(self.data_dir))
             if os.path.exists(given) and not os.path.isdir(given):
                 raise UsageError(f"--data_dir {given} is not a folder")
-            own = [*(given / name for name in self.folders), given]
-        return list(dict.fromkeys([*own, *(dataset.DOWNLOAD_FOLDER / name for name in self.folders)]))
+            requested = [*(given / name for name in self.folders), given]
+        return list(dict.fromkeys([*requested, *(dataset.DOWNLOAD_FOLDER / name for name in self.folders)]))
 
     def _present(self) -> Path:
         """Return the folder of the set, after a download if necessary; raises UsageError if it fails."""
-        found = self.root()
-        if found is not None:
-            return found
+        root = self.root()
+        if root is not None:
+            return root
         target = dataset.DOWNLOAD_FOLDER if self.data_dir is None else Path(os.path.expanduser(self.data_dir))
         if not self.sources():
             why = f"it cannot be downloaded from here: get {self.origin}"

@@ -36,7 +36,7 @@ def image_tree(folder: Path) -> list[str]:
     Links are followed. Raises the errors of `images_in`, and UsageError for a folder that is reached more than
     once through links, as in a loop.
     """
-    found: dict[str, list[str]] = {}
+    images_of: dict[str, list[str]] = {}
     seen: set[tuple[int, int]] = set()
     pending = [str(folder)]
     while pending:
@@ -50,9 +50,9 @@ def image_tree(folder: Path) -> list[str]:
                 entries = sorted(scanned, key=lambda entry: entry.name)
         images = [entry for entry in entries if entry.name.lower().endswith(ENDINGS)]
         _check_files(images)
-        found[place] = [entry.path for entry in images]
+        images_of[place] = [entry.path for entry in images]
         pending += [entry.path for entry in entries if _is_folder(entry)]
-    return [path for place in sorted(found) for path in found[place]]
+    return [path for place in sorted(images_of) for path in images_of[place]]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -39,7 +39,7 @@ def check_regular(path: str | Path, limit: int | None = None) -> int:
             device or a loop of links, or if the file is larger than the limit.
     """
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         dangling = " (the link leads nowhere)" if os.path.islink(path) else ""
         raise UsageError(f"there is no file {path}{dangling}") from None
@@ -47,12 +47,12 @@ def check_regular(path: str | Path, limit: int | None = None) -> int:
         if isinstance(error, OSError) and error.errno == errno.ELOOP:
             raise UsageError(f"{path} is a loop of symbolic links, not a regular file") from None
         raise UsageError(f"cannot read {path}: {one_line(getattr(error, 'strerror', None) or error)}") from error
-    if not stat.S_ISREG(found.st_mode):
-        kind = next((name for test, name in KINDS if test(found.st_mode)), "something else")
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for test, name in KINDS if test(status.st_mode)), "something else")
         raise UsageError(f"{path} is {kind}, not a regular file")
-    if limit is not None and found.st_size > limit:
-        raise UsageError(f"{path} has {found.st_size:,} bytes, at most {limit:,} are read")
-    return found.st_size
+    if limit is not None and status.st_size > limit:
+        raise UsageError(f"{path} has {status.st_size:,} bytes, at most {limit:,} are read")
+    return status.st_size
 
 
 def open_regular(path: str | Path, limit: int | None = None) -> IO[bytes]:

@@ -179,10 +179,10 @@ class FileDataSet(DataSet):
         """
         paths = [folder / f"{name}{suffix}" for suffix in self.suffixes]
         there = [path for path in paths if os.path.lexists(path)]
-        found = next((path for path in there if path.is_file()), None)
-        for path in there if found is None else [found]:
+        file = next((path for path in there if path.is_file()), None)
+        for path in there if file is None else [file]:
             check_regular(path, LARGEST_FILE)
-        return found
+        return file
 
     def _own_folders(self) -> list[Path]:
         """Return the folders below --data_dir that may hold the files."""
@@ -200,38 +200,38 @@ class FileDataSet(DataSet):
 
     def _find(self, train: bool) -> Path | None:
         """Return the first folder with all files of one part, or None."""
-        own = self._own_folders()
+        requested = self._own_folders()
         for place in self._places():
             missing = [name for name in self.files(train) if self.path(place, name) is None]
             if not missing:
                 return place
-            if place in own and len(missing) < len(self.files(train)):
+            if place in requested and len(missing) < len(self.files(train)):
                 # the user named this folder: using files from elsewhere would hide that it is incomplete
                 raise UsageError(f"{self.name}: {place} is incomplete, it lacks {', '.join(missing)}")
         return None
 
     def _download(self) -> Path:
         """Download the set and return the folder with its files; raises UsageError if that fails."""
-        own = self._own_folders()
-        root = own[-1] if own else DOWNLOAD_FOLDER
+        requested = self._own_folders()
+        root = requested[-1] if requested else DOWNLOAD_FOLDER
         if self.download:
-            why = download(self.fetch, self.sources(), root, self.layout)
+            reason = download(self.fetch, self.sources(), root, self.layout)
         else:
-            why = "downloading is switched off"
-        if why is None:
+            reason = "downloading is switched off"
+        if reason is None:
             return root / self.layout
         looked = ", ".join(str(place) for place in self._places())
         ending = f"[{self.suffixes[-1]}]" if len(self.suffixes) > 1 else ""  # "[.gz]": with or without
         names = ", ".join(f"{name}{ending}" for name in dict.fromkeys(self.files(True) + self.files(False)))
-        raise UsageError(f"{self.name} not found: looked in {looked}; {why}; "
+        raise UsageError(f"{self.name} not found: looked in {looked}; {reason}; "
                          f"give the folder that holds {names} with --data_dir")  # fmt: skip
 
     def _check(self, folder: Path, images: Tensor, labels: Tensor) -> None:
         """Raise UsageError if the files in `folder` are not those of this data set."""
         shape = (self.in_channels, self.image_size, self.image_size)
         if images.dim() != 4 or tuple(images.shape[1:]) != shape:
-            found = tuple(images.shape[1:])
-            raise UsageError(f"{self.name}: {folder} has images of shape {found}, not {shape}")
+            given = tuple(images.shape[1:])
+            raise UsageError(f"{self.name}: {folder} has images of shape {given}, not {shape}")
         if len(images) != len(labels) or len(images) == 0:
             raise UsageError(f"{self.name}: {folder} has {len(images)} images and {len(labels)} labels")
         low, high = int(labels.min()), int(labels.max())

@@ -103,17 +103,17 @@ class Loaders:
 
     def _balanced(self, wanted: int, generator: torch.Generator) -> Tensor:
         """Return `wanted // num_classes` positions of every class: one of each, then the next of each, ..."""
-        each = wanted // self.num_classes
-        if each == 0:
+        count = wanted // self.num_classes
+        if count == 0:
             raise UsageError(f"{wanted} scoring samples are too few for {self.num_classes} classes")
         targets = self.train.targets.cpu()
         rows = []
         for label in range(self.num_classes):
-            found = (targets == label).nonzero().flatten()
-            if len(found) < each:
-                raise UsageError(f"{wanted} balanced scoring samples need {each} training images of every "
-                                 f"class, class {label} has {len(found)}")  # fmt: skip
-            rows.append(found[torch.randperm(len(found), generator=generator)[:each]])
+            members = (targets == label).nonzero().flatten()
+            if len(members) < count:
+                raise UsageError(f"{wanted} balanced scoring samples need {count} training images of every "
+                                 f"class, class {label} has {len(members)}")  # fmt: skip
+            rows.append(members[torch.randperm(len(members), generator=generator)[:count]])
         return torch.stack(rows, dim=1).flatten()
 
 

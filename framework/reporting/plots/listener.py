@@ -119,7 +119,7 @@ class Pictures:
         except OSError:
             raise
         except Exception as error:  # third-party networks may raise any error while they are inspected
-            trainer.warn(f"picture of {name} not drawn: {type(error).__name__}: {error}")
+            trainer.warn(f"figure of {name} not drawn: {type(error).__name__}: {error}")
 
     def _sparsity(self, trainer: Trainer, title: str) -> None:
         figure = draw_sparsity(layer_sparsities(trainer.model), trainer.model, title)

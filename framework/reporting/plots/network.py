@@ -51,14 +51,14 @@ def layers_of(model: nn.Module, example_input: Tensor) -> list[Layer]:
     macs = count_macs(model, example_input)[1]
     dense = lineage_of(model).dense
     order = [*outputs, *(name for name in layers if name not in outputs)]
-    found = []
+    listed = []
     for name in order:
         module, weight = layers[name], layers[name].weight
         assert isinstance(weight, Tensor)
         full = dense.get(tensor_name(name, "weight"), tuple(weight.shape))
         rows = weight.detach().movedim(output_dim(module), 0).flatten(1)
-        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        found.append(
+        parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        listed.append(
             Layer(
                 name=name or type(model).__name__,
                 kind=type(module).__name__,
@@ -67,21 +67,21 @@ def layers_of(model: nn.Module, example_input: Tensor) -> list[Layer]:
                 dense_channels=full[output_dim(module)],
                 weights=int(weight.count_nonzero()),
                 dense_weights=int(np.prod(full)),
-                parameters=own,
+                parameters=parameters,
                 macs=macs.get(name, 0),
             )
         )
-    return found
+    return listed
 
 
 def _output_shapes(
     model: nn.Module, layers: dict[str, nn.Module], example_input: Tensor
 ) -> dict[str, tuple[int, ...]]:
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
 
     def remember(name: str) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            found.setdefault(name, tuple(output.shape[1:]))
+            shapes.setdefault(name, tuple(output.shape[1:]))
 
         return hook
 
@@ -92,7 +92,7 @@ def _output_shapes(
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return shapes
 
 
 def table_of(layers: Sequence[Layer], model: nn.Module) -> str:
@@ -106,7 +106,8 @@ def table_of(layers: Sequence[Layer], model: nn.Module) -> str:
             f"{layer.dense_channels:,} | {layer.weights:,} of {layer.dense_weights:,} | {layer.parameters:,} | "
             f"{layer.parameters / max(1, total):.2%} | {layer.macs:,} |"
         )
-    lines.append(f"| all | | | | | {total:,} | including norms and biases | {sum(one.macs for one in layers):,} |")
+    macs = sum(layer.macs for layer in layers)
+    lines.append(f"| all | | | | | {total:,} | including norms and biases | {macs:,} |")
     return "\n".join(lines)
 
 
@@ -121,7 +122,7 @@ def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Modul
     rows = -(-len(layers) // columns)
     total = sum(parameter.numel() for parameter in model.parameters())
     height = max(2.4, 0.27 * rows + 1.5)
-    kept, whole = sum(one.weights for one in layers), sum(one.dense_weights for one in layers)
+    kept, whole = sum(layer.weights for layer in layers), sum(layer.dense_weights for layer in layers)
     figure = new_figure(
         8.6 * columns, height,
         f"{title}\n{kept:,} of {whole:,} weights kept ({kept / max(1, whole):.3%}), {total:,} parameters present, "

@@ -28,7 +28,7 @@ def draw_tracked(summary: Mapping[str, Any], title: str) -> Figure:
         ("weights that changed sign, %", "sign changes of a weight, mean", "standard deviation over the steps"),
         strict=True,
     ):
-        axes.barh(y, [factor * one[key] for one in layers.values()], color=LEFT)
+        axes.barh(y, [factor * layer[key] for layer in layers.values()], color=LEFT)
         axes.set_xlabel(label, fontsize=9)
         axes.tick_params(axis="x", labelsize=8)
         axes.grid(axis="x", alpha=0.3)

@@ -56,11 +56,11 @@ def draw_sparsity(sparsity: Mapping[str, float], model: nn.Module, title: str) -
 
 def magnitudes(model: nn.Module) -> dict[str, Tensor]:
     """Return the absolute values of the nonzero weights in a sample of each layer."""
-    found = {}
+    by_layer = {}
     for name, weight in prunable_weights(model).items():
         values = sample(weight)
-        found[name.removesuffix("weight").removesuffix(".") or type(model).__name__] = values[values != 0]
-    return found
+        by_layer[name.removesuffix("weight").removesuffix(".") or type(model).__name__] = values[values != 0]
+    return by_layer
 
 
 def draw_histograms(model: nn.Module, title: str) -> Figure:
@@ -107,15 +107,16 @@ def weight_images(model: nn.Module, example_input: Tensor) -> dict[str, np.ndarr
     the rows and inputs in the columns, white at zero and darker for larger mean magnitudes.
     """
     layers = prunable_layers(model)
-    found = {}
+    images = {}
     for place, (name, module) in enumerate(layers.items()):
         weight = module.weight
         assert isinstance(weight, Tensor)
         rows = weight.detach().movedim(output_dim(module), 0).float()
         filters = _as_filters(rows, example_input) if place == 0 else None
         image = _matrix(rows.flatten(1)) if filters is None else _tiles(filters)
-        found[tensor_name(name, "weight").removesuffix("weight").removesuffix(".") or type(model).__name__] = image
-    return found
+        layer = tensor_name(name, "weight").removesuffix("weight").removesuffix(".")
+        images[layer or type(model).__name__] = image
+    return images
 
 
 def _as_filters(rows: Tensor, example_input: Tensor) -> Tensor | None:

@@ -38,12 +38,12 @@ def draw_overview(file: Path, study: Study, title: str) -> Path:
         "over all layers": [study.judged[name].overall["squared"] for name in names],
         "mean over the layers": [study.judged[name].layer_mean("squared") for name in names],
     }
-    for axes, (where, found) in zip(panels, parts.items(), strict=True):
+    for axes, (where, correlations) in zip(panels, parts.items(), strict=True):
         for at, measure in enumerate(MEASURES):
-            values = [one[measure] or 0.0 for one in found]
+            values = [correlation[measure] or 0.0 for correlation in correlations]
             axes.barh(y + (at - 1) * height, values, height, color=COLOURS[at], label=measure.capitalize())
         for line in y:
-            if found[line]["pearson"] is None:
+            if correlations[line]["pearson"] is None:
                 axes.text(0.01, line, "not defined", va="center", fontsize=7)
         axes.axvline(0, color="black", linewidth=0.6)
         axes.grid(axis="x", alpha=0.3)
@@ -63,16 +63,16 @@ def draw_scatter(file: Path, study: Study, name: str, title: str) -> Path:
     """
     judged, reference = study.judged[name], study.oracle.squared
     figure, axes = plt.subplots(figsize=(7, 5))
-    scores = {layer: one.double().numpy() for layer, one in judged.scores.items()}
-    finite = {layer: np.isfinite(one) for layer, one in scores.items()}
-    x = {layer: one[finite[layer]] for layer, one in scores.items()}
+    scores = {layer: values.double().numpy() for layer, values in judged.scores.items()}
+    finite = {layer: np.isfinite(values) for layer, values in scores.items()}
+    x = {layer: values[finite[layer]] for layer, values in scores.items()}
     y = {layer: reference[layer].numpy()[finite[layer]] for layer in scores}
     left, low = _edge(axes, "x", x), _edge(axes, "y", y)
     colours = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(x)))
     for (layer, values), colour in zip(x.items(), colours, strict=True):
         axes.scatter(_at_least(values, left), _at_least(y[layer], low), s=11, alpha=0.7, color=colour, label=layer)
-    found = judged.overall["squared"]
-    numbers = ", ".join(f"{measure.capitalize()} {shown(found[measure])}" for measure in MEASURES)
+    correlations = judged.overall["squared"]
+    numbers = ", ".join(f"{measure.capitalize()} {shown(correlations[measure])}" for measure in MEASURES)
     axes.set_xlabel(f"score of {name}")
     axes.set_ylabel("squared change of the loss")
     axes.grid(alpha=0.3)

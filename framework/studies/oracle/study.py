@@ -67,7 +67,7 @@ def measure_oracle(
     free, start = free_groups(groups), time.perf_counter()
     samples, total = 0, 0.0
     signed = {name: torch.zeros(group.channels, dtype=torch.float64) for name, group in free.items()}
-    squares = {name: one.clone() for name, one in signed.items()}
+    squares = {name: change.clone() for name, change in signed.items()}
     with scoring(model):
         with torch.no_grad():
             total = sum(float(loss(model(inputs), targets)) * len(inputs) for inputs, targets in batches)
@@ -80,8 +80,8 @@ def measure_oracle(
     return Oracle(
         samples,
         total / samples,
-        {name: one / samples for name, one in signed.items()},
-        {name: one / len(batches) for name, one in squares.items()},
+        {name: total_change / samples for name, total_change in signed.items()},
+        {name: total_change / len(batches) for name, total_change in squares.items()},
         time.perf_counter() - start,
     )
 
@@ -118,13 +118,13 @@ def judge(
     start, free = time.perf_counter(), free_groups(groups)
     with held_to_contract(criterion, "score", model):
         raw = criterion.score(model, batches if criterion.data.kind != "none" else [], loss, free)
-        scores = {name: one.cpu() for name, one in check_scores(raw, model, groups, criterion).items()}
+        scores = {name: score.cpu() for name, score in check_scores(raw, model, groups, criterion).items()}
     judged = Judged(scores, time.perf_counter() - start)
     for reference in REFERENCES:
         wanted = oracle.reference(reference)
         judged.layers[reference] = {name: correlation(scores[name], wanted[name]) for name in wanted}
-        judged.overall[reference] = correlation(*(torch.cat([one[name] for name in wanted])
-                                                  for one in (scores, wanted)))  # fmt: skip
+        judged.overall[reference] = correlation(*(torch.cat([values[name] for name in wanted])
+                                                  for values in (scores, wanted)))  # fmt: skip
     return judged
 
 
@@ -140,7 +140,7 @@ class Study:
     @property
     def units(self) -> int:
         """Number of units that were removed, one at a time."""
-        return sum(len(one) for one in self.oracle.signed.values())
+        return sum(len(change) for change in self.oracle.signed.values())
 
     def ranked(self) -> list[str]:
         """Return the criterions by Pearson's r over all units, best first; undefined ones last."""
@@ -153,12 +153,12 @@ class Study:
 
     def results(self) -> dict[str, Any]:
         """Return all numbers as values of JSON."""
-        oracle = self.oracle
+        oracle, seconds = self.oracle, sum(judged.seconds for judged in self.judged.values())
         return {
             "samples": oracle.samples,
             "loss": oracle.loss,
             "units": self.units,
-            "seconds": {"oracle": oracle.seconds, "criterions": sum(one.seconds for one in self.judged.values())},
+            "seconds": {"oracle": oracle.seconds, "criterions": seconds},
             "references": REFERENCES,
             "layers": {
                 name: {

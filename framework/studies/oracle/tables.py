@@ -18,12 +18,12 @@ COLUMNS: dict[str, tuple[str, str, str]] = {
 
 def table(study: Study, title: str) -> Table:
     """Return a table of the correlations of every criterion with the squared change of the loss, best first."""
-    found = Table(
+    result = Table(
         title=f"{title}: correlation with the squared change of the loss", title_justify="left", box=SIMPLE
     )
-    found.add_column("", no_wrap=True)
+    result.add_column("", no_wrap=True)
     for column in (*COLUMNS, "seconds"):
-        found.add_column(column.replace(": ", ":\n"), justify="right")
+        result.add_column(column.replace(": ", ":\n"), justify="right")
     for name in study.ranked():
         judged = study.judged[name]
         parts = {
@@ -31,8 +31,8 @@ def table(study: Study, title: str) -> Table:
             for reference, where, _ in COLUMNS.values()
         }
         cells = [shown(parts[reference, where][measure]) for reference, where, measure in COLUMNS.values()]
-        found.add_row(name, *cells, f"{judged.seconds:.2f}")
-    return found
+        result.add_row(name, *cells, f"{judged.seconds:.2f}")
+    return result
 
 
 def head(study: Study) -> list[str]:

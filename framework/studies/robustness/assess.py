@@ -61,4 +61,4 @@ def assess(
         torch.manual_seed(seed)
         sanity = check_masking(model, points, right, outcomes, effort, track)
     cpu = Points(points.pixels.cpu(), points.targets.cpu(), points.positions)
-    return Assessment(network.name, cpu, clean.cpu(), [on_cpu(one) for one in outcomes], sanity)
+    return Assessment(network.name, cpu, clean.cpu(), [on_cpu(outcome) for outcome in outcomes], sanity)

@@ -142,12 +142,12 @@ def run_attack(
         for done, (row, epsilon) in enumerate(rounds, 1):
             # a point broken within a smaller epsilon is also broken within a larger one
             left = right if epsilon is None else right & ~broken[row]
-            found, images = search.once(left.nonzero().flatten(), epsilon, show)
-            nearer = found < distance
-            distance = torch.where(nearer, found, distance)
+            reached, images = search.once(left.nonzero().flatten(), epsilon, show)
+            nearer = reached < distance
+            distance = torch.where(nearer, reached, distance)
             kept |= {at: image for at, image in images.items() if bool(nearer[at])}
             if epsilon is not None:
-                broken[row:] |= found.isfinite()
+                broken[row:] |= reached.isfinite()
             reach(done * batches * attack.passes(options))
     if attack.minimal:
         broken = torch.stack([distance <= _limit(epsilon) for epsilon in epsilons])
@@ -172,7 +172,7 @@ class _Search:
         Returns the distances of the adversarial images, float64 (N,), infinite if there is none, and the images to
         be shown by their index.
         """
-        found = torch.full((len(self._points),), torch.inf, dtype=wide(left.device), device=left.device)
+        nearest = torch.full((len(self._points),), torch.inf, dtype=wide(left.device), device=left.device)
         images: dict[int, Tensor] = {}
         for chunk in left.split(self._batch_size):
             if not len(chunk):
@@ -182,21 +182,21 @@ class _Search:
             apart = self._checked(part, adversarial, epsilon)
             if epsilon is None:
                 self._nearer(part, adversarial, apart)
-            found[chunk] = apart
+            nearest[chunk] = apart
             images |= {at: adversarial[row].cpu() for row, at in enumerate(chunk.tolist()) if at in show}
-        return found, images
+        return nearest, images
 
     def _nearer(self, part: Points, adversarial: Tensor, distance: Tensor) -> None:
         """Replace perturbations, in place, by those clipped to an epsilon, where these succeed too."""
         for epsilon in self._epsilons:
-            rest = (distance > _limit(epsilon)).nonzero().flatten()
-            if len(rest):
-                some = part.at(rest)
-                clipped = self._made.distance.clip_perturbation(some.pixels, adversarial[rest], epsilon)
+            remaining = (distance > _limit(epsilon)).nonzero().flatten()
+            if len(remaining):
+                some = part.at(remaining)
+                clipped = self._made.distance.clip_perturbation(some.pixels, adversarial[remaining], epsilon)
                 clipped = clipped.clamp(0, 1)
                 apart = self._checked(some, clipped, epsilon)
                 good = apart.isfinite()
-                adversarial[rest[good]], distance[rest[good]] = clipped[good], apart[good]
+                adversarial[remaining[good]], distance[remaining[good]] = clipped[good], apart[good]
 
     def _staged(self, part: Points, epsilon: float | None) -> Tensor:
         """Attack a batch; DeepFool and noise first run briefly, then continue with the remaining images only.
@@ -213,9 +213,9 @@ class _Search:
             adversarial = self._attacked(part, epsilon)
         finally:
             self._made.steps = steps
-        rest = (predictions(self._model, adversarial, self._batch_size) == part.targets).nonzero().flatten()
-        if len(rest):
-            adversarial[rest] = self._attacked(part.at(rest), epsilon)
+        remaining = (predictions(self._model, adversarial, self._batch_size) == part.targets).nonzero().flatten()
+        if len(remaining):
+            adversarial[remaining] = self._attacked(part.at(remaining), epsilon)
         return adversarial
 
     def _repeated(self, part: Points, epsilon: float | None) -> Tensor:
@@ -225,14 +225,16 @@ class _Search:
         draws unless it is broken earlier.
         """
         repeats, done = self._made.repeats, 0
-        adversarial, rest = part.pixels.clone(), torch.arange(len(part), device=part.pixels.device)
+        adversarial, remaining = part.pixels.clone(), torch.arange(len(part), device=part.pixels.device)
         try:
-            while done < repeats and len(rest):
+            while done < repeats and len(remaining):
                 self._made.repeats = min(max(FIRST_REPEATS, 2 * done), repeats - done)
-                found = self._attacked(part.at(rest), epsilon)
-                adversarial[rest] = found
+                attacked = self._attacked(part.at(remaining), epsilon)
+                adversarial[remaining] = attacked
                 done += self._made.repeats
-                rest = rest[predictions(self._model, found, self._batch_size) == part.targets[rest]]
+                remaining = remaining[
+                    predictions(self._model, attacked, self._batch_size) == part.targets[remaining]
+                ]
         finally:
             self._made.repeats = repeats
         return adversarial

@@ -47,15 +47,15 @@ def _panel(axes: Any, norm: str, results: dict[str, Any]) -> None:
         attack = results["attacks"][name]
         axes.plot([0, *attack["epsilons"]], [clean, *attack["robust_accuracy"]], color=colour, marker=marker,
                   markersize=4, linewidth=1, label=name)  # fmt: skip
-    for one, colour, label in (
+    for network, colour, label in (
         (results, WORST, "worst case"),
         (results.get("compared"), COMPARED, "worst case, compared network"),
     ):
-        if one is None:
+        if network is None:
             continue
-        curve = one["worst_case"][norm]
-        x, y = [0, *curve["epsilons"]], [one["clean_accuracy"], *curve["robust_accuracy"]]
-        bounds = [one["clean_interval"], *curve["interval"]]
+        curve = network["worst_case"][norm]
+        x, y = [0, *curve["epsilons"]], [network["clean_accuracy"], *curve["robust_accuracy"]]
+        bounds = [network["clean_interval"], *curve["interval"]]
         axes.plot(x, y, color=colour, linewidth=2, linestyle="--", label=label)
         axes.fill_between(x, [low for low, _ in bounds], [high for _, high in bounds], color=colour, alpha=0.12)
     ticks = curve_ticks(worst["epsilons"])
@@ -139,21 +139,23 @@ def draw_corruptions(file: Path, results: dict[str, Any], spoiled: Mapping[str, 
     grid = figure.add_gridspec(2, len(names), height_ratios=(3, 1))
     for column, name in enumerate(names):
         axes = figure.add_subplot(grid[0, column])
-        for one, colour, label in (
+        for network, colour, label in (
             (results, STYLES[0][0], results["network"]),
             (results.get("compared"), COMPARED, "compared network"),
         ):
-            if one is None:
+            if network is None:
                 continue
-            row = one["corruptions"][name]
-            x, y = range(len(row["accuracy"]) + 1), [one["clean_accuracy"], *row["accuracy"]]
-            bounds = [one["clean_interval"], *row["interval"]]
+            row = network["corruptions"][name]
+            x, y = range(len(row["accuracy"]) + 1), [network["clean_accuracy"], *row["accuracy"]]
+            bounds = [network["clean_interval"], *row["interval"]]
             axes.plot(x, y, color=colour, marker="o", markersize=4, label=label)
             axes.fill_between(
                 x, [low for low, _ in bounds], [high for _, high in bounds], color=colour, alpha=0.12
             )
         strengths = results["corruptions"][name]["strengths"]
-        axes.set_xticks(range(len(strengths) + 1), ["clean", *(f"{one:g}" for one in strengths)], fontsize=8)
+        axes.set_xticks(
+            range(len(strengths) + 1), ["clean", *(f"{strength:g}" for strength in strengths)], fontsize=8
+        )
         axes.set_title(name, fontsize=10)
         axes.set_ylim(-0.02, 1.02)
         axes.grid(alpha=0.3)

@@ -121,10 +121,10 @@ def balanced(targets: Tensor, count: int, seed: int) -> Tensor:
 @torch.no_grad()
 def predictions(model: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
     """Return the predicted class of each image, int64 (N,); -1 if an output is NaN."""
-    found = []
+    classes = []
     for batch in pixels.split(batch_size) if len(pixels) else ():
-        found.append(guesses(model(batch)))
-    return torch.cat(found) if found else torch.zeros(0, dtype=torch.int64, device=pixels.device)
+        classes.append(guesses(model(batch)))
+    return torch.cat(classes) if classes else torch.zeros(0, dtype=torch.int64, device=pixels.device)
 
 
 @contextmanager

@@ -55,11 +55,11 @@ def wilson(hits: int, total: int) -> tuple[float, float]:
 
 def worst_case(outcomes: Sequence[Outcome]) -> dict[str, Tensor]:
     """Map each norm to bool (E, N): broken by any attack of that norm within each epsilon."""
-    found: dict[str, Tensor] = {}
+    broken: dict[str, Tensor] = {}
     for outcome in outcomes:
         norm = outcome.attack.norm
-        found[norm] = found[norm] | outcome.broken if norm in found else outcome.broken
-    return found
+        broken[norm] = broken[norm] | outcome.broken if norm in broken else outcome.broken
+    return broken
 
 
 def summary(assessment: Assessment) -> dict[str, Any]:
@@ -68,14 +68,17 @@ def summary(assessment: Assessment) -> dict[str, Any]:
     hits, total = int(right.sum()), len(right)
     worst = {}
     for norm, broken in worst_case(assessment.outcomes).items():
-        attacks = [one for one in assessment.outcomes if one.attack.norm == norm]
-        worst[norm] = {"attacks": [one.attack.name for one in attacks], **_curve(attacks[0].epsilons, broken)}
+        attacks = [outcome for outcome in assessment.outcomes if outcome.attack.norm == norm]
+        worst[norm] = {
+            "attacks": [outcome.attack.name for outcome in attacks],
+            **_curve(attacks[0].epsilons, broken),
+        }
     return {
         "samples": total,
         "misclassified": total - hits,
         "clean_accuracy": hits / total,
         "clean_interval": list(wilson(hits, total)),
-        "attacks": {one.attack.name: _attack(one, right) for one in assessment.outcomes},
+        "attacks": {outcome.attack.name: _attack(outcome, right) for outcome in assessment.outcomes},
         "worst_case": worst,
         "sanity": assessment.sanity,
     }
@@ -90,10 +93,10 @@ def _attack(outcome: Outcome, right: Tensor) -> dict[str, Any]:
         **_curve(outcome.epsilons, outcome.broken),
     }
     if attack.minimal:
-        found = outcome.distance[right]
-        median = statistics.median(found.tolist()) if len(found) else math.inf
+        distances = outcome.distance[right]
+        median = statistics.median(distances.tolist()) if len(distances) else math.inf
         result["median_perturbation"] = median if math.isfinite(median) else None
-        result["adversarials_found"] = int(found.isfinite().sum())
+        result["adversarials_found"] = int(distances.isfinite().sum())
     return result
 
 

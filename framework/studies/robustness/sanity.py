@@ -113,23 +113,25 @@ def _broken_by_chance(model: PixelModel, points: Points, norm: str, epsilon: flo
 def _noise_beats_gradient(outcomes: Sequence[Outcome], right: Tensor) -> list[str]:
     """Compare each noise attack with the best gradient attack of the same norm."""
     signs = []
-    for noise in (one for one in outcomes if not one.attack.gradient):
-        rivals = [one for one in outcomes if one.attack.gradient and one.attack.norm == noise.attack.norm]
+    for noise in (outcome for outcome in outcomes if not outcome.attack.gradient):
+        rivals = [
+            outcome for outcome in outcomes if outcome.attack.gradient and outcome.attack.norm == noise.attack.norm
+        ]
         if not rivals:
             continue
-        best = torch.stack([one.broken for one in rivals]).any(dim=0)
+        best = torch.stack([outcome.broken for outcome in rivals]).any(dim=0)
         more = (noise.broken & right).sum(dim=1) - (best & right).sum(dim=1)
         signs += _first_excess(noise.attack.name, "the gradient attacks", noise.epsilons, more, right)
     return signs
 
 
 def _one_step_beats_many(outcomes: Sequence[Outcome], right: Tensor) -> list[str]:
-    named = {one.attack.name: one for one in outcomes}
+    named = {outcome.attack.name: outcome for outcome in outcomes}
     if not {"FGSM", "LinfPGD"} <= named.keys():
         return []
-    one, many = named["FGSM"], named["LinfPGD"]
-    more = (one.broken & right).sum(dim=1) - (many.broken & right).sum(dim=1)
-    return _first_excess("FGSM", "LinfPGD", one.epsilons, more, right)
+    fgsm, pgd = named["FGSM"], named["LinfPGD"]
+    more = (fgsm.broken & right).sum(dim=1) - (pgd.broken & right).sum(dim=1)
+    return _first_excess("FGSM", "LinfPGD", fgsm.epsilons, more, right)
 
 
 def _first_excess(winner: str, loser: str, epsilons: Sequence[float], more: Tensor, right: Tensor) -> list[str]:

@@ -11,24 +11,26 @@ from secateur.framework.settings.attacks import NORMS
 
 def robustness_tables(results: dict[str, Any]) -> list[str | Table]:
     """Return lines and tables for the report's dictionary, of one or two networks."""
-    found: list[str | Table] = []
+    lines: list[str | Table] = []
     networks = [results, *([results["compared"]] if "compared" in results else [])]
-    for one in networks:
-        low, high = one["clean_interval"]
-        found.append(
-            f"{one['network']}: clean accuracy {one['clean_accuracy']:.4f} ({low:.4f} to {high:.4f}) on "
-            f"{one['samples']} images, {one['misclassified']} misclassified without any attack"
+    for network in networks:
+        low, high = network["clean_interval"]
+        lines.append(
+            f"{network['network']}: clean accuracy {network['clean_accuracy']:.4f} ({low:.4f} to {high:.4f}) on "
+            f"{network['samples']} images, {network['misclassified']} misclassified without any attack"
         )
     for norm in NORMS:
         if norm in results["worst_case"]:
-            found += [_table(norm, one) for one in networks]
-    for one in networks:
-        found += [f"sign of masked gradients ({one['network']}): {sign}" for sign in one["sanity"]["signs"]]
-        if not one["sanity"]["signs"]:
-            found.append(
-                f"no sign of masked gradients ({one['network']}, {one['sanity']['probed']} points probed)"
+            lines += [_table(norm, network) for network in networks]
+    for network in networks:
+        lines += [
+            f"sign of masked gradients ({network['network']}): {sign}" for sign in network["sanity"]["signs"]
+        ]
+        if not network["sanity"]["signs"]:
+            lines.append(
+                f"no sign of masked gradients ({network['network']}, {network['sanity']['probed']} points probed)"
             )
-    return found
+    return lines
 
 
 def _table(norm: str, network: dict[str, Any]) -> Table:
