@@ -102,7 +102,7 @@ class Iterative(Schedule):
         return self.per_step is not None and (self.maximum is not None or self.most is not None)
 
     def plan(self, limit: float, epochs: int) -> dict[int, list[float]]:
-        """Return `limit` for the end of the last epoch; the steps before it are counted in batches, see `steps`."""
+        """Return `limit` for the end of the last epoch; `steps` counts the pruning steps in batches."""
         if epochs < 1:
             raise UsageError(
                 "nothing would be pruned: the iterative schedule prunes during training, and epochs is 0"
