@@ -1,4 +1,4 @@
-"""Pruning in one call, for people with their own training script."""
+"""One-call pruning for custom training scripts."""
 
 from __future__ import annotations
 
@@ -33,8 +33,33 @@ from secateur.utils.suggest import unknown
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What `prune` did: sparsity asked and reached (of the budget's kind), `measure` before and after, and
-    which groups were protected, with the reason."""
+    """Result of a call of `prune`.
+
+    Attributes:
+        criterion: `repr` of the criterion that was used.
+        budget: quantity that the sparsities are a share of: "nodes", "weights", "params", "macs" or "latency".
+        asked: requested sparsity, in [0, 1).
+        reached: sparsity of the pruned network relative to the dense one, measured in `budget`.
+        before: result of `measure` before pruning.
+        after: result of `measure` after pruning.
+        protected: channel groups that are never cut, by name, each with the reason.
+        events: one `PruneEvent` per pruning step, in order: the target, the reached sparsity, the scores, the kept
+            channels or weights, and the number of removed entries.
+        note: remarks on masks that must be re-applied and on thresholds that override the sparsity; "" if there
+            are none.
+
+    Example:
+        >>> import torch
+        >>> from secateur import PruneReport, prune
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> report = prune(model, "L1", 0.5, example_input=torch.randn(1, 4))
+        >>> isinstance(report, PruneReport), report.budget, report.asked, report.reached
+        (True, 'nodes', 0.5, 0.5)
+        >>> report.before["params"], report.after["params"]
+        (58, 30)
+        >>> list(report.protected)  # the last layer
+        ['2']
+    """
 
     criterion: str
     budget: str
@@ -71,35 +96,70 @@ def prune(
     latency: bool = False,
     safe_strides: bool = False,
 ) -> PruneReport:
-    """Prune `model` in place: cut channels (and the optimizer's state with them), or mask weights.
+    """Prune `model` in place.
 
-    `criterion` is a name or an instance; one that prunes in several steps does them all here, scoring what is
-    left each time. `sparsity` is the share of the dense network that goes: for weight criterions of its prunable
-    weights, for channel criterions of the `budget`: "nodes" (the default), "weights", "params", "macs" or
-    "latency" (of a forward pass of `example_input` as given, measured). Nodes come as near as the ranking
-    does; the others are met within 0.01 (latency 0.05), or a UsageError says why not. A sparsity of 0 prunes
-    nothing; any other has no effect on a criterion with a fixed threshold, as the report's `note` says.
-
-    For channel criterions: `scope` "global" ranks all channels together, "layer" takes the same share of each
-    group, "isomorphic" of each set of groups that are built alike. `min_channels` stay in every group, and
-    the share `keep_share` of its channels in the dense network; widths of layers left are multiples of
-    `round_to` ("auto" measures which multiple is fast here).
-    `attention` and `inexact` see `channel_groups`, `fold` see `cut`.
-
-    `batches` are (inputs, targets) on the model's device; `example_input` is by default the first of them. With an
-    `optimizer` masks are re-applied after each of its steps; without one call `Masks(model).apply()` yourself, as
-    the report's `note` says. The report has latency only on request, since it takes time. A target that is out of
-    reach is warned of.
+    Channel criterions cut channels out of the parameters, the buffers and the optimizer's state; weight criterions
+    mask weights with zeros. A criterion with several pruning steps runs all of them here and re-scores the
+    remaining network before each step.
 
     On the CPU, PyTorch may corrupt memory in the backward pass of a strided 1x1 convolution with 2 to 7 input
-    channels in channels_last (docs/known_upstream_faults.md), and pruning makes such layers of wider ones. If the
-    pruned network has one and is in channels_last, a warning says so: train it in contiguous format, or pass
-    `safe_strides`, which converts strided 1x1 `nn.Conv2d` layers to their subclass `SubsampledConv2d`, with the
-    same parameters and results.
+    channels in channels_last (docs/known_upstream_faults.md), and pruning can produce such layers. A warning is
+    issued if the pruned network contains one and is in channels_last: train it in contiguous format, or pass
+    `safe_strides`.
 
-    Raises UsageError and leaves the model alone for a sparsity outside [0, 1), an unknown
-    criterion, and whatever the criterion or the network refuses (what a later step of several refuses leaves the
-    earlier ones done).
+    Args:
+        model: network to prune; its parameters are replaced by smaller ones or masked.
+        criterion: name of a criterion (`registry.names("criterions")`) or an instance of `Criterion`.
+        sparsity: share of the dense network to prune, in [0, 1). 0 prunes nothing; any other value has no effect
+            on a criterion with a fixed threshold, as the `note` of the report states.
+        batches: pairs (inputs, targets) on the device of the model, which data-driven criterions score with.
+        example_input: batch (N, ...) that the network is traced and measured with. Default: the inputs of the
+            first of the `batches`.
+        loss: function of (outputs, targets) that returns the mean loss of a batch.
+        optimizer: optimizer of the model. Its state is cut with the parameters, and masks are re-applied after
+            each of its steps. Without one, call `Masks(model).apply()` after each optimizer step.
+        budget: quantity that `sparsity` is a share of, for channel criterions: "nodes" (channels of
+            all groups), "weights", "params", "macs" or "latency" (measured forward pass of `example_input`).
+            "nodes" is met as closely as the ranking allows, the others within 0.01 ("latency": 0.05). Default:
+            "nodes" for channel criterions; weight criterions only support "weights".
+        scope: set of scores that are ranked together. Channel criterions: "global" (all channels), "layer" (the
+            same share of each group) or "isomorphic" (sets of groups with the same structure). Weight criterions:
+            "global", "layer" or "row" (each output unit). Default: the scope of the criterion.
+        protect: prefixes of module names that are never pruned.
+        companions: mappings from parameter name to tensor, or modules of the same structure, that are cut in the
+            same way as the model, such as an exponential moving average.
+        min_channels: smallest number of channels to keep in each group; 0 allows residual blocks to be removed
+            as a whole.
+        keep_share: smallest share of the dense channels to keep in each group, in [0, 1).
+        round_to: multiple that the widths of the pruned layers are rounded to; "auto" measures a fast multiple
+            for the device.
+        attention: unit of pruning in attention layers: "dims" (the same channels of every head) or "heads".
+        inexact: also cut channels whose removal changes the output although they are zero, such as the input of
+            a LayerNorm or a softmax; see `channel_groups`.
+        fold: move the constant output of removed channels into the biases of the following layers; see `cut`.
+        seed: seed of the random numbers drawn by the criterion. The global random state is restored afterwards.
+        latency: also measure the latency before and after, in milliseconds; this takes a few seconds.
+        safe_strides: convert strided 1x1 `nn.Conv2d` layers to their subclass `SubsampledConv2d`, which has the
+            same parameters and outputs and avoids the fault described above.
+
+    Returns:
+        The `PruneReport`, with the reached sparsity and the measurements before and after. A target that cannot be
+        reached also issues a warning.
+
+    Raises:
+        UsageError: if an argument has a wrong type or value, if the criterion or the network cannot be pruned, or
+            if a budget other than "nodes" cannot be met. The model is not changed, except by the completed steps
+            of a criterion that prunes in several.
+
+    Example:
+        >>> import torch
+        >>> from secateur import build, prune
+        >>> _ = torch.manual_seed(0)
+        >>> model = build("models", "LeNet5", in_channels=1, num_classes=10, image_size=28)
+        >>> batches = [(torch.randn(8, 1, 28, 28), torch.arange(8))]
+        >>> report = prune(model, "SNAP", 0.5, batches=batches)
+        >>> round(report.reached, 2), report.after["params"] < report.before["params"]
+        (0.5, True)
     """
     check_network(model)
     _check_types(sparsity, budget, scope, min_channels, keep_share, seed)
@@ -107,7 +167,7 @@ def prune(
     budget = _check(chosen, sparsity, budget)
     data = _pairs(batches)
     if not callable(loss):
-        raise UsageError(f"loss is a function of outputs and targets, got {loss!r}")
+        raise UsageError(f"loss must be a function of outputs and targets, got {loss!r}")
     example = _example(example_input, data)
     step = PruningStep(
         model, chosen, example, scope=scope, protect=protect, optimizer=optimizer, companions=companions,
@@ -134,13 +194,13 @@ def prune(
 
 
 def _pairs(batches: Iterable[Batch]) -> list[Batch]:
-    """The batches as they are, once it is known that each has inputs and targets."""
+    """Return the batches as a list; raise UsageError unless each is a pair of inputs and targets."""
     if not isinstance(batches, Iterable) or isinstance(batches, (Tensor, str, Mapping)):
-        raise UsageError(f"batches are pairs (inputs, targets), got {type(batches).__name__}")
+        raise UsageError(f"batches must be pairs (inputs, targets), got {type(batches).__name__}")
     data = list(batches)
     for number, batch in enumerate(data):
         if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-            raise UsageError(f"batches are pairs (inputs, targets), batch {number} is {type(batch).__name__}")
+            raise UsageError(f"batches must be pairs (inputs, targets), batch {number} is {type(batch).__name__}")
         for part, values in zip(("inputs", "targets"), batch, strict=True):
             if isinstance(values, Tensor):
                 check_dense(f"{part} of batch {number}", values)
@@ -159,7 +219,7 @@ def _example(example_input: Tensor | None, batches: Sequence[Batch]) -> Tensor:
 def _run(
     step: PruningStep, sparsity: float, batches: Sequence[Batch], loss: LossFunction, seed: int
 ) -> tuple[PruneEvent, ...]:
-    """All steps of the criterion, with random numbers of their own."""
+    """Run all steps of the criterion; the global random state is restored afterwards."""
     criterion = step.criterion
     criterion.seed, criterion.step = seed, 0
     with held_to_contract(criterion, "start", step.model):
@@ -167,13 +227,13 @@ def _run(
     with random_numbers_as_before():
         torch.manual_seed(seed)
         targets = criterion.schedule.one_shot(sparsity)
-        if len(targets) > 1:  # a single one is refused before anything is cut
+        if len(targets) > 1:  # a single step refuses an unreachable target before it cuts anything
             step.check_reachable(targets[-1])
         return tuple(step(target, batches, loss, strict=target == targets[-1]) for target in targets)
 
 
 def _reached(step: PruningStep, asked: float, events: Sequence[PruneEvent]) -> float:
-    """The sparsity now; a target that was out of reach is warned of, and a threshold below all scores."""
+    """Return the current sparsity; warn if the target was not reached or no score was below the threshold."""
     reached = step.sparsity()
     threshold = step.criterion.threshold
     if events and asked > 0 and threshold is not None and not any(event.removed for event in events):
@@ -190,7 +250,7 @@ def _of_threshold(criterion: Criterion, sparsity: float, reached: float) -> str:
     rule = f"{type(criterion).__name__} prunes scores up to its threshold {criterion.threshold:g}"
     if sparsity == 0:
         return f"{rule}, but nothing at sparsity 0"
-    return f"{rule}, whatever the sparsity: asked for {sparsity:g}, reached {reached:.4f}"
+    return f"{rule}, regardless of the sparsity: asked for {sparsity:g}, reached {reached:.4f}"
 
 
 def _warn_of_faults(model: nn.Module, example: Tensor) -> None:
@@ -201,7 +261,7 @@ def _warn_of_faults(model: nn.Module, example: Tensor) -> None:
 
 def _check(criterion: Criterion, sparsity: float, budget: str | None) -> str:
     if not isinstance(criterion, Criterion):
-        raise UsageError(f"criterion is a name or an instance of a Criterion, got {criterion!r}")
+        raise UsageError(f"criterion must be a name or an instance of Criterion, got {criterion!r}")
     if not 0 <= sparsity < 1:
         raise UsageError(f"sparsity {sparsity} is outside [0, 1)")
     if budget is not None and budget not in BUDGETS:
@@ -218,10 +278,10 @@ def _check_types(sparsity: Any, budget: Any, scope: Any, min_channels: Any, keep
     for name, value in numbers.items():
         kinds = (int, float) if name in ("sparsity", "keep_share") else (int,)
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise UsageError(f"{name} is a number, got {value!r}")
+            raise UsageError(f"{name} must be a number, got {value!r}")
     for name, value in (("budget", budget), ("scope", scope)):
         if value is not None and not isinstance(value, str):
-            raise UsageError(f"{name} is a word, got {value!r}")
+            raise UsageError(f"{name} must be a string, got {value!r}")
 
 
 def _multiple(round_to: int | str, example: Tensor) -> int:
@@ -229,7 +289,7 @@ def _multiple(round_to: int | str, example: Tensor) -> int:
         return fast_multiple(example.device)
     if isinstance(round_to, int) and not isinstance(round_to, bool):
         return round_to
-    raise UsageError(f"round_to is a number or 'auto', got {round_to!r}")
+    raise UsageError(f"round_to must be a whole number or 'auto', got {round_to!r}")
 
 
 def _attach(model: nn.Module, optimizer: Any) -> str:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from secateur.utils.errors import UsageError
+from secateur import UsageError
 from secateur.utils.layers import BasicBlock, Network, conv_block, dense_block, dropout, initialise, linear
 from secateur.utils.residual import small_image_features
 from secateur.utils.suggest import unknown

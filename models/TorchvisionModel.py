@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from secateur.utils.errors import UsageError
+from secateur import UsageError, torchvision
 from secateur.utils.subsampled import subsample
 from secateur.utils.suggest import one_line
 from secateur.utils.torchvision_names import check_arch
-from secateur.utils.vision import torchvision
 
 COLOURS = 3
 #: options of googlenet and inception_v3 that disable the auxiliary heads and a warning

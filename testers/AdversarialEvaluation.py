@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from rich.table import Table
 from torch import Tensor, nn
 
+from secateur import Loss, Tester, UsageError
 from secateur.framework.settings.attacks import DEFAULT, chosen_attacks, chosen_epsilons
 from secateur.framework.studies.robustness.assess import assess
 from secateur.framework.studies.robustness.attacking import Effort, make_attack, settings_of
@@ -13,13 +14,11 @@ from secateur.framework.studies.robustness.options import check_attack_options
 from secateur.framework.studies.robustness.points import PixelModel, balanced, collect
 from secateur.framework.studies.robustness.results import Assessment, summary
 from secateur.framework.studies.robustness.tables import robustness_tables
-from secateur.framework.training.loss import Loss
-from secateur.framework.training.tester import Network, Tester
-from secateur.utils.errors import UsageError
+from secateur.framework.training.tester import Network
 
 
 class AdversarialEvaluation(Tester):
-    """Robust accuracy under attacks, in pixels of [0, 1], every adversarial checked."""
+    """Robust accuracy under attacks, in pixels of [0, 1]; every adversarial example is verified."""
 
     compares: ClassVar[bool] = True
 
@@ -28,25 +27,32 @@ class AdversarialEvaluation(Tester):
         attack_steps: int | None = None, attack_binary_steps: int | None = None, attack_restarts: int = 1,
         attack_batch_size: int = 128, attack_options: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
-        """attack: a name of framework/settings/attacks.py, several with commas, or all. epsilons: see
-        `chosen_epsilons`. attack_samples: of a balanced part of the test set; None: all. attack_steps,
-        attack_binary_steps, attack_restarts: see `Effort`. attack_options: of foolbox's class, for one attack.
+        """Initialise the tester; raises UsageError for unknown names and values out of range.
 
-        Raises UsageError for what does not exist or does not fit."""
+        Args:
+            attack: name of an attack in framework/settings/attacks.py, several separated by commas, or "all".
+            epsilons: largest perturbations, see `chosen_epsilons`; None: defaults of each norm.
+            attack_samples: number of samples in a class-balanced part of the test set; None: all samples.
+            attack_steps: see `Effort`.
+            attack_binary_steps: see `Effort`.
+            attack_restarts: see `Effort`.
+            attack_batch_size: number of images that are attacked together.
+            attack_options: options of the class in foolbox, for a single attack.
+        """
         for name, value in (
             ("attack_samples", attack_samples), ("attack_steps", attack_steps),
             ("attack_binary_steps", attack_binary_steps), ("attack_restarts", attack_restarts),
             ("attack_batch_size", attack_batch_size),
         ):  # fmt: skip
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise UsageError(f"{name} is a whole number from 1 on, got {value!r}")
+                raise UsageError(f"{name} must be a whole number >= 1, got {value!r}")
         super().__init__(attack=attack, epsilons=epsilons)
         self.attack_samples = attack_samples
         self._attacks = chosen_attacks(attack)
         self._epsilons = chosen_epsilons(epsilons, self._attacks)
         if attack_options is not None and (len(self._attacks) > 1 or not isinstance(attack_options, Mapping)):
             raise UsageError(
-                "attack_options is a mapping of options for a single attack, such as {stepsize: 0.02}"
+                "attack_options must be a mapping of options for a single attack, such as {stepsize: 0.02}"
             )
         check_attack_options(attack_options or {})
         self._effort = Effort(
@@ -56,10 +62,11 @@ class AdversarialEvaluation(Tester):
             make_attack(self._attacks[0], settings_of(self._attacks[0], self._effort))
 
     def run(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> dict[str, Any]:
-        """Attack the same points of the network, and of `context.compared` if there is one.
+        """Attack the network, and `context.compared` if given, on the same samples.
 
-        The results hold, for each network: samples, misclassified, clean_accuracy, attacks (robust_accuracy per
-        epsilon, interval, median_perturbation), worst_case per norm and sanity. Lists go by epsilon."""
+        Returns for each network: samples, misclassified, clean_accuracy, attacks (robust_accuracy per epsilon,
+        interval, median_perturbation), worst_case per norm and sanity. Lists are in the order of the epsilons.
+        """
         context = self.context
         points = collect(batches, context.mean, context.std)
         if self.attack_samples is not None:
@@ -67,22 +74,22 @@ class AdversarialEvaluation(Tester):
             points = points.at(chosen.to(points.targets.device))
         networks = [Network(context.name, model, context.mean, context.std)]
         networks += [context.compared] if context.compared is not None else []
-        found = [
+        assessments = [
             assess(
                 network, points, self._attacks, self._epsilons, self._effort, seed=context.seed,
                 track=context.track,
             )
             for network in networks
         ]  # fmt: skip
-        results = [{"network": one.name, **summary(one)} for one in found]
+        results = [{"network": assessment.name, **summary(assessment)} for assessment in assessments]
         if self.attack_samples is not None:
             results[0]["positions"] = points.positions.tolist()
         if len(results) > 1:
             results[0]["compared"] = results[1]
-        self._draw(results[0], found[0], networks[0])
+        self._draw(results[0], assessments[0], networks[0])
         return results[0]
 
-    def _draw(self, results: dict[str, Any], found: Assessment, network: Network) -> None:
+    def _draw(self, results: dict[str, Any], assessment: Assessment, network: Network) -> None:
         context = self.context
         if context.plots is None:
             return
@@ -90,11 +97,11 @@ class AdversarialEvaluation(Tester):
 
         draw_robustness(context.plots / "robustness.png", results, f"{network.name} under attack")
         wrapped = PixelModel(network.model, network.mean, network.std)
-        for outcome in found.outcomes:
+        for outcome in assessment.outcomes:
             file = context.plots / f"examples_{outcome.attack.name}.png"
             title = f"{outcome.attack.name} on {network.name}"
-            draw_examples(file, found, outcome, wrapped, context.class_names, title)
+            draw_examples(file, assessment, outcome, wrapped, context.class_names, title)
 
     def shown(self, results: dict[str, Any]) -> list[str | Table]:
-        """Tables of robust accuracy, and the signs of masked gradients."""
+        """Return the tables of robust accuracy and the checks for masked gradients."""
         return robustness_tables(results)

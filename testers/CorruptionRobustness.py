@@ -7,17 +7,16 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from secateur import Loss, Tester, UsageError
 from secateur.framework.studies.robustness.corruptions import CORRUPTIONS, STRENGTHS
 from secateur.framework.studies.robustness.points import PixelModel, Points, collect, predictions
 from secateur.framework.studies.robustness.results import wilson
-from secateur.framework.training.loss import Loss
-from secateur.framework.training.tester import Network, Tester
-from secateur.utils.errors import UsageError
+from secateur.framework.training.tester import Network
 from secateur.utils.loading.batches import seeded
 
 
 class CorruptionRobustness(Tester):
-    """Accuracy on images with noise, blur and less contrast, at five strengths each."""
+    """Accuracy on images with noise, blur and reduced contrast, at five strengths each."""
 
     compares: ClassVar[bool] = True
 
@@ -29,23 +28,33 @@ class CorruptionRobustness(Tester):
         contrast: Sequence[float] = STRENGTHS["contrast"],
         batch_size: int = 256,
     ) -> None:
-        """noise, blur, contrast: strengths from mild to strong (framework/studies/robustness/corruptions.py)."""
+        """Initialise the tester; raises UsageError for values out of range.
+
+        Args:
+            noise: standard deviations of the noise, above 0, ascending.
+            blur: strengths of the blur, above 0, ascending; see framework/studies/robustness/corruptions.py.
+            contrast: remaining contrast, in (0, 1], descending.
+            batch_size: number of images per batch.
+        """
         if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-            raise UsageError(f"batch_size is a whole number from 1 on, got {batch_size!r}")
+            raise UsageError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
         super().__init__()
         self.batch_size = batch_size
         self.strengths = {"noise": _checked("noise", noise), "blur": _checked("blur", blur)}
         self.strengths["contrast"] = _checked("contrast", contrast)
 
     def run(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> dict[str, Any]:
-        """`clean_accuracy`, `corruptions` (strengths, accuracy, interval and mean of each) and `mean_accuracy`
-        over all corruptions and strengths; the same of `context.compared`, on the same spoiled images."""
+        """Evaluate the network, and `context.compared` if given, on the same corrupted images.
+
+        Returns `clean_accuracy`, `corruptions` (strengths, accuracy, interval and mean of each) and
+        `mean_accuracy` over all corruptions and strengths; `compared` holds the results of the second network.
+        """
         context = self.context
         points = collect(batches, context.mean, context.std)
         networks = [Network(context.name, model, context.mean, context.std)]
         networks += [context.compared] if context.compared is not None else []
-        found = self._test([PixelModel(one.model, one.mean, one.std) for one in networks], points)
-        results = [{"network": network.name, **one} for network, one in zip(networks, found, strict=True)]
+        tested = self._test([PixelModel(net.model, net.mean, net.std) for net in networks], points)
+        results = [{"network": network.name, **values} for network, values in zip(networks, tested, strict=True)]
         if len(results) > 1:
             results[0]["compared"] = results[1]
         if context.plots is not None:
@@ -67,7 +76,7 @@ class CorruptionRobustness(Tester):
         return [self._summary(*pair, len(points)) for pair in zip(clean, hits, strict=True)]
 
     def _hits(self, models: Sequence[PixelModel], points: Points, name: str, number: int) -> list[int]:
-        """How many of the spoiled images each network gets right: the same images for all."""
+        """Count the correctly classified corrupted images of each network, on the same images."""
         right = [torch.zeros((), dtype=torch.int64, device=points.pixels.device) for _ in models]
         for pixels, targets in zip(
             self._chunks(points.pixels, name, number), points.targets.split(self.batch_size), strict=True
@@ -82,7 +91,7 @@ class CorruptionRobustness(Tester):
             yield CORRUPTIONS[name](chunk, self.strengths[name][number], generator)
 
     def _spoiled(self, points: Points, name: str) -> list[Tensor]:
-        """The first image at every strength, for the picture."""
+        """Return the first image at every strength, for the figure."""
         numbers = range(len(self.strengths[name]))
         return [next(self._chunks(points.pixels, name, number))[0].cpu() for number in numbers]
 
@@ -106,29 +115,31 @@ class CorruptionRobustness(Tester):
         }
 
     def shown(self, results: dict[str, Any]) -> list[str | Table]:
-        """A table for each network."""
-        found: list[str | Table] = []
-        for one in (results, results.get("compared")):
-            if one is None:
+        """Return a line and a table for each network."""
+        shown: list[str | Table] = []
+        for network in (results, results.get("compared")):
+            if network is None:
                 continue
-            found.append(
-                f"{one['network']}: clean accuracy {one['clean_accuracy']:.4f}, "
-                f"mean over corruptions {one['mean_accuracy']:.4f}, {one['samples']} images"
+            shown.append(
+                f"{network['network']}: clean accuracy {network['clean_accuracy']:.4f}, "
+                f"mean over corruptions {network['mean_accuracy']:.4f}, {network['samples']} images"
             )
             table = Table(title="accuracy by strength, mild to strong", title_justify="left")
             for title in ("", *map(str, range(1, 1 + max(map(len, self.strengths.values())))), "mean"):
                 table.add_column(title, justify="right" if title else "left")
-            for name, row in one["corruptions"].items():
+            for name, row in network["corruptions"].items():
                 shares = [f"{share:.4f}" for share in row["accuracy"]]
                 table.add_row(name, *shares, *[""] * (len(table.columns) - 2 - len(shares)), f"{row['mean']:.4f}")
-            found.append(table)
-        return found
+            shown.append(table)
+        return shown
 
 
 def _checked(name: str, values: Any) -> tuple[float, ...]:
     numbers = values if isinstance(values, list | tuple) else [values]
-    good = all(isinstance(one, int | float) and not isinstance(one, bool) and one > 0 for one in numbers)
+    good = all(
+        isinstance(number, int | float) and not isinstance(number, bool) and number > 0 for number in numbers
+    )
     if not numbers or not good or (name == "contrast" and max(numbers) > 1):
         limits = "above 0 and at most 1" if name == "contrast" else "above 0"
-        raise UsageError(f"{name} is a list of strengths, numbers {limits}, got {values!r}")
-    return tuple(float(one) for one in numbers)
+        raise UsageError(f"{name} must be a list of numbers {limits}, got {values!r}")
+    return tuple(float(number) for number in numbers)

@@ -8,22 +8,42 @@ import torch
 from accelerate import DistributedType
 from torch import Tensor
 
+from secateur import RunError, Trainer
 from secateur.framework.network.preserve import evaluating
-from secateur.framework.training.trainer import Parts, Settings, Trainer
+from secateur.framework.training.trainer import Parts, Settings
 from secateur.utils.classification import confusion_counts, correct_samples
-from secateur.utils.errors import RunError
 from secateur.utils.loading.batches import BatchLoader
 from secateur.utils.optimizers import unwrapped
 
 Batch = tuple[Tensor, Tensor]
-#: on an accelerator, how many steps go by between two looks at whether a loss was not finite
+#: number of steps between two checks for losses that are not finite, on an accelerator
 WATCH_EVERY = 50
 
 
 class DefaultTrainer(Trainer):
-    """Plain supervised training; override `train_step`, `train_epoch`, `train` or `evaluate` to change one step.
+    """Trainer for supervised classification.
 
-    The loop knows nothing of pruning, logging or saving: these are listeners.
+    Every epoch runs over the training set and evaluates the network on the validation set, if there is one.
+    Pruning, logging and saving are listeners and not part of the loop. Override `train_step`, `train_epoch`,
+    `penalty`, `train` or `evaluate` to change a part of it.
+
+    Args:
+        parts: model, loss, optimizer, loaders, scheduler of the learning rate, and hooks.
+        settings: settings of the training loop: epochs, gradient clipping and noise, temperature, seed, and
+            others.
+        options: options of a subclass, by keyword; each becomes an attribute of the instance.
+
+    Raises:
+        RunError: in `train` and `evaluate`, if the loss is not finite or there are no samples to evaluate.
+
+    Example:
+        >>> from secateur import DefaultTrainer
+        >>> class LastLayer(DefaultTrainer):  # trainers/LastLayer.py: `--train_scheme LastLayer`
+        ...     def train_step(self, batch):
+        ...         loss = super().train_step(batch)
+        ...         return loss + 0.01 * list(self.model.parameters())[-1].square().sum()
+        >>> LastLayer.keeps_best
+        True
     """
 
     def __init__(self, parts: Parts, settings: Settings, **options: Any) -> None:
@@ -36,7 +56,7 @@ class DefaultTrainer(Trainer):
         self._deadline = float("inf")
 
     def train(self) -> None:
-        """All epochs, with an evaluation on the validation set after each."""
+        """Train for all epochs and evaluate on the validation set after each."""
         minutes = self.settings.max_training_minutes
         self._deadline = time.monotonic() + 60 * minutes if minutes > 0 else float("inf")
         try:
@@ -56,7 +76,7 @@ class DefaultTrainer(Trainer):
             raise
 
     def train_epoch(self) -> dict[str, float]:
-        """One pass over the training set; `acc/train` and `loss/train` over all its samples."""
+        """Train for one epoch; return the means over its samples, such as `acc/train` and `loss/train`."""
         self._totals, self._samples = {}, 0
         self.model.train()
         self.hooks.epoch_started(trainer=self)
@@ -67,7 +87,7 @@ class DefaultTrainer(Trainer):
             if self.settings.eval_freq and self.progress.step % self.settings.eval_freq == 0:
                 self._evaluate_midway()
             if time.monotonic() > self._deadline:
-                self.progress.stopped = f"max_training_minutes ({self.settings.max_training_minutes:g}) are over"
+                self.progress.stopped = f"max_training_minutes ({self.settings.max_training_minutes:g}) reached"
                 break
         self._raise_if_bad()
         if self.lr_schedule is not None:
@@ -75,7 +95,11 @@ class DefaultTrainer(Trainer):
         return self._means()
 
     def train_step(self, batch: Batch) -> Tensor:
-        """Loss of one batch, a scalar to be minimised."""
+        """Return the loss of a batch, a scalar to minimise, and record its metrics.
+
+        Args:
+            batch: inputs and targets on the device.
+        """
         inputs, targets = batch
         outputs = self.model(inputs)
         loss, penalty = self.loss(self.softened(outputs), targets), self.penalty()
@@ -83,19 +107,25 @@ class DefaultTrainer(Trainer):
         return loss + penalty
 
     def softened(self, outputs: Tensor) -> Tensor:
-        """The logits over the temperature of training (`--T`)."""
+        """Return the logits divided by the temperature of training (`--T`)."""
         return outputs if self.settings.temperature == 1 else outputs / self.settings.temperature
 
     def penalty(self) -> Tensor:
-        """What is added to the task loss in training, a scalar: the loss's own penalty."""
+        """Return the scalar that is added to the task loss in training; default: the penalty of the loss."""
         return self.loss.penalty(self.model)
 
     @torch.inference_mode()
     def evaluate(self, loader: BatchLoader) -> dict[str, float]:
-        """`acc` and `loss` over all samples of the loader, in eval mode.
+        """Evaluate the network in eval mode on all samples of a loader, and set `confusion`.
 
-        Leaves the counts of true and predicted classes in `confusion`. Raises RunError where the loss is not
-        finite: such a network's accuracy means nothing.
+        Args:
+            loader: batches to evaluate.
+
+        Returns:
+            `acc` (share of correct samples) and `loss` (mean over samples).
+
+        Raises:
+            RunError: if the loss is not finite, which makes the accuracy meaningless, or if there are no samples.
         """
         total = table = None
         samples = 0
@@ -109,14 +139,14 @@ class DefaultTrainer(Trainer):
                 samples += len(inputs)
         self.confusion = table
         if table is None or total is None:
-            raise RunError("there is nothing to evaluate: the loader is empty")
+            raise RunError("no sample to evaluate: the loader is empty")
         result = {"acc": float(table.trace()) / samples, "loss": float(total) / samples}
         if not math.isfinite(result["loss"]):
             self._fail(f"in the evaluation after {self.progress.step} steps")
         return result
 
     def record(self, samples: int, **values: Tensor) -> None:
-        """Add batch means to the epoch's metrics; they stay on the device until the epoch ends."""
+        """Add batch means to the metrics of the epoch; they remain on the device until its end."""
         for key, value in values.items():
             total = self._totals.get(key)
             value = value.detach()
@@ -141,23 +171,23 @@ class DefaultTrainer(Trainer):
         self.hooks.batch_ended(trainer=self, loss=loss.detach())
 
     def _alone(self) -> bool:
-        """Whether accelerate's wrappers would only pass calls on, which they do at 0.5 ms a step."""
+        """Whether the wrappers of accelerate only forward calls, at a cost of 0.5 ms per step."""
         accelerator = self.accelerator
         alone = accelerator.distributed_type == DistributedType.NO and accelerator.scaler is None
         return alone and accelerator.sync_gradients
 
     def _stepping(self) -> Any:
-        """What steps: the optimizer in its wrapper, or itself where that does the same."""
+        """Return the optimizer in its wrapper, or the plain optimizer where both are equivalent."""
         return unwrapped(self.optimizer) if self._alone() else self.optimizer
 
     def _clip(self, limit: float) -> None:
-        """Scale the gradients down to the limit; where its reading costs nothing, a norm below ends it there."""
+        """Clip the gradients to an L2 norm of `limit`; on the CPU nothing is scaled if the norm is smaller."""
         if not self._alone() or self.example_input.device.type != "cpu":
             self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
             return
         parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if not float(norm) + 1e-6 < limit:  # the other way round NaN would pass
+        if not float(norm) + 1e-6 < limit:  # not `norm >= limit`, which is false for NaN
             torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
     def _add_noise(self) -> None:
@@ -175,7 +205,7 @@ class DefaultTrainer(Trainer):
         return {f"{key}/train": float(total) / self._samples for key, total in self._totals.items()}
 
     def _watch(self, loss: Tensor) -> None:
-        """Stop at the first loss that is not finite; where reading it would wait for the device, look later."""
+        """Raise RunError at the first loss that is not finite; on an accelerator, check every few steps."""
         if loss.device.type == "cpu":
             if not math.isfinite(loss.item()):
                 self._fail(f"at step {self.progress.step}")
@@ -190,4 +220,4 @@ class DefaultTrainer(Trainer):
             self._fail(f"at step {int(self._first_bad)}")
 
     def _fail(self, when: str) -> NoReturn:
-        raise RunError(f"the loss is not finite {when} (epoch {self.epoch}): the run stops")
+        raise RunError(f"the loss is not finite {when} (epoch {self.epoch}): the run is stopped")

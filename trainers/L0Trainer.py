@@ -7,11 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from secateur import DefaultTrainer, Groups, Masks, UsageError, channel_groups, decay_groups
 from secateur.framework.network.batch_norm import measured_statistics, running_statistics
-from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import evaluating
-from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.gated_layers.hard_concrete import (
     DROP_RATE,
     LARGEST,
@@ -22,31 +20,29 @@ from secateur.framework.pruning.gated_layers.hard_concrete import (
     l0_layers,
 )
 from secateur.framework.pruning.gated_layers.l0_network import Closed, add_l0_gates, cut_closed, without_gates
-from secateur.framework.training.trainer import Parts, Settings, decay_groups
-from secateur.trainers.DefaultTrainer import DefaultTrainer
-from secateur.utils.errors import UsageError
+from secateur.framework.training.trainer import Parts, Settings
 from secateur.utils.loading.batches import BatchLoader
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.optimizers import unwrapped
 
-#: per training sample what the usual 1.0 is for the 60,000 of MNIST, on the 5,400 of FASHION_MINI; with 1.0 LeNet5
-#: loses its last layer there
+#: the usual 1.0 for the 60,000 samples of MNIST, scaled to the 5,400 of FASHION_MINI, where 1.0 closes all gates
+#: of the last layer of LeNet5
 L0_REG = 0.1
-#: a gate closes at log_alpha = -2.4, and Adam moves it by at most the learning rate a step
+#: a gate closes at log_alpha = -2.4, and Adam changes it by at most the learning rate per step
 GATE_LR = 10.0
-#: the statistics of training are those of random gates
+#: batches to measure norm statistics on; those of training were computed with random gates
 NORM_BATCHES = 20
-#: images that tell whether a network looks at them at all
+#: number of images to check whether the output depends on the input
 SOME = 64
 
 
 class L0Trainer(DefaultTrainer):
-    """Trains hard-concrete gates with the weights (`--l0`); what is closed in the end is cut.
+    """Trains hard-concrete gates together with the weights (`--l0`) and cuts the channels of closed gates.
 
-    After every step log_alpha is clamped and, with beta_ema > 0, every parameter p averaged: avg <- beta * avg +
-    (1 - beta) * p from avg = 0, divided by 1 - beta^t where it is used: the averaged network is the one that is
-    evaluated, measured and saved, with the gates of eval mode, statistics of the norms that fit these, and without
-    what they close.
+    After every step log_alpha is clamped and, with beta_ema > 0, every parameter p is averaged by
+    avg <- beta * avg + (1 - beta) * p from avg = 0, with bias correction by 1 - beta^t. The averaged network is
+    evaluated, measured and saved, with the gates of eval mode, norm statistics measured for these gates, and
+    without the closed channels.
     Louizos, Welling and Kingma, 2018, arXiv:1712.01312.
     """
 
@@ -67,10 +63,21 @@ class L0Trainer(DefaultTrainer):
         close_norms: bool = True,
         norm_batches: int = NORM_BATCHES,
     ) -> None:
-        """`l0_reg`, `l2_reg` and `beta_ema` are flags; most others are options of `prepare_model`, see there.
+        """Initialise the trainer.
 
-        `gate_lr` is the learning rate of log_alpha, in learning rates; `norm_batches` is on how many batches of
-        the training set the norms' statistics are measured for an evaluation (0: those of training are taken).
+        Args:
+            parts: model, loss, optimizer, loaders, scheduler of the learning rate, and hooks.
+            settings: settings of the training loop.
+            l0_reg: cost of a nonzero weight, divided by the number of training samples.
+            l2_reg: cost of the squared weights, per training sample.
+            beta_ema: decay of the averaged parameters, in [0, 1); 0 disables averaging.
+            local_rep: draw gates for each sample instead of each batch.
+            droprate_init: initial share of closed gates.
+            temperature: temperature of the concrete distribution.
+            gate_lr: learning rate of log_alpha, as a multiple of the learning rate.
+            close_norms: see `add_l0_gates`.
+            norm_batches: number of training batches that norm statistics are measured on before an evaluation; 0
+                uses the statistics of training.
         """
         super().__init__(parts, settings)
         self.beta_ema, self.norm_batches = beta_ema, norm_batches
@@ -88,25 +95,21 @@ class L0Trainer(DefaultTrainer):
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
-        """Rates and factors in their ranges, switches true or false."""
+        """Raise UsageError for rates and factors out of range and for switches that are not boolean."""
         check_gates(options.get("droprate_init", DROP_RATE), options.get("temperature", TEMPERATURE))
         gate_lr = options.get("gate_lr", GATE_LR)
         if not isinstance(gate_lr, int | float) or isinstance(gate_lr, bool) or not 0 < gate_lr < float("inf"):
             raise UsageError(f"gate_lr must be a number above 0, got {gate_lr!r}")
         norm_batches = options.get("norm_batches", NORM_BATCHES)
         if not isinstance(norm_batches, int) or isinstance(norm_batches, bool) or norm_batches < 0:
-            raise UsageError(f"norm_batches must be a number of batches, at least 0, got {norm_batches!r}")
+            raise UsageError(f"norm_batches must be a whole number >= 0, got {norm_batches!r}")
         for name in ("local_rep", "close_norms"):
             if not isinstance(options.get(name, True), bool):
                 raise UsageError(f"{name} must be true or false, got {options[name]!r}")
 
     @classmethod
     def prepare_model(cls, model: nn.Module, loaders: Loaders, **options: Any) -> nn.Module:
-        """Gates on every Conv2d and Linear layer.
-
-        `local_rep` draws gates for each sample and not for each batch; `droprate_init` is the share of gates that
-        begin closed, `temperature` that of the concrete distribution; `close_norms` see `add_l0_gates`.
-        """
+        """Add gates to every Conv2d and Linear layer; for the options see the constructor."""
         sample = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
         samples = loaders.train.num_samples
         own: dict[str, Any] = {
@@ -118,19 +121,19 @@ class L0Trainer(DefaultTrainer):
 
     @classmethod
     def parameters(cls, model: nn.Module, learning_rate: float, **options: Any) -> list[Any]:
-        """The gates learn `gate_lr` times as fast as the weights."""
+        """Return the parameter groups; the learning rate of the gates is `gate_lr` times that of the weights."""
         gates = [layer.log_alpha for layer in l0_layers(model).values()]
-        others = [one for one in model.parameters() if not any(one is gate for gate in gates)]
+        others = [weight for weight in model.parameters() if not any(weight is gate for gate in gates)]
         fast = {"params": gates, "lr": learning_rate * options.get("gate_lr", GATE_LR)}
         return [*decay_groups(others), *([fast] if gates else [])]
 
     def evaluate(self, loader: BatchLoader) -> dict[str, float]:
-        """As in DefaultTrainer, of the averaged network."""
+        """Evaluate the averaged network as `DefaultTrainer.evaluate` does."""
         with self._averaged():
             return super().evaluate(loader)
 
     def network(self) -> nn.Module:
-        """The averaged network without gates and without what they close."""
+        """Return the averaged network without gates and without the channels that they close."""
         if not l0_layers(self.model):
             return self.model
         if self._plain is None or self._plain[0] != self._steps:
@@ -142,19 +145,19 @@ class L0Trainer(DefaultTrainer):
         return self._plain[1]
 
     def finish(self) -> None:
-        """From here on the network is plain; says what closed gates left of it that nobody would expect."""
+        """Replace the network by the plain one, and warn of closed gates that were not cut."""
         super().finish()
         if self._closed is None:
             return
         if self._closed.closed and self._says_the_same():
             share = f"{self._closed.closed} of {self._closed.gates} gates are closed"
-            self.warn(f"L0: {share} and the network says the same of every image: --l0_reg is too strong")
+            self.warn(f"L0: {share} and the output is the same for every image: --l0_reg is too large")
         if self._closed.left:
             self.warn(_left_as_zeros(self._closed))
 
     @torch.no_grad()
     def _says_the_same(self) -> bool:
-        """Whether the outputs for some training images are equal to the last bit."""
+        """Whether the outputs for some training images are bitwise equal."""
         loader = self.loaders.train
         chunk = torch.arange(min(SOME, loader.num_samples))
         inputs, _ = next(iter(loader.plain([chunk])))
@@ -163,11 +166,11 @@ class L0Trainer(DefaultTrainer):
         return len(inputs) > 1 and bool((outputs == outputs[:1]).all())
 
     def state(self) -> dict[str, float]:
-        """norm/l0: the expected number of weights and biases that are not zero, while there are gates."""
+        """Return norm/l0, the expected number of nonzero weights and biases, while there are gates."""
         return {"norm/l0": expected_l0(self.model)} if l0_layers(self.model) else {}
 
     def report(self) -> dict[str, Any]:
-        """How many gates there were, and what became of those that closed."""
+        """Return the number of gates, and how many are closed, cut, and masked with zeros."""
         if self._closed is None:
             return {}
         found = self._closed
@@ -185,23 +188,23 @@ class L0Trainer(DefaultTrainer):
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
-        """The averages in place of the parameters, with statistics of their own; all come back to the last bit."""
+        """Use the averaged parameters and their norm statistics inside the block; restore all tensors exactly."""
         statistics = running_statistics(self.model)
         tensors = [*self._parameters, *statistics]
         if not l0_layers(self.model):
             yield
             return
         with torch.no_grad():
-            own = [tensor.clone() for tensor in tensors]
+            saved = [tensor.clone() for tensor in tensors]
         try:
             if self._averages and self._steps:
                 self._copy(self._parameters, torch._foreach_div(self._averages, 1 - self.beta_ema**self._steps))
-                Masks(self.model).apply()  # they are applied after the average was taken
+                Masks(self.model).apply()  # the averages were computed before the masks were applied
             if self.norm_batches and statistics:
                 self._copy(statistics, self._measured())
             yield
         finally:
-            self._copy(tensors, own)
+            self._copy(tensors, saved)
 
     @torch.no_grad()
     def _copy(self, targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
@@ -209,7 +212,7 @@ class L0Trainer(DefaultTrainer):
             target.copy_(value)
 
     def _measured(self) -> list[Tensor]:
-        """The norms' statistics for the gates of eval mode, measured once for each step."""
+        """Return the norm statistics for the gates of eval mode, measured once per optimizer step."""
         if self._statistics is None or self._statistics[0] != self._steps:
             batches = self.loaders.scoring_batches(
                 "random",

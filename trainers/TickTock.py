@@ -8,27 +8,28 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur import DefaultTrainer, Never, Schedule, UsageError
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.gated_layers.gated_batch_norm import CLAMP, add_gates, fold_gates, gated_norms
-from secateur.framework.schedules.base import Never, Schedule, even_targets, spread
+from secateur.framework.schedules.base import even_targets, spread
 from secateur.framework.training.trainer import Parts, Settings
-from secateur.trainers.DefaultTrainer import Batch, DefaultTrainer
-from secateur.utils.errors import UsageError
+from secateur.trainers.DefaultTrainer import Batch
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.optimizers import unwrapped
 
 TICK, TOCK, FINE_TUNE = "tick", "tock", "fine-tune"
-#: of each layer's channels; without it the ranking may leave a single one
+#: smallest share of channels to keep in each layer; without it the ranking may keep only one
 KEEP_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Phases(Schedule):
-    """Cycles of a Tock and a Tick, then fine-tuning; every epoch of a Tick ends with a pruning.
+    """Schedule of cycles of a Tock and a Tick, and of fine-tuning; every epoch of a Tick ends with a pruning step.
 
-    Numbers of epochs; None follows from the run's: of 7 parts Tock and Tick take one each, two cycles long, and
-    fine-tuning the rest, as 10, 10, 10, 10 and 30 of 70. Epochs that make no full cycle lengthen the first Tock.
+    The values are numbers of epochs. None is derived from the length of the run: Tock and Tick take 1/7 each in
+    two cycles, and fine-tuning the remaining epochs, such as 10, 10, 10, 10 and 30 of 70. Epochs that do not fill
+    a cycle lengthen the first Tock.
     """
 
     tick: int | None = None
@@ -39,10 +40,10 @@ class Phases(Schedule):
         for name, least in (("tick", 1), ("tock", 0), ("fine_tune", 0)):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise UsageError(f"TickTock: {name} is a number of epochs, at least {least}, got {value!r}")
+                raise UsageError(f"TickTock: {name} must be a number of epochs >= {least}, got {value!r}")
 
     def phases(self, epochs: int) -> list[str]:
-        """The phase of each epoch. Raises UsageError where fine-tuning leaves no epoch to prune in."""
+        """Return the phase of each epoch; raise UsageError if fine-tuning takes all epochs."""
         part = max(1, epochs // 7)
         tick = part if self.tick is None else self.tick
         tock = part if self.tock is None else self.tock
@@ -50,29 +51,29 @@ class Phases(Schedule):
         if fine is None:
             cycles = 2 if epochs >= 2 * (tick + tock) + 1 else 1
             fine = max(0, min(1, epochs - 1), epochs - cycles * (tick + tock))
-        rest = epochs - fine
-        if rest < 1:
+        cyclic = epochs - fine
+        if cyclic < 1:
             raise UsageError(f"nothing would be pruned: of {epochs} epochs TickTock fine-tunes for {fine}")
-        cycles = max(1, rest // (tick + tock))
-        tick = min(tick, max(1, rest - min(1, tock)))
-        first = rest - cycles * tick - (cycles - 1) * tock
+        cycles = max(1, cyclic // (tick + tock))
+        tick = min(tick, max(1, cyclic - min(1, tock)))
+        first = cyclic - cycles * tick - (cycles - 1) * tock
         tocks = [first] + [tock] * (cycles - 1)
         before = [phase for length in tocks for phase in [TOCK] * length + [TICK] * tick]
         return before + [FINE_TUNE] * fine
 
     def plan(self, limit: float, epochs: int) -> dict[int, list[float]]:
-        """The ends of the Ticks, in even steps; once the limit is reached, the rest of the run fine-tunes."""
+        """Return even targets for the epochs of the Ticks; after the last target the run fine-tunes."""
         ends = [epoch for epoch, phase in enumerate(self.phases(epochs)) if phase == TICK]
         return spread(even_targets(limit), ends)
 
 
 class TickTock(DefaultTrainer):
-    """Gates on the batch norms, trained in turns with the network; pruned a little after each epoch of a Tick.
+    """Trains gates on the batch norms in turns with the network, and prunes after each epoch of a Tick.
 
-    Gates start as the norms' scales and are folded back in the end. Tick: only gates, norms and the last layer
-    train, at `low_lr` of the learning rate; then the criterion prunes. Tock: all trains, with the penalty
-    gate_reg * sum |gate|, the learning rate rising from `low_lr` of itself to the whole and back. Then all
-    is fine-tuned. You, Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
+    Gates are initialised with the scales of the norms and folded back at the end. Tick: gates, norms and the last
+    layer are trained with `low_lr` times the learning rate, then the criterion prunes. Tock: all parameters are
+    trained with the penalty gate_reg * sum |gate|, and the learning rate rises from `low_lr` times its value to
+    its value and falls again. Then the network is fine-tuned. You, Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
     """
 
     def __init__(
@@ -88,13 +89,23 @@ class TickTock(DefaultTrainer):
         clamp: float = CLAMP,
         keep_share: float = KEEP_SHARE,
     ) -> None:
-        """`tick`, `tock` and `fine_tune` are numbers of epochs, see `Phases`; `clamp` see `add_gates`.
+        """Initialise the trainer.
 
-        Of each layer's channels `keep_share` stays, and one at least: a limit beyond that is not met.
+        Args:
+            parts: model, loss, optimizer, loaders, scheduler of the learning rate, and hooks.
+            settings: settings of the training loop.
+            tick: number of epochs of a Tick; None: see `Phases`.
+            tock: number of epochs of a Tock; None: see `Phases`.
+            fine_tune: number of epochs of fine-tuning; None: see `Phases`.
+            gate_reg: factor of the penalty on the gates in a Tock.
+            low_lr: factor of the learning rate in a Tick, and at both ends of a Tock.
+            clamp: see `add_gates`.
+            keep_share: smallest share of channels to keep in each layer, and at least one channel; targets beyond
+                it are not reached.
         """
         super().__init__(parts, settings)
         self.gate_reg, self.low_lr = gate_reg, low_lr
-        #: the phase of each epoch; nothing but fine-tuning once the last target is reached
+        #: phase of each epoch; fine-tuning after the last target
         self.phases = [FINE_TUNE] * settings.epochs
         if settings.plan:
             last = max(settings.plan) + 1
@@ -103,7 +114,7 @@ class TickTock(DefaultTrainer):
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
-        """Numbers of epochs, and factors that are not below 0."""
+        """Raise UsageError for invalid numbers of epochs and for negative factors."""
         Phases(**{name: options[name] for name in ("tick", "tock", "fine_tune") if name in options})
         for name in ("gate_reg", "low_lr", "clamp"):
             value = options.get(name, 0.0)
@@ -115,41 +126,41 @@ class TickTock(DefaultTrainer):
 
     @classmethod
     def least_share(cls, **options: Any) -> float:
-        """`keep_share`: of the channels in the dense network."""
+        """Return `keep_share`, relative to the dense network."""
         return float(options.get("keep_share", KEEP_SHARE))
 
     @classmethod
     def schedule(cls, own: Schedule, **options: Any) -> Schedule:
-        """The ends of the Ticks, whatever the criterion's own moments are."""
+        """Return the schedule of the Ticks, which replaces that of the criterion."""
         if isinstance(own, Never):
             return own
         return Phases(**{name: options[name] for name in ("tick", "tock", "fine_tune") if name in options})
 
     @classmethod
     def prepare_model(cls, model: nn.Module, loaders: Loaders, **options: Any) -> nn.Module:
-        """Gates on the batch norms."""
+        """Add gates to the batch norms."""
         add_gates(model, options.get("clamp", CLAMP))
         return model
 
     @property
     def phase(self) -> str:
-        """ "tick", "tock" or "fine-tune": that of the epoch."""
+        """Phase of the epoch: "tick", "tock" or "fine-tune"."""
         return self.phases[self.epoch]
 
     def train(self) -> None:
-        """As in DefaultTrainer; a network without gates is told of."""
+        """Train as `DefaultTrainer` does; warn if the network has no gates."""
         if TICK in self.phases and not gated_norms(self.model):
             self.warn("TickTock: the network has no batch norm with a scale: there are no gates to train")
         super().train()
 
     def train_epoch(self) -> dict[str, float]:
-        """One epoch of the phase."""
+        """Train for one epoch of the phase."""
         self._first_step = self.progress.step
         with self._frozen() if self.phase == TICK else self._free():
             return super().train_epoch()
 
     def penalty(self) -> Tensor:
-        """The loss's own, and in a Tock gate_reg * sum |gate|."""
+        """Return the penalty of the loss, plus gate_reg * sum |gate| in a Tock."""
         total = super().penalty()
         if self.phase == TOCK:
             for norm in gated_norms(self.model).values():
@@ -157,7 +168,7 @@ class TickTock(DefaultTrainer):
         return total
 
     def network(self) -> nn.Module:
-        """A copy with the gates folded into the norms."""
+        """Return a copy with the gates folded into the norms."""
         if not gated_norms(self.model):
             return self.model
         plain = copy.deepcopy(self.model)
@@ -165,7 +176,7 @@ class TickTock(DefaultTrainer):
         return plain
 
     def report(self) -> dict[str, Any]:
-        """How many epochs each phase had."""
+        """Return the number of epochs of each phase."""
         return {phase: self.phases.count(phase) for phase in (TICK, TOCK, FINE_TUNE)}
 
     def _update(self, batch: Batch) -> None:
@@ -180,7 +191,7 @@ class TickTock(DefaultTrainer):
                 group["lr"] = rate
 
     def _share(self) -> float:
-        """Of the learning rate, at this step: a triangle over each Tock."""
+        """Return the factor of the learning rate at this step: a triangle over each Tock."""
         if self.phase != TOCK:
             return self.low_lr if self.phase == TICK else 1.0
         begin = end = self.epoch
@@ -198,12 +209,12 @@ class TickTock(DefaultTrainer):
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        """Without training of the weights and biases of all layers but the last; their optimizer state stays."""
+        """Freeze the weights and biases of all layers except the last; their optimizer state is kept."""
         last = lineage_of(self.model).output_layers or ()
         layers = [module for name, module in prunable_layers(self.model).items() if name not in last]
-        frozen = [one for layer in layers for one in layer.parameters() if one.requires_grad]
-        if not any(one.requires_grad for one in {*self.model.parameters()} - {*frozen}):
-            frozen = []  # nothing would be left to train
+        frozen = [weight for layer in layers for weight in layer.parameters() if weight.requires_grad]
+        if not any(weight.requires_grad for weight in {*self.model.parameters()} - {*frozen}):
+            frozen = []  # otherwise no parameter would be trained
         for parameter in frozen:
             parameter.requires_grad_(False)
             parameter.grad = None

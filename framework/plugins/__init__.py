@@ -1,5 +1,6 @@
-"""How a file in criterions/ becomes a criterion.
+"""Discovery of plug-ins: how a file in criterions/ becomes a criterion.
 
-A folder comes in; names, descriptions read from the source, and classes go out. Only `get` and `build` import.
+The registry maps folders to names, descriptions parsed from the source, and classes; only `get` and `build`
+import plug-ins.
 Start with `registry.py`.
 """

@@ -1,4 +1,4 @@
-"""Exceptions of plug-ins that would end the process or be taken for the user's Ctrl-C."""
+"""Handling of plug-in exceptions that would end the process or be mistaken for Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from secateur.utils.errors import RunError
 from secateur.utils.suggest import one_line
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-#: file -> name of every registered plug-in, for the text of a failure
+#: file -> name of every registered plug-in, for error messages
 PLUGIN_FILES: dict[Path, str] = {}
 
 
 def ends_process(error: BaseException) -> bool:
-    """Whether an exception passes `except Exception` or exhausted the stack, and is not the user's Ctrl-C.
+    """Whether an exception is not caught by `except Exception` or exhausted the stack, and is not Ctrl-C.
 
-    A KeyboardInterrupt is not Ctrl-C where it comes from a `raise` statement in a plug-in: the signal is handled
+    A KeyboardInterrupt from a `raise` statement in a plug-in is not Ctrl-C, since Python handles the signal
     between two other instructions.
     """
     if isinstance(error, KeyboardInterrupt):
@@ -30,23 +30,23 @@ def ends_process(error: BaseException) -> bool:
 
 
 def explained(error: BaseException, where: str = "") -> str:
-    """One line: where an exception was raised, its type and its text. A plug-in is named with its file."""
+    """Return one line with the origin, type and text of an exception; a plug-in is named with its file."""
     text = one_line(error)
-    what = f"raised {type(error).__name__}" + (f": {text}" if text else "")
+    raised = f"raised {type(error).__name__}" + (f": {text}" if text else "")
     file = plugin_file(error)
     if where and (file is None or file.stem == where.partition(".")[0]):
-        return f"{where} {what}"
-    return f"{origin(error)} {what}" + (f" in {where}" if where else "")
+        return f"{where} {raised}"
+    return f"{origin(error)} {raised}" + (f" in {where}" if where else "")
 
 
 def plugin_file(error: BaseException) -> Path | None:
-    """The file of the innermost plug-in that the traceback of the error, or of its cause, passes."""
+    """Return the file of the innermost plug-in in the traceback of the error or of its cause."""
     frames = _frames((error.__cause__ or error).__traceback__)
     return next((file for file in map(_file, reversed(frames)) if file in PLUGIN_FILES), None)
 
 
 def origin(error: BaseException) -> str:
-    """The innermost plug-in that the traceback passes, else the innermost file outside Secateur."""
+    """Return the innermost plug-in in the traceback, or else the innermost file outside Secateur."""
     plugin = plugin_file(error)
     if plugin is not None:
         return f"{plugin.stem} ({plugin})"
@@ -57,9 +57,9 @@ def origin(error: BaseException) -> str:
 
 @contextmanager
 def contained(where: str = "") -> Iterator[None]:
-    """Turn SystemExit and the like, raised inside, into a RunError of one line: a failed run.
+    """Convert SystemExit and similar exceptions raised inside the block to a RunError of one line.
 
-    Ctrl-C and everything that `except Exception` catches pass, but for a RecursionError.
+    Ctrl-C and exceptions that `except Exception` catches are not converted, except for RecursionError.
     """
     try:
         yield

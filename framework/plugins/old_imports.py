@@ -1,8 +1,8 @@
-"""Plug-ins written before everything was imported as `secateur....` go on working.
+"""Backward compatibility for plug-ins that import from `framework`, `utils`, `trainers`, ... without `secateur`.
 
-While a plug-in is imported, `framework`, `utils`, `trainers`, ... mean what they meant in the root of a clone,
-unless the user has packages of these names. A public name is found under any module of `framework` that it was
-once imported from; for every other name the error says where it is now.
+While a plug-in is imported, these names are resolved as in the root of a clone, unless the user has packages of
+these names. A public name is found under any module of `framework` that defined it before; for all other names the
+error message gives the new location.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OLD_TOPS = ("framework", "utils", "models", "criterions", "trainers", "testers",
 
 @contextlib.contextmanager
 def old_names_allowed() -> Iterator[None]:
-    """Resolve old import paths inside the block; `sys.modules` has none of them afterwards."""
+    """Resolve old import paths inside the block; they are removed from `sys.modules` afterwards."""
     before = {name: module for name, module in sys.modules.items() if _is_ours(name)}
     finder = _Finder()
     for name in before:
@@ -43,13 +43,13 @@ def old_names_allowed() -> Iterator[None]:
 
 
 class _Finder(MetaPathFinder):
-    """Finds our modules by their old names."""
+    """Meta path finder for modules of Secateur by their old names."""
 
     def __init__(self) -> None:
         self.given: list[str] = []
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: Any = None) -> ModuleSpec | None:
-        """The spec of a module of ours, None where the name is not ours or is the user's own."""
+        """Return the spec of a module of Secateur, or None for all other modules."""
         if not _is_ours(fullname):
             return None
         self.given.append(fullname)
@@ -57,13 +57,13 @@ class _Finder(MetaPathFinder):
 
 
 class _Loader(Loader):
-    """Puts the module of today, or one that looks names up in `secateur`, in the place of the old one."""
+    """Replaces an old module by the current one, or by one that looks names up in `secateur`."""
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """The default module, which `exec_module` replaces."""
+        """Return None for the default module, which `exec_module` replaces."""
 
     def exec_module(self, module: ModuleType) -> None:
-        """Replace the new module in `sys.modules`, as the import system allows."""
+        """Replace the module in `sys.modules`, which the import system allows."""
         name = module.__name__
         is_now = f"secateur.{name}"
         found = None
@@ -77,7 +77,7 @@ class _Loader(Loader):
 
 
 class _Folder(ModuleType):
-    """An old module: its attributes are the public names."""
+    """An old module, whose attributes are the public names."""
 
     __path__: list[str] = []
 
@@ -93,12 +93,12 @@ class _Folder(ModuleType):
 
 
 def moved(module: str, name: str) -> str:
-    """The line that says where a name of an old module is now."""
+    """Return the message with the new location of a name of an old module."""
     places = [path for path in sorted((ROOT / "framework").rglob("*.py")) if name in _defined(path)]
     if not places:
-        return f"{module}.{name} no longer exists: `from secateur import ...` has the public names"
+        return f"{module}.{name} no longer exists: import public names by `from secateur import ...`"
     place = places[0].relative_to(ROOT).with_suffix("")
-    return f"{module} has moved: {name} is in secateur.{'.'.join(place.parts)} now"
+    return f"{module} has moved: {name} is now in secateur.{'.'.join(place.parts)}"
 
 
 def _defined(path: Path) -> set[str]:
@@ -112,7 +112,7 @@ def _defined(path: Path) -> set[str]:
 
 
 def _is_ours(name: str) -> bool:
-    """Whether an old name means a module of ours: not where the user has a package of that name elsewhere."""
+    """Whether an old name refers to a module of Secateur and not to a package of the user."""
     top = name.partition(".")[0]
     if top not in OLD_TOPS:
         return False

@@ -1,7 +1,7 @@
-"""Names to classes: a plug-in is a file whose name equals the name of the class in it.
+"""The registry of plug-ins: a plug-in is a file that defines a class of the same name.
 
-Listing names reads folders, describing a plug-in parses its file, and only `get` imports anything, so the
-command line can answer `--help` and `list` without torch.
+Listing names reads folders, describing a plug-in parses its file, and only `get` imports it. The command line can
+therefore print `--help` and `list` without importing torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FOLDERS = {
     "losses": "losses",
     "datasets": "utils/data",
 }
-# torch's own optimizers by the names of the command line; a table, because they need no files of ours.
+# optimizers of torch by their names on the command line; they need no plug-in files
 OPTIMIZERS = {
     "ADADELTA": "Adadelta",
     "ADAM": "Adam",
@@ -43,9 +43,30 @@ OPTIMIZERS = {
 
 
 class Registry:
-    """Finds plug-ins by name in the built-in folders and in every folder added later.
+    """Finds plug-ins by kind and name in the built-in folders and in added folders.
 
-    `add_folder` takes a folder with the same layout (models/, criterions/, ..., utils/data/).
+    A plug-in is a file that defines a class of the same name, such as models/LeNet5.py. The folders are models/,
+    criterions/, trainers/, testers/, losses/ and utils/data/ (kind "datasets"); "optimizers" are those of torch.
+
+    Args:
+        root: folder that contains the built-in plug-in folders. Default: the folder of Secateur.
+
+    Attributes:
+        kinds: names of all kinds of plug-ins.
+        folders: added plug-ins folders, in order.
+
+    Raises:
+        UsageError: in all methods, with the nearest match, for an unknown kind or name.
+
+    Example:
+        >>> from secateur import Registry
+        >>> plugins = Registry()
+        >>> plugins.kinds
+        ('models', 'criterions', 'trainers', 'testers', 'losses', 'datasets', 'optimizers')
+        >>> "SNAP" in plugins.names("criterions")
+        True
+        >>> plugins.describe("criterions", "SNAP").granularity
+        'channel'
     """
 
     kinds: tuple[str, ...] = (*FOLDERS, "optimizers")
@@ -59,12 +80,17 @@ class Registry:
             self._register(kind, found)
 
     def add_folder(self, folder: str | Path) -> None:
-        """Register every plug-in below `folder`; all are checked before any is added.
+        """Register all plug-ins of a folder; all are checked before any is added.
 
-        Raises UsageError, naming the file: no such folder, no plug-in in it, a name that is taken, a file
-        without its class, a criterion whose `score` has other arguments than the contract's.
+        Args:
+            folder: folder with one or more of models/, criterions/, trainers/, testers/, losses/ and utils/data/.
+
+        Raises:
+            UsageError: naming the file, if the folder does not exist or has no plug-in, if a name is already
+                registered, if a file does not define the class of its name, or if the `score` method of a
+                criterion has a wrong signature.
         """
-        path = Path(os.path.realpath(folder))  # Path.resolve() fails on links in a circle and on long names
+        path = Path(os.path.realpath(folder))  # Path.resolve() fails on circular links and on long names
         if path in self.folders:
             return
         if not os.path.isdir(path):
@@ -75,28 +101,28 @@ class Registry:
             raise UsageError(f"plug-ins folder {folder} cannot be read: {error.strerror}") from error
         if not any(found.values()):
             places = ", ".join(f"{place}/*.py" for place in FOLDERS.values())
-            raise UsageError(f"plug-ins folder {folder} has no plug-in: looked for {places}")
+            raise UsageError(f"plug-ins folder {folder} contains no plug-in: looked for {places}")
         for kind, files in found.items():
             for name, file in files.items():
                 if name in self._files[kind]:
-                    raise UsageError(f"{file}: the name {name} is taken by {self._files[kind][name]}")
+                    raise UsageError(f"{file}: the name {name} is already used by {self._files[kind][name]}")
                 check_source(kind, name, file)
         for kind, files in found.items():
             self._register(kind, files)
         self.folders.append(path)
 
     def names(self, kind: str) -> list[str]:
-        """Sorted names of one kind; imports nothing."""
+        """Return the sorted names of the plug-ins of one kind, without importing them."""
         if kind == "optimizers":
             return sorted(OPTIMIZERS)
         return sorted(self._of_kind(kind))
 
     def files(self, kind: str) -> dict[str, Path]:
-        """Name -> source file of every plug-in of one kind."""
+        """Return a mapping from name to source file of all plug-ins of one kind."""
         return dict(self._of_kind(kind))
 
     def is_shipped(self, kind: str, name: str) -> bool:
-        """Whether the plug-in is one of ours, not a user's."""
+        """Whether the plug-in is part of Secateur and not of an added folder."""
         return (
             kind == "optimizers"
             or self._files[kind][name].is_relative_to(self._root)
@@ -104,7 +130,7 @@ class Registry:
         )
 
     def describe(self, kind: str, name: str) -> Entry:
-        """Summary, granularity, schedule and paper of a plug-in, read from its source, not imported."""
+        """Return summary, granularity, schedule and paper of a plug-in, parsed from its source."""
         if kind == "optimizers":
             self.check_name(kind, name)
             return Entry(kind, name, f"torch.optim.{OPTIMIZERS[name]}")
@@ -114,25 +140,25 @@ class Registry:
         return read_entry(kind, name, file, bases)
 
     def derives(self, kind: str, name: str, base: str) -> bool:
-        """Whether the plug-in is `base` or derived from it, read from the source; not for optimizers."""
-        return base in [found for found, _ in ancestry(name, self.file(kind, name), self._of_kind(kind))]
+        """Whether the plug-in is `base` or derived from it, parsed from its source; not for optimizers."""
+        return base in [ancestor for ancestor, _ in ancestry(name, self.file(kind, name), self._of_kind(kind))]
 
     def file(self, kind: str, name: str) -> Path:
-        """The source file of a plug-in."""
+        """Return the source file of a plug-in."""
         self.check_name(kind, name)
         return self._files[kind][name]
 
     def check_name(self, kind: str, name: str) -> None:
-        """Raise UsageError with the nearest match unless `name` exists."""
+        """Raise UsageError, with the nearest match, unless `name` is registered."""
         if name not in self.names(kind):
             raise UsageError(unknown(_singular(kind), name, self.names(kind)))
 
     def get(self, kind: str, name: str) -> type:
-        """The class; imports the one file it is in."""
+        """Return the class of a plug-in; imports only its file."""
         if kind == "optimizers":
             self.check_name(kind, name)
-            found: type = getattr(importlib.import_module("torch.optim"), OPTIMIZERS[name])
-            return found
+            optimizer: type = getattr(importlib.import_module("torch.optim"), OPTIMIZERS[name])
+            return optimizer
         if (kind, name) not in self._classes:
             file = self.file(kind, name)
             check_source(kind, name, file)
@@ -142,7 +168,7 @@ class Registry:
         return self._classes[kind, name]
 
     def _module(self, kind: str, name: str, file: Path) -> ModuleType:
-        """The module of a plug-in; UsageError, naming the file, where it cannot be imported or is another file."""
+        """Import the module of a plug-in; raise UsageError if it fails or another file is imported."""
         ours = file.parent == self._root / FOLDERS[kind]
         try:
             if ours:
@@ -187,11 +213,32 @@ class Registry:
 
 
 def build(kind: str, name: str, /, **options: Any) -> Any:
-    """An instance of the plug-in `name` of `kind`.
+    """Build an instance of a plug-in.
 
-    Raises UsageError with the nearest match for an unknown kind, name or option, and for a value that the
-    constructor does not take. A model remembers its name and options, so that `save_model` can write a file from
-    which `load_model` rebuilds it.
+    The name and the options of a model are recorded with it; `save_model` writes them to the file, from which
+    `load_model` rebuilds the model.
+
+    Args:
+        kind: "models", "criterions", "trainers", "testers", "losses", "datasets" or "optimizers".
+        name: name of the plug-in, as listed by `registry.names(kind)`.
+        options: arguments of the constructor, by keyword.
+
+    Returns:
+        The instance.
+
+    Raises:
+        UsageError: for an unknown kind, name or option, with the nearest match, and for a value that the
+            constructor does not accept.
+
+    Example:
+        >>> from secateur import build
+        >>> model = build("models", "LeNet300", in_channels=1, num_classes=10, image_size=28)
+        >>> sum(parameter.numel() for parameter in model.parameters())
+        267410
+        >>> build("criterions", "SNAPP")
+        Traceback (most recent call last):
+            ...
+        secateur.utils.errors.UsageError: ... did you mean 'SNAP'? ...
     """
     cls = registry.get(kind, name)
     check_options(cls, name, options)
@@ -201,7 +248,7 @@ def build(kind: str, name: str, /, **options: Any) -> Any:
     except UsageError:
         raise
     except BaseException as error:
-        # an option of the wrong type or size, or an end of the process
+        # other exceptions are faults of the plug-in
         if not (isinstance(error, (TypeError, ValueError)) or ends_process(error)):
             raise
         why = one_line(f"{type(error).__name__}: {error}")
@@ -215,30 +262,30 @@ def build(kind: str, name: str, /, **options: Any) -> Any:
 
 
 def check_options(cls: type, name: str, options: Iterable[str]) -> None:
-    """Raise UsageError for the first option that the constructor does not take."""
+    """Raise UsageError for the first option that the constructor does not accept."""
     allowed = option_names(cls)
     for option in options:
         if option not in allowed:
             raise UsageError(
                 unknown(f"option of {name}", option, allowed)
                 if allowed
-                else f"{name} takes no options, got {option!r}"
+                else f"{name} has no options, got {option!r}"
             )
 
 
 def option_names(cls: type) -> list[str]:
-    """Names a constructor accepts, following `**options` up the classes it is passed on to."""
+    """Return the options that a constructor accepts, including those that `**options` passes to its bases."""
     return list(_options(cls))
 
 
 def option_default(cls: type, name: str) -> Any:
-    """The value a constructor's option has unless it is given; None for one without a default."""
+    """Return the default of an option of a constructor; None if it has none."""
     option = _options(cls).get(name)
     return None if option is None or option.default is option.empty else option.default
 
 
 def _options(cls: type) -> dict[str, inspect.Parameter]:
-    found: dict[str, inspect.Parameter] = {}
+    accepted: dict[str, inspect.Parameter] = {}
     for base in cls.__mro__:
         constructor = vars(base).get("__init__", vars(base).get("__new__"))
         if constructor is None or base is object:
@@ -246,10 +293,10 @@ def _options(cls: type) -> dict[str, inspect.Parameter]:
         parameters = list(inspect.signature(constructor).parameters.values())[1:]
         for parameter in parameters:
             if parameter.kind in (parameter.KEYWORD_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-                found.setdefault(parameter.name, parameter)
+                accepted.setdefault(parameter.name, parameter)
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
-    return found
+    return accepted
 
 
 def _scan(root: Path) -> dict[str, dict[str, Path]]:
@@ -260,23 +307,25 @@ def _scan(root: Path) -> dict[str, dict[str, Path]]:
 
 
 def _check_file(module: ModuleType, file: Path) -> None:
-    """Another folder of the same name, earlier on the path or imported before, would be taken for ours."""
-    found = getattr(module, "__file__", None)
-    if found is None or Path(found).resolve() != file.resolve():
+    """Raise UsageError if another module of the same name was imported instead of `file`."""
+    imported = getattr(module, "__file__", None)
+    if imported is None or Path(imported).resolve() != file.resolve():
         raise UsageError(
-            f"{module.__name__} is {found or 'a module without a file'}, not {file}: rename yours, or "
-            "take its folder off the path"
+            f"{module.__name__} is {imported or 'a module without a file'}, not {file}: rename your module, or "
+            "remove its folder from sys.path"
         )
 
 
 def _check_package(package: str, file: Path, error: BaseException) -> None:
-    """Name both folders where the import failed because the package is not the one of the file."""
-    found = sys.modules.get(package)
-    places = [str(place) for place in getattr(found, "__path__", [getattr(found, "__file__", None) or "no file"])]
-    if isinstance(error, ModuleNotFoundError) and found is not None and str(file.parent) not in places:
+    """Raise UsageError, naming both folders, if another package of the same name was imported."""
+    loaded = sys.modules.get(package)
+    places = [
+        str(place) for place in getattr(loaded, "__path__", [getattr(loaded, "__file__", None) or "no file"])
+    ]
+    if isinstance(error, ModuleNotFoundError) and loaded is not None and str(file.parent) not in places:
         raise UsageError(
-            f"{package} is {', '.join(places)}, not {file.parent}, where {file} lies: rename yours, or take its "
-            "folder off the path"
+            f"{package} is {', '.join(places)}, not {file.parent}, the folder of {file}: rename your package, or "
+            "remove its folder from sys.path"
         ) from error
 
 
@@ -305,7 +354,7 @@ def _base(kind: str) -> type:
 
 
 def _public(cls: type) -> str:
-    """The name by which users import a class."""
+    """Return the name by which users import a class."""
     home = cls.__module__.split(".")[0] if cls.__module__.startswith("secateur.") else cls.__module__
     return f"{home}.{cls.__name__}"
 
@@ -314,4 +363,6 @@ def _singular(kind: str) -> str:
     return {"losses": "loss", "datasets": "data_set"}.get(kind, kind[:-1])
 
 
+#: The registry of all plug-ins: the built-in ones, and those of folders added by `registry.add_folder(folder)`.
+#: `registry.names("criterions")` lists the criterions; see `Registry`.
 registry = Registry()

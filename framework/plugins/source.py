@@ -1,4 +1,4 @@
-"""What a plug-in's source says about it, read with `ast`: no plug-in is imported to be listed or checked."""
+"""Parsing of plug-in sources with `ast`, so that plug-ins are listed and checked without importing them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from secateur.utils.errors import UsageError
 
-#: class attributes of a criterion that are known without importing it
+#: class attributes of a criterion that are read from its source
 DECLARED = ("granularity", "schedule", "paper", "trainer")
 SCORE_ARGUMENTS = ["self", "model", "batches", "loss", "groups"]
 
@@ -25,17 +25,17 @@ class Entry:
     granularity: str = ""
     schedule: str = ""
     paper: str = ""
-    #: the trainer it needs
+    #: trainer that the criterion needs
     trainer: str = ""
 
     @property
     def when(self) -> str:
-        """before, during, after or never."""
+        """Default moment of pruning: before, during, after or never."""
         return self.schedule.split("(")[0].split(".")[-1].lower()
 
 
 def read_entry(kind: str, name: str, file: Path, siblings: Mapping[str, Path]) -> Entry:
-    """Describe a plug-in; what its class does not declare is looked up in its bases among `siblings`."""
+    """Describe a plug-in; attributes that its class does not declare are taken from its bases in `siblings`."""
     summary = (ast.get_docstring(class_node(name, file)) or "").split("\n")[0].strip()
     declared: dict[str, str] = {}
     for current, source in ancestry(name, file, siblings):
@@ -45,17 +45,17 @@ def read_entry(kind: str, name: str, file: Path, siblings: Mapping[str, Path]) -
 
 
 def ancestry(name: str, file: Path, siblings: Mapping[str, Path]) -> list[tuple[str, Path]]:
-    """A plug-in and, of `siblings`, those it is derived from, nearest first: names and files."""
-    found = [(name, file)]
-    for current, source in found:  # grows on the way
+    """Return (name, file) of a plug-in and of its base classes in `siblings`, nearest first."""
+    ancestors = [(name, file)]
+    for current, source in ancestors:  # grows during the loop
         for base in _bases(current, source):
-            if base in siblings and base not in [other for other, _ in found]:
-                found.append((base, siblings[base]))
-    return found
+            if base in siblings and base not in [other for other, _ in ancestors]:
+                ancestors.append((base, siblings[base]))
+    return ancestors
 
 
 def check_source(kind: str, name: str, file: Path) -> None:
-    """Raise UsageError, naming the file, when its class is missing or its `score` breaks the contract."""
+    """Raise UsageError, naming the file, if its class is missing or `score` violates the contract."""
     node = class_node(name, file)
     if kind != "criterions":
         return
@@ -70,13 +70,13 @@ def check_source(kind: str, name: str, file: Path) -> None:
 
 
 def class_node(name: str, file: Path) -> ast.ClassDef:
-    """The class statement that must be in the file of its name."""
+    """Return the class statement of a plug-in, which must be in the file of the same name."""
     classes = [node for node in _parse(file).body if isinstance(node, ast.ClassDef)]
     for node in classes:
         if node.name == name:
             return node
     others = ", ".join(node.name for node in classes) or "no class"
-    raise UsageError(f"{file}: expected a class named {name} (as the file), found {others}")
+    raise UsageError(f"{file}: expected a class named {name} (like the file), found {others}")
 
 
 @lru_cache(maxsize=512)
@@ -91,7 +91,7 @@ def _parse(file: Path) -> ast.Module:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror}") from error
     except (SyntaxError, ValueError) as error:  # ValueError: null bytes
-        raise UsageError(f"{file} is not Python: {error}") from error
+        raise UsageError(f"{file} is not valid Python: {error}") from error
 
 
 def _attributes(node: ast.ClassDef) -> dict[str, str]:
@@ -111,7 +111,7 @@ def _attributes(node: ast.ClassDef) -> dict[str, str]:
 
 
 def _bases(name: str, file: Path) -> list[str]:
-    """Names of the base classes, as they are called where they come from."""
+    """Return the names of the base classes in the modules that define them."""
     imports = [node for node in _parse(file).body if isinstance(node, ast.ImportFrom)]
     origin = {alias.asname: alias.name for node in imports for alias in node.names if alias.asname}
     bases = [ast.unparse(base).split(".")[-1] for base in class_node(name, file).bases]

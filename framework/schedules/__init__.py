@@ -1,5 +1,5 @@
-"""When to prune, as plain values.
+"""Pruning schedules as plain values.
 
-A number of epochs and a target come in; a target for each moment goes out.
+A schedule maps a number of epochs and a final sparsity to the targets of each moment of a run.
 Start with `base.py`.
 """

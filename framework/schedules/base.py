@@ -1,7 +1,7 @@
-"""When to prune, and down to which sparsity: before, during or after training.
+"""Schedules that prune before, during or after training, and the spacing of their targets.
 
-A schedule is pure: from the number of epochs and the limit it says, for each moment, which rising targets are
-due. Moments are -1 (before the first epoch) and e (the end of epoch e, 0-based).
+A schedule is a pure function of the number of epochs and the final sparsity: it maps each moment to an ascending
+list of targets. Moments are -1 (before the first epoch) and e (the end of epoch e, 0-based).
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
 BEFORE_TRAINING = -1
-#: pruning steps of the iterative criterions: the original's five `snip_steps`, the first one and the limit
+#: pruning steps of the iterative criterions: the five `snip_steps` of SNIP-it, the first step and the limit
 ITERATIVE = 7
 
 
-#: how the targets of several steps lie: each one half as far from the limit as the last, or each one keeping the
-#: same share of what the last one left
+#: spacing of the targets of several steps: each step halves the distance to the limit, or each step keeps the same
+#: share of the remaining entries
 SPACINGS = ("halving", "exponential")
 
 
 def targets(limit: float, steps: int, spacing: str = "halving") -> list[float]:
-    """Rising sparsities of `steps` steps, the last of which is `limit`.
+    """Return `steps` ascending sparsities, the last of which is `limit`.
 
-    "halving" closes in on it: k_i = limit - (limit - start) * 0.5**i, and then the limit. The start is 0.5, as in
-    the original; for limits up to 0.5, where that would overshoot, half the limit. `targets(0.98, 7)` is .5 .74
-    .86 .92 .95 .965 .98. "exponential" keeps (1 - limit) ** (i / steps) after step i, as SynFlow does.
+    "halving" approaches the limit by k_i = limit - (limit - start) * 0.5**i. The start is 0.5, as in SNIP-it, or
+    half the limit where 0.5 would overshoot it. `targets(0.98, 7)` is .5 .74 .86 .92 .95 .965 .98. "exponential"
+    keeps (1 - limit) ** (i / steps) after step i, as SynFlow does.
     """
     if spacing == "exponential":
         return [1 - (1 - limit) ** (step / steps) for step in range(1, steps)] + [limit]
@@ -37,12 +37,12 @@ def targets(limit: float, steps: int, spacing: str = "halving") -> list[float]:
 
 
 def even_targets(limit: float) -> list[float]:
-    """Rising sparsities in steps of 0.05 from 0.01 on, and then the limit: `even_targets(0.93)` has 20 of them."""
+    """Return ascending sparsities 0.01, 0.06, 0.11, ... below `limit`, and `limit`; 20 of them for 0.93."""
     return [percent / 100 for percent in range(1, 100, 5) if percent / 100 < limit - 1e-9] + [limit]
 
 
 def spread(due: Sequence[float], moments: Sequence[int]) -> dict[int, list[float]]:
-    """One target at each moment until all are met; where moments are too few several at one, evenly.
+    """Assign one target to each moment, or several if there are fewer moments than targets, evenly distributed.
 
     `spread([1, 2, 3], [4, 6])` is {4: [1], 6: [2, 3]}.
     """
@@ -52,14 +52,44 @@ def spread(due: Sequence[float], moments: Sequence[int]) -> dict[int, list[float
 
 
 class Schedule(ABC):
-    """Which moments of a run prune, and how far."""
+    """Base class of the schedules, which determine when and how far a run prunes.
+
+    A subclass implements `plan`. Schedules are immutable values without state: the same arguments always give the
+    same plan.
+
+    Example:
+        >>> from secateur import Before, Schedule
+        >>> isinstance(Before(), Schedule)
+        True
+        >>> Before(steps=3).plan(limit=0.8, epochs=10)  # -1: before the first epoch
+        {-1: [0.5, 0.65, 0.8]}
+    """
 
     @abstractmethod
     def plan(self, limit: float, epochs: int) -> dict[int, list[float]]:
-        """Moment -> the targets due then, for a run of `epochs`. Raises UsageError if no moment fits."""
+        """Return the targets of each moment of a run.
+
+        Args:
+            limit: sparsity to reach in the end, in [0, 1).
+            epochs: number of epochs of the run.
+
+        Returns:
+            Mapping from moment (-1: before the first epoch, e: the end of epoch e, 0-based) to ascending
+            sparsities, one per pruning step.
+
+        Raises:
+            UsageError: if the run is too short for the schedule.
+        """
 
     def one_shot(self, limit: float) -> list[float]:
-        """All targets one after the other, for a call outside a training run."""
+        """Return the targets of all steps in order, for a call of `prune` outside a training run.
+
+        Args:
+            limit: sparsity to reach in the end, in [0, 1).
+
+        Returns:
+            Ascending sparsities, one per pruning step.
+        """
         return targets(limit, getattr(self, "steps", 1), getattr(self, "spacing", "halving"))
 
 
@@ -75,7 +105,13 @@ def _check(schedule: Schedule, **least: int) -> None:
 
 @dataclass(frozen=True)
 class Never(Schedule):
-    """Nothing is pruned."""
+    """Schedule that never prunes.
+
+    Example:
+        >>> from secateur import Never
+        >>> Never().plan(limit=0.9, epochs=10)
+        {}
+    """
 
     def plan(self, limit: float, epochs: int) -> dict[int, list[float]]:
         return {}
@@ -86,7 +122,21 @@ class Never(Schedule):
 
 @dataclass(frozen=True)
 class Before(Schedule):
-    """Before the first epoch, in `steps` steps back to back; each one scores what the last one left."""
+    """Schedule that prunes before the first epoch.
+
+    Args:
+        steps: number of consecutive pruning steps; each step re-scores the remaining network. At least 1.
+        spacing: spacing of the targets of the steps. "halving": each step halves the distance to the final
+            sparsity. "exponential": each step keeps the same share of the remaining entries.
+
+    Raises:
+        UsageError: if `steps` is below 1 or `spacing` is unknown.
+
+    Example:
+        >>> from secateur import Before
+        >>> Before(steps=2, spacing="exponential").plan(limit=0.75, epochs=10)
+        {-1: [0.5, 0.75]}
+    """
 
     steps: int = 1
     spacing: str = "halving"
@@ -100,12 +150,27 @@ class Before(Schedule):
 
 @dataclass(frozen=True)
 class During(Schedule):
-    """At the end of epochs delay + freq, delay + 2 * freq, ..., one step each.
+    """Schedule that prunes during training, at the end of epochs delay + freq, delay + 2 * freq, ...
 
-    Where `epochs` leave room for fewer than `steps` events, some of them take several steps, each of which scores
-    what the last one left: a single step over a large share would judge by scores of a far larger network. Of
-    such a short run the last third is for training (from two epochs on: the last one at least), unless there are
-    no other events. With `even` the targets are those of `even_targets`, whatever `steps` is.
+    Each of these epochs ends with one pruning step. If a run is too short for all steps, several steps are taken
+    at the end of one epoch, each of which re-scores the remaining network: a single step over a large share would
+    use the scores of a much larger network. The last third of such a run (at least the last epoch, if the run has
+    two or more) is reserved for training, unless no other epoch is available.
+
+    Args:
+        delay: number of epochs before the first interval. At least 0.
+        freq: number of epochs between pruning steps. At least 1.
+        steps: number of pruning steps. At least 1.
+        spacing: spacing of the targets of the steps, "halving" or "exponential"; see `Before`.
+        even: use the targets 0.01, 0.06, 0.11, ... up to the final sparsity, regardless of `steps`.
+
+    Raises:
+        UsageError: if a number is too small or `spacing` is unknown.
+
+    Example:
+        >>> from secateur import During
+        >>> During(delay=1, freq=2, steps=3).plan(limit=0.8, epochs=20)
+        {3: [0.5], 5: [0.65], 7: [0.8]}
     """
 
     delay: int = 0
@@ -137,8 +202,26 @@ class During(Schedule):
 
 @dataclass(frozen=True)
 class After(Schedule):
-    """Once the network is trained, in one step; the last eighth of the epochs (at least one, where there are
-    two) then tunes what is left. `delay` and `freq` set the epoch as in `During`."""
+    """Schedule that prunes the trained network; the remaining epochs fine-tune it.
+
+    Without `delay` and `freq` the last eighth of the epochs is reserved for fine-tuning (at least one epoch if the
+    run has two).
+
+    Args:
+        delay: number of epochs before the interval. At least 0, or None for the default.
+        freq: number of further epochs before pruning, which happens at the end of epoch delay + freq. At least 1,
+            or None for the default.
+        steps: number of consecutive pruning steps; each step re-scores the remaining network. At least 1.
+        spacing: spacing of the targets of the steps, "halving" or "exponential"; see `Before`.
+
+    Raises:
+        UsageError: if a number is too small or `spacing` is unknown.
+
+    Example:
+        >>> from secateur import After
+        >>> After().plan(limit=0.5, epochs=16)  # epochs 14 and 15 fine-tune
+        {13: [0.5]}
+    """
 
     delay: int | None = None
     freq: int | None = None
@@ -162,10 +245,10 @@ class After(Schedule):
 
 
 def chosen(own: Schedule, when: str | None, delay: int | None, freq: int | None, snip_steps: int) -> Schedule:
-    """A criterion's own schedule, changed by what the user asked for.
+    """Return the schedule of a criterion, modified by the settings of the user.
 
-    `when` is before, during, after or None for the criterion's own moment. A criterion of several steps takes
-    `snip_steps` + 2 of them; one of a single step stays so, whatever `snip_steps` is.
+    `when` is before, during, after or None for the default of the criterion. Criterions with several steps use
+    `snip_steps` + 2 steps; criterions with a single step ignore `snip_steps`.
     """
     several = getattr(own, "steps", 1) > 1
     steps = snip_steps + 2 if several else 1

@@ -1,4 +1,4 @@
-"""Pruning every few batches, a few channels at a time."""
+"""The schedule that prunes a few channels every few batches."""
 
 from __future__ import annotations
 
@@ -9,29 +9,48 @@ from secateur.utils.errors import UsageError
 
 #: batches between steps
 FREQUENCY = 30
-#: prunings that even a short run has room for in its first half, if it may choose how often
+#: smallest number of steps in the first half of a short run, if its frequency is not fixed
 SEVERAL = 5
 
 
 @dataclass(frozen=True)
 class Iterative(Schedule):
-    """A step every `frequency` batches: scores averaged since the last one, and the lowest channels cut at once.
+    """Schedule that prunes every few batches during training.
 
-    Steps count from 1. Without `per_step` they are spread over the first half of the batches, or over `maximum`
-    steps, so that the limit is met with the last of them; with it, each takes so many channels, in all not more
-    than `most`, and only where neither `maximum` nor `most` is given the limit ends it. Molchanov, Mallya, Tyree,
-    Frosio and Kautz, 2019, arXiv:1906.10771.
+    Every `frequency` batches the scores are averaged over the batches since the last step, and the channels (or
+    weights) with the lowest scores are pruned. Steps are counted from 1. Without `per_step` the number of channels
+    per step is chosen such that the final sparsity is reached with the last step: halfway through the run, or with
+    step `maximum`. With `per_step` the final sparsity ends pruning only if neither `maximum` nor `most` is given.
+    Molchanov, Mallya, Tyree, Frosio and Kautz, "Importance Estimation for Neural Network Pruning", 2019,
+    arXiv:1906.10771.
 
-    frequency: batches between steps; None: 30, or fewer in a short run.
-    per_step: channels of a step. maximum: steps in all. most: channels in all.
-    start: the first step that prunes; those before it only score (0 and 1 are the same).
-    momentum: scores of a step are momentum * those of the steps before + (1 - momentum) * new ones.
-    group_size: channels go in sets of so many, consecutive in the order of their layer's scores.
-    l2_per_layer: a layer's scores are divided by their L2 norm before they are compared.
-    loss_limit: no step while the mean training loss since the last one is above; such a step does not count.
-    fixed_criteria: the scores of the first step that prunes are kept for all later ones.
-    fixed_layer: only this free group is pruned, 0 is the first of the forward pass.
-    flops: what a multiply-add that goes with a channel takes off its score.
+    Args:
+        frequency: number of batches between steps, at least 1. None: 30, or fewer in a short run.
+        per_step: number of channels to prune per step. None: as many as the final sparsity requires.
+        maximum: total number of steps, at least 1. None: no limit.
+        most: total number of channels to prune. None: no limit.
+        start: first step that prunes; earlier steps only update the scores. 0 and 1 are equivalent.
+        momentum: factor of the running average in [0, 1): score = momentum * score + (1 - momentum) * new score.
+        group_size: number of channels of a layer, consecutive in the order of their scores, that are pruned
+            together.
+        l2_per_layer: divide the scores of each layer by their L2 norm before they are compared.
+        loss_limit: skip a step while the mean training loss since the last one exceeds this value; skipped steps
+            are not counted. None: never skip.
+        fixed_criteria: keep the scores of the first step that prunes for all later steps.
+        fixed_layer: index of the only channel group to prune, in forward order of the prunable groups. None: all.
+        flops: value subtracted from the score of a channel for each multiply-add that its removal saves.
+
+    Raises:
+        UsageError: if a value is out of range, if `per_step` is below `group_size`, or if `start` exceeds
+            `maximum`.
+
+    Example:
+        >>> from secateur import Iterative
+        >>> schedule = Iterative(frequency=10)
+        >>> schedule.plan(limit=0.5, epochs=4)  # 0.5 is reached by the end of epoch 3
+        {3: [0.5]}
+        >>> schedule.steps(batches=200)  # batches between steps, number of steps
+        (10, 10)
     """
 
     frequency: int | None = FREQUENCY
@@ -60,7 +79,7 @@ class Iterative(Schedule):
         for name, low in least.items():
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-                raise UsageError(f"Iterative: {name} must be a whole number from {low} on, got {value!r}")
+                raise UsageError(f"Iterative: {name} must be a whole number >= {low}, got {value!r}")
         if not 0 <= self.momentum < 1:
             raise UsageError(f"Iterative: momentum must be in [0, 1), got {self.momentum}")
         for name in ("loss_limit", "flops"):
@@ -69,34 +88,43 @@ class Iterative(Schedule):
                 raise UsageError(f"Iterative: {name} must be at least 0, got {value}")
         if self.per_step and self.per_step < self.group_size:
             raise UsageError(
-                f"steps of {self.per_step} channels in sets of {self.group_size}: nothing would ever go; "
+                f"nothing would be pruned: {self.per_step} channels per step in sets of {self.group_size}; "
                 "prune_per_iteration must be at least group_size"
             )
         if self.maximum is not None and self.start > self.maximum:
             raise UsageError(
-                f"nothing would be pruned: step {self.start} is the first that prunes, of {self.maximum} steps"
+                f"nothing would be pruned: the first step that prunes is {self.start}, of {self.maximum} steps"
             )
 
     @property
     def counted(self) -> bool:
-        """Whether numbers of channels say how far it goes, and not the limit."""
+        """Whether the number of channels ends pruning, and not the final sparsity."""
         return self.per_step is not None and (self.maximum is not None or self.most is not None)
 
     def plan(self, limit: float, epochs: int) -> dict[int, list[float]]:
-        """The limit, at the latest at the end of the last epoch: steps are batches, see `steps`."""
+        """Return `limit` for the end of the last epoch; `steps` counts the pruning steps in batches."""
         if epochs < 1:
-            raise UsageError("nothing would be pruned: the schedule iterative prunes in training, and epochs is 0")
+            raise UsageError(
+                "nothing would be pruned: the iterative schedule prunes during training, and epochs is 0"
+            )
         return {epochs - 1: [limit]}
 
     def one_shot(self, limit: float) -> list[float]:
-        """The limit, at once."""
+        """Return `limit` as the single target."""
         return [limit]
 
     def steps(self, batches: int) -> tuple[int, int | None]:
-        """Batches between steps, and the number of steps (None: as many as it takes), in a run of `batches`.
+        """Return the number of batches between steps and the number of steps in a run.
 
-        UsageError where a run that has to meet a limit has no time for a step that prunes. Where numbers of
-        channels are asked for, the run does as many steps as it has.
+        Args:
+            batches: number of training batches of the run.
+
+        Returns:
+            (batches between steps, number of steps); None as the number of steps stands for no limit.
+
+        Raises:
+            UsageError: if a run with a target sparsity is too short for one pruning step. With `per_step` the run
+                takes as many steps as fit.
         """
         frequency = self.frequency or max(1, min(FREQUENCY, batches // (2 * SEVERAL)))
         if self.per_step is not None:

@@ -1,6 +1,6 @@
 """The training loop, its events and its listeners.
 
-Parts (network, optimizer, loaders, loss) come in; a trained network and events go out. The loop knows nothing of
-pruning: whatever happens around it is a listener.
+A trainer takes a network, an optimizer, loaders and a loss, trains the network and calls hooks. Pruning, logging
+and saving are listeners of these hooks and not part of the loop.
 Start with `trainer.py`.
 """

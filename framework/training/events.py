@@ -1,4 +1,4 @@
-"""What listeners of a run are given."""
+"""Events that are passed to the listeners of a run."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from secateur.framework.pruning.selection.select import Keep
 
 @dataclass
 class PruneEvent:
-    """What one pruning step did."""
+    """Result of one pruning step."""
 
-    #: None where a fixed threshold of the scores or a number of entries decided
+    #: target sparsity; None if a fixed threshold of the scores or a number of entries determined the step
     asked: float | None
-    #: sparsity after the step: of the budget, which is nodes for channels and weights for weights unless told
+    #: sparsity after the step, as a share of the budget (default: nodes for channels, weights for weights)
     reached: float
+    #: kept entries, bool, by the name of the parameter or channel group
     keep: Keep
+    #: scores by the name of the parameter or channel group
     scores: dict[str, Tensor]
-    #: entries (weights, channels, inputs) that were there before the step and are gone
+    #: number of entries (weights, channels, inputs) that this step pruned
     removed: int = 0
-    #: inputs of the first layer that are left, bool `(inputs,)`, where they were ranked too
+    #: kept inputs of the first layer, bool `(inputs,)`, if they were ranked
     inputs: Tensor | None = None
-    #: how many channels or weights were to go, where a number was asked for
+    #: number of channels or weights to prune, if a number was requested
     number: int | None = None
-    #: positions left along each cut dimension of the tensors, where weights and channels were ranked together
+    #: kept positions along each cut dimension of the tensors, if weights and channels were ranked together
     staying: Staying = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The listener that shrinks every filter of the convolutions by the same length in each step."""
+"""A listener that reduces the L2 norm of every filter of the convolutions by a constant in each step."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from secateur.framework.training.hooks import hookimpl
 if TYPE_CHECKING:
     from secateur.framework.training.trainer import Trainer
 
-#: a norm that is no number to divide by
+#: smallest norm to divide by
 TINY = 1e-30
 
 
 @torch.no_grad()
 def shrink_filters(model: nn.Module, length: float) -> None:
-    """w_o := w_o * max(0, 1 - length / |w_o|) for every filter w_o of every convolution: its L2 norm falls by
-    `length`, to 0 and no further. That is the proximal step of a group lasso; biases and norms stay."""
+    """Apply the proximal step of a group lasso: w_o := w_o * max(0, 1 - length / |w_o|) for every filter w_o.
+
+    The L2 norm of each filter of each convolution decreases by `length`, down to 0; biases and norm layers are not
+    changed.
+    """
     seen: set[int] = set()
     for module in prunable_layers(model).values():
         weight = module.weight
@@ -33,7 +36,9 @@ def shrink_filters(model: nn.Module, length: float) -> None:
 
 
 class GroupDecay:
-    """Shrinks the filters after each optimizer step, `--group_wd_coeff`; not multiplied by the learning rate.
+    """Shrink the filters after each optimizer step by a constant that is independent of the learning rate.
+
+    The constant is `--group_wd_coeff`.
 
     Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
     """
@@ -43,5 +48,5 @@ class GroupDecay:
 
     @hookimpl(tryfirst=True)
     def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
-        """Before anybody scores the new weights."""
+        """Shrink the filters before any other listener reads the new weights."""
         shrink_filters(trainer.model, self.length)

@@ -1,7 +1,7 @@
-"""What a listener may hear: the pluggy hook specifications, and the manager that calls the listeners.
+"""The pluggy hook specifications of a run, and the manager that calls the listeners.
 
-A listener is any object with methods marked `@hookimpl` and named as below; it may take fewer arguments than
-the specification. The training loop calls the hooks and knows none of the listeners.
+A listener is any object with methods that are marked `@hookimpl` and named like a hook below; a method may take
+fewer arguments than the specification. The training loop only calls hooks and is independent of the listeners.
 """
 
 from __future__ import annotations
@@ -26,100 +26,108 @@ if TYPE_CHECKING:
 
 NAME = "secateur"
 hookspec = pluggy.HookspecMarker(NAME)
+#: Decorator that marks a method as the implementation of the hook of the same name, see `HookSpecs`:
+#:
+#:     class Progress:
+#:         @hookimpl
+#:         def epoch_ended(self, trainer, metrics):
+#:             print(trainer.epoch, metrics["acc/train"])
+#:
+#: Options: `@hookimpl(tryfirst=True)` and `@hookimpl(trylast=True)` call it before or after the other listeners.
 hookimpl = pluggy.HookimplMarker(NAME)
 
 
 class HookSpecs:
-    """Every hook, in the order in which a run calls them."""
+    """Specifications of all hooks, in the order in which a run calls them."""
 
     @hookspec
     def plugin_folders(self) -> Iterable[str | Path]:
-        """Folders laid out like a plug-ins folder; called once on every installed `secateur` entry point."""
+        """Return plug-ins folders of an installed package; called once for each `secateur` entry point."""
         raise NotImplementedError
 
     @hookspec
     def run_started(self, trainer: Trainer) -> None:
-        """Before the first epoch, with everything on its device. Pruning before training happens here."""
+        """Called before the first epoch, with all tensors on the device. Pruning before training happens here."""
 
     @hookspec
     def epoch_started(self, trainer: Trainer) -> None:
-        """Before the first batch of `trainer.epoch` (0-based)."""
+        """Called before the first batch of `trainer.epoch` (0-based)."""
 
     @hookspec
     def gradients_ready(self, trainer: Trainer) -> None:
-        """After each backward pass, before clipping and the optimizer's step."""
+        """Called after each backward pass, before gradient clipping and the optimizer step."""
 
     @hookspec
     def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
-        """After each optimizer step; `loss` is a detached scalar on the device (reading it may wait)."""
+        """Called after each optimizer step; `loss` is a detached scalar on the device."""
 
     @hookspec
     def evaluated(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """After an evaluation within an epoch (`--eval_freq`)."""
+        """Called after an evaluation within an epoch (`--eval_freq`)."""
 
     @hookspec
     def epoch_ended(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """After an epoch and its evaluation. Pruning during training happens here."""
+        """Called after an epoch and its evaluation. Pruning during training happens here."""
 
     @hookspec
     def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
-        """After every pruning step; there may be several at one moment."""
+        """Called after every pruning step; one moment may have several steps."""
 
     @hookspec
     def moment_ended(self, trainer: Trainer) -> None:
-        """After the last pruning step of a moment: what changes the weights waits until all were scored."""
+        """Called after the last pruning step of a moment, when the weights may be changed again."""
 
     @hookspec
     def rewound(self, trainer: Trainer, to_epoch: int) -> None:
-        """After the network went back to its state after `to_epoch` epochs (0: the initial one), pruned as now."""
+        """Called after the weights were reset to those after `to_epoch` epochs; the network remains pruned."""
 
     @hookspec
     def warned(self, trainer: Trainer, message: str) -> None:
-        """Something the user should know that does not stop the run."""
+        """Called with a warning for the user that does not stop the run."""
 
     @hookspec
     def training_ended(self, trainer: Trainer) -> None:
-        """After the last epoch, before the final evaluation on the test set."""
+        """Called after the last epoch, before the final evaluation on the test set."""
 
     @hookspec
     def run_failed(self, trainer: Trainer, error: BaseException) -> None:
-        """When training stops with an error or Ctrl-C; the error goes on afterwards."""
+        """Called when training stops with an error or Ctrl-C, before the error is raised again."""
 
 
 def manager(listeners: Iterable[Any] = (), installed: bool = False) -> pluggy.PluginManager:
-    """A plugin manager whose listeners hear each hook in the order given.
+    """Return a plugin manager that calls the listeners of each hook in the given order.
 
-    `installed` adds the packages that declare a `secateur` entry point. A listener whose method takes an
-    argument that the specification lacks is refused by name. Raises UsageError, naming the package, when an
-    installed one cannot be loaded.
+    `installed` adds the packages that declare a `secateur` entry point. A method with an argument that its hook
+    specification lacks is refused by pluggy. Raises UsageError, naming the package, if an installed package
+    cannot be loaded.
     """
-    found = pluggy.PluginManager(NAME)
-    found.add_hookspecs(HookSpecs)
+    hooks = pluggy.PluginManager(NAME)
+    hooks.add_hookspecs(HookSpecs)
     if installed:
         for entry in entry_points(group=NAME):
             with _blaming(entry):
-                found.register(entry.load(), name=entry.name)
+                hooks.register(entry.load(), name=entry.name)
     for listener in reversed(list(listeners)):  # pluggy calls the last registered first
-        found.register(listener)
-    return found
+        hooks.register(listener)
+    return hooks
 
 
 def installed_folders() -> list[tuple[str, Path]]:
-    """(package, folder) for each plug-ins folder of an installed package.
+    """Return (package, folder) for each plug-ins folder of an installed package.
 
-    Raises UsageError, naming the package, when it cannot be loaded or breaks the specification.
+    Raises UsageError, naming the package, if it cannot be loaded or violates the specification.
     """
-    found = []
+    folders_of = []
     for entry in entry_points(group=NAME):
         with _blaming(entry):
             single = pluggy.PluginManager(NAME)
             single.add_hookspecs(HookSpecs)
             single.register(entry.load())
             for folders in single.hook.plugin_folders():
-                if isinstance(folders, str | Path):  # one folder instead of a list of them
+                if isinstance(folders, str | Path):  # a single folder instead of a list
                     folders = [folders]
-                found += [(_package(entry), Path(folder)) for folder in folders]
-    return found
+                folders_of += [(_package(entry), Path(folder)) for folder in folders]
+    return folders_of
 
 
 @contextmanager
@@ -129,8 +137,8 @@ def _blaming(entry: EntryPoint) -> Iterator[None]:
     except BaseException as error:  # a third-party module may raise anything when it is imported
         if not isinstance(error, Exception) and not ends_process(error):
             raise  # Ctrl-C
-        why = one_line(f"{type(error).__name__}: {error}")
-        raise UsageError(f"installed package {_package(entry)} ({entry.value}) is broken: {why}") from error
+        reason = one_line(f"{type(error).__name__}: {error}")
+        raise UsageError(f"installed package {_package(entry)} ({entry.value}) is broken: {reason}") from error
 
 
 def _package(entry: EntryPoint) -> str:

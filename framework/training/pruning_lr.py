@@ -1,4 +1,4 @@
-"""The listener that gives the epochs in which the network is pruned a learning rate of their own."""
+"""A listener that sets the learning rate of the epochs in which the network is pruned."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class PruningRate:
-    """Steps in epochs of the phase "pruning" are made with `rate`, whatever the schedule of the rate says.
+    """Use the learning rate `rate` for all steps of the phase "pruning", in place of the scheduled one.
 
-    The schedule goes on meanwhile. Where groups of parameters have rates of their own, these keep their ratio to
-    that of the first.
+    The scheduler is stepped as usual meanwhile. Parameter groups with different rates keep their ratio to the rate
+    of the first group.
     """
 
     def __init__(self, rate: float) -> None:
@@ -26,7 +26,7 @@ class PruningRate:
 
     @hookimpl
     def gradients_ready(self, trainer: Trainer) -> None:
-        """The step comes next."""
+        """Set the learning rate before the optimizer step."""
         if trainer.progress.phase != "pruning":
             return
         groups = unwrapped(trainer.optimizer).param_groups
@@ -36,7 +36,7 @@ class PruningRate:
 
     @hookimpl(tryfirst=True)
     def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
-        """The step is done."""
+        """Restore the scheduled learning rate after the optimizer step."""
         if self._whole:
             groups = unwrapped(trainer.optimizer).param_groups
             for group, rate in zip(groups, self._whole, strict=True):

@@ -1,4 +1,4 @@
-"""The contract of a tester: a final shell that seeds, sets eval mode and restores, around one method."""
+"""The contract of a tester: `evaluate` seeds, sets eval mode, calls `run` and restores the state."""
 
 from __future__ import annotations
 
@@ -17,13 +17,20 @@ from secateur.framework.training.loss import Loss
 
 
 def untracked(items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
-    """The items as they are, where no progress is shown."""
+    """Return the items unchanged, without a progress bar."""
     return items
 
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network and the normalisation of its inputs: mean and std per channel, of pixels in [0, 1]."""
+    """A trained network and the normalisation of its inputs.
+
+    Attributes:
+        name: name of the network in results and tables.
+        model: the network.
+        mean: mean per input channel that the batches were normalised with, of pixels in [0, 1].
+        std: standard deviation per input channel that the batches were normalised with, of pixels in [0, 1].
+    """
 
     name: str
     model: nn.Module
@@ -33,15 +40,26 @@ class Network:
 
 @dataclass(frozen=True)
 class TestContext:
-    """What a run tells its tester; in a script of your own give what the tester needs.
+    """Information about a run that is passed to its tester.
 
-    name: of the network. mean, std: the normalisation of the batches, per channel, of pixels in [0, 1].
-    class_names: if the classes have names. plots: folder for pictures; None: draw none.
-    compared: a second network for the same points. track: shows progress (items, title, total).
-    seed: of `evaluate`, filled in by it.
+    Attributes:
+        name: name of the network in results and tables.
+        mean: mean per input channel that the batches were normalised with, of pixels in [0, 1].
+        std: standard deviation per input channel that the batches were normalised with, of pixels in [0, 1].
+        class_names: names of the classes. None: classes are shown by number.
+        plots: folder to write figures to. None: draw no figures.
+        compared: second network, evaluated on the same samples. None: evaluate one network.
+        track: function of (items, title, total) that returns the items and shows a progress bar.
+        seed: seed of the evaluation; set by `Tester.evaluate`.
+
+    Example:
+        >>> from secateur import TestContext
+        >>> context = TestContext(name="pruned", mean=(0.2859,), std=(0.3534,), class_names=("cat", "dog"))
+        >>> context.name, context.plots, context.seed
+        ('pruned', None, 0)
     """
 
-    __test__ = False  # no test case, whatever pytest thinks of the name
+    __test__ = False  # pytest must not collect this class
 
     name: str = "network"
     mean: Sequence[float] = (0.0,)
@@ -54,11 +72,31 @@ class TestContext:
 
 
 class Tester(ABC):
-    """Evaluates a trained network; a new one implements `run`."""
+    """Base class of the testers, which evaluate a trained network.
 
-    #: whether `run` also tests `context.compared`; without it `--compare_with` is refused
+    A subclass implements `run`; users call `evaluate`.
+
+    Args:
+        options: options of the subclass, by keyword; each becomes an attribute of the instance.
+
+    Attributes:
+        compares: whether `run` also evaluates `context.compared`; if not, `--compare_with` is refused.
+        context: the `TestContext` of the evaluation; valid inside `run` and `shown`.
+
+    Example:
+        >>> import torch
+        >>> from secateur import Tester, build
+        >>> class Counter(Tester):
+        ...     def run(self, model, batches, loss):
+        ...         return {"samples": sum(len(inputs) for inputs, targets in batches)}
+        >>> batches = [(torch.zeros(3, 2), torch.tensor([0, 1, 1]))]
+        >>> Counter().evaluate(torch.nn.Linear(2, 2), batches, build("losses", "CrossEntropy"))
+        {'samples': 3}
+    """
+
+    #: whether `run` also evaluates `context.compared`; if not, `--compare_with` is refused
     compares: ClassVar[bool] = False
-    #: what the run tells; valid inside `run`
+    #: context of the evaluation; valid inside `run` and `shown`
     context: TestContext = TestContext()
 
     def __init__(self, **options: Any) -> None:
@@ -74,7 +112,18 @@ class Tester(ABC):
         seed: int = 0,
         context: TestContext | None = None,
     ) -> dict[str, Any]:
-        """Results as JSON-able values. The model, its mode and the random state are afterwards as before."""
+        """Evaluate the network; its modes and the global random state are restored afterwards.
+
+        Args:
+            model: network to evaluate.
+            batches: pairs (inputs, targets) on the device of the model.
+            loss: loss of the evaluation.
+            seed: seed of the random numbers, such as those of random attacks.
+            context: information about the run. Default: `TestContext()`.
+
+        Returns:
+            Results by name, of types that JSON can represent.
+        """
         self.context = replace(context or TestContext(), seed=seed)
         compared = self.context.compared
         networks = [model] if compared is None else [model, compared.model]
@@ -84,8 +133,24 @@ class Tester(ABC):
 
     @abstractmethod
     def run(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> dict[str, Any]:
-        """Evaluate; `model` is in eval mode and on the device of the batches."""
+        """Evaluate the network; implemented by subclasses.
+
+        Args:
+            model: network in eval mode, on the device of the batches.
+            batches: pairs (inputs, targets).
+            loss: loss of the evaluation.
+
+        Returns:
+            Results by name, of types that JSON can represent.
+        """
 
     def shown(self, results: dict[str, Any]) -> list[str | Table]:
-        """What a person is shown of the results: lines and tables."""
+        """Return the lines and tables that the console shows.
+
+        Args:
+            results: return value of `run`.
+
+        Returns:
+            Strings and `rich` tables; one line for each result unless a subclass overrides this method.
+        """
         return [f"  {key}: {value}" for key, value in results.items()]

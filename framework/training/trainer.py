@@ -1,4 +1,4 @@
-"""What every trainer has, and what listeners may read of a run."""
+"""The contract of a trainer, and the state of a run that listeners may read."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from secateur.utils.optimizers import unwrapped
 
 @dataclass
 class Parts:
-    """What a run is put together from."""
+    """Components of a run."""
 
     model: nn.Module
     loss: Loss
     optimizer: torch.optim.Optimizer
     loaders: Loaders
-    #: stepped once an epoch
+    #: scheduler that is stepped once per epoch
     lr_schedule: torch.optim.lr_scheduler.LRScheduler | None = None
     #: the hooks of the listeners, `secateur.framework.training.hooks.manager(...).hook`
     hooks: Any = None
@@ -38,7 +38,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Settings:
-    """How long and how the network is trained."""
+    """Settings of the training loop."""
 
     epochs: int = 10
     #: largest L2 norm of the gradient; 0 or less: no clipping
@@ -47,50 +47,65 @@ class Settings:
     grad_noise: float = 0.0
     #: also evaluate every n batches; 0: at epoch ends only
     eval_freq: int = 0
-    #: wall-clock limit; 0 or less: none
+    #: wall-clock limit in minutes; 0 or less: no limit
     max_training_minutes: float = 0.0
-    #: the logits are divided by it in the training loss, and nowhere else
+    #: divisor of the logits in the training loss only
     temperature: float = 1.0
     seed: int = 333
     memory_format: torch.memory_format = torch.contiguous_format
-    #: when the network is pruned: moment -> targets, see `schedule`
+    #: moments of pruning -> targets, see `Schedule.plan`
     plan: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass
 class Progress:
-    """Where a run stands."""
+    """Progress of a run."""
 
     epoch: int = 0
     #: optimizer steps so far
     step: int = 0
-    #: training samples seen so far
+    #: training samples so far
     samples: int = 0
     #: 3 x forward multiply-adds x samples, scoring passes included
     cumulative_macs: int = 0
-    #: "warmup", "pruning" or "final": that of the epoch, set where an epoch begins
+    #: phase of the epoch, set at its start: "warmup", "pruning" or "final"
     phase: str = "final"
-    #: why training ended before its last epoch, if it did
+    #: reason why training ended before its last epoch; None if it did not
     stopped: str | None = None
     warnings: list[str] = field(default_factory=list)
-    #: one entry for each time the network was rewound: epochs done by then, and to after which of them
+    #: one entry per rewinding: number of finished epochs, and the epoch the weights were reset to
     rewinds: list[dict[str, int]] = field(default_factory=list)
-    #: the memory formats of training, each with the number of steps before it
+    #: number of optimizer steps before a change of the memory format -> the new format
     memory_formats: dict[int, str] = field(default_factory=dict)
 
     def note_format(self, name: str) -> None:
-        """From this step on training runs in this memory format."""
+        """Record that training continues in this memory format."""
         if name not in list(self.memory_formats.values())[-1:]:
             self.memory_formats[self.step] = name
 
 
 def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
-    """An optimizer's groups, none of them empty: tensors of 2 or more dimensions, and those without weight decay.
+    """Split parameters into optimizer groups with and without weight decay.
 
-    Biases and norms only shift and rescale: decay makes no network simpler by them.
+    Tensors of two or more dimensions get the weight decay of the optimizer; biases and the scales and shifts of
+    norm layers get none.
+
+    Args:
+        parameters: parameters of a network, as from `model.parameters()`.
+
+    Returns:
+        Parameter groups for an optimizer of `torch.optim`; empty groups are left out.
+
+    Example:
+        >>> import torch
+        >>> from secateur import decay_groups
+        >>> groups = decay_groups(torch.nn.Linear(3, 2).parameters())
+        >>> [(len(group["params"]), group.get("weight_decay", "default")) for group in groups]
+        [(1, 'default'), (1, 0.0)]
+        >>> optimizer = torch.optim.SGD(groups, lr=0.1, weight_decay=5e-4)
     """
-    every = list(parameters)
-    decayed, plain = [p for p in every if p.dim() > 1], [p for p in every if p.dim() <= 1]
+    given = list(parameters)
+    decayed, plain = [p for p in given if p.dim() > 1], [p for p in given if p.dim() <= 1]
     groups: list[dict[str, Any]] = [{"params": decayed}, {"params": plain, "weight_decay": 0.0}]
     return [group for group in groups if group["params"]]
 
@@ -99,48 +114,80 @@ Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 def no_bar(items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
-    """Progress that shows nothing."""
+    """Return the items unchanged, without a progress bar."""
     return items
 
 
 class Trainer(ABC):
-    """Trains the network of `parts`; hooks are called on the way.
+    """Base class of the trainers, which train a network and call the hooks of the listeners.
 
-    Attributes for listeners: `model`, `optimizer`, `loss`, `loaders`, `hooks`, `settings`, `progress`,
-    `epoch` (0-based), `example_input` (one sample on the device), `memory_format`, `macs` (of one sample through
-    the network as it is), `companions` (cut along with the network), `confusion` (of the last evaluation),
-    `accelerator`, `batch` (inputs and targets that are trained on now; each step must set it).
+    A subclass implements `train` and `evaluate`, or derives from `DefaultTrainer` and overrides a part of it. A
+    trainer may replace layers of the network for training by `prepare_model`; `network` then returns the plain
+    network, which is measured and saved, and `finish` makes it the `model`.
 
-    A trainer may change the network's layers for training, by `prepare_model`. Then `network()` is the plain one
-    that is measured and saved, and that `finish()` leaves behind.
+    Args:
+        parts: model, loss, optimizer, loaders, scheduler of the learning rate, and hooks.
+        settings: settings of the training loop, such as the number of epochs.
+        options: options of the subclass, by keyword; each becomes an attribute of the instance.
+
+    Attributes:
+        model: network that is trained.
+        optimizer: its optimizer, in the wrapper of accelerate.
+        loss: loss of training and evaluation.
+        loaders: loaders of training, validation (or None) and test set, and of the batches for scoring.
+        lr_schedule: scheduler that is stepped once per epoch, or None.
+        hooks: hooks of the listeners, see `hookimpl`.
+        settings: settings of the training loop.
+        progress: epoch, number of steps, phase, warnings and other state of the run.
+        epoch: current or last epoch, 0-based.
+        example_input: one sample on the device, (1, C, H, W) for images.
+        memory_format: memory format of parameters and batches.
+        macs: multiply-adds of one sample through the current network.
+        companions: mappings or modules that are cut together with the network.
+        confusion: confusion matrix of the last evaluation, int64 (C, C), true class by predicted class, or None.
+        accelerator: the `Accelerator` that runs the backward pass.
+        batch: inputs and targets of the current step, set by each step; None before the first step.
+        track: function of (items, title, total) that shows a progress bar over the items.
+        keeps_best: class attribute; whether the network of the best epoch by validation accuracy is kept and
+            tested, or that of the last epoch.
+
+    Example:
+        >>> import torch
+        >>> from secateur import Before, DefaultTrainer, Trainer
+        >>> issubclass(DefaultTrainer, Trainer), Trainer.keeps_best
+        (True, True)
+        >>> Trainer.schedule(Before(steps=2))  # the default is the schedule of the criterion
+        Before(steps=2, spacing='halving')
+        >>> [len(group["params"]) for group in Trainer.parameters(torch.nn.Linear(3, 2), 0.1)]
+        [1, 1]
     """
 
-    #: whether the network of the best epoch by validation is the one that is tested and kept, or that of the last
+    #: whether the network of the best epoch by validation accuracy is kept and tested, or that of the last epoch
     keeps_best: ClassVar[bool] = True
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
-        """Raise UsageError for options (those of the constructor) that make no sense; nothing is loaded yet."""
+        """Raise UsageError for invalid options of the constructor; called before data or networks are loaded."""
         return
 
     @classmethod
     def schedule(cls, own: Schedule, **options: Any) -> Schedule:
-        """When the criterion prunes under this trainer; by default when it would by itself."""
+        """Return the pruning schedule under this trainer; default: `own`, the schedule of the criterion."""
         return own
 
     @classmethod
     def least_share(cls, **options: Any) -> float:
-        """Share of each layer's channels that stays whatever the target; by default only the last one does."""
+        """Return the smallest share of channels to keep in each layer; default: 0, which keeps one channel."""
         return 0.0
 
     @classmethod
     def prepare_model(cls, model: nn.Module, loaders: Loaders, **options: Any) -> nn.Module:
-        """The network that is trained, before it is traced and an optimizer made; by default as it is."""
+        """Return the network to train; called before tracing and building the optimizer. Default: `model`."""
         return model
 
     @classmethod
     def parameters(cls, model: nn.Module, learning_rate: float, **options: Any) -> list[Any]:
-        """What the optimizer is given: groups of parameters. Weight decay is for those of 2 or more dimensions."""
+        """Return the parameter groups of the optimizer; default: `decay_groups` of all parameters."""
         return decay_groups(model.parameters())
 
     def __init__(self, parts: Parts, settings: Settings, **options: Any) -> None:
@@ -151,11 +198,11 @@ class Trainer(ABC):
         self.optimizer: Any = self.accelerator.prepare(parts.optimizer)
         self.lr_schedule = parts.lr_schedule
         self.companions: list[Companion] = []
-        #: true class by predicted class, int64 (C, C), of the last evaluation; None where none has counted it
+        #: confusion matrix of the last evaluation, int64 (C, C), true class by predicted class, or None
         self.confusion: Tensor | None = None
-        #: the batch of the step that runs or has just ended, on the device; None before the first
+        #: batch of the current or last step, on the device; None before the first step
         self.batch: tuple[Tensor, Tensor] | None = None
-        #: shows a progress bar over an iterable: (items, title, how many)
+        #: shows a progress bar over an iterable: (items, title, total)
         self.track: Track = no_bar
         self.use_memory_format(settings.memory_format)
         batch = parts.loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)
@@ -165,13 +212,14 @@ class Trainer(ABC):
 
     @property
     def epoch(self) -> int:
-        """The epoch that runs or has just ended, 0-based."""
+        """Current or last epoch, 0-based."""
         return self.progress.epoch
 
     def use_memory_format(self, memory_format: torch.memory_format) -> None:
-        """Lay out 4-D parameters, and every batch from now on, in this format.
+        """Convert 4-D parameters and all following batches to a memory format.
 
-        A network with layers that must not be trained in channels_last becomes contiguous, with a warning.
+        A network with layers that cannot be trained safely in channels_last is converted to contiguous format,
+        with a warning.
         """
         layers = faulty_layers(self.model) if memory_format == torch.channels_last else []
         if layers:
@@ -185,37 +233,44 @@ class Trainer(ABC):
                 loader.memory_format = memory_format
 
     def count_macs(self, samples: int) -> None:
-        """Add a forward and a backward pass of `samples` to the cumulative multiply-adds."""
+        """Add the forward and backward pass of `samples` samples to the cumulative multiply-adds."""
         self.progress.cumulative_macs += 3 * self.macs * samples
 
     def warn(self, message: str) -> None:
-        """Tell the listeners; the report lists it too."""
+        """Pass a warning to the listeners and add it to the report."""
         self.progress.warnings.append(message)
         self.hooks.warned(trainer=self, message=message)
 
     def network(self) -> nn.Module:
-        """The network as it is measured, saved and tested: one that `load_model` rebuilds. Not to be changed."""
+        """Return the network to measure, save and test, which `load_model` can rebuild; it must not be changed."""
         return self.model
 
     def finish(self) -> None:
-        """Training is over: from here on `model` is the plain network."""
+        """Replace `model` by the plain network at the end of training."""
         plain = self.network()
         if plain is not self.model:
             self.model = plain
             self.macs = count_macs(self.model, self.example_input)[0]
 
     def state(self) -> dict[str, float]:
-        """Numbers of the trainer's own for each row of metrics.jsonl."""
+        """Return trainer-specific numbers for each row of metrics.jsonl; default: none."""
         return {}
 
     def report(self) -> dict[str, Any]:
-        """What report.json says of the trainer."""
+        """Return trainer-specific entries of report.json; default: none."""
         return {}
 
     @abstractmethod
     def train(self) -> None:
-        """Train to the end, calling the hooks."""
+        """Train for all epochs and call the hooks."""
 
     @abstractmethod
     def evaluate(self, loader: BatchLoader) -> dict[str, float]:
-        """At least `acc` (share of correct samples) and `loss` (mean over samples); the model keeps its mode."""
+        """Evaluate the network on all samples of a loader; the modes of its modules are restored.
+
+        Args:
+            loader: batches to evaluate.
+
+        Returns:
+            At least `acc` (share of correct samples) and `loss` (mean over samples).
+        """

@@ -1,4 +1,4 @@
-"""The listener that follows every prunable weight through training: sign flips, mean and variance."""
+"""A listener that tracks sign flips, mean and variance of every prunable weight during training."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Followed:
-    """What is known of one weight tensor; each is of its shape.
+    """Statistics of one weight tensor, each of its shape.
 
-    flips: int32, how often a value had the other sign than the last one that was not zero. sign: int8, of that
-    last one. mean and squares: float32, the running mean and sum of squared distances from it (Welford).
+    flips: int32, number of sign changes between consecutive nonzero values. sign: int8, sign of the last nonzero
+    value. mean, squares: float32, running mean and sum of squared deviations from it (Welford's algorithm).
     """
 
     flips: Tensor
@@ -33,49 +33,49 @@ class Followed:
     squares: Tensor
 
     def cut(self, dim: int, index: Tensor) -> None:
-        """Keep these positions along one dimension."""
+        """Keep the positions `index` along one dimension."""
         for name, tensor in vars(self).items():
             setattr(self, name, tensor.index_select(dim, index.to(tensor.device)))
 
 
 class WeightTracker:
-    """Looks at all prunable weights after each optimizer step.
+    """Track all prunable weights after each optimizer step.
 
-    The value before the first step only gives the first sign. Channels cut in training are cut here too, by the
-    record of the model's cuts; weights that a mask holds at zero have no sign and flip no more.
+    The initial values only contribute their signs. The statistics are cut together with the channels of the model,
+    by the record of its cuts; masked weights have no sign and no further flips.
     """
 
     def __init__(self) -> None:
         self.steps = 0
         self._followed: dict[str, Followed] = {}
-        #: original indices, per (tensor, dimension), as of the last look
+        #: kept original indices by (tensor, dimension), as of the last step
         self._kept: dict[tuple[str, int], Tensor] = {}
         self._lost: list[str] = []
 
     @hookimpl(trylast=True)
     def run_started(self, trainer: Trainer) -> None:
-        """Begin, once the network was pruned that is to be pruned before training."""
+        """Start tracking, after any pruning before training."""
         self.start(trainer.model)
 
     @hookimpl(tryfirst=True)
     def batch_ended(self, trainer: Trainer) -> None:
-        """After each optimizer step."""
+        """Update the statistics after each optimizer step."""
         self.look(trainer.model)
 
     @hookimpl
     def pruned(self, trainer: Trainer) -> None:
-        """Channels may be gone."""
+        """Cut the statistics together with the channels."""
         self.follow_cuts(trainer.model)
 
     @hookimpl(trylast=True)
     def rewound(self, trainer: Trainer) -> None:
-        """A jump back is no step of training: signs are taken anew, and what is known stays."""
+        """Update the signs to the rewound weights without counting flips; the statistics are kept."""
         for name, weight in prunable_weights(trainer.model).items():
             if name in self._followed:
                 self._followed[name].sign = weight.detach().sign().to(torch.int8)
 
     def start(self, model: nn.Module) -> None:
-        """Forget everything, and take the signs of the weights as they are."""
+        """Reset all statistics and read the signs of the current weights."""
         self.steps, self._lost = 0, []
         self._kept = dict(lineage_of(model).kept)
         self._followed = {}
@@ -87,63 +87,63 @@ class WeightTracker:
 
     @torch.no_grad()
     def look(self, model: nn.Module) -> None:
-        """Take the values as those of one more step."""
+        """Update the statistics with the current values, as one more step."""
         self.steps += 1
         weights = prunable_weights(model)
-        for name, one in list(self._followed.items()):
+        for name, stats in list(self._followed.items()):
             weight = weights.get(name)
-            if weight is None or weight.shape != one.mean.shape:  # a trainer has put another layer in its place
+            if weight is None or weight.shape != stats.mean.shape:  # the trainer replaced the layer
                 self._lost.append(name)
                 del self._followed[name]
                 continue
             value = weight.detach().float()
             sign = value.sign().to(torch.int8)
-            one.flips += sign * one.sign < 0
-            one.sign = torch.where(sign == 0, one.sign, sign)
-            change = value - one.mean
-            one.mean += change / self.steps
-            one.squares.addcmul_(change, value - one.mean)
+            stats.flips += sign * stats.sign < 0
+            stats.sign = torch.where(sign == 0, stats.sign, sign)
+            change = value - stats.mean
+            stats.mean += change / self.steps
+            stats.squares.addcmul_(change, value - stats.mean)
 
     def follow_cuts(self, model: nn.Module) -> None:
-        """Cut what is followed as the model was cut since the last look."""
+        """Cut the statistics as the model was cut since the last step."""
         kept = lineage_of(model).kept
         for (name, dim), now in kept.items():
-            one = self._followed.get(name)
-            if one is None:
+            stats = self._followed.get(name)
+            if stats is None:
                 continue
             before = self._kept.get((name, dim), torch.arange(lineage_of(model).dense[name][dim]))
             if len(before) != len(now):
-                one.cut(dim, torch.isin(before, now).nonzero().flatten())
+                stats.cut(dim, torch.isin(before, now).nonzero().flatten())
         self._kept = dict(kept)
 
     def tensors(self) -> dict[str, Tensor]:
-        """NAME.flips (int32), NAME.mean and NAME.variance (float32, over the steps) of each weight."""
+        """Return NAME.flips (int32), NAME.mean and NAME.variance (float32, over the steps) of each weight."""
         found = {}
-        for name, one in self._followed.items():
-            found[f"{name}.flips"] = one.flips
-            found[f"{name}.mean"] = one.mean
-            found[f"{name}.variance"] = one.squares / max(1, self.steps)
+        for name, stats in self._followed.items():
+            found[f"{name}.flips"] = stats.flips
+            found[f"{name}.mean"] = stats.mean
+            found[f"{name}.variance"] = stats.squares / max(1, self.steps)
         return {name: tensor.contiguous().cpu() for name, tensor in found.items()}
 
     def summary(self) -> dict[str, Any]:
-        """For the report: of all weights present and per layer, the share that flipped, flips and deviation.
+        """Return the share of flipped weights, the mean flips and the deviation, in total and per layer.
 
-        `lost` names weights that were replaced by others in training, if there are any.
+        `lost` lists the weights that were replaced during training, if there are any.
         """
-        layers = {name: self._facts([one]) for name, one in self._followed.items()}
+        layers = {name: self._facts([stats]) for name, stats in self._followed.items()}
         lost = {"lost": list(self._lost)} if self._lost else {}
         return {"steps": self.steps, **self._facts(list(self._followed.values())), "layers": layers, **lost}
 
     def _facts(self, some: list[Followed]) -> dict[str, float]:
-        """flipped: share of the weights with a flip; flips: mean number; deviation: root of the mean variance."""
-        count = max(1, sum(one.flips.numel() for one in some))
-        flipped = sum(int((one.flips > 0).sum()) for one in some)
-        flips = sum(int(one.flips.sum()) for one in some)
-        squares = sum(float(one.squares.sum(dtype=torch.float64)) for one in some)
+        """flipped: share of weights with a flip; flips: mean per weight; deviation: root of the mean variance."""
+        count = max(1, sum(stats.flips.numel() for stats in some))
+        flipped = sum(int((stats.flips > 0).sum()) for stats in some)
+        flips = sum(int(stats.flips.sum()) for stats in some)
+        squares = sum(float(stats.squares.sum(dtype=torch.float64)) for stats in some)
         deviation = (squares / count / max(1, self.steps)) ** 0.5
         return {"flipped": flipped / count, "flips": flips / count, "deviation": deviation}
 
     def save(self, file: Path) -> None:
-        """Write `tensors()` as one safetensors file, whole or not at all."""
+        """Write `tensors()` atomically into one safetensors file."""
         with replacing(file) as temporary:
             save_file(self.tensors(), temporary, metadata={"steps": str(self.steps)})

@@ -127,7 +127,7 @@ def test_a_network_whose_gates_close_all_along_is_in_the_phase_of_pruning(launch
         ("--prune_criterion MagBased --n_rounds 5 --epochs 3", "each need 5 epochs, and epochs is 3"),
         ("--prune_criterion SNIP --n_rounds 2 --warmup_epochs 4 --epochs 4", "of warm-up need 5 epochs"),
         ("--prune_criterion SNAP --frequency 30 --epochs 2", "the first pruning comes after 30 batches"),
-        ("--prune_criterion SNAP --schedule iterative --epochs 0", "prunes in training, and epochs is 0"),
+        ("--prune_criterion SNAP --schedule iterative --epochs 0", "epochs is 0"),
         ("--prune_criterion SNAP --frequency 2 --fixed_layer 2", "LeNet300 has 2 layers to prune, 0 to 1"),
         ("--prune_criterion SNAP --track_importance", "SNAP prunes before it: add --schedule during"),
         ("--prune_criterion BiasedLoss --schedule before --use_init", "BiasedLoss prunes before it"),

@@ -81,7 +81,7 @@ def test_equal_seeds_give_equal_results_that_json_can_hold(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_without_a_batch_there_is_nothing_to_test(name: str) -> None:
-    with pytest.raises(RunError, match="nothing to test"):
+    with pytest.raises(RunError, match="to test"):
         build("testers", name).evaluate(network(), [], build("losses", "CrossEntropy"))
 
 

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from secateur import DataSet
 from secateur.utils.data.FASHION import FASHION
 from secateur.utils.files.regular_file import check_zip, open_regular
-from secateur.utils.loading.dataset import LARGEST_FILE, DataSet, reading
+from secateur.utils.loading.dataset import LARGEST_FILE, reading
 
 
 class FASHION_MINI(DataSet):

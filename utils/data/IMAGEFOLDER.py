@@ -6,9 +6,9 @@ import functools
 import os
 from pathlib import Path
 
+from secateur import UsageError
 from secateur.utils.data._listing import ENDINGS, folder_names, image_tree
 from secateur.utils.data._pictures import Pictures
-from secateur.utils.errors import UsageError
 from secateur.utils.loading.dataset import FolderDataSet
 from secateur.utils.suggest import one_line
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import re
 
+from secateur import torchvision
 from secateur.utils.data._class_folders import ImageNetPart
 from secateur.utils.data._pictures import Photographs
-from secateur.utils.vision import torchvision
 
 WNID = re.compile(r"n\d{8}")
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from secateur import UsageError
 from secateur.utils.data._class_folders import ClassFolders, torchvision_class
 from secateur.utils.data._listing import folder_names, images_in
-from secateur.utils.errors import UsageError
 
 DRAWER = re.compile(r"_(\d+)\.\w+")
 TEST_EVERY = 5

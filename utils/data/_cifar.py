@@ -11,10 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.utils.errors import UsageError
+from secateur import UsageError, torchvision
 from secateur.utils.files.regular_file import check_regular
 from secateur.utils.loading.dataset import LARGEST_FILE, FileDataSet, reading
-from secateur.utils.vision import torchvision
 
 
 class CifarDataSet(FileDataSet):

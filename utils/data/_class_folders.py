@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from secateur import UsageError
 from secateur.utils.data._listing import folder_names, images_in
 from secateur.utils.data._pictures import Pictures
-from secateur.utils.errors import UsageError
 from secateur.utils.files.download import download
 from secateur.utils.loading import dataset
 from secateur.utils.loading.dataset import FolderDataSet
@@ -154,6 +154,6 @@ class ImageNetPart(ClassFolders):
 
 def torchvision_class(name: str) -> Any:
     """Return torchvision's data set of this name."""
-    from secateur.utils.vision import torchvision
+    from secateur import torchvision
 
     return getattr(torchvision().datasets, name)

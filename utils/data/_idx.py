@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from secateur import torchvision
 from secateur.utils.loading.dataset import FileDataSet, gunzipped, reading
-from secateur.utils.vision import torchvision
 
 
 class IdxDataSet(FileDataSet):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from secateur.utils.errors import UsageError
+from secateur import UsageError
 from secateur.utils.files.regular_file import check_regular
 from secateur.utils.loading.dataset import reading
 

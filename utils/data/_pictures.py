@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from secateur.utils.errors import UsageError
+from secateur import UsageError
 from secateur.utils.files.regular_file import open_regular
 from secateur.utils.loading.augment import AREAS, LOG_RATIO, TRIES
 from secateur.utils.loading.dataset import reading

@@ -140,7 +140,7 @@ REFUSED = {
     "images from nowhere": (["--data_set", "IMAGEFOLDER"], "--data_dir"),
     "unknown device": (["--device", "gpu"], "cuda:N"),
     "hidden_dim of a network without": (["--hidden_dim", "3"], "LeNet5"),
-    "option of a plug-in without": (["--set", "model.depth=3"], "LeNet5 takes no options"),
+    "option of a plug-in without": (["--set", "model.depth=3"], "LeNet5 has no options, got 'depth'"),
     "unknown option": (["--model", "MLP5", "--set", "model.hiden_dim=3"], "'hidden_dim'"),
     "unknown group": (["--set", "criterions.p=3"], "'criterion'"),
     "setting without a group": (["--set", "p=3"], "GROUP.KEY=VALUE"),

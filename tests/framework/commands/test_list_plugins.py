@@ -74,7 +74,7 @@ def test_two_folders_may_be_given(command: Command, plugins: Path, tmp_path: Pat
 def test_a_broken_plugin_is_refused_by_its_file(command: Command, plugins: Path) -> None:
     (plugins / "models" / "Torn.py").write_text("class Torn(:\n")
     result = command("list", "--plugins", plugins)
-    assert result.code == 2 and "Torn.py is not Python" in result.err and result.err.count("\n") == 1
+    assert result.code == 2 and "Torn.py is not valid Python" in result.err and result.err.count("\n") == 1
 
 
 def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str, name: str = "made_up") -> None:

@@ -120,11 +120,11 @@ def test_a_plugin_in_a_folder_inside_the_project_is_its_own_module(tree: Tree) -
 REFUSED = {
     "no class": (
         {"losses/Mine.py": "x = 1"},
-        "Mine.py: expected a class named Mine (as the file), found no class",
+        "Mine.py: expected a class named Mine (like the file), found no class",
     ),
     "other class": ({"losses/Mine.py": "class Yours: pass"}, "found Yours"),
-    "no Python": ({"losses/Mine.py": "class Mine(:"}, "Mine.py is not Python"),
-    "null bytes": ({"losses/Mine.py": "class Mine: pass\0"}, "Mine.py is not Python"),
+    "no Python": ({"losses/Mine.py": "class Mine(:"}, "Mine.py is not valid Python"),
+    "null bytes": ({"losses/Mine.py": "class Mine: pass\0"}, "Mine.py is not valid Python"),
     "score lacks an argument": (
         {"criterions/Mine.py": criterion("Mine", "def score(self, model, batches, loss): return {}")},
         "Mine.py: Mine.score takes (self, model, batches, loss), expected (self, model, batches, loss, gr",
@@ -143,7 +143,7 @@ REFUSED = {
     ),
     "wrong layout": (
         {"Mine.py": "class Mine: pass"},
-        "has no plug-in: looked for models/*.py, criterions/*.py",
+        "contains no plug-in: looked for models/*.py, criterions/*.py",
     ),
 }
 
@@ -241,7 +241,7 @@ def test_options_are_collected_up_the_constructors() -> None:
     assert option_names(Closed) == ["height"]
     with pytest.raises(UsageError, match="unknown option of Net 'widht': did you mean 'width'"):
         check_options(Middle, "Net", ["depth", "widht"])
-    with pytest.raises(UsageError, match="Net takes no options, got 'x'"):
+    with pytest.raises(UsageError, match="Net has no options, got 'x'"):
         check_options(object, "Net", ["x"])
 
 
@@ -319,7 +319,7 @@ def test_a_users_file_is_never_taken_for_ours(
         monkeypatch.setitem(sys.modules, package, shadow)
     with pytest.raises(UsageError) as error:
         registry.get(kind, name)
-    monkeypatch.delitem(sys.modules, f"{package}.{name}", raising=False)
+    sys.modules.pop(f"{package}.{name}", None)  # what monkeypatch deletes it would put back
     assert str(registry.file(kind, name)) in str(error.value) and "\n" not in str(error.value)
     assert how == "a module without a file" or str(theirs) in str(error.value)
 

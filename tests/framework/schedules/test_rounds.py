@@ -71,9 +71,9 @@ def test_thresholds_may_be_percentages(given_: tuple[float, ...], expected: tupl
 @pytest.mark.parametrize(
     ("given_", "words"),
     [
-        ((0.5, 0.3), "thresholds 0.5,0.3 must rise"),
-        ((0.5, 0.5), "must rise"),
-        ((50, 30), "thresholds 50,30 must rise"),
+        ((0.5, 0.3), "thresholds 0.5,0.3 must ascend"),
+        ((0.5, 0.5), "must ascend"),
+        ((50, 30), "thresholds 50,30 must ascend"),
         ((0.5, 1.0), r"a share in \[0, 1\)"),
         ((50, 100), r"a percentage in \[0, 100\)"),
         ((-0.1, 0.5), "thresholds -0.1,0.5"),

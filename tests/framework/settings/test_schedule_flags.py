@@ -37,7 +37,7 @@ def refused(result: Any, *words: str) -> None:
 
 BAD: dict[str, tuple[str, tuple[str, ...]]] = {
     "no round": ("--n_rounds 0", ("--n_rounds must be at least 1, got 0",)),
-    "thresholds that fall": ("--thresholds 0.5,0.3", ("thresholds 0.5,0.3 must rise",)),
+    "thresholds that fall": ("--thresholds 0.5,0.3", ("thresholds 0.5,0.3 must ascend",)),
     "thresholds above all": ("--thresholds [50,100]", ("[0, 100)",)),
     "thresholds in words": ("--thresholds half", ("--thresholds must be numbers with commas between", "'half'")),
     "negative threshold": ("--thresholds -0.5,0.3", ("thresholds -0.5,0.3",)),

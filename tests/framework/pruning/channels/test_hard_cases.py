@@ -181,12 +181,12 @@ def test_marks_on_parameters_stay() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sparsity": "0.5"}, "sparsity is a number, got '0.5'"),
-        ({"budget": 3}, "budget is a word, got 3"),
-        ({"scope": 2}, "scope is a word, got 2"),
-        ({"min_channels": 1.5}, "min_channels is a number, got 1.5"),
-        ({"seed": "a"}, "seed is a number, got 'a'"),
-        ({"round_to": True}, "round_to is a number or 'auto', got True"),
+        ({"sparsity": "0.5"}, "sparsity .* '0.5'"),
+        ({"budget": 3}, "budget .* 3"),
+        ({"scope": 2}, "scope .* 2"),
+        ({"min_channels": 1.5}, "min_channels .* 1.5"),
+        ({"seed": "a"}, "seed .* 'a'"),
+        ({"round_to": True}, "round_to .* 'auto', got True"),
     ],
 )
 def test_arguments_of_another_type_are_one_line(options: dict[str, Any], words: str) -> None:

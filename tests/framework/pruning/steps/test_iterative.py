@@ -361,13 +361,13 @@ def test_what_cannot_go_is_told_of() -> None:
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"frequency": 0}, "frequency must be a whole number from 1 on, got 0"),
-        ({"per_step": -1}, "per_step must be a whole number from 0 on"),
-        ({"group_size": 1.5}, "group_size must be a whole number from 1 on, got 1.5"),
+        ({"frequency": 0}, "frequency must be .*got 0"),
+        ({"per_step": -1}, "per_step must be .*got -1"),
+        ({"group_size": 1.5}, "group_size must be .*got 1.5"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
         ({"flops": -1.0}, "flops must be at least 0"),
-        ({"per_step": 3, "group_size": 4}, "steps of 3 channels in sets of 4"),
-        ({"maximum": 2, "start": 3}, "step 3 is the first that prunes, of 2 steps"),
+        ({"per_step": 3, "group_size": 4}, "3 channels per step in sets of 4"),
+        ({"maximum": 2, "start": 3}, "3, of 2 steps"),
     ],
 )
 def test_impossible_steps_are_refused(fields: dict[str, Any], words: str) -> None:
