@@ -376,7 +376,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
         "--eval --checkpoint_name cut --attack DDNAttack --attack_binary_steps 3", ["no binary search"],
     ),
     "two words": (
-        "--eval --checkpoint_name cut --attack FGSM --set tester.attack=DDNAttack", ["say different things"],
+        "--eval --checkpoint_name cut --attack FGSM --set tester.attack=DDNAttack", ["tester.attack contradict"],
     ),
     "unknown option of the tester": (
         "--eval --checkpoint_name cut --attack FGSM --set tester.steps=3", ["unknown option", "attack_steps"],

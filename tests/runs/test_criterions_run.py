@@ -146,7 +146,7 @@ def test_two_modes_exclude_each_other(launch: Launch) -> None:
 def test_a_pruning_rate_alone_is_the_limit_of_random_weights(launch: Launch) -> None:
     run = launch("--prune_criterion", "UnstructuredRandom", "--pruning_rate", "0.6")
     assert run.report["reached"]["weight_sparsity"] == pytest.approx(0.6, abs=1e-4)
-    assert "--pruning_rate 0.6 is taken as --pruning_limit 0.6" in run.out
+    assert "--pruning_rate 0.6 is used as --pruning_limit 0.6" in run.out
     assert run.config["pruning_limit"] == 0.6 and run.config["pruning_rate"] is None
     both = launch("--prune_criterion", "UnstructuredRandom", "--pruning_rate", "0.6", "--pruning_limit", "0.3")
     assert both.report["reached"]["weight_sparsity"] == pytest.approx(0.3, abs=1e-4)
