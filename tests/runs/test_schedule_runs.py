@@ -139,8 +139,8 @@ def test_a_network_whose_gates_close_all_along_is_in_the_phase_of_pruning(launch
         ("--prune_criterion SNIP --flops_regularization 1", "--flops_regularization does not go with SNIP"),
         ("--prune_criterion CNIP --prune_per_iteration 9", "which ranks weights and channels together"),
         ("--prune_criterion GroupHoyerSquare --prune_per_iteration 9", "which prunes by a fixed threshold"),
-        ("--train_scheme TickTock --prune_criterion SNAP --n_rounds 2", "TickTock decides when to prune"),
-        ("--prune_criterion SNAP --frequency 2 --prune_per_iteration 2 --group_size 3", "steps of 2 channels in"),
+        ("--train_scheme TickTock --prune_criterion SNAP --n_rounds 2", "TickTock determines the schedule"),
+        ("--prune_criterion SNAP --frequency 2 --prune_per_iteration 2 --group_size 3", "2 channels per step in"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused_before_anything_is_written(
