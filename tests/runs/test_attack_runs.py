@@ -360,7 +360,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "compared with nothing": (
         "--eval --checkpoint_name cut --compare_with dens --attack FGSM", ["--compare_with dens"],
     ),
-    "compared by a tester of one": ("--eval --checkpoint_name cut --compare_with dense", ["Accuracy evaluates only one"]),
+    "compared by a tester of one": ("--eval --checkpoint_name cut --compare_with dense", ["Accuracy evaluates"]),
     "attack by another tester": (
         "--eval --checkpoint_name cut --attack FGSM --test_scheme Accuracy", ["the tester Accuracy", "--attack"],
     ),
