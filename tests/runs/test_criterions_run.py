@@ -233,7 +233,7 @@ def test_a_criterion_that_cannot_rank_inputs_refuses_the_flag(launch: Launch, tm
     )
     refused(
         launch("--plugins", folder, "--prune_criterion", "Blind", "--outer_layer_pruning"),
-        "--outer_layer_pruning: Blind cannot rank the network's inputs",
+        "--outer_layer_pruning: Blind cannot rank the inputs of the network",
     )
 
 
