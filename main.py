@@ -1,6 +1,6 @@
-"""Secateur's command line: `python main.py --flags` runs, `python main.py list` shows the plug-ins.
+"""The command line of Secateur: `python main.py --flags` runs, `python main.py list` lists the plug-ins.
 
-Installed, it is called `secateur`, or `python -m secateur`.
+The installed command is `secateur`, or `python -m secateur`.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
 class Headed(click.Command):
-    """A command whose help shows the flags under the headings of the config."""
+    """Click command whose help groups the flags under the headings of the config."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section for each group of flags, then the rest."""
+        """Write one section for each group of flags."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -58,16 +58,16 @@ class Headed(click.Command):
 
 
 class Sections(Headed, click.Group):
-    """The same, with commands below it."""
+    """Click group whose help groups the flags under the headings of the config and lists the subcommands."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The flags, then the commands."""
+        """Write the flags, then the subcommands."""
         super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
 
 
 def option_for(flag: Flag) -> click.Option:
-    """The click option of one field. Values stay text here: the config gives them their type."""
+    """Return the click option of a field; values remain text, which the config converts to their type."""
     if flag.type is bool:
         return click.Option([flag.name, f"--{flag.name}/--no_{flag.name}"], default=None, help=_help(flag))
     metavar = flag.metavar or "|".join(flag.choices) or flag.type.__name__.upper()
@@ -87,10 +87,10 @@ def _help(flag: Flag) -> str:
 
 
 def old_options() -> list[click.Option]:
-    """Flags by their old names: accepted, and left out of the help."""
+    """Return the options of deprecated flags, which are accepted and hidden in the help."""
     names = (*SWITCHES, *NEEDLESS_SWITCHES)
     switches = [click.Option([name, f"--{name}"], is_flag=True, default=None, hidden=True) for name in names]
-    either = [  # a switch in one script, with a value in another
+    either = [  # used both as a switch and with a value
         click.Option([name, f"--{name}"], is_flag=False, flag_value="true", default=None, hidden=True)
         for name in (*FOREIGN, *NOTHING_TO_DO)
     ]
@@ -107,10 +107,11 @@ def old_options() -> list[click.Option]:
 @click.version_option(__version__, prog_name="Secateur")
 @click.pass_context
 def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
-    """Prune a network before, during or after training, and measure what is left.
+    """Prune a neural network before, during or after training, and measure the result.
 
-    Without any flag: LeNet5, pruned to half its nodes by SNAPit and trained on FASHION_MINI. Everything the
-    run leaves is in one folder under results/. `python main.py list` shows what can be chosen by name.
+    Without flags, LeNet5 is pruned by SNAPit to half of its nodes and trained on FASHION_MINI. All files of a run
+    are written to one folder under results/. `python main.py list` lists the models, criterions, data sets and
+    other plug-ins; defaults are in [brackets].
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -125,8 +126,7 @@ def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
 
 @contextmanager
 def _clicks_contained() -> Iterator[None]:
-    """A plug-in that ends the process by an exception of click has failed: click would return the code 0, or take
-    it for Ctrl-C."""
+    """Convert exceptions of click that a plug-in raises to a RunError; click would exit with code 0 or abort."""
     try:
         yield
     except (click.exceptions.Exit, click.Abort, click.ClickException) as error:
@@ -134,14 +134,14 @@ def _clicks_contained() -> Iterator[None]:
 
 
 def _given(ctx: click.Context) -> dict[str, Any]:
-    """The flags on the command line; what a parent of the command was given counts too."""
+    """Return the flags on the command line, including those of the parent command."""
     above = _given(ctx.parent) if ctx.parent is not None else {}
-    own = {
+    flags = {
         name: value
         for name, value in ctx.params.items()
         if name != "config_file" and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
-    return above | own
+    return above | flags
 
 
 @cli.command("oracle", cls=Headed, params=[option_for(flag) for flag in STUDY_FLAGS.values()],
@@ -149,11 +149,11 @@ def _given(ctx: click.Context) -> dict[str, Any]:
 @click.option("config_file", "--config", metavar="FILE", help="settings in YAML or JSON; flags win over them")
 @click.pass_context
 def oracle(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
-    """Measure what each unit of a trained network is worth, and how well the criterions tell it.
+    """Measure the importance of each channel of a trained network, and compare the criterions with it.
 
-    Each channel is removed by itself and the loss on training images is computed again: exactly what every
-    criterion estimates. Prints the correlation of the scores with it, and leaves a run folder with oracle.json
-    and scatter plots.
+    Each channel is removed in turn and the change of the loss on training images is computed, which the criterions
+    estimate. Prints the correlation of their scores with the measured changes, and writes a run folder with
+    oracle.json and scatter plots.
     """
     assert ctx.parent is not None
     file = config_file or ctx.parent.params["config_file"]
@@ -166,12 +166,14 @@ def oracle(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
 
 @cli.command("list")
 @click.argument("kind", required=False)
-@click.option("plugins", "--plugins", multiple=True, metavar="DIR", help="show this folder's too; repeatable")
+@click.option(
+    "plugins", "--plugins", multiple=True, metavar="DIR", help="also list the plug-ins of this folder; repeatable"
+)
 @click.pass_context
 def list_plugins(ctx: click.Context, kind: str | None, plugins: tuple[str, ...]) -> None:
-    """Show the names to choose from, of all kinds or of one.
+    """List the plug-ins by name, of all kinds or of one.
 
-    KIND is models, criterions, losses, optimizers, trainers, testers or datasets.
+    KIND is one of models, criterions, losses, optimizers, trainers, testers or datasets.
     """
     from secateur.framework.commands.prepare import add_plugins
     from secateur.framework.plugins.registry import registry
@@ -186,21 +188,21 @@ def list_plugins(ctx: click.Context, kind: str | None, plugins: tuple[str, ...])
 
 def _kind(given: str, kinds: Sequence[str]) -> str:
     word = given.lower()
-    found = ALIASES.get(word, word if word in kinds else f"{word}s")
-    if found not in kinds:
+    kind = ALIASES.get(word, word if word in kinds else f"{word}s")
+    if kind not in kinds:
         raise UsageError(unknown("kind", given, kinds))
-    return found
+    return kind
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return the exit code: 0, 1 failed run, 2 usage error, 130 interrupted."""
+    """Run the command line and return the exit code: 0 success, 1 failed run, 2 usage error, 130 interrupted."""
     command = shlex.join(sys.orig_argv if arguments is None else ["python", "main.py", *arguments])
     try:
         code = cli.main(_words(arguments), prog_name=_program(), standalone_mode=False, obj=command)
     except click.Abort as error:
         if error.__cause__ is not None and ends_process(error.__cause__):
             return _fail(explained(error.__cause__), 1)
-        if isinstance(error.__cause__, EOFError):  # click takes it for Ctrl-D; here it is a broken file
+        if isinstance(error.__cause__, EOFError):  # click treats it as Ctrl-D; here it is a truncated file
             traceback.print_exception(error.__cause__)
             return 1
         return _fail("interrupted", 130)
@@ -210,12 +212,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except RunError as error:
         return _fail(str(error), 1)
-    except OSError as error:  # of the machine, not of the program: a folder that is closed, a disk that fails
+    except OSError as error:  # such as missing permissions or a full disk
         return _fail(str(error), 1)
     except BaseException as error:
-        if isinstance(error.__context__, BrokenPipeError):  # the reader of a table, such as `head`, has gone
+        if isinstance(error.__context__, BrokenPipeError):  # the reader of the output, such as `head`, has exited
             return 1
-        if ends_process(error):  # a plug-in called sys.exit, or the like: whatever its code, the run has failed
+        if ends_process(error):  # a plug-in called sys.exit: the run has failed, whatever the code
             return _fail(explained(error), 1)
         if not isinstance(error, Exception):
             raise
@@ -227,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _program() -> str:
-    """What the user typed: the installed command, the package, or main.py of a clone."""
+    """Return the command that the user ran: the installed command, the package, or main.py of a clone."""
     called = Path(sys.argv[0])
     if called.stem == "secateur":
         return "secateur"
@@ -235,7 +237,7 @@ def _program() -> str:
 
 
 def _words(arguments: Sequence[str] | None) -> list[str]:
-    """The arguments in our spelling: underscores, and switches without the truth values that others give them."""
+    """Return the arguments with underscores, and with truth values of switches converted to --no_ flags."""
     options = [parameter for parameter in cli.params if isinstance(parameter, click.Option)]
     names = {name.lstrip("-") for option in options for name in (*option.opts, *option.secondary_opts)}
     switches = {name for name, flag in FLAGS.items() if flag.type is bool}

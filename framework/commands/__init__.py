@@ -1,7 +1,7 @@
-"""What the command line can do, one file a command.
+"""Commands of the command line, one file per command.
 
-Settings come in, a run folder or printed tables go out. `prepare.py` turns flags into checked settings,
-`assemble.py` builds network, data, optimizer and pruner from them, `train.py` and `evaluate.py` run. Only
-`main.py` imports this room.
+A command takes settings and writes a run folder or prints tables. `prepare.py` converts flags to checked settings,
+`assemble.py` builds network, data, optimizer and pruner from them, `train.py` and `evaluate.py` run them. Only
+`main.py` imports this package.
 Start with `run.py`.
 """

@@ -1,4 +1,4 @@
-"""From a checked config to the parts of a run, each with what "auto" means here resolved in the config."""
+"""Construction of the parts of a run from a checked config; "auto" values are resolved in the config."""
 
 from __future__ import annotations
 
@@ -36,23 +36,23 @@ from secateur.utils.files.formats import SUFFIX, is_safetensors
 from secateur.utils.loading.loaders import Loaders, make_loaders
 from secateur.utils.memory import check_memory
 
-#: of a model: with no smaller ones a network of ours fails to fit into memory
+#: options of models above this value may exceed the memory
 LARGE_OPTION = 2048
-#: flags that are options of the losses that have them
+#: flags that set options of the loss, if it has them
 LOSS_FLAGS = ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg")
 
 
 def build_loaders(config: RunConfig) -> Loaders:
-    """The data set's loaders, on the device; the config gets the image size and the number of classes."""
+    """Build the loaders of the data set; set the image size and the number of classes in the config."""
     try:
         loaders = _make_loaders(config)
-    except OSError as error:  # a folder that may not be read, a disk that fails
+    except OSError as error:  # such as an unreadable folder
         raise UsageError(f"{config.data_set}: {error.filename or config.data_dir}: {error.strerror}") from error
     config.notes += loaders.remarks
     size = loaders.in_channels, loaders.image_size, loaders.image_size
     if config.input_dim and config.input_dim != size:
-        given, found = (",".join(map(str, one)) for one in (config.input_dim, size))
-        raise UsageError(f"--input_dim {given}: the inputs from {config.data_set} are {found}")
+        given, actual = (",".join(map(str, shape)) for shape in (config.input_dim, size))
+        raise UsageError(f"--input_dim {given}: the inputs from {config.data_set} are {actual}")
     config.image_size, config.num_classes = loaders.image_size, loaders.num_classes
     return loaders
 
@@ -80,7 +80,7 @@ def _make_loaders(config: RunConfig) -> Loaders:
 
 
 def build_model(config: RunConfig, loaders: Loaders) -> nn.Module:
-    """A new network, one from a checkpoint, or a new one with pretrained weights; on the device."""
+    """Return a new network, the network of a checkpoint, or a new one with pretrained weights, on the device."""
     options = {
         "in_channels": loaders.in_channels,
         "num_classes": loaders.num_classes,
@@ -99,16 +99,16 @@ def build_model(config: RunConfig, loaders: Loaders) -> nn.Module:
 
 
 def _check_model_size(name: str, options: dict[str, Any]) -> None:
-    """Raise UsageError for a network that cannot fit into memory, before any of it is made.
+    """Raise UsageError if a network does not fit into memory, before it is allocated.
 
-    Only where an option is large: the network is built once more for it, without values.
+    Networks with a large option are built without values for this check.
     """
     if not any(isinstance(value, int) and value > LARGE_OPTION for value in options.values()):
         return
     try:
         with torch.device("meta"):
             model: nn.Module = build("models", name, **options)
-    except (RuntimeError, NotImplementedError):  # a constructor that reads the values of its tensors
+    except (RuntimeError, NotImplementedError):  # the constructor reads the values of its tensors
         return
     sizes = [parameter.numel() * parameter.element_size() for parameter in model.parameters()]
     shown = ", ".join(f"{option} {value}" for option, value in options.items())
@@ -116,27 +116,26 @@ def _check_model_size(name: str, options: dict[str, Any]) -> None:
 
 
 def load_network(file: Path, name: str, options: dict[str, Any]) -> nn.Module:
-    """The network in a file of ours, cut and masked as it was; it must be `name` and fit the data.
-
-    Runs compute in float32, whatever the network was saved in; its values must be finite.
-    """
+    """Load a checkpoint in float32; raise UsageError unless it is the model `name` for this data and finite."""
     _, header = read_file(file)
     if header["model"] != name:
-        raise UsageError(f"{file} holds {header['model']}, not {name}: use --model {header['model']}")
+        raise UsageError(f"{file} contains {header['model']}, not {name}: use --model {header['model']}")
     for option, wanted in options.items():
         saved = header["options"].get(option, option_default(registry.get("models", name), option))
         if saved != wanted:
-            raise UsageError(f"{file} was made with {option} {saved}, this data set or command asks for {wanted}")
+            raise UsageError(
+                f"{file} was saved with {option} {saved}, but this data set or command needs {wanted}"
+            )
     model = load_model(file, dtype=torch.float32)
     check_finite(model.state_dict(), file)
     return model
 
 
 def load_pretrained(file: Path, name: str, options: dict[str, Any], new_head: bool = False) -> nn.Module:
-    """The network in a file of ours, or a new one with the tensors of any other file of tensors."""
+    """Load a checkpoint, or a new network with the tensors of any other file of tensors."""
     if is_safetensors(file) and is_ours(file):
         if new_head:
-            raise UsageError(f"--new_head: {file} is a checkpoint of Secateur, whose last layer stays as it is")
+            raise UsageError(f"--new_head: {file} is a checkpoint of Secateur, whose last layer is kept")
         return load_network(file, name, options)
     model = build("models", name, **options)
     assert isinstance(model, nn.Module)
@@ -145,7 +144,7 @@ def load_pretrained(file: Path, name: str, options: dict[str, Any], new_head: bo
 
 
 def use_safe_format(config: RunConfig, *models: nn.Module) -> torch.memory_format:
-    """The memory format of the config, where the networks may be trained in it; else the config gets another."""
+    """Return the memory format of the config; replace it if the networks cannot be trained safely in it."""
     config.memory_format, note = usable_format(config.memory_format, *models)
     if note:
         config.notes.append(note)
@@ -153,59 +152,57 @@ def use_safe_format(config: RunConfig, *models: nn.Module) -> torch.memory_forma
 
 
 def build_loss(config: RunConfig) -> Loss:
-    """The loss with those of the flags it knows."""
+    """Build the loss, with the flags that are options of it."""
     taken = option_names(registry.get("losses", config.loss))
     values = {name: getattr(config, name) for name in LOSS_FLAGS if name in taken}
-    flags = {name: value for name, value in values.items() if value is not None}  # None: the loss's own default
+    flags = {name: value for name, value in values.items() if value is not None}  # None: the default of the loss
     loss: Loss = build("losses", config.loss, **(flags | config.options("loss")))
     return loss
 
 
 def trainer_class(config: RunConfig) -> type[Trainer]:
-    """The class of the trainer."""
+    """Return the class of the trainer."""
     return registry.get("trainers", config.train_scheme)
 
 
 def trainer_options(config: RunConfig) -> dict[str, Any]:
-    """What --set gives the trainer, and those of the flags it knows."""
+    """Return the options of the trainer, from --set and from flags."""
     taken, options = option_names(trainer_class(config)), config.options("trainer")
     check_options(trainer_class(config), config.train_scheme, options)
     return {name: getattr(config, name) for name in ("l0_reg", "l2_reg", "beta_ema") if name in taken} | options
 
 
 def trainers_schedule(config: RunConfig, chosen: Schedule) -> Schedule:
-    """When the trainer lets the criterion prune; one that decides this itself takes no flags for it."""
-    found = trainer_class(config).schedule(chosen, **trainer_options(config))
-    if found is not chosen:
+    """Return the schedule of the trainer; raise UsageError if the trainer overrides a given --schedule."""
+    schedule = trainer_class(config).schedule(chosen, **trainer_options(config))
+    if schedule is not chosen:
         if config.schedule is not None:
-            raise UsageError(
-                f"{config.train_scheme} decides when to prune: leave out --schedule {config.schedule}"
-            )
+            raise UsageError(f"{config.train_scheme} determines the schedule: remove --schedule {config.schedule}")
         if (config.prune_delay, config.prune_freq) != (None, None):
-            who = config.train_scheme
-            config.notes.append(f"{who} decides when to prune: prune_delay and prune_freq have no effect")
-    return found
+            name = config.train_scheme
+            config.notes.append(f"{name} determines the schedule: prune_delay and prune_freq have no effect")
+    return schedule
 
 
 def prepare_model(config: RunConfig, model: nn.Module, loaders: Loaders) -> nn.Module:
-    """The network with whatever the trainer adds to it for training."""
+    """Return the network as modified by the trainer."""
     seed_everything(config.seed)
     return trainer_class(config).prepare_model(model, loaders, **trainer_options(config))
 
 
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer of the trainer's groups; "fused" is on wherever torch has it for this optimizer and device."""
+    """Build the optimizer of the parameter groups of the trainer."""
     groups = trainer_class(config).parameters(model, config.learning_rate, **trainer_options(config))
-    decay = 0.0 if config.l0 else config.l2_reg  # there it is part of the penalty
+    decay = 0.0 if config.l0 else config.l2_reg  # with --l0 it is part of the penalty
     options = {"params": groups, "lr": config.learning_rate, "weight_decay": decay, **optimizer_options(config)}
-    found: torch.optim.Optimizer = build("optimizers", config.optimizer, **options)
-    return found
+    optimizer: torch.optim.Optimizer = build("optimizers", config.optimizer, **options)
+    return optimizer
 
 
 def build_lr_schedule(
     config: RunConfig, optimizer: torch.optim.Optimizer
 ) -> torch.optim.lr_scheduler.LRScheduler | None:
-    """The schedule of the learning rate, stepped once an epoch."""
+    """Build the learning rate scheduler, which is stepped once per epoch; None for "none"."""
     schedulers = torch.optim.lr_scheduler
     if config.lr_schedule == "step":
         return schedulers.StepLR(optimizer, config.lr_step, config.lr_gamma)
@@ -217,14 +214,14 @@ def build_lr_schedule(
 
 
 def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
-    """The listener that prunes, with a plan that is known to fit into the epochs; the config gets the details."""
+    """Build the pruning listener and write its schedule to the config; raise UsageError for a too short run."""
     own = criterion.schedule
     if not isinstance(own, Schedule):
-        who = type(criterion).__name__
-        raise UsageError(f"{who}: schedule {own!r} is none; for example Before(), During() or After()")
+        name = type(criterion).__name__
+        raise UsageError(f"{name}: schedule must be a Schedule such as Before(), During() or After(), got {own!r}")
     if getattr(own, "steps", 1) > 1 and "snip_steps" not in config.given:
         config.snip_steps = own.steps - 2  # type: ignore[attr-defined]
-    # what prunes nothing does so whenever it is asked to
+    # a criterion that never prunes ignores the settings of the schedule
     schedule = own
     if not isinstance(own, Never):
         schedule = trainers_schedule(config, schedule_of(config, own))
@@ -240,9 +237,9 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
     elif "rewind_to" in config.given and config.rewind_to:
         config.notes.append("without --enable_rewinding --rewind_to has no effect")
     if criterion.threshold is not None and "pruning_limit" in config.given:
-        why = f"{config.prune_criterion} prunes by a fixed threshold, {criterion.threshold:g}"
+        rule = f"{config.prune_criterion} prunes by a fixed threshold, {criterion.threshold:g}"
         effect = "has no effect" if config.pruning_limit > 0 else "0 prunes nothing"
-        config.notes.append(f"{why}: --pruning_limit {effect}")
+        config.notes.append(f"{rule}: --pruning_limit {effect}")
     config.scope = config.scope or criterion.scope
     write_back(config, schedule)
     check_moments(config, criterion, plan)
@@ -256,7 +253,7 @@ def _make_pruner(
     channels = granularity == "channel"
     trainers = trainer_class(config).least_share(**trainer_options(config)) if granularity != "weight" else 0.0
     config.budget = config.budget or ("nodes" if channels else "weights")
-    if config.round_to == "auto":  # chosen by measurement: the config holds the result, for a repetition
+    if config.round_to == "auto":  # measured; the config records the result, so that the run can be repeated
         config.round_to = str(fast_multiple(torch.device(config.device)))
     common: dict[str, Any] = {
         "seed": config.seed,
@@ -278,7 +275,7 @@ def _make_pruner(
     }
     if isinstance(schedule, Iterative):
         if schedule.counted and "pruning_limit" in config.given:
-            config.notes.append("numbers of channels say how far it goes: --pruning_limit has no effect")
+            config.notes.append("the number of channels ends pruning: --pruning_limit has no effect")
         plain = channels and criterion.threshold is None
         pruner = IterativePruner if plain else IterativeWeightPruner
         return pruner(criterion, schedule, config.pruning_limit, config.epochs, **common)
@@ -287,23 +284,23 @@ def _make_pruner(
 
 
 def fit_pruner(config: RunConfig, pruner: Pruner, loaders: Loaders) -> None:
-    """Lay steps that are counted in batches into the run; the config gets how often. UsageError if none fits."""
+    """Distribute steps over the batches of the run; set their frequency in the config."""
     if isinstance(pruner, IterativePruner):
         config.frequency = pruner.fit(len(loaders.train) * config.epochs)
 
 
 def build_criterion(config: RunConfig) -> Criterion:
-    """The criterion, with its element scores weighed where that is asked for and it does not do so by itself."""
-    found: Criterion = build("criterions", config.prune_criterion, **config.options("criterion"))
+    """Build the criterion, with element scores weighted by --use_l2 and --use_init unless it has these options."""
+    criterion: Criterion = build("criterions", config.prune_criterion, **config.options("criterion"))
     own = option_names(registry.get("criterions", config.prune_criterion))
-    return weighted(found, config.use_l2 and "use_l2" not in own, config.use_init and "use_init" not in own)
+    return weighted(criterion, config.use_l2 and "use_l2" not in own, config.use_init and "use_init" not in own)
 
 
 def listeners(config: RunConfig) -> list[Any]:
-    """What acts on training beside the pruning, as far as the flags ask for it."""
-    found: list[Any] = []
+    """Return the listeners that modify training, according to the flags, other than pruning."""
+    listeners: list[Any] = []
     if config.group_wd_coeff > 0:
-        found.append(GroupDecay(config.group_wd_coeff))
+        listeners.append(GroupDecay(config.group_wd_coeff))
     if config.lr_prune is not None:
-        found.append(PruningRate(config.lr_prune))
-    return found
+        listeners.append(PruningRate(config.lr_prune))
+    return listeners

@@ -1,4 +1,4 @@
-"""What can be wrong with the flags of an attack, found before anything is loaded. Imports no torch."""
+"""Checks of the flags of attacks before anything is loaded, without importing torch."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from secateur.framework.storage.run_folder import FINISHED
 from secateur.framework.studies.robustness.options import check_attack_options
 from secateur.utils.errors import UsageError
 
-#: flags for which an attack must have a number of its own, and what they set
+#: flags -> the property of an attack that they need
 STEPS = {"attack_steps": "steps", "attack_binary_steps": "rounds", "attack_restarts": "random"}
 
 
 def check_attack_flags(config: RunConfig) -> None:
-    """Names and numbers, which need no checkpoint. Raises UsageError."""
+    """Raise UsageError for invalid names and numbers, which need no checkpoint to check."""
     if not config.eval:
         for flag in (*TESTER_FLAGS, "compare_with"):
             if getattr(config, flag):
-                raise UsageError(f"--{flag} needs --eval: it is for testing a checkpoint, not for training")
+                raise UsageError(f"--{flag} needs --eval: it applies to the evaluation of a checkpoint")
         return
     for flag in TESTER_FLAGS:
         FLAGS[flag].check(getattr(config, flag))
@@ -46,9 +46,9 @@ def check_attack_flags(config: RunConfig) -> None:
         value = given.get(flag)
         if value is not None and value != 1 and not any(getattr(attack, kind) for attack in attacks):
             names = ", ".join(attack.name for attack in attacks)
-            why = {"steps": "takes a single step", "rounds": "has no binary search",
-                   "random": "is not random: another try finds the same"}[kind]  # fmt: skip
-            raise UsageError(f"--{flag} {value}: {names} {why}")
+            reason = {"steps": "takes a single step", "rounds": "has no binary search",
+                      "random": "is deterministic: restarts give the same result"}[kind]  # fmt: skip
+            raise UsageError(f"--{flag} {value}: {names} {reason}")
 
 
 def attacks_of(config: RunConfig) -> bool:
@@ -57,14 +57,14 @@ def attacks_of(config: RunConfig) -> bool:
 
 
 def check_attacked_data(config: RunConfig) -> None:
-    """The checkpoints must have been trained on the data they are attacked on. Raises UsageError."""
+    """Raise UsageError unless the checkpoints were trained on the data they are attacked on."""
     if not config.eval:
         return
     if attacks_of(config):
         run = run_of(find_checkpoint(config))
         saved = run.read_config()
         if saved is None:
-            raise UsageError(f"{run.path}: it has no config.yaml that says what data it was trained on")
+            raise UsageError(f"{run.path} has no readable config.yaml with its data set")
         if saved.data_set != config.data_set:
             raise UsageError(f"{run.path} was trained on {saved.data_set}: it cannot be attacked on "
                              f"--data_set {config.data_set}")  # fmt: skip
@@ -76,18 +76,17 @@ def _check_compared(config: RunConfig) -> None:
     file = compared_checkpoint(config)
     saved = run_of(file).read_config()
     if saved is None:
-        raise UsageError(f"--compare_with {config.compare_with}: it has no config.yaml that says what data it "
-                         "was trained on")  # fmt: skip
+        raise UsageError(f"--compare_with {config.compare_with}: it has no readable config.yaml with its data set")
     names = ["data_set", "image_size", "tuning", *(["seed"] if config.tuning else [])]
     for name in names:
         mine, other = getattr(config, name), getattr(saved, name)
         if mine != other:
-            raise UsageError(f"--compare_with {config.compare_with}: it has {name} {other}, this test {mine}: "
+            raise UsageError(f"--compare_with {config.compare_with}: it has {name} {other}, this run {mine}: "
                              "both need the same images")  # fmt: skip
 
 
 def compared_checkpoint(config: RunConfig) -> Path:
-    """The finished checkpoint of the run folder that `--compare_with` names. Raises UsageError."""
+    """Return the finished checkpoint of the run folder of `--compare_with`; raise UsageError without one."""
     assert config.compare_with is not None
     folder = find_folder(config.compare_with, config.results_dir, "--compare_with")
     saved = _config_beside(folder).read_config()

@@ -1,4 +1,4 @@
-"""The accuracy of the dense network from a finished run like this one."""
+"""Accuracy of the dense network from a finished run with the same settings."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from secateur.utils.suggest import one_line
 
 
 def known_dense_accuracy(config: RunConfig) -> float | None:
-    """The accuracy that the newest finished run of the dense network has in its report; None without one.
+    """Return the accuracy in the report of the newest finished run of the dense network; None without one.
 
-    Runs that cannot be read are left out, and a single note of the config says so: a damaged neighbour never
-    stops a run.
+    Unreadable runs are skipped with one note in the config, so that damaged folders never stop a run.
     """
     unreadable: list[str] = []
     accuracy = None
@@ -26,7 +25,7 @@ def known_dense_accuracy(config: RunConfig) -> float | None:
         except UsageError as error:
             unreadable.append(str(error))
             continue
-        if accuracy is not None:  # None where it began with a pruned network
+        if accuracy is not None:  # None if the run started from a pruned network
             config.notes.append(f"dense accuracy from {folder.path}")
         break
     if unreadable:
@@ -36,9 +35,9 @@ def known_dense_accuracy(config: RunConfig) -> float | None:
 
 
 def read_dense_accuracy(folder: RunFolder) -> float | None:
-    """The accuracy of the dense network in a run's report; None where it was not tested.
+    """Return the accuracy of the dense network in the report of a run; None if it was not tested.
 
-    Raises UsageError, which names the file, for a report without it.
+    Raises UsageError, naming the file, if the report lacks it.
     """
     report = read_json(folder.report, RESULTS)
     dense = report.get("dense") if isinstance(report, dict) else None

@@ -1,4 +1,4 @@
-"""The dense network that a pruned one is compared with: which settings train it."""
+"""Settings of the dense network that a pruned one is compared with, and lookup of its finished runs."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from secateur.utils.errors import UsageError
 
 
 def dense_config(config: RunConfig) -> RunConfig:
-    """The settings that train the dense network as `config` trains its own, without any pruning.
+    """Return the settings that train the dense network like `config`, without pruning.
 
-    A trainer or loss that only came with a way to prune, by a mode such as `--l0` or because the criterion needs
-    it, goes too.
+    A trainer or loss that belongs to the pruning method, by a mode such as `--l0` or a requirement of the
+    criterion, is replaced by the default.
     """
     values = config.to_dict()
     values["set"] = {group: options for group, options in values["set"].items() if group != "criterion"}
@@ -33,8 +33,8 @@ def dense_config(config: RunConfig) -> RunConfig:
     return RunConfig.from_dict(values | {"prune_criterion": "EmptyCrit"})
 
 
-# Settings that do not change what the dense network learns: the pruning, names and places, what is shown or
-# saved, and how the same arithmetic is carried out. Every other setting counts, new ones too.
+# Settings without influence on the trained dense network: pruning, names and paths, output, and the execution of
+# the same arithmetic. All other settings, including new ones, must be equal.
 NOT_DENSE = {
     "prune_criterion", "pruning_limit", "snip_steps", "schedule", "prune_delay", "prune_freq", "scope", "budget",
     "min_channels", "keep_share", "round_to", "attention", "inexact", "fold",
@@ -53,17 +53,16 @@ NOT_DENSE = {
 
 
 def finished_dense_run(config: RunConfig) -> Path | None:
-    """The newest finished run that trained the dense network as `config` would; None where there is none."""
+    """Return the folder of the newest finished run of the dense network of `config`; None without one."""
     return next((folder.path for folder in finished_dense_runs(config, [])), None)
 
 
 def finished_dense_runs(config: RunConfig, unreadable: list[str]) -> Iterator[RunFolder]:
-    """The finished runs that trained the dense network as `config` would, newest first.
+    """Yield the finished runs of the dense network of `config`, newest first.
 
-    Those are runs with EmptyCrit, a report, and equal values in every setting but those of `NOT_DENSE`. Give
-    the config in the same state as it is saved in (with what the run has filled in). Runs from a checkpoint
-    do not count, because what they started from need not have been dense. What cannot be read is left out, and
-    `unreadable` gets a line for it.
+    These are runs with EmptyCrit, a report, and equal values of all settings except `NOT_DENSE`. The config must
+    be in the state in which it is saved, with resolved values. Runs from a checkpoint are skipped, because they
+    may have started from a pruned network. Unreadable runs are skipped, and a line is appended to `unreadable`.
     """
     if config.checkpoint_name is not None or config.eval:
         return
@@ -89,6 +88,6 @@ def finished_dense_runs(config: RunConfig, unreadable: list[str]) -> Iterator[Ru
 
 def _dense_settings(config: RunConfig) -> dict[str, Any]:
     values = {name: value for name, value in config.to_dict().items() if name not in NOT_DENSE}
-    # an option on the command line or by its short flag, an empty group or none: the same
+    # options by --set or by shorthand flags, and empty or missing groups, are equal
     options = {group: config.options(group) for group in GROUPS if group != "criterion"}
     return {**values, "set": options, **dict.fromkeys(SHORT), "device": config.device.partition(":")[0]}

@@ -1,4 +1,4 @@
-"""What --train_acc, --test_acc, --flops and --compression add to the test of a checkpoint."""
+"""The command --eval: evaluation of a checkpoint, with --train_acc, --test_acc, --flops and --compression."""
 
 from __future__ import annotations
 
@@ -33,50 +33,50 @@ from secateur.utils.loading.loaders import Loaders, normalization
 
 
 def extras(config: RunConfig, model: nn.Module, loaders: Loaders, results: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers that the flags ask for, by the names of the flags; empty without any of them.
+    """Return the results that the flags request, by the names of the flags; empty without any.
 
-    `train_acc`, `test_acc`: correct / all samples of the split; training images are those without validation's,
-    not augmented. `flops`: multiply-adds of one sample, of the `dense` network and `now`, and `effective` ones,
-    those of masked layers scaled by their density. `compression`: `ratio`, bytes of the dense network's file /
-    those of this one's. `results` are those of the tester, which has the test accuracy already if it is Accuracy.
+    `train_acc`, `test_acc`: share of correct samples of the split; training images exclude validation images and
+    are not augmented. `flops`: multiply-adds of one sample, `dense` and `now`, and `effective` ones, scaled by the
+    density of masked layers. `compression`: `ratio`, bytes of the file of the dense network / bytes of this one.
+    `results`: results of the tester, which contain the test accuracy if it is Accuracy.
     """
     if not any(getattr(config, name) for name in EXTRAS):
         return {}
-    found: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
     if config.train_acc:
-        found["train_acc"] = accuracy(model, plain_training(loaders))
+        extra["train_acc"] = accuracy(model, plain_training(loaders))
     if config.test_acc:
         known = config.test_scheme == "Accuracy"
-        found["test_acc"] = results["accuracy"] if known else accuracy(model, loaders.test)
+        extra["test_acc"] = results["accuracy"] if known else accuracy(model, loaders.test)
     if config.flops or config.compression:
         example = next(loaders.train.plain([torch.zeros(1, dtype=torch.int64)]))[0]
-        found |= _sizes(config, model, example)
-    return found
+        extra |= _sizes(config, model, example)
+    return extra
 
 
 def _sizes(config: RunConfig, model: nn.Module, example: Tensor) -> dict[str, Any]:
     twin = dense_twin(model, example)
     now = measure(model, example, latency=False)
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     if config.flops:
         dense = count_macs(twin, example)[0]
-        found["flops"] = {"dense": dense, "now": now["macs"], "effective": now["effective_macs"]}
+        results["flops"] = {"dense": dense, "now": now["macs"], "effective": now["effective_macs"]}
     if config.compression:
         dense = file_size(twin)
         sizes = {"dense_bytes": dense, "bytes": now["bytes"], "csr_bytes": now["csr_bytes"]}
-        found["compression"] = {"ratio": dense / now["bytes"], **sizes}
-    return found
+        results["compression"] = {"ratio": dense / now["bytes"], **sizes}
+    return results
 
 
 def plain_training(loaders: Loaders) -> Iterator[Batch]:
-    """The training images once, in their order, not augmented; as many batches as an epoch may have."""
+    """Return the batches of the training images in order, without augmentation, up to the limit of an epoch."""
     loader = loaders.train
     chunks = torch.arange(loader.num_samples).split(loader.batch_size)
     return loader.plain(chunks[: loader.limit])
 
 
 def accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Correct / all samples, in eval mode."""
+    """Return the share of correct samples in eval mode."""
     hits, samples = None, 0
     with preserved_state(model), torch.inference_mode():
         for inputs, targets in batches:
@@ -87,7 +87,7 @@ def accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
 
 
 def shown_extras(found: Mapping[str, Any]) -> list[str]:
-    """A line for each."""
+    """Return one line for each result."""
     lines = []
     if "flops" in found:
         macs = found["flops"]
@@ -97,9 +97,9 @@ def shown_extras(found: Mapping[str, Any]) -> list[str]:
         rows = "" if sizes["csr_bytes"] is None else f", {sizes['csr_bytes']:,} as sparse rows"
         lines.append(f"  compression ratio: {sizes['ratio']:.2f} "
                      f"({sizes['dense_bytes']:,} bytes dense, {sizes['bytes']:,} now{rows})")  # fmt: skip
-    for name, what in (("train_acc", "training"), ("test_acc", "test")):
+    for name, split in (("train_acc", "training"), ("test_acc", "test")):
         if name in found:
-            lines.append(f"  accuracy on the {what} images: {found[name]:.4f}")
+            lines.append(f"  accuracy on the {split} images: {found[name]:.4f}")
     return lines
 
 
@@ -108,10 +108,10 @@ def _masked(macs: Mapping[str, int]) -> str:
 
 
 def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
-    """Test a checkpoint; the tester's results are the run's report."""
+    """Evaluate a checkpoint and write the results of the tester to the report."""
     tester: Tester = build("testers", config.test_scheme, **config.options("tester"))
     if config.compare_with is not None and not tester.compares:
-        raise UsageError(f"--compare_with: the tester {config.test_scheme} tests one network")
+        raise UsageError(f"--compare_with: the tester {config.test_scheme} evaluates only one network")
     config.notes += unused_in_tests(config)
     loss = assemble.build_loss(config)
     loaders = assemble.build_loaders(config)
@@ -149,7 +149,7 @@ def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
 
 
 def load_compared(config: RunConfig, loaders: Loaders) -> Network | None:
-    """The network of --compare_with, with the normalisation that it was trained with."""
+    """Return the network of --compare_with, with the normalisation of its training."""
     if config.compare_with is None:
         return None
     file = compared_checkpoint(config)

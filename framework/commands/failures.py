@@ -1,4 +1,4 @@
-"""Turn failures of a run into one line, and leave what was reached."""
+"""Conversion of failures of a run to one line in its log."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from secateur.utils.suggest import one_line
 
 @contextlib.contextmanager
 def explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None]:
-    """A run that fails says why in its log too, and where the last good network is.
+    """Write the failure of a run to its log, with the path of the last good network, and raise RunError.
 
-    Whatever was wrong could not be known before the run began: it has failed, it was not called wrongly.
+    A UsageError inside the block becomes a RunError too, since the run has already started.
     """
     try:
         with contained():
@@ -34,11 +34,11 @@ def explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None
     except Exception as error:
         if is_out_of_memory(error):
             _note(console, f"error: {one_line(error)}")
-            raise RunError(f"out of memory ({one_line(error)}): a smaller batch_size needs less") from error
+            raise RunError(f"out of memory ({one_line(error)}): use a smaller batch_size") from error
         _note(console, f"error: {type(error).__name__}: {error}")
         raise
 
 
 def _note(console: Console, text: str) -> None:
-    with contextlib.suppress(OSError):  # the disk may be what has failed
+    with contextlib.suppress(OSError):  # the disk may have failed
         console.note(text)

@@ -1,4 +1,4 @@
-"""The tables of `python main.py list`."""
+"""Tables of `python main.py list`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from secateur.framework.plugins.registry import registry
 from secateur.framework.plugins.source import Entry
 
 COLUMNS = ("name", "summary", "granularity", "when", "paper")
-PIPE_WIDTH = 240  # characters; in a file or a pipe a row is a line
+PIPE_WIDTH = 240  # characters, so that a row is one line in a file or a pipe
 
 
 def print_tables(kinds: Sequence[str]) -> None:
@@ -20,9 +20,9 @@ def print_tables(kinds: Sequence[str]) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
-    for number, (kind, found) in enumerate(entries.items()):
+    for number, (kind, plugins) in enumerate(entries.items()):
         console.print(*[""] * (number > 0), kind, sep="\n", style="bold")
-        console.print(_table(kind, found))
+        console.print(_table(kind, plugins))
 
 
 def _table(kind: str, entries: Sequence[Entry]) -> Table:

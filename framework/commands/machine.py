@@ -1,4 +1,4 @@
-"""Set up the machine for a run: device, threads, determinism, seeds."""
+"""Setup of device, threads, determinism and seeds for a run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from secateur.framework.settings.run_config import RunConfig
 
 
 def prepare_machine(config: RunConfig) -> None:
-    """Device, threads, determinism and seeds; what was "auto" is resolved in the config."""
+    """Set up device, threads, determinism and seeds; "auto" values are resolved in the config."""
     if config.device == "auto":
         config.device = "cuda" if torch.cuda.is_available() else "cpu"
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     config.threads = torch.get_num_threads()
     torch.set_flush_denormal(True)
-    # Some CUDA kernels (adaptive pooling backward) have no deterministic version: torch then warns.
+    # torch warns for CUDA kernels without deterministic version, such as the backward pass of adaptive pooling
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,4 +1,4 @@
-"""The options of the optimizer, tried on a small tensor before anything is loaded or written."""
+"""Options of the optimizer, which are tested on a small tensor before anything is loaded or written."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from secateur.framework.settings.run_config import RunConfig
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 
-#: other ways to step, which torch does not combine with the fused one
+#: options that torch does not combine with fused
 OTHER_STEPS = ("foreach", "differentiable")
 TRIAL_RATE, TRIAL_GRADIENT, TRIAL_STEPS = 1e-3, 0.1, 3
 
 
 def optimizer_options(config: RunConfig) -> dict[str, Any]:
-    """What `--set optimizer` and the flags give the optimizer, without parameters, learning rate and decay.
+    """Return the options of the optimizer except parameters, learning rate and weight decay.
 
-    `fused` "auto" is resolved in the config: on wherever torch has it for this optimizer, these options and this
-    device.
+    `fused` "auto" is resolved in the config: on if torch supports it for this optimizer, options and device.
     """
     known = option_names(registry.get("optimizers", config.optimizer))
     options = dict(config.options("optimizer"))
@@ -39,9 +38,9 @@ def optimizer_options(config: RunConfig) -> dict[str, Any]:
 
 
 def try_optimizer(config: RunConfig) -> None:
-    """Step a small tensor. Raises UsageError, which names the options, where that fails or is not finite.
+    """Take steps on a small tensor; raise UsageError, naming the options, if they fail or are not finite.
 
-    torch checks some options in the constructor, some in the first step and some not at all.
+    torch checks some options in the constructor, some in the first step, and some not at all.
     """
     options = optimizer_options(config)
     given = ", ".join(
@@ -57,7 +56,7 @@ def try_optimizer(config: RunConfig) -> None:
             optimizer.step()
     except UsageError as error:
         raise UsageError(f"{given}: {error}" if given else str(error)) from error
-    except Exception as error:  # torch raises whatever its arithmetic does with these values
+    except Exception as error:  # torch passes on any exception of its arithmetic
         raise UsageError(f"{where} cannot step ({one_line(error, 160)})") from error
     if not bool(parameter.isfinite().all()):
-        raise UsageError(f"{where} makes weights that are not finite")
+        raise UsageError(f"{where} gives weights that are not finite")

@@ -1,4 +1,4 @@
-"""A study from a checked config: load the network, measure, compare, report."""
+"""The command oracle: load a network, measure the importance of its channels, and compare the criterions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from secateur.utils.loading.loaders import Loaders
 
 
 def run_study(config: StudyConfig, command: str) -> Path:
-    """Carry out the study; returns its run folder. Bad input is a UsageError before anything is written."""
+    """Run a study and return its run folder; raise UsageError for bad input before anything is written."""
     console = Console(config.progress)
     try:
         prepare_machine(config)
@@ -65,13 +65,13 @@ def _study(config: StudyConfig, command: str, console: Console) -> RunFolder:
 
 
 def images(loaders: Loaders, config: StudyConfig) -> list[Batch]:
-    """The study's training images, equally many of each class, not augmented; drawn by the seed alone."""
+    """Return class-balanced training images without augmentation, which depend only on the seed."""
     return loaders.scoring_batches("balanced", batches=None, samples=config.samples, batch_size=config.batch_size,
                                    seed=config.seed, step=0)  # fmt: skip
 
 
 def removable(model: nn.Module, example: Tensor, config: StudyConfig) -> Groups:
-    """The network's channel groups; UsageError where none can be removed."""
+    """Return the channel groups of the network; raise UsageError if none can be removed."""
     groups = channel_groups(model, example, config.protect)
     if not free_groups(groups):
         reasons = sorted({str(group.protected) for group in groups.values()})
@@ -80,7 +80,7 @@ def removable(model: nn.Module, example: Tensor, config: StudyConfig) -> Groups:
 
 
 class Trial:
-    """Builds the chosen criterions and tries each on two images, before anything is written."""
+    """Builds the chosen criterions and tests each on two images, before anything is written."""
 
     def __init__(
         self, config: StudyConfig, model: nn.Module, loaders: Loaders, loss: LossFunction, groups: Groups,
@@ -91,17 +91,17 @@ class Trial:
         self._groups, self._example = groups, example
 
     def usable(self) -> tuple[dict[str, Criterion], dict[str, str]]:
-        """Those that can score the network, and why not the others; one asked for by its name must."""
+        """Return the criterions that can score the network, and the reasons for the excluded ones."""
         names, left_out = chosen_criterions(self._given)
-        found = {}
+        criterions = {}
         for name in names:
             try:
-                found[name] = self._tried(name)
+                criterions[name] = self._tried(name)
             except UsageError as error:
                 if not any(ALL in text.split(",") for text in self._given):
                     raise UsageError(f"--criterions {name}: {error}") from error
                 left_out[name] = str(error)
-        return found, dict(sorted(left_out.items()))
+        return criterions, dict(sorted(left_out.items()))
 
     def _tried(self, name: str) -> Criterion:
         criterion: Criterion = build("criterions", name)
@@ -125,7 +125,7 @@ def carry_out(
     criterions: dict[str, Criterion],
     console: Console,
 ) -> Study:
-    """Measure the oracle, then every criterion on the same batches; one that cannot score them is left out."""
+    """Measure the oracle, then score with every criterion on the same batches; skip those that fail."""
     oracle = measure_oracle(model, batches, loss, groups, lambda given: console.track(given, "oracle", len(given)))
     study = Study(groups, oracle, {}, {})
     for name in console.track(list(criterions), "criterions", len(criterions)):

@@ -1,4 +1,4 @@
-"""Which criterions a study compares, and why not the others. Imports no torch and no plug-in."""
+"""Selection of the criterions of a study, without importing torch or plug-ins."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
 ALL = "all"
-#: the criterion that the study measures itself
+#: criterion that the study measures as the reference
 REFERENCE = "Oracle"
 
 
 def chosen_criterions(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The names to score, and of "all" those left out, each with the reason.
+    """Return the names to score, and the names that "all" excludes with the reason.
 
-    `given` are names, or several with commas. Raises UsageError for an unknown name, with the nearest match, and
-    for a criterion asked for by its name that no study can take.
+    `given` are names, or comma-separated names. Raises UsageError for an unknown name, with the nearest match, and
+    for a named criterion that a study cannot compare.
     """
     words = [word.strip() for text in given for word in text.split(",") if word.strip()]
     if not words:
-        raise UsageError("--criterions: give names, with commas, or all")
+        raise UsageError("--criterions must be comma-separated names, or all")
     known = registry.names("criterions")
     named = dict.fromkeys(word for word in words if word != ALL)
     for name in named:
@@ -38,18 +38,18 @@ def chosen_criterions(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
 
 
 def _unfit(name: str) -> str | None:
-    """Why a study cannot take the criterion."""
+    """Return the reason why a study cannot compare the criterion; None if it can."""
     entry = registry.describe("criterions", name)
     if name == REFERENCE:
-        return "is what the others are compared with"
+        return "is the reference of the comparison"
     if entry.when == "never":
         return "prunes nothing"
     if entry.granularity != "channel":
-        return "ranks single weights" if entry.granularity == "weight" else "ranks weights beside channels"
-    return f"scores what the trainer {entry.trainer} makes" if entry.trainer else None
+        return "ranks weights" if entry.granularity == "weight" else "ranks weights and channels together"
+    return f"scores layers of the trainer {entry.trainer}" if entry.trainer else None
 
 
 def _unasked(name: str) -> str | None:
-    """Why it has to be asked for by its name."""
+    """Return the reason why "all" excludes the criterion; None if it does not."""
     exact = registry.derives("criterions", name, REFERENCE)
-    return "computes exact changes itself, of many sets of channels: ask for it by its name" if exact else None
+    return "computes exact changes for many sets of channels: give its name" if exact else None

@@ -1,4 +1,4 @@
-"""From the command line to a complete, checked config: files, plug-ins, autoconfig, checks, in this order."""
+"""Conversion of a command line to a checked config: files, plug-ins, autoconfig and checks, in this order."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from secateur.framework.storage.locate import find_checkpoint, find_pretrained, 
 from secateur.framework.training.hooks import installed_folders
 from secateur.utils.errors import UsageError
 
-# How a run's data was prepared; and what else decides the digits of a test.
+# settings of the data of a run, and further settings that affect the results of an evaluation
 INHERITED = ("data_set", "data_dir", "image_size", "normalize", "num_classes", "val_share", "tuning", "seed")
 INHERITED_BY_TESTS = ("batch_size", "loss", "limit_test_batches")
 
@@ -37,10 +37,10 @@ INHERITED_BY_TESTS = ("batch_size", "loss", "limit_test_batches")
 def prepare_run(
     flags: Mapping[str, Any], file: Path | None = None, kind: type[RunConfig] = RunConfig
 ) -> RunConfig:
-    """The config of a run: `flags` over `file` over the defaults, filled by autoconfig, checked, resolved.
+    """Return the config of a run, of class `kind`: flags, file and defaults merged, completed and checked.
 
-    It is of class `kind`. What was decided for the user is in `notes`. Raises UsageError for everything that can
-    be known to be wrong before a model is built; no file is written.
+    Automatic decisions are listed in `notes`. Raises UsageError for every error that can be detected before a
+    model is built; no file is written.
     """
     flags, lines = translated(flags)
     flags, more = translate(flags, recipe=file is not None)
@@ -69,9 +69,9 @@ def prepare_run(
 
 
 def inherit(config: RunConfig) -> None:
-    """Take from a checkpoint's own run what says how its data was prepared, unless the user said otherwise.
+    """Copy the data settings of the run of a checkpoint, unless the user gave them.
 
-    The same network tested on images of another size or scale would give another accuracy.
+    The accuracy depends on the size and the normalisation of the images.
     """
     if not config.eval and config.checkpoint_name is None:
         return
@@ -81,7 +81,7 @@ def inherit(config: RunConfig) -> None:
     if saved is None:
         return
     names = INHERITED + (INHERITED_BY_TESTS if config.eval else ())
-    if attacks_of(config):  # these have a flag of their own, --attack_samples
+    if attacks_of(config):  # attacks use --attack_samples instead
         names = tuple(name for name in names if name != "limit_test_batches")
     taken = []
     for name in names:
@@ -110,11 +110,11 @@ def add_plugins(folders: Iterable[str]) -> None:
 
 
 def resolve(config: RunConfig) -> None:
-    """Fill in default names and make paths absolute, so that a saved config repeats the run."""
+    """Set default names and make paths absolute, so that a saved config repeats the run."""
     if config.eval or config.checkpoint_name is not None:
         file = find_checkpoint(config)
         if config.checkpoint_name is None:
-            config.notes.append(f"checkpoint: {file} (the newest run that has one)")
+            config.notes.append(f"checkpoint: {file} (of the newest run with one)")
         config.checkpoint_name = str(run_folder_of(file).path.resolve())
         config.checkpoint_model = file.stem
     if config.compare_with is not None:
@@ -128,19 +128,19 @@ def resolve(config: RunConfig) -> None:
 
 
 def prepare_study(flags: Mapping[str, Any], file: Path | None = None) -> StudyConfig:
-    """The config of a study, checked and resolved as `prepare_run` does it.
+    """Return the config of a study, checked and resolved like that of `prepare_run`.
 
-    Raises UsageError for everything that can be known to be wrong before a network is loaded; writes nothing.
+    Raises UsageError for every error that can be detected before a network is loaded; no file is written.
     """
     for name in flags:
         if name not in STUDY_FLAGS:
-            raise UsageError(f"--{name} has no meaning for the command oracle, which trains and prunes nothing")
+            raise UsageError(f"--{name} does not apply to the command oracle, which does not train or prune")
     config = prepare_run(flags, file, StudyConfig)
     assert isinstance(config, StudyConfig)
     for name in OWN:
         STUDY_FLAGS[name].check(getattr(config, name))
     if "criterion" in config.set:
-        raise UsageError("--set criterion: a study takes every criterion with its own defaults")
+        raise UsageError("--set criterion: a study uses every criterion with its defaults")
     chosen_criterions(config.criterions)
     return config
 
@@ -152,9 +152,9 @@ def _check_paths(config: RunConfig) -> None:
             if not os.path.isdir(place):
                 raise UsageError(f"--results_dir {folder}: {place} is a file, not a folder")
             if not os.access(place, os.W_OK):
-                raise UsageError(f"--results_dir {folder}: {place} cannot be written to")
+                raise UsageError(f"--results_dir {folder}: {place} is not writable")
             break
-    # a folder that is missing may be made by a download
+    # a missing folder may be created by a download
     if config.data_dir is not None and os.path.isfile(config.data_dir):
         raise UsageError(f"--data_dir {config.data_dir} is a file, not a folder")
     if config.pretrained is not None:

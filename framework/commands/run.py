@@ -1,4 +1,4 @@
-"""Run what the settings ask for: train or evaluate."""
+"""The default command: train or evaluate."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from secateur.framework.settings.run_config import RunConfig
 
 
 def run(config: RunConfig, command: str) -> Path:
-    """Carry out the config; returns the run folder. Bad input is a UsageError before anything is written."""
+    """Run the config and return the run folder; raise UsageError for bad input before anything is written."""
     console = Console(config.progress)
     try:
         prepare_machine(config)

@@ -1,4 +1,4 @@
-"""A run from a checked config: make the folder, train or evaluate, report."""
+"""The command that trains: prune and train a network, and write its run folder."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from secateur.utils.loading.loaders import Loaders
 
 
 def train(config: RunConfig, command: str, console: Console) -> RunFolder:
-    """Prune and train one network, and measure it against the dense one."""
+    """Prune and train a network, and compare it with the dense one."""
     assemble.trainer_class(config).check_options(**assemble.trainer_options(config))
     try_optimizer(config)
     criterion = assemble.build_criterion(config)
@@ -47,7 +47,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     if config.schedule == "before" and (config.prune_delay, config.prune_freq) != (None, None):
         console.say(f"{config.prune_criterion} prunes before training: prune_delay and prune_freq have no effect")
     loss = assemble.build_loss(config)
-    loaders = assemble.build_loaders(config)  # after what is quickly known to be wrong: it may download
+    loaders = assemble.build_loaders(config)  # after the quick checks, since it may download
     if config.eval_freq and loaders.val is None:
         config.notes.append("no validation images (--val_share 0): --eval_freq has no effect")
     assemble.fit_pruner(config, pruner, loaders)
@@ -59,7 +59,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     pruner.prepare(model, example)
     if pruner.plan and criterion.data.kind == "balanced" and criterion.data.samples is not None:
         loaders.check_balanced(criterion.data.samples)
-    if pruner.plan:  # ours too: a user's own may lie in criterions/ beside them
+    if pruner.plan:  # built-in ones too: users may add files to criterions/
         file = registry.file("criterions", config.prune_criterion)
         try_criterion(criterion, file, model, loaders, loss, pruner.groups)
     if "memory_format" in config.given and config.memory_format != "auto" and config.train_memory_format == "auto":
@@ -68,7 +68,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
         config.memory_format = memory_format.memory_format(model, example)
     assemble.use_safe_format(config, model)
     trainer = build_trainer(config, model, loaders, pruner.plan)
-    # before anything is written or trained: what other runs have left is not ours to trust
+    # before anything is written or trained, since files of other runs are not trusted
     known = known_dense_accuracy(config) if not config.train_dense and _prunes(config) else None
     folder = RunFolder.create(config, command)
     with explaining(folder, config.model, console):
@@ -84,7 +84,7 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
 def build_trainer(
     config: RunConfig, model: nn.Module, loaders: Loaders, plan: Mapping[int, Sequence[float]] | None = None
 ) -> Trainer:
-    """The trainer with all its parts, except the listeners; `plan` is when the pruner prunes."""
+    """Build the trainer with all parts except the listeners; `plan` maps moments of pruning to targets."""
     optimizer = assemble.build_optimizer(config, model)
     parts = Parts(
         model, assemble.build_loss(config), optimizer, loaders, assemble.build_lr_schedule(config, optimizer)
@@ -113,7 +113,7 @@ def train_in(
     console: Console,
     dense_accuracy: float | None,
 ) -> dict[str, Any]:
-    """Train with all listeners, test once, and write everything into the folder; returns the report."""
+    """Train with all listeners, test once, write all files of the folder, and return the report."""
     recorder = Recorder(folder, console)
     drawn = Drawn(config, folder, recorder)
     layout = Layout(config, folder, bool(pruner.plan.get(BEFORE_TRAINING)))
@@ -137,21 +137,21 @@ def train_in(
     finally:
         recorder.close()
     if not _prunes(config) and not was_pruned(trainer.model):
-        dense_accuracy = test["acc"]  # this is the dense network
+        dense_accuracy = test["acc"]  # of the dense network
     last = pruner.events[-1] if pruner.events else None
     report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last) | drawn.results
     from secateur.framework.reporting.plots.run import (
-        draw_all,  # matplotlib: a run that is refused need not wait for it
+        draw_all,  # imports matplotlib, which refused runs need not load
     )
 
     title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
     draw_all(folder.plots, recorder.epochs, trainer.model, pruner.events, title)
-    write_json(folder.report, report)  # last: a folder with a report is a finished run
+    write_json(folder.report, report)  # last, since a folder with a report is a finished run
     return report
 
 
 class Drawn:
-    """What a run shows beside its numbers: pictures and the weights' ways, as far as the flags ask for them."""
+    """Optional outputs of a run: figures, weight statistics and epoch accuracies."""
 
     def __init__(self, config: RunConfig, folder: RunFolder, recorder: Recorder) -> None:
         from secateur.framework.reporting.plots.listener import Pictures
@@ -160,21 +160,21 @@ class Drawn:
         self._pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None
         self._tracker = WeightTracker() if config.track_weights else None
         self._accuracies = Accuracies() if config.track_stats else None
-        #: what goes into the report
+        #: entries of the report
         self.results: dict[str, Any] = {}
 
     @property
     def listeners(self) -> list[Any]:
-        """Those that hear the hooks of training."""
-        return [one for one in (self._pictures, self._tracker, self._accuracies) if one is not None]
+        """Listeners of the hooks of training."""
+        return [part for part in (self._pictures, self._tracker, self._accuracies) if part is not None]
 
     def before(self, trainer: Trainer) -> None:
-        """Before training, and outside its time."""
+        """Draw figures before training, outside of the measured time."""
         if self._pictures is not None:
             self._pictures.before(trainer)
 
     def after(self, trainer: Trainer) -> None:
-        """Once the finished network was tested."""
+        """Draw figures and collect results after the final test."""
         if self._pictures is not None:
             self._pictures.after(trainer)
         if self._accuracies is not None:
@@ -187,15 +187,17 @@ class Drawn:
 
 
 class Layout:
-    """The listener that lays the network out again once it was pruned before training: small networks may
-    train faster in another memory format than the dense one was scored in."""
+    """A listener that chooses the memory format after pruning before training.
+
+    Small networks may train faster in another memory format than the dense network.
+    """
 
     def __init__(self, config: RunConfig, folder: RunFolder, pruned_before: bool) -> None:
         self._config, self._folder, self._pruned_before = config, folder, pruned_before
 
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:
-        """Choose, and note the choice in config.yaml for a repetition."""
+        """Choose the memory format, and record it in config.yaml so that the run can be repeated."""
         config = self._config
         if config.train_memory_format == "auto":
             config.train_memory_format = (
@@ -208,14 +210,14 @@ class Layout:
 
 
 def _check_dense(config: RunConfig, model: nn.Module) -> None:
-    """The dense network is trained from where this run starts; it cannot start from a pruned one."""
+    """Raise UsageError if --train_dense would start from a pruned network."""
     if config.train_dense and was_pruned(model):
         start = config.checkpoint_name or config.pretrained
-        raise UsageError(f"--train_dense: {start} is pruned already, there is no dense network to train from it")
+        raise UsageError(f"--train_dense: {start} is already pruned, a dense network cannot be trained from it")
 
 
 def _check_single_samples(config: RunConfig, loaders: Loaders, model: nn.Module, example: Tensor) -> None:
-    """Batches of one sample cannot train every network: a norm over a batch needs more than one value."""
+    """Raise UsageError for batches of one sample if a norm layer needs more than one value."""
     if min(config.batch_size, loaders.train.num_samples) > 1 or config.epochs == 0:
         return
     try:
@@ -226,12 +228,12 @@ def _check_single_samples(config: RunConfig, loaders: Loaders, model: nn.Module,
 
 
 def _prunes(config: RunConfig) -> bool:
-    """Whether the run prunes, and so has a dense network to compare with."""
+    """Whether the run prunes, and thus has a dense network to compare with."""
     return config.prune_criterion != "EmptyCrit" or config.l0
 
 
 def _train_dense(config: RunConfig, folder: RunFolder, console: Console) -> float:
-    """Train the dense network with the same settings, into the run folder's dense/."""
+    """Train the dense network with the same settings in dense/ of the run folder; return its accuracy."""
     console.say("training the dense network")
     plain = dense_config(config)
     plain.train_memory_format = config.memory_format

@@ -1,5 +1,5 @@
-"""What the user asked for; imports no torch.
+"""Settings of a run, without importing torch.
 
-Flags and files come in; a checked `RunConfig` with notes on every decision goes out.
+Flags and files are merged into a checked `RunConfig`, with notes on every automatic decision.
 Start with `run_config.py`.
 """

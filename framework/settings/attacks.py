@@ -1,4 +1,4 @@
-"""The attacks by name, their norms and default strengths. Imports no torch: names are checked before that."""
+"""Attacks by name, with their norms and default strengths; imports no torch, so that names are checked first."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
 ALL = "all"
-#: the attack of the tester where none is named, as in SNIP-it
+#: default attack of the tester, as in SNIP-it
 DEFAULT = "CarliniWagner"
 TESTER = "AdversarialEvaluation"
 NEEDS_FOOLBOX = "attacks need foolbox: pip install 'secateur[attacks]', in a clone pip install foolbox"
 
-#: largest perturbations by default, of pixels in [0, 1]
+#: default largest perturbations of pixels in [0, 1]
 EPSILONS: dict[str, tuple[float, ...]] = {
     "Linf": (1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255),
     "L2": (0.1, 0.25, 0.5, 1.0, 2.0, 3.0),
@@ -29,10 +29,10 @@ NORMS = tuple(EPSILONS)
 class Attack:
     """One attack of foolbox.
 
-    minimal: it looks for the smallest perturbation, else for any within a given epsilon.
-    gradient: it follows the network's gradient. random: a restart finds something else.
-    options: what its class is made with, where that is not foolbox's own default.
-    steps, rounds: the options that `--attack_steps` and `--attack_binary_steps` set; "" where there is none.
+    minimal: searches the smallest perturbation, instead of any within a given epsilon.
+    gradient: uses the gradient of the network. random: restarts give different results.
+    options: arguments of its class that differ from the defaults of foolbox.
+    steps, rounds: names of the options that `--attack_steps` and `--attack_binary_steps` set; "" if it has none.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Attack:
     rounds: str = ""
 
     def passes(self, options: Mapping[str, Any]) -> int:
-        """About how many forward passes one batch takes at one epsilon; for the progress bar."""
+        """Estimate the number of forward passes per batch and epsilon, for the progress bar."""
         steps = int(options.get(self.steps, 1)) * int(options.get(self.rounds, 1))
         return 3 + steps * (9 if "DeepFool" in self.name else 1)
 
 
-#: Carlini and Wagner's own search is 9 times 10,000 steps from a constant of 0.001: hours on a processor. From
-#: 1 fewer rounds are enough, and longer steps make up for fewer of them. All steps of PGD together go 2.5 epsilon
-#: far, as in its paper: from any start to any corner (foolbox's own 40 steps of 1/30 do not get across).
+#: The search of Carlini and Wagner takes 9 times 10,000 steps from a constant of 0.001, which is hours on a CPU.
+#: From a constant of 1 fewer rounds suffice, and larger steps allow fewer of them. The steps of PGD sum up to 2.5
+#: epsilon, as in its paper, to reach any corner from any start (the 40 steps of 1/30 of foolbox do not).
 ATTACKS: dict[str, Attack] = {
     attack.name: attack
     for attack in (
@@ -86,13 +86,13 @@ ATTACKS: dict[str, Attack] = {
 
 
 def chosen_attacks(text: str) -> list[Attack]:
-    """The attacks that "FGSM", "FGSM,LinfPGD" or "all" means, in the order of the table for "all".
+    """Return the attacks of a text such as "FGSM", "FGSM,LinfPGD" or "all".
 
-    Raises UsageError with the nearest match for a name that does not exist.
+    Raises UsageError with the nearest match for an unknown name.
     """
     words = [word.strip() for word in str(text).split(",") if word.strip()]
     if not words:
-        raise UsageError(f"--attack {text!r}: no name (one of {', '.join((*ATTACKS, ALL))})")
+        raise UsageError(f"--attack {text!r} has no name (one of {', '.join((*ATTACKS, ALL))})")
     for word in words:
         if word not in ATTACKS and word != ALL:
             raise UsageError(unknown("attack", word, (*ATTACKS, ALL)))
@@ -100,28 +100,29 @@ def chosen_attacks(text: str) -> list[Attack]:
 
 
 def chosen_epsilons(given: Any, attacks: Sequence[Attack]) -> dict[str, tuple[float, ...]]:
-    """The epsilons of each norm that is attacked, rising: the defaults, or those given.
+    """Return the ascending epsilons of each norm of the attacks: the given ones, or the defaults.
 
-    `given` is a number, "8/255,16/255", a list of such, or a mapping of norm to such; a norm before a colon means
-    what follows it: "Linf:2/255,8/255,L2:0.5". Numbers without a norm are those of every norm.
+    `given` is a number, a text such as "8/255,16/255", a list of these, or a mapping from norm to these. In a
+    text, a norm and a colon apply to the numbers after them: "Linf:2/255,8/255,L2:0.5". Numbers without a norm
+    apply to every norm.
     """
     norms = [norm for norm in NORMS if any(attack.norm == norm for attack in attacks)]
-    own = _by_norm(given)
-    for norm in own:
+    by_norm = _by_norm(given)
+    for norm in by_norm:
         if norm and norm not in norms:
             raise UsageError(f"--epsilons for {norm}: the attacks here are bounded in {', '.join(norms)}")
-    found = {norm: own.get(norm) or own.get("") or EPSILONS[norm] for norm in norms}
-    for norm, values in found.items():
+    epsilons = {norm: by_norm.get(norm) or by_norm.get("") or EPSILONS[norm] for norm in norms}
+    for norm, values in epsilons.items():
         if norm == "Linf" and max(values) > 1:
             raise UsageError(
                 f"--epsilons {max(values):g}: Linf is in pixels of [0, 1], for example 8/255"
                 + ("" if len(norms) == 1 else "; for single norms: Linf:8/255,L2:0.5,L1:10")
             )
-    return {norm: tuple(sorted(set(values))) for norm, values in found.items()}
+    return {norm: tuple(sorted(set(values))) for norm, values in epsilons.items()}
 
 
 def _by_norm(given: Any) -> dict[str, list[float]]:
-    """Numbers by norm; "" for those without."""
+    """Return the numbers by norm; "" for numbers without a norm."""
     if given is None:
         return {}
     if isinstance(given, Mapping):

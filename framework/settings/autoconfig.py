@@ -1,10 +1,9 @@
-"""Fill settings that follow from others, by the rules of utils/autoconfig.json.
+"""Derivation of settings from other settings, by the rules of utils/autoconfig.json.
 
-A rule is {"when": {...}, "set": {...}, "why": "..."}. A condition's name is a setting ("model") or a fact
-of the catalog ("criterion.granularity"), its value the value wanted, a list of those that will do, or "*" for
-anything but null. What the
-user gave is never touched, and the first rule that fills a setting wins. A plug-ins folder may bring an
-autoconfig.json of its own, which goes before ours.
+A rule is {"when": {...}, "set": {...}, "why": "..."}. A condition maps a setting ("model") or a property of a
+plug-in ("criterion.granularity") to the required value, to a list of allowed values, or to "*" for anything but
+null. Settings that the user gave are never changed, and the first rule that fills a setting wins. A plug-ins
+folder may contain an autoconfig.json, whose rules take precedence.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ KEYS = ("when", "set", "why")
 
 
 class Fill(NamedTuple):
-    """One setting that autoconfig filled."""
+    """A setting that autoconfig filled, with the reason."""
 
     field: str
     value: Any
@@ -40,7 +39,7 @@ class Fill(NamedTuple):
 
 @dataclass(frozen=True)
 class Rule:
-    """A checked rule, and the file it came from."""
+    """A checked rule and its file."""
 
     when: dict[str, Any]
     set: dict[str, Any]
@@ -52,7 +51,7 @@ class Rule:
         return all(_meets(_fact(name, config), wanted) for name, wanted in self.when.items())
 
     def explain(self, config: RunConfig) -> str:
-        """The reason, with {field} replaced by the field's value."""
+        """Return the reason, with {field} replaced by the value of the field."""
         try:
             return self.why.format_map({name: getattr(config, name) for name in FLAGS})
         except (KeyError, ValueError, IndexError, AttributeError) as error:
@@ -60,7 +59,7 @@ class Rule:
 
 
 def fill(config: RunConfig, folders: Sequence[Path] = ()) -> list[Fill]:
-    """Fill in `config` what the user did not set; return what was filled, in order.
+    """Fill settings of `config` that the user did not give; return the filled settings in order.
 
     `folders` are the plug-ins folders. Without autoconfig `outer_layer_pruning` is False unless given.
     Raises UsageError for a malformed rule file or an unknown plug-in name.
@@ -82,7 +81,7 @@ def fill(config: RunConfig, folders: Sequence[Path] = ()) -> list[Fill]:
 
 
 def load_rules(folders: Sequence[Path] = ()) -> list[Rule]:
-    """The rules of the plug-ins folders that have some, then ours; all checked."""
+    """Return the checked rules of the plug-ins folders, followed by those of Secateur."""
     files = [folder / "autoconfig.json" for folder in folders]
     return [rule for file in [*filter(Path.is_file, files), SHIPPED] for rule in _read(file)]
 

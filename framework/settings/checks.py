@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a config, found before a model is built or a folder made."""
+"""Checks of a config before a model is built or a folder is created."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from secateur.utils.torchvision_names import check_arch
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d{1,9}))?")
 ROUND_TO = re.compile(r"0{0,9}[1-9][0-9]{0,5}")
-# Constructor arguments that have a flag (None: the framework's own), by group of --set.
+# Constructor arguments that a flag sets (None: the framework sets them), by group of --set.
 TAKEN: dict[str, dict[str, str | None]] = {
     "optimizer": {"params": None, "lr": "learning_rate", "weight_decay": "l2_reg", "fused": "fused"},
     "model": {"in_channels": None, "num_classes": "num_classes", "image_size": "image_size"},
@@ -30,7 +30,7 @@ HINTS = {"arch": "; it is for --model TorchvisionModel"}
 
 
 def check_config(config: RunConfig) -> None:
-    """Raise UsageError, in one line, for the first thing that is wrong; changes and builds nothing."""
+    """Raise UsageError of one line for the first invalid setting; the config is not changed."""
     for name, flag in FLAGS.items():
         if name in KINDS:
             _check_plugin(KINDS[name], getattr(config, name))
@@ -49,7 +49,7 @@ def check_config(config: RunConfig) -> None:
 
 
 def check_device(device: str) -> None:
-    """Raise UsageError unless `device` is a word we know and a device that is there."""
+    """Raise UsageError unless `device` is a known and available device."""
     match = DEVICES.fullmatch(device)
     if match is None:
         raise UsageError(unknown("device", device, ("auto", "cpu", "cuda", "cuda:N", "mps")))
@@ -75,7 +75,7 @@ def _check_plugin(kind: str, name: str) -> None:
 
 
 def _check_arch(config: RunConfig) -> None:
-    """The name of a network of torchvision, known from its source: nothing is imported for it."""
+    """Check the name of a torchvision network against the source of torchvision, without importing it."""
     arch = config.options("model").get("arch")
     if config.model == "TorchvisionModel" and arch is not None:
         check_arch(arch)
@@ -90,14 +90,14 @@ def _check_combinations(config: RunConfig) -> None:
         given = ",".join(map(str, config.input_dim))
         raise UsageError(f"--input_dim {given}: channels, height and width of a square image, for example 3,32,32")
     if config.image_size is not None and config.input_dim and config.input_dim[1] != config.image_size:
-        raise UsageError("--input_dim and --image_size say different things")
+        raise UsageError("--input_dim and --image_size contradict each other")
     if config.pretrained is not None and config.checkpoint_name is not None:
-        raise UsageError("--pretrained and --checkpoint_name exclude each other: both give the first weights")
+        raise UsageError("--pretrained and --checkpoint_name exclude each other: both set the initial weights")
     if config.new_head and config.pretrained is None:
-        raise UsageError("--new_head needs --pretrained: a new network has a new last layer anyway")
+        raise UsageError("--new_head needs --pretrained: a new network has a new last layer already")
     for name in EXTRAS:
         if getattr(config, name) and not config.eval:
-            raise UsageError(f"--{name} needs --eval: the report of a training run has these numbers anyway")
+            raise UsageError(f"--{name} needs --eval: the report of a training run always has these numbers")
     if config.eval and config.pretrained is not None:
         raise UsageError("--eval reads a checkpoint: give --checkpoint_name, not --pretrained")
     check_modes(config)
@@ -106,25 +106,25 @@ def _check_combinations(config: RunConfig) -> None:
 
 
 def _check_l0(config: RunConfig) -> None:
-    """--l0 goes with its own trainer and loss and without a criterion, and these with nothing else."""
+    """Check that --l0 is used with its trainer and loss and without a criterion, and these only with --l0."""
     for name, needed in MODES["l0"].items():
         given = getattr(config, name)
         fits = registry.derives(KINDS[name], given, needed)
         if config.l0 and not fits:
-            raise UsageError(f"--l0 prunes by gates of its own: it needs --{name} {needed}, not {given}")
+            raise UsageError(f"--l0 prunes by trained gates: it needs --{name} {needed}, not {given}")
         if not config.l0 and fits and needed != "EmptyCrit":
             raise UsageError(f"--{name} {given} is for networks with gates: it needs --l0")
 
 
 def _check_trainer(config: RunConfig) -> None:
-    """Some criterions score what only one trainer makes, and some trainers decide when to prune."""
+    """Check that a criterion that needs a certain trainer is used with it."""
     name, given = config.prune_criterion, config.train_scheme
     needed = registry.describe("criterions", name).trainer
     if needed and not registry.derives("trainers", given, needed):
         raise UsageError(f"--prune_criterion {name} needs --train_scheme {needed}, not {given}")
 
 
-#: flags that mean something for channels alone, and what they are when nothing is asked
+#: flags that only channel criterions support, and their defaults
 FOR_CHANNELS = {
     "min_channels": 1, "keep_share": 0.0, "round_to": "1", "attention": "dims", "inexact": False, "fold": False,
 }  # fmt: skip
@@ -133,10 +133,12 @@ FOR_CHANNELS = {
 def _check_pruning(config: RunConfig) -> None:
     name = config.prune_criterion
     if config.round_to != "auto" and not ROUND_TO.fullmatch(config.round_to):
-        raise UsageError(f"--round_to {one_line(config.round_to, 40)}: a number from 1 to 999999, or auto")
+        raise UsageError(
+            f"--round_to must be a number from 1 to 999999, or auto, got {one_line(config.round_to, 40)}"
+        )
     granularity = registry.describe("criterions", name).granularity
     if not config.masking and granularity != "weight":
-        raise UsageError(f"--no_masking is for weight criterions; {name} removes channels for good")
+        raise UsageError(f"--no_masking is for weight criterions; {name} removes channels permanently")
     if granularity == "channel":
         if config.outer_layer_pruning and not config.eval:
             _check_ranks_inputs(name)
@@ -147,7 +149,7 @@ def _check_pruning(config: RunConfig) -> None:
     elif granularity == "both":
         if config.scope not in (None, "global"):
             raise UsageError(
-                f"--scope {config.scope}: {name} ranks weights and channels together, which is global"
+                f"--scope {config.scope}: {name} ranks weights and channels together, which requires scope global"
             )
         if config.budget not in (None, "weights"):
             raise UsageError(f"--budget {config.budget} is for channel criterions; {name} prunes weights too")
@@ -168,11 +170,13 @@ def _check_ranks_inputs(name: str) -> None:
 
     criterion: Any = registry.get("criterions", name)
     if criterion.input_scores is Criterion.input_scores:
-        raise UsageError(f"--outer_layer_pruning: {name} cannot rank the network's inputs (it lacks input_scores)")
+        raise UsageError(
+            f"--outer_layer_pruning: {name} cannot rank the inputs of the network (it lacks input_scores)"
+        )
 
 
 def _check_options(config: RunConfig) -> None:
-    """Options of plug-ins; imports each plug-in that was given one, and no other."""
+    """Check the options of plug-ins; imports only plug-ins with given options."""
     for group, options in config.set.items():
         for option in options:
             if group not in GROUPS:
@@ -188,31 +192,31 @@ def _check_options(config: RunConfig) -> None:
         if name not in option_names(registry.get("models", config.model)):
             raise UsageError(f"--{name}: {config.model} has no such option{HINTS.get(name, '')}")
         if config.set.get("model", {}).get(name, given) != given:
-            raise UsageError(f"--{name} and --set model.{name} say different things")
+            raise UsageError(f"--{name} and --set model.{name} contradict each other")
 
 
 def _check_tester_flags(config: RunConfig) -> None:
-    """The short flags of a tester's options: the tester must have them."""
+    """Check that the tester has the options of its shorthand flags."""
     for flag in TESTER_FLAGS:
         if flag not in config.given or not getattr(config, flag):
             continue
         if config.set.get("tester", {}).get(flag, getattr(config, flag)) != getattr(config, flag):
-            raise UsageError(f"--{flag} and --set tester.{flag} say different things")
+            raise UsageError(f"--{flag} and --set tester.{flag} contradict each other")
         if flag not in option_names(registry.get("testers", config.test_scheme)):
             raise UsageError(f"--{flag}: the tester {config.test_scheme} has no such option")
 
 
 def _check_option(group: str, option: str, name: str) -> None:
     taken = dict(TAKEN.get(group, {}))
-    if name == "SGD":  # the other optimizers have no flag for it
+    if name == "SGD":  # --momentum is for SGD only
         taken["momentum"] = "momentum"
     if option in taken:
-        instead = f"use --{taken[option]}" if taken[option] else "the run sets it itself"
+        instead = f"use --{taken[option]}" if taken[option] else "it is set by the run"
         raise UsageError(f"--set {group}.{option}: {instead}")
     known = option_names(registry.get(KINDS[GROUPS[group]], name))
     allowed = [other for other in known if other not in taken]
     if not allowed:
-        raise UsageError(f"--set {group}.{option}: {name} takes no options")
+        raise UsageError(f"--set {group}.{option}: {name} has no options")
     if option not in allowed:
         match = nearest(option, allowed)
         hint = f": did you mean '{match}'?" if match else ""

@@ -1,4 +1,4 @@
-"""One flag of the command line: its type, its limits and its help, read off a field of `RunConfig`."""
+"""Flags of the command line: type, limits and help of a field of `RunConfig`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line, unknown
 
-#: bytes of a text, and of each part of a path, as Linux has it
+#: largest number of bytes of a text, and of each part of a path, as on Linux
 LONGEST, LONGEST_NAME = 4096, 255
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
@@ -24,7 +24,7 @@ def flag(default: Any, group: str, help: str, **limits: Any) -> Any:
     """Return a dataclass field for a flag.
 
     `limits` may be `choices` (allowed words), `low`, `high` (inclusive), `above`, `below` (exclusive), `most`,
-    `path`, `metavar` and `aliases`.
+    `path`, `metavar` and `aliases`; see `Flag`.
     """
     metadata = {"group": group, "help": help, **limits}
     if isinstance(default, dict):
@@ -34,32 +34,32 @@ def flag(default: Any, group: str, help: str, **limits: Any) -> Any:
 
 @dataclass(frozen=True)
 class Flag:
-    """What the command line, the config file and the checks know of one field."""
+    """Description of a field for the command line, the config file and the checks."""
 
     name: str
     type: type
     default: Any
     group: str
     help: str
-    optional: bool = False  # None is a value
-    many: bool = False  # a tuple; repeatable on the command line, or comma separated numbers
+    optional: bool = False  # None is allowed
+    many: bool = False  # a tuple: repeatable on the command line, or comma-separated numbers
     choices: tuple[str, ...] = ()
     low: float | None = None
     high: float | None = None
     above: float | None = None
     below: float | None = None
-    #: of an integer, which is a count: more would only exhaust memory or time
+    #: largest allowed count; more would only exhaust memory or time
     most: int = 10**9
-    #: whether it names a file or a folder
+    #: whether the value is the path of a file or a folder
     path: bool = False
     metavar: str = ""
     #: other spellings
     aliases: tuple[str, ...] = ()
 
     def parse(self, value: Any, where: str = "") -> Any:
-        """Turn what a file or the command line holds into the field's type.
+        """Convert a value from a file or the command line to the type of the field.
 
-        Raises UsageError that begins with `where` (default "--name") when the value is of another type.
+        Raises UsageError, beginning with `where` (default "--name"), if the value has a wrong type.
         """
         where = where or f"--{self.name}"
         if value is None and self.optional:
@@ -88,23 +88,23 @@ class Flag:
         return parsed
 
     def _check_length(self, text: str, where: str) -> None:
-        """Raise UsageError for a text that no file system and no log takes."""
+        """Raise UsageError for a text that is too long for file systems and logs."""
         longest = max(map(_bytes, text.split(os.sep))) if self.path else 0
         if _bytes(text) > LONGEST:
-            raise UsageError(f"{where} may have {LONGEST} bytes, got {_bytes(text)}: {one_line(text, 40)}")
+            raise UsageError(f"{where} may have at most {LONGEST} bytes, got {_bytes(text)}: {one_line(text, 40)}")
         if longest > LONGEST_NAME:
-            raise UsageError(f"{where}: a name of a file may have {LONGEST_NAME} bytes, got {longest}: "
+            raise UsageError(f"{where}: a file name may have at most {LONGEST_NAME} bytes, got {longest}: "
                              f"{one_line(text, 40)}")  # fmt: skip
 
     def _words(self) -> str:
-        """What a value must be."""
+        """Return a description of the allowed values."""
         if not self.many or self.type not in (int, float):
             return WORDS[self.type]
         several = "integers" if self.type is int else "numbers"
-        return f"{several} with commas between" + (f" ({self.metavar})" if self.metavar else "")
+        return f"comma-separated {several}" + (f" ({self.metavar})" if self.metavar else "")
 
     def check(self, value: Any) -> None:
-        """Raise UsageError when the value is not among the choices or outside the limits."""
+        """Raise UsageError if the value is not one of the choices or is outside the limits."""
         for part in value if self.many else (value,):
             if part is None:
                 continue
@@ -125,7 +125,7 @@ class Flag:
         )
 
     def limits(self) -> str:
-        """The allowed range in words, for example "in [0, 1)" or "at least 1"."""
+        """Return the allowed range in words, for example "in [0, 1)" or "at least 1"."""
         if self.above is not None:
             return f"above {self.above:g}" if self.high is None else f"in ({self.above:g}, {self.high:g}]"
         if self.below is not None:
@@ -136,19 +136,19 @@ class Flag:
 
 
 def flags_of(cls: type) -> dict[str, Flag]:
-    """The flags of a dataclass, by name, in the order of its fields; fields without metadata are no flags."""
+    """Return the flags of a dataclass by name, in the order of its fields; fields without metadata are skipped."""
     hints = typing.get_type_hints(cls)
-    found = {}
+    flags = {}
     for field in dataclasses.fields(cls):
         if field.metadata:
             kind, optional, many = _unwrap(hints[field.name])
             default = {} if field.default is dataclasses.MISSING else field.default
-            found[field.name] = Flag(field.name, kind, default, optional=optional, many=many, **field.metadata)
-    return found
+            flags[field.name] = Flag(field.name, kind, default, optional=optional, many=many, **field.metadata)
+    return flags
 
 
 def _unwrap(hint: Any) -> tuple[type, bool, bool]:
-    """Split a type hint into its plain type, whether None is allowed and whether it is a tuple."""
+    """Return the plain type of a type hint, whether None is allowed, and whether it is a tuple."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
         return arguments[0], True, False
@@ -158,7 +158,7 @@ def _unwrap(hint: Any) -> tuple[type, bool, bool]:
 
 
 def _parts(text: str) -> list[str]:
-    """The numbers of "1,2" or "[1, 2]", as text; none in "" and in "default", as some scripts say."""
+    """Return the parts of "1,2" or "[1, 2]" as text; none for "" and "default", which some scripts use."""
     inner = text.strip()
     if inner.startswith("[") and inner.endswith("]"):
         inner = inner[1:-1]
@@ -166,7 +166,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _text(value: Any, choices: Sequence[str]) -> str | None:
-    if isinstance(value, bool):  # YAML reads a bare on/off as a truth value
+    if isinstance(value, bool):  # YAML parses a bare on/off as a boolean
         word = "on" if value else "off"
         return word if word in choices else None
     if isinstance(value, str | int | float | datetime.date):

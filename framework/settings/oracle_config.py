@@ -1,4 +1,4 @@
-"""The settings of a study. Imports no torch."""
+"""Settings of an oracle study, without importing torch."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ _study = partial(flag, group="Oracle study")
 
 @dataclass
 class StudyConfig(RunConfig):
-    """The settings of one study: those of a test of a checkpoint, and its own."""
+    """Settings of one study, in addition to those of the evaluation of a checkpoint."""
 
-    samples: int = _study(1024, help="training images, equally many of each class", low=1, most=10**7)
+    samples: int = _study(1024, help="number of training images, balanced over classes", low=1, most=10**7)
     criterions: tuple[str, ...] = _study(
-        ("all",), help="criterions to compare, with commas, or all that can score the network",
+        ("all",), help="criterions to compare, comma-separated; all: all that support the network",
         metavar="NAME,...|all",
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """A study reads a checkpoint and trains nothing."""
+        """Set `eval`, since a study reads a checkpoint and trains nothing."""
         self.eval = True
 
     def default_run_name(self) -> str:
-        """The run name when the user gave none."""
+        """Return the default run name."""
         return f"oracle_{self.model}"
 
 
-#: the settings of a run that mean something for a study
+#: settings of a run that apply to a study
 SHARED = (
     "model", "arch", "hidden_dim", "checkpoint_name", "checkpoint_model", "loss", "batch_size", "seed", "protect",
     "data_set", "data_dir", "download", "image_size", "input_dim", "normalize", "num_classes", "val_share",

@@ -1,4 +1,4 @@
-"""Read the config.yaml that another run has left: nothing in it is taken on trust."""
+"""Reading of the config.yaml of another run, which is not trusted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from secateur.utils.files.bounded_yaml import read_yaml
 
 
 def load_config(file: Path) -> RunConfig:
-    """The settings in a run's config.yaml, all of their types and within their limits.
+    """Return the settings of a config.yaml, with checked types and limits.
 
-    Raises UsageError, beginning with the file, where it cannot be read, is damaged or of another version.
+    Raises UsageError, beginning with the file, if it is unreadable, damaged or of another version.
     """
     values = read_yaml(file)
     if not isinstance(values, dict):
-        raise UsageError(f"{file} must hold settings as 'key: value', found {type(values).__name__}")
+        raise UsageError(f"{file} must contain settings as 'key: value', found {type(values).__name__}")
     config = RunConfig.from_dict(values, str(file))
     for name, flag in FLAGS.items():
         if name in KINDS or name == "set":

@@ -1,4 +1,4 @@
-"""From the flags to a schedule: which flags belong to which, what contradicts what."""
+"""Conversion of flags to a schedule, with checks for contradictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from secateur.utils.errors import UsageError
 if TYPE_CHECKING:
     from secateur.framework.pruning.scoring.criterion import Criterion
 
-#: the words of --schedule; a schedule of a plug-in's own has none
+#: values of --schedule; schedules of plug-ins have none
 WHEN: dict[type, str] = {
     Before: "before",
     During: "during",
@@ -22,7 +22,7 @@ WHEN: dict[type, str] = {
     Rounds: "rounds",
     Iterative: "iterative",
 }
-#: flags of a schedule, and the fields of it that they set
+#: flags of a schedule -> the fields that they set
 ROUNDS = {"n_rounds": "n_rounds", "thresholds": "thresholds", "warmup_epochs": "warmup"}
 STEPS = {
     "frequency": "frequency",
@@ -40,29 +40,29 @@ STEPS = {
 }
 #: flags that only one schedule reads
 READ_BY = {"rounds": (*ROUNDS, "lr_prune"), "iterative": tuple(STEPS)}
-#: -1 is how scripts say "none"
+#: flags whose value -1 stands for None
 NONE = {"prune_neurons_max": -1, "fixed_layer": -1}
 
 
 def use_schedule_flags(config: RunConfig) -> None:
-    """Flags that only one schedule reads choose it; UsageError where that contradicts what else was asked for."""
+    """Choose the schedule of flags that only it reads; raise UsageError if other flags contradict it."""
     config.thresholds = shares(config.thresholds)
     asked = {word: _given(config, names) for word, names in READ_BY.items()}
     if asked["rounds"] and asked["iterative"]:
         raise UsageError(
             f"--{asked['rounds'][0]} is for --schedule rounds and --{asked['iterative'][0]} for --schedule "
-            "iterative: give those of one"
+            "iterative: use flags of one schedule"
         )
     for word, names in asked.items():
         if names and config.schedule is None:
             config.schedule = word
             config.given.add("schedule")
-            config.notes.append(f"--{names[0]} is for --schedule {word}, which is taken")
+            config.notes.append(f"--{names[0]} is for --schedule {word}, which is used")
         elif names and config.schedule != word:
             raise UsageError(f"--{names[0]} is for --schedule {word}, not {config.schedule}")
     if config.thresholds:
         _use_thresholds(config)
-    if config.fixed_layer not in (None, -1) and "layer" in _criterions_own(config):  # it tries no other
+    if config.fixed_layer not in (None, -1) and "layer" in _criterions_own(config):  # it scores only this layer
         config.set.setdefault("criterion", {}).setdefault("layer", config.fixed_layer)
 
 
@@ -75,11 +75,11 @@ def _given(config: RunConfig, names: tuple[str, ...]) -> list[str]:
 
 
 def _use_thresholds(config: RunConfig) -> None:
-    """The last threshold is the limit, and their number that of the rounds."""
-    shown, last = ",".join(f"{one:g}" for one in config.thresholds), config.thresholds[-1]
+    """Set the limit to the last threshold, and the number of rounds to the number of thresholds."""
+    shown, last = ",".join(f"{threshold:g}" for threshold in config.thresholds), config.thresholds[-1]
     if config.n_rounds not in (None, len(config.thresholds)):
         raise UsageError(
-            f"--n_rounds {config.n_rounds} and --thresholds {shown}, which are {len(config.thresholds)}: "
+            f"--n_rounds {config.n_rounds} and --thresholds {shown}, which are {len(config.thresholds)} rounds: "
             "give one of the two"
         )
     if "pruning_limit" in config.given and abs(config.pruning_limit - last) > 1e-9:
@@ -91,7 +91,7 @@ def _use_thresholds(config: RunConfig) -> None:
 
 
 def check_schedule(config: RunConfig) -> None:
-    """UsageError for what does not go together with a schedule in rounds or steps, or with tracked scores."""
+    """Raise UsageError for settings that are incompatible with the schedule or with tracked scores."""
     name = config.prune_criterion
     granularity = registry.describe("criterions", name).granularity
     if config.l0:
@@ -107,7 +107,7 @@ def check_schedule(config: RunConfig) -> None:
 
 
 def _check_gates(config: RunConfig) -> None:
-    """--l0 has no moments at which it prunes, and nothing to score."""
+    """Raise UsageError for flags of schedules and scores, which --l0 does not use."""
     if config.schedule in READ_BY:
         raise UsageError(
             f"--l0 prunes by gates that are trained: leave out --schedule {config.schedule} and its flags"
@@ -118,53 +118,53 @@ def _check_gates(config: RunConfig) -> None:
 
 
 def _check_steps(config: RunConfig, granularity: str) -> None:
-    """What cannot be done a little at a time, by averaged scores."""
+    """Raise UsageError for settings that are incompatible with --schedule iterative."""
     word = "--schedule iterative"
     if config.round_to != "1":
-        raise UsageError(f"--round_to does not go with {word}: take --group_size {config.round_to}")
+        raise UsageError(f"--round_to is incompatible with {word}: use --group_size {config.round_to}")
     if config.outer_layer_pruning and granularity == "channel":
-        raise UsageError(f"--outer_layer_pruning does not go with {word}: inputs are not ranked then")
+        raise UsageError(f"--outer_layer_pruning is incompatible with {word}, which does not rank inputs")
     if config.enable_rewinding:
-        raise UsageError(f"--enable_rewinding does not go with {word}, which trains and prunes in turns")
+        raise UsageError(f"--enable_rewinding is incompatible with {word}, which alternates training and pruning")
     if config.track_importance:
         raise UsageError(
-            f"--track_importance does not go with {word}, which averages over all batches (--pruning_momentum)"
+            f"--track_importance is incompatible with {word}, which averages over all batches (--pruning_momentum)"
         )
 
 
 def check_criterion_flags(config: RunConfig) -> None:
-    """UsageError for a short flag of an option that the criterion lacks.
+    """Raise UsageError for a shorthand flag of an option that the criterion lacks.
 
-    `--T` is more than an option: it is the temperature of training too, with every criterion.
+    `--T` is not checked, since it also sets the temperature of training for every criterion.
     """
     for flag, option in CRITERION_FLAGS.items():
         given = getattr(config, flag)
         if flag == "T" or given is None or given is False:
             continue
         name = config.prune_criterion
-        found = registry.get("criterions", name)
-        elements = flag in ("use_l2", "use_init") and callable(getattr(found, "element_scores", None))
-        if option not in option_names(found) and not elements:
-            lacks = "no scores of single weights" if flag.startswith("use_") else "no such option"
+        criterion = registry.get("criterions", name)
+        elements = flag in ("use_l2", "use_init") and callable(getattr(criterion, "element_scores", None))
+        if option not in option_names(criterion) and not elements:
+            lacks = "no scores of individual weights" if flag.startswith("use_") else "no such option"
             raise UsageError(f"--{flag}: {name} has {lacks}")
 
 
 def follow_set(config: RunConfig) -> None:
-    """What `--set` gives an option that has a short flag is the flag's value too; UsageError where both differ.
+    """Copy options given by `--set` to their shorthand flags; raise UsageError if both are given and differ.
 
-    Not so `--T`: it is the temperature of training, and with `--set` scoring may have another one.
+    `--T` is excluded: it is the temperature of training, and `--set` may give scoring another one.
     """
     options = config.set.get("criterion", {})
     for flag, option in CRITERION_FLAGS.items():
         if flag == "T" or not isinstance(options.get(option), int | float):
             continue
         if flag in config.given and getattr(config, flag) not in (None, options[option]):
-            raise UsageError(f"--{flag} and --set criterion.{option} say different things")
+            raise UsageError(f"--{flag} and --set criterion.{option} contradict each other")
         setattr(config, flag, options[option])
 
 
 def schedule_of(config: RunConfig, own: Schedule) -> Schedule:
-    """The criterion's own schedule, changed by what the user asked for."""
+    """Return the schedule of the criterion, modified by the settings of the user."""
     word = config.schedule or WHEN.get(type(own))
     if word == "rounds":
         return Rounds(**_fields(own, Rounds, ROUNDS) | _values(config, ROUNDS))
@@ -174,20 +174,20 @@ def schedule_of(config: RunConfig, own: Schedule) -> Schedule:
 
 
 def _fields(own: Schedule, kind: type, names: dict[str, str]) -> dict[str, Any]:
-    """What a schedule of that kind that the criterion brings says."""
+    """Return the fields of the schedule of the criterion if it is of that kind."""
     if not isinstance(own, kind):
         return {"frequency": None} if kind is Iterative else {}
     return {field: getattr(own, field) for field in names.values()}
 
 
 def _values(config: RunConfig, names: dict[str, str]) -> dict[str, Any]:
-    found = {flag: getattr(config, flag) for flag in names}
-    asked = {flag: value for flag, value in found.items() if value not in (None, ())}
+    values = {flag: getattr(config, flag) for flag in names}
+    asked = {flag: value for flag, value in values.items() if value not in (None, ())}
     return {names[flag]: value for flag, value in asked.items() if flag not in NONE or value != NONE[flag]}
 
 
 def write_back(config: RunConfig, schedule: Schedule) -> None:
-    """The details of the schedule, for a repetition."""
+    """Write the fields of the schedule to the config, so that a run can be repeated."""
     config.schedule = WHEN.get(type(schedule))
     if isinstance(schedule, During):
         config.prune_delay, config.prune_freq = schedule.delay, schedule.freq
@@ -199,10 +199,10 @@ def write_back(config: RunConfig, schedule: Schedule) -> None:
 
 
 def check_moments(config: RunConfig, criterion: Criterion, plan: dict[int, list[float]]) -> None:
-    """UsageError where scores that need training are asked for before it."""
+    """Raise UsageError if scores that depend on training are requested before training."""
     if any(moment < 0 for moment in plan):
-        who = f"{config.prune_criterion} prunes before it"
+        reason = f"but {config.prune_criterion} prunes before training"
         if config.track_importance:
-            raise UsageError(f"--track_importance is for pruning in training, and {who}: add --schedule during")
+            raise UsageError(f"--track_importance is for pruning during training, {reason}: add --schedule during")
         if config.use_init or getattr(criterion, "use_init", False):
-            raise UsageError(f"--use_init is for pruning in training, and {who}: nothing has moved yet")
+            raise UsageError(f"--use_init is for pruning during training, {reason}: all weights are initial")

@@ -1,4 +1,4 @@
-"""Flags that nothing in this run reads: each gets a line, so that nobody waits for an effect."""
+"""Notes on flags that have no effect in a run."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NEEDS = {
     "track_batches": ("track_importance", (True,)),
     "alpha": ("track_importance", (True,)),
 }
-#: flags of pruning, which a criterion that prunes reads
+#: flags of pruning, which are read if the criterion prunes
 OF_PRUNING = (
     "pruning_limit", "schedule", "prune_delay", "prune_freq", "snip_steps", "budget", "scope", "min_channels",
     "keep_share", "round_to", "attention", "inexact", "fold", "masking", "outer_layer_pruning", "protect",
 )  # fmt: skip
-#: flags that a test of a checkpoint reads none of, beside those of pruning
+#: flags, besides those of pruning, that have no effect on the evaluation of a checkpoint
 OF_TRAINING = (
     "epochs", "learning_rate", "momentum", "l2_reg", "grad_clip", "grad_noise", "lr_schedule", "lr_step",
     "lr_milestones", "lr_gamma", "max_training_minutes", "eval_freq", "save_freq", "l0_reg", "beta_ema",
@@ -33,10 +33,10 @@ OF_TRAINING = (
 
 
 def unused_flags(config: RunConfig, prunes: bool, several_steps: bool) -> list[str]:
-    """One line for each given flag that a training run does not read.
+    """Return one line for each flag that has no effect on a training run.
 
-    `prunes`: whether its criterion ever does; `several_steps`: whether that takes `--snip_steps`. Only the command
-    line counts: a config file is made for more than one run, or is the record of one.
+    `prunes`: whether the criterion prunes; `several_steps`: whether it uses `--snip_steps`. Only flags of the
+    command line are considered: a config file may be meant for several runs, or be the record of one.
     """
     lines = []
     for field, names in READ_BY.items():
@@ -48,15 +48,15 @@ def unused_flags(config: RunConfig, prunes: bool, several_steps: bool) -> list[s
         if getattr(config, other) not in values and name in config.from_flags:
             lines.append(_line(name, f"it is for --{other} {' or '.join(map(str, values))}"))
     if not prunes:
-        why = "--l0 prunes by gates alone" if config.l0 else f"{config.prune_criterion} prunes nothing"
-        lines += [_line(name, why) for name in OF_PRUNING if name in config.from_flags]
+        reason = "--l0 prunes only by gates" if config.l0 else f"{config.prune_criterion} prunes nothing"
+        lines += [_line(name, reason) for name in OF_PRUNING if name in config.from_flags]
     elif not several_steps and "snip_steps" in config.from_flags:
         lines.append(_line("snip_steps", f"{config.prune_criterion} does not prune in such steps"))
     return lines
 
 
 def unused_modes(config: RunConfig, before: bool) -> list[str]:
-    """One line for a mode whose penalty another flag took away; `before`: whether training begins pruned."""
+    """Return one line for a mode without penalty; `before`: whether the network is pruned before training."""
     lines = []
     for mode, chosen in MODES.items():
         if mode == "l0" or not getattr(config, mode):
@@ -64,18 +64,18 @@ def unused_modes(config: RunConfig, before: bool) -> list[str]:
         if not registry.derives("losses", config.loss, chosen["loss"]):
             lines.append(f"--{mode} adds no penalty: --loss {config.loss} has none")
         elif before:
-            who = config.prune_criterion
             lines.append(
-                f"--{mode} adds no penalty: it ends with the first pruning, and {who} prunes before training"
+                f"--{mode} adds no penalty: it ends with the first pruning step, and {config.prune_criterion} "
+                "prunes before training"
             )
     return lines
 
 
 def unused_in_tests(config: RunConfig) -> list[str]:
-    """One line for each flag of training or pruning on the command line of an evaluation."""
-    return [_line(name, "--eval tests a checkpoint as it is") for name in (*OF_TRAINING, *OF_PRUNING)
+    """Return one line for each flag of training or pruning that has no effect on an evaluation."""
+    return [_line(name, "--eval only tests a checkpoint") for name in (*OF_TRAINING, *OF_PRUNING)
             if name in config.from_flags]  # fmt: skip
 
 
-def _line(name: str, why: str) -> str:
-    return f"--{name} has no effect: {why}"
+def _line(name: str, reason: str) -> str:
+    return f"--{name} has no effect: {reason}"

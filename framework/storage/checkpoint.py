@@ -1,8 +1,8 @@
-"""Networks on disk: safetensors and JSON, never pickle; a file from a stranger can at worst be refused.
+"""Saving and loading of networks as safetensors and JSON, without pickle: untrusted files are safe to load.
 
-A file holds the tensors, for each cut dimension the original indices that were kept, and the masks as packed
-bits. Its one metadata key, `secateur`, names the architecture and the dtypes of the floating-point tensors that
-are not float32. Equal models give equal bytes.
+A file contains the tensors, the kept original indices of each cut dimension, and the masks as packed bits. Its
+only metadata key, `secateur`, holds the architecture and the dtypes of floating-point tensors other than float32.
+Equal models give equal bytes.
 """
 
 from __future__ import annotations
@@ -37,11 +37,33 @@ KEPT, MASK = "secateur.kept/", "secateur.mask/"
 
 @ordinary_mode()
 def save_model(model: nn.Module, path: str | Path) -> Path:
-    """Write the network, cut and masked as it is, into one safetensors file; the old file stays until the new
-    one is complete. Returns the path.
+    """Save a network, dense or pruned, to a safetensors file.
 
-    Every tensor is written in its own dtype, and the file records it: a network in half precision, or with layers
-    of several precisions, is loaded in the same dtypes.
+    The file contains the tensors in their dtypes, the record of the cuts and the masks. For a model from `build`
+    it also contains the name and the options, so that `load_model` needs only the file. An existing file is
+    replaced atomically.
+
+    Args:
+        model: network to save.
+        path: file to write; missing parent folders are created.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: if the state of the model has entries that are not tensors, or if JSON cannot represent its
+            options.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from secateur import build, load_model, save_model
+        >>> model = build("models", "LeNet300", in_channels=1, num_classes=10, image_size=28)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = save_model(model, Path(folder) / "dense.safetensors")
+        ...     loaded = load_model(file)
+        >>> all(a.equal(b) for a, b in zip(model.parameters(), loaded.parameters(), strict=True))
+        True
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +74,7 @@ def save_model(model: nn.Module, path: str | Path) -> Path:
 
 
 def serialize(model: nn.Module) -> bytes:
-    """The bytes of the file."""
+    """Return the bytes of the file that `save_model` writes."""
     tensors, aliases = _unique(model)
     lineage = lineage_of(model)
     dtypes = unusual_dtypes(tensors)
@@ -75,28 +97,51 @@ def serialize(model: nn.Module) -> bytes:
 
 
 def file_size(model: nn.Module) -> int:
-    """Bytes of the file that `save_model` would write."""
+    """Return the number of bytes of the file that `save_model` writes."""
     return len(serialize(model))
 
 
 def load_model(path: str | Path, model: nn.Module | None = None, *, dtype: torch.dtype | None = None) -> nn.Module:
-    """Rebuild a saved network on the CPU, in training mode as constructors leave it.
+    """Load a network that was saved by `save_model`, dense or pruned, with its masks.
 
-    The architecture comes from the registry by the name in the file; a network outside the registry is given
-    dense as `model`, and becomes the saved one (its parameters are new objects: make the optimizer afterwards).
+    Tensors that another program has converted between float16, bfloat16, float32 and float64 are converted to the
+    requested dtype; a warning is issued if this rounds values.
 
-    dtype: of all floating-point tensors; None: the dtypes in which `save_model` was given them, float32 unless
-    the file records another, whatever the dtypes of `model`. Tensors that another program has converted since
-    between float16, bfloat16, float32 and float64 are converted back; values that this rounds give a warning.
+    Args:
+        path: safetensors file.
+        model: dense network of the saved architecture, for a network that was not made by `build`; it is changed
+            in place. Its parameters are replaced, so create the optimizer afterwards. Default: build the
+            architecture that is named in the file.
+        dtype: dtype of all floating-point tensors. Default: the dtypes at the time of saving.
 
-    Raises UsageError for a missing, damaged or foreign file, for tensors of any other dtype or with values beyond
-    the range of the wanted one, and for a file that does not fit the model, which then stays as it was.
+    Returns:
+        The network, in training mode: `model` if given, else a new network on the CPU.
+
+    Raises:
+        UsageError: if the file is missing, damaged or was not written by `save_model`, if it does not match the
+            model, which is then left unchanged, or if tensors have unsupported dtypes or values beyond the range
+            of the requested dtype.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from secateur import load_model, prune, save_model
+        >>> network = lambda: torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+        >>> model, example = network(), torch.randn(1, 4)
+        >>> report = prune(model, "L1", 0.5, example_input=example)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = save_model(model, Path(folder) / "pruned.safetensors")
+        ...     loaded = load_model(file, model=network())
+        >>> loaded[0]
+        Linear(in_features=4, out_features=4, bias=True)
+        >>> torch.equal(loaded(example), model(example))
+        True
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise UsageError(f"dtype is a floating-point dtype such as torch.float32, got {one_line(dtype)}")
+        raise UsageError(f"dtype must be a floating-point dtype such as torch.float32, got {one_line(dtype)}")
     try:
         return _load(path, model, dtype)
-    except UsageError as error:  # it may quote names from a stranger's file, with whatever is in them
+    except UsageError as error:  # it may quote names from an untrusted file, with any characters
         raise UsageError(one_line(error)) from error
 
 
@@ -107,15 +152,15 @@ def _load(path: str | Path, model: nn.Module | None, dtype: torch.dtype | None) 
     if model is None:
         model = _architecture(header, path)
     elif lineage_of(model).kept:
-        raise UsageError(f"load_model needs the dense network, and this {type(model).__name__} was cut before")
+        raise UsageError(f"load_model needs the dense network, but this {type(model).__name__} was cut before")
     everywhere = _under_all_names(kept, header["aliases"])
     wanted = _wanted_dtypes(model, header, dtype)
     check_fits(model, everywhere, values, wanted, path)
     _check_masks(model, masks, values, path)
     values = converted(values, wanted, path)
-    if not given and _has_unsaved_buffers(model):  # they have no values on the meta device
+    if not given and _has_unsaved_buffers(model):  # buffers outside the file have no values on the meta device
         model = _construct(header, path)
-    lineage = lineage_of(model)  # of the dense network, while it is one
+    lineage = lineage_of(model)  # recorded from the dense network before it is filled
     _fill(model, values)
     lineage.kept = everywhere
     if header["model"] is not None:
@@ -130,9 +175,9 @@ def _load(path: str | Path, model: nn.Module | None, dtype: torch.dtype | None) 
 
 
 def _architecture(header: dict[str, Any], path: str | Path) -> nn.Module:
-    """The dense network without values: a file that does not fit it must not cost memory."""
+    """Build the dense network without values, so that a file that does not match it costs no memory."""
     if header["model"] is None:
-        raise UsageError(f"{path} holds a network outside the registry: pass the dense one to load_model")
+        raise UsageError(f"{path} contains a network outside the registry: pass the dense network to load_model")
     try:
         with torch.device("meta"):
             return _construct(header, path)
@@ -146,7 +191,7 @@ def _construct(header: dict[str, Any], path: str | Path) -> nn.Module:
             model = build("models", header["model"], **header["options"])
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    except Exception as error:  # options from a stranger's file meet a constructor that expects sane ones
+    except Exception as error:  # untrusted options may raise anything in the constructor
         raise UsageError(f"{path}: {header['model']} cannot be built: {one_line(error)}") from error
     assert isinstance(model, nn.Module)
     return model
@@ -158,23 +203,23 @@ def _has_unsaved_buffers(model: nn.Module) -> bool:
 
 
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors and the header; UsageError if this is no file of ours."""
+    """Return all tensors and the header; raise UsageError unless `save_model` wrote the file."""
     path = Path(path)
     check_regular(path)
     with _blaming(path), safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if KEY not in metadata:
-        raise UsageError(f"{path} was not written by Secateur: its metadata has no key '{KEY}'")
+        raise UsageError(f"{path} was not written by Secateur: its metadata lacks the key '{KEY}'")
     header = parse_json(metadata[KEY], f"{path}: its header is damaged", RESULTS)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise UsageError(f"{path} has a format this version cannot read (it reads {FORMAT})")
+        raise UsageError(f"{path} has a format that this version cannot read (it reads format {FORMAT})")
     _check_header(header, path)
     return tensors, header
 
 
 def is_ours(path: str | Path) -> bool:
-    """Whether this is a safetensors file that `save_model` wrote."""
+    """Whether a safetensors file was written by `save_model`."""
     with _blaming(path), safe_open(str(path), framework="pt") as file:
         return KEY in (file.metadata() or {})
 
@@ -183,8 +228,8 @@ def is_ours(path: str | Path) -> bool:
 def _blaming(path: str | Path) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # safetensors raises what its parser and torch happen to raise
-        raise UsageError(f"{path} is damaged or no safetensors file: {one_line(error)}") from error
+    except Exception as error:  # safetensors passes on any exception of its parser and of torch
+        raise UsageError(f"{path} is damaged or not a safetensors file: {one_line(error)}") from error
 
 
 def _check_header(header: dict[str, Any], path: str | Path) -> None:
@@ -192,27 +237,27 @@ def _check_header(header: dict[str, Any], path: str | Path) -> None:
         if key not in header or not isinstance(header[key], kind):
             raise UsageError(f"{path}: the header's '{key}' is damaged")
     if not all(isinstance(name, str) for name in header["aliases"].values()):
-        raise UsageError(f"{path}: the header has something else than a name where a name belongs")
+        raise UsageError(f"{path}: the header's 'aliases' must be names")
     dtypes = header.get("dtypes", {})
     if not isinstance(dtypes, dict) or not all(isinstance(x, str) and dtype_named(x) for x in dtypes.values()):
         raise UsageError(f"{path}: the header's 'dtypes' is damaged")
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of the state by name; a tensor with several names once, and the other names as its aliases."""
+    """Return the tensors of the state by their first name, and the other names of shared tensors as aliases."""
     first: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     storages: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not isinstance(tensor, Tensor):
-            raise UsageError(f"{type(model).__name__} keeps '{name}' in its state, which is no tensor")
+            raise UsageError(f"{type(model).__name__} has '{name}' in its state, which is not a tensor")
         if id(tensor) in first:
             aliases[name] = first[id(tensor)]
             continue
         first[id(tensor)] = name
         storage = tensor.untyped_storage().data_ptr()
-        # safetensors refuses views of one memory; they are saved each by itself
+        # safetensors refuses tensors that share memory; views are saved as copies
         tensors[name] = tensor.detach().cpu().clone() if storage in storages else tensor.detach().cpu()
         storages.add(storage)
     return tensors, aliases
@@ -230,7 +275,7 @@ def _sorted_out(
         if name.startswith(KEPT):
             dim, _, target = name.removeprefix(KEPT).partition("/")
             if not (dim.isascii() and dim.isdecimal() and len(dim) <= 2):
-                raise UsageError(f"{path}: '{name}' is no index of a dimension")
+                raise UsageError(f"{path}: the dimension in '{name}' is not an index")
             kept[target, int(dim)] = tensor
         elif name.startswith(MASK):
             masks[name.removeprefix(MASK)] = tensor
@@ -238,23 +283,23 @@ def _sorted_out(
             values[name] = tensor
     for alias, target in header["aliases"].items():
         if target not in values:
-            raise UsageError(f"{path}: '{alias}' stands for '{target}', which is missing")
+            raise UsageError(f"{path}: '{alias}' is an alias of '{target}', which is missing")
         values[alias] = values[target]
     return kept, masks, values
 
 
 def _under_all_names(kept: Kept, aliases: dict[str, str]) -> Kept:
-    """What was cut from a tensor, for each of its names."""
-    found = dict(kept)
+    """Return the kept indices of each tensor under all of its names."""
+    indices = dict(kept)
     for (name, dim), index in kept.items():
         first = aliases.get(name, name)
         for other in (first, *(alias for alias, target in aliases.items() if target == first)):
-            found[other, dim] = index
-    return found
+            indices[other, dim] = index
+    return indices
 
 
 def _check_masks(model: nn.Module, masks: dict[str, Tensor], values: dict[str, Tensor], path: str | Path) -> None:
-    """Every mask belongs to a parameter and has one bit for each of its entries."""
+    """Raise UsageError unless every mask belongs to a parameter and has one bit per entry."""
     parameters = dict(model.named_parameters())
     for name, bits in masks.items():
         fits = name in parameters and bits.dtype == torch.uint8 and bits.dim() == 1
@@ -263,7 +308,7 @@ def _check_masks(model: nn.Module, masks: dict[str, Tensor], values: dict[str, T
 
 
 def _wanted_dtypes(model: nn.Module, header: dict[str, Any], dtype: torch.dtype | None) -> dict[str, torch.dtype]:
-    """The dtype that each tensor of the model is to have: as asked for, else as recorded."""
+    """Return the dtype of each tensor of the model: the requested one, or else the recorded one."""
     recorded, aliases = header.get("dtypes", {}), header["aliases"]
     wanted = {}
     for name, tensor in model.state_dict().items():
@@ -275,13 +320,14 @@ def _wanted_dtypes(model: nn.Module, header: dict[str, Any], dtype: torch.dtype 
 def check_fits(
     model: nn.Module, kept: Kept, values: dict[str, Tensor], wanted: dict[str, torch.dtype], path: str | Path
 ) -> None:
-    """Raise UsageError unless every tensor of the model is in the file, in the shape that the recorded cuts leave
-    and in a dtype that can be converted to the one in `wanted`."""
+    """Raise UsageError unless the file has every tensor of the model, in its shape after the recorded cuts and in
+    a
+    dtype that can be converted to the one in `wanted`."""
     state = model.state_dict()
-    strangers = sorted(set(state) ^ set(values))
-    if strangers:
-        where = "the file lacks" if strangers[0] in state else "the model lacks"
-        raise UsageError(f"{path} does not fit {type(model).__name__}: {where} '{strangers[0]}'")
+    unmatched = sorted(set(state) ^ set(values))
+    if unmatched:
+        where = "the file lacks" if unmatched[0] in state else "the model lacks"
+        raise UsageError(f"{path} does not fit {type(model).__name__}: {where} '{unmatched[0]}'")
     shapes = {name: list(tensor.shape) for name, tensor in state.items()}
     for (name, dim), index in kept.items():
         if name not in shapes or dim >= len(shapes[name]) or not _is_index(index, shapes[name][dim]):
@@ -307,12 +353,12 @@ def _is_index(index: Tensor, size: int) -> bool:
 
 
 def _fill(model: nn.Module, values: dict[str, Tensor]) -> None:
-    """Put the saved tensors in place; tied parameters stay tied."""
+    """Replace the tensors of the model by the saved ones; tied parameters remain tied."""
     made: dict[int, nn.Parameter] = {}
     for name, old in model.state_dict(keep_vars=True).items():
         owner_name, _, attribute = name.rpartition(".")
         owner = model.get_submodule(owner_name)
-        # a copy: what safetensors gives lies in the mapped file
+        # a copy, since tensors from safetensors are views of the mapped file
         value = values[name].clone().to("cpu" if old.is_meta else old.device)
         if isinstance(old, nn.Parameter):
             if id(old) not in made:
@@ -323,7 +369,7 @@ def _fill(model: nn.Module, values: dict[str, Tensor]) -> None:
 
 
 def _pack(mask: Tensor) -> Tensor:
-    """0/1 tensor to bits, eight a byte, the first entry in the lowest bit."""
+    """Pack a 0/1 tensor into bits, eight per byte, with the first entry in the lowest bit."""
     flat = (mask.detach().cpu() != 0).flatten().to(torch.uint8)
     flat = nn.functional.pad(flat, (0, -len(flat) % 8)).reshape(-1, 8)
     return (flat << torch.arange(8, dtype=torch.uint8)).sum(dim=1).to(torch.uint8)

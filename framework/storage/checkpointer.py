@@ -1,4 +1,4 @@
-"""The listener that saves: `last`, `best` by validation, `finished`, every n epochs, and when a run breaks off."""
+"""A listener that saves checkpoints: last, best by validation accuracy, every n epochs, and after failures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 class Checkpointer:
-    """Writes models/<Model>_<suffix>.safetensors.
+    """Write models/<Model>_<suffix>.safetensors during training.
 
-    `last` before training and after every epoch; `best` after the epochs of the fully pruned network, by accuracy
-    on the validation set; `save_at_epoch_<e>` every `save_freq` epochs; `KILLED_at_epoch_<e>` after Ctrl-C,
-    `CRASH_at_epoch_<e>` after an error. A network with a number that is not finite is never saved.
+    Suffixes: `last` before training and after every epoch; `best` for the best validation accuracy of the fully
+    pruned network; `save_at_epoch_<e>` every `save_freq` epochs; `KILLED_at_epoch_<e>` after Ctrl-C;
+    `CRASH_at_epoch_<e>` after an error. Networks with NaN or infinite values are never saved.
     """
 
     def __init__(self, folder: RunFolder, name: str, save_freq: int = 0) -> None:
@@ -31,23 +31,23 @@ class Checkpointer:
 
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:
-        """The network as it goes into training."""
+        """Save the network before training."""
         self._save_if_finite(trainer, "last")
         self._just_pruned = False
 
     @hookimpl
     def pruned(self, trainer: Trainer) -> None:
-        """A network before its last pruning is no candidate for the best."""
+        """Discard the best network so far, which was not fully pruned."""
         self._just_pruned, self._best = True, None
 
     @hookimpl(trylast=True)
     def batch_ended(self, trainer: Trainer) -> None:
-        """A pruning between two batches comes before the epoch's metrics: they are of the network as it is."""
+        """Accept the metrics of this epoch: a pruning step between two batches precedes its evaluation."""
         self._just_pruned = False
 
     @hookimpl
     def epoch_ended(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """Save; where this epoch's end has pruned, its metrics were of another network."""
+        """Save the network; ignore metrics that were measured before a pruning step at the end of the epoch."""
         self._save_if_finite(trainer, "last")
         if self._save_freq and (trainer.epoch + 1) % self._save_freq == 0:
             self._save_if_finite(trainer, f"save_at_epoch_{trainer.epoch}")
@@ -59,9 +59,10 @@ class Checkpointer:
 
     @hookimpl
     def training_ended(self, trainer: Trainer) -> None:
-        """Go back to the best epoch: the validation set picks the network that is tested and kept.
+        """Load the network of the best epoch by validation accuracy, which is tested and kept.
 
-        Not so with a trainer whose network goes on shrinking: the best by accuracy would be one of the first.
+        Trainers whose network shrinks until the end keep the last one: the most accurate network would be an
+        early, large one.
         """
         if self._best is None or not trainer.keeps_best:
             return
@@ -73,7 +74,7 @@ class Checkpointer:
 
     @hookimpl
     def run_failed(self, trainer: Trainer, error: BaseException) -> None:
-        """Keep what there is; the error that is on its way matters more than one in saving."""
+        """Save the current network; errors in saving are ignored in favour of the error of the run."""
         kind = "KILLED" if isinstance(error, KeyboardInterrupt) else "CRASH"
         with contextlib.suppress(OSError):
             self._save_if_finite(trainer, f"{kind}_at_epoch_{trainer.epoch}")

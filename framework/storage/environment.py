@@ -1,4 +1,4 @@
-"""Where a run took place: versions, machine, device, commit."""
+"""Description of the environment of a run: versions, machine, device, commit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = (
 
 
 def describe_environment(device: str, root: Path) -> dict[str, Any]:
-    """JSON-able facts about this process; `root` is the source tree whose commit is looked up."""
+    """Return a JSON-serialisable description of this process; `root` is the source tree to read the commit of."""
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -32,9 +32,9 @@ def describe_environment(device: str, root: Path) -> dict[str, Any]:
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
-    """The commit and whether files differ from it; None where `root` is not under version control.
+    """Return the commit and whether files differ from it; None if `root` is not under version control.
 
-    A copy of the tree inside another repository (a run folder's codebase) is not: git does not track it.
+    A copy of the tree inside another repository (the codebase of a run folder) is not tracked by git.
     """
     if _git(root, "ls-files", "--error-unmatch", "main.py") is None:
         return None
@@ -49,7 +49,7 @@ def _git(root: Path, *arguments: str) -> str | None:
         done = subprocess.run(
             ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=30, check=False
         )
-    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):  # no git here
+    except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):  # git is not installed or fails
         return None
     return done.stdout if done.returncode == 0 else None
 
@@ -72,12 +72,12 @@ def _cpu_model() -> str:
 
 
 def _cores() -> int | None:
-    """Cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _threads() -> int | None:
-    torch = sys.modules.get("torch")  # None in a process that has not needed it
+    torch = sys.modules.get("torch")  # None if this process has not imported it
     return torch.get_num_threads() if torch is not None else None
 
 

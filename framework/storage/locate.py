@@ -1,4 +1,4 @@
-"""Find the folders of earlier runs and the checkpoints in them."""
+"""Lookup of the folders of earlier runs and of their checkpoints."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
 from secateur.utils.files.regular_file import check_regular
 from secateur.utils.suggest import nearest
 
-LAST_SECOND = 253402300799  # of the year 9999; a damaged file system may say anything
+LAST_SECOND = 253402300799  # of the year 9999; a damaged file system may give any time
 
 
 def find_checkpoint(config: RunConfig) -> Path:
-    """The checkpoint that `--checkpoint_name` and `--checkpoint_model` mean.
+    """Return the checkpoint that `--checkpoint_name` and `--checkpoint_model` refer to.
 
-    The name is a folder under `results_dir` or a path to a run folder; without it the newest run folder that
-    has the checkpoint. Raises UsageError that says where it looked.
+    The name is a folder under `results_dir` or a path to a run folder; default: the newest run folder with the
+    checkpoint. Raises UsageError with the folders that were searched.
     """
     stem = (config.checkpoint_model or config.default_checkpoint_model()).removesuffix(SUFFIX)
     if config.checkpoint_name is not None:
@@ -35,12 +35,12 @@ def find_checkpoint(config: RunConfig) -> Path:
 
 
 def find_pretrained(value: str, model: str, results_dir: str = "results") -> Path:
-    """The file that `--pretrained` means: one of tensors, or `model`'s finished one in a run folder."""
+    """Return the file for `--pretrained`: a file of tensors, or the finished `model` of a run folder."""
     path = Path(value)
     if os.path.lexists(path) and not os.path.isdir(path):
         check_regular(path)
         if not is_safetensors(path) and not is_from_torch(path):
-            raise UsageError(f"--pretrained {value} is neither a safetensors file nor one that torch.save wrote")
+            raise UsageError(f"--pretrained {value} is neither a safetensors file nor a file of torch.save")
         return path
     if not (os.path.isdir(path) or os.path.isdir(Path(results_dir) / value)) and path.suffix:
         raise UsageError(f"--pretrained {value}: no such file")
@@ -48,18 +48,18 @@ def find_pretrained(value: str, model: str, results_dir: str = "results") -> Pat
 
 
 def run_folder_of(checkpoint: Path) -> RunFolder:
-    """The run folder that a checkpoint lies in."""
+    """Return the run folder of a checkpoint."""
     return RunFolder(checkpoint.parent.parent)
 
 
 def _run_folders(results_dir: str | Path) -> list[RunFolder]:
-    """Oldest first: by the stamp in the name and, within a second, by the time of the last checkpoint."""
+    """Return the run folders, oldest first, by the stamp in the name and by the time of the last checkpoint."""
     folders = [RunFolder(Path(results_dir) / name) for name in _subfolders(results_dir)]
     return sorted((folder for folder in folders if folder.stems()), key=_age)
 
 
 def _subfolders(results_dir: str | Path) -> list[str]:
-    """Names of the folders in `results_dir`; none where it is missing. Raises UsageError if it cannot be read."""
+    """Return the names of the folders in `results_dir`; raise UsageError if it exists and cannot be read."""
     try:
         names = os.listdir(results_dir)
     except (FileNotFoundError, NotADirectoryError):
@@ -77,7 +77,7 @@ def _age(folder: RunFolder) -> tuple[str, int, str]:
 
 
 def _written(file: Path) -> int:
-    """When a file was written, in nanoseconds; 0 for one that another process has removed by now."""
+    """Return the modification time of a file in nanoseconds; 0 if it was removed in the meantime."""
     try:
         return max(0, file.stat().st_mtime_ns)
     except OSError:
@@ -85,14 +85,14 @@ def _written(file: Path) -> int:
 
 
 def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -> RunFolder:
-    """The run folder that `value` means: a name under `results_dir`, or a path. Raises UsageError."""
+    """Return the run folder for a name under `results_dir` or a path; raise UsageError if there is none."""
     places = [Path(results_dir) / value, Path(value)]
     for place in places:
         if os.path.isdir(place):
             return RunFolder(place)
     for place in places:
         if os.path.lexists(place):
-            check_regular(place)  # says what else it is
+            check_regular(place)  # raises UsageError for sockets, devices and the like
             raise UsageError(f"{flag} {value}: {place} is a file, not a run folder")
     names = _subfolders(results_dir)
     looked = " or ".join(dict.fromkeys(str(place) for place in places))
@@ -100,12 +100,12 @@ def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -
 
 
 def checkpoint_in(folder: RunFolder, stem: str) -> Path:
-    """The checkpoint `stem` of a run folder; a UsageError says which it has."""
+    """Return the checkpoint `stem` of a run folder; raise UsageError, with the existing ones, if it is missing."""
     stems = folder.stems()
     if stem in stems:
         return folder.models / f"{stem}{SUFFIX}"
-    held = f"it has {', '.join(stems)}" if stems else "it has no checkpoint"
-    raise UsageError(f"no checkpoint {stem}{SUFFIX} in {folder.models}{_did_you_mean(stem, stems)} ({held})")
+    existing = f"it has {', '.join(stems)}" if stems else "it has no checkpoint"
+    raise UsageError(f"no checkpoint {stem}{SUFFIX} in {folder.models}{_did_you_mean(stem, stems)} ({existing})")
 
 
 def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
@@ -114,7 +114,7 @@ def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
 
 
 def run_of(checkpoint: Path) -> RunFolder:
-    """The folder with the settings of a checkpoint's run; those of dense/ lie in the folder around it."""
+    """Return the run folder with the settings of a checkpoint; for dense/ that is its parent folder."""
     return _config_beside(run_folder_of(checkpoint))
 
 

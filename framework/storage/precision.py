@@ -1,4 +1,4 @@
-"""Tensors of a file in the dtypes that a network needs: converted where the values stay, refused otherwise."""
+"""Conversion of the tensors of a file to the dtypes of a network, refused if values are out of range."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch import Tensor
 
 from secateur.utils.errors import UsageError
 
-#: Between these the values are converted. Narrower formats (float8, float4) are meaningful only with scales that
-#: a plain tensor does not have, and integers and complex numbers are not weights of a real network.
+#: Dtypes that are converted to each other. Narrower formats (float8, float4) need scales that a plain tensor does
+#: not have, and integers and complex numbers are not weights of a real network.
 CONVERTIBLE = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def fits(given: torch.dtype, wanted: torch.dtype) -> bool:
-    """Whether `converted` takes tensors of one dtype for those of another."""
+    """Whether `converted` can convert tensors of dtype `given` to `wanted`."""
     return given == wanted or given in CONVERTIBLE and wanted in CONVERTIBLE
 
 
 def converted(
     values: Mapping[str, Tensor], wanted: Mapping[str, torch.dtype], path: str | Path
 ) -> dict[str, Tensor]:
-    """Return the tensors in the dtypes of `wanted`, which must all fit.
+    """Convert the tensors to the dtypes of `wanted`, for which `fits` must hold.
 
-    A conversion that changes values, as from float64 to float32, rounds to the nearest and warns. Raises
-    UsageError, naming the tensor, where a finite value lies beyond the range of the wanted dtype.
+    Values that are not representable are rounded to the nearest, with a warning. Raises UsageError, naming the
+    tensor, if a finite value exceeds the range of the new dtype.
     """
-    done: dict[tuple[int, torch.dtype], Tensor] = {}  # a tensor under several names is converted once
+    done: dict[tuple[int, torch.dtype], Tensor] = {}  # shared tensors are converted once
     rounded = []
     for name, value in values.items():
         key = id(value), wanted[name]
@@ -53,21 +53,21 @@ def converted(
 
 
 def check_finite(values: Mapping[str, Tensor], path: str | Path) -> None:
-    """Raise UsageError, naming the tensor, for NaN or infinity, with which no network can be tested or trained."""
+    """Raise UsageError, naming the tensor, if a tensor contains NaN or infinity."""
     for name, value in values.items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            what = "NaN" if bool(value.isnan().any()) else "infinity"
-            raise UsageError(f"{path}: '{name}' has {what} in it, only finite values are allowed")
+            kind = "NaN" if bool(value.isnan().any()) else "infinity"
+            raise UsageError(f"{path}: '{name}' contains {kind}, only finite values are allowed")
 
 
 def dtype_named(name: str) -> torch.dtype | None:
-    """The floating-point dtype called `name`, such as "float16"; None if there is none."""
+    """Return the floating-point dtype of a name such as "float16"; None if there is none."""
     dtype = getattr(torch, name, None) if name.isidentifier() else None
     return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
 
 
 def unusual_dtypes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Tensor name to the name of its dtype, for floating-point tensors other than float32."""
+    """Return a mapping from tensor name to dtype name for floating-point tensors other than float32."""
     return {
         name: _short(tensor.dtype)
         for name, tensor in tensors.items()

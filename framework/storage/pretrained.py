@@ -1,4 +1,4 @@
-"""Weights from elsewhere: a safetensors file or a state dict of torch, into a new dense network."""
+"""Loading of third-party weights, from safetensors files or state dicts of torch, into a dense network."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from secateur.utils.files.formats import is_safetensors
 from secateur.utils.files.regular_file import check_regular, check_zip
 from secateur.utils.suggest import one_line
 
-#: under which training scripts keep the network beside the epoch, the optimizer and so on
+#: keys under which training scripts save the state dict, next to the epoch and the optimizer
 NESTED = ("state_dict", "model_state_dict", "model", "net", "state")
-#: old files of DenseNets have a dot in names that cannot have one any more: norm.1.weight
+#: dotted names in old files of DenseNet, which are invalid now: norm.1.weight
 DOTTED = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
-#: heads that only the training of googlenet and inception_v3 uses, and that are not built here
+#: auxiliary heads of googlenet and inception_v3 that only training uses; they are not built here
 AUXILIARY = re.compile(r"(?:aux[12]|AuxLogits)\.")
 COUNTER = "num_batches_tracked"
 SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
-#: bytes to which any zip archive of tensors may unpack
+#: number of bytes that every zip archive of tensors may unpack to
 LEAST = 2**20
 
 
 def load_tensors(file: Path, model: nn.Module, new_head: bool = False) -> None:
-    """Fill a dense network with the tensors of a file from anywhere, by name; all must fit.
+    """Load the tensors of a file into a dense network by name; names and shapes must match.
 
-    new_head: leave the last layer as it is, and what the file has for it aside.
-    Sparse tensors become dense, and float16, bfloat16, float32 and float64 are converted to the dtypes of the
-    network; values that this rounds give a warning. Raises UsageError for a file that holds anything but tensors,
-    and for tensors that do not fit, of any other dtype, or with NaN or infinity in them.
+    `new_head` keeps the last layer of the network and ignores its tensors in the file. Sparse tensors become
+    dense, and float16, bfloat16, float32 and float64 are converted to the dtypes of the network, with a warning
+    if values are rounded. Raises UsageError if the file contains other objects than tensors, and for tensors that
+    do not match, have another dtype, or contain NaN or infinity.
     """
     try:
         _load_tensors(file, model, new_head)
-    except UsageError as error:  # it may quote names from the file, with whatever is in them
+    except UsageError as error:  # it may quote names from the file, with any characters
         raise UsageError(one_line(error)) from error
 
 
@@ -50,43 +50,43 @@ def _load_tensors(file: Path, model: nn.Module, new_head: bool) -> None:
     values = _as_named_now(read_tensors(file), state)
     head = prunable_weights(model)
     last = list(head)[-1].rpartition(".")[0] if head else ""
-    own = {name: tensor for name, tensor in state.items() if name.startswith(f"{last}.")}
+    head_state = {name: tensor for name, tensor in state.items() if name.startswith(f"{last}.")}
     if new_head:
-        values = {name: tensor for name, tensor in values.items() if not name.startswith(f"{last}.")} | own
+        values = {name: tensor for name, tensor in values.items() if not name.startswith(f"{last}.")} | head_state
     else:
-        _check_head(model, own, values, file)
+        _check_head(model, head_state, values, file)
     wanted = {name: tensor.dtype for name, tensor in state.items()}
-    check_fits(model, {}, values, wanted, file)  # before sparse tensors of any shape are made dense
+    check_fits(model, {}, values, wanted, file)  # before sparse tensors of arbitrary shape become dense
     values = converted({name: _dense(tensor) for name, tensor in values.items()}, wanted, file)
     check_finite(values, file)
     model.load_state_dict(values)
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or of a state dict that torch saved, by name, on the CPU.
+    """Return the tensors of a safetensors file or of a state dict of torch, by name, on the CPU.
 
-    Of a pickle only tensors and plain containers are made: a file that asks for anything else is refused.
+    Only tensors and plain containers are unpickled; files with other objects are refused.
     """
     size = check_regular(file)
     try:
         if is_safetensors(file):
             return load_file(str(file))
-        if zipfile.is_zipfile(file):  # torch.save packs nothing: its entries are no larger than the file
+        if zipfile.is_zipfile(file):  # torch.save does not compress: the entries are no larger than the file
             with file.open("rb") as opened:
                 check_zip(opened, file, max(size, LEAST))
-        with torch.sparse.check_sparse_tensor_invariants(True):  # without, bad indices are read and written
+        with torch.sparse.check_sparse_tensor_invariants(True):  # otherwise invalid indices access foreign memory
             content = torch.load(file, map_location="cpu", weights_only=True)
     except UsageError:
         raise
-    except Exception as error:  # both raise what their parsers happen to raise
-        why = one_line(error, 120)
-        raise UsageError(f"cannot read {file}: damaged, or more in it than tensors; save "
-                         f"model.state_dict() instead ({why})") from error  # fmt: skip
+    except Exception as error:  # both pass on any exception of their parsers
+        reason = one_line(error, 120)
+        raise UsageError(f"cannot read {file}: it is damaged or contains objects other than tensors; save "
+                         f"model.state_dict() instead ({reason})") from error  # fmt: skip
     return _tensors_of(_innermost(content), file)
 
 
 def _innermost(content: Any) -> Any:
-    """The state dict of a file that keeps it under one of `NESTED`, or under several, one in the other."""
+    """Return the state dict of a file that has it under one or several nested keys of `NESTED`."""
     for _ in NESTED:
         inner = [content.get(key) for key in NESTED] if isinstance(content, dict) else []
         content = next((entry for entry in inner if isinstance(entry, dict)), content)
@@ -94,9 +94,9 @@ def _innermost(content: Any) -> Any:
 
 
 def _tensors_of(content: Any, file: Path) -> dict[str, Tensor]:
-    """The content as a mapping from names to tensors; UsageError where it is none."""
+    """Return the content as a mapping from names to tensors; raise UsageError if it is not one."""
     if not isinstance(content, dict) or not content:
-        raise UsageError(f"{file} holds {type(content).__name__}, not a state dict with tensors")
+        raise UsageError(f"{file} contains {type(content).__name__}, not a state dict with tensors")
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             shown = f"'{name}'" if isinstance(name, str) else f"a key of type {type(name).__name__}"
@@ -106,7 +106,7 @@ def _tensors_of(content: Any, file: Path) -> dict[str, Tensor]:
 
 
 def _plain(name: str, tensor: Tensor, file: Path) -> Tensor:
-    """The tensor as an ordinary or a sparse one of torch's own class; UsageError for other kinds."""
+    """Return the tensor detached; raise UsageError unless it is a dense or sparse tensor of a class of torch."""
     kind = None
     if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
         kind = type(tensor).__name__
@@ -129,12 +129,12 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def _as_named_now(values: dict[str, Tensor], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names the network has: those of wrappers, old versions and unused heads mended."""
+    """Return the tensors under the names of the network: without wrappers, old spellings and unused heads."""
     if all(name.startswith("module.") for name in values):  # as DataParallel saves them
         values = {name.removeprefix("module."): tensor for name, tensor in values.items()}
     values = {DOTTED.sub(r"\1\2", name) if name not in state else name: t for name, t in values.items()}
     values = {name: t for name, t in values.items() if name in state or not AUXILIARY.match(name)}
-    # files older than the counter, or with all tensors made floats: it has no part in what a network computes
+    # old files lack the counter, and converted files have it as a float; it does not affect the output
     counters = {
         name: tensor for name, tensor in state.items()
         if name.endswith(COUNTER) and (name not in values or values[name].is_floating_point())
@@ -142,10 +142,10 @@ def _as_named_now(values: dict[str, Tensor], state: dict[str, Tensor]) -> dict[s
     return values | counters
 
 
-def _check_head(model: nn.Module, own: dict[str, Tensor], values: dict[str, Tensor], file: Path) -> None:
-    """Raise UsageError, with the way out, for a file whose network tells another number of classes apart."""
-    for name, tensor in own.items():
+def _check_head(model: nn.Module, head: dict[str, Tensor], values: dict[str, Tensor], file: Path) -> None:
+    """Raise UsageError, with a hint, if the file has another number of classes."""
+    for name, tensor in head.items():
         given = values.get(name, tensor)
         if given.dim() == tensor.dim() and given.shape[:1] != tensor.shape[:1]:
             raise UsageError(f"{file} does not fit {type(model).__name__}: '{name}' has {len(given)} outputs, "
-                             f"{len(tensor)} classes are needed; --new_head starts this layer anew")  # fmt: skip
+                             f"not the {len(tensor)} of the data set; --new_head re-initialises it")  # fmt: skip

@@ -1,17 +1,17 @@
-"""The dated folder that a run leaves behind; the only file that knows what its files are called.
+"""The dated folder of a run; the names of its files are defined here only.
 
 results/<YYYY-MM-DD>_<HH-MM-SS>_<run name>/
-    codebase/            the source tree as it was, with the --plugins folders under codebase/plugins/
+    codebase/            copy of the source tree, with the --plugins folders under codebase/plugins/
     command.txt          the command line, quoted for a shell
     config.yaml          every setting; `python codebase/main.py --config config.yaml` repeats the run
     environment.json     versions, machine, device, commit, start time
     metrics.jsonl        one line per evaluation
-    tensorboard/         the same as curves
+    tensorboard/         the same metrics as curves
     models/              <Model>_<suffix>.safetensors
-    output/log.txt       what was printed
+    output/log.txt       console output
     plots/               PNG files
     weights.safetensors  sign flips, mean and variance of each weight, with --track_weights
-    report.json          the result; of the command oracle, oracle.json
+    report.json          the results; oracle.json for the command oracle
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LONGEST, LONGEST_BYTES = 60, 200  # of a run name; file systems stop at 255 byte
 
 
 class RunFolder:
-    """The paths of one run, and the files that describe it. `RunFolder(path)` opens one that is there."""
+    """The paths of a run, and the files that describe it. `RunFolder(path)` opens an existing folder."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -60,9 +60,9 @@ class RunFolder:
 
     @classmethod
     def create(cls, config: RunConfig, command: str, root: Path = ROOT) -> RunFolder:
-        """Make the folder under `config.results_dir` and write all that is known before the run starts.
+        """Create the folder under `config.results_dir` and write everything that is known before the run starts.
 
-        `root` is the source tree to copy. Raises RunError when something cannot be written.
+        `root` is the source tree to copy. Raises RunError if a file cannot be written.
         """
         try:
             folder = cls(_new_folder(config))
@@ -76,16 +76,16 @@ class RunFolder:
         return folder
 
     def make_places(self) -> None:
-        """The folders for what a training run writes."""
+        """Create the subfolders of a training run."""
         for place in (self.tensorboard, self.models, self.log.parent, self.plots):
             place.mkdir(parents=True)
 
     def checkpoint(self, model_name: str, suffix: str = FINISHED) -> Path:
-        """models/<Model>_<suffix>.safetensors"""
+        """Return the path models/<Model>_<suffix>.safetensors."""
         return self.models / f"{model_name}_{suffix}{SUFFIX}"
 
     def stems(self) -> list[str]:
-        """Names of the checkpoints that are there, without the ending; none in a folder that cannot be read."""
+        """Return the sorted names of the existing checkpoints, without suffix; [] if the folder is unreadable."""
         try:
             names = os.listdir(self.models)
         except OSError:
@@ -94,7 +94,7 @@ class RunFolder:
         return sorted(stem for stem in stems if os.path.isfile(self.models / f"{stem}{SUFFIX}"))
 
     def write_config(self, config: RunConfig) -> None:
-        """Write config.yaml, again once choices were measured; plug-in folders are named as copied."""
+        """Write or rewrite config.yaml, with the paths of the copied plug-ins folders."""
         import yaml
 
         values = config.to_dict()
@@ -102,18 +102,18 @@ class RunFolder:
         atomic.write_text(self.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
     def read_config(self) -> RunConfig | None:
-        """The settings of the run, None where config.yaml is missing, damaged or of another version."""
+        """Return the settings of the run; None if config.yaml is missing, damaged or of another version."""
         try:
             return self.load_config()
         except UsageError:
             return None
 
     def load_config(self) -> RunConfig:
-        """The settings of the run. Raises UsageError that says what is wrong with config.yaml."""
+        """Return the settings of the run; raise UsageError if config.yaml is missing or invalid."""
         return load_config(self.config)
 
     def write_environment(self, config: RunConfig, root: Path = ROOT) -> None:
-        """Write environment.json, again once the device and the threads are known."""
+        """Write or rewrite environment.json, with the current device and number of threads."""
         facts = describe_environment(config.device, root)
         atomic.write_json(self.environment, {**facts, "started": self.started.isoformat(timespec="seconds")})
 
@@ -124,7 +124,7 @@ class RunFolder:
         for given in config.plugins:
             source = Path(given).resolve()
             target = self.codebase / "plugins" / source.name
-            if source != root.resolve() / "plugins" / source.name:  # else it is copied already
+            if source != root.resolve() / "plugins" / source.name:  # otherwise it is part of the source tree
                 target.parent.mkdir(exist_ok=True)
                 target = _make_unused(target)
                 copy_tree(source, target, skip)
@@ -132,7 +132,7 @@ class RunFolder:
 
 
 def _as_clone(codebase: Path) -> None:
-    """Lay out the copy of an installed package as a clone, so that `python codebase/main.py` imports the copy."""
+    """Arrange the copy of an installed package like a clone, so that `python codebase/main.py` imports it."""
     package = codebase / "secateur"
     if package.is_dir() or not (codebase / "__init__.py").is_file():
         return
@@ -151,7 +151,7 @@ def _new_folder(config: RunConfig) -> Path:
 
 
 def _make_unused(path: Path) -> Path:
-    """Make `path`, or the first of path_2, path_3, ... that is not there; no two processes get the same."""
+    """Create `path`, or the first of path_2, path_3, ... that does not exist, without races between processes."""
     for number in itertools.count(1):
         candidate = path if number == 1 else path.with_name(f"{path.name}_{number}")
         try:

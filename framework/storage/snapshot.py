@@ -1,4 +1,4 @@
-"""Copy a source tree into a run folder, without what is not source."""
+"""Copying of a source tree into a run folder, without data, caches and environments."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ TOP_NEVER = {"results", "data"}
 
 
 def copy_tree(source: Path, target: Path, skip: Collection[Path] = (), top_never: Collection[str] = ()) -> None:
-    """Copy the files below `source` to the same places below `target`.
+    """Copy the files below `source` to the same relative paths below `target`.
 
-    Left out are version control, virtual environments, caches, run folders, files over 50 MB, whatever a
-    symbolic link outside `source` points to, the folders `skip`, what cannot be read and, at the top, the names
-    `top_never`.
+    Excluded are version control, virtual environments, caches, run folders, files over 50 MB, symbolic links to
+    targets outside `source`, the folders `skip`, unreadable files and, at the top level, the names `top_never`.
     """
     root = source.resolve()
     _copy(root, target, root, {path.resolve() for path in skip}, frozenset(top_never))
 
 
 def _copy(folder: Path, target: Path, root: Path, skip: Collection[Path], never: Collection[str]) -> None:
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)  # first: it may be closed to us
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)  # first, since it may be unreadable
     target.mkdir(parents=True, exist_ok=True)
     for entry in entries:
         if entry.name in NEVER or entry.name in never:
@@ -35,7 +34,7 @@ def _copy(folder: Path, target: Path, root: Path, skip: Collection[Path], never:
         try:
             _copy_entry(entry, target, root, skip)
         except (FileNotFoundError, PermissionError) as error:
-            # removed by another process by now, or closed to this one: no source that this run has read
+            # removed in the meantime or unreadable: not part of the source that this run has imported
             if error.filename is None or Path(error.filename).is_relative_to(target):
                 raise
 
@@ -50,7 +49,7 @@ def _copy_entry(entry: os.DirEntry[str], target: Path, root: Path, skip: Collect
 
 
 def _is_source(path: Path, entry: os.DirEntry[str], root: Path, skip: Collection[Path]) -> bool:
-    if entry.is_symlink():  # links to folders could go in circles, links to the outside could lead anywhere
+    if entry.is_symlink():  # links may be circular or lead outside the source tree
         real = path.resolve()
         inside = real.is_relative_to(root) and not any(real.is_relative_to(folder) for folder in skip)
         if not inside or NEVER.intersection(real.relative_to(root).parts):
@@ -63,5 +62,5 @@ def _is_environment(folder: Path) -> bool:
 
 
 def is_run_folder(folder: Path) -> bool:
-    """Whether a folder looks like one a run has left."""
+    """Whether a folder is the folder of a run."""
     return (folder / "command.txt").is_file() and (folder / "codebase").is_dir()

@@ -31,12 +31,12 @@ def test_an_id_is_another_way_to_name_the_criterion(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["--pruning_method", 24], "--pruning_method 24: no method has this id (one of 0 TaylorWeight, 1 Rand"),
-        (["--pruning_method", -1], "--pruning_method -1: no method has this id"),
+        (["--pruning_method", 24], "--pruning_method 24 is unknown (one of 0 TaylorWeight, 1 Rand"),
+        (["--pruning_method", -1], "--pruning_method -1 is unknown"),
         (["--pruning_method", "taylor"], "--pruning_method must be an integer, got 'taylor'"),
         (
             ["--pruning_method", 22, "--prune_criterion", "SNIP"],
-            "--pruning_method 22 is TaylorGate, and --prune_criterion says SNIP: give one",
+            "--pruning_method 22 is TaylorGate, but --prune_criterion is SNIP",
         ),
     ],
 )

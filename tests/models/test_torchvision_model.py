@@ -92,7 +92,10 @@ def test_an_unknown_arch_is_refused_before_torch_is_imported(tmp_path: Path) -> 
     ("arguments", "expected"),
     [
         ("--arch resnet18", "--arch: LeNet5 has no such option; it is for --model TorchvisionModel"),
-        ("--model TorchvisionModel --arch resnet18 --set model.arch=vgg11", "say different things"),
+        (
+            "--model TorchvisionModel --arch resnet18 --set model.arch=vgg11",
+            "--arch and --set model.arch contradict",
+        ),
         ("--new_head", "--new_head needs --pretrained"),
     ],
 )
@@ -288,7 +291,7 @@ def test_a_file_that_asks_for_more_than_tensors_is_refused_and_nothing_in_it_run
 ) -> None:
     bad, made, model = tmp_path / "bad.pth", tmp_path / "made", make()
     torch.save({**state(), "extra": Touches(made)}, bad)
-    with pytest.raises(UsageError, match="more in it than tensors; save model.state_dict()") as caught:
+    with pytest.raises(UsageError, match="objects other than tensors; save model.state_dict()") as caught:
         load_tensors(bad, model)
     assert "\n" not in str(caught.value) and not made.exists()
     torch.load(bad, weights_only=False)  # the trap works
@@ -321,7 +324,7 @@ def test_files_of_other_kinds_are_refused_by_their_first_bytes(
     else:
         file.write_text("no weights" if kind == "text" else "")
     result = command("--pretrained", file)
-    assert result.code == 2 and "neither a safetensors file nor one that torch.save wrote" in result.err
+    assert result.code == 2 and "neither a safetensors file nor a file of torch.save" in result.err
     assert result.err.count("\n") == 1
 
 
@@ -334,7 +337,7 @@ def test_a_head_for_other_classes_is_refused_or_started_anew(tmp_path: Path) -> 
         with pytest.raises(UsageError) as caught:
             load_tensors(file, model)
         message = str(caught.value)
-        assert f"'{head}.weight' has 7 outputs, 5 classes are needed; --new_head" in message
+        assert f"'{head}.weight' has 7 outputs, not the 5 of the data set; --new_head" in message
         assert same(snapshot(model), before)
         load_tensors(file, model, new_head=True)
         for name, tensor in model.state_dict().items():

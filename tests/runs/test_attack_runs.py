@@ -158,7 +158,7 @@ def test_a_checkpoint_without_settings_is_attacked_on_no_data(
     copied("unknown")
     for flags in ("", "--data_set FASHION_MINI"):
         result = launch("--eval --checkpoint_name unknown --attack FGSM", flags)
-        refused(result, place, "unknown: it has no config.yaml that says what data it was trained on")
+        refused(result, place, "unknown has no readable config.yaml")
 
 
 @pytest.mark.parametrize(
@@ -338,7 +338,7 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "compared with nothing": (
         "--eval --checkpoint_name cut --compare_with dens --attack FGSM", ["--compare_with dens"],
     ),
-    "compared by a tester of one": ("--eval --checkpoint_name cut --compare_with dense", ["Accuracy tests one"]),
+    "compared by a tester of one": ("--eval --checkpoint_name cut --compare_with dense", ["Accuracy evaluates"]),
     "attack by another tester": (
         "--eval --checkpoint_name cut --attack FGSM --test_scheme Accuracy", ["the tester Accuracy", "--attack"],
     ),
@@ -348,13 +348,13 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "epsilon of 8-bit pixels": ("--eval --checkpoint_name cut --attack LinfPGD --epsilons 8", ["8/255"]),
     "steps of a single step": ("--eval --checkpoint_name cut --attack FGSM --attack_steps 9", ["a single step"]),
     "restarts of no chance": (
-        "--eval --checkpoint_name cut --attack DDNAttack --attack_restarts 3", ["not random"],
+        "--eval --checkpoint_name cut --attack DDNAttack --attack_restarts 3", ["DDNAttack is deterministic"],
     ),
     "binary steps of another": (
         "--eval --checkpoint_name cut --attack DDNAttack --attack_binary_steps 3", ["no binary search"],
     ),
     "two words": (
-        "--eval --checkpoint_name cut --attack FGSM --set tester.attack=DDNAttack", ["say different things"],
+        "--eval --checkpoint_name cut --attack FGSM --set tester.attack=DDNAttack", ["tester.attack contradict"],
     ),
     "unknown option of the tester": (
         "--eval --checkpoint_name cut --attack FGSM --set tester.steps=3", ["unknown option", "attack_steps"],

@@ -86,8 +86,8 @@ BAD: dict[str, tuple[str, list[str]]] = {
     "budget of weights": ("--prune_criterion SNIP --budget macs", ["--budget macs", "SNIP prunes weights"]),
     "isomorphic weights": ("--prune_criterion SNIP --scope isomorphic", ["--scope isomorphic", "prunes weights"]),
     "rounded weights": ("--prune_criterion SNIP --round_to 8", ["--round_to", "SNIP prunes weights"]),
-    "multiple of nothing": ("--prune_criterion SNAP --round_to 0", ["--round_to 0", "auto"]),
-    "multiple in words": ("--prune_criterion SNAP --round_to fast", ["--round_to fast", "auto"]),
+    "multiple of nothing": ("--prune_criterion SNAP --round_to 0", ["--round_to", "got 0", "auto"]),
+    "multiple in words": ("--prune_criterion SNAP --round_to fast", ["--round_to", "got fast", "auto"]),
     "fewer than no channels": ("--prune_criterion SNAP --min_channels -1", ["--min_channels"]),
     "no fused step": ("--optimizer ADADELTA --fused on", ["ADADELTA", "fused"]),
 }  # fmt: skip
@@ -199,14 +199,14 @@ WRONG_SCORES: dict[str, tuple[str, list[str]]] = {
     "an error at its import": ("import nothing_like_this\n" + HEAD + SCORE + f"        return {RIGHT}\n",
                                ["nothing_like_this"]),
     "a class of another name": (HEAD.replace("Mine", "Other") + SCORE + "        return {}\n", ["Mine", "Other"]),
-    "no Python": ("class Mine(\n", ["not Python"]),
+    "no Python": ("class Mine(\n", ["not valid Python"]),
     "no criterion": ("class Mine:\n" + SCORE + "        return {}\n", ["secateur.Criterion"]),
     "no score": (HEAD + "    pass\n", ["lacks score"]),
     "an unknown granularity": (HEAD.replace('"weight"', '"wieght"') + SCORE + "        return {}\n", ["'wieght'"]),
     "no granularity": (HEAD.replace('granularity = "weight"', "") + SCORE + "        return {}\n",
                        ["granularity"]),
     "no schedule": (HEAD + '    schedule = "before"\n' + SCORE + f"        return {RIGHT}\n",
-                    ["schedule 'before'"]),
+                    ["schedule", "got 'before'"]),
     "data of each class at random": (HEAD + '    data = Data("random", per_class=1)\n' + SCORE
                                      + f"        return {RIGHT}\n", ["per_class for balanced data"]),
     "data nobody has": (HEAD + '    data = Data("radnom", batches=1)\n' + SCORE + f"        return {RIGHT}\n",
@@ -283,8 +283,10 @@ def test_a_checkpoint_of_another_network(launch: Launch) -> None:
     before = sorted(Path("results").iterdir())
     place = ("--checkpoint_name", folder.name)
     told(launch(*place, "--model", "MLP5"), "MLP5_finished", "LeNet300_finished")
-    told(launch(*place, "--model", "MLP5", "--checkpoint_model", "LeNet300_finished"), "holds LeNet300, not MLP5")
-    told(launch("--pretrained", folder.checkpoint("LeNet300"), "--model", "MLP5"), "holds LeNet300, not MLP5")
+    told(
+        launch(*place, "--model", "MLP5", "--checkpoint_model", "LeNet300_finished"), "contains LeNet300, not MLP5"
+    )
+    told(launch("--pretrained", folder.checkpoint("LeNet300"), "--model", "MLP5"), "contains LeNet300, not MLP5")
     told(launch(*place, "--pretrained", folder.name), "exclude each other")
     told(launch(*place, "--image_size", "32"), "image_size 28", "32")
     told(launch("--eval", *place, "--checkpoint_model", "LeNet300_fnished"), "did you mean 'LeNet300_finished'?")

@@ -110,7 +110,7 @@ def test_two_modes_exclude_each_other(launch: Launch) -> None:
 def test_a_pruning_rate_alone_is_the_limit_of_random_weights(launch: Launch) -> None:
     run = launch("--prune_criterion", "UnstructuredRandom", "--pruning_rate", "0.6")
     assert run.report["reached"]["weight_sparsity"] == pytest.approx(0.6, abs=1e-4)
-    assert "--pruning_rate 0.6 is taken as --pruning_limit 0.6" in run.out
+    assert "--pruning_rate 0.6 is used as --pruning_limit 0.6" in run.out
     assert run.config["pruning_limit"] == 0.6 and run.config["pruning_rate"] is None
     both = launch("--prune_criterion", "UnstructuredRandom", "--pruning_rate", "0.6", "--pruning_limit", "0.3")
     assert both.report["reached"]["weight_sparsity"] == pytest.approx(0.3, abs=1e-4)
@@ -197,7 +197,7 @@ def test_a_criterion_that_cannot_rank_inputs_refuses_the_flag(launch: Launch, tm
     )
     refused(
         launch("--plugins", folder, "--prune_criterion", "Blind", "--outer_layer_pruning"),
-        "--outer_layer_pruning: Blind cannot rank the network's inputs",
+        "--outer_layer_pruning: Blind cannot rank the inputs of the network",
     )
 
 

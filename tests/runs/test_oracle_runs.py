@@ -202,7 +202,7 @@ def test_all_criterions_that_can_score_the_network_are_compared(place: Path) -> 
     without_norm = {"BN", "BNTaylor", "BNWeight", "NvidiaFisher"}
     assert set(names) - set(numbers["criterions"]) == without_norm
     assert all("batch norm" in numbers["left_out"][name] for name in without_norm)
-    assert "left out: BN" in found.out and "ranks single weights" in found.out
+    assert "left out: BN" in found.out and "ranks weights" in found.out
 
 
 GUIDE = (ROOT / "docs" / "oracle.md").read_text(encoding="utf-8")
@@ -226,7 +226,7 @@ def test_command_of_the_guide(command: str, place: Path) -> None:
 
 BAD = {
     "unknown criterion": ("--criterions TaylorGat", ["'TaylorGat'", "did you mean 'TaylorGate'?"]),
-    "criterion of weights": ("--criterions SNIP", ["SNIP", "ranks single weights"]),
+    "criterion of weights": ("--criterions SNIP", ["SNIP", "ranks weights"]),
     "norms where there are none": (
         "--plugins mine --model Bare --criterions BNWeight",
         ["--criterions BNWeight", "batch norm"],
@@ -261,7 +261,7 @@ def test_bad_input_is_one_line_and_nothing_is_written(place: Path, case: str) ->
 
 def test_flags_of_training_before_the_command_are_refused(place: Path) -> None:
     found = launch(place, "--epochs", "3", "oracle")
-    assert found.code == 2 and "--epochs has no meaning for the command oracle" in found.err
+    assert found.code == 2 and "--epochs does not apply to the command oracle" in found.err
 
 
 def test_a_file_that_is_no_config_is_refused(place: Path) -> None:

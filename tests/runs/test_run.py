@@ -378,7 +378,7 @@ def test_eval_takes_and_names_the_newest_finished_run(tmp_path: Path) -> None:
     launch(tmp_path, "--model", "LeNet300", "--epochs", "0")
     newest = launch(tmp_path, "--model", "LeNet300", "--seed", "1")
     result = launch(tmp_path, "--eval", "--model", "LeNet300")
-    assert f"{newest.folder.name}/models/LeNet300_finished.safetensors (the newest run that has one)" in result.out
+    assert f"{newest.folder.name}/models/LeNet300_finished.safetensors (of the newest run with one)" in result.out
     assert result.report["accuracy"] == newest.report["pruned"]["accuracy"]
 
 

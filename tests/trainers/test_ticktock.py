@@ -314,7 +314,7 @@ def test_a_residual_network_ends_at_its_target(tmp_path: Path) -> None:
         ("--set trainer.tock=many", "tock must be a number of epochs"),
         ("--set trainer.gate_reg=-1", "gate_reg must be a number, at least 0"),
         ("--set trainer.tik=2", "did you mean 'tick'?"),
-        ("--schedule before", "TickTock decides when to prune: leave out --schedule before"),
+        ("--schedule before", "TickTock determines the schedule: remove --schedule before"),
     ],
 )
 def test_what_cannot_go_is_refused_in_one_line(
@@ -345,7 +345,7 @@ class NoNorms(nn.Sequential):
 
 def test_flags_that_have_no_effect_are_told_of(tmp_path: Path) -> None:
     found = launch(tmp_path, *SHORT.split(), "--prune_delay", 1, "--prune_freq", 1)
-    assert "TickTock decides when to prune: prune_delay and prune_freq have no effect" in found.out
+    assert "TickTock determines the schedule: prune_delay and prune_freq have no effect" in found.out
 
 
 def left_of(model: nn.Module) -> dict[str, tuple[int, int]]:

@@ -1,5 +1,5 @@
-"""Flags of other programs, one file a program.
+"""Flags of other programs, one file per program.
 
-A mapping of their flags comes in; a mapping of ours with notes goes out.
+A mapping of their flags is translated to a mapping of flags of Secateur, with notes.
 Start with `snipit.py`.
 """

@@ -1,7 +1,7 @@
-"""Flags of two other pruning systems, so that their command lines run here: hidden, and each one is noted.
+"""Translation of the command lines of two other pruning programs; their flags are hidden, and each is noted.
 
-Those of the scripts of Taylor pruning (arXiv:1906.10771) and of pruning by gradient flow (arXiv:2009.11839). Each
-stands for settings of ours, has nothing to do here, or asks for something that is refused.
+These are the scripts of Taylor pruning (arXiv:1906.10771) and of pruning by gradient flow (arXiv:2009.11839). Each
+flag is translated to settings, has no effect, or is refused.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from secateur.framework.settings.dialects.gradient_flow_defaults import (
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
-#: what a value of a flag stands for
+#: function from the value of a flag to settings
 Meaning = Callable[[str], Settings]
 
-#: how a switch is given a value there
+#: values of switches in these scripts
 SWITCHED = ("true", "false")
 TYPES = {
     "mag_based": "MagBased", "l1": "L1", "bn": "BN", "loss_based": "LossBased", "tfo": "TFO",
     "biased_loss": "BiasedLoss", "biased_loss_tracked": "BiasedLossTracked", "fisher": "Fisher",
     "nvidia": "NvidiaFisher", "grasp": "GraspChannel", "grad_preserve": "GradPreserve",
 }  # fmt: skip
-#: the stem has no gates there, and without skip connections only what lies inside a block has
+#: layers that these scripts do not prune: the stem, and without skip connections the last layer of each stage
 STEM = ("conv1",)
 STAGES = tuple(f"layer{stage}.0.conv3" for stage in range(1, 5))
 
@@ -69,10 +69,10 @@ def _switch(flag: str, setting: str, then: Any) -> Meaning:
     return lambda value: {setting: then} if is_true(value, flag) else {}
 
 
-def _refused(flag: str, why: str, *, fine: tuple[str, ...] = ("",)) -> Meaning:
+def _refused(flag: str, reason: str, *, fine: tuple[str, ...] = ("",)) -> Meaning:
     def meaning(value: str) -> Settings:
         if str(value).lower() not in (*fine, *(word for word, true in WORDS.items() if not true)):
-            raise UsageError(f"--{flag} {value}: {why}")
+            raise UsageError(f"--{flag} {value}: {reason}")
         return {}
 
     return meaning
@@ -101,7 +101,7 @@ def _path(value: str) -> Settings:
     return {} if value in ("", "0") else {"pretrained": value}
 
 
-#: flag -> what its value stands for
+#: flag -> translation of its value
 FOREIGN: dict[str, Meaning] = {
     "pruning_type": _type,
     "prune_percent": _percent,
@@ -125,17 +125,17 @@ FOREIGN: dict[str, Meaning] = {
     "pruning_step": _same("frequency"),
     "pt": _same("pruning_threshold"),
     "pruning_fixed_criteria": lambda value: {"fixed_criteria": is_true(value, "pruning_fixed_criteria")},
-    "fixed_network": _refused("fixed_network", "to compare scores with a network at rest see the oracle study"),
+    "fixed_network": _refused("fixed_network", "to compare scores without training use the oracle study"),
     "use_test_as_train": _refused("use_test_as_train", "a network is never trained on the test set"),
     "zero_lr_for_epochs": _refused(
-        "zero_lr_for_epochs", "steps that only score are --start_pruning_after_n_iterations", fine=("-1",)
+        "zero_lr_for_epochs", "for steps that only score use --start_pruning_after_n_iterations", fine=("-1",)
     ),
     "pruning_mask_from": _refused("pruning_mask_from", "scores are never read from a pickle"),
-    "starting_neuron": _refused("starting_neuron", "what is gone already is counted"),
+    "starting_neuron": _refused("starting_neuron", "pruned channels are counted automatically"),
 }
-#: flags that nothing needs here, and why
+#: flags without effect, with the reason
 NOTHING_TO_DO = {
-    "test_batch_size": "evaluations take --batch_size",
+    "test_batch_size": "evaluations use --batch_size",
     "log_interval": "metrics.jsonl has a row for each epoch, and --eval_freq adds more",
     "get_flops": "the report always has the multiply-adds",
     "compute_flops": "the report always has the multiply-adds",
@@ -146,15 +146,15 @@ NOTHING_TO_DO = {
     "save_models": "checkpoints are always written",
     "dynamic_network": "channels are always cut out of the tensors",
 }
-#: flags by which a script of theirs is known, which train with SGD
+#: flags that identify these scripts, which train with SGD
 THEIRS = ("pruning_type", "moment", "lr", "wd", "lr_decay_every")
 
 
 def translate(flags: Mapping[str, Any], recipe: bool = False) -> tuple[Settings, list[str]]:
-    """The flags with the foreign ones in our words, and a line for each of those. With a `recipe`, a file of
-    settings, it says how to prune.
+    """Return the flags with foreign ones translated, and a note for each of these.
 
-    Raises UsageError where a foreign flag has a value that makes no sense, or contradicts one of ours.
+    `recipe`: whether a file of settings is given, which determines how to prune. Raises UsageError for invalid
+    values of foreign flags, and for contradictions with other flags.
     """
     found = {name: value for name, value in flags.items() if name not in {*FOREIGN, *NOTHING_TO_DO}}
     lines: list[str] = []
@@ -167,22 +167,22 @@ def translate(flags: Mapping[str, Any], recipe: bool = False) -> tuple[Settings,
         meant = FOREIGN[name](str(flags[name]))
         for setting, value in meant.items():
             if str(found.setdefault(setting, value)) != str(value):
-                raise UsageError(f"--{name} and --{setting} say different things")
-        lines.append(f"--{name} {flags[name]}: " + (shown(meant) if meant else "nothing to do"))
+                raise UsageError(f"--{name} and --{setting} contradict each other")
+        lines.append(f"--{name} {flags[name]}: " + (shown(meant) if meant else "no effect"))
     lines += as_there(flags, found, recipe)
     if any(name in flags for name in THEIRS) and found.setdefault("optimizer", "SGD") == "SGD":
-        lines.append("--optimizer SGD, as in the script that these flags are from")
+        lines.append("--optimizer SGD, as in the original script of these flags")
     if found.get("alpha") == "default":
         del found["alpha"]
-    lines += [f"--{name} has no effect: {why}" for name, why in NOTHING_TO_DO.items() if name in flags]
+    lines += [f"--{name} has no effect: {reason}" for name, reason in NOTHING_TO_DO.items() if name in flags]
     return found, lines
 
 
 def respelled(arguments: list[str], names: set[str], switches: set[str]) -> list[str]:
-    """A command line with our spelling: `--lr-decay-every` for `--lr_decay_every`, `--eval True` for `--eval`.
+    """Return the arguments with underscores and without values of switches.
 
-    `names` are all flags, `switches` those that take no value (without the dashes). Nothing else changes, and
-    neither does what follows `--`.
+    `--lr-decay-every` becomes `--lr_decay_every`, and `--eval True` becomes `--eval`. `names` are all flags,
+    `switches` those without a value (without dashes). Arguments after `--` are not changed.
     """
     found: list[str] = []
     rest = iter(range(len(arguments)))
@@ -203,7 +203,7 @@ def respelled(arguments: list[str], names: set[str], switches: set[str]) -> list
                 next(rest)
             found.append(f"--{name}" if is_true(value, name) else f"--no_{name}")
         elif name == "track_batches" and (value if equals else following).lower() in SWITCHED:
-            if not equals:  # their README calls the switch by the name of the number
+            if not equals:  # the README of that program uses this name for a switch
                 value = following
                 next(rest)
             found.append("--track_importance" if is_true(value, name) else "--no_track_importance")
@@ -219,5 +219,5 @@ def respelled(arguments: list[str], names: set[str], switches: set[str]) -> list
 
 
 def _augment(word: str) -> list[str]:
-    """There it is a switch."""
+    """Translate the switch --augment."""
     return ["--augment", "none" if word.lower() == "false" else "crop_flip"]

@@ -1,4 +1,4 @@
-"""What the scripts that foreign flags are from do unless told otherwise."""
+"""Defaults of the scripts that the flags of gradient_flow.py come from."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from secateur.utils.errors import UsageError
 Settings = dict[str, Any]
 
 WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "none": False, "": False}
-#: networks of the script that prunes only with `--pruning True`, and then by method 0 unless told otherwise
+#: networks of the script that prunes only with `--pruning True`, by default with method 0
 ON_REQUEST = ("lenet3", "resnet50_noskip", "resnet101_noskip", "densenet121_imagenet", "densenet201_imagenet")
 DENSE: Settings = {"prune_criterion": "EmptyCrit"}
-#: what says how the other one prunes, and what has no meaning without that
+#: flags that select the method, and flags that have no effect without pruning
 METHODS = ("prune_criterion", "pruning_method", "pruning_config")
 HOW = (
     "pruning_method", "pruning_config", "pruning_momentum", "pruning_threshold", "frequency",
     "prune_per_iteration", "fixed_layer", "prune_neurons_max", "start_pruning_after_n_iterations",
     "maximum_pruning_iterations", "fixed_criteria",
 )  # fmt: skip
-#: what the script of gradient flow trains on, and how
+#: data set and training of the script of gradient flow
 TRAINING: Settings = {
     "data_set": "CIFAR100", "augment": "crop_flip", "seed": "0", "preserve_moment": False,
     "epochs": "160", "learning_rate": "0.1", "l2_reg": "1e-4", "lr_schedule": "multistep",
     "lr_milestones": "80,120",
 }  # fmt: skip
-#: what of it is for SGD alone
+#: the part of it that is for SGD only
 RATES = ("learning_rate", "l2_reg", "lr_schedule", "lr_milestones")
 
 
 def is_true(value: str, flag: str) -> bool:
-    """Whether a word such as "True" says so; UsageError for other words."""
+    """Convert a word such as "True" to a bool; raise UsageError for other words."""
     word = str(value).lower()
     if word not in WORDS:
         raise UsageError(f"--{flag} must be true or false, got {value!r}")
@@ -39,23 +39,23 @@ def is_true(value: str, flag: str) -> bool:
 
 
 def shown(settings: Settings) -> str:
-    """As on a command line."""
+    """Return settings in the form of a command line."""
     words = {name: " ".join(value) if name == "set" else value for name, value in settings.items()}
     return " ".join(f"--{name} {value}" for name, value in words.items())
 
 
 def as_there(flags: Mapping[str, Any], found: Settings, recipe: bool) -> list[str]:
-    """Fill in what their scripts do unless told otherwise, and say so."""
+    """Fill settings with the defaults of the original scripts; return a note for each."""
     if "pruning" in flags and not is_true(str(flags["pruning"]), "pruning"):
         idle = [name for name in HOW if found.pop(name, None) is not None]
         return [f"--{name} has no effect: nothing is pruned" for name in idle]
-    told = recipe or any(found.get(name) is not None for name in METHODS)
-    if "pruning" in flags and not told:
+    chosen = recipe or any(found.get(name) is not None for name in METHODS)
+    if "pruning" in flags and not chosen:
         found |= {"pruning_method": 0, "schedule": found.get("schedule", "iterative")}
-        return ["--pruning_method 0 --schedule iterative, as in the script that --pruning is from"]
-    if flags.get("model") in ON_REQUEST and not told:
+        return ["--pruning_method 0 --schedule iterative, as in the original script of --pruning"]
+    if flags.get("model") in ON_REQUEST and not chosen:
         found |= DENSE
-        return [f"{shown(DENSE)}: the script that --model {flags['model']} is from prunes with --pruning True"]
+        return [f"{shown(DENSE)}: the original script of --model {flags['model']} prunes only with --pruning True"]
     if "pruning_type" not in flags:
         return []
     lines = _their_thresholds(flags, found)
@@ -64,15 +64,18 @@ def as_there(flags: Mapping[str, Any], found: Settings, recipe: bool) -> list[st
     own |= set(RATES) if str(found.get("optimizer", "SGD")).upper() != "SGD" else set()
     filled = {name: value for name, value in filled.items() if name not in {*found, *own}}
     found |= filled
-    lines.append(f"{shown(filled)}, as in the script that --pruning_type is from")
+    lines.append(f"{shown(filled)}, as in the original script of --pruning_type")
     if "data_set" not in found:
-        lines.append(f"--epochs without a data set: that script's is --data_set {TRAINING['data_set']}")
+        lines.append(f"--epochs without a data set: the original script uses --data_set {TRAINING['data_set']}")
     return lines
 
 
 def _training(flags: Mapping[str, Any]) -> Settings:
-    """How that script trains: with `--epochs` on whatever data set is asked for, with the steps of the learning
-    rate at the same shares of them. What `--bypass` does not switch off there is not left to autoconfig then."""
+    """Return the training settings of the script of gradient flow.
+
+    With `--epochs` the data set is not set, and the learning rate decays at the same shares of the epochs.
+    `--bypass` disables autoconfig, so the defaults that it does not disable in the script are set here.
+    """
     filled = dict(TRAINING)
     if "epochs" in flags:
         whole, given = int(filled.pop("epochs")), str(flags["epochs"])
@@ -89,13 +92,13 @@ def _training(flags: Mapping[str, Any]) -> Settings:
 
 
 def _their_thresholds(flags: Mapping[str, Any], found: Settings) -> list[str]:
-    """Percentages there, 1 too, which say how far and how often it goes, whatever else is given."""
+    """Convert thresholds, which are percentages from 1 on; they override the sparsity and the rounds."""
     try:
-        numbers = [float(one) for one in str(found["thresholds"]).strip("[]() ").split(",")]
-    except (KeyError, ValueError):  # not given, or no numbers: "default", or what our own check refuses
+        numbers = [float(part) for part in str(found["thresholds"]).strip("[]() ").split(",")]
+    except (KeyError, ValueError):  # not given, "default", or invalid, which is checked later
         return []
-    if any(one >= 1 for one in numbers):
-        numbers = [one / 100 for one in numbers]
+    if any(number >= 1 for number in numbers):
+        numbers = [number / 100 for number in numbers]
         found["thresholds"] = ",".join(map(repr, numbers))
     idle = []
     rounds = str(found.get("n_rounds", ""))

@@ -1,6 +1,6 @@
-"""Flags of other systems that are spelled differently here: each is accepted, and one line says what to write.
+"""Translation of the flags of SNIP-it; each is accepted, with a note on the current spelling.
 
-Several of them did the opposite of what their name says; here they do what it says.
+Several of these flags had the opposite effect of their name; here they have the effect of their name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
 
 
 class Old(NamedTuple):
-    """One old flag: the setting it stands for, what it gives it, how it is written now, and what was wrong."""
+    """A deprecated flag: its setting and value, the current spelling, and a remark."""
 
     setting: str
     value: Any
@@ -24,33 +24,35 @@ class Old(NamedTuple):
     remark: str = ""
 
 
-#: switches by their old names
+#: deprecated switches
 SWITCHES = {
     "disable_autoconfig": Old("autoconfig", False, "--no_autoconfig"),
     "disable_masking": Old("masking", False, "--no_masking"),
     "disable_histograms": Old("histograms", False, "--no_histograms"),
     "disable_saliency": Old("saliency", False, "--no_saliency"),
     "disable_confusion": Old("confusion", False, "--no_confusion"),
-    "disable_weightplot": Old("plot_weights", False, "--no_plot_weights", "it used to switch them on"),
-    "disable_netplot": Old("plot_net", False, "--no_plot_net", "it used to switch it on"),
-    "disable_cuda_benchmark": Old("cudnn_benchmark", False, "--no_cudnn_benchmark", "it used to end determinism"),
+    "disable_weightplot": Old("plot_weights", False, "--no_plot_weights", "it used to enable them"),
+    "disable_netplot": Old("plot_net", False, "--no_plot_net", "it used to enable it"),
+    "disable_cuda_benchmark": Old(
+        "cudnn_benchmark", False, "--no_cudnn_benchmark", "it used to disable determinism"
+    ),
 }
-#: switches that nothing needs any more, and why
-NEEDLESS_SWITCHES = {"pruned": "the checkpoint says itself what was pruned"}
-#: flags with a value by their old names
+#: obsolete switches, with the reason
+NEEDLESS_SWITCHES = {"pruned": "the checkpoint records what was pruned"}
+#: deprecated flags with a value
 VALUES = {"output_dim": "num_classes"}
-#: flags that nothing needs any more, and why
-NEEDLESS = {"N": "the number of training samples is the data set's"}
-#: the flag of another system that names a file of a network, or a folder
+#: obsolete flags with a value, with the reason
+NEEDLESS = {"N": "the number of training samples is that of the data set"}
+#: flag of SNIP-it for the file or the folder of a network
 MODEL_PATH = "model_path"
 OLD = {*SWITCHES, *VALUES, *NEEDLESS, *NEEDLESS_SWITCHES, MODEL_PATH}
 TRUTH = {"true": True, "false": False}
 
 
 def translated(flags: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The flags by today's names, and a line for each old one.
+    """Return the flags under their current names, and a note for each deprecated one.
 
-    Raises UsageError where an old flag and today's contradict each other.
+    Raises UsageError if a deprecated flag contradicts a current one.
     """
     found = {name: value for name, value in flags.items() if name not in OLD}
     lines = []
@@ -66,14 +68,14 @@ def translated(flags: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     if MODEL_PATH in flags:
         lines += _model_path(found, flags[MODEL_PATH])
     needless = NEEDLESS | NEEDLESS_SWITCHES
-    lines += [f"--{name} has no effect: {why}" for name, why in needless.items() if name in flags]
+    lines += [f"--{name} has no effect: {reason}" for name, reason in needless.items() if name in flags]
     return found, lines
 
 
 def _model_path(found: dict[str, Any], value: str) -> list[str]:
-    """A checkpoint of ours in its run folder, or the folder itself; "0" is what meant none."""
+    """Translate the path of a checkpoint in its run folder, or of the folder; "0" stands for none."""
     if value == "0":
-        return ["--model_path 0 has no effect: the newest checkpoint is taken anyway"]
+        return ["--model_path 0 has no effect: the default is the newest checkpoint"]
     path = Path(value)
     if os.path.isfile(path):
         _check_checkpoint(path)
@@ -88,20 +90,20 @@ def _model_path(found: dict[str, Any], value: str) -> list[str]:
 
 
 def _check_checkpoint(path: Path) -> None:
-    """UsageError unless the file is safetensors, in the models/ of a run folder."""
+    """Raise UsageError unless the file is a safetensors file in the models/ of a run folder."""
     if is_from_torch(path):
-        raise UsageError(f"--model_path {path} was pickled by torch.save, and reading a stranger's pickle may run "
-                         "code: only checkpoints of Secateur (safetensors) are read")  # fmt: skip
+        raise UsageError(f"--model_path {path} was pickled by torch.save, and loading a pickle may run code: "
+                         "only checkpoints of Secateur (safetensors) are loaded")  # fmt: skip
     if not is_safetensors(path):
-        raise UsageError(f"--model_path {path} is no safetensors file, which checkpoints of Secateur are")
+        raise UsageError(f"--model_path {path} is not a safetensors file, the format of checkpoints")
     if path.suffix != SUFFIX or path.absolute().parent.name != "models":
-        raise UsageError(f"--model_path {path} lies in no run folder: RUN/models/NAME{SUFFIX} is needed")
+        raise UsageError(f"--model_path {path} is not in a run folder: RUN/models/NAME{SUFFIX} is needed")
 
 
 def without_truth_values(arguments: Sequence[str], switches: Collection[str]) -> list[str]:
-    """`--flag True` and `--flag=True`, as others write switches, become `--flag`; with False `--no_flag`."""
+    """Convert `--flag True` and `--flag=True` to `--flag`, and with False to `--no_flag`."""
     found: list[str] = []
-    last = ""  # the switch that this word may belong to
+    last = ""  # the switch that this word may be the value of
     for word in arguments:
         name, equals, value = word.removeprefix("--").partition("=") if word.startswith("--") else ("", "", "")
         if last and word.lower() in TRUTH:
@@ -122,11 +124,11 @@ def _switch(name: str, value: bool) -> list[str]:
 
 def _put(found: dict[str, Any], name: str, setting: str, value: Any) -> None:
     if found.setdefault(setting, value) != value:
-        raise UsageError(f"--{name} and --{setting} say different things")
+        raise UsageError(f"--{name} and --{setting} contradict each other")
 
 
 def use_pruning_rate(config: RunConfig) -> None:
-    """`--pruning_rate` alone is UnstructuredRandom's `--pruning_limit`; elsewhere a note says it does nothing."""
+    """Use `--pruning_rate` as `--pruning_limit` of UnstructuredRandom; otherwise note that it has no effect."""
     rate, config.pruning_rate = config.pruning_rate, None
     if rate is None:
         return
@@ -135,6 +137,6 @@ def use_pruning_rate(config: RunConfig) -> None:
             raise UsageError(f"--pruning_rate must be in [0, 1), got {rate:g}")
         config.pruning_limit = rate
         config.given.add("pruning_limit")
-        config.notes.append(f"--pruning_rate {rate:g} is taken as --pruning_limit {rate:g}")
+        config.notes.append(f"--pruning_rate {rate:g} is used as --pruning_limit {rate:g}")
     else:
-        config.notes.append(f"--pruning_rate has no effect: --pruning_limit {config.pruning_limit:g} says how far")
+        config.notes.append(f"--pruning_rate has no effect: --pruning_limit is {config.pruning_limit:g}")

@@ -1,4 +1,4 @@
-"""The settings files of Taylor pruning (arXiv:1906.10771), read as our flags."""
+"""Translation of the settings files of Taylor pruning (arXiv:1906.10771)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import read_json
 from secateur.utils.suggest import unknown
 
-#: key -> (our setting, what their reader takes where the key is absent)
+#: key -> (setting, default of the original reader)
 KEYS: dict[str, tuple[str, Any]] = {
     "method": ("pruning_method", 0),
     "frequency": ("frequency", 500),
@@ -26,11 +26,11 @@ KEYS: dict[str, tuple[str, Any]] = {
     "group_size": ("group_size", 1),
     "l2_normalization_per_layer": ("l2_normalization_per_layer", False),
 }
-#: keys that do more than to set one thing
+#: keys that need special handling
 SPECIAL = (
     "use_momentum", "do_iterative_pruning", "rank_neurons_equally", "push_group_down", "starting_neuron", "seed",
 )  # fmt: skip
-#: keys that nothing needs here, and why
+#: keys without effect, with the reason
 NEEDLESS = {
     "pruning_silent": "every step is reported in one line",
     "combination_ID": "Combinatorial tries all combinations",
@@ -40,23 +40,25 @@ COMBINATORIAL = 50
 
 
 def use_pruning_config(config: RunConfig) -> None:
-    """Fill in what the file of `--pruning_config` says; what the user gave otherwise wins.
+    """Apply the file of `--pruning_config`; other settings that the user gave take precedence.
 
-    UsageError, which names the file and the key, for what cannot be read, is unknown or of another type.
+    Raises UsageError, naming the file and the key, for unreadable files, unknown keys and wrong types.
     """
     if config.pruning_config is None:
         return
-    file, config.pruning_config = Path(config.pruning_config), None  # the settings say it all
+    file, config.pruning_config = Path(config.pruning_config), None  # its values are in the other settings
     if config.schedule not in (None, "iterative"):
         raise UsageError(f"--pruning_config is for --schedule iterative, not {config.schedule}")
     values = read(file)
     taken = [f"{name} {value}" for name, value in settings_of(values, file).items() if _put(config, name, value)]
-    config.notes.append(f"from {file}: {', '.join(taken) or 'nothing, all was given otherwise'}")
-    config.notes += [f"{file}: {key} has no effect: {why}" for key, why in NEEDLESS.items() if values.get(key)]
+    config.notes.append(f"from {file}: {', '.join(taken) or 'nothing, since all settings were given'}")
+    config.notes += [
+        f"{file}: {key} has no effect: {reason}" for key, reason in NEEDLESS.items() if values.get(key)
+    ]
 
 
 def _put(config: RunConfig, name: str, value: Any) -> bool:
-    """Set what was not given; whether it was not."""
+    """Set a setting unless it was given; return whether it was set."""
     if name in config.given or name == "pruning_method" and "prune_criterion" in config.given:
         return False
     if name == "size":
@@ -68,10 +70,10 @@ def _put(config: RunConfig, name: str, value: Any) -> bool:
 
 
 def read(file: Path) -> dict[str, Any]:
-    """The keys and values of a file, all known."""
+    """Return the keys and values of a file; raise UsageError for unknown keys."""
     values = read_json(file, where=f"--pruning_config {file}")
     if not isinstance(values, dict):
-        raise UsageError(f"--pruning_config {file} must hold keys and values, found {type(values).__name__}")
+        raise UsageError(f"--pruning_config {file} must contain keys and values, found {type(values).__name__}")
     known = (*KEYS, *SPECIAL, *NEEDLESS)
     for key in values:
         if key not in known:
@@ -83,12 +85,12 @@ def read(file: Path) -> dict[str, Any]:
 
 
 def settings_of(values: dict[str, Any], file: Path) -> dict[str, Any]:
-    """Our settings for the keys of a file, with their reader's defaults."""
+    """Return the settings for the keys of a file, with the defaults of the original reader."""
     found: dict[str, Any] = {"schedule": "iterative"}
     for key, (name, default) in KEYS.items():
         found[name] = _typed(name, values.get(key, default), f"--pruning_config {file}: {key}")
     if values.get("push_group_down"):
-        raise UsageError(f"--pruning_config {file}: push_group_down true is not supported: leave it out")
+        raise UsageError(f"--pruning_config {file}: push_group_down true is not supported: remove it")
     if not values.get("use_momentum", True):
         found["pruning_momentum"] = 0.0
     if not values.get("do_iterative_pruning", True):
@@ -101,7 +103,7 @@ def settings_of(values: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 def _starting(values: dict[str, Any], file: Path) -> dict[str, Any]:
-    """How many channels count as gone already; for combinations, of how many channels they are."""
+    """Translate starting_neuron, which is the size of the combinations for the method Combinatorial."""
     start = _typed(
         "prune_neurons_max", values.get("starting_neuron", 0), f"--pruning_config {file}: starting_neuron"
     )
@@ -110,12 +112,12 @@ def _starting(values: dict[str, Any], file: Path) -> dict[str, Any]:
     if values.get("method") == COMBINATORIAL:
         return {"size": start}
     raise UsageError(
-        f"--pruning_config {file}: starting_neuron {start}: what is gone already is counted, leave it 0"
+        f"--pruning_config {file}: starting_neuron {start}: pruned channels are counted automatically, leave it 0"
     )
 
 
 def _typed(name: str, value: Any, where: str) -> Any:
-    """The value in the setting's type and limits."""
+    """Return the value in the type of the setting; raise UsageError if it is out of range."""
     flag = FLAGS[name]
     if isinstance(value, bool) != (flag.type is bool):
         raise UsageError(f"{where} must be {'true or false' if flag.type is bool else 'a number'}, got {value!r}")
@@ -127,7 +129,7 @@ def _typed(name: str, value: Any, where: str) -> Any:
     return found
 
 
-#: ids of pruning methods that users of Taylor pruning know, and the criterion behind each
+#: id of a method of Taylor pruning -> criterion
 METHODS = {
     0: "TaylorWeight",
     1: "RandomChannel",
@@ -146,18 +148,18 @@ METHODS = {
 
 
 def use_pruning_method(config: RunConfig) -> None:
-    """`--pruning_method` is another way to say `--prune_criterion`; UsageError for an id that nothing has."""
+    """Translate `--pruning_method` to `--prune_criterion`; raise UsageError for an unknown id."""
     method, config.pruning_method = config.pruning_method, None
     if method is None:
         return
     if method not in METHODS:
         known = ", ".join(f"{number} {name}" for number, name in METHODS.items())
-        raise UsageError(f"--pruning_method {method}: no method has this id (one of {known})")
+        raise UsageError(f"--pruning_method {method} is unknown (one of {known})")
     name = METHODS[method]
     others = config.from_flags if "pruning_method" in config.from_flags else config.given
     if "prune_criterion" in others and config.prune_criterion != name:
         raise UsageError(
-            f"--pruning_method {method} is {name}, and --prune_criterion says {config.prune_criterion}: give one"
+            f"--pruning_method {method} is {name}, but --prune_criterion is {config.prune_criterion}: give one"
         )
     config.prune_criterion = name
     config.given.add("prune_criterion")

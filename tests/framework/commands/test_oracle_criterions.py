@@ -15,8 +15,8 @@ def test_all_are_the_channel_criterions_and_the_others_are_named_with_a_reason()
     assert {"TaylorGate", "SNAP", "OBD", "L1", "RandomChannel"} <= set(names)
     assert all(registry.describe("criterions", name).granularity == "channel" for name in names)
     assert left_out["EmptyCrit"] == "prunes nothing"
-    assert left_out["SNIP"] == "ranks single weights"
-    assert left_out["CNIP"] == "ranks weights beside channels"
+    assert left_out["SNIP"] == "ranks weights"
+    assert left_out["CNIP"] == "ranks weights and channels together"
     assert "TickTock" in left_out["GateDecorators"]
     assert {"Oracle", "Combinatorial"} <= set(left_out)
 
@@ -36,11 +36,11 @@ def test_what_all_leaves_out_can_be_asked_for() -> None:
     [
         ("TaylorGat", "'TaylorGat': did you mean 'TaylorGate'?"),
         ("al", "did you mean 'all'?"),
-        ("SNAP,,SNIP", "--criterions SNIP: it ranks single weights"),
-        ("Oracle", "--criterions Oracle: it is what the others are compared with"),
+        ("SNAP,,SNIP", "--criterions SNIP: it ranks weights"),
+        ("Oracle", "--criterions Oracle: it is the reference of the comparison"),
         ("EmptyCrit", "--criterions EmptyCrit: it prunes nothing"),
-        ("GateDecorators", "--criterions GateDecorators: it scores what the trainer TickTock makes"),
-        (" ,", "--criterions: give names, with commas, or all"),
+        ("GateDecorators", "--criterions GateDecorators: it scores layers of the trainer TickTock"),
+        (" ,", "--criterions must be comma-separated names, or all"),
     ],
 )
 def test_what_cannot_be_taken_is_said(given: str, expected: str) -> None:

@@ -104,7 +104,7 @@ def used(**flags: object) -> RunConfig:
 
 def test_a_flag_that_only_one_schedule_reads_chooses_it() -> None:
     config = used(n_rounds=3)
-    assert config.schedule == "rounds" and config.notes == ["--n_rounds is for --schedule rounds, which is taken"]
+    assert config.schedule == "rounds" and config.notes == ["--n_rounds is for --schedule rounds, which is used"]
     assert used(fixed_criteria=False).schedule == "iterative"
     assert used(schedule="rounds", lr_prune=0.1).notes == []
     assert used().schedule is None

@@ -51,7 +51,7 @@ assert "torch" not in sys.modules
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines() == [
         "error: --prune_criterion GateDecorators needs --train_scheme TickTock, not DefaultTrainer",
-        "error: --l0 prunes by gates of its own: it needs --prune_criterion EmptyCrit, not SNAP",
+        "error: --l0 prunes by trained gates: it needs --prune_criterion EmptyCrit, not SNAP",
     ]
 
 

@@ -25,7 +25,7 @@ def test_a_mode_on_the_command_line_beats_the_values_of_a_file(command: Command,
     assert result.code == 0, result.err
     assert chosen(result.config, mode) == MODES[mode]
     (note,) = (note for note in result.config.notes if "prune_criterion" in note)
-    assert "over the config file's SNAP" in note
+    assert "overriding SNAP of the config file" in note
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -93,7 +93,7 @@ def test_an_empty_file_gives_nothing(file: Callable[..., Path]) -> None:
         ("set: 3", "set must be a mapping"),
         ("set: {criterio: {}}", "unknown group of"),
         ("set: {criterion: 3}", "set.criterion must be a mapping"),
-        ("- a", "must hold settings as 'key: value', found list"),
+        ("- a", "must contain settings as 'key: value', found list"),
         ("a: b\nepochs: [1\nx: y", "line 3"),
         ("epochs: 2020-99-99", "month must be in 1..12"),
     ],

@@ -269,7 +269,7 @@ def test_state_that_is_no_tensor_is_named() -> None:
         def set_extra_state(self, state: Any) -> None:
             pass
 
-    with pytest.raises(UsageError, match="keeps '_extra_state' in its state, which is no tensor"):
+    with pytest.raises(UsageError, match="has '_extra_state' in its state, which is not a tensor"):
         serialize(Odd(2, 2))
 
 
@@ -283,9 +283,9 @@ def test_tensors_from_anywhere_fill_a_dense_network(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the file lacks"):
         load_tensors(path, model)
     path.write_bytes(b"no file of tensors")
-    with pytest.raises(UsageError, match=f"cannot read {path}: damaged"):
+    with pytest.raises(UsageError, match=f"cannot read {path}: it is damaged"):
         load_tensors(path, model)
-    with pytest.raises(UsageError, match="damaged or no safetensors file"):
+    with pytest.raises(UsageError, match="damaged or not a safetensors file"):
         is_ours(path)
     assert is_ours(save_model(model, path))
 
@@ -323,13 +323,13 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "no JSON": (lambda t, h: "{", "header is damaged"),
     "deep JSON": (lambda t, h: "[" * 100_000, "header is damaged"),
     "long number": (lambda t, h: '{"format": ' + "9" * 10_000 + "}", "header is damaged"),
-    "a list": (lambda t, h: "[1]", "a format this version cannot read"),
-    "newer format": (put("header", "format", 2), "it reads 1"),
+    "a list": (lambda t, h: "[1]", "format that this version cannot read"),
+    "newer format": (put("header", "format", 2), "it reads format 1"),
     "no model": (lambda t, h: h.pop("model") and None, "'model' is damaged"),
     "options are a list": (put("header", "options", []), "'options' is damaged"),
-    "aliases of numbers": (put("header", "aliases", {"x": 3}), "a name belongs"),
-    "aliases of lists": (put("header", "aliases", {"x": ["a.weight"]}), "a name belongs"),
-    "alias of nothing": (put("header", "aliases", {"x": "y"}), "'x' stands for 'y', which is missing"),
+    "aliases of numbers": (put("header", "aliases", {"x": 3}), "'aliases' must be names"),
+    "aliases of lists": (put("header", "aliases", {"x": ["a.weight"]}), "'aliases' must be names"),
+    "alias of nothing": (put("header", "aliases", {"x": "y"}), "'x' is an alias of 'y', which is missing"),
     "stranger's alias": (put("header", "aliases", {"x": "a.weight"}), "the model lacks 'x'"),
     "missing tensor": (lambda t, h: t.pop("a.bias"), "the file lacks 'a.bias'"),
     "extra tensor": (put("tensors", "zzz", torch.ones(1)), "the model lacks 'zzz'"),
@@ -337,8 +337,8 @@ CHANGES: dict[str, tuple[Any, str]] = {
     "integers for weights": (put("tensors", "d.bias", torch.ones(5, dtype=torch.int64)), "is torch.int64"),
     "floats for counts": (put("tensors", "na.num_batches_tracked", torch.tensor(1.0)), "is torch.float32"),
     "complex weights": (put("tensors", "d.bias", torch.ones(5, dtype=torch.complex64)), "torch.complex64"),
-    "no dimension": (rename("secateur.kept/0/a.bias", "secateur.kept/²/a.bias"), "no index of a dimension"),
-    "negative dimension": (rename("secateur.kept/0/a.bias", "secateur.kept/-1/a.bias"), "no index of a dim"),
+    "no dimension": (rename("secateur.kept/0/a.bias", "secateur.kept/²/a.bias"), "is not an index"),
+    "negative dimension": (rename("secateur.kept/0/a.bias", "secateur.kept/-1/a.bias"), "is not an index"),
     "far dimension": (rename("secateur.kept/0/a.bias", "secateur.kept/1/a.bias"), "bad indices of 'a.bias'"),
     "indices of no tensor": (rename("secateur.kept/0/a.bias", "secateur.kept/0/x"), "bad indices of 'x'"),
     "float indices": (put("tensors", "secateur.kept/0/a.bias", torch.ones(4)), "bad indices of 'a.bias'"),
@@ -408,12 +408,12 @@ def test_strange_architectures_are_refused(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"", "damaged or no safetensors file"),
-        (b"{}", "damaged or no safetensors file"),
-        (b"\x80\x04\x95", "damaged or no safetensors file"),  # a pickle
-        (struct.pack("<Q", 2**63) + b"{}", "damaged or no safetensors file"),
-        (save({"a": torch.ones(1)}), "has no key 'secateur'"),
-        (save({"a": torch.ones(1)}, {"format": "pt"}), "has no key 'secateur'"),
+        (b"", "damaged or not a safetensors file"),
+        (b"{}", "damaged or not a safetensors file"),
+        (b"\x80\x04\x95", "damaged or not a safetensors file"),  # a pickle
+        (struct.pack("<Q", 2**63) + b"{}", "damaged or not a safetensors file"),
+        (save({"a": torch.ones(1)}), "lacks the key 'secateur'"),
+        (save({"a": torch.ones(1)}, {"format": "pt"}), "lacks the key 'secateur'"),
     ],
 )
 def test_foreign_files_are_refused(data: bytes, words: str, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_each_tensor_has_its_own_dtype(tmp_path: Path) -> None:
     asked = load_model(path, seeded(ConvNet, 1), dtype=torch.float64)
     assert {p.dtype for p in asked.parameters()} == {torch.float64}
     for wrong in (torch.int64, "float16", 3):
-        with pytest.raises(UsageError, match="dtype is a floating-point dtype"):
+        with pytest.raises(UsageError, match="dtype must be a floating-point dtype"):
             load_model(path, seeded(ConvNet, 1), dtype=wrong)  # type: ignore[arg-type]
 
 
@@ -132,7 +132,7 @@ def test_runs_refuse_what_is_not_finite_and_the_library_keeps_it(value: float, n
     path = save_model(model, tmp_path / "m.safetensors")
     loaded = load_model(path).state_dict()[name]
     assert torch.equal(loaded.nan_to_num(7), model.state_dict()[name].nan_to_num(7))
-    with pytest.raises(UsageError, match=f"'{name}' has (NaN|infinity)"):
+    with pytest.raises(UsageError, match=f"'{name}' contains (NaN|infinity)"):
         load_network(path, "LeNet300", OPTIONS)
 
 

@@ -314,4 +314,4 @@ def test_a_network_of_torchvision_is_pruned_trained_saved_and_evaluated_again(
     accuracy = json.loads(again.report.read_text())["accuracy"]
     assert accuracy == report["pruned"]["accuracy"]
     launch("--eval", "--model", "TorchvisionModel", "--arch", "resnet34", code=2)
-    assert "was made with arch resnet18, this data set or command asks for resnet34" in capsys.readouterr().err
+    assert "was saved with arch resnet18, but this data set or command needs resnet34" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def test_an_old_switch_does_what_its_name_says_and_names_the_new_one(name: str, 
 def test_old_and_new_flags_that_contradict_each_other_are_refused(command: Command) -> None:
     result = command("--disable_saliency", "--saliency")
     assert result.code == 2
-    assert "--disable_saliency and --saliency say different things" in result.err
+    assert "--disable_saliency and --saliency contradict" in result.err
 
 
 def test_flags_with_a_value_go_by_their_old_names(command: Command) -> None:
@@ -64,7 +64,7 @@ def test_a_switch_that_nothing_needs_says_so(command: Command) -> None:
     for words in (["--pruned"], ["--pruned", "True"]):
         result = command(*words)
         assert result.code == 0
-        assert result.config.notes[0] == "--pruned has no effect: the checkpoint says itself what was pruned"
+        assert result.config.notes[0] == "--pruned has no effect: the checkpoint records what was pruned"
 
 
 def test_a_model_path_of_0_means_none(command: Command) -> None:
@@ -81,14 +81,14 @@ def test_a_strangers_pickle_is_refused_as_a_model_path(command: Command) -> None
         assert result.code == 2 and result.err.count("\n") == 1
         assert file in result.err and "pickle" in result.err and "safetensors" in result.err
     Path("text.pth").write_text("hello")
-    assert "text.pth is no safetensors file" in command("--eval", "--model_path", "text.pth").err
+    assert "text.pth is not a safetensors file" in command("--eval", "--model_path", "text.pth").err
     save_file({"a": torch.zeros(1)}, "a.safetensors")
-    assert "lies in no run folder" in command("--eval", "--model_path", "a.safetensors").err
+    assert "is not in a run folder" in command("--eval", "--model_path", "a.safetensors").err
 
 
 def test_a_model_path_and_a_checkpoint_name_that_contradict_each_other_are_refused(command: Command) -> None:
     result = command("--eval", "--model_path", "one", "--checkpoint_name", "other")
-    assert result.code == 2 and "--model_path and --checkpoint_name say different things" in result.err
+    assert result.code == 2 and "--model_path and --checkpoint_name contradict" in result.err
 
 
 def test_input_dim_is_the_size_of_the_inputs(command: Command) -> None:
