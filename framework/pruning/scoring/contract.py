@@ -11,10 +11,10 @@ from torch import nn
 
 from secateur.framework.network.model_state import Changes, ModelState, described
 from secateur.framework.network.preserve import random_numbers_as_before
-from secateur.framework.network.process_state import ProcessState
 from secateur.framework.plugins.faults import contained
 from secateur.framework.plugins.registry import FOLDERS, ROOT
 from secateur.framework.pruning.scoring.criterion import Criterion
+from secateur.framework.pruning.scoring.process_state import ProcessState
 from secateur.utils.errors import UsageError
 
 _SHIPPED = (ROOT / FOLDERS["criterions"], ROOT / "framework")

@@ -125,7 +125,7 @@ def test_their_classes_are_those_of_today_and_no_old_name_stays_imported(old: Pa
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("from framework.measures import count_macs", "count_macs is in secateur.framework.network.size"),
+        ("from framework.measures import count_macs", "count_macs is now in secateur.framework.network.size"),
         ("from framework.pruning.selection import nothing_of_it", "framework.pruning.selection.nothing_of_it"),
         (
             "import framework.criterion; framework.criterion.Nothing",

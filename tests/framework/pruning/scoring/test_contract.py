@@ -19,9 +19,9 @@ from torch.utils._python_dispatch import BaseTorchDispatchMode
 from secateur import Criterion, Masks, prune
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.model_state import TABLES
-from secateur.framework.network.process_state import ProcessState
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.scoring.contract import held_to_contract, is_shipped
+from secateur.framework.pruning.scoring.process_state import ProcessState
 from secateur.utils.errors import RunError, UsageError
 from tests.networks import ConvNet, images, same, seeded, snapshot
 

@@ -246,7 +246,7 @@ def test_iterative_criterions_meet_the_budget_in_their_last_step() -> None:
     [
         ({"budget": "flops"}, "unknown budget 'flops'"),
         ({"round_to": 0}, "round_to at least 1, got .* and 0"),
-        ({"round_to": "fast"}, "round_to is a number or 'auto', got 'fast'"),
+        ({"round_to": "fast"}, "round_to .*'auto', got 'fast'"),
         ({"min_channels": -1}, "min_channels must be at least 0.* got -1"),
         ({"scope": "isomorph"}, "did you mean 'isomorphic'"),
         ({"criterion": "Magnitude", "budget": "macs"}, "its budget is 'weights'"),
