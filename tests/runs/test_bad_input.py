@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -369,6 +370,15 @@ def test_a_learning_rate_that_blows_up_is_a_failed_run(launch: Launch) -> None:
     assert not only_run().report.exists()
 
 
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, also in a process that a shell started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupts")
 def test_ctrl_c_leaves_a_checkpoint(launch: Launch, tmp_path: Path) -> None:
     folder = plugin(
         tmp_path, "trainers", "Mine", BREAKING.format(error="import signal; signal.raise_signal(signal.SIGINT)")

@@ -502,7 +502,8 @@ def test_a_pruned_network_is_no_start_for_the_dense_one(place: Path, masked_run:
     for run in (masked_run, cut_run):
         for flag in ("--checkpoint_name", "--pretrained"):
             result = launch(place, flag, run.folder.name, "--train_dense", code=2)
-            assert "pruned already" in result.err and result.err.count("\n") == 1
+            assert "--train_dense" in result.err and run.folder.name in result.err
+            assert "already pruned" in result.err and result.err.count("\n") == 1
     assert len(list((place / "results").iterdir())) == before
 
 
