@@ -15,7 +15,7 @@ import pytest
 import secateur
 from tests import ROOT
 
-#: of DESIGN's contract; these may never leave
+#: names that are never removed
 CONTRACT = [
     "registry",
     "build",
