@@ -110,8 +110,8 @@ def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
     """Prune a neural network before, during or after training, and measure the result.
 
     Without flags, LeNet5 is pruned by SNAPit to half of its nodes and trained on FASHION_MINI. All files of a run
-    are written to one folder under results/. `python main.py list` lists the models, criterions, data sets and
-    other plug-ins; defaults are in [brackets].
+    are written to one folder under results/. The command `list` prints the models, criterions, data sets and other
+    plug-ins; defaults are in [brackets].
     """
     if ctx.invoked_subcommand is not None:
         return

@@ -146,7 +146,8 @@ def test_the_command_lists_and_names_itself(run: Run, call: str) -> None:
     program, *rest = call.split()
     done = run(program, *rest, "list", "criterions", "--plugins", "extra")
     assert done.returncode == 0 and "SNAPit" in done.stdout and "Loud" in done.stdout, done.stderr
-    assert f"Usage: {call} " in run(program, *rest, "--help").stdout
+    usage = run(program, *rest, "--help").stdout
+    assert f"Usage: {call} " in usage and "main.py" not in usage
     wrong = run(program, *rest, "--modle", "VGG16")
     assert (wrong.returncode, wrong.stderr) == (2, "error: unknown flag '--modle': did you mean '--model'?\n")
 
