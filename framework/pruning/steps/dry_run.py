@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from secateur.framework.plugins.faults import ends_process, plugin_file
+from secateur.framework.plugins.old_imports import old_import
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Criterion, Data, LossFunction, check_scores
@@ -52,7 +53,7 @@ def try_criterion(
     except Exception as error:  # raised by the criterion, or by the loss or the model that it calls
         raise UsageError(
             f"{plugin_file(error) or file}: {type(criterion).__name__}.score fails: "
-            f"{one_line(f'{type(error).__name__}: {error}')}"
+            f"{old_import(error) or one_line(f'{type(error).__name__}: {error}')}"
         ) from error
 
 

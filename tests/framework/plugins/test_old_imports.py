@@ -144,6 +144,38 @@ def test_another_old_name_is_one_line_that_names_the_new_place(line: str, words:
     assert words in text and "Old.py" in text and "\n" not in text and "UsageError" not in text
 
 
+LATE_CRITERION = """
+from secateur import Criterion
+
+class Late(Criterion):
+    granularity = "weight"
+
+    def score(self, model, batches, loss, groups=None):
+        from framework.prunable import prunable_weights
+"""
+LATE_TRAINER = """
+from secateur import DefaultTrainer
+
+class Late(DefaultTrainer):
+    def train_step(self, batch):
+        import utils.vision
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "text", "flag"),
+    [("criterions", LATE_CRITERION, "--prune_criterion"), ("trainers", LATE_TRAINER, "--train_scheme")],
+)
+def test_an_old_import_inside_a_function_is_one_line(folder: str, text: str, flag: str, tmp_path: Path) -> None:
+    write(tmp_path / "old", folder, "Late", text)
+    (tmp_path / "secateur").symlink_to(ROOT / "secateur")  # importable, and the folders beside it are not
+    words = ["--model", "LeNet300", flag, "Late", "--plugins", "old", *SHORT.split()]
+    command = [sys.executable, "-m", "secateur", *words]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode in (1, 2) and "Late.py" in line and "from secateur import" in line
+
+
 def test_a_users_own_packages_of_these_names_are_theirs(old: Path, tmp_path: Path) -> None:
     write(tmp_path, "utils", "__init__", "MINE = True\n")
     write(tmp_path, "utils", "helper", "VALUE = 3\n")
