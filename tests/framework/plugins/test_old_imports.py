@@ -166,14 +166,22 @@ class Late(DefaultTrainer):
     ("folder", "text", "flag"),
     [("criterions", LATE_CRITERION, "--prune_criterion"), ("trainers", LATE_TRAINER, "--train_scheme")],
 )
-def test_an_old_import_inside_a_function_is_one_line(folder: str, text: str, flag: str, tmp_path: Path) -> None:
+def test_an_old_import_inside_a_function_is_one_line(
+    folder: str,
+    text: str,
+    flag: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     write(tmp_path / "old", folder, "Late", text)
-    (tmp_path / "secateur").symlink_to(ROOT / "secateur")  # importable, and the folders beside it are not
-    words = ["--model", "LeNet300", flag, "Late", "--plugins", "old", *SHORT.split()]
-    command = [sys.executable, "-m", "secateur", *words]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    (line,) = done.stderr.splitlines()
-    assert done.returncode in (1, 2) and "Late.py" in line and "from secateur import" in line
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path).resolve() not in (ROOT, tmp_path)])
+    for name in [name for name in sys.modules if name.split(".")[0] in ("framework", "utils")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["--model", "LeNet300", flag, "Late", "--plugins", "old", *SHORT.split()]) in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Late.py" in line and "from secateur import" in line
 
 
 def test_a_users_own_packages_of_these_names_are_theirs(old: Path, tmp_path: Path) -> None:
