@@ -49,8 +49,8 @@ from secateur.framework.pruning.channels.slicing import Factor, kept_positions, 
 CHANGED = "a cut does not compute what a mask computes"
 NO_EFFECT = "the output does not depend on the mask, so that a cut cannot be verified"
 #: strides by which a large image is subsampled for a trial, and the least height and width after it
-STEPS, SMALL = (4, 2), 56
-Keep = dict[str, Tensor]
+STRIDES, SMALL = (4, 2), 56
+KeepMasks = dict[str, Tensor]
 #: thresholds of `_distance`: below FINE it is rounding; a wrong cut, as a rule, is above COARSE, which rounding
 #: in half precision almost reaches; in between, OF_EFFECT of the effect of the mask itself is accepted
 FINE, COARSE, OF_EFFECT = 3e-5, 0.03, 1e-4
@@ -101,16 +101,21 @@ def _few_and_many(keep: Tensor) -> Iterator[Tensor]:
 
 
 def _mismatches(
-    model: nn.Module, example: Tensor, free: Groups, keeps: Keep, alike: bool, path: Sequence[str] = ()
+    model: nn.Module,
+    example: Tensor,
+    free: Groups,
+    keeps: KeepMasks,
+    repeated_counts: bool,
+    path: Sequence[str] = (),
 ) -> dict[str, str]:
     """Bisect: halve each failing set of groups until the failing groups are known, with their reasons.
 
-    `alike` is whether some groups of one layer lose equally many channels, see `_keeps`.
+    `repeated_counts` is whether some groups of one layer lose equally many channels, see `_keeps`.
     """
     reasons: dict[str, str] = {}
     exact = [name for name in free if free[name].exact]
     # groups that pass only if cut by the same number are neighbours, parts of one layer's outputs: separate them
-    parts = [exact[::2], exact[1::2]] if alike else [exact]
+    parts = [exact[::2], exact[1::2]] if repeated_counts else [exact]
     parts.append([name for name in free if not free[name].exact])
 
     def tried(names: list[str], together: bool = False) -> tuple[list[str], str | None]:
@@ -152,7 +157,7 @@ def not_removable(model: nn.Module, example: Tensor, groups: Groups) -> dict[str
     return reasons
 
 
-def _keeps(groups: Groups) -> tuple[Keep, bool]:
+def _keeps(groups: Groups) -> tuple[KeepMasks, bool]:
     """Return a mask for each group, and whether any two groups of one layer lose equally many channels.
 
     Each mask removes a third to two thirds of the channels. The numbers differ between groups of one width, since
@@ -177,7 +182,7 @@ def _keeps(groups: Groups) -> tuple[Keep, bool]:
 
 
 def _wrong(
-    model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, path: Sequence[str] = (),
+    model: nn.Module, example: Tensor, groups: Groups, keeps: KeepMasks, path: Sequence[str] = (),
     all_of_them: bool = False,
 ) -> str | None:  # fmt: skip
     """Return why cutting channels of these groups differs from masking them, or None if it does not.
@@ -206,7 +211,9 @@ def _wrong(
     return None if far <= of_effect * _effect(model, used, groups, keeps, expected) else CHANGED
 
 
-def _effect(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, masked: Sequence[Tensor]) -> float:
+def _effect(
+    model: nn.Module, example: Tensor, groups: Groups, keeps: KeepMasks, masked: Sequence[Tensor]
+) -> float:
     """Return the distance between the outputs of the unmasked and the masked network."""
     kept_indices = _kept_positions(model, groups, keeps)
     with torch.no_grad():
@@ -224,7 +231,7 @@ def distance(model: nn.Module, example: Tensor, groups: Groups) -> float:
     return float("inf") if isinstance(outputs, str) else _distance(*outputs[1:])
 
 
-def _kept_positions(model: nn.Module, groups: Groups, keeps: Keep) -> KeptIndices:
+def _kept_positions(model: nn.Module, groups: Groups, keeps: KeepMasks) -> KeptIndices:
     return kept_positions(model, {name: ~keeps[name] for name in groups}, groups)[0]
 
 
@@ -233,7 +240,7 @@ def _tensors_of(groups: Groups) -> set[str]:
 
 
 def _outputs(
-    model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, path: Sequence[str] = ()
+    model: nn.Module, example: Tensor, groups: Groups, keeps: KeepMasks, path: Sequence[str] = ()
 ) -> tuple[Tensor, list[Tensor], list[Tensor]] | str:
     """Return the input used and the outputs of the masked and the cut network for it, or why the latter fails.
 
@@ -272,7 +279,7 @@ def _run_small(twin: nn.Module, example: Tensor, path: Sequence[str]) -> tuple[T
     The input is a subsampled image if the network runs the operations of `path` on it.
     """
     if path and example.dim() == 4 and example.is_floating_point():
-        for step in STEPS:
+        for step in STRIDES:
             small = example[:, :, ::step, ::step].contiguous()
             if min(small.shape[2:]) < SMALL:
                 continue

@@ -17,7 +17,7 @@ from secateur.utils.errors import RunError, UsageError
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.suggest import one_line, unknown
 
-KINDS = ("none", "random", "balanced")
+DATA_KINDS = ("none", "random", "balanced")
 
 
 def try_criterion(
@@ -67,8 +67,8 @@ def _moved(model: nn.Module) -> nn.Module:
 
 
 def _check_data(data: Data) -> None:
-    if data.kind not in KINDS:
-        raise UsageError(unknown("kind of data", data.kind, KINDS))
+    if data.kind not in DATA_KINDS:
+        raise UsageError(unknown("kind of data", data.kind, DATA_KINDS))
     given = [amount for amount in (data.batches, data.samples, data.per_class) if amount is not None]
     if data.kind != "none" and (len(given) != 1 or data.per_class and data.kind != "balanced"):
         raise UsageError(f"{data} must set exactly one of batches and samples, or per_class for balanced data")
