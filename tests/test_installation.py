@@ -187,12 +187,15 @@ def test_a_run_leaves_a_snapshot_of_the_package_that_repeats_it(run: Run) -> Non
     places = {path.name for path in code.iterdir()}
     assert {"main.py", "secateur", "framework", "models", "utils", "plugins"} <= places
     assert (code / "secateur" / "__init__.py").is_file() and "__init__.py" not in places
+    assert json.loads((folder / "environment.json").read_text())["secateur"] == __version__
     front = code / "secateur" / "__init__.py"
     front.write_text(front.read_text() + "\nprint('imported', __file__)\n")
+    front.write_text(front.read_text().replace(f'"{__version__}"', '"0.0.7"'))
     settings = str(folder / "config.yaml")
     repeated = run("python", str(code / "main.py"), "--config", settings, "--run_name", "again")
     assert repeated.returncode == 0, repeated.stderr
     assert repeated.stdout.splitlines()[0] == f"imported {front.resolve()}"
     (again,) = Path("results").glob("*again")
+    assert json.loads((again / "environment.json").read_text())["secateur"] == "0.0.7"  # not that of the wheel
     results = [json.loads((path / "report.json").read_text())["pruned"] for path in (folder, again)]
     assert results[0] == results[1]
