@@ -19,7 +19,8 @@ from click.core import ParameterSource
 
 from secateur import __version__
 from secateur.framework.commands.prepare import prepare_study
-from secateur.framework.plugins.faults import ends_process, explained
+from secateur.framework.plugins.faults import ends_process, explained, origin, plugin_file
+from secateur.framework.plugins.old_imports import old_import
 from secateur.framework.settings.dialects.gradient_flow import FOREIGN, NOTHING_TO_DO, respelled
 from secateur.framework.settings.dialects.snipit import (
     MODEL_PATH,
@@ -110,8 +111,8 @@ def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
     """Prune a neural network before, during or after training, and measure the result.
 
     Without flags, LeNet5 is pruned by SNAPit to half of its nodes and trained on FASHION_MINI. All files of a run
-    are written to one folder under results/. `python main.py list` lists the models, criterions, data sets and
-    other plug-ins; defaults are in [brackets].
+    are written to one folder under results/. The command `list` prints the models, criterions, data sets and other
+    plug-ins; defaults are in [brackets].
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -221,6 +222,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(explained(error), 1)
         if not isinstance(error, Exception):
             raise
+        message = old_import(error)
+        if message is not None:
+            return _fail(f"{plugin_file(error) or origin(error)}: {message}", 1)
         if is_out_of_memory(error):
             return _fail(f"out of memory: {one_line(error)}", 1)
         traceback.print_exc()

@@ -49,14 +49,20 @@ def module_of(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[str]:
     """Modules of ours that a file imports, wherever in it: deferred ones and those for type checkers too."""
-    for node in ast.walk(parsed(path)):
+    return imported_by(parsed(path))
+
+
+def imported_by(tree: ast.Module) -> Iterator[str]:
+    """The same of a tree. Without the name of the package a module would be a second copy: that is an error."""
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
+            assert name.split(".")[0] not in {"", "main", *FOLDERS} - {"secateur"}, f"{name} lacks `secateur.`"
             if name.split(".")[0] == "secateur":
                 yield name.removeprefix("secateur.").removeprefix("framework.")
 
@@ -85,10 +91,41 @@ HOUSE = [path for path in SOURCES if path.relative_to(ROOT).parts[0] != "secateu
 @pytest.mark.parametrize("path", HOUSE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_only_what_is_below(path: Path) -> None:
     room = room_of(module_of(path))
+    targets = {room_of(target) for target in imports(path)}
     if path.is_relative_to(ROOT / "utils" / "data"):  # data sets are plug-ins, beside their helpers
+        assert targets <= {"utils", "front"}
         return
-    wrong = {wrong_import(room, room_of(target)) for target in imports(path)} - {None}
-    assert not wrong
+    assert not {wrong_import(room, target) for target in targets} - {None}
+
+
+def test_a_room_is_entered_without_imports() -> None:
+    """Those of an `__init__.py` would run before every file of the room, whatever its own rank."""
+    for path in SOURCES:
+        if path.name == "__init__.py" and path.parent not in (ROOT / "secateur", ROOT / "framework"):
+            assert not list(imports(path)), path
+
+
+def test_the_front_names_no_plugin_but_the_default_trainer() -> None:
+    for path in (ROOT / "main.py", *(ROOT / "secateur").glob("*.py")):
+        plugins = [name for name in imports(path) if name.split(".")[0] in PLUGIN_FOLDERS]
+        assert set(plugins) <= {"trainers.DefaultTrainer.DefaultTrainer"}, path
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from utils.errors import UsageError",
+        "from framework import Criterion",
+        "import framework.network",
+        "from ..training import trainer",
+        "from . import masks",
+        "def late():\n    from criterions.SNIP import SNIP",
+        "import main",
+    ],
+)
+def test_an_import_without_the_name_of_the_package_is_found(line: str) -> None:
+    with pytest.raises(AssertionError, match="lacks `secateur.`"):
+        list(imported_by(ast.parse(line)))
 
 
 @pytest.mark.parametrize(
@@ -132,14 +169,20 @@ def test_no_file_imports_itself_over_others() -> None:
     assert files_that_import_each_other({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == {"b", "c"}
 
 
-@pytest.mark.parametrize("room", ["settings", "plugins", "schedules"])
-def test_rooms_without_torch(room: str) -> None:
-    """Not even inside a function, but for `plugins`, which asks torch for its optimizers when one is used."""
-    for path in (ROOT / "framework" / room).rglob("*.py"):
-        for node in parsed(path).body:
-            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {module.split(".")[0] for module in modules} & {"torch", "torchvision", "numpy"}, path
+def test_rooms_without_torch() -> None:
+    """One process imports all their files, with all that these import."""
+    rooms = [ROOT / "framework" / room for room in ("settings", "plugins", "schedules")]
+    paths = [path.relative_to(ROOT).with_suffix("") for room in rooms for path in sorted(room.rglob("*.py"))]
+    names = [".".join(("secateur", *path.parts)).removesuffix(".__init__") for path in paths]
+    script = f"""
+import importlib, sys
+for name in {names!r}:
+    importlib.import_module(name)
+    assert not {{"torch", "torchvision", "numpy"}} & sys.modules.keys(), name
+print("all", len({names!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (0, f"all {len(names)}"), done.stderr[-2000:]
 
 
 def test_nothing_lies_loose_in_framework() -> None:

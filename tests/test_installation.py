@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from collections.abc import Callable
@@ -50,21 +51,39 @@ def pip(*arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of what is tracked, so that nothing is left in the source tree."""
-    source, place = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what is tracked, so that nothing is left in the source tree."""
+    source = tmp_path_factory.mktemp("source")
     tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]
     for name in tracked:
-        if name.split("/")[0] not in ("docs", "tests", "benchmarks") and (ROOT / name).is_file():
+        if name.split("/")[0] not in ("docs", "benchmarks") and (ROOT / name).is_file():
             target = source / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((ROOT / name).read_bytes())
+    return source
+
+
+@pytest.fixture(scope="module")
+def archive(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source distribution."""
+    place = tmp_path_factory.mktemp("archive")
+    code = f"from setuptools.build_meta import build_sdist; build_sdist({str(place)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (file,) = place.iterdir()
+    return file
+
+
+@pytest.fixture(scope="module")
+def wheel(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from the source distribution: what is missing there is missing here."""
+    place = tmp_path_factory.mktemp("wheel")
     command = [
         sys.executable,
         "-m",
         "pip",
         "wheel",
-        str(source),
+        str(archive),
         "--no-deps",
         "--no-build-isolation",
         "-w",
@@ -133,6 +152,13 @@ def test_the_wheel_has_the_packages_under_one_name_and_nothing_else(wheel: Path)
     )
 
 
+def test_the_source_distribution_has_no_part_of_the_tests(archive: Path) -> None:
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    assert {"setup.py", "pyproject.toml", "main.py", "LICENSE", "README.md"} <= names
+    assert not [name for name in names if name.startswith("tests/")]
+
+
 def test_a_script_prunes_beside_packages_of_the_same_names(run: Run) -> None:
     Path("script.py").write_text(PRUNE)
     done = run("python", "script.py")
@@ -146,7 +172,8 @@ def test_the_command_lists_and_names_itself(run: Run, call: str) -> None:
     program, *rest = call.split()
     done = run(program, *rest, "list", "criterions", "--plugins", "extra")
     assert done.returncode == 0 and "SNAPit" in done.stdout and "Loud" in done.stdout, done.stderr
-    assert f"Usage: {call} " in run(program, *rest, "--help").stdout
+    usage = run(program, *rest, "--help").stdout
+    assert f"Usage: {call} " in usage and "main.py" not in usage
     wrong = run(program, *rest, "--modle", "VGG16")
     assert (wrong.returncode, wrong.stderr) == (2, "error: unknown flag '--modle': did you mean '--model'?\n")
 
@@ -160,12 +187,15 @@ def test_a_run_leaves_a_snapshot_of_the_package_that_repeats_it(run: Run) -> Non
     places = {path.name for path in code.iterdir()}
     assert {"main.py", "secateur", "framework", "models", "utils", "plugins"} <= places
     assert (code / "secateur" / "__init__.py").is_file() and "__init__.py" not in places
+    assert json.loads((folder / "environment.json").read_text())["secateur"] == __version__
     front = code / "secateur" / "__init__.py"
     front.write_text(front.read_text() + "\nprint('imported', __file__)\n")
+    front.write_text(front.read_text().replace(f'"{__version__}"', '"0.0.7"'))
     settings = str(folder / "config.yaml")
     repeated = run("python", str(code / "main.py"), "--config", settings, "--run_name", "again")
     assert repeated.returncode == 0, repeated.stderr
     assert repeated.stdout.splitlines()[0] == f"imported {front.resolve()}"
     (again,) = Path("results").glob("*again")
+    assert json.loads((again / "environment.json").read_text())["secateur"] == "0.0.7"  # not that of the wheel
     results = [json.loads((path / "report.json").read_text())["pruned"] for path in (folder, again)]
     assert results[0] == results[1]

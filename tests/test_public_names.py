@@ -77,6 +77,21 @@ def test_in_a_clone_framework_gives_the_same_objects() -> None:
     assert done.stdout.splitlines() == ["True", "['framework']"], done.stderr
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from utils.errors import UsageError",
+        "from utils import errors, vision",
+        "import utils.vision, utils.errors",
+    ],
+)
+def test_in_a_clone_utils_gives_the_same_objects(line: str) -> None:
+    code = f"{line}; import secateur, sys; print(sys.modules['utils.errors'].UsageError is secateur.UsageError)"
+    code += "; print(sys.modules['utils.vision'].torchvision is secateur.torchvision)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["True", "True"], done.stderr
+
+
 def test_import_loads_no_torch() -> None:
     code = "import secateur, sys; print(sorted({'torch', 'numpy', 'matplotlib'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

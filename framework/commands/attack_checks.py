@@ -19,7 +19,7 @@ from secateur.framework.studies.robustness.options import check_attack_options
 from secateur.utils.errors import UsageError
 
 #: flags -> the property of an attack that they need
-STEPS = {"attack_steps": "steps", "attack_binary_steps": "rounds", "attack_restarts": "random"}
+COUNT_FLAGS = {"attack_steps": "steps", "attack_binary_steps": "rounds", "attack_restarts": "random"}
 
 
 def check_attack_flags(config: RunConfig) -> None:
@@ -42,7 +42,7 @@ def check_attack_flags(config: RunConfig) -> None:
         check_attack_options(given["attack_options"])
     attacks = chosen_attacks(given.get("attack", DEFAULT))
     chosen_epsilons(given.get("epsilons"), attacks)
-    for flag, kind in STEPS.items():
+    for flag, kind in COUNT_FLAGS.items():
         value = given.get(flag)
         if value is not None and value != 1 and not any(getattr(attack, kind) for attack in attacks):
             names = ", ".join(attack.name for attack in attacks)

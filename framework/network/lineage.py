@@ -140,7 +140,7 @@ def same_network(model: nn.Module) -> Iterator[None]:
 
 
 #: tensor name -> dimension -> kept positions, ascending
-Staying = dict[str, dict[int, Tensor]]
+KeptIndices = dict[str, dict[int, Tensor]]
 
 
 #: a mapping from tensor name to tensor, or a module like the model, that is cut together with it

@@ -101,6 +101,16 @@ def moved(module: str, name: str) -> str:
     return f"{module} has moved: {name} is now in secateur.{'.'.join(place.parts)}"
 
 
+def old_import(error: BaseException) -> str | None:
+    """Return the message for an old import that ran after its plug-in was imported; None for other errors."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None or not _is_ours(error.name):
+        return None
+    return (
+        f"'{error.name}' is an old import path, which is resolved only at the top of a plug-in: "
+        f"use `from secateur import ...`"
+    )
+
+
 def _defined(path: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:

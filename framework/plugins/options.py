@@ -11,7 +11,7 @@ from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 
 #: annotation -> description of the allowed values, for error messages
-WORDS = {
+TYPE_NAMES = {
     "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "None": "none",
 }  # fmt: skip
 
@@ -25,7 +25,7 @@ def check_values(name: str, parameters: Mapping[str, inspect.Parameter], options
     for option, value in options.items():
         types = _types(parameters.get(option))
         if types and not any(_is(value, kind) for kind in types):
-            wanted = " or ".join(WORDS[kind] for kind in types)
+            wanted = " or ".join(TYPE_NAMES[kind] for kind in types)
             raise UsageError(f"{name}: {option} must be {wanted}, got {one_line(repr(value), 60)}")
 
 
@@ -36,7 +36,7 @@ def _types(parameter: inspect.Parameter | None) -> list[str]:
     note = parameter.annotation
     text = note if isinstance(note, str) else getattr(note, "__name__", str(note))
     names = [part.strip() for part in text.split("|")]
-    return names if all(name in WORDS for name in names) else []
+    return names if all(name in TYPE_NAMES for name in names) else []
 
 
 def _is(value: Any, kind: str) -> bool:

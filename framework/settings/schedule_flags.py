@@ -24,7 +24,7 @@ WHEN: dict[type, str] = {
 }
 #: flags of a schedule -> the fields that they set
 ROUNDS = {"n_rounds": "n_rounds", "thresholds": "thresholds", "warmup_epochs": "warmup"}
-STEPS = {
+ITERATIVE_FLAGS = {
     "frequency": "frequency",
     "prune_per_iteration": "per_step",
     "maximum_pruning_iterations": "maximum",
@@ -39,7 +39,7 @@ STEPS = {
     "flops_regularization": "flops",
 }
 #: flags that only one schedule reads
-READ_BY = {"rounds": (*ROUNDS, "lr_prune"), "iterative": tuple(STEPS)}
+FLAGS_OF = {"rounds": (*ROUNDS, "lr_prune"), "iterative": tuple(ITERATIVE_FLAGS)}
 #: flags whose value -1 stands for None
 NONE = {"prune_neurons_max": -1, "fixed_layer": -1}
 
@@ -47,7 +47,7 @@ NONE = {"prune_neurons_max": -1, "fixed_layer": -1}
 def use_schedule_flags(config: RunConfig) -> None:
     """Choose the schedule of flags that only it reads; raise UsageError if other flags contradict it."""
     config.thresholds = shares(config.thresholds)
-    asked = {word: _given(config, names) for word, names in READ_BY.items()}
+    asked = {word: _given(config, names) for word, names in FLAGS_OF.items()}
     if asked["rounds"] and asked["iterative"]:
         raise UsageError(
             f"--{asked['rounds'][0]} is for --schedule rounds and --{asked['iterative'][0]} for --schedule "
@@ -96,7 +96,7 @@ def check_schedule(config: RunConfig) -> None:
     granularity = registry.describe("criterions", name).granularity
     if config.l0:
         _check_gates(config)
-    if config.schedule in READ_BY:
+    if config.schedule in FLAGS_OF:
         for flag in ("prune_delay", "prune_freq"):
             if getattr(config, flag) is not None:
                 raise UsageError(f"--{flag} is for --schedule during or after, not {config.schedule}")
@@ -108,7 +108,7 @@ def check_schedule(config: RunConfig) -> None:
 
 def _check_gates(config: RunConfig) -> None:
     """Raise UsageError for flags of schedules and scores, which --l0 does not use."""
-    if config.schedule in READ_BY:
+    if config.schedule in FLAGS_OF:
         raise UsageError(
             f"--l0 prunes by gates that are trained: leave out --schedule {config.schedule} and its flags"
         )
@@ -169,7 +169,7 @@ def schedule_of(config: RunConfig, own: Schedule) -> Schedule:
     if word == "rounds":
         return Rounds(**_fields(own, Rounds, ROUNDS) | _values(config, ROUNDS))
     if word == "iterative":
-        return Iterative(**_fields(own, Iterative, STEPS) | _values(config, STEPS))
+        return Iterative(**_fields(own, Iterative, ITERATIVE_FLAGS) | _values(config, ITERATIVE_FLAGS))
     return chosen(own, config.schedule, config.prune_delay, config.prune_freq, config.snip_steps)
 
 
@@ -191,7 +191,7 @@ def write_back(config: RunConfig, schedule: Schedule) -> None:
     config.schedule = WHEN.get(type(schedule))
     if isinstance(schedule, During):
         config.prune_delay, config.prune_freq = schedule.delay, schedule.freq
-    names = ROUNDS if isinstance(schedule, Rounds) else STEPS if isinstance(schedule, Iterative) else {}
+    names = ROUNDS if isinstance(schedule, Rounds) else ITERATIVE_FLAGS if isinstance(schedule, Iterative) else {}
     for flag, field in names.items():
         setattr(config, flag, getattr(schedule, field))
     if isinstance(schedule, Rounds) and schedule.thresholds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -12,13 +13,14 @@ from typing import Any
 
 PACKAGES = (
     "accelerate", "click", "foolbox", "matplotlib", "numpy", "pillow", "plotly", "pluggy", "PyYAML", "ray",
-    "rich", "safetensors", "tensorboard", "torch", "torchvision",
+    "rich", "safetensors", "scipy", "tensorboard", "torch", "torchvision",
 )  # fmt: skip
 
 
 def describe_environment(device: str, root: Path) -> dict[str, Any]:
     """Return a JSON-serialisable description of this process; `root` is the source tree to read the commit of."""
     return {
+        "secateur": own_version(root),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -29,6 +31,15 @@ def describe_environment(device: str, root: Path) -> dict[str, Any]:
         "device_name": _device_name(device),
         "git": git_state(root),
     }
+
+
+def own_version(root: Path) -> str | None:
+    """Return the version of the source tree `root`, a clone or an installed package; another may be installed."""
+    for file in (root / "secateur" / "__init__.py", root / "__init__.py"):
+        if file.is_file():
+            line = re.search(r'^__version__ = "(.+)"$', file.read_text(encoding="utf-8"), re.MULTILINE)
+            return line and line[1]
+    return None
 
 
 def git_state(root: Path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from secateur.framework.network.lineage import Staying
+from secateur.framework.network.lineage import KeptIndices
 from secateur.framework.pruning.selection.select import Keep
 
 
@@ -29,4 +29,4 @@ class PruneEvent:
     #: number of channels or weights to prune, if a number was requested
     number: int | None = None
     #: kept positions along each cut dimension of the tensors, if weights and channels were ranked together
-    staying: Staying = field(default_factory=dict)
+    kept_indices: KeptIndices = field(default_factory=dict)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from secateur.framework.training.trainer import Trainer
 
 #: smallest norm to divide by
-TINY = 1e-30
+LEAST_NORM = 1e-30
 
 
 @torch.no_grad()
@@ -32,7 +32,7 @@ def shrink_filters(model: nn.Module, length: float) -> None:
         seen.add(id(weight))
         others = [dim for dim in range(weight.dim()) if dim != output_dim(module)]
         norms = torch.linalg.vector_norm(weight, dim=others, keepdim=True)
-        weight.mul_((1 - length / norms.clamp(min=TINY)).clamp(min=0))
+        weight.mul_((1 - length / norms.clamp(min=LEAST_NORM)).clamp(min=0))
 
 
 class GroupDecay:

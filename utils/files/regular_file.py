@@ -18,7 +18,7 @@ from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 
 CHUNK = 2**20
-KINDS = (
+FILE_KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
     (stat.S_ISSOCK, "a socket"),
@@ -48,7 +48,7 @@ def check_regular(path: str | Path, limit: int | None = None) -> int:
             raise UsageError(f"{path} is a loop of symbolic links, not a regular file") from None
         raise UsageError(f"cannot read {path}: {one_line(getattr(error, 'strerror', None) or error)}") from error
     if not stat.S_ISREG(status.st_mode):
-        kind = next((name for test, name in KINDS if test(status.st_mode)), "something else")
+        kind = next((name for test, name in FILE_KINDS if test(status.st_mode)), "something else")
         raise UsageError(f"{path} is {kind}, not a regular file")
     if limit is not None and status.st_size > limit:
         raise UsageError(f"{path} has {status.st_size:,} bytes, at most {limit:,} are read")

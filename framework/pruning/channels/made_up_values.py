@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import MADE_UP, named_modules, tensor_name
-from secateur.framework.network.lineage import Staying
+from secateur.framework.network.lineage import KeptIndices
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.pruning.channels.slicing import shrink
 
@@ -26,8 +26,8 @@ NEAR_ZERO = 1e-2
 
 
 @torch.no_grad()
-def _made_up_values(
-    model: nn.Module, masked: set[str], staying: Staying, whole: bool = False
+def made_up_values(
+    model: nn.Module, masked: set[str], kept_indices: KeptIndices, whole: bool = False
 ) -> dict[int, Tensor]:
     """Return random values by tensor id, for built-in layers, masked tensors and parameters near zero.
 
@@ -37,7 +37,7 @@ def _made_up_values(
     Args:
         model: The network, which is not changed.
         masked: Names of the tensors that have slices of the removed channels.
-        staying: Kept positions of each tensor; the values are zero elsewhere.
+        kept_indices: Kept positions of each tensor; the values are zero elsewhere.
         whole: Whether removed positions have random values, too. The others are the same in both cases.
     """
     noise = _Noise()
@@ -59,7 +59,7 @@ def _made_up_values(
             if not isinstance(tensor, nn.Parameter):
                 made[id(tensor)] = noise.like(tensor, kind, as_known)
                 continue
-            dims = staying.get(name, {})
+            dims = kept_indices.get(name, {})
             small = noise.like(tensor, kind, as_known, dims)
             values = _spread(small, tensor.shape, dims)
             if whole and dims:

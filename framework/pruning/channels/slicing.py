@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import named_tensors
-from secateur.framework.network.lineage import Staying
+from secateur.framework.network.lineage import KeptIndices
 from secateur.framework.pruning.channels.groups import Groups
 
 
@@ -61,9 +61,9 @@ def shrink(tensor: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
     return physical.permute([order.index(dim) for dim in range(tensor.dim())])
 
 
-def what_stays(
+def kept_positions(
     model: nn.Module, removed: Mapping[str, Tensor], groups: Groups
-) -> tuple[Staying, dict[tuple[str, int], Tensor]]:
+) -> tuple[KeptIndices, dict[tuple[str, int], Tensor]]:
     """Return the kept positions along each cut dimension, and the new position of each old one (-1 if removed).
 
     `removed` maps a group name to the removed channels, bool `(channels,)`.
@@ -76,13 +76,13 @@ def what_stays(
             if (tensor, dim) not in masks:
                 masks[tensor, dim] = numpy.ones(named[tensor].shape[dim], dtype=bool)
             masks[tensor, dim][index.numpy()[rows].reshape(-1)] = False
-    staying: Staying = {}
+    kept_indices: KeptIndices = {}
     positions = {}
     for (tensor, dim), kept in masks.items():
-        staying.setdefault(tensor, {})[dim] = torch.from_numpy(numpy.flatnonzero(kept))
+        kept_indices.setdefault(tensor, {})[dim] = torch.from_numpy(numpy.flatnonzero(kept))
         positions[tensor, dim] = torch.from_numpy(numpy.where(kept, kept.cumsum() - 1, -1))
-    first_names = {id(named[name]): name for name in staying}
+    first_names = {id(named[name]): name for name in kept_indices}
     for name, value in named.items():  # a tied tensor is cut once, and its other names are recorded
         if id(value) in first_names:
-            staying.setdefault(name, staying[first_names[id(value)]])
-    return staying, positions
+            kept_indices.setdefault(name, kept_indices[first_names[id(value)]])
+    return kept_indices, positions

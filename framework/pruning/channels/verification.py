@@ -3,7 +3,7 @@
 The traced graph cannot prove this: an operation that mixes channels (softmax, matmul, a reshape, an added
 constant) looks like any other one. Map of the algorithm, for all free groups together:
 
-    model --twin_of--> dense copy (shares the tensors) --_made_up_values--> random weights, zero where masked
+    model --twin_of--> dense copy (shares the tensors) --made_up_values--> random weights, zero where masked
                                                                  |
                                      +---------------------------+---------------------------+
                                      v                                                       v
@@ -37,20 +37,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.framework.network.copies import twin_of
 from secateur.framework.network.layers import named_tensors
-from secateur.framework.network.lineage import Staying, lineage_of
+from secateur.framework.network.lineage import KeptIndices, lineage_of
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
 from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, Groups
-from secateur.framework.pruning.channels.made_up_values import SEED, _made_up_values
-from secateur.framework.pruning.channels.slicing import Factor, rescaled, rescaling, shrink, what_stays
+from secateur.framework.pruning.channels.made_up_values import SEED, made_up_values
+from secateur.framework.pruning.channels.slicing import Factor, kept_positions, rescaled, rescaling, shrink
 
 CHANGED = "a cut does not compute what a mask computes"
 NO_EFFECT = "the output does not depend on the mask, so that a cut cannot be verified"
 #: strides by which a large image is subsampled for a trial, and the least height and width after it
-STEPS, SMALL = (4, 2), 56
-Keep = dict[str, Tensor]
+STRIDES, SMALL = (4, 2), 56
+KeepMasks = dict[str, Tensor]
 #: thresholds of `_distance`: below FINE it is rounding; a wrong cut, as a rule, is above COARSE, which rounding
 #: in half precision almost reaches; in between, OF_EFFECT of the effect of the mask itself is accepted
 FINE, COARSE, OF_EFFECT = 3e-5, 0.03, 1e-4
@@ -101,16 +101,21 @@ def _few_and_many(keep: Tensor) -> Iterator[Tensor]:
 
 
 def _mismatches(
-    model: nn.Module, example: Tensor, free: Groups, keeps: Keep, alike: bool, path: Sequence[str] = ()
+    model: nn.Module,
+    example: Tensor,
+    free: Groups,
+    keeps: KeepMasks,
+    repeated_counts: bool,
+    path: Sequence[str] = (),
 ) -> dict[str, str]:
     """Bisect: halve each failing set of groups until the failing groups are known, with their reasons.
 
-    `alike` is whether some groups of one layer lose equally many channels, see `_keeps`.
+    `repeated_counts` is whether some groups of one layer lose equally many channels, see `_keeps`.
     """
     reasons: dict[str, str] = {}
     exact = [name for name in free if free[name].exact]
     # groups that pass only if cut by the same number are neighbours, parts of one layer's outputs: separate them
-    parts = [exact[::2], exact[1::2]] if alike else [exact]
+    parts = [exact[::2], exact[1::2]] if repeated_counts else [exact]
     parts.append([name for name in free if not free[name].exact])
 
     def tried(names: list[str], together: bool = False) -> tuple[list[str], str | None]:
@@ -152,7 +157,7 @@ def not_removable(model: nn.Module, example: Tensor, groups: Groups) -> dict[str
     return reasons
 
 
-def _keeps(groups: Groups) -> tuple[Keep, bool]:
+def _keeps(groups: Groups) -> tuple[KeepMasks, bool]:
     """Return a mask for each group, and whether any two groups of one layer lose equally many channels.
 
     Each mask removes a third to two thirds of the channels. The numbers differ between groups of one width, since
@@ -177,7 +182,7 @@ def _keeps(groups: Groups) -> tuple[Keep, bool]:
 
 
 def _wrong(
-    model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, path: Sequence[str] = (),
+    model: nn.Module, example: Tensor, groups: Groups, keeps: KeepMasks, path: Sequence[str] = (),
     all_of_them: bool = False,
 ) -> str | None:  # fmt: skip
     """Return why cutting channels of these groups differs from masking them, or None if it does not.
@@ -206,11 +211,13 @@ def _wrong(
     return None if far <= of_effect * _effect(model, used, groups, keeps, expected) else CHANGED
 
 
-def _effect(model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, masked: Sequence[Tensor]) -> float:
+def _effect(
+    model: nn.Module, example: Tensor, groups: Groups, keeps: KeepMasks, masked: Sequence[Tensor]
+) -> float:
     """Return the distance between the outputs of the unmasked and the masked network."""
-    staying = _what_stays(model, groups, keeps)
+    kept_indices = _kept_positions(model, groups, keeps)
     with torch.no_grad():
-        twin = _copy(model, _made_up_values(model, _tensors_of(groups), staying, whole=True))
+        twin = _copy(model, made_up_values(model, _tensors_of(groups), kept_indices, whole=True))
         torch.manual_seed(SEED)
         return _distance(masked, output_tensors(twin(example.clone())))
 
@@ -224,8 +231,8 @@ def distance(model: nn.Module, example: Tensor, groups: Groups) -> float:
     return float("inf") if isinstance(outputs, str) else _distance(*outputs[1:])
 
 
-def _what_stays(model: nn.Module, groups: Groups, keeps: Keep) -> Staying:
-    return what_stays(model, {name: ~keeps[name] for name in groups}, groups)[0]
+def _kept_positions(model: nn.Module, groups: Groups, keeps: KeepMasks) -> KeptIndices:
+    return kept_positions(model, {name: ~keeps[name] for name in groups}, groups)[0]
 
 
 def _tensors_of(groups: Groups) -> set[str]:
@@ -233,21 +240,21 @@ def _tensors_of(groups: Groups) -> set[str]:
 
 
 def _outputs(
-    model: nn.Module, example: Tensor, groups: Groups, keeps: Keep, path: Sequence[str] = ()
+    model: nn.Module, example: Tensor, groups: Groups, keeps: KeepMasks, path: Sequence[str] = ()
 ) -> tuple[Tensor, list[Tensor], list[Tensor]] | str:
     """Return the input used and the outputs of the masked and the cut network for it, or why the latter fails.
 
     Both passes use the same random seed. Only kept positions have random values: with zeros elsewhere, the copy
     is the masked network.
     """
-    staying = _what_stays(model, groups, keeps)
-    values = _made_up_values(model, _tensors_of(groups), staying)
+    kept_indices = _kept_positions(model, groups, keeps)
+    values = made_up_values(model, _tensors_of(groups), kept_indices)
     twin = _copy(model, values)
     values.clear()  # one copy in memory, which becomes smaller while tensors are cut
     with torch.no_grad():
         example, expected = _run_small(twin, example, path)
         try:
-            _cut_in_place(twin, staying, rescaling({name: keeps[name] for name in groups}, groups))
+            _cut_in_place(twin, kept_indices, rescaling({name: keeps[name] for name in groups}, groups))
             torch.manual_seed(SEED)
             return example, expected, output_tensors(twin(example.clone()))
         except Exception as error:  # a third-party forward may raise anything on unexpected sizes
@@ -272,7 +279,7 @@ def _run_small(twin: nn.Module, example: Tensor, path: Sequence[str]) -> tuple[T
     The input is a subsampled image if the network runs the operations of `path` on it.
     """
     if path and example.dim() == 4 and example.is_floating_point():
-        for step in STEPS:
+        for step in STRIDES:
             small = example[:, :, ::step, ::step].contiguous()
             if min(small.shape[2:]) < SMALL:
                 continue
@@ -286,7 +293,7 @@ def _run_small(twin: nn.Module, example: Tensor, path: Sequence[str]) -> tuple[T
     return example, output_tensors(twin(example.clone()))
 
 
-def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, list[Factor]]) -> None:
+def _cut_in_place(twin: nn.Module, kept_indices: KeptIndices, factors: Mapping[str, list[Factor]]) -> None:
     """Cut tensor by tensor, without rollback: the twin is discarded after an error."""
     lineage = lineage_of(twin)
     places: dict[int, list[tuple[dict[str, Any], str]]] = {}  # tied tensors have several
@@ -296,7 +303,7 @@ def _cut_in_place(twin: nn.Module, staying: Staying, factors: Mapping[str, list[
             for name, value in holder.items():
                 places.setdefault(id(value), []).append((holder, name))
     tensors = named_tensors(twin)
-    for tensor, dims in staying.items():
+    for tensor, dims in kept_indices.items():
         old = tensors.pop(tensor)
         for dim, index in dims.items():
             lineage.record_cut(tensor, dim, index)

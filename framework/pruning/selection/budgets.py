@@ -25,7 +25,7 @@ from secateur.framework.network.layers import (
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.size import count_macs, macs_by_tensor
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
-from secateur.framework.pruning.channels.slicing import shrink, what_stays
+from secateur.framework.pruning.channels.slicing import kept_positions, shrink
 from secateur.framework.pruning.scoring.channel_sums import units_per_channel
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
@@ -133,8 +133,8 @@ class _Masked:
         """Return the masks of nonzero entries of these weights, in their shapes if only `keep` remains."""
         if not self._alive:
             return {}
-        staying, _ = what_stays(self._model, {name: ~mask.cpu() for name, mask in keep.items()}, self._groups)
-        return {name: shrink(alive, staying.get(name, {})) for name, alive in self._alive.items()}
+        kept, _ = kept_positions(self._model, {name: ~mask.cpu() for name, mask in keep.items()}, self._groups)
+        return {name: shrink(alive, kept.get(name, {})) for name, alive in self._alive.items()}
 
 
 class Entries(Budget):

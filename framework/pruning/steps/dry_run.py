@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from secateur.framework.plugins.faults import ends_process, plugin_file
+from secateur.framework.plugins.old_imports import old_import
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Criterion, Data, LossFunction, check_scores
@@ -16,7 +17,7 @@ from secateur.utils.errors import RunError, UsageError
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.suggest import one_line, unknown
 
-KINDS = ("none", "random", "balanced")
+DATA_KINDS = ("none", "random", "balanced")
 
 
 def try_criterion(
@@ -52,7 +53,7 @@ def try_criterion(
     except Exception as error:  # raised by the criterion, or by the loss or the model that it calls
         raise UsageError(
             f"{plugin_file(error) or file}: {type(criterion).__name__}.score fails: "
-            f"{one_line(f'{type(error).__name__}: {error}')}"
+            f"{old_import(error) or one_line(f'{type(error).__name__}: {error}')}"
         ) from error
 
 
@@ -66,8 +67,8 @@ def _moved(model: nn.Module) -> nn.Module:
 
 
 def _check_data(data: Data) -> None:
-    if data.kind not in KINDS:
-        raise UsageError(unknown("kind of data", data.kind, KINDS))
+    if data.kind not in DATA_KINDS:
+        raise UsageError(unknown("kind of data", data.kind, DATA_KINDS))
     given = [amount for amount in (data.batches, data.samples, data.per_class) if amount is not None]
     if data.kind != "none" and (len(given) != 1 or data.per_class and data.kind != "balanced"):
         raise UsageError(f"{data} must set exactly one of batches and samples, or per_class for balanced data")

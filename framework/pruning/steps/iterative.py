@@ -65,8 +65,8 @@ class Averages:
         value = {}
         for name in [name for name in self.value if name in left]:
             score = self.value[name]
-            if name in event.staying:
-                score = shrink(score, event.staying[name])
+            if name in event.kept_indices:
+                score = shrink(score, event.kept_indices[name])
             elif score.dim() == 1 and name in event.keep:
                 score = score[event.keep[name].to(score.device)]
             value[name] = score

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import prunable_layers, prunable_weights, tensor_name
-from secateur.framework.network.lineage import Companion, Staying, lineage_of
+from secateur.framework.network.lineage import Companion, KeptIndices, lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.pruning.channels.slicing import shrink, what_stays
+from secateur.framework.pruning.channels.slicing import kept_positions, shrink
 from secateur.framework.pruning.channels.verification import not_removable
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores, check_scores
@@ -170,7 +170,7 @@ class PruningStep:
         else:
             scores = check_scores(scores, self.model, self.groups, self.criterion)
         inputs = None
-        staying: Staying = {}
+        kept_indices: KeptIndices = {}
         if granularity == "weight":
             keep = self._keep_weights(scores, target, self.scope or self.criterion.scope)
             removed = self._mask(keep)
@@ -179,10 +179,10 @@ class PruningStep:
             inputs = self._inputs_left(scores, keep, target, batches, loss)
             removed = self.remove(keep) + mask_inputs(self.model, self.readers, inputs)
         else:
-            keep, removed, staying = self._prune_both(scores, target)
+            keep, removed, kept_indices = self._prune_both(scores, target)
         self.criterion.step += 1
         asked = target if self._threshold(target) is None else None
-        return PruneEvent(asked, self.sparsity(), keep, scores, removed, inputs, staying=staying)
+        return PruneEvent(asked, self.sparsity(), keep, scores, removed, inputs, kept_indices=kept_indices)
 
     def _threshold(self, target: float) -> float | None:
         """Return the criterion's fixed threshold; None without one, or for a target of 0, which prunes nothing."""
@@ -205,7 +205,7 @@ class PruningStep:
         )
         return keep.removed
 
-    def _prune_both(self, scores: dict[str, Tensor], target: float) -> tuple[Keep, int, Staying]:
+    def _prune_both(self, scores: dict[str, Tensor], target: float) -> tuple[Keep, int, KeptIndices]:
         free = free_groups(self.groups)
         if self._threshold(target) is None:
             floors = self.limits().floors(self.model, free)
@@ -214,10 +214,10 @@ class PruningStep:
             single = {name: score for name, score in scores.items() if name not in free}
             weights = self._keep_weights(single, target, "global")
             channels = self._keep_channels({name: scores[name] for name in free}, target, strict=False)
-        staying, _ = what_stays(self.model, {name: ~mask.cpu() for name, mask in channels.items()}, self.groups)
+        kept, _ = kept_positions(self.model, {name: ~mask.cpu() for name, mask in channels.items()}, self.groups)
         removed = self.remove(channels)  # may raise, before anything is masked
-        left = Keep({name: shrink(mask, staying.get(name, {})) for name, mask in weights.items()})
-        return Keep({**weights, **channels}), removed + self._mask(left), staying
+        left = Keep({name: shrink(mask, kept.get(name, {})) for name, mask in weights.items()})
+        return Keep({**weights, **channels}), removed + self._mask(left), kept
 
     def _inputs_left(
         self, scores: dict[str, Tensor], keep: Keep, target: float, batches: Iterable[Batch], loss: LossFunction

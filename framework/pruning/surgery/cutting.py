@@ -4,9 +4,9 @@ Companions are further copies of the weights, as modules or mappings: rewind cop
 
     keep {group: bool (channels,)} --_check--> removed = ~keep
                                                   |
-         fold: moved_constants (new biases)       | what_stays: all slices of the group
+         fold: moved_constants (new biases)       | kept_positions: all slices of the group
                       |                           v
-                      |            staying {tensor: {dim: kept positions}},  positions (old -> new, -1 if removed)
+                      |            kept {tensor: {dim: positions}},  positions (old -> new, -1 if removed)
                       v                           |
          values {id: tensor} <-- rescaling        | shrink = index_select along each dim, memory format kept
                       +------------+--------------+
@@ -39,12 +39,19 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import check_network, named_tensors
-from secateur.framework.network.lineage import Companion, Lineage, Staying, has_lineage, lineage_of, set_lineage
+from secateur.framework.network.lineage import (
+    Companion,
+    KeptIndices,
+    Lineage,
+    has_lineage,
+    lineage_of,
+    set_lineage,
+)
 from secateur.framework.network.masks import PREFIX, Masks
 from secateur.framework.network.ordinary_tensors import ordinary_mode
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, TracedGroups, example_of, remap
-from secateur.framework.pruning.channels.slicing import Factor, rescaled, rescaling, shrink, what_stays
+from secateur.framework.pruning.channels.slicing import Factor, kept_positions, rescaled, rescaling, shrink
 from secateur.framework.pruning.surgery.folding import moved_constants
 from secateur.framework.pruning.surgery.rollback import all_or_nothing
 from secateur.utils.errors import UsageError
@@ -124,7 +131,7 @@ def cut(
     if not removed:
         return TracedGroups(groups, groups.example) if isinstance(groups, TracedGroups) else dict(groups)
     folded = moved_constants(model, removed, groups, example_input) if fold else {}
-    staying, positions = what_stays(model, removed, groups)
+    kept_indices, positions = kept_positions(model, removed, groups)
     twins, mappings = _sorted_out(companions, model)
     plan = _Plan()
     named = named_tensors(model)
@@ -132,7 +139,7 @@ def cut(
     values = {id(named[name]): value for name, value in folded.items()}
     for name, parts in factors.items():
         values[id(named[name])] = rescaled(values.get(id(named[name]), named[name].detach()), parts)
-    touched: Staying = {name: {} for name, tensor in named.items() if id(tensor) in values} | staying
+    touched: KeptIndices = {name: {} for name, tensor in named.items() if id(tensor) in values} | kept_indices
     _plan_module(plan, model, touched, values=values)
     for twin in twins:
         tensors = named_tensors(twin)
@@ -141,16 +148,16 @@ def cut(
             for name, parts in factors.items()
             if name in tensors and tensors[name].shape == named[name].shape
         }
-        _plan_module(plan, twin, staying, like=model, values=scaled)
+        _plan_module(plan, twin, kept_indices, like=model, values=scaled)
     _plan_optimizer(plan, optimizer, touched, [model, *twins])
     for mapping in mappings:
-        _plan_mapping(plan, mapping, staying, model, factors)
+        _plan_mapping(plan, mapping, kept_indices, model, factors)
     modules = [model, *twins]
     lineages = [lineage_of(model), *(_twin_lineage(twin, model) for twin in twins)]
     with all_or_nothing(modules, None if optimizer is None else unwrapped(optimizer), mappings):
         _apply(plan, modules, optimizer)
         for module, lineage in zip(modules, lineages, strict=True):
-            for tensor, dims in staying.items():
+            for tensor, dims in kept_indices.items():
                 for dim, index in dims.items():
                     lineage.record_cut(tensor, dim, index)
             follow_shapes(module)
@@ -160,7 +167,7 @@ def cut(
 def _plan_module(
     plan: _Plan,
     module: nn.Module,
-    staying: Staying,
+    kept_indices: KeptIndices,
     like: nn.Module | None = None,
     values: Mapping[int, Tensor] | None = None,
 ) -> None:
@@ -171,7 +178,7 @@ def _plan_module(
     reference = named_tensors(like) if like is not None else {}
     tensors = named_tensors(module)
     seen: set[int] = set()
-    for name, dims in staying.items():
+    for name, dims in kept_indices.items():
         old = tensors.get(name)
         if old is None or reference and old.shape != reference[name].shape:
             shape = "is missing" if old is None else f"has shape {tuple(old.shape)}, unlike the model's"
@@ -204,7 +211,7 @@ def _smaller(old: nn.Parameter, dims: Mapping[int, Tensor], value: Tensor) -> nn
     return new
 
 
-def _plan_optimizer(plan: _Plan, optimizer: Any, staying: Staying, modules: Sequence[nn.Module]) -> None:
+def _plan_optimizer(plan: _Plan, optimizer: Any, kept_indices: KeptIndices, modules: Sequence[nn.Module]) -> None:
     if optimizer is None:
         return
     inner = unwrapped(optimizer)
@@ -215,7 +222,7 @@ def _plan_optimizer(plan: _Plan, optimizer: Any, staying: Staying, modules: Sequ
         if old in inner.state:
             name = names[id(old)]
             state = {
-                key: _smaller_state(value, key, old, name, staying[name], type(inner).__name__)
+                key: _smaller_state(value, key, old, name, kept_indices[name], type(inner).__name__)
                 for key, value in inner.state[old].items()
             }
             plan.states.append((old, state))
@@ -240,19 +247,19 @@ def _smaller_state(
 def _plan_mapping(
     plan: _Plan,
     companion: MutableMapping[str, Tensor],
-    staying: Staying,
+    kept_indices: KeptIndices,
     model: nn.Module,
     factors: Mapping[str, Sequence[Factor]],
 ) -> None:
     reference = named_tensors(model)
-    missed = next((name for name in staying if name not in companion), None)
+    missed = next((name for name in kept_indices if name not in companion), None)
     wrapped = None if missed is None else next((key for key in companion if key.endswith(f".{missed}")), None)
     if wrapped is not None:
         raise UsageError(
             f"companion: '{wrapped}' is '{missed}' in the network: pass names without the prefix "
             f"'{wrapped.removesuffix(str(missed))}', or the module itself"
         )
-    for name, dims in staying.items():
+    for name, dims in kept_indices.items():
         if name not in companion:
             continue
         if not isinstance(companion[name], Tensor):

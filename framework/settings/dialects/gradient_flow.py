@@ -12,7 +12,7 @@ from typing import Any
 from secateur.framework.plugins.registry import registry
 from secateur.framework.settings.dialects.gradient_flow_defaults import (
     DENSE,
-    WORDS,
+    TRUTH_VALUES,
     Settings,
     as_there,
     is_true,
@@ -71,7 +71,7 @@ def _switch(flag: str, setting: str, then: Any) -> Meaning:
 
 def _refused(flag: str, reason: str, *, fine: tuple[str, ...] = ("",)) -> Meaning:
     def meaning(value: str) -> Settings:
-        if str(value).lower() not in (*fine, *(word for word, true in WORDS.items() if not true)):
+        if str(value).lower() not in (*fine, *(word for word, true in TRUTH_VALUES.items() if not true)):
             raise UsageError(f"--{flag} {value}: {reason}")
         return {}
 

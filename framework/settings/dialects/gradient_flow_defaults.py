@@ -9,7 +9,16 @@ from secateur.utils.errors import UsageError
 
 Settings = dict[str, Any]
 
-WORDS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False, "none": False, "": False}
+TRUTH_VALUES = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "none": False,
+    "": False,
+}
 #: networks of the script that prunes only with `--pruning True`, by default with method 0
 ON_REQUEST = ("lenet3", "resnet50_noskip", "resnet101_noskip", "densenet121_imagenet", "densenet201_imagenet")
 DENSE: Settings = {"prune_criterion": "EmptyCrit"}
@@ -33,9 +42,9 @@ RATES = ("learning_rate", "l2_reg", "lr_schedule", "lr_milestones")
 def is_true(value: str, flag: str) -> bool:
     """Convert a word such as "True" to a bool; raise UsageError for other words."""
     word = str(value).lower()
-    if word not in WORDS:
+    if word not in TRUTH_VALUES:
         raise UsageError(f"--{flag} must be true or false, got {value!r}")
-    return WORDS[word]
+    return TRUTH_VALUES[word]
 
 
 def shown(settings: Settings) -> str:

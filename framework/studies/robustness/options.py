@@ -14,7 +14,7 @@ LEAST = {"steps": 1, "binary_search_steps": 1, "repeats": 1, "candidates": 2}
 POSITIVE = ("stepsize", "rel_stepsize", "abs_stepsize", "initial_const", "init_epsilon")
 #: options of at least 0
 FROM_ZERO = ("confidence", "overshoot")
-SWITCHES = ("abort_early", "random_start", "across_channels", "check_trivial")
+BOOLEAN_OPTIONS = ("abort_early", "random_start", "across_channels", "check_trivial")
 #: options that may be None: all candidates, no fixed step size
 MAY_BE_NONE = ("candidates", "abs_stepsize", "channel_axis")
 
@@ -39,4 +39,4 @@ def _wrong(name: str, value: Any) -> str:
         return "" if is_number and value >= 0 else "a number from 0 on"
     if name == "gamma":
         return "" if is_number and 0 < value < 1 else "a number between 0 and 1"
-    return "true or false" if name in SWITCHES and not isinstance(value, bool) else ""
+    return "true or false" if name in BOOLEAN_OPTIONS and not isinstance(value, bool) else ""

@@ -144,6 +144,46 @@ def test_another_old_name_is_one_line_that_names_the_new_place(line: str, words:
     assert words in text and "Old.py" in text and "\n" not in text and "UsageError" not in text
 
 
+LATE_CRITERION = """
+from secateur import Criterion
+
+class Late(Criterion):
+    granularity = "weight"
+
+    def score(self, model, batches, loss, groups=None):
+        from framework.prunable import prunable_weights
+"""
+LATE_TRAINER = """
+from secateur import DefaultTrainer
+
+class Late(DefaultTrainer):
+    def train_step(self, batch):
+        import utils.vision
+"""
+
+
+@pytest.mark.parametrize(
+    ("folder", "text", "flag"),
+    [("criterions", LATE_CRITERION, "--prune_criterion"), ("trainers", LATE_TRAINER, "--train_scheme")],
+)
+def test_an_old_import_inside_a_function_is_one_line(
+    folder: str,
+    text: str,
+    flag: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write(tmp_path / "old", folder, "Late", text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if Path(path).resolve() not in (ROOT, tmp_path)])
+    for name in [name for name in sys.modules if name.split(".")[0] in ("framework", "utils")]:
+        monkeypatch.delitem(sys.modules, name)
+    assert main(["--model", "LeNet300", flag, "Late", "--plugins", "old", *SHORT.split()]) in (1, 2)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "Late.py" in line and "from secateur import" in line
+
+
 def test_a_users_own_packages_of_these_names_are_theirs(old: Path, tmp_path: Path) -> None:
     write(tmp_path, "utils", "__init__", "MINE = True\n")
     write(tmp_path, "utils", "helper", "VALUE = 3\n")

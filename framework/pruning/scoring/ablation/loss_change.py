@@ -20,7 +20,7 @@ from secateur.framework.pruning.scoring.gradients import peek
 #: maximum number of elements of the largest activation for one block of sets
 BLOCK = 2**23
 #: tolerances of the check that both ways to remove channels agree: relative to the change, and to the outputs
-SAME, ROUNDING = 1e-3, 1e-5
+RELATIVE_ERROR, ROUNDING = 1e-3, 1e-5
 #: number of samples of this check
 TRIED = 4
 
@@ -131,7 +131,7 @@ class _Network:
 def _agree(found: Tensor, expected: Tensor, whole: Tensor) -> bool:
     change = torch.linalg.vector_norm((expected - whole).double())
     rounding = ROUNDING * torch.linalg.vector_norm(whole.double())
-    return bool(torch.linalg.vector_norm((found[0] - expected).double()) <= SAME * change + rounding)
+    return bool(torch.linalg.vector_norm((found[0] - expected).double()) <= RELATIVE_ERROR * change + rounding)
 
 
 def _changing(reads: Mapping[Node, Read], replay: Replay, sets: Tensor) -> Tensor:

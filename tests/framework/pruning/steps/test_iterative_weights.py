@@ -164,13 +164,13 @@ class Marked(Criterion):
 def test_averages_of_weights_are_cut_along_with_the_network() -> None:
     """Scores are frozen at the first step: what the second ranks has to fit the smaller network."""
     trainer, log = run(Marked(), limit=0.6, frequency=3, maximum=2, fixed_criteria=True)
-    assert len(log.events) == 2 and log.events[0].staying
+    assert len(log.events) == 2 and log.events[0].kept_indices
     second = log.events[1].scores
     weights = prunable_weights(trainer.model)
     step_two = {name: tuple(second[name].shape) for name in weights}
     assert step_two != {name: tuple(shape) for name, shape in WEIGHTS.items()}
     dense = Marked().places
-    for name, dims in log.events[0].staying.items():
+    for name, dims in log.events[0].kept_indices.items():
         if name in weights:
             expected = dense[name]
             for dim, index in dims.items():
