@@ -26,7 +26,7 @@ from benchmarks.overhead import SEED, adam, loaders, make_trainer
 from benchmarks.timing import Row, by_turns, head, record, show
 from secateur import build
 from secateur.framework.network.latency import measure_latency
-from secateur.framework.network.memory_format import FORMATS, _measure, lay_out
+from secateur.framework.network.memory_format import MEMORY_FORMATS, _measure, lay_out
 from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.pruning.steps.step import PruningStep
@@ -70,7 +70,7 @@ def pruning(dense: nn.Module, found: Loaders, keep: list[nn.Module]) -> Callable
         start = time.perf_counter()
         batches = found.scoring_batches("random", batches=5, samples=None, batch_size=128, seed=SEED, step=0)
         step = PruningStep(model, criterion, batches[0][0][:1])
-        layout = FORMATS[_measure(model, batches[0][0][:1])]
+        layout = MEMORY_FORMATS[_measure(model, batches[0][0][:1])]
         lay_out(model, layout)
         for number, target in enumerate(targets(LIMIT, STEPS)):
             batches = found.scoring_batches(
@@ -78,7 +78,7 @@ def pruning(dense: nn.Module, found: Loaders, keep: list[nn.Module]) -> Callable
             )
             placed = [(inputs.contiguous(memory_format=layout), labels) for inputs, labels in batches]
             step(target, placed, nn.functional.cross_entropy)
-        lay_out(model, FORMATS[_measure(model, batches[0][0][:1])])
+        lay_out(model, MEMORY_FORMATS[_measure(model, batches[0][0][:1])])
         seconds = time.perf_counter() - start
         keep[:] = [model]
         return seconds
@@ -107,7 +107,7 @@ def in_units(dense: nn.Module, found: Loaders, repeats: int) -> tuple[list[Row],
     unit, prune = dense_pass(dense, batch), pruning(dense, found, keep)
     first = by_turns({"unit": unit, "SNAPit": prune}, repeats)
     small = keep[0]
-    layout = FORMATS[_measure(small, batch[0][:1])]
+    layout = MEMORY_FORMATS[_measure(small, batch[0][:1])]
     epochs = {"unit": unit, "epoch": training(copy.deepcopy(small), found, layout)}
     second = by_turns(epochs, 3 * repeats)
     length = len(found.train)

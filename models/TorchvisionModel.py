@@ -12,9 +12,9 @@ from secateur.utils.subsampled import subsample
 from secateur.utils.suggest import one_line
 from secateur.utils.torchvision_names import check_arch
 
-COLOURS = 3
+RGB_CHANNELS = 3
 #: options of googlenet and inception_v3 that disable the auxiliary heads and a warning
-AUXILIARY = {"aux_logits": False, "init_weights": True}
+WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
 LARGEST_TRIED = 512
 
 
@@ -49,7 +49,7 @@ class TorchvisionModel(nn.Module):
             raise UsageError(f"{cls.__name__}: {arch} needs an image_size that is a multiple of {step}, "
                              f"got {image_size}")  # fmt: skip
         network = _built(arch, in_channels, num_classes, image_size)
-        if in_channels != COLOURS:
+        if in_channels != RGB_CHANNELS:
             _swap_first_layer(network, in_channels)
         subsample(network)
         why = _refusal(network, in_channels, image_size)
@@ -70,7 +70,7 @@ def _built(arch: str, in_channels: int, num_classes: int, image_size: int) -> nn
     """Build the network without trained weights."""
     options: dict[str, Any] = {"num_classes": num_classes}
     if arch in ("googlenet", "inception_v3"):
-        options |= AUXILIARY | {"transform_input": in_channels == COLOURS}
+        options |= WITHOUT_AUXILIARY | {"transform_input": in_channels == RGB_CHANNELS}
     if arch.startswith("vit_"):
         options["image_size"] = image_size
     if arch.startswith("maxvit_"):
@@ -86,7 +86,7 @@ def _swap_first_layer(network: nn.Module, in_channels: int) -> None:
     new = nn.Conv2d(in_channels, old.out_channels, bias=old.bias is not None, **shape)
     if not old.weight.is_meta:
         with torch.no_grad():
-            scale = (COLOURS / in_channels) ** 0.5
+            scale = (RGB_CHANNELS / in_channels) ** 0.5
             new.weight.normal_(0, float(old.weight.std()) * scale)
             if new.bias is not None and old.bias is not None:
                 new.bias.copy_(old.bias)

@@ -10,7 +10,7 @@ from torch import nn
 
 from secateur.framework.commands.machine import seed_everything
 from secateur.framework.commands.optimizer_options import optimizer_options
-from secateur.framework.network.memory_format import FORMATS, fast_multiple, usable_format
+from secateur.framework.network.memory_format import MEMORY_FORMATS, fast_multiple, usable_format
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighted
@@ -148,7 +148,7 @@ def use_safe_format(config: RunConfig, *models: nn.Module) -> torch.memory_forma
     config.memory_format, note = usable_format(config.memory_format, *models)
     if note:
         config.notes.append(note)
-    return FORMATS.get(config.memory_format, torch.contiguous_format)
+    return MEMORY_FORMATS.get(config.memory_format, torch.contiguous_format)
 
 
 def build_loss(config: RunConfig) -> Loss:

@@ -10,7 +10,7 @@ from rich.table import Table
 from secateur.framework.plugins.registry import registry
 from secateur.framework.plugins.source import Entry
 
-COLUMNS = ("name", "summary", "granularity", "when", "paper")
+ENTRY_COLUMNS = ("name", "summary", "granularity", "when", "paper")
 PIPE_WIDTH = 240  # characters, so that a row is one line in a file or a pipe
 
 
@@ -27,8 +27,10 @@ def print_tables(kinds: Sequence[str]) -> None:
 
 def _table(kind: str, entries: Sequence[Entry]) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
-    shown = [column for column in COLUMNS if kind == "criterions" or any(getattr(e, column) for e in entries)]
-    for column in shown or COLUMNS[:1]:
+    shown = [
+        column for column in ENTRY_COLUMNS if kind == "criterions" or any(getattr(e, column) for e in entries)
+    ]
+    for column in shown or ENTRY_COLUMNS[:1]:
         table.add_column(column, no_wrap=column != "summary", overflow="fold")
     for entry in entries:
         table.add_row(*(getattr(entry, column) for column in shown))

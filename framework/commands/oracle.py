@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from secateur.framework.commands import assemble
 from secateur.framework.commands.failures import explaining
 from secateur.framework.commands.machine import prepare_machine
-from secateur.framework.commands.oracle_criterions import ALL, chosen_criterions
+from secateur.framework.commands.oracle_criterions import ALL_CRITERIONS, chosen_criterions
 from secateur.framework.network import memory_format
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.channels.discovery import channel_groups
@@ -98,7 +98,7 @@ class Trial:
             try:
                 criterions[name] = self._tried(name)
             except UsageError as error:
-                if not any(ALL in text.split(",") for text in self._given):
+                if not any(ALL_CRITERIONS in text.split(",") for text in self._given):
                     raise UsageError(f"--criterions {name}: {error}") from error
                 left_out[name] = str(error)
         return criterions, dict(sorted(left_out.items()))

@@ -8,7 +8,7 @@ from secateur.framework.plugins.registry import registry
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
-ALL = "all"
+ALL_CRITERIONS = "all"
 #: criterion that the study measures as the reference
 REFERENCE = "Oracle"
 
@@ -23,14 +23,14 @@ def chosen_criterions(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     if not words:
         raise UsageError("--criterions must be comma-separated names, or all")
     known = registry.names("criterions")
-    named = dict.fromkeys(word for word in words if word != ALL)
+    named = dict.fromkeys(word for word in words if word != ALL_CRITERIONS)
     for name in named:
         if name not in known:
-            raise UsageError(f"--criterions: {unknown('criterion', name, [*known, ALL])}")
+            raise UsageError(f"--criterions: {unknown('criterion', name, [*known, ALL_CRITERIONS])}")
         reason = _unfit(name)
         if reason is not None:
             raise UsageError(f"--criterions {name}: it {reason}")
-    if ALL not in words:
+    if ALL_CRITERIONS not in words:
         return list(named), {}
     reasons = {name: _unfit(name) or _unasked(name) for name in known}
     left_out = {name: reason for name, reason in reasons.items() if reason is not None and name not in named}

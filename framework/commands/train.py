@@ -97,7 +97,7 @@ def build_trainer(
         max_training_minutes=config.max_training_minutes,
         temperature=1.0 if config.T is None else config.T,
         seed=config.seed,
-        memory_format=memory_format.FORMATS[config.memory_format],
+        memory_format=memory_format.MEMORY_FORMATS[config.memory_format],
         plan=plan or {},
     )
     trainer: Trainer = build("trainers", config.train_scheme, parts=parts, settings=settings,
@@ -206,7 +206,7 @@ class Layout:
                 else config.memory_format
             )
             self._folder.write_config(config)
-        trainer.use_memory_format(memory_format.FORMATS[config.train_memory_format])
+        trainer.use_memory_format(memory_format.MEMORY_FORMATS[config.train_memory_format])
 
 
 def _check_dense(config: RunConfig, model: nn.Module) -> None:

@@ -25,7 +25,7 @@ from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json
 from secateur.utils.files.bounded_yaml import RESULTS, read_json
 
-FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 #: multiply-adds per sample below which the default is used without a measurement, since there is nothing to gain;
 #: VGG16 without 93 % of its channels, 6 to 12 million, trains in three quarters of the time in channels-last
 WORTH_MEASURING = 2_000_000
@@ -37,7 +37,7 @@ MOST_SAMPLES, WORK = 128, 2_000_000_000
 
 
 def memory_format(model: nn.Module, example_input: Tensor) -> str:
-    """Return the name in FORMATS of the format with the faster forward and backward pass. The model is unchanged.
+    """Return the name of the memory format with the faster forward and backward pass. The model is unchanged.
 
     "contiguous", without a measurement, for small networks and for those with layers that must not be trained in
     channels_last.
@@ -51,7 +51,7 @@ def memory_format(model: nn.Module, example_input: Tensor) -> str:
         return "contiguous"
     key = _key(model, example_input)
     cache = _read_cache()
-    if cache.get(key) not in FORMATS:
+    if cache.get(key) not in MEMORY_FORMATS:
         # more samples for small networks, or the overhead of Python would be measured
         cache[key] = _measure(model, example_input, min(MOST_SAMPLES, max(SAMPLES, WORK // macs)))
         _write_cache(cache)
@@ -112,8 +112,8 @@ def lay_out(model: nn.Module, layout: torch.memory_format, optimizer: torch.opti
 
 
 def format_name(layout: torch.memory_format) -> str:
-    """Return the name of a memory format in FORMATS."""
-    return next(name for name, value in FORMATS.items() if value == layout)
+    """Return the name of a memory format in MEMORY_FORMATS."""
+    return next(name for name, value in MEMORY_FORMATS.items() if value == layout)
 
 
 def usable_format(name: str, *models: nn.Module) -> tuple[str, str]:
@@ -127,10 +127,10 @@ def usable_format(name: str, *models: nn.Module) -> tuple[str, str]:
 def _measure(model: nn.Module, example_input: Tensor, samples: int = SAMPLES) -> str:
     inputs = example_input[:1].expand(samples, *example_input.shape[1:])
     before = _layout(model)
-    times: dict[str, list[float]] = {name: [] for name in FORMATS}
+    times: dict[str, list[float]] = {name: [] for name in MEMORY_FORMATS}
     try:
         for repeat in range(REPEATS + 1):  # the first repeat is a warm-up
-            for name, layout in FORMATS.items():
+            for name, layout in MEMORY_FORMATS.items():
                 lay_out(model, layout)
                 seconds = _pass(model, inputs.contiguous(memory_format=layout))
                 if repeat:

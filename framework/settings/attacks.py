@@ -10,7 +10,7 @@ from typing import Any
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
-ALL = "all"
+ALL_ATTACKS = "all"
 #: default attack of the tester, as in SNIP-it
 DEFAULT = "CarliniWagner"
 TESTER = "AdversarialEvaluation"
@@ -92,11 +92,11 @@ def chosen_attacks(text: str) -> list[Attack]:
     """
     words = [word.strip() for word in str(text).split(",") if word.strip()]
     if not words:
-        raise UsageError(f"--attack {text!r} has no name (one of {', '.join((*ATTACKS, ALL))})")
+        raise UsageError(f"--attack {text!r} has no name (one of {', '.join((*ATTACKS, ALL_ATTACKS))})")
     for word in words:
-        if word not in ATTACKS and word != ALL:
-            raise UsageError(unknown("attack", word, (*ATTACKS, ALL)))
-    return list(ATTACKS.values()) if ALL in words else [ATTACKS[word] for word in dict.fromkeys(words)]
+        if word not in ATTACKS and word != ALL_ATTACKS:
+            raise UsageError(unknown("attack", word, (*ATTACKS, ALL_ATTACKS)))
+    return list(ATTACKS.values()) if ALL_ATTACKS in words else [ATTACKS[word] for word in dict.fromkeys(words)]
 
 
 def chosen_epsilons(given: Any, attacks: Sequence[Attack]) -> dict[str, tuple[float, ...]]:

@@ -23,7 +23,7 @@ from secateur.utils.suggest import unknown
 SHIPPED = ROOT / "utils" / "autoconfig.json"
 FACTS = ("name", "granularity", "schedule", "when", "paper", "trainer")
 CONDITIONS = [*FLAGS, *(f"{group}.{fact}" for group in GROUPS for fact in FACTS)]
-KEYS = ("when", "set", "why")
+RULE_KEYS = ("when", "set", "why")
 
 
 class Fill(NamedTuple):
@@ -97,8 +97,8 @@ def _check(rule: Any, where: str, file: Path) -> Rule:
     if not isinstance(rule, dict) or not isinstance(rule.get("why"), str):
         raise UsageError(f'{where} must be {{"when": {{...}}, "set": {{...}}, "why": "..."}}')
     for key in rule:
-        if key not in KEYS:
-            raise UsageError(f"{where}: {unknown('key', key, KEYS)}")
+        if key not in RULE_KEYS:
+            raise UsageError(f"{where}: {unknown('key', key, RULE_KEYS)}")
     when, values = rule.get("when", {}), rule.get("set")
     if not isinstance(when, dict) or not isinstance(values, dict):
         raise UsageError(f"{where}: when and set must be mappings")

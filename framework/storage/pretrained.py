@@ -24,11 +24,11 @@ NESTED = ("state_dict", "model_state_dict", "model", "net", "state")
 #: dotted names in old files of DenseNet, which are invalid now: norm.1.weight
 DOTTED = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 #: auxiliary heads of googlenet and inception_v3 that only training uses; they are not built here
-AUXILIARY = re.compile(r"(?:aux[12]|AuxLogits)\.")
+AUXILIARY_HEAD = re.compile(r"(?:aux[12]|AuxLogits)\.")
 COUNTER = "num_batches_tracked"
 SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
 #: number of bytes that every zip archive of tensors may unpack to
-LEAST = 2**20
+LEAST_BYTES = 2**20
 
 
 def load_tensors(file: Path, model: nn.Module, new_head: bool = False) -> None:
@@ -73,7 +73,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
             return load_file(str(file))
         if zipfile.is_zipfile(file):  # torch.save does not compress: the entries are no larger than the file
             with file.open("rb") as opened:
-                check_zip(opened, file, max(size, LEAST))
+                check_zip(opened, file, max(size, LEAST_BYTES))
         with torch.sparse.check_sparse_tensor_invariants(True):  # otherwise invalid indices access foreign memory
             content = torch.load(file, map_location="cpu", weights_only=True)
     except UsageError:
@@ -133,7 +133,7 @@ def _as_named_now(values: dict[str, Tensor], state: dict[str, Tensor]) -> dict[s
     if all(name.startswith("module.") for name in values):  # as DataParallel saves them
         values = {name.removeprefix("module."): tensor for name, tensor in values.items()}
     values = {DOTTED.sub(r"\1\2", name) if name not in state else name: t for name, t in values.items()}
-    values = {name: t for name, t in values.items() if name in state or not AUXILIARY.match(name)}
+    values = {name: t for name, t in values.items() if name in state or not AUXILIARY_HEAD.match(name)}
     # old files lack the counter, and converted files have it as a float; it does not affect the output
     counters = {
         name: tensor for name, tensor in state.items()

@@ -19,7 +19,7 @@ from secateur.utils.loading.augment import AREAS, LOG_RATIO, TRIES
 from secateur.utils.loading.dataset import reading
 from secateur.utils.suggest import one_line
 
-FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
+IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
 """Accepted formats of image files, independent of the suffix: bitmaps only, since EPS runs as a program."""
 
 LARGEST_IMAGE = 2**30
@@ -74,7 +74,7 @@ class Pictures:
         with reading(path), warnings.catch_warnings(), open_regular(path, LARGEST_IMAGE) as file:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # an error at twice the size
             try:
-                with Image.open(file, formats=FORMATS) as image:
+                with Image.open(file, formats=IMAGE_FORMATS) as image:
                     square = make(image.convert(self.mode))
             except Image.DecompressionBombError as error:
                 raise UsageError(f"{path} has too many pixels: {one_line(error)}") from error

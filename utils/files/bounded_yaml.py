@@ -23,7 +23,7 @@ FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 #: code points that are not text; U+DC80 to U+DCFF represent bytes of file names that are not UTF-8
 NO_TEXT = re.compile("[\x00\ud800-\udc7f\udd00-\udfff]")
-SHOWN = 60
+SHOWN_CHARACTERS = 60
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def parse_yaml(text: str, where: str, limits: Limits = SETTINGS, numbered: bool 
         raise UsageError(f"{where}{line}: {one_line(reason)}") from error
     # PyYAML's constructors raise these for values that do not fit their tag: !!int '', !!timestamp abc
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        reason = f" ({one_line(error, SHOWN)})" if isinstance(error, ValueError) else ""
+        reason = f" ({one_line(error, SHOWN_CHARACTERS)})" if isinstance(error, ValueError) else ""
         raise UsageError(f"{where}: a value does not fit its tag{reason}") from error
     _check_texts(value, where)
     return _floats(value)
@@ -115,7 +115,7 @@ def parse_json(text: str, where: str, limits: Limits = SETTINGS) -> Any:
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}: {error.msg}") from error
     except (ValueError, RecursionError) as error:  # a number of more digits than Python converts
-        raise UsageError(f"{where}: {one_line(error, SHOWN)}") from error
+        raise UsageError(f"{where}: {one_line(error, SHOWN_CHARACTERS)}") from error
     _check_texts(value, where)
     return value
 
@@ -164,7 +164,9 @@ def _check_texts(value: Any, where: str) -> None:
     """Raise UsageError for a string with a NUL or a lone surrogate, invalid in names and contents of files."""
     for part in _parts(value):
         if isinstance(part, str) and NO_TEXT.search(part):
-            raise UsageError(f"{where}: {one_line(ascii(part), SHOWN)} is not text (a NUL or a lone surrogate)")
+            raise UsageError(
+                f"{where}: {one_line(ascii(part), SHOWN_CHARACTERS)} is not text (a NUL or a lone surrogate)"
+            )
 
 
 def _parts(value: Any) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from secateur.utils.suggest import one_line
 if TYPE_CHECKING:
     from secateur.utils.loading.dataset import DataSet, ImageFiles
 
-LABELS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def check_description(dataset: DataSet) -> None:
@@ -121,7 +121,7 @@ class CheckedFiles:
 def _checked_labels(labels: Tensor, count: int, dataset: DataSet, train: bool, where: str) -> Tensor:
     if count == 0:
         raise UsageError(f"{dataset.name} has no {'training' if train else 'test'} images")
-    if labels.dim() != 1 or labels.dtype not in LABELS:
+    if labels.dim() != 1 or labels.dtype not in LABEL_DTYPES:
         raise UsageError(f"{where} must return int64 labels of shape (N,), got {_kind(labels)}")
     if len(labels) != count:
         raise UsageError(f"{where} returns {count} images and {len(labels)} labels, not one for each")

@@ -14,7 +14,7 @@ from secateur.framework.network.lineage import KeptIndices
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.pruning.channels.slicing import shrink
 
-SEED = 20_240_229
+VERIFICATION_SEED = 20_240_229
 
 
 #: length after which the noise repeats, which saves time: a prime number, so that no two rows are equal
@@ -41,7 +41,7 @@ def made_up_values(
         whole: Whether removed positions have random values, too. The others are the same in both cases.
     """
     noise = _Noise()
-    beyond = _Noise(SEED + 1) if whole else noise
+    beyond = _Noise(VERIFICATION_SEED + 1) if whole else noise
     made: dict[int, Tensor] = {}
     for module_name, module in named_modules(model).items():
         known = isinstance(module, MADE_UP)
@@ -86,7 +86,7 @@ def _spread(small: Tensor, shape: Sequence[int], dims: Mapping[int, Tensor]) -> 
 class _Noise:
     """Reproducible normal random numbers: drawn once, and read from a random offset for each tensor."""
 
-    def __init__(self, seed: int = SEED) -> None:
+    def __init__(self, seed: int = VERIFICATION_SEED) -> None:
         generator = torch.Generator().manual_seed(seed)
         self._once = torch.randn(PERIOD, generator=generator).repeat(2)
         self._shifts, self._scales = self._once * 0.3, self._once.tanh().mul_(0.5).add_(1)

@@ -43,7 +43,7 @@ from secateur.framework.network.outputs import output_tensors
 from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, Groups
-from secateur.framework.pruning.channels.made_up_values import SEED, made_up_values
+from secateur.framework.pruning.channels.made_up_values import VERIFICATION_SEED, made_up_values
 from secateur.framework.pruning.channels.slicing import Factor, kept_positions, rescaled, rescaling, shrink
 
 CHANGED = "a cut does not compute what a mask computes"
@@ -122,7 +122,9 @@ def _mismatches(
         some = {name: free[name] for name in names}
         reason = _wrong(model, example, some, keeps, path, together) if names else None
         if reason == NO_EFFECT and example.is_floating_point():  # the example may be all zeros
-            noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(SEED)).to(example)
+            noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(VERIFICATION_SEED)).to(
+                example
+            )
             reason = _wrong(model, noise, some, keeps, path, together)
         return names, reason
 
@@ -164,7 +166,7 @@ def _keeps(groups: Groups) -> tuple[KeepMasks, bool]:
     the halves of a `chunk` can be cut only by the same number, which a trial with equal numbers would not show.
     The first group loses the most, since the first half is the larger one when `chunk` splits an odd number.
     """
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator().manual_seed(VERIFICATION_SEED)
     counts: dict[int, int] = {}
     seen: set[tuple[str, int, int]] = set()
     keeps, equal = {}, False
@@ -218,7 +220,7 @@ def _effect(
     kept_indices = _kept_positions(model, groups, keeps)
     with torch.no_grad():
         twin = _copy(model, made_up_values(model, _tensors_of(groups), kept_indices, whole=True))
-        torch.manual_seed(SEED)
+        torch.manual_seed(VERIFICATION_SEED)
         return _distance(masked, output_tensors(twin(example.clone())))
 
 
@@ -255,7 +257,7 @@ def _outputs(
         example, expected = _run_small(twin, example, path)
         try:
             _cut_in_place(twin, kept_indices, rescaling({name: keeps[name] for name in groups}, groups))
-            torch.manual_seed(SEED)
+            torch.manual_seed(VERIFICATION_SEED)
             return example, expected, output_tensors(twin(example.clone()))
         except Exception as error:  # a third-party forward may raise anything on unexpected sizes
             return f"{CHANGED}: {type(error).__name__}"
@@ -283,13 +285,13 @@ def _run_small(twin: nn.Module, example: Tensor, path: Sequence[str]) -> tuple[T
             small = example[:, :, ::step, ::step].contiguous()
             if min(small.shape[2:]) < SMALL:
                 continue
-            torch.manual_seed(SEED)
+            torch.manual_seed(VERIFICATION_SEED)
             given = small.clone()  # a network may change its input
             with contextlib.suppress(Exception), _Path() as record:  # the code may depend on a fixed size
                 out = output_tensors(twin(given))
                 if record.names == list(path) and all(bool(tensor.isfinite().all()) for tensor in out):
                     return small, out
-    torch.manual_seed(SEED)
+    torch.manual_seed(VERIFICATION_SEED)
     return example, output_tensors(twin(example.clone()))
 
 

@@ -104,7 +104,7 @@ def _set_global_hooks(value: dict[Any, Any]) -> None:
 
 
 #: name of a setting -> (getter, setter)
-SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     "the default device": (_default_device, _set_default_device),
     "active modes of torch": (_modes, _set_modes),
@@ -125,11 +125,11 @@ class ProcessState:
     """Snapshot of the settings of the process."""
 
     def __init__(self) -> None:
-        self._before = {name: read() for name, (read, _) in SETTINGS.items()}
+        self._before = {name: read() for name, (read, _) in TORCH_SETTINGS.items()}
 
     def restore(self) -> list[str]:
         """Restore the settings that have changed since the snapshot, and return their names."""
-        changed = [name for name, (read, _) in SETTINGS.items() if read() != self._before[name]]
+        changed = [name for name, (read, _) in TORCH_SETTINGS.items() if read() != self._before[name]]
         for name in changed:
-            SETTINGS[name][1](self._before[name])
+            TORCH_SETTINGS[name][1](self._before[name])
         return changed

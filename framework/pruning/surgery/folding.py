@@ -23,7 +23,7 @@ from secateur.framework.pruning.channels.consumers import Reader, readers_of, so
 from secateur.framework.pruning.channels.groups import Groups, example_of
 from secateur.utils.errors import UsageError
 
-SEED = 20_240_229
+FOLDING_SEED = 20_240_229
 #: number of layers named in a warning
 SHOWN = 3
 #: reason -> reader -> numbers of channels
@@ -93,7 +93,7 @@ def _analyse(
     if not isinstance(example, Tensor):
         raise UsageError("fold=True needs an example_input, since these groups have no example")
     with preserved_state(model), torch.no_grad(), random_numbers_as_before():
-        inputs = [example, _other(example, SEED), _other(example, SEED + 1)]
+        inputs = [example, _other(example, FOLDING_SEED), _other(example, FOLDING_SEED + 1)]
         bare = _without(model, removed, groups, {}, weights_only=True)
         readers = readers_of(model, removed, groups)
         with hooked((reader.module, reader.look) for reader in readers):

@@ -33,7 +33,7 @@ TYPES = {
 }  # fmt: skip
 #: layers that these scripts do not prune: the stem, and without skip connections the last layer of each stage
 STEM = ("conv1",)
-STAGES = tuple(f"layer{stage}.0.conv3" for stage in range(1, 5))
+RESNET_STAGES = tuple(f"layer{stage}.0.conv3" for stage in range(1, 5))
 
 
 def _torchvision(arch: str, protect: tuple[str, ...] = ()) -> Settings:
@@ -48,7 +48,7 @@ MODELS: dict[str, Settings] = {
     "resnet-56": {"model": "ResNet56"},
     "lenet3": {"model": "LeNet5"},
     **{f"resnet{depth}": _torchvision(f"resnet{depth}", STEM) for depth in (18, 34, 50, 101, 152)},
-    **{f"resnet{depth}_noskip": _torchvision(f"resnet{depth}", (*STEM, *STAGES)) for depth in (50, 101)},
+    **{f"resnet{depth}_noskip": _torchvision(f"resnet{depth}", (*STEM, *RESNET_STAGES)) for depth in (50, 101)},
     **{f"densenet{depth}_imagenet": _torchvision(f"densenet{depth}") for depth in (121, 201)},
     "mobilenetv2": _torchvision("mobilenet_v2"),
 }

@@ -23,7 +23,7 @@ TRUTH_VALUES = {
 ON_REQUEST = ("lenet3", "resnet50_noskip", "resnet101_noskip", "densenet121_imagenet", "densenet201_imagenet")
 DENSE: Settings = {"prune_criterion": "EmptyCrit"}
 #: flags that select the method, and flags that have no effect without pruning
-METHODS = ("prune_criterion", "pruning_method", "pruning_config")
+METHOD_FLAGS = ("prune_criterion", "pruning_method", "pruning_config")
 HOW = (
     "pruning_method", "pruning_config", "pruning_momentum", "pruning_threshold", "frequency",
     "prune_per_iteration", "fixed_layer", "prune_neurons_max", "start_pruning_after_n_iterations",
@@ -58,7 +58,7 @@ def as_there(flags: Mapping[str, Any], found: Settings, recipe: bool) -> list[st
     if "pruning" in flags and not is_true(str(flags["pruning"]), "pruning"):
         idle = [name for name in HOW if found.pop(name, None) is not None]
         return [f"--{name} has no effect: nothing is pruned" for name in idle]
-    chosen = recipe or any(found.get(name) is not None for name in METHODS)
+    chosen = recipe or any(found.get(name) is not None for name in METHOD_FLAGS)
     if "pruning" in flags and not chosen:
         found |= {"pruning_method": 0, "schedule": found.get("schedule", "iterative")}
         return ["--pruning_method 0 --schedule iterative, as in the original script of --pruning"]

@@ -11,7 +11,7 @@ from secateur.utils.files.bounded_yaml import read_json
 from secateur.utils.suggest import unknown
 
 #: key -> (setting, default of the original reader)
-KEYS: dict[str, tuple[str, Any]] = {
+CONFIG_KEYS: dict[str, tuple[str, Any]] = {
     "method": ("pruning_method", 0),
     "frequency": ("frequency", 500),
     "prune_per_iteration": ("prune_per_iteration", 2),
@@ -31,11 +31,11 @@ SPECIAL = (
     "use_momentum", "do_iterative_pruning", "rank_neurons_equally", "push_group_down", "starting_neuron", "seed",
 )  # fmt: skip
 #: keys without effect, with the reason
-NEEDLESS = {
+NEEDLESS_KEYS = {
     "pruning_silent": "every step is reported in one line",
     "combination_ID": "Combinatorial tries all combinations",
 }
-SWITCHES = ("use_momentum", "do_iterative_pruning", "rank_neurons_equally", "push_group_down")
+CONFIG_SWITCHES = ("use_momentum", "do_iterative_pruning", "rank_neurons_equally", "push_group_down")
 COMBINATORIAL = 50
 
 
@@ -53,7 +53,7 @@ def use_pruning_config(config: RunConfig) -> None:
     taken = [f"{name} {value}" for name, value in settings_of(values, file).items() if _put(config, name, value)]
     config.notes.append(f"from {file}: {', '.join(taken) or 'nothing, since all settings were given'}")
     config.notes += [
-        f"{file}: {key} has no effect: {reason}" for key, reason in NEEDLESS.items() if values.get(key)
+        f"{file}: {key} has no effect: {reason}" for key, reason in NEEDLESS_KEYS.items() if values.get(key)
     ]
 
 
@@ -74,11 +74,11 @@ def read(file: Path) -> dict[str, Any]:
     values = read_json(file, where=f"--pruning_config {file}")
     if not isinstance(values, dict):
         raise UsageError(f"--pruning_config {file} must contain keys and values, found {type(values).__name__}")
-    known = (*KEYS, *SPECIAL, *NEEDLESS)
+    known = (*CONFIG_KEYS, *SPECIAL, *NEEDLESS_KEYS)
     for key in values:
         if key not in known:
             raise UsageError(f"--pruning_config {file}: {unknown('key', key, known)}")
-    for key in SWITCHES:
+    for key in CONFIG_SWITCHES:
         if not isinstance(values.get(key, False), bool):
             raise UsageError(f"--pruning_config {file}: {key} must be true or false, got {values[key]!r}")
     return values
@@ -87,7 +87,7 @@ def read(file: Path) -> dict[str, Any]:
 def settings_of(values: dict[str, Any], file: Path) -> dict[str, Any]:
     """Return the settings for the keys of a file, with the defaults of the original reader."""
     found: dict[str, Any] = {"schedule": "iterative"}
-    for key, (name, default) in KEYS.items():
+    for key, (name, default) in CONFIG_KEYS.items():
         found[name] = _typed(name, values.get(key, default), f"--pruning_config {file}: {key}")
     if values.get("push_group_down"):
         raise UsageError(f"--pruning_config {file}: push_group_down true is not supported: remove it")

@@ -16,7 +16,7 @@ from secateur.framework.studies.oracle.tables import shown
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-COLOURS = ("#1b7f5c", "#c8553d", "#4a6fa5")
+PALETTE = ("#1b7f5c", "#c8553d", "#4a6fa5")
 #: orders of magnitude below the largest value that a logarithmic axis shows
 ORDERS = 12
 #: largest number of layers with a legend
@@ -41,7 +41,7 @@ def draw_overview(file: Path, study: Study, title: str) -> Path:
     for axes, (where, correlations) in zip(panels, parts.items(), strict=True):
         for at, measure in enumerate(MEASURES):
             values = [correlation[measure] or 0.0 for correlation in correlations]
-            axes.barh(y + (at - 1) * height, values, height, color=COLOURS[at], label=measure.capitalize())
+            axes.barh(y + (at - 1) * height, values, height, color=PALETTE[at], label=measure.capitalize())
         for line in y:
             if correlations[line]["pearson"] is None:
                 axes.text(0.01, line, "not defined", va="center", fontsize=7)

@@ -9,7 +9,7 @@ from secateur.framework.studies.oracle.correlation import MEASURES
 from secateur.framework.studies.oracle.study import Study
 
 #: column -> reference, part and measure of its numbers
-COLUMNS: dict[str, tuple[str, str, str]] = {
+STUDY_COLUMNS: dict[str, tuple[str, str, str]] = {
     **{measure.capitalize(): ("squared", "all", measure) for measure in MEASURES},
     **{f"layers: {measure.capitalize()}": ("squared", "layers", measure) for measure in MEASURES},
     **{f"total: {measure.capitalize()}": ("total", "all", measure) for measure in ("pearson", "spearman")},
@@ -22,15 +22,15 @@ def table(study: Study, title: str) -> Table:
         title=f"{title}: correlation with the squared change of the loss", title_justify="left", box=SIMPLE
     )
     result.add_column("", no_wrap=True)
-    for column in (*COLUMNS, "seconds"):
+    for column in (*STUDY_COLUMNS, "seconds"):
         result.add_column(column.replace(": ", ":\n"), justify="right")
     for name in study.ranked():
         judged = study.judged[name]
         parts = {
             (reference, where): judged.overall[reference] if where == "all" else judged.layer_mean(reference)
-            for reference, where, _ in COLUMNS.values()
+            for reference, where, _ in STUDY_COLUMNS.values()
         }
-        cells = [shown(parts[reference, where][measure]) for reference, where, measure in COLUMNS.values()]
+        cells = [shown(parts[reference, where][measure]) for reference, where, measure in STUDY_COLUMNS.values()]
         result.add_row(name, *cells, f"{judged.seconds:.2f}")
     return result
 

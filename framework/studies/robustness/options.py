@@ -9,7 +9,7 @@ from typing import Any
 from secateur.utils.errors import UsageError
 
 #: integer options, and their minimum
-LEAST = {"steps": 1, "binary_search_steps": 1, "repeats": 1, "candidates": 2}
+LEAST_VALUES = {"steps": 1, "binary_search_steps": 1, "repeats": 1, "candidates": 2}
 #: options above 0, such as step sizes
 POSITIVE = ("stepsize", "rel_stepsize", "abs_stepsize", "initial_const", "init_epsilon")
 #: options of at least 0
@@ -30,9 +30,9 @@ def check_attack_options(options: Mapping[str, Any]) -> None:
 def _wrong(name: str, value: Any) -> str:
     """Return the allowed values of an option, or "" if the value is allowed."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if name in LEAST:
-        good = is_number and isinstance(value, int) and value >= LEAST[name]
-        return "" if good else f"a whole number from {LEAST[name]} on"
+    if name in LEAST_VALUES:
+        good = is_number and isinstance(value, int) and value >= LEAST_VALUES[name]
+        return "" if good else f"a whole number from {LEAST_VALUES[name]} on"
     if name in POSITIVE:
         return "" if is_number and value > 0 else "a number above 0"
     if name in FROM_ZERO:

@@ -14,7 +14,7 @@ from secateur.framework.plugins.registry import registry
 from secateur.framework.settings.autoconfig import fill
 from secateur.framework.settings.dialects.gradient_flow import FOREIGN, NOTHING_TO_DO, respelled, translate
 from secateur.framework.settings.dialects.gradient_flow_defaults import TRAINING
-from secateur.framework.settings.dialects.taylor_pruning import KEYS, NEEDLESS, SPECIAL
+from secateur.framework.settings.dialects.taylor_pruning import CONFIG_KEYS, NEEDLESS_KEYS, SPECIAL
 from secateur.framework.settings.run_config import RunConfig
 
 Command = Callable[..., Any]
@@ -234,7 +234,7 @@ def test_every_key_of_a_settings_file_is_read(settings: Command) -> None:
     one = settings(TAYLOR | {"method": 50, "starting_neuron": 3, "fixed_layer": 2}).config
     assert one.options("criterion") == {"size": 3, "layer": 2} and one.fixed_layer == 2
     assert any("pruning_silent has no effect" in note for note in combined.notes)
-    assert {*KEYS, *SPECIAL} == set(TAYLOR) | {"l2_normalization_per_layer"} and set(NEEDLESS)
+    assert {*CONFIG_KEYS, *SPECIAL} == set(TAYLOR) | {"l2_normalization_per_layer"} and set(NEEDLESS_KEYS)
 
 
 def test_absent_keys_have_the_defaults_of_their_reader(settings: Command) -> None:

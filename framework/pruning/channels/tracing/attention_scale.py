@@ -23,7 +23,7 @@ MOVES = frozenset(
      "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "unbind", "chunk"]
 )  # fmt: skip
 #: operations that reshape, with a copy if the strides require it
-VIEWS = frozenset(["view", "_unsafe_view", "reshape", "_reshape_alias"])
+VIEW_OPS = frozenset(["view", "_unsafe_view", "reshape", "_reshape_alias"])
 #: operations f of the first argument with f(c x) = c f(x) for c > 0
 MULTIPLES = frozenset(
     ["clone", "contiguous", "alias", "detach", "_to_copy", "native_dropout", "neg", "relu", "leaky_relu", "mul",
@@ -69,7 +69,7 @@ class Queries:
         if rows is None:
             return
         both = len(pair) > 1 and pair[0] is not None and pair[1] is not None
-        if name in VIEWS:
+        if name in VIEW_OPS:
             self._rows[number(out)] = rows.reshape(out.shape)
         elif name in MOVES:
             moved = func(rows, *args[1:], **kwargs)

@@ -18,7 +18,7 @@ from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
 from secateur.framework.pruning.scoring.gradients import peek
 
 #: maximum number of elements of the largest activation for one block of sets
-BLOCK = 2**23
+REPLAY_BLOCK = 2**23
 #: tolerances of the check that both ways to remove channels agree: relative to the change, and to the outputs
 RELATIVE_ERROR, ROUNDING = 1e-3, 1e-5
 #: number of samples of this check
@@ -85,7 +85,7 @@ class _Network:
         if not len(alive):
             return changes
         size = max((leaf.numel() for node in order for leaf in tree_leaves(self.replay.values[node])), default=1)
-        for block in alive.split(max(1, BLOCK // size)):
+        for block in alive.split(max(1, REPLAY_BLOCK // size)):
             outputs = self._corrected(self.replay, order, reads, sets[block.cpu()])
             separate = [tree_map(lambda out, at=at: out[at], outputs) for at in range(len(block))]
             changes[block] = torch.stack([loss(out, targets) for out in separate]) - value

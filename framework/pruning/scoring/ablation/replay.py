@@ -28,7 +28,7 @@ SAMPLEWISE = {
     "mm": 0,
     "addmm": 1,
 }
-VIEWS: dict[Any, Any] = {
+VIEW_FUNCTIONS: dict[Any, Any] = {
     torch.ops.aten.view.default: torch.reshape,
     torch.ops.aten._unsafe_view.default: torch.reshape,
 }
@@ -149,7 +149,7 @@ class Replay:
     @staticmethod
     def _target(node: Node) -> Any:
         """Return the operation; views become reshapes, since replaced values may have another memory layout."""
-        return VIEWS.get(node.target, node.target)
+        return VIEW_FUNCTIONS.get(node.target, node.target)
 
     def _aligned(self, node: Node, changed: Sequence[Node]) -> bool:
         """Whether a leading dimension of the changed values broadcasts correctly."""

@@ -20,7 +20,7 @@ from secateur.framework.pruning.scoring.gradients import freeze, peek
 from secateur.utils.errors import UsageError
 
 #: maximum number of elements of a block of products with the Hessian of the outputs
-BLOCK = 2**24
+CURVATURE_BLOCK = 2**24
 #: number of rows of second derivatives per backward pass
 ROWS = 16
 
@@ -135,7 +135,7 @@ def _products(slope: Tensor, leaf: Tensor, vectors: Tensor) -> Tensor:
     """Compute H v for many vectors v, where H is the derivative of `slope` with respect to `leaf`."""
     if not slope.requires_grad:
         return torch.zeros_like(vectors)
-    size = max(1, BLOCK // leaf.numel())
+    size = max(1, CURVATURE_BLOCK // leaf.numel())
     blocks = [
         torch.autograd.grad(slope, leaf, block, retain_graph=True, is_grads_batched=True)[0]
         for block in vectors.split(size)
