@@ -679,7 +679,7 @@ def test_operators_that_exist_already_are_left_alone() -> None:
 
 
 def test_reading_the_embedded_set_does_not_import_torchvision() -> None:
-    program = ("import sys\nfrom utils.data.FASHION_MINI import FASHION_MINI\nFASHION_MINI().load(True)\n"
+    program = ("import sys\nfrom secateur.utils.data.FASHION_MINI import FASHION_MINI\nFASHION_MINI().load(True)\n"
                "print('torchvision' in sys.modules)")  # fmt: skip
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert result.stdout.strip() == "False", result.stderr
