@@ -6,8 +6,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, input_columns, with_groups
-from secateur.framework.pruning.scoring.channel_sums import channel_rows
+from secateur import (
+    After,
+    Batch,
+    Criterion,
+    Groups,
+    LossFunction,
+    Schedule,
+    Scores,
+    channel_rows,
+    input_columns,
+    with_groups,
+)
 
 
 class FPGM(Criterion):

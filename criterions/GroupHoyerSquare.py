@@ -14,10 +14,10 @@ from secateur import (
     Schedule,
     Scores,
     UsageError,
+    channel_rows,
     input_columns,
     with_groups,
 )
-from secateur.framework.pruning.scoring.channel_sums import channel_rows
 
 
 class GroupHoyerSquare(Criterion):

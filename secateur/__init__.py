@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.channels.discovery import channel_groups as channel_groups
     from secateur.framework.pruning.channels.groups import ChannelGroup as ChannelGroup
     from secateur.framework.pruning.channels.groups import Groups as Groups
+    from secateur.framework.pruning.scoring.channel_sums import channel_rows as channel_rows
     from secateur.framework.pruning.scoring.criterion import Batch as Batch
     from secateur.framework.pruning.scoring.criterion import Criterion as Criterion
     from secateur.framework.pruning.scoring.criterion import Data as Data
@@ -101,6 +102,7 @@ _HOME = {
     "adapter": "framework.pruning.adapters.base",
     "build": "framework.plugins.registry",
     "channel_groups": "framework.pruning.channels.discovery",
+    "channel_rows": "framework.pruning.scoring.channel_sums",
     "cut": "framework.pruning.surgery.cutting",
     "decay_groups": "framework.training.trainer",
     "hookimpl": "framework.training.hooks",

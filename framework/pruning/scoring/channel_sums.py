@@ -60,7 +60,24 @@ def _produced(groups: Mapping[str, ChannelGroup]) -> dict[str, int]:
 
 
 def channel_rows(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
-    """Return the weights that produce each channel, concatenated over its producers: `(channels, n)` per group."""
+    """Return the weights that produce each channel, concatenated over the layers that produce it.
+
+    Args:
+        model: The network that `groups` were found in.
+        groups: Name -> channel group, as `channel_groups` returns them.
+
+    Returns:
+        Group name -> detached tensor of shape `(channels, n)`. n is the number of weights of one channel, over all
+        producers of the group; biases and the scales of norms are not among them.
+
+    Example:
+        >>> import torch
+        >>> from secateur import channel_groups, channel_rows
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2))
+        >>> groups = channel_groups(model, torch.zeros(1, 4))
+        >>> {name: tuple(rows.shape) for name, rows in channel_rows(model, groups).items()}
+        {'0': (3, 4), '2': (2, 3)}
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     channels = {}
     for name, group in groups.items():
