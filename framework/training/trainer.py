@@ -224,7 +224,9 @@ class Trainer(ABC):
         layers = faulty_layers(self.model) if memory_format == torch.channels_last else []
         if layers:
             memory_format = torch.contiguous_format
-            self.warn(f"{explained(layers)}: from step {self.progress.step} on the run is contiguous")
+            message = f"{explained(layers)}: from step {self.progress.step} on the run is contiguous"
+            if message not in self.progress.warnings:  # asked for again before the next step
+                self.warn(message)
         self.memory_format = memory_format
         lay_out(self.model, memory_format, unwrapped(self.optimizer))
         self.progress.note_format(format_name(memory_format))
