@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -18,6 +19,7 @@ import pytest
 from secateur import __version__
 from tests import ROOT
 
+FOLDERS = ("framework", "models", "criterions", "trainers", "testers", "losses", "utils")
 SHORT = "--epochs 1 --limit_train_batches 2 --limit_test_batches 2 --no_latency --threads 1 --plot_weights_freq 0"
 PRUNE = """
 import secateur
@@ -52,14 +54,12 @@ def pip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what is tracked, so that nothing is left in the source tree."""
+    """A copy of what the wheel is made from, so that nothing is left in the source tree."""
     source = tmp_path_factory.mktemp("source")
-    tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]
-    for name in tracked:
-        if name.split("/")[0] not in ("docs", "benchmarks") and (ROOT / name).is_file():
-            target = source / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes((ROOT / name).read_bytes())
+    for name in ("secateur", "tests", *FOLDERS):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("main.py", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source / name)
     return source
 
 
@@ -78,19 +78,7 @@ def archive(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def wheel(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from the source distribution: what is missing there is missing here."""
     place = tmp_path_factory.mktemp("wheel")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        str(archive),
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        str(place),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    pip("wheel", str(archive), "--no-deps", "--no-build-isolation", "-w", str(place))
     (file,) = place.glob("*.whl")
     return file
 
@@ -143,13 +131,11 @@ def test_the_wheel_has_the_packages_under_one_name_and_nothing_else(wheel: Path)
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"secateur", f"secateur-{__version__}.dist-info"}
     inside = {name for name in names if name.endswith(".py")}
-    folders = ("framework", "models", "criterions", "trainers", "testers", "losses", "utils")
-    tracked = subprocess.check_output(["git", "ls-files", *folders], cwd=ROOT, text=True).split()
-    ours = {f"secateur/{name}" for name in tracked if name.endswith(".py") and (ROOT / name).is_file()}
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    ours = {f"secateur/{path.relative_to(ROOT).as_posix()}" for path in files}
     assert inside == ours | {"secateur/__init__.py", "secateur/__main__.py", "secateur/main.py"}
-    assert {"secateur/py.typed", "secateur/utils/autoconfig.json", "secateur/utils/data/fashion_mini.npz"} <= set(
-        names
-    )
+    data = {"py.typed", "utils/autoconfig.json", "utils/data/fashion_mini.npz"}
+    assert {f"secateur/{name}" for name in data} <= set(names)
 
 
 def test_the_source_distribution_has_no_part_of_the_tests(archive: Path) -> None:
