@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from secateur import Criterion
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
 from secateur.framework.pruning.surgery.cutting import mask_channels
@@ -155,3 +157,16 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(
         torch.equal(one[name].nan_to_num(7.0), other[name].nan_to_num(7.0)) for name in one
     )
+
+
+def score(criterion: str | Criterion, model: nn.Module, batches: Any, **options: Any) -> dict[str, Tensor]:
+    made = build("criterions", criterion) if isinstance(criterion, str) else criterion
+    return dict(made.score(model, batches, F.cross_entropy, **options))
+
+
+def close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], rtol: float = 1e-5) -> None:
+    assert list(found) == list(expected)
+    for name, tensor in expected.items():
+        scale = float(tensor.abs().max())
+        torch.testing.assert_close(found[name].double(), tensor.detach().double(), rtol=rtol, atol=1e-6 * scale)
+        assert scale > 0, f"{name}: nothing but zeros proves nothing"

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from secateur.framework.plugins.source import ROOT
 from secateur.utils.errors import RunError
 from secateur.utils.suggest import one_line
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 #: file -> name of every registered plug-in, for error messages
 PLUGIN_FILES: dict[Path, str] = {}
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from secateur.framework.plugins.source import ROOT
 from secateur.utils.errors import UsageError
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 OLD_TOPS = ("framework", "utils", "models", "criterions", "trainers", "testers", "losses")
 
 

@@ -19,11 +19,10 @@ from typing import Any
 from secateur.framework.plugins.faults import PLUGIN_FILES, ends_process
 from secateur.framework.plugins.old_imports import old_names_allowed
 from secateur.framework.plugins.options import check_values
-from secateur.framework.plugins.source import Entry, ancestry, check_source, read_entry
+from secateur.framework.plugins.source import ROOT, Entry, ancestry, check_source, read_entry
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.suggest import one_line, unknown
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDERS = {
     "models": "models",
     "criterions": "criterions",

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from secateur.utils.errors import UsageError
 
+#: the folder with framework/, models/, ...: the clone, or the installed package
+ROOT = Path(__file__).resolve().parent.parent.parent
+
 #: class attributes of a criterion that are read from its source
 DECLARED = ("granularity", "schedule", "paper", "trainer")
 SCORE_ARGUMENTS = ["self", "model", "batches", "loss", "groups"]

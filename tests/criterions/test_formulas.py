@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,9 +17,8 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
-from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.utils.errors import UsageError
-from tests.networks import ConvNet, Net, ResNet, images, mlp, randomise, same, seeded, shipped
+from tests.networks import ConvNet, Net, ResNet, close, images, mlp, randomise, same, score, seeded, shipped
 
 Batches = list[tuple[Tensor, Tensor]]
 NETS: dict[str, tuple[Callable[[], nn.Module], Tensor]] = {
@@ -40,19 +38,6 @@ def double(net: str) -> tuple[nn.Module, Batches]:
 
 def joined(batches: Batches) -> tuple[Tensor, Tensor]:
     return torch.cat([inputs for inputs, _ in batches]), torch.cat([targets for _, targets in batches])
-
-
-def score(criterion: str | Criterion, model: nn.Module, batches: Any, **options: Any) -> dict[str, Tensor]:
-    made = build("criterions", criterion) if isinstance(criterion, str) else criterion
-    return dict(made.score(model, batches, F.cross_entropy, **options))
-
-
-def close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], rtol: float = 1e-5) -> None:
-    assert list(found) == list(expected)
-    for name, tensor in expected.items():
-        scale = float(tensor.abs().max())
-        torch.testing.assert_close(found[name].double(), tensor.double(), rtol=rtol, atol=1e-6 * scale)
-        assert scale > 0, f"{name}: nothing but zeros proves nothing"
 
 
 # GraSP

@@ -16,9 +16,8 @@ from torch.nn import functional as F
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
-from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.utils.errors import UsageError
-from tests.networks import ConvNet, Net, ResNet, images, mlp, randomise, same, seeded, shipped
+from tests.networks import ConvNet, Net, ResNet, close, images, mlp, randomise, same, score, seeded, shipped
 
 Batches = list[tuple[Tensor, Tensor]]
 Groups = Mapping[str, ChannelGroup]
@@ -101,19 +100,6 @@ def double(net: str) -> tuple[nn.Module, Batches, Groups]:
     batches = list(zip(inputs.split((5, 3)), targets.split((5, 3)), strict=True))
     model = randomise(seeded(NETS[net])).double()
     return model, batches, free_groups(channel_groups(model, inputs[:1]))
-
-
-def score(criterion: str | Criterion, model: nn.Module, batches: Any, **options: Any) -> dict[str, Tensor]:
-    made = build("criterions", criterion) if isinstance(criterion, str) else criterion
-    return dict(made.score(model, batches, F.cross_entropy, **options))
-
-
-def close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], rtol: float = 1e-5) -> None:
-    assert list(found) == list(expected)
-    for name, tensor in expected.items():
-        scale = float(tensor.abs().max())
-        torch.testing.assert_close(found[name].double(), tensor.detach().double(), rtol=rtol, atol=1e-6 * scale)
-        assert scale > 0, f"{name}: nothing but zeros proves nothing"
 
 
 def averaged(parts: list[tuple[int, dict[str, Tensor]]]) -> dict[str, Tensor]:

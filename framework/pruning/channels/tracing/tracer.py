@@ -51,9 +51,7 @@ from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops
 from secateur.framework.pruning.channels.tracing.compute_ops import pointwise, unsupported
 from secateur.framework.pruning.channels.tracing.context import RULES, Context, tensors
 from secateur.framework.pruning.channels.tracing.dataflow import storage_of
-from secateur.framework.pruning.channels.tracing.grouping import (
-    Run,
-)
+from secateur.framework.pruning.channels.tracing.grouping import Run
 from secateur.framework.pruning.channels.tracing.labels import FIXED
 from secateur.framework.pruning.channels.tracing.meta_network import of_shapes
 from secateur.utils.errors import UsageError
