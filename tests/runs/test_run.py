@@ -29,7 +29,8 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.selection.select import Keep
 from secateur.framework.reporting.console import Console
-from secateur.framework.reporting.plots.run import draw_scores
+from secateur.framework.reporting.plots.gallery import save_figure
+from secateur.framework.reporting.plots.run import draw_last_scores
 from secateur.framework.schedules.base import targets
 from secateur.framework.settings.run_config import FLAGS
 from secateur.framework.storage.run_folder import RunFolder
@@ -759,7 +760,8 @@ def test_batches_of_one_sample_train_what_can_be_trained_on_them(tmp_path: Path)
 
 def score_plot(folder: Path, scores: list[float], keep: list[bool]) -> Path:
     event = PruneEvent(0.5, 0.5, Keep({"a": torch.tensor(keep)}), {"a": torch.tensor(scores)})
-    return draw_scores(folder / "scores.png", event, "title")
+    save_figure(draw_last_scores(event, "title"), folder / "scores.png")
+    return folder / "scores.png"
 
 
 @pytest.mark.parametrize(

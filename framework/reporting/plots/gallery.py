@@ -1,4 +1,7 @@
-"""Write figures to files and TensorBoard, with shared sizes, colours and selections of layers."""
+"""The style of all figures: sizes, colours, panels, labels and selections of layers; and how they are written.
+
+Figures do not use pyplot, which would keep them in a global state.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 DENSE, LEFT, GONE = "#c8cdd3", "#1b7f5c", "#c8553d"
 DPI = 110
+#: largest number of panels of a figure, and of those in a row
+PANELS, IN_ROW = 16, 4
 #: largest number of entries of a tensor in a histogram or a curve; taken with a stride, so always the same
 SAMPLE = 50_000
 #: largest number of labels on an axis; with more layers only some are labelled
@@ -24,24 +28,17 @@ LABELS = 44
 T = TypeVar("T")
 
 
-class Gallery:
-    """Writes each figure to a PNG file, which is overwritten, and to TensorBoard with its step."""
-
-    def __init__(self, folder: Path, writer: SummaryWriter) -> None:
-        self.folder, self.writer = folder, writer
-
-    def show(self, figure: Figure, file: str, tag: str | None, step: int) -> None:
-        """Draw and write a figure; `file` has no suffix, and without a `tag` TensorBoard is skipped."""
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        pixels = np.asarray(canvas.buffer_rgba())[..., :3]
-        Image.fromarray(pixels).save(self.folder / f"{file}.png")
-        if tag is not None:
-            self.writer.add_image(tag, pixels, step, dataformats="HWC")
+def save_figure(figure: Figure, file: Path) -> np.ndarray:
+    """Draw a figure, write it as PNG, and return its pixels, uint8 of shape (H, W, 3)."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    Image.fromarray(pixels).save(file)
+    return pixels
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
-    """Return an empty figure with a title; size in inches. Does not use the global state of pyplot."""
+    """Return an empty figure with a title; size in inches."""
     figure = Figure(figsize=(width, height), dpi=DPI)
     # wrapped to the width of the figure: about 13 characters of this size per inch
     figure.suptitle(title, fontsize=10, y=1 - 0.12 / height, va="top", wrap=True)
@@ -52,6 +49,33 @@ def margins(figure: Figure, left: float, right: float, top: float, bottom: float
     """Set the margins in inches; faster than the automatic layouts of matplotlib."""
     width, height = figure.get_size_inches()
     figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height, **space)
+
+
+def new_panels(count: int, height: float, title: str, **options: Any) -> tuple[Figure, list[Any]]:
+    """Return a figure with `count` panels, at most four in a row, of this height in inches; and their axes."""
+    columns = min(IN_ROW, count)
+    lines = -(-count // columns)
+    figure = new_figure(2.9 * max(3, columns) + 0.4, height * lines + 1.15, title)
+    axes = list(figure.subplots(lines, columns, squeeze=False, **options).flat)
+    for unused in axes[count:]:
+        unused.axis("off")
+    margins(figure, 0.75, 0.15, 0.75, 0.65, wspace=0.28, hspace=0.5)
+    return figure, axes[:count]
+
+
+def show_image(axes: Any, image: Tensor, title: str = "", **options: Any) -> None:
+    """Show a colour or grey image (C, H, W) with values in [0, 1], without ticks."""
+    shown = image.detach().float().clamp(0, 1).cpu()
+    pixels = shown.permute(1, 2, 0) if len(shown) == 3 else shown.mean(dim=0)
+    axes.imshow(pixels.numpy(), **{"cmap": "gray", "vmin": 0, "vmax": 1} | options)
+    axes.set_title(title, fontsize=7)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def class_label(names: Sequence[str] | None, label: int) -> str:
+    """Return the name of a class, shortened, or "class N" if it has none."""
+    return short(str(names[label]), 13) if names is not None and 0 <= label < len(names) else f"class {label}"
 
 
 def some(items: Sequence[T], most: int) -> list[T]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from secateur.framework.network.layers import output_dim, prunable_layers, tensor_name
 from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import preserved_state
 from secateur.framework.network.size import count_macs
 from secateur.framework.reporting.plots.gallery import DENSE, LEFT, margins, new_figure, short
@@ -25,8 +26,18 @@ PLACES = (1.08, 2.25, 3.05, 3.95)
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer with prunable weights. Channels masked to zero count as pruned.
+class Sizes:
+    """Sizes of a layer, at present and in the dense network. Channels masked to zero count as pruned."""
+
+    channels: int
+    dense_channels: int
+    weights: int
+    dense_weights: int
+
+
+@dataclass(frozen=True)
+class Layer(Sizes):
+    """One layer with prunable weights.
 
     Attributes:
         output: Shape for one sample, (C, H, W) or (C,); empty for a layer that is not used.
@@ -36,12 +47,25 @@ class Layer:
     name: str
     kind: str
     output: tuple[int, ...]
-    channels: int
-    dense_channels: int
-    weights: int
-    dense_weights: int
     parameters: int
     macs: int
+
+
+def sizes_of(model: nn.Module) -> dict[str, Sizes]:
+    """Return the sizes of the prunable layers by name; a network that is a single layer has that of its class."""
+    dense = lineage_of(model).dense
+    sizes = {}
+    for name, module in prunable_layers(model).items():
+        weight: Any = module.weight
+        full = dense.get(tensor_name(name, "weight"), tuple(weight.shape))
+        rows = weight.detach().movedim(output_dim(module), 0).flatten(1)
+        sizes[name or type(model).__name__] = Sizes(
+            channels=int(rows.any(dim=1).sum()),
+            dense_channels=full[output_dim(module)],
+            weights=int(weight.count_nonzero()),
+            dense_weights=int(np.prod(full)),
+        )
+    return sizes
 
 
 def layers_of(model: nn.Module, example_input: Tensor) -> list[Layer]:
@@ -49,24 +73,17 @@ def layers_of(model: nn.Module, example_input: Tensor) -> list[Layer]:
     layers = prunable_layers(model)
     outputs = _output_shapes(model, layers, example_input)
     macs = count_macs(model, example_input)[1]
-    dense = lineage_of(model).dense
-    order = [*outputs, *(name for name in layers if name not in outputs)]
+    sizes = sizes_of(model)
     listed = []
-    for name in order:
-        module, weight = layers[name], layers[name].weight
-        assert isinstance(weight, Tensor)
-        full = dense.get(tensor_name(name, "weight"), tuple(weight.shape))
-        rows = weight.detach().movedim(output_dim(module), 0).flatten(1)
-        parameters = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+    for name in [*outputs, *(name for name in layers if name not in outputs)]:
+        label = name or type(model).__name__
+        parameters = sum(parameter.numel() for parameter in layers[name].parameters(recurse=False))
         listed.append(
             Layer(
-                name=name or type(model).__name__,
-                kind=type(module).__name__,
+                **vars(sizes[label]),
+                name=label,
+                kind=type(layers[name]).__name__,
                 output=outputs.get(name, ()),
-                channels=int(rows.any(dim=1).sum()),
-                dense_channels=full[output_dim(module)],
-                weights=int(weight.count_nonzero()),
-                dense_weights=int(np.prod(full)),
                 parameters=parameters,
                 macs=macs.get(name, 0),
             )
@@ -80,18 +97,14 @@ def _output_shapes(
     shapes: dict[str, tuple[int, ...]] = {}
 
     def remember(name: str) -> Any:
-        def hook(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-            shapes.setdefault(name, tuple(output.shape[1:]))
+        def hook(*seen: Any) -> None:
+            shapes.setdefault(name, tuple(seen[-1].shape[1:]))
 
         return hook
 
-    handles = [module.register_forward_hook(remember(name)) for name, module in layers.items()]
-    try:
-        with preserved_state(model), torch.no_grad():
-            model(example_input[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [(module, remember(name)) for name, module in layers.items()]
+    with hooked(hooks), preserved_state(model), torch.no_grad():
+        model(example_input[:1])
     return shapes
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from secateur.framework.network.preserve import scoring
-from secateur.framework.reporting.plots.gallery import margins, new_figure, short
+from secateur.framework.reporting.plots.gallery import class_label, margins, new_figure, show_image
 
 IMAGES = 8
 
@@ -42,26 +42,16 @@ def draw_saliency(
     count = len(images)
     figure = new_figure(1.35 * count + 0.5, 3.9, f"{title}: gradient of the predicted class by the pixels")
     rows = figure.subplots(2, count, squeeze=False)
-    labels = [str(name) for name in names] if names else None
     for place in range(count):
         top, bottom = rows[0][place], rows[1][place]
-        pixels = images[place].clamp(0, 1).permute(1, 2, 0).cpu().numpy()
-        top.imshow(pixels if pixels.shape[2] == 3 else pixels.mean(axis=2), cmap="gray", vmin=0, vmax=1)
+        words = [class_label(names, int(number)) for number in (true[place], predicted[place])]
+        show_image(top, images[place], f"true {words[0]}\npred. {words[1]}")
+        if int(true[place]) != int(predicted[place]):
+            top.title.set_color("#a33620")
         largest = float(gradients[place].max())
-        shown = (gradients[place] / largest if largest > 0 else gradients[place]).cpu().numpy()
-        bottom.imshow(shown, cmap="magma", vmin=0, vmax=1)
-        words = [_name(labels, int(number)) for number in (true[place], predicted[place])]
-        hit = int(true[place]) == int(predicted[place])
-        top.set_title(f"true {words[0]}\npred. {words[1]}", fontsize=7, color="black" if hit else "#a33620")
-        bottom.set_title(f"up to {largest:.2g}" if largest > 0 else "no gradient", fontsize=7)
-        for axes in (top, bottom):
-            axes.set_xticks([])
-            axes.set_yticks([])
+        shown = gradients[place] / largest if largest > 0 else gradients[place]
+        show_image(bottom, shown[None], f"up to {largest:.2g}" if largest > 0 else "no gradient", cmap="magma")
     rows[0][0].set_ylabel("image", fontsize=8)
     rows[1][0].set_ylabel("|d output / d input|", fontsize=8)
     margins(figure, 0.4, 0.1, 0.8, 0.1, wspace=0.08, hspace=0.18)
     return figure
-
-
-def _name(labels: Sequence[str] | None, number: int) -> str:
-    return short(labels[number], 13) if labels and number < len(labels) else str(number)

@@ -19,17 +19,19 @@ from secateur.framework.reporting.plots.gallery import (
     DENSE,
     GONE,
     LEFT,
+    PANELS,
     label_rows,
     margins,
     new_figure,
+    new_panels,
     row_height,
     sample,
     short,
     some,
 )
 
-#: largest number of panels of a figure, filters of the first layer, and pixels (rows, columns) of a matrix
-PANELS, FILTERS, ROWS, COLUMNS = 16, 64, 192, 384
+#: largest number of filters of the first layer, and of pixels (rows, columns) of a matrix
+FILTERS, ROWS, COLUMNS = 64, 192, 384
 
 
 def draw_sparsity(sparsity: Mapping[str, float], model: nn.Module, title: str) -> Figure:
@@ -59,33 +61,30 @@ def magnitudes(model: nn.Module) -> dict[str, Tensor]:
     by_layer = {}
     for name, weight in prunable_weights(model).items():
         values = sample(weight)
-        by_layer[name.removesuffix("weight").removesuffix(".") or type(model).__name__] = values[values != 0]
+        by_layer[_layer(name, model)] = values[values != 0]
     return by_layer
+
+
+def _layer(weight: str, model: nn.Module) -> str:
+    return weight.removesuffix("weight").removesuffix(".") or type(model).__name__
 
 
 def draw_histograms(model: nn.Module, title: str) -> Figure:
     """Draw histograms of the nonzero weights: magnitudes of all layers, then a panel for each layer."""
     weights = prunable_weights(model)
     shown = some(list(weights), PANELS - 1)
-    count = len(shown) + 1
-    columns = min(4, count)
-    lines = -(-count // columns)
     of = f" ({len(shown)} of {len(weights)} layers)" if len(shown) < len(weights) else ""
-    figure = new_figure(max(3, columns) * 2.9 + 0.4, 1.95 * lines + 1.1, f"{title}: nonzero weights{of}")
-    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axes in panels[count:]:
-        axes.axis("off")
+    figure, panels = new_panels(len(shown) + 1, 1.95, f"{title}: nonzero weights{of}")
     left = [part for part in magnitudes(model).values() if len(part)]
     every = torch.cat(left).log10().numpy() if left else np.zeros(0)
     _histogram(panels[0], every, "all layers: log10 of |weight|", LEFT)
-    for axes, name in zip(panels[1:], shown, strict=False):
+    for axes, name in zip(panels[1:], shown, strict=True):
         values = sample(weights[name])
         zero = weights[name].numel() - int(weights[name].count_nonzero())
-        label = f"{short(name.removesuffix('.weight'), 20)}, {zero:,} of {weights[name].numel():,} zero"
+        label = f"{short(_layer(name, model), 20)}, {zero:,} of {weights[name].numel():,} zero"
         _histogram(axes, values[values != 0].numpy(), label, DENSE)
     figure.supxlabel("weight (first panel: log10 of its magnitude)", fontsize=9)
     figure.supylabel("weights, % of those shown", fontsize=9)
-    margins(figure, 0.75, 0.15, 0.65, 0.65, wspace=0.28, hspace=0.5)
     return figure
 
 
@@ -114,8 +113,7 @@ def weight_images(model: nn.Module, example_input: Tensor) -> dict[str, np.ndarr
         rows = weight.detach().movedim(output_dim(module), 0).float()
         filters = _as_filters(rows, example_input) if place == 0 else None
         image = _matrix(rows.flatten(1)) if filters is None else _tiles(filters)
-        layer = tensor_name(name, "weight").removesuffix("weight").removesuffix(".")
-        images[layer or type(model).__name__] = image
+        images[name or type(model).__name__] = image
     return images
 
 
@@ -169,15 +167,10 @@ def draw_weights(images: Mapping[str, np.ndarray], model: nn.Module, title: str)
     """Draw the images of `weight_images`, or an evenly spaced selection, in one figure."""
     layers = prunable_layers(model)
     shown = some(list(images), PANELS)
-    columns = min(4, len(shown))
-    lines = -(-len(shown) // columns)
     of = f" ({len(shown)} of {len(images)} layers)" if len(shown) < len(images) else ""
-    wide, height = max(3, columns), 2.1 * lines + 1.2
-    figure = new_figure(2.7 * wide + 0.2, height, f"{title}: weights of each layer{of}")
-    panels = list(figure.subplots(lines, columns, squeeze=False).flat)
-    for axes in panels:
+    figure, panels = new_panels(len(shown), 2.1, f"{title}: weights of each layer{of}")
+    for axes, name in zip(panels, shown, strict=True):
         axes.axis("off")
-    for axes, name in zip(panels, shown, strict=False):
         weight = layers.get(name, model).weight
         assert isinstance(weight, Tensor)
         aspect = "equal" if name == next(iter(images)) else "auto"
@@ -187,6 +180,7 @@ def draw_weights(images: Mapping[str, np.ndarray], model: nn.Module, title: str)
         "first layer: filters, if its inputs are pixels (red above zero, blue below); "
         "others: output units in rows, inputs in columns, white is zero, dark is large"
     )
-    figure.text(0.5, 0.1 / height, fill(note, 34 * wide), ha="center", va="bottom", fontsize=7)
+    width, height = figure.get_size_inches()
+    figure.text(0.5, 0.1 / height, fill(note, int(12 * width)), ha="center", va="bottom", fontsize=7)
     margins(figure, 0.15, 0.15, 0.75, 0.55, wspace=0.12, hspace=0.4)
     return figure

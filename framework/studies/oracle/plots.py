@@ -7,32 +7,41 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
-from secateur.framework.reporting.plots.run import save_figure
+from secateur.framework.reporting.plots.gallery import (
+    GONE,
+    LEFT,
+    label_rows,
+    margins,
+    new_figure,
+    save_figure,
+    short,
+)
 from secateur.framework.studies.oracle.correlation import MEASURES
 from secateur.framework.studies.oracle.study import Study
 from secateur.framework.studies.oracle.tables import shown
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-PALETTE = ("#1b7f5c", "#c8553d", "#4a6fa5")
+PALETTE = (LEFT, GONE, "#4a6fa5")
 #: orders of magnitude below the largest value that a logarithmic axis shows
 ORDERS = 12
 #: largest number of layers with a legend
 NAMED = 16
 
 
-def draw_study(folder: Path, study: Study, title: str) -> list[Path]:
-    """Draw the overview, and one scatter plot for each criterion; returns the files."""
-    files = [draw_overview(folder / "oracle.png", study, title)] if study.judged else []
-    return files + [draw_scatter(folder / f"oracle_{name}.png", study, name, title) for name in study.judged]
+def draw_study(folder: Path, study: Study, title: str) -> None:
+    """Draw the overview, and one scatter plot for each criterion."""
+    if study.judged:
+        save_figure(draw_overview(study, title), folder / "oracle.png")
+    for name in study.judged:
+        save_figure(draw_scatter(study, name, title), folder / f"oracle_{name}.png")
 
 
-def draw_overview(file: Path, study: Study, title: str) -> Path:
+def draw_overview(study: Study, title: str) -> Figure:
     """Draw bars of every criterion's correlations with the squared change, over all units and within layers."""
     names = study.ranked()
-    figure, panels = plt.subplots(1, 2, figsize=(10, 1.6 + 0.36 * len(names)), sharex=True, sharey=True)
+    figure = new_figure(10, 1.6 + 0.36 * len(names), f"{title}: correlation with the squared change of the loss")
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
     y, height = np.arange(len(names)), 0.8 / len(MEASURES)
     parts = {
         "over all layers": [study.judged[name].overall["squared"] for name in names],
@@ -47,40 +56,44 @@ def draw_overview(file: Path, study: Study, title: str) -> Path:
                 axes.text(0.01, line, "not defined", va="center", fontsize=7)
         axes.axvline(0, color="black", linewidth=0.6)
         axes.grid(axis="x", alpha=0.3)
-        axes.set_xlabel(where)
-    panels[0].set_yticks(y, names, fontsize=8)
-    panels[0].invert_yaxis()
-    panels[0].set_ylim(len(names) - 0.4, -0.6)
+        axes.set_xlabel(where, fontsize=9)
+        axes.tick_params(axis="x", labelsize=8)
+    label_rows(panels[0], names)
     panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
-    return save_figure(figure, file, f"{title}: correlation with the squared change of the loss")
+    margins(figure, 1.7, 0.15, 0.75, 0.5, wspace=0.05)
+    return figure
 
 
-def draw_scatter(file: Path, study: Study, name: str, title: str) -> Path:
+def draw_scatter(study: Study, name: str, title: str) -> Figure:
     """Draw the score of each unit against its squared change of the loss, coloured by layer.
 
     An axis whose values differ by an order of magnitude is logarithmic, unless some are negative; values that are
     zero, or much smaller than the largest, are then drawn at its edge.
     """
     judged, reference = study.judged[name], study.oracle.squared
-    figure, axes = plt.subplots(figsize=(7, 5))
+    correlations = judged.overall["squared"]
+    numbers = ", ".join(f"{measure.capitalize()} {shown(correlations[measure])}" for measure in MEASURES)
+    figure = new_figure(8.2, 5, f"{title}: {name}\n{numbers}")
+    axes = figure.subplots()
     scores = {layer: values.double().numpy() for layer, values in judged.scores.items()}
     finite = {layer: np.isfinite(values) for layer, values in scores.items()}
     x = {layer: values[finite[layer]] for layer, values in scores.items()}
     y = {layer: reference[layer].numpy()[finite[layer]] for layer in scores}
     left, low = _edge(axes, "x", x), _edge(axes, "y", y)
-    colours = plt.get_cmap("viridis")(np.linspace(0, 0.95, len(x)))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(x)))
     for (layer, values), colour in zip(x.items(), colours, strict=True):
-        axes.scatter(_at_least(values, left), _at_least(y[layer], low), s=11, alpha=0.7, color=colour, label=layer)
-    correlations = judged.overall["squared"]
-    numbers = ", ".join(f"{measure.capitalize()} {shown(correlations[measure])}" for measure in MEASURES)
-    axes.set_xlabel(f"score of {name}")
-    axes.set_ylabel("squared change of the loss")
+        axes.scatter(_at_least(values, left), _at_least(y[layer], low), s=11, alpha=0.7, color=colour,
+                     label=short(layer, 22))  # fmt: skip
+    axes.set_xlabel(f"score of {name}", fontsize=9)
+    axes.set_ylabel("squared change of the loss", fontsize=9)
+    axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
     if len(x) <= NAMED:
         axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     else:
         _bar(figure, axes, list(x))
-    return save_figure(figure, file, f"{title}: {name}\n{numbers}")
+    margins(figure, 0.85, 1.75, 0.6, 0.55)
+    return figure
 
 
 def _edge(axes: Any, which: str, values: dict[str, Any]) -> float | None:
@@ -100,9 +113,9 @@ def _at_least(values: Any, edge: float | None) -> Any:
     return values if edge is None else np.maximum(values, edge)
 
 
-def _bar(figure: Any, axes: Any, layers: list[str]) -> None:
+def _bar(figure: Figure, axes: Any, layers: list[str]) -> None:
     """Add a colour bar instead of a legend of many layers."""
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1 / 0.95), "viridis")
-    bar = figure.colorbar(scale, ax=axes, ticks=[0, 1])
-    bar.ax.set_yticklabels([layers[0], layers[-1]], fontsize=7)
+    bar = figure.colorbar(scale, cax=axes.inset_axes((1.03, 0, 0.04, 1)), ticks=[0, 1])
+    bar.ax.set_yticklabels([short(layers[0], 20), short(layers[-1], 20)], fontsize=7)
     bar.ax.set_ylim(0, 1)
