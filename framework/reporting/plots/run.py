@@ -91,7 +91,7 @@ def draw_layers(model: nn.Module, title: str) -> Figure:
         axes.tick_params(axis="x", labelsize=8)
     label_rows(left, list(sizes))
     figure.legend(*left.get_legend_handles_labels(), loc="lower left", ncols=2, frameon=False, fontsize=8)
-    margins(figure, 2.1, 0.15, 0.45, 0.6, wspace=0.05)
+    margins(figure, 2.1, 0.15, 0.45, 0.6, wspace=0.1)
     return figure
 
 
