@@ -131,7 +131,7 @@ def _panel_title(name: str, scores: Any, signed: bool) -> str:
     zero, infinite = int((scores == 0).sum()), int(np.isinf(scores).sum())
     aside = [f"{zero:,} at zero"] if zero and not signed else []
     aside += [f"{infinite:,} at infinity"] if infinite else []
-    return ", ".join([short(name, 20), *aside])
+    return ", ".join([short(name, 30), *aside])
 
 
 def _bins(values: Any) -> Any:

@@ -117,5 +117,5 @@ def _bar(figure: Figure, axes: Any, layers: list[str]) -> None:
     """Add a colour bar instead of a legend of many layers."""
     scale = matplotlib.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1 / 0.95), "viridis")
     bar = figure.colorbar(scale, cax=axes.inset_axes((1.03, 0, 0.04, 1)), ticks=[0, 1])
-    bar.ax.set_yticklabels([short(layers[0], 20), short(layers[-1], 20)], fontsize=7)
+    bar.ax.set_yticklabels([short(layers[0], 22), short(layers[-1], 22)], fontsize=7)
     bar.ax.set_ylim(0, 1)
