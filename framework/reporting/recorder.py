@@ -21,6 +21,7 @@ from secateur.framework.storage.checkpoint import file_size
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl
+from secateur.utils.files.atomic import finite
 
 if TYPE_CHECKING:
     from secateur.framework.training.trainer import Trainer
@@ -74,12 +75,12 @@ class Recorder:
     def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
         """Print the reached sparsity."""
         asked = "by a fixed threshold" if event.asked is None else f"asked {event.asked:.4f}"
+        of_channels = all(mask.dim() == 1 for mask in event.keep.values())
         if event.number is not None:
-            what = "channels" if type_name(trainer, event) == "nodes" else "weights"
-            asked = f"{event.removed} {what}, asked {event.number}"
+            asked = f"{event.removed} {'channels' if of_channels else 'weights'}, asked {event.number}"
         inputs = "" if event.inputs is None else f", {int(event.inputs.sum())} of {len(event.inputs)} inputs kept"
         self._console.say(
-            f"pruned {type_name(trainer, event)} to {event.reached:.4f} ({asked}){inputs}, "
+            f"pruned {'nodes' if of_channels else 'weights'} to {event.reached:.4f} ({asked}){inputs}, "
             f"{trainer.macs:,} MACs a sample"
         )
 
@@ -126,7 +127,7 @@ class Recorder:
             row["rewinds"] = len(trainer.progress.rewinds)
         self.rows.append(row)
         with self._folder.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({key: _finite(value) for key, value in row.items()}) + "\n")
+            file.write(json.dumps(finite(row)) + "\n")
         for key, value in row.items():
             if "/" in key:
                 self._writer.add_scalar(key, value, trainer.progress.samples)
@@ -163,12 +164,3 @@ class Recorder:
         if trainer.example_input.device.type == "cuda":
             state["cuda/ram_footprint"] = float(torch.cuda.memory_allocated(trainer.example_input.device))
         return state
-
-
-def type_name(trainer: Trainer, event: PruneEvent) -> str:
-    """Return "nodes" or "weights", the units of the event's sparsity."""
-    return "nodes" if all(mask.dim() == 1 for mask in event.keep.values()) else "weights"
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

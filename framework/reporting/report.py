@@ -8,10 +8,10 @@ import torch
 from rich.table import Table
 
 from secateur.framework.network.latency import measure_latency
-from secateur.framework.network.masks import Masks
 from secateur.framework.network.memory_format import lay_out
-from secateur.framework.network.size import count_macs, csr_bytes, weight_sparsity
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
+from secateur.framework.network.size import count_macs
+from secateur.framework.plugins.registry import registry
+from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.reporting.dense_twin import dense_twin
 from secateur.framework.reporting.measure import measure
 from secateur.framework.schedules.base import Never
@@ -58,8 +58,8 @@ def make_report(
         "budget": config.budget,
         "asked_sparsity": _asked(config, event),
         "reached": {
-            "weight_sparsity": weight_sparsity(model),
-            "node_sparsity": node_sparsity(model, example),
+            "weight_sparsity": pruned["weight_sparsity"],
+            "node_sparsity": pruned["node_sparsity"],
             **_inputs(event),
         },
         "dense": {
@@ -71,11 +71,7 @@ def make_report(
         },
         "pruned": {
             "accuracy": accuracy,
-            "params": pruned["params"],
-            "macs": pruned["macs"],
-            "effective_macs": pruned["effective_macs"],
-            "bytes": pruned["bytes"],
-            "csr_bytes": csr_bytes(model) if len(Masks(model)) else None,
+            **{key: pruned[key] for key in ("params", "macs", "effective_macs", "bytes", "csr_bytes")},
             "latency_ms": latency[1],
         },
         "trainer": {"name": config.train_scheme, **trainer.report()},
@@ -93,7 +89,8 @@ def _inputs(event: PruneEvent | None) -> dict[str, int]:
 
 
 def _asked(config: RunConfig, event: PruneEvent | None) -> float | None:
-    if config.prune_criterion == "EmptyCrit":
+    criterion: type[Criterion] = registry.get("criterions", config.prune_criterion)
+    if isinstance(criterion.schedule, Never):
         return 0.0
     if event is None:  # no step ran: the request is the limit, unless it was a number of channels
         return None if getattr(schedule_of(config, Never()), "counted", False) else config.pruning_limit
@@ -114,13 +111,18 @@ def _train_part(progress: Progress, dense_macs: int, seconds: float) -> dict[str
 
 def report_table(report: dict[str, Any]) -> Table:
     """Return a table that compares the dense and the pruned network."""
-    dense, pruned, reached = report["dense"], report["pruned"], report["reached"]
+    dense, pruned, reached, train = report["dense"], report["pruned"], report["reached"], report["train"]
     how = report["criterion"]
-    if report["trainer"]["name"] != "DefaultTrainer":
+    if report["trainer"]["name"] != RunConfig.train_scheme:  # the default
         how += f", {report['trainer']['name']}"
     table = Table(title=f"{report['model']} on {report['data_set']}, {how}", title_justify="left")
     for title in ("", "dense", "pruned", "ratio"):
         table.add_column(title, justify="left" if not title else "right")
+
+    def compare(label: str, before: float, after: float, form: str = ",", unit: str = "") -> None:
+        ratio = f"{before / after:.2f}x" if after else ""
+        table.add_row(label, f"{before:{form}}{unit}", f"{after:{form}}{unit}", ratio)
+
     shown = None if dense["accuracy"] is None else f"{dense['accuracy']:.4f}"
     table.add_row("test accuracy", shown or "not trained", f"{pruned['accuracy']:.4f}", "")
     for kind in ("node", "weight"):
@@ -132,33 +134,12 @@ def report_table(report: dict[str, Any]) -> Table:
     for key, label in (("params", "parameters"), ("macs", "MACs a sample"), ("bytes", "bytes on disk")):
         if report["budget"] == key and report["asked_sparsity"] is not None:
             label += f" (asked {1 - report['asked_sparsity']:.4f} of them)"
-        table.add_row(label, f"{dense[key]:,}", f"{pruned[key]:,}", _ratio(dense[key], pruned[key]))
+        compare(label, dense[key], pruned[key])
     if pruned["csr_bytes"] is not None:
-        table.add_row(
-            "MACs at density",
-            f"{dense['macs']:,}",
-            f"{pruned['effective_macs']:,}",
-            _ratio(dense["macs"], pruned["effective_macs"]),
-        )
-        table.add_row(
-            "bytes as sparse rows",
-            f"{dense['bytes']:,}",
-            f"{pruned['csr_bytes']:,}",
-            _ratio(dense["bytes"], pruned["csr_bytes"]),
-        )
+        compare("MACs at density", dense["macs"], pruned["effective_macs"])
+        compare("bytes as sparse rows", dense["bytes"], pruned["csr_bytes"])
     for size, slow in (dense["latency_ms"] or {}).items():
-        fast = pruned["latency_ms"][size]
-        table.add_row(f"latency, batch {size}", f"{slow:.2f} ms", f"{fast:.2f} ms", _ratio(slow, fast))
-    train = report["train"]
-    table.add_row(
-        "training MACs",
-        f"{train['dense_cumulative_macs']:.3e}",
-        f"{train['cumulative_macs']:.3e}",
-        _ratio(train["dense_cumulative_macs"], train["cumulative_macs"]),
-    )
+        compare(f"latency, batch {size}", slow, pruned["latency_ms"][size], ".2f", " ms")
+    compare("training MACs", train["dense_cumulative_macs"], train["cumulative_macs"], ".3e")
     table.add_row("training time", "", f"{train['seconds']:.1f} s", "")
     return table
-
-
-def _ratio(dense: float, pruned: float) -> str:
-    return f"{dense / pruned:.2f}x" if pruned else ""
