@@ -1,10 +1,8 @@
-"""Convolutions only, with batch norm: 5 convolutions, no dense layer."""
-
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from secateur.utils.layers import Network, conv, conv_block, initialise
+from secateur.utils.layers import Conv, Network, Pool, conv, convolution_chain, initialise
 
 
 class ConvOnly(Network):
@@ -14,16 +12,8 @@ class ConvOnly(Network):
 
     def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
         super().__init__(in_channels, num_classes, image_size)
-        self.features = nn.Sequential(
-            *conv_block(in_channels, 64, 5, 1),
-            nn.MaxPool2d(2),
-            *conv_block(64, 128, 3, 1),
-            nn.MaxPool2d(2),
-            *conv_block(128, 64, 3, 1),
-            nn.MaxPool2d(2),
-            *conv_block(64, 32, 3, 1),
-            nn.MaxPool2d(3),
-        )
+        chain = (Conv(64, 5, padding=1), Pool(), Conv(128), Pool(), Conv(64), Pool(), Conv(32), Pool(3, stride=3))
+        self.features = nn.Sequential(*convolution_chain(in_channels, chain))
         self.classifier = nn.Sequential(conv(32, num_classes, 3, 1), nn.AdaptiveAvgPool2d(1))
         initialise(self)
 

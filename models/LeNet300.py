@@ -1,5 +1,3 @@
-"""LeNet-300-100 with batch norm: 3 dense layers."""
-
 from __future__ import annotations
 
 from torch import nn

@@ -1,5 +1,3 @@
-"""Logistic regression on the pixels: 1 dense layer."""
-
 from __future__ import annotations
 
 from torch import nn

@@ -1,5 +1,3 @@
-"""Multilayer perceptron with batch norm: 5 dense layers."""
-
 from __future__ import annotations
 
 from torch import nn

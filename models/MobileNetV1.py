@@ -1,8 +1,3 @@
-"""MobileNet v1 for small images: a stem and 13 depthwise separable blocks, 1 dense layer.
-
-Based on arXiv:1704.04861, with strides for images of 32 pixels.
-"""
-
 from __future__ import annotations
 
 from torch import nn
@@ -14,7 +9,10 @@ BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),
 
 
 class MobileNetV1(Network):
-    """MobileNet v1 for small images: a stem and 13 depthwise separable blocks, 1 dense layer."""
+    """MobileNet v1 for small images: a stem and 13 depthwise separable blocks, 1 dense layer.
+
+    Based on arXiv:1704.04861, with strides for images of 32 pixels.
+    """
 
     def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
         super().__init__(in_channels, num_classes, image_size)

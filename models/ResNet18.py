@@ -1,18 +1,13 @@
-"""ResNet-18 with batch norm: 20 convolutions in 8 residual blocks, 2 dense layers.
-
-Based on arXiv:1512.03385, with biases in the blocks and a hidden dense layer. The variants for small images have
-neither: "cifar" is that of arXiv:2009.11839, "preact" that of arXiv:1603.05027.
-"""
-
 from __future__ import annotations
 
+import functools
 from typing import ClassVar
 
 from torch import nn
 
 from secateur import UsageError
-from secateur.utils.layers import BasicBlock, Network, conv_block, dense_block, dropout, initialise, linear
-from secateur.utils.residual import small_image_features
+from secateur.utils.layers import Network, activation, conv_block, dense_classifier, initialise, linear
+from secateur.utils.residual import BasicBlock, small_image_features, stages
 from secateur.utils.suggest import unknown
 
 VARIANTS = ("default", "cifar", "preact")
@@ -20,6 +15,9 @@ VARIANTS = ("default", "cifar", "preact")
 
 class ResNet18(Network):
     """ResNet-18 with batch norm: 20 convolutions in 8 residual blocks, 2 dense layers.
+
+    Based on arXiv:1512.03385, with biases in the blocks and a hidden dense layer. The variants for small images
+    have neither: "cifar" is that of arXiv:2009.11839, "preact" that of arXiv:1603.05027.
 
     Args:
         in_channels: Channels of the images.
@@ -46,20 +44,9 @@ class ResNet18(Network):
         initialise(self)
 
     def _build_default(self, in_channels: int, num_classes: int) -> None:
-        width = 64
-        stem = conv_block(in_channels, width, 7, 3, stride=2, bias=False)
+        stem = conv_block(in_channels, 64, 7, 3, stride=2, bias=False)
         pool = nn.MaxPool2d(3, stride=2, padding=1)
-        blocks: list[nn.Module] = []
-        for stage, depth in enumerate(self.depths):
-            outputs = 64 * 2**stage
-            for _ in range(depth):
-                # the first block of each later stage doubles the channels and halves the image
-                blocks.append(BasicBlock(width, outputs, stride=outputs // width))
-                width = outputs
+        block = functools.partial(BasicBlock, bias=True, activation=activation)
+        blocks, width = stages(self.depths, 64, block)
         self.features = nn.Sequential(*stem, pool, *blocks, nn.AdaptiveAvgPool2d(2))
-        self.classifier = nn.Sequential(
-            dropout(),
-            *dense_block(width * 2 * 2, 256),
-            dropout(),
-            linear(256, num_classes),
-        )
+        self.classifier = dense_classifier(width * 2 * 2, (256,), num_classes)

@@ -1,5 +1,3 @@
-"""ResNet-34 with batch norm: 36 convolutions in 16 residual blocks, 2 dense layers."""
-
 from __future__ import annotations
 
 from secateur.models.ResNet18 import ResNet18

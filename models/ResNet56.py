@@ -1,8 +1,3 @@
-"""ResNet-56 for small images: 57 convolutions in 27 residual blocks, 1 dense layer.
-
-Based on arXiv:1512.03385, with 1x1 convolutions where the shape changes.
-"""
-
 from __future__ import annotations
 
 from secateur.utils.layers import Network, initialise, linear
@@ -10,7 +5,10 @@ from secateur.utils.residual import small_image_features
 
 
 class ResNet56(Network):
-    """ResNet-56 for small images: 57 convolutions in 27 residual blocks, 1 dense layer."""
+    """ResNet-56 for small images: 57 convolutions in 27 residual blocks, 1 dense layer.
+
+    Based on arXiv:1512.03385, with 1x1 convolutions where the shape changes.
+    """
 
     def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
         super().__init__(in_channels, num_classes, image_size)

@@ -1,8 +1,3 @@
-"""VGG13 for small images: 10 convolutions, each with ReLU and then batch norm, 1 dense layer.
-
-Based on arXiv:1409.1556, with the order of layers and the single dense layer of arXiv:2009.11839.
-"""
-
 from __future__ import annotations
 
 from torch import nn
@@ -13,7 +8,10 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 class VGG13(Network):
-    """VGG13 for small images: 10 convolutions, each with ReLU and then batch norm, 1 dense layer."""
+    """VGG13 for small images: 10 convolutions, each with ReLU and then batch norm, 1 dense layer.
+
+    Based on arXiv:1409.1556, with the order of layers and the single dense layer of arXiv:2009.11839.
+    """
 
     smallest_image = 16
 

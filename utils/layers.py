@@ -8,7 +8,8 @@ registration order, so that a seed determines the network.
 from __future__ import annotations
 
 import math
-from typing import ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -97,27 +98,60 @@ def dropout() -> nn.Module:
     return nn.Dropout(DROPOUT)
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (with bias) and norms with a skip connection (arXiv:1512.03385).
+class Conv(NamedTuple):
+    """A convolution of a `Chain`, followed by batch norm and LeakyReLU; by default it keeps the image size."""
 
-    A block with stride 2 halves the image; its skip is then a 1x1 convolution (no bias) with norm.
-    """
+    channels: int
+    kernel: int = 3
+    padding: int | None = None
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            *conv_block(inputs, outputs, 3, 1, stride=stride),
-            conv(outputs, outputs, 3, 1),
-            nn.BatchNorm2d(outputs),
-        )
-        self.skip: nn.Module = nn.Identity()
-        if stride != 1 or inputs != outputs:
-            shortcut = conv(inputs, outputs, 1, stride=stride, bias=False)
-            self.skip = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
-        self.activation = activation()
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.activation(self.residual(inputs) + self.skip(inputs))
+class Pool(NamedTuple):
+    """A max pooling of a `Chain`."""
+
+    size: int = 2
+    stride: int = 2
+
+
+def convolution_chain(in_channels: int, table: Sequence[Conv | Pool]) -> list[nn.Module]:
+    """Return the layers of a table, to be unpacked into a Sequential."""
+    layers: list[nn.Module] = []
+    for row in table:
+        if isinstance(row, Pool):
+            layers.append(nn.MaxPool2d(row.size, stride=row.stride))
+        else:
+            padding = row.kernel // 2 if row.padding is None else row.padding
+            layers += conv_block(in_channels, row.channels, row.kernel, padding)
+            in_channels = row.channels
+    return layers
+
+
+def dense_classifier(inputs: int, hidden: Sequence[int], num_classes: int) -> nn.Sequential:
+    """Return dense layers of these widths and a linear layer, with dropout before each."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [dropout(), *dense_block(inputs, width)]
+        inputs = width
+    return nn.Sequential(*layers, dropout(), linear(inputs, num_classes))
+
+
+class Chain(Network):
+    """A network of convolutions and dense layers, given as a table by its subclass."""
+
+    #: convolutions and poolings, in order; the last row is a convolution
+    convolutions: ClassVar[tuple[Conv | Pool, ...]]
+    #: height and width to which the last map is averaged
+    averaged: ClassVar[int]
+    #: widths of the hidden dense layers
+    dense: ClassVar[tuple[int, ...]]
+
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
+        super().__init__(in_channels, num_classes, image_size)
+        convolutions = convolution_chain(in_channels, self.convolutions)
+        self.features = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(self.averaged))
+        width = self.convolutions[-1][0]
+        self.classifier = dense_classifier(width * self.averaged**2, self.dense, num_classes)
+        initialise(self)
 
 
 def initialise(network: nn.Module) -> None:

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
 from secateur.utils.layers import conv
 
 
-class PlainBlock(nn.Module):
-    """Two 3x3 convolutions (no bias) with norms, with a skip connection and ReLU (arXiv:1512.03385).
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with norms, with a skip connection and an activation (arXiv:1512.03385).
 
     If the shape changes, the skip connection is a 1x1 convolution (no bias) with norm.
+
+    Args:
+        inputs: Channels of the input.
+        outputs: Channels of the output.
+        stride: Stride of the first convolution; 2 halves the image.
+        bias: Whether the 3x3 convolutions have a bias.
+        activation: Returns the activation after the first norm, and after the sum.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, *,
+        bias: bool = False, activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.residual = nn.Sequential(
-            conv(inputs, outputs, 3, 1, stride=stride, bias=False),
+            conv(inputs, outputs, 3, 1, stride=stride, bias=bias),
             nn.BatchNorm2d(outputs),
-            nn.ReLU(),
-            conv(outputs, outputs, 3, 1, bias=False),
+            activation(),
+            conv(outputs, outputs, 3, 1, bias=bias),
             nn.BatchNorm2d(outputs),
         )
         self.skip: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
             shortcut = conv(inputs, outputs, 1, stride=stride, bias=False)
             self.skip = nn.Sequential(shortcut, nn.BatchNorm2d(outputs))
-        self.activation = nn.ReLU()
+        self.activation = activation()
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.activation(self.residual(inputs) + self.skip(inputs))
@@ -58,26 +68,36 @@ class PreActBlock(nn.Module):
         return self.residual(active) + (inputs if self.skip is None else self.skip(active))
 
 
+def stages(
+    depths: Sequence[int], width: int, block: Callable[[int, int, int], nn.Module]
+) -> tuple[list[nn.Module], int]:
+    """Return the blocks of all stages, and the number of output channels.
+
+    Args:
+        depths: Number of blocks of each stage.
+        width: Channels of the input and the first stage; each later stage doubles the channels and halves height
+            and width.
+        block: Returns a block for its input channels, output channels and stride.
+    """
+    blocks: list[nn.Module] = []
+    inputs = width
+    for stage, depth in enumerate(depths):
+        outputs = width * 2**stage
+        for _ in range(depth):
+            blocks.append(block(inputs, outputs, outputs // inputs))
+            inputs = outputs
+    return blocks, inputs
+
+
 def small_image_features(
     in_channels: int, depths: Sequence[int], width: int, preact: bool = False
 ) -> tuple[nn.Sequential, int]:
     """Return stem, stages and global average pooling as one Sequential, and the number of output channels.
 
-    Args:
-        in_channels: Channels of the images.
-        depths: Number of blocks of each stage.
-        width: Channels of the stem and the first stage; each later stage doubles the channels and halves height
-            and width.
-        preact: Use `PreActBlock`, with a stem without norm and activation.
+    With `preact` the blocks are `PreActBlock`, and the stem has no norm and no activation.
     """
-    layers: list[nn.Module] = [conv(in_channels, width, 3, 1, bias=False)]
+    stem: list[nn.Module] = [conv(in_channels, width, 3, 1, bias=False)]
     if not preact:
-        layers += [nn.BatchNorm2d(width), nn.ReLU()]
-    block = PreActBlock if preact else PlainBlock
-    inputs = width
-    for stage, depth in enumerate(depths):
-        outputs = width * 2**stage
-        for _ in range(depth):
-            layers.append(block(inputs, outputs, stride=outputs // inputs))
-            inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)), inputs
+        stem += [nn.BatchNorm2d(width), nn.ReLU()]
+    blocks, outputs = stages(depths, width, PreActBlock if preact else BasicBlock)
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1)), outputs
