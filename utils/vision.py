@@ -6,6 +6,7 @@ import functools
 import importlib
 import sys
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -65,3 +66,8 @@ def torchvision() -> ModuleType:
     _forget_half_imported()
     _define_missing_operators()
     return importlib.import_module("torchvision")
+
+
+def torchvision_dataset(name: str) -> Any:
+    """Return torchvision's data set class of this name."""
+    return getattr(torchvision().datasets, name)

@@ -9,7 +9,7 @@ class CIFAR10(CifarDataSet):
     A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
 
-    layout = "cifar-10-batches-py"
+    folders = ("cifar-10-batches-py",)
     num_classes = 10
     mean = (0.4914, 0.4822, 0.4465)
     std = (0.2470, 0.2435, 0.2616)

@@ -9,7 +9,7 @@ class CIFAR100(CifarDataSet):
     A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009.
     """
 
-    layout = "cifar-100-python"
+    folders = ("cifar-100-python",)
     num_classes = 100
     mean = (0.5071, 0.4865, 0.4409)
     std = (0.2673, 0.2564, 0.2762)

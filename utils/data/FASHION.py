@@ -12,7 +12,7 @@ class FASHION(IdxDataSet):
     """
 
     reader = "FashionMNIST"
-    layout = "FashionMNIST/raw"
+    folders = ("FashionMNIST/raw",)
     system_folders = (Path("/usr/share/datasets/fashion-mnist"),)  # Debian's package dataset-fashion-mnist
     mean = (0.2860,)
     std = (0.3530,)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from secateur.utils.data._class_folders import ImageNetPart, torchvision_class
+from secateur.utils.data._class_folders import ImageNetPart
+from secateur.utils.vision import torchvision_dataset
 
 
 class IMAGENETTE(ImageNetPart):
@@ -26,8 +27,8 @@ class IMAGENETTE(ImageNetPart):
 
     def sources(self) -> tuple[str, ...]:
         """Return the address of torchvision's archive of 320 pixels."""
-        return (torchvision_class("Imagenette")._ARCHIVES["320px"][0],)
+        return (torchvision_dataset("Imagenette")._ARCHIVES["320px"][0],)
 
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
         """Download and unpack the archive of 320 pixels to `root / "imagenette2-320"`."""
-        torchvision_class("Imagenette")(root, split="train", size="320px", download=True)
+        torchvision_dataset("Imagenette")(root, split="train", size="320px", download=True)

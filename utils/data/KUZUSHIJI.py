@@ -10,7 +10,7 @@ class KUZUSHIJI(IdxDataSet):
     """
 
     reader = "KMNIST"
-    layout = "KMNIST/raw"
+    folders = ("KMNIST/raw",)
     mean = (0.1918,)
     std = (0.3483,)
     class_names = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")

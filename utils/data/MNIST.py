@@ -10,7 +10,7 @@ class MNIST(IdxDataSet):
     """
 
     reader = "MNIST"
-    layout = "MNIST/raw"
+    folders = ("MNIST/raw",)
     mean = (0.1307,)
     std = (0.3081,)
     class_names = ("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")

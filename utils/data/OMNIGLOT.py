@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur import UsageError
-from secateur.utils.data._class_folders import ClassFolders, torchvision_class
+from secateur.utils.data._class_folders import ClassFolders
 from secateur.utils.data._listing import folder_names, images_in
+from secateur.utils.vision import torchvision_dataset
 
 DRAWER = re.compile(r"_(\d+)\.\w+")
 TEST_EVERY = 5
@@ -60,13 +61,13 @@ class OMNIGLOT(ClassFolders):
 
     def sources(self) -> tuple[str, ...]:
         """Return the addresses of torchvision's two archives."""
-        base = torchvision_class("Omniglot")
+        base = torchvision_dataset("Omniglot")
         return tuple(f"{base.download_url_prefix}/{part}.zip" for part in self.needs)
 
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
         """Download and unpack both archives to `root / "omniglot-py"`."""
         for background in (True, False):
-            torchvision_class("Omniglot")(root, background=background, download=True)
+            torchvision_dataset("Omniglot")(root, background=background, download=True)
         for archive in (root / self.folders[0]).glob("*.zip"):
             archive.unlink()
 

@@ -46,7 +46,7 @@ class TINYIMAGENET(ClassFolders):
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]
         """The first name of each class in words.txt, or the name of its folder if it has none."""
-        file = self._present() / "words.txt"
+        file = self.present() / "words.txt"
         words = dict(_rows(file)) if os.path.lexists(file) else {}
         return tuple(words.get(name, name).partition(",")[0].strip() for name in self.folder_names)
 

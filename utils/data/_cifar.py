@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 from secateur import UsageError, torchvision
 from secateur.utils.files.regular_file import check_regular
 from secateur.utils.loading.dataset import LARGEST_FILE, FileDataSet, reading
+from secateur.utils.vision import torchvision_dataset
 
 
 class CifarDataSet(FileDataSet):
@@ -22,16 +22,13 @@ class CifarDataSet(FileDataSet):
     in_channels = 3
     image_size = 32
 
-    def _torchvision_class(self) -> Any:
-        return getattr(torchvision().datasets, self.name)
-
     def _checksums(self, train: bool) -> dict[str, str]:
         """Return file name -> md5 of the files that one part needs."""
-        base = self._torchvision_class()
+        base = torchvision_dataset(self.name)
         batches = dict(base.train_list if train else base.test_list)
         return {**batches, base.meta["filename"]: base.meta["md5"]}
 
-    def files(self, train: bool) -> tuple[str, ...]:
+    def needed(self, train: bool) -> tuple[str, ...]:
         """Return the names of the batch files of one part and of the file with the class names."""
         return tuple(self._checksums(train))
 
@@ -45,7 +42,7 @@ class CifarDataSet(FileDataSet):
             check_regular(path, LARGEST_FILE)  # before the whole file is read
             if not torchvision().datasets.utils.check_integrity(path, md5):
                 raise UsageError(f"cannot read {path}: damaged or not the published file (md5 is not {md5})")
-        base = self._torchvision_class()
+        base = torchvision_dataset(self.name)
         # torchvision checks, and so opens, both parts; an empty list skips the other part
         other = {"test_list" if train else "train_list": [], "base_folder": folder.name}
         with reading(folder), warnings.catch_warnings():
@@ -57,8 +54,8 @@ class CifarDataSet(FileDataSet):
 
     def sources(self) -> tuple[str, ...]:
         """Return the address of torchvision's archive."""
-        return (self._torchvision_class().url,)
+        return (torchvision_dataset(self.name).url,)
 
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
-        """Download and unpack the archive to `root / layout`."""
-        self._torchvision_class()(root, download=True)
+        """Download and unpack the archive to `root / folders[0]`."""
+        torchvision_dataset(self.name)(root, download=True)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 from abc import abstractmethod
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from secateur import UsageError
 from secateur.utils.data._listing import folder_names, images_in
 from secateur.utils.data._pictures import Pictures
-from secateur.utils.files.download import download
-from secateur.utils.loading import dataset
-from secateur.utils.loading.dataset import FolderDataSet
+from secateur.utils.loading.dataset import FolderDataSet, SearchedDataSet
 from secateur.utils.suggest import one_line
 
 
@@ -26,20 +22,16 @@ class _ClassCount:
         return kind.published if owner is None or root is None else len(owner.folder_names)
 
 
-class ClassFolders(FolderDataSet):
+class ClassFolders(SearchedDataSet, FolderDataSet):
     """A published set of image files, in folders named after the classes.
 
-    The set is searched for under the names of `folders` in --data_dir, in --data_dir itself, and under these names
-    in the default download folder; otherwise it is downloaded, if torchvision supports it. In both parts the label
-    of an image is the position of its class among the sorted names of the training folders; a class that is
-    missing in a part is an error. A different number of classes than in the published set is accepted, with a
-    line in `remarks`.
+    In both parts the label of an image is the position of its class among the sorted names of the training
+    folders; a class that is missing in a part is an error. A different number of classes than in the published set
+    is accepted, with a line in `remarks`.
     """
 
     published: ClassVar[int]  # number of classes of the published set
-    folders: ClassVar[tuple[str, ...]]  # possible names of its folder, the most likely first
     needs: ClassVar[tuple[str, ...]] = ("train", "val")  # required subfolders
-    origin: ClassVar[str]  # source of a set that torchvision cannot download
     layout: ClassVar[str]  # description of the required files
     names_of: ClassVar[dict[str, str]] = {}  # class folder -> name to show
     mode: ClassVar[str] = "RGB"
@@ -54,32 +46,24 @@ class ClassFolders(FolderDataSet):
     def files(self, root: Path, train: bool) -> dict[str, list[str]]:
         """Return the paths of the images of every class of one part, by the name of the class folder."""
 
-    def sources(self) -> tuple[str, ...]:
-        """Return the addresses torchvision downloads from; empty if it does not support the set."""
-        return ()
+    def needed(self, train: bool) -> tuple[str, ...]:
+        """Return the required subfolders, which are those of both parts."""
+        return self.needs
 
-    def fetch(self, root: Path, sources: Sequence[str]) -> None:
-        """Download the set to `root / folders[0]` with torchvision."""
-        raise NotImplementedError
+    def has(self, place: Path, name: str) -> bool:
+        """Return whether a folder has a subfolder."""
+        return (place / name).is_dir()
 
-    def root(self) -> Path | None:
-        """Return the folder of the set, or None if it is not found."""
-        for place in self._places():
-            lacking = [name for name in self.needs if not (place / name).is_dir()]
-            if not lacking:
-                return place
-            if len(lacking) < len(self.needs):
-                # the user named this folder: using files from elsewhere would hide that it is incomplete
-                raise UsageError(f"{self.name}: {place} is incomplete, it lacks {', '.join(lacking)}: "
-                                 f"it must hold {self.layout}")  # fmt: skip
-        return None
+    def contents(self) -> str:
+        """Return `layout`."""
+        return self.layout
 
     @functools.cached_property
     def folder_names(self) -> tuple[str, ...]:
         """The names of the training part's class folders, sorted: the position is the label."""
-        names = self.classes(self._present())
+        names = self.classes(self.present())
         if not names:
-            raise UsageError(f"{self.name}: {self._present()} has no class folders: it must hold {self.layout}")
+            raise UsageError(f"{self.name}: {self.present()} has no class folders: it must hold {self.layout}")
         return names
 
     @functools.cached_property
@@ -93,7 +77,7 @@ class ClassFolders(FolderDataSet):
 
     def open(self, train: bool, image_size: int) -> Pictures:
         """Return the images of one part as squares of `image_size` pixels; UsageError if some are missing."""
-        root = self._present()
+        root = self.present()
         images = self.files(root, train)
         part = f"{root} ({'training' if train else 'test'} part)"
         extra = sorted(set(images) - set(self.folder_names))
@@ -110,35 +94,6 @@ class ClassFolders(FolderDataSet):
         files = [(path, label) for label, name in enumerate(self.folder_names) for path in images[name]]
         return self.pictures(files, image_size, self.mode)
 
-    def _places(self) -> list[Path]:
-        """Return the folders to search, in order."""
-        requested = []
-        if self.data_dir is not None:
-            given = Path(os.path.expanduser(self.data_dir))
-            if os.path.exists(given) and not os.path.isdir(given):
-                raise UsageError(f"--data_dir {given} is not a folder")
-            requested = [*(given / name for name in self.folders), given]
-        return list(dict.fromkeys([*requested, *(dataset.DOWNLOAD_FOLDER / name for name in self.folders)]))
-
-    def _present(self) -> Path:
-        """Return the folder of the set, after a download if necessary; raises UsageError if it fails."""
-        root = self.root()
-        if root is not None:
-            return root
-        target = dataset.DOWNLOAD_FOLDER if self.data_dir is None else Path(os.path.expanduser(self.data_dir))
-        if not self.sources():
-            why = f"it cannot be downloaded from here: get {self.origin}"
-        elif not self.download:
-            why = "downloading is switched off"
-        else:
-            failed = download(self.fetch, self.sources(), target, self.folders[0])
-            if failed is None:
-                return target / self.folders[0]
-            why = failed
-        looked = ", ".join(str(place) for place in self._places())
-        raise UsageError(f"{self.name} not found: looked in {looked}; {why}; give the folder that holds "
-                         f"{self.layout} with --data_dir")  # fmt: skip
-
 
 class ImageNetPart(ClassFolders):
     """Classes of ImageNet in train/WNID/* and val/WNID/*."""
@@ -150,10 +105,3 @@ class ImageNetPart(ClassFolders):
         """Return the paths of the images of every class of one part, by the name of the class folder."""
         part = root / ("train" if train else "val")
         return {name: images_in(part / name) for name in folder_names(part)}
-
-
-def torchvision_class(name: str) -> Any:
-    """Return torchvision's data set of this name."""
-    from secateur import torchvision
-
-    return getattr(torchvision().datasets, name)

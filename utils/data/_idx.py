@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
 from secateur import torchvision
 from secateur.utils.loading.dataset import FileDataSet, gunzipped, reading
+from secateur.utils.vision import torchvision_dataset
 
 
 class IdxDataSet(FileDataSet):
@@ -21,7 +22,7 @@ class IdxDataSet(FileDataSet):
     image_size = 28
     suffixes = ("", ".gz")
 
-    def files(self, train: bool) -> tuple[str, ...]:
+    def needed(self, train: bool) -> tuple[str, ...]:
         """Return the names of the image file and the label file of one part."""
         part = "train" if train else "t10k"
         return f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"
@@ -29,7 +30,7 @@ class IdxDataSet(FileDataSet):
     def read(self, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (uint8, (N, 1, 28, 28)) and labels (int64, (N,)) from the files in `folder`."""
         readers = torchvision().datasets.mnist
-        images_name, labels_name = self.files(train)
+        images_name, labels_name = self.needed(train)
         images = self._tensor(folder, images_name, readers.read_image_file)
         labels = self._tensor(folder, labels_name, readers.read_label_file)
         return images.unsqueeze(1), labels
@@ -39,15 +40,12 @@ class IdxDataSet(FileDataSet):
         with reading(path):
             return gunzipped(path, read)
 
-    def _torchvision_class(self) -> Any:
-        return getattr(torchvision().datasets, self.reader)
-
     def sources(self) -> tuple[str, ...]:
         """Return torchvision's mirrors."""
-        return tuple(self._torchvision_class().mirrors)
+        return tuple(torchvision_dataset(self.reader).mirrors)
 
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
-        """Download the four files to `root / layout`."""
-        base = self._torchvision_class()
+        """Download the four files to `root / folders[0]`."""
+        base = torchvision_dataset(self.reader)
         # torchvision derives the folder from the name of the class, so the subclass must have the same name
         type(base.__name__, (base,), {"mirrors": list(sources)})(root, download=True)

@@ -19,10 +19,7 @@ from secateur.utils.loading.dataset import ImageFiles
 from secateur.utils.suggest import unknown
 
 Batch = tuple[Tensor, Tensor]
-
-
-Key = int | tuple[int, int]  # the position of an image, or its position and the seed of a random crop
-
+Key = int | tuple[int, int]  # the number of an image, or its number and the seed of a random crop
 
 FROM_FILES = "resized_crop_flip"
 """The augmentation whose crops are taken from image files at full resolution, before these are resized."""
@@ -168,40 +165,19 @@ class TensorLoader(BatchLoader):
 
 
 class _Numbered:
-    """Image files as (image, position) pairs; the loader has the labels, which may be permuted."""
-
-    def __init__(self, files: ImageFiles) -> None:
-        self.files = files
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        if isinstance(key, int):
-            return self.files[key], key
-        position, seed = key
-        return self.files.cropped(position, seed), position  # type: ignore[attr-defined]
-
-
-class _Part:
-    """The files of a folder at given positions."""
+    """Image files at given positions, as (image, number); the loader has the labels, which may be permuted."""
 
     def __init__(self, files: ImageFiles, positions: Sequence[int]) -> None:
-        self.files = files
-        self.positions = positions
-        self.targets = [files.targets[position] for position in positions]
-        if hasattr(files, "cropped"):
-            self.cropped = self._cropped
+        self.files, self.positions = files, positions
 
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitem__(self, index: int) -> Tensor:
-        return self.files[self.positions[index]]
-
-    def _cropped(self, index: int, seed: int) -> Tensor:
-        image: Tensor = self.files.cropped(self.positions[index], seed)  # type: ignore[attr-defined]
-        return image
+    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
+        if isinstance(key, int):
+            return self.files[self.positions[key]], key
+        number, seed = key
+        return self.files.cropped(self.positions[number], seed), number  # type: ignore[attr-defined]
 
 
 class FolderLoader(BatchLoader):
@@ -212,6 +188,7 @@ class FolderLoader(BatchLoader):
     Args:
         files: The image files.
         targets: Labels, int64 (N,).
+        positions: Those of the files that the loader has, in its order; None for all.
         num_workers: Number of worker processes; 0 decodes in the main process.
         persistent: Keep the workers between epochs; starting an epoch then ends an unfinished one.
         options: Arguments of `BatchLoader`.
@@ -219,14 +196,14 @@ class FolderLoader(BatchLoader):
 
     def __init__(
         self, files: ImageFiles, targets: Tensor, *,
-        num_workers: int = 2, persistent: bool = False, **options: Any,
+        positions: Sequence[int] | None = None, num_workers: int = 2, persistent: bool = False, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(targets, **options)
         if num_workers < 0:
             raise UsageError(f"workers {num_workers}: at least 0 are needed")
         self.num_workers = num_workers
         self.persistent = persistent and num_workers > 0
-        self._files = _Numbered(files)
+        self._files = _Numbered(files, range(len(files)) if positions is None else positions)
         self.cuts_files = hasattr(files, "cropped")
         self._plan: list[list[Key]] = []  # the chunks of the current epoch, for persistent workers
 

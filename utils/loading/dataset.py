@@ -135,42 +135,106 @@ class FolderDataSet(DataSet):
         return images, torch.tensor(files.targets, dtype=torch.int64)
 
 
-class FileDataSet(DataSet):
-    """A data set of a few files that torchvision can read and download.
+class SearchedDataSet(DataSet):
+    """A data set whose files are searched for, and downloaded if torchvision supports it.
 
-    The files are searched for in --data_dir (in torchvision's layout, or directly in it), in the folders of the
-    operating system and in the default download folder. If they are not found, they are downloaded to --data_dir
-    or the default download folder.
+    They are searched for in --data_dir (in the folders that torchvision and others use, or directly in it), in the
+    folders of the operating system and in the default download folder. If they are not found, they are downloaded
+    to --data_dir or the default download folder.
     """
 
+    folders: ClassVar[tuple[str, ...]]  # possible folders of the set below --data_dir; the first is torchvision's
     system_folders: ClassVar[tuple[Path, ...]] = ()
-    layout: ClassVar[str]  # torchvision's folder for this set, relative to its root
-    suffixes: ClassVar[tuple[str, ...]] = ("",)  # possible suffixes of a file
+    completed: ClassVar[bool] = False  # whether a download adds missing files to an incomplete set
+    origin: ClassVar[str]  # source of a set that torchvision cannot download
 
     @abstractmethod
-    def files(self, train: bool) -> tuple[str, ...]:
-        """Return the names of the files that one part needs."""
+    def needed(self, train: bool) -> tuple[str, ...]:
+        """Return the names of the files or folders that one part needs."""
+
+    @abstractmethod
+    def has(self, place: Path, name: str) -> bool:
+        """Return whether a folder has a needed file or folder."""
+
+    @abstractmethod
+    def contents(self) -> str:
+        """Describe the contents of the folder of the set."""
+
+    def sources(self) -> tuple[str, ...]:
+        """Return the addresses torchvision downloads from; empty if it does not support the set."""
+        return ()
+
+    def fetch(self, root: Path, sources: Sequence[str]) -> None:
+        """Download the set to `root / folders[0]` with torchvision, from the given subset of `sources()`."""
+        raise NotImplementedError
+
+    def root(self, train: bool = True) -> Path | None:
+        """Return the first folder that has everything one part needs, or None."""
+        for place in self._places():
+            lacking = [name for name in self.needed(train) if not self.has(place, name)]
+            if not lacking:
+                return place
+            chosen = place in self._own_folders() or not self.completed
+            if chosen and len(lacking) < len(self.needed(train)):
+                # using files from elsewhere would hide that the folder the user named is incomplete
+                raise UsageError(f"{self.name}: {place} is incomplete, it lacks {', '.join(lacking)}: "
+                                 f"it must hold {self.contents()}")  # fmt: skip
+        return None
+
+    def present(self, train: bool = True) -> Path:
+        """Return the folder of the set, after a download if necessary; raises UsageError if it fails."""
+        root = self.root(train)
+        if root is not None:
+            return root
+        target = (self._own_folders() or [DOWNLOAD_FOLDER])[-1]
+        if not self.sources():
+            reason: str | None = f"it cannot be downloaded from here: get {self.origin}"
+        elif not self.download:
+            reason = "downloading is switched off"
+        else:
+            reason = download(self.fetch, self.sources(), target, self.folders[0])
+        if reason is None:
+            return target / self.folders[0]
+        looked = ", ".join(str(place) for place in self._places())
+        raise UsageError(f"{self.name} not found: looked in {looked}; {reason}; "
+                         f"give the folder that holds {self.contents()} with --data_dir")  # fmt: skip
+
+    def _own_folders(self) -> list[Path]:
+        """Return the folders below --data_dir that may be that of the set, and --data_dir."""
+        if self.data_dir is None:
+            return []
+        given = Path(os.path.expanduser(self.data_dir))
+        if os.path.exists(given) and not os.path.isdir(given):
+            raise UsageError(f"--data_dir {given} is not a folder")
+        return [*(given / name for name in self.folders), given]
+
+    def _places(self) -> list[Path]:
+        """Return the folders to search, in order."""
+        defaults = [DOWNLOAD_FOLDER / name for name in self.folders]
+        # --data_dir may be one of the default folders
+        return list(dict.fromkeys([*self._own_folders(), *self.system_folders, *defaults]))
+
+
+class FileDataSet(SearchedDataSet):
+    """A data set of a few files that torchvision can read and download."""
+
+    completed = True
+    suffixes: ClassVar[tuple[str, ...]] = ("",)  # possible suffixes of a file
 
     @abstractmethod
     def read(self, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
         """Return images and labels of one part, as `load` does, from the existing files in `folder`."""
 
-    @abstractmethod
-    def sources(self) -> tuple[str, ...]:
-        """Return the addresses torchvision downloads from."""
-
-    @abstractmethod
-    def fetch(self, root: Path, sources: Sequence[str]) -> None:
-        """Download the set to `root` with torchvision, from the given subset of `sources()`."""
-
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Return all images (uint8, (N, C, H, W)) and labels (int64, (N,)) of one part."""
-        folder = self._find(train)
-        if folder is None:
-            folder = self._download()
+        folder = self.present(train)
         images, labels = self.read(folder, train)
         self._check(folder, images, labels)
         return images, labels
+
+    def has(self, place: Path, name: str) -> bool:
+        """Return whether a folder has a file, with any of the suffixes."""
+        return self.path(place, name) is not None
 
     def path(self, folder: Path, name: str) -> Path | None:
         """Return the file `name` in `folder`, with any of its suffixes; None if there is none.
@@ -184,47 +248,10 @@ class FileDataSet(DataSet):
             check_regular(path, LARGEST_FILE)
         return file
 
-    def _own_folders(self) -> list[Path]:
-        """Return the folders below --data_dir that may hold the files."""
-        if self.data_dir is None:
-            return []
-        root = Path(os.path.expanduser(self.data_dir))
-        if os.path.exists(root) and not os.path.isdir(root):
-            raise UsageError(f"--data_dir {root} is not a folder")
-        return [root / self.layout, root]
-
-    def _places(self) -> list[Path]:
-        """Return the folders to search, in order."""
-        places = [*self._own_folders(), *self.system_folders, DOWNLOAD_FOLDER / self.layout]
-        return list(dict.fromkeys(places))  # --data_dir may be one of the default folders
-
-    def _find(self, train: bool) -> Path | None:
-        """Return the first folder with all files of one part, or None."""
-        requested = self._own_folders()
-        for place in self._places():
-            missing = [name for name in self.files(train) if self.path(place, name) is None]
-            if not missing:
-                return place
-            if place in requested and len(missing) < len(self.files(train)):
-                # the user named this folder: using files from elsewhere would hide that it is incomplete
-                raise UsageError(f"{self.name}: {place} is incomplete, it lacks {', '.join(missing)}")
-        return None
-
-    def _download(self) -> Path:
-        """Download the set and return the folder with its files; raises UsageError if that fails."""
-        requested = self._own_folders()
-        root = requested[-1] if requested else DOWNLOAD_FOLDER
-        if self.download:
-            reason = download(self.fetch, self.sources(), root, self.layout)
-        else:
-            reason = "downloading is switched off"
-        if reason is None:
-            return root / self.layout
-        looked = ", ".join(str(place) for place in self._places())
+    def contents(self) -> str:
+        """List the files of both parts."""
         ending = f"[{self.suffixes[-1]}]" if len(self.suffixes) > 1 else ""  # "[.gz]": with or without
-        names = ", ".join(f"{name}{ending}" for name in dict.fromkeys(self.files(True) + self.files(False)))
-        raise UsageError(f"{self.name} not found: looked in {looked}; {reason}; "
-                         f"give the folder that holds {names} with --data_dir")  # fmt: skip
+        return ", ".join(f"{name}{ending}" for name in dict.fromkeys(self.needed(True) + self.needed(False)))
 
     def _check(self, folder: Path, images: Tensor, labels: Tensor) -> None:
         """Raise UsageError if the files in `folder` are not those of this data set."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from secateur.utils.errors import UsageError
 from secateur.utils.loading import data_checks
-from secateur.utils.loading.batches import Batch, BatchLoader, FolderLoader, TensorLoader, _Part, seeded
+from secateur.utils.loading.batches import Batch, BatchLoader, FolderLoader, TensorLoader, seeded
 from secateur.utils.loading.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet, ImageFiles
 from secateur.utils.memory import check_memory
 from secateur.utils.suggest import unknown
@@ -203,10 +203,8 @@ def _loader(
         targets = targets[positions]
     if isinstance(source, Tensor):
         return TensorLoader(source if positions is None else source[positions], targets, **options)
-    files: Any = source
-    if positions is not None:
-        files = _Part(files, positions.tolist())
-    return FolderLoader(files, targets, num_workers=workers, **options)
+    of_files = None if positions is None else positions.tolist()
+    return FolderLoader(source, targets, positions=of_files, num_workers=workers, **options)
 
 
 def _image_size(dataset: DataSet, wanted: int | None) -> int:

@@ -50,7 +50,7 @@ def make(source: Path) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for part, per_class in PER_CLASS.items():
         # not `load`, which would also search other folders
-        missing = [name for name in full.files(part == "train") if full.path(source, name) is None]
+        missing = [name for name in full.needed(part == "train") if full.path(source, name) is None]
         if missing:
             raise UsageError(f"--source {source} lacks {', '.join(missing)}")
         images, labels = full.read(source, part == "train")

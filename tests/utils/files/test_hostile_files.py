@@ -126,7 +126,7 @@ def test_a_zip_archive_may_not_declare_more_than_the_limit(tmp_path: Path) -> No
 @pytest.mark.parametrize("number", [0, 1])
 def test_what_stands_for_an_idx_file_is_named(kind: str, packed: bool, number: int, tmp_path: Path) -> None:
     folder = write_idx(tmp_path, packed)
-    name = MNIST().files(True)[number] + ".gz" * packed
+    name = MNIST().needed(True)[number] + ".gz" * packed
     path = put(kind, folder / name)
     message = usage_error(lambda: MNIST(data_dir=folder, download=False).load(True))
     assert str(path) in message and kind in message
@@ -146,7 +146,7 @@ def test_packed_idx_files_are_bounded(
 ) -> None:
     monkeypatch.setattr(dataset, "LARGEST_FILE", 2**16)
     folder = write_idx(tmp_path, packed=True)
-    path = folder / f"{FASHION().files(True)[number]}.gz"
+    path = folder / f"{FASHION().needed(True)[number]}.gz"
     good = path.read_bytes()
     path.write_bytes({
         "bomb": gzip.compress(bytes(2**24)), "truncated": good[:-10], "large": bytes(2**16 + 1),

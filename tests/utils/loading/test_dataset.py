@@ -180,7 +180,7 @@ def test_utils_do_not_know_the_machinery() -> None:
 def test_idx_files_are_read_wherever_they_lie_in_data_dir(
     kind: type[FileDataSet], packed: bool, below: bool, tmp_path: Path
 ) -> None:
-    write_idx(tmp_path / kind.layout if below else tmp_path, packed)
+    write_idx(tmp_path / kind.folders[0] if below else tmp_path, packed)
     for train in (True, False):
         images, labels = kind(data_dir=str(tmp_path), download=False).load(train)
         expected_images, expected_labels = idx_arrays(train)
@@ -190,7 +190,7 @@ def test_idx_files_are_read_wherever_they_lie_in_data_dir(
 
 
 def test_places_are_tried_in_order(tmp_path: Path, nowhere_else: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    places = [tmp_path / "given", tmp_path / "system", nowhere_else / "data" / FASHION.layout]
+    places = [tmp_path / "given", tmp_path / "system", nowhere_else / "data" / FASHION.folders[0]]
     monkeypatch.setattr(FASHION, "system_folders", (places[1],))
     for number, place in enumerate(places):
         write_idx(place)
@@ -285,7 +285,7 @@ def test_files_of_another_set_are_refused(name: str, array: np.ndarray, words: s
 def test_cifar_is_read_from_its_folder_or_the_one_above(
     kind: type[FileDataSet], inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_files(tmp_path / kind.layout, cifar_files(kind, monkeypatch))
+    folder = write_files(tmp_path / kind.folders[0], cifar_files(kind, monkeypatch))
     dataset = kind(data_dir=folder if inside else tmp_path, download=False)
     batches = 5 if kind is CIFAR10 else 1
     for train, parts in (
@@ -299,7 +299,7 @@ def test_cifar_is_read_from_its_folder_or_the_one_above(
 
 
 def test_only_the_files_of_one_part_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = write_files(tmp_path / CIFAR10.layout, cifar_files(CIFAR10, monkeypatch))
+    folder = write_files(tmp_path / CIFAR10.folders[0], cifar_files(CIFAR10, monkeypatch))
     (folder / "test_batch").write_bytes(b"damaged")
     assert len(CIFAR10(data_dir=folder).load(True)[0]) == 15
     assert f"cannot read {folder / 'test_batch'}:" in usage_error(lambda: CIFAR10(data_dir=folder).load(False))
@@ -319,7 +319,7 @@ class Trap:
 def test_a_pickle_without_the_published_checksum_is_never_opened(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = write_files(tmp_path / CIFAR10.layout, cifar_files(CIFAR10, monkeypatch))
+    folder = write_files(tmp_path / CIFAR10.folders[0], cifar_files(CIFAR10, monkeypatch))
     (folder / name).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
     assert f"cannot read {folder / name}:" in usage_error(lambda: CIFAR10(data_dir=folder).load(True))
     assert not (tmp_path / "sprung").exists()
@@ -354,7 +354,7 @@ def test_the_published_way_to_pickle_arrays_gives_no_warning(
     files["test"] = pickle.dumps({"data": OldArray(images), "fine_labels": labels}, protocol=2)
     checksum = hashlib.md5(files["test"]).hexdigest()
     monkeypatch.setattr(torchvision().datasets.CIFAR100, "test_list", [["test", checksum]])
-    folder = write_files(tmp_path / CIFAR100.layout, files)
+    folder = write_files(tmp_path / CIFAR100.folders[0], files)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.array_equal(CIFAR100(data_dir=folder).load(False)[0].flatten(1).numpy(), images)
@@ -403,7 +403,7 @@ def offer(server: Server, kind: type[FileDataSet], monkeypatch: pytest.MonkeyPat
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w:gz") as tar:
             for name, content in cifar_files(CIFAR10, monkeypatch).items():
-                entry = tarfile.TarInfo(f"{CIFAR10.layout}/{name}")
+                entry = tarfile.TarInfo(f"{CIFAR10.folders[0]}/{name}")
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
         reader = torchvision().datasets.CIFAR10
@@ -434,7 +434,7 @@ def test_a_download_is_silent_and_found_again(
     root = tmp_path / "new" / "folder" if given else nowhere_else / "data"
     images, labels = kind(data_dir=root if given else None).load(True)
     assert len(images) == len(labels) == (12 if kind is MNIST else 15)
-    assert sorted(path.name for path in root.iterdir()) == [Path(kind.layout).parts[0]]
+    assert sorted(path.name for path in root.iterdir()) == [Path(kind.folders[0]).parts[0]]
     assert capfd.readouterr() == ("", "")
     server.files.clear()
     assert torch.equal(kind(data_dir=root if given else None).load(True)[0], images)
@@ -479,7 +479,7 @@ def test_a_failed_download_leaves_an_older_one_alone(
 ) -> None:
     offer(server, MNIST, monkeypatch)
     server.files.clear()
-    old = nowhere_else / "data" / MNIST.layout / "train-images-idx3-ubyte"
+    old = nowhere_else / "data" / MNIST.folders[0] / "train-images-idx3-ubyte"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"half")
     assert "download failed" in usage_error(lambda: MNIST().load(True))
