@@ -15,6 +15,7 @@ from secateur.framework.studies.robustness.points import PixelModel, balanced, c
 from secateur.framework.studies.robustness.results import Assessment, summary
 from secateur.framework.studies.robustness.tables import robustness_tables
 from secateur.framework.training.tester import Network
+from secateur.utils.limits import check_whole
 
 
 class AdversarialEvaluation(Tester):
@@ -44,8 +45,8 @@ class AdversarialEvaluation(Tester):
             ("attack_binary_steps", attack_binary_steps), ("attack_restarts", attack_restarts),
             ("attack_batch_size", attack_batch_size),
         ):  # fmt: skip
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise UsageError(f"{name} must be a whole number >= 1, got {value!r}")
+            if value is not None:
+                check_whole(name, value, 1)
         super().__init__(attack=attack, epsilons=epsilons)
         self.attack_samples = attack_samples
         self._attacks = chosen_attacks(attack)

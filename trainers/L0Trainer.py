@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur import DefaultTrainer, Groups, Masks, UsageError, channel_groups, decay_groups
+from secateur import DefaultTrainer, Groups, Masks, channel_groups, decay_groups
 from secateur.framework.network.batch_norm import measured_statistics, running_statistics
 from secateur.framework.network.preserve import evaluating
 from secateur.framework.pruning.gated_layers.hard_concrete import (
@@ -21,6 +21,7 @@ from secateur.framework.pruning.gated_layers.hard_concrete import (
 )
 from secateur.framework.pruning.gated_layers.l0_network import Closed, add_l0_gates, cut_closed, without_gates
 from secateur.framework.training.trainer import Parts, Settings
+from secateur.utils.limits import check_number, check_switch, check_whole
 from secateur.utils.loading.batches import BatchLoader
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.optimizers import unwrapped
@@ -28,6 +29,7 @@ from secateur.utils.optimizers import unwrapped
 #: the usual 1.0 for the 60,000 samples of MNIST, scaled to the 5,400 of FASHION_MINI, where 1.0 closes all gates
 #: of the last layer of LeNet5
 L0_REG = 0.1
+L2_REG = 5e-5
 #: a gate closes at log_alpha = -2.4, and Adam changes it by at most the learning rate per step
 GATE_LR = 10.0
 #: batches to measure norm statistics on; those of training were computed with random gates
@@ -54,7 +56,7 @@ class L0Trainer(DefaultTrainer):
         settings: Settings,
         *,
         l0_reg: float = L0_REG,
-        l2_reg: float = 5e-5,
+        l2_reg: float = L2_REG,
         beta_ema: float = 0.999,
         local_rep: bool = False,
         droprate_init: float = DROP_RATE,
@@ -94,37 +96,38 @@ class L0Trainer(DefaultTrainer):
         unwrapped(self.optimizer).register_step_post_hook(self._after_step)
 
     @classmethod
-    def check_options(cls, **options: Any) -> None:
+    def check_options(
+        cls, *, droprate_init: float = DROP_RATE, temperature: float = TEMPERATURE, gate_lr: float = GATE_LR,
+        norm_batches: int = NORM_BATCHES, local_rep: bool = False, close_norms: bool = True, **options: Any,
+    ) -> None:  # fmt: skip
         """Raise UsageError for rates and factors out of range and for switches that are not boolean."""
-        check_gates(options.get("droprate_init", DROP_RATE), options.get("temperature", TEMPERATURE))
-        gate_lr = options.get("gate_lr", GATE_LR)
-        if not isinstance(gate_lr, int | float) or isinstance(gate_lr, bool) or not 0 < gate_lr < float("inf"):
-            raise UsageError(f"gate_lr must be a number above 0, got {gate_lr!r}")
-        norm_batches = options.get("norm_batches", NORM_BATCHES)
-        if not isinstance(norm_batches, int) or isinstance(norm_batches, bool) or norm_batches < 0:
-            raise UsageError(f"norm_batches must be a whole number >= 0, got {norm_batches!r}")
-        for name in ("local_rep", "close_norms"):
-            if not isinstance(options.get(name, True), bool):
-                raise UsageError(f"{name} must be true or false, got {options[name]!r}")
+        check_gates(droprate_init, temperature)
+        check_number("gate_lr", gate_lr, above=0)
+        check_whole("norm_batches", norm_batches, 0)
+        check_switch("local_rep", local_rep)
+        check_switch("close_norms", close_norms)
 
     @classmethod
-    def prepare_model(cls, model: nn.Module, loaders: Loaders, **options: Any) -> nn.Module:
+    def prepare_model(
+        cls, model: nn.Module, loaders: Loaders, *, l0_reg: float = L0_REG, l2_reg: float = L2_REG,
+        close_norms: bool = True, local_rep: bool = False, droprate_init: float = DROP_RATE,
+        temperature: float = TEMPERATURE, **options: Any,
+    ) -> nn.Module:  # fmt: skip
         """Add gates to every Conv2d and Linear layer; for the options see the constructor."""
         sample = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
         samples = loaders.train.num_samples
-        own: dict[str, Any] = {
-            name: options[name] for name in ("local_rep", "droprate_init", "temperature") if name in options
-        }
-        own |= {"l0_reg": options.get("l0_reg", L0_REG), "rho": options.get("l2_reg", 5e-5) * samples}
-        add_l0_gates(model, sample, options.get("close_norms", True), samples=samples, **own)
+        add_l0_gates(model, sample, close_norms, samples=samples, l0_reg=l0_reg, rho=l2_reg * samples,
+                     local_rep=local_rep, droprate_init=droprate_init, temperature=temperature)  # fmt: skip
         return model
 
     @classmethod
-    def parameters(cls, model: nn.Module, learning_rate: float, **options: Any) -> list[Any]:
+    def parameters(
+        cls, model: nn.Module, learning_rate: float, *, gate_lr: float = GATE_LR, **options: Any
+    ) -> list[Any]:
         """Return the parameter groups; the learning rate of the gates is `gate_lr` times that of the weights."""
         gates = [layer.log_alpha for layer in l0_layers(model).values()]
         others = [weight for weight in model.parameters() if not any(weight is gate for gate in gates)]
-        fast = {"params": gates, "lr": learning_rate * options.get("gate_lr", GATE_LR)}
+        fast = {"params": gates, "lr": learning_rate * gate_lr}
         return [*decay_groups(others), *([fast] if gates else [])]
 
     def evaluate(self, loader: BatchLoader) -> dict[str, float]:

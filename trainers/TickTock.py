@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,12 +15,14 @@ from secateur.framework.pruning.gated_layers.gated_batch_norm import CLAMP, add_
 from secateur.framework.schedules.base import even_targets, spread
 from secateur.framework.training.trainer import Parts, Settings
 from secateur.trainers.DefaultTrainer import Batch
+from secateur.utils.limits import check_number, check_whole
 from secateur.utils.loading.loaders import Loaders
-from secateur.utils.optimizers import unwrapped
+from secateur.utils.optimizers import scaled_rates
 
 TICK, TOCK, FINE_TUNE = "tick", "tock", "fine-tune"
 #: smallest share of channels to keep in each layer; without it the ranking may keep only one
 KEEP_SHARE = 0.1
+GATE_REG, LOW_LR = 1e-3, 0.1
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,8 @@ class Phases(Schedule):
     def __post_init__(self) -> None:
         for name, least in (("tick", 1), ("tock", 0), ("fine_tune", 0)):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-                raise UsageError(f"TickTock: {name} must be a number of epochs >= {least}, got {value!r}")
+            if value is not None:
+                check_whole(f"TickTock: {name}", value, least, "number of epochs")
 
     def phases(self, epochs: int) -> list[str]:
         """Return the phase of each epoch; raise UsageError if fine-tuning takes all epochs."""
@@ -84,8 +86,8 @@ class TickTock(DefaultTrainer):
         tick: int | None = None,
         tock: int | None = None,
         fine_tune: int | None = None,
-        gate_reg: float = 1e-3,
-        low_lr: float = 0.1,
+        gate_reg: float = GATE_REG,
+        low_lr: float = LOW_LR,
         clamp: float = CLAMP,
         keep_share: float = KEEP_SHARE,
     ) -> None:
@@ -113,33 +115,36 @@ class TickTock(DefaultTrainer):
         self._first_step = 0
 
     @classmethod
-    def check_options(cls, **options: Any) -> None:
-        """Raise UsageError for invalid numbers of epochs and for negative factors."""
-        Phases(**{name: options[name] for name in ("tick", "tock", "fine_tune") if name in options})
-        for name in ("gate_reg", "low_lr", "clamp"):
-            value = options.get(name, 0.0)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
-                raise UsageError(f"TickTock: {name} must be a number, at least 0, got {value!r}")
-        share = options.get("keep_share", KEEP_SHARE)
-        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 <= share < 1:
-            raise UsageError(f"TickTock: keep_share must be a share in [0, 1), got {share!r}")
+    def check_options(
+        cls, *, tick: int | None = None, tock: int | None = None, fine_tune: int | None = None,
+        gate_reg: float = GATE_REG, low_lr: float = LOW_LR, clamp: float = CLAMP, keep_share: float = KEEP_SHARE,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        """Raise UsageError for invalid numbers of epochs, negative factors, and a share of 1 or more."""
+        Phases(tick, tock, fine_tune)
+        for name, value in (("gate_reg", gate_reg), ("low_lr", low_lr), ("clamp", clamp)):
+            check_number(f"TickTock: {name}", value, least=0)
+        check_number("TickTock: keep_share", keep_share, least=0, below=1)
 
     @classmethod
-    def least_share(cls, **options: Any) -> float:
+    def least_share(cls, *, keep_share: float = KEEP_SHARE, **options: Any) -> float:
         """Return `keep_share`, relative to the dense network."""
-        return float(options.get("keep_share", KEEP_SHARE))
+        return keep_share
 
     @classmethod
-    def schedule(cls, own: Schedule, **options: Any) -> Schedule:
+    def schedule(
+        cls, own: Schedule, *, tick: int | None = None, tock: int | None = None, fine_tune: int | None = None,
+        **options: Any,
+    ) -> Schedule:  # fmt: skip
         """Return the schedule of the Ticks, which replaces that of the criterion."""
-        if isinstance(own, Never):
-            return own
-        return Phases(**{name: options[name] for name in ("tick", "tock", "fine_tune") if name in options})
+        return own if isinstance(own, Never) else Phases(tick, tock, fine_tune)
 
     @classmethod
-    def prepare_model(cls, model: nn.Module, loaders: Loaders, **options: Any) -> nn.Module:
+    def prepare_model(
+        cls, model: nn.Module, loaders: Loaders, *, clamp: float = CLAMP, **options: Any
+    ) -> nn.Module:
         """Add gates to the batch norms."""
-        add_gates(model, options.get("clamp", CLAMP))
+        add_gates(model, clamp)
         return model
 
     @property
@@ -156,7 +161,7 @@ class TickTock(DefaultTrainer):
     def train_epoch(self) -> dict[str, float]:
         """Train for one epoch of the phase."""
         self._first_step = self.progress.step
-        with self._frozen() if self.phase == TICK else self._free():
+        with self._frozen() if self.phase == TICK else nullcontext():
             return super().train_epoch()
 
     def penalty(self) -> Tensor:
@@ -180,15 +185,8 @@ class TickTock(DefaultTrainer):
         return {phase: self.phases.count(phase) for phase in (TICK, TOCK, FINE_TUNE)}
 
     def _update(self, batch: Batch) -> None:
-        groups = unwrapped(self.optimizer).param_groups
-        whole = [group["lr"] for group in groups]
-        for group in groups:
-            group["lr"] = group["lr"] * self._share()
-        try:
+        with scaled_rates(self.optimizer, self._share()):
             super()._update(batch)
-        finally:
-            for group, rate in zip(groups, whole, strict=True):
-                group["lr"] = rate
 
     def _share(self) -> float:
         """Return the factor of the learning rate at this step: a triangle over each Tock."""
@@ -202,10 +200,6 @@ class TickTock(DefaultTrainer):
         batches = max(1, len(self.loaders.train))
         done = self.epoch - begin + (self.progress.step - self._first_step + 0.5) / batches
         return self.low_lr + (1 - self.low_lr) * (1 - abs(2 * done / (end + 1 - begin) - 1))
-
-    @contextmanager
-    def _free(self) -> Iterator[None]:
-        yield
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,3 +18,17 @@ def unwrapped(optimizer: Any) -> torch.optim.Optimizer:
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UsageError(f"{type(optimizer).__name__} is not a torch optimizer")
     return optimizer
+
+
+@contextmanager
+def scaled_rates(optimizer: Any, factor: float) -> Iterator[None]:
+    """Multiply the learning rates of all parameter groups by a factor inside the block."""
+    groups = unwrapped(optimizer).param_groups
+    rates = [group["lr"] for group in groups]
+    for group in groups:
+        group["lr"] *= factor
+    try:
+        yield
+    finally:
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate

@@ -164,14 +164,14 @@ def test_a_checkpoint_without_settings_is_attacked_on_no_data(
 @pytest.mark.parametrize(
     ("attack", "options", "said"),
     [
-        ("LinfPGD", "{steps: 0}", "steps is a whole number from 1 on, got 0"),
-        ("CarliniWagner", "{binary_search_steps: 0}", "binary_search_steps is a whole number from 1 on, got 0"),
-        ("CarliniWagner", "{steps: 1.5}", "steps is a whole number from 1 on, got 1.5"),
-        ("L2RepeatedAdditiveGaussianNoiseAttack", "{repeats: -1}", "repeats is a whole number from 1 on, got -1"),
-        ("L2DeepFoolAttack", "{candidates: 1}", "candidates is a whole number from 2 on, got 1"),
-        ("LinfPGD", "{rel_stepsize: 0}", "rel_stepsize is a number above 0, got 0"),
-        ("DDNAttack", "{gamma: 1}", "gamma is a number between 0 and 1, got 1"),
-        ("LinfPGD", "{random_start: 2}", "random_start is true or false, got 2"),
+        ("LinfPGD", "{steps: 0}", "steps must be a whole number >= 1, got 0"),
+        ("CarliniWagner", "{binary_search_steps: 0}", "binary_search_steps must be a whole number >= 1, got 0"),
+        ("CarliniWagner", "{steps: 1.5}", "steps must be a whole number >= 1, got 1.5"),
+        ("L2RepeatedAdditiveGaussianNoiseAttack", "{repeats: -1}", "repeats must be a whole number >= 1, got -1"),
+        ("L2DeepFoolAttack", "{candidates: 1}", "candidates must be a whole number >= 2, got 1"),
+        ("LinfPGD", "{rel_stepsize: 0}", "rel_stepsize must be a number > 0, got 0"),
+        ("DDNAttack", "{gamma: 1}", "gamma must be a number > 0 and < 1, got 1"),
+        ("LinfPGD", "{random_start: 2}", "random_start must be true or false, got 2"),
     ],
 )
 def test_an_option_no_search_can_go_by_is_refused(

@@ -345,7 +345,7 @@ def test_larger_networks_end_smaller(tmp_path: Path, model: str) -> None:
         ("--l0 --set trainer.l0_reg=1", "--set trainer.l0_reg: use --l0_reg"),
         ("--l0 --set trainer.droprate_init=1", "droprate_init must be between 0 and 1, got 1"),
         ("--l0 --set trainer.temperature=0", "temperature must be above 0, got 0"),
-        ("--l0 --set trainer.gate_lr=0", "gate_lr must be a number above 0, got 0"),
+        ("--l0 --set trainer.gate_lr=0", "gate_lr must be a number > 0, got 0"),
         ("--l0 --set trainer.norm_batches=-1", "norm_batches must be a whole number >= 0, got -1"),
         ("--l0 --set trainer.local_rep=maybe", "local_rep must be true or false, got 'maybe'"),
         ("--l0 --set trainer.local=true", "did you mean 'local_rep'?"),

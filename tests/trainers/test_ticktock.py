@@ -312,7 +312,7 @@ def test_a_residual_network_ends_at_its_target(tmp_path: Path) -> None:
         ("--set trainer.tick=0", "tick must be a number of epochs >= 1, got 0"),
         ("--set trainer.fine_tune=3", "of 3 epochs TickTock fine-tunes for 3"),
         ("--set trainer.tock=many", "tock must be a number of epochs"),
-        ("--set trainer.gate_reg=-1", "gate_reg must be a number, at least 0"),
+        ("--set trainer.gate_reg=-1", "gate_reg must be a number >= 0"),
         ("--set trainer.tik=2", "did you mean 'tick'?"),
         ("--schedule before", "TickTock determines the schedule: remove --schedule before"),
     ],
@@ -384,5 +384,5 @@ def test_a_limit_within_the_share_is_met_without_a_word(assembled: Assembled) ->
 
 @pytest.mark.parametrize("share", [1, -0.1, "much", True])
 def test_a_share_that_is_none_is_refused(share: Any) -> None:
-    with pytest.raises(UsageError, match="keep_share must be a share"):
+    with pytest.raises(UsageError, match="keep_share must be a number >= 0 and < 1"):
         TickTock.check_options(keep_share=share)

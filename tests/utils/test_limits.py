@@ -1,0 +1,44 @@
+"""Checks of numbers and switches."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from secateur.utils.errors import UsageError
+from secateur.utils.limits import check_number, check_switch, check_whole
+
+
+@pytest.mark.parametrize("value", [0, 2.0, True, "3", None])
+def test_a_whole_number_is_an_integer_from_a_minimum_on(value: Any) -> None:
+    check_whole("steps", 1, 1)
+    with pytest.raises(UsageError) as error:
+        check_whole("steps", value, 1)
+    assert str(error.value) == f"steps must be a whole number >= 1, got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("limits", "inside", "outside", "allowed"),
+    [
+        ({"least": 0, "below": 1}, [0, 0.5], [-0.1, 1], " >= 0 and < 1"),
+        ({"above": 0, "most": 1}, [0.1, 1], [0, 1.1], " > 0 and <= 1"),
+        ({}, [-5, 2.5], [], ""),
+    ],
+)
+def test_a_number_is_finite_and_within_its_limits(
+    limits: dict[str, float], inside: list[float], outside: list[float], allowed: str
+) -> None:
+    for value in inside:
+        check_number("share", value, **limits)
+    for wrong in (*outside, True, "1", None, math.nan, math.inf):
+        with pytest.raises(UsageError) as error:
+            check_number("share", wrong, **limits)
+        assert str(error.value) == f"share must be a number{allowed}, got {wrong!r}"
+
+
+def test_a_switch_is_a_boolean() -> None:
+    check_switch("fold", False)
+    with pytest.raises(UsageError, match="fold must be true or false, got 1"):
+        check_switch("fold", 1)
