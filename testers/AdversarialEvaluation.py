@@ -73,8 +73,7 @@ class AdversarialEvaluation(Tester):
         if self.attack_samples is not None:
             chosen = balanced(points.targets, self.attack_samples, context.seed)
             points = points.at(chosen.to(points.targets.device))
-        networks = [Network(context.name, model, context.mean, context.std)]
-        networks += [context.compared] if context.compared is not None else []
+        networks = context.networks(model)
         assessments = [
             assess(
                 network, points, self._attacks, self._epsilons, self._effort, seed=context.seed,

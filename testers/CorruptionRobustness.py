@@ -12,6 +12,7 @@ from secateur.framework.studies.robustness.corruptions import CORRUPTIONS, STREN
 from secateur.framework.studies.robustness.points import PixelModel, Points, collect, predictions
 from secateur.framework.studies.robustness.results import wilson
 from secateur.framework.training.tester import Network
+from secateur.utils.limits import check_number, check_whole
 from secateur.utils.loading.batches import seeded
 
 
@@ -19,6 +20,7 @@ class CorruptionRobustness(Tester):
     """Accuracy on images with noise, blur and reduced contrast, at five strengths each."""
 
     compares: ClassVar[bool] = True
+    batch_size: int
 
     def __init__(
         self,
@@ -36,12 +38,10 @@ class CorruptionRobustness(Tester):
             contrast: remaining contrast, in (0, 1], descending.
             batch_size: number of images per batch.
         """
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-            raise UsageError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
-        super().__init__()
-        self.batch_size = batch_size
-        self.strengths = {"noise": _checked("noise", noise), "blur": _checked("blur", blur)}
-        self.strengths["contrast"] = _checked("contrast", contrast)
+        check_whole("batch_size", batch_size, 1)
+        super().__init__(batch_size=batch_size)
+        given = {"noise": noise, "blur": blur, "contrast": contrast}
+        self.strengths = {name: _checked(name, values) for name, values in given.items()}
 
     def run(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], loss: Loss) -> dict[str, Any]:
         """Evaluate the network, and `context.compared` if given, on the same corrupted images.
@@ -51,10 +51,9 @@ class CorruptionRobustness(Tester):
         """
         context = self.context
         points = collect(batches, context.mean, context.std)
-        networks = [Network(context.name, model, context.mean, context.std)]
-        networks += [context.compared] if context.compared is not None else []
-        tested = self._test([PixelModel(net.model, net.mean, net.std) for net in networks], points)
-        results = [{"network": network.name, **values} for network, values in zip(networks, tested, strict=True)]
+        results = [
+            {"network": network.name, **self._tested(network, points)} for network in context.networks(model)
+        ]
         if len(results) > 1:
             results[0]["compared"] = results[1]
         if context.plots is not None:
@@ -64,38 +63,15 @@ class CorruptionRobustness(Tester):
             draw_corruptions(context.plots / "corruptions.png", results[0], spoiled)
         return results[0]
 
-    def _test(self, models: Sequence[PixelModel], points: Points) -> list[dict[str, Any]]:
-        clean = [
-            int((predictions(model, points.pixels, self.batch_size) == points.targets).sum()) for model in models
-        ]
-        hits: list[dict[str, list[int]]] = [{} for _ in models]
+    def _tested(self, network: Network, points: Points) -> dict[str, Any]:
+        """Return the results of one network; every network is given the same corrupted images."""
+        model = PixelModel(network.model, network.mean, network.std)
+        total = len(points)
+        clean = int((predictions(model, points.pixels, self.batch_size) == points.targets).sum())
+        hits: dict[str, list[int]] = {name: [] for name in CORRUPTIONS}
         stages = [(name, number) for name in CORRUPTIONS for number in range(len(self.strengths[name]))]
-        for name, number in self.context.track(stages, "corruptions", len(stages)):
-            for rows, count in zip(hits, self._hits(models, points, name, number), strict=True):
-                rows.setdefault(name, []).append(count)
-        return [self._summary(*pair, len(points)) for pair in zip(clean, hits, strict=True)]
-
-    def _hits(self, models: Sequence[PixelModel], points: Points, name: str, number: int) -> list[int]:
-        """Count the correctly classified corrupted images of each network, on the same images."""
-        right = [torch.zeros((), dtype=torch.int64, device=points.pixels.device) for _ in models]
-        for pixels, targets in zip(
-            self._chunks(points.pixels, name, number), points.targets.split(self.batch_size), strict=True
-        ):
-            for at, model in enumerate(models):
-                right[at] += (predictions(model, pixels, len(pixels)) == targets).sum()
-        return [int(count) for count in right]
-
-    def _chunks(self, pixels: Tensor, name: str, number: int) -> Iterator[Tensor]:
-        generator = seeded("corruption", self.context.seed, name, number)
-        for chunk in pixels.split(self.batch_size):
-            yield CORRUPTIONS[name](chunk, self.strengths[name][number], generator)
-
-    def _spoiled(self, points: Points, name: str) -> list[Tensor]:
-        """Return the first image at every strength, for the figure."""
-        numbers = range(len(self.strengths[name]))
-        return [next(self._chunks(points.pixels, name, number))[0].cpu() for number in numbers]
-
-    def _summary(self, clean: int, hits: dict[str, list[int]], total: int) -> dict[str, Any]:
+        for name, number in self.context.track(stages, f"corruptions of {network.name}", len(stages)):
+            hits[name].append(self._hits(model, points, name, number))
         shares = {name: [count / total for count in counts] for name, counts in hits.items()}
         everything = [share for row in shares.values() for share in row]
         return {
@@ -113,6 +89,24 @@ class CorruptionRobustness(Tester):
                 for name, counts in hits.items()
             },
         }
+
+    def _hits(self, model: PixelModel, points: Points, name: str, number: int) -> int:
+        """Count the correctly classified corrupted images."""
+        right = torch.zeros((), dtype=torch.int64, device=points.pixels.device)
+        chunks = self._chunks(points.pixels, name, number)
+        for pixels, targets in zip(chunks, points.targets.split(self.batch_size), strict=True):
+            right += (predictions(model, pixels, len(pixels)) == targets).sum()
+        return int(right)
+
+    def _chunks(self, pixels: Tensor, name: str, number: int) -> Iterator[Tensor]:
+        generator = seeded("corruption", self.context.seed, name, number)
+        for chunk in pixels.split(self.batch_size):
+            yield CORRUPTIONS[name](chunk, self.strengths[name][number], generator)
+
+    def _spoiled(self, points: Points, name: str) -> list[Tensor]:
+        """Return the first image at every strength, for the figure."""
+        numbers = range(len(self.strengths[name]))
+        return [next(self._chunks(points.pixels, name, number))[0].cpu() for number in numbers]
 
     def shown(self, results: dict[str, Any]) -> list[str | Table]:
         """Return a line and a table for each network."""
@@ -135,11 +129,10 @@ class CorruptionRobustness(Tester):
 
 
 def _checked(name: str, values: Any) -> tuple[float, ...]:
-    numbers = values if isinstance(values, list | tuple) else [values]
-    good = all(
-        isinstance(number, int | float) and not isinstance(number, bool) and number > 0 for number in numbers
-    )
-    if not numbers or not good or (name == "contrast" and max(numbers) > 1):
-        limits = "above 0 and at most 1" if name == "contrast" else "above 0"
-        raise UsageError(f"{name} must be a list of numbers {limits}, got {values!r}")
-    return tuple(float(number) for number in numbers)
+    """Return the strengths as a tuple; raises UsageError unless they are numbers within their limits."""
+    strengths = values if isinstance(values, list | tuple) else [values]
+    if not strengths:
+        raise UsageError(f"{name} must be a list of numbers, got {values!r}")
+    for strength in strengths:
+        check_number(name, strength, above=0, **({"most": 1} if name == "contrast" else {}))
+    return tuple(float(strength) for strength in strengths)

@@ -26,8 +26,11 @@ def confusion_counts(outputs: Tensor, targets: Tensor) -> Tensor:
     Returns:
         int64 counts of shape (C, C).
     """
-    classes = outputs.shape[1]
-    counts = torch.zeros(classes * classes, dtype=torch.int64, device=outputs.device)
-    guessed = guesses(outputs)
+    return confusion_of(guesses(outputs), targets, outputs.shape[1])
+
+
+def confusion_of(guessed: Tensor, targets: Tensor, classes: int) -> Tensor:
+    """Count true classes (rows) by predicted classes (columns), where -1 is not counted; int64 (C, C)."""
+    counts = torch.zeros(classes * classes, dtype=torch.int64, device=guessed.device)
     places = targets * classes + guessed.clamp(min=0)
     return counts.index_add_(0, places, (guessed >= 0).long()).view(classes, classes)

@@ -5,7 +5,8 @@ Prunable weights are the weights of convolutions and linear layers, by type; bia
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,7 +29,7 @@ from secateur.framework.network.preserve import preserved_state
 def dense_weights(model: nn.Module) -> dict[str, int]:
     """Return the number of entries of each prunable weight in the dense network."""
     dense = lineage_of(model).dense
-    return {name: _numel(dense.get(name, tuple(weight.shape))) for name, weight in prunable_weights(model).items()}
+    return {name: math.prod(dense.get(name, weight.shape)) for name, weight in prunable_weights(model).items()}
 
 
 def weight_sparsity(model: nn.Module) -> float:
@@ -48,7 +49,7 @@ def layer_sparsities(model: nn.Module) -> dict[str, float]:
     for name, module in prunable_layers(model).items():
         weight = module.weight
         assert isinstance(weight, Tensor)
-        total = _numel(dense.get(tensor_name(name, "weight"), tuple(weight.shape)))
+        total = math.prod(dense.get(tensor_name(name, "weight"), weight.shape))
         sparsities[name or type(model).__name__] = 1 - int(torch.count_nonzero(weight)) / max(1, total)
     return sparsities
 
@@ -81,7 +82,10 @@ def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, 
 
 
 class _Counter(TorchDispatchMode):
-    """Counts the multiply-adds of each operation by torch's formulas, per contracted parameter."""
+    """Counts the multiply-adds of each operation by torch's formulas, per contracted parameter.
+
+    torch's `FlopCounterMode` has the same totals, also per layer, but none per parameter.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -143,10 +147,3 @@ def _density(module: nn.Module) -> float:
     weight = module.weight
     assert isinstance(weight, Tensor)
     return int(torch.count_nonzero(weight)) / max(1, weight.numel())
-
-
-def _numel(shape: Sequence[int]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total

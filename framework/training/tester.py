@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, final
@@ -14,11 +14,7 @@ from torch import Tensor, nn
 
 from secateur.framework.network.preserve import _evaluating, random_numbers_as_before
 from secateur.framework.training.loss import Loss
-
-
-def untracked(items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
-    """Return the items unchanged, without a progress bar."""
-    return items
+from secateur.utils.progress import Track, no_bar
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,13 @@ class TestContext:
     class_names: Sequence[str] | None = None
     plots: Path | None = None
     compared: Network | None = None
-    track: Callable[[Iterable[Any], str, int], Iterable[Any]] = field(default=untracked)
+    track: Track = field(default=no_bar)
     seed: int = 0
+
+    def networks(self, model: nn.Module) -> list[Network]:
+        """Return the evaluated network, and the compared one if there is one."""
+        compared = [] if self.compared is None else [self.compared]
+        return [Network(self.name, model, self.mean, self.std), *compared]
 
 
 class Tester(ABC):
@@ -125,9 +126,8 @@ class Tester(ABC):
             Results by name, of types that JSON can represent.
         """
         self.context = replace(context or TestContext(), seed=seed)
-        compared = self.context.compared
-        networks = [model] if compared is None else [model, compared.model]
-        with random_numbers_as_before(), _evaluating(networks):
+        networks = self.context.networks(model)
+        with random_numbers_as_before(), _evaluating([network.model for network in networks]):
             torch.manual_seed(seed)
             return self.run(model, batches, loss)
 

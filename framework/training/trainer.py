@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from secateur.framework.training.loss import Loss
 from secateur.utils.loading.batches import BatchLoader
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.optimizers import unwrapped
+from secateur.utils.progress import Track, no_bar
 
 
 @dataclass
@@ -110,14 +111,6 @@ def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
-
-
-def no_bar(items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
-    """Return the items unchanged, without a progress bar."""
-    return items
-
-
 class Trainer(ABC):
     """Base class of the trainers, which train a network and call the hooks of the listeners.
 
@@ -162,7 +155,6 @@ class Trainer(ABC):
         [1, 1]
     """
 
-    #: whether the network of the best epoch by validation accuracy is kept and tested, or that of the last epoch
     keeps_best: ClassVar[bool] = True
 
     @classmethod
@@ -198,11 +190,8 @@ class Trainer(ABC):
         self.optimizer: Any = self.accelerator.prepare(parts.optimizer)
         self.lr_schedule = parts.lr_schedule
         self.companions: list[Companion] = []
-        #: confusion matrix of the last evaluation, int64 (C, C), true class by predicted class, or None
         self.confusion: Tensor | None = None
-        #: batch of the current or last step, on the device; None before the first step
         self.batch: tuple[Tensor, Tensor] | None = None
-        #: shows a progress bar over an iterable: (items, title, total)
         self.track: Track = no_bar
         self.use_memory_format(settings.memory_format)
         batch = parts.loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from secateur import torchvision
 from secateur.framework.plugins.registry import build
 from secateur.framework.training.tester import TestContext
 from secateur.utils.calibration import Tally
@@ -57,6 +59,25 @@ def test_calibration_and_confusion_are_those_of_a_naive_count(
     assert found["accuracy"] == pytest.approx(sum(expected["confusion"][at][at] for at in range(classes)) / count)
     assert found["per_class_accuracy"] == expected["per_class_accuracy"]
     assert [one["samples"] for one in found["calibration_bins"]] == expected["bins"]
+
+
+@pytest.mark.parametrize(("count", "classes"), [(1, 2), (97, 10), (300, 100)])
+def test_calibration_and_confusion_are_those_of_torchmetrics(count: int, classes: int) -> None:
+    torchvision()  # torchmetrics imports it
+    metrics = importlib.import_module("torchmetrics.functional.classification")
+    generator = torch.Generator().manual_seed(count)
+    outputs = 3 * torch.randn(count, classes, generator=generator, dtype=torch.float64)
+    targets = torch.randint(classes, (count,), generator=generator)
+    tally = Tally()
+    for part in torch.arange(count).split(64):
+        tally.add(outputs[part], targets[part])
+    found = tally.results()
+    confusion = metrics.multiclass_confusion_matrix(outputs, targets, classes)
+    assert found["confusion"] == confusion.tolist() == confusion_counts(outputs, targets).tolist()
+    # which computes in float32
+    assert found["ece"] == pytest.approx(
+        float(metrics.multiclass_calibration_error(outputs, targets, classes)), abs=1e-6
+    )
 
 
 def test_a_sure_network_that_is_right_is_calibrated_and_one_that_is_wrong_is_not() -> None:

@@ -1,5 +1,3 @@
-"""CIFAR-10."""
-
 from secateur.utils.data._cifar import CifarDataSet
 
 

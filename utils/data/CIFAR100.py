@@ -1,5 +1,3 @@
-"""CIFAR-100."""
-
 from secateur.utils.data._cifar import CifarDataSet
 
 

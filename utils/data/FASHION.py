@@ -1,5 +1,3 @@
-"""Fashion-MNIST."""
-
 from pathlib import Path
 
 from secateur.utils.data._idx import IdxDataSet

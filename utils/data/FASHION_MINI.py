@@ -1,5 +1,3 @@
-"""The embedded part of Fashion-MNIST."""
-
 from pathlib import Path
 from typing import ClassVar
 

@@ -1,5 +1,3 @@
-"""A folder of the user's images."""
-
 from __future__ import annotations
 
 import functools

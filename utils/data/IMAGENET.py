@@ -1,5 +1,3 @@
-"""ImageNet."""
-
 from __future__ import annotations
 
 import functools

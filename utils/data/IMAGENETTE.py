@@ -1,5 +1,3 @@
-"""Imagenette."""
-
 from __future__ import annotations
 
 from collections.abc import Sequence

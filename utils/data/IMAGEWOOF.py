@@ -1,5 +1,3 @@
-"""Imagewoof."""
-
 from secateur.utils.data._class_folders import ImageNetPart
 
 

@@ -1,5 +1,3 @@
-"""Kuzushiji-MNIST."""
-
 from secateur.utils.data._idx import IdxDataSet
 
 

@@ -1,5 +1,3 @@
-"""MNIST."""
-
 from secateur.utils.data._idx import IdxDataSet
 
 

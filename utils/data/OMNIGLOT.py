@@ -1,5 +1,3 @@
-"""Omniglot."""
-
 from __future__ import annotations
 
 import re

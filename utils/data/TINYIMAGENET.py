@@ -1,5 +1,3 @@
-"""Tiny ImageNet."""
-
 from __future__ import annotations
 
 import csv

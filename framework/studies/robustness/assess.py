@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from secateur.framework.settings.attacks import Attack
-from secateur.framework.studies.robustness.attacking import Effort, Track, run_attack
+from secateur.framework.studies.robustness.attacking import Effort, run_attack
 from secateur.framework.studies.robustness.points import PixelModel, Points, frozen, predictions
 from secateur.framework.studies.robustness.results import Assessment, on_cpu, to_show
 from secateur.framework.studies.robustness.sanity import check_masking
 from secateur.framework.training.tester import Network
 from secateur.utils.errors import RunError
+from secateur.utils.progress import Track
 
 #: largest number of images in a figure of examples, and of points whose adversarial images are stored for it
 SHOWN, KEPT = 8, 64

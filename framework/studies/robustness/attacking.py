@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +22,13 @@ from torch import Tensor
 from secateur.framework.settings.attacks import NEEDS_FOOLBOX, Attack
 from secateur.framework.studies.robustness.points import PixelModel, Points, distances, predictions, wide
 from secateur.utils.errors import RunError, UsageError
+from secateur.utils.progress import Track
 from secateur.utils.suggest import unknown
 
 #: tolerance of a distance of epsilon in float32: relative to epsilon, and absolute
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
 #: draws of noise for all images of a batch, before broken images are removed from it
 FIRST_REPEATS = 10
-Track = Callable[[Iterable[Any], str, int], Iterable[Any]]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.framework.settings.attacks import Attack
-from secateur.framework.studies.robustness.attacking import Effort, Outcome, Track, run_attack
+from secateur.framework.studies.robustness.attacking import Effort, Outcome, run_attack
 from secateur.framework.studies.robustness.points import PixelModel, Points, balanced, predictions
+from secateur.utils.progress import Track
 
 #: number of correctly classified points to probe, and of random perturbations of each
 PROBES, DRAWS = 100, 10

@@ -36,12 +36,12 @@ KEYS = ["params", "macs", "effective_macs", "bytes", "csr_bytes", "weight_sparsi
 CONVNET = {"a": 3 * 9 * 6 * 64, "b": 6 * 9 * 8 * 16, "c": 32 * 10, "d": 10 * 5}
 
 
-def flops(model: nn.Module, inputs: Tensor) -> int:
-    """torch's own count for one sample: two operations a multiply-add."""
+def flops(model: nn.Module, inputs: Tensor) -> FlopCounterMode:
+    """torch's own counts for one sample: two operations a multiply-add."""
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter:
         model.eval()(inputs[:1])
-    return counter.get_total_flops()
+    return counter
 
 
 def test_a_dense_network_by_hand() -> None:
@@ -84,7 +84,11 @@ def test_macs_are_half_the_flops_that_torch_counts(name: str) -> None:
     make, inputs = NETS[name]
     model = seeded(make)
     total, layers = count_macs(model, inputs)
-    assert total == flops(model, inputs) // 2 == sum(layers.values()) > 0
+    counter = flops(model, inputs)
+    assert total == counter.get_total_flops() // 2 == sum(layers.values()) > 0
+    of_modules = counter.get_flop_counts()
+    for layer, macs in layers.items():
+        assert macs == sum(of_modules[f"{type(model).__name__}.{layer}"].values()) // 2
 
 
 @pytest.mark.parametrize("train", [True, False])
