@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -38,6 +38,16 @@ def twin_of(model: nn.Module) -> nn.Module:
                 attributes[name] = _copied(value, memo)
     copied: nn.Module = memo[id(model)]
     return copied
+
+
+def replace_tensors(model: nn.Module, new: Mapping[int, Tensor]) -> None:
+    """Replace parameters and buffers under all of their names; `new` maps the ids of the old ones to them."""
+    for module in model.modules():
+        holders: tuple[dict[str, Any], dict[str, Any]] = module._parameters, module._buffers
+        for holder in holders:
+            for name, old in holder.items():
+                if id(old) in new:
+                    holder[name] = new[id(old)]
 
 
 def _is_plain(kind: Any) -> bool:

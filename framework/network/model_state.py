@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from secateur.framework.network.layers import named_modules, tensor_name
 from secateur.framework.network.lineage import has_lineage, lineage_of, set_lineage
 from secateur.framework.network.masks import Masks
+from secateur.framework.network.preserve import same_bits
 
 #: names of a module's dicts and sets: parameters, buffers, submodules and hooks
 TABLES = tuple(name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))
 _LINEAGE = "_secateur_lineage"
 _PLAIN = (bool, int, float, complex, str, tuple, type(None), torch.dtype, torch.device)
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ABSENT = object()
 #: number of tensors or modules that a message names; of the others it gives the number
 SHOWN = 3
@@ -201,18 +201,6 @@ def _rebound(tensor: Tensor, memory: Tensor) -> bool:
     if not same or tensor.layout is not torch.strided:
         return not same
     return tensor.stride() != memory.stride() or tensor.data_ptr() != memory.data_ptr()
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape and dtype have the same bits; True for meta and sparse tensors."""
-    if one.is_meta or one.layout is not torch.strided:
-        return True
-    if one.is_quantized:
-        return torch.equal(one, other)
-    if one.is_complex():
-        one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj())
-    integers = _INTEGERS[one.element_size()]
-    return torch.equal(one.view(integers), other.view(integers))
 
 
 def _same_table(table: Any, before: Any) -> bool:

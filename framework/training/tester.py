@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.framework.network.preserve import _evaluating, random_numbers_as_before
+from secateur.framework.network.preserve import evaluating, random_numbers_as_before
 from secateur.framework.training.loss import Loss
 
 
@@ -127,7 +127,7 @@ class Tester(ABC):
         self.context = replace(context or TestContext(), seed=seed)
         compared = self.context.compared
         networks = [model] if compared is None else [model, compared.model]
-        with random_numbers_as_before(), _evaluating(networks):
+        with random_numbers_as_before(), evaluating(*networks):
             torch.manual_seed(seed)
             return self.run(model, batches, loss)
 

@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.framework.network.copies import twin_of
+from secateur.framework.network.copies import replace_tensors, twin_of
 from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.lineage import KeptIndices, lineage_of
 from secateur.framework.network.masks import PREFIX
@@ -368,8 +368,5 @@ def _copy(model: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
     for module in twin.modules():
         for name in [name for name in module._buffers if name.startswith(PREFIX)]:
             del module._buffers[name]  # masks have no effect here, and cutting them takes time
-        for holder in (module._parameters, module._buffers):
-            for name, old in holder.items():
-                if old is not None and id(old) in values:
-                    holder[name] = values[id(old)]  # type: ignore[assignment]
+    replace_tensors(twin, values)
     return twin

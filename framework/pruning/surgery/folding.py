@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import TRANSPOSED, tensor_name
+from secateur.framework.network.copies import replace_tensors
+from secateur.framework.network.layers import TRANSPOSED, named_tensors, tensor_name
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
@@ -148,25 +149,16 @@ def _run(model: nn.Module, tensors: Mapping[str, Tensor], given: Tensor) -> Any:
 
     `torch.func.functional_call` does not restore them in a module that has two names.
     """
-    named: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    new = {id(named[name]): nn.Parameter(value, requires_grad=False) for name, value in tensors.items()}
-    places: list[tuple[Any, str, Tensor]] = [
-        (holder, key, old)
-        for module in model.modules()
-        for holder in (module._parameters, module._buffers)
-        for key, old in holder.items()
-        if id(old) in new and old is not None
-    ]
+    named = named_tensors(model)
+    new = {name: nn.Parameter(value, requires_grad=False) for name, value in tensors.items()}
+    replace_tensors(model, {id(named[name]): tensor for name, tensor in new.items()})
     try:
-        for holder, key, old in places:
-            holder[key] = new[id(old)]
         return model(given)
     except Exception as error:  # a third-party forward may raise anything
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{type(model).__name__} rejects an input like the example: {message}") from error
     finally:
-        for holder, key, old in places:
-            holder[key] = old
+        replace_tensors(model, {id(tensor): named[name] for name, tensor in new.items()})
 
 
 def _moves(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> tuple[dict[str, Tensor], Lost]:
