@@ -262,17 +262,10 @@ def reduction(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         return
     x, results = args[0], tensors(out)
     axes = _reduced_axes(x, args[2:] if "norm" in name else args[1:])  # the first argument of a norm is its order
-    kept_dims = results[0].dim() == x.dim()
-    fields: Fields = {}
-    for axis, labels in ctx.fields(x).items():
-        if axis in axes and name not in SUMS:
-            ctx.reduced(labels, name)
-        elif axis in axes:
-            continue
-        else:
-            fields[axis if kept_dims else axis - sum(other < axis for other in axes)] = labels
-    for result in results:
-        ctx.give(result, dict(fields))
+    dropped = set() if results[0].dim() == x.dim() else axes
+    for axis in axes.intersection(ctx.fields(x)) if name not in SUMS else ():
+        ctx.reduced(ctx.fields(x)[axis], name)
+    ctx.carry(x, out, lambda axis: None if axis in axes else axis - sum(other < axis for other in dropped))
 
 
 def _reduced_axes(x: Tensor, args: Arguments) -> set[int]:
@@ -292,14 +285,7 @@ def _reduced_axes(x: Tensor, args: Arguments) -> set[int]:
 def spatial(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Operations on the spatial axes of each channel separately: (batch, channels, spatial...)."""
     ctx.not_channels(args[0])
-    fields: Fields = {}
-    for axis, labels in ctx.fields(args[0]).items():
-        if axis < 2:
-            fields[axis] = labels
-        else:
-            ctx.stay(labels, f"reduced over: {name}")
-    for result in tensors(out):
-        ctx.give(result, dict(fields))
+    ctx.carry(args[0], out, lambda axis: axis if axis < 2 else f"reduced over: {name}")
 
 
 @rule("embedding _embedding_bag _embedding_bag_forward_only")

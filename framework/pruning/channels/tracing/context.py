@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.framework.pruning.channels.tracing.attention_scale import Queries
-from secateur.framework.pruning.channels.tracing.dataflow import Memory, Operation, storage_of
+from secateur.framework.pruning.channels.tracing.dataflow import Dataflow, storage_of
 from secateur.framework.pruning.channels.tracing.labels import FIXED, Labels
 
 Fields = dict[int, Tensor]
@@ -44,24 +44,24 @@ class Context:
         #: names of all operations in order, and whether none of them has a hard-coded number as an operand
         self.path: list[str] = []
         self.numberless = True
-        #: every operation with an argument that depends on the input
-        self.operations: list[Operation] = []
         #: numbers of the network's outputs
         self.ends: list[int] = []
-        #: reads and writes of the operations, and the number of the current one
-        self.memory = Memory()
-        self.step = 0
+        #: reads and writes of the operations
+        self.dataflow = Dataflow()
         #: `first`: operations, found in an earlier pass, that split an axis with the channels on its first part;
         #: `splits`: labels along the last part of the others; `misled`: operations that were split the wrong way
         self.first: set[int] = set()
         self.splits: list[tuple[int, Tensor]] = []
         self.misled: set[int] = set()
-        #: numbers of the tensors that depend on the input
-        self.flowing: set[int] = set()
         self._fields: dict[int, Fields] = {}
         self._count = itertools.count()
         #: id -> weak reference to the tensor, and its number: Python reuses the id of a deleted tensor
         self._numbers: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+
+    @property
+    def step(self) -> int:
+        """The number of the current operation."""
+        return len(self.dataflow.operations)
 
     def number(self, tensor: Tensor) -> int:
         """Return the number of a tensor, which is unique within this pass."""
@@ -79,17 +79,27 @@ class Context:
         """Set a tensor's labels."""
         self._fields[self.number(tensor)] = fields
 
+    def carry(self, tensor: Tensor, out: Any, place: Callable[[int], int | str | None]) -> None:
+        """Set the labels of the results to those of `tensor`.
+
+        `place` maps an axis to that of the results; or to the reason why its labels are protected; or to None,
+        and its labels are dropped.
+        """
+        fields: Fields = {}
+        for axis, labels in self.fields(tensor).items():
+            new = place(axis)
+            if isinstance(new, str):
+                self.stay(labels, new)
+            elif new is not None:
+                fields[new] = labels
+        for result in tensors(out):
+            self.give(result, dict(fields))
+
     def flow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], made: Sequence[str | Tensor] = ()) -> None:
-        """Record an operation and count it; the outputs of the first one are the network's input."""
-        incoming = tuple(self.number(tensor) for tensor in inputs)
-        outgoing = tuple(self.number(tensor) for tensor in outputs)
-        self.memory.record(tuple(zip(incoming, inputs, strict=True)), tuple(zip(outgoing, outputs, strict=True)))
-        self.step += 1
-        if self.step > 1 and not self.flowing.intersection(incoming):
-            return  # it does not depend on the input
-        self.flowing.update(outgoing)
+        """Record an operation; the outputs of the first one are the network's input."""
+        given, results = ([(self.number(tensor), tensor) for tensor in part] for part in (inputs, outputs))
         labels = tuple(int(part[0]) for part in made if not isinstance(part, str) and len(part))
-        self.operations.append(Operation(incoming, outgoing, labels))
+        self.dataflow.record(given, results, labels)
 
     def forget_labels(self) -> None:
         """Release the labels once the groups are known: they take several times the memory of a small network."""

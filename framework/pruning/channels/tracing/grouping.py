@@ -12,7 +12,6 @@ from secateur.framework.network.layers import is_depthwise, named_tensors, outpu
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.channels.groups import NOTHING_LEFT, ChannelGroup, Slice
 from secateur.framework.pruning.channels.tracing.context import Context
-from secateur.framework.pruning.channels.tracing.dataflow import unavoidable
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ def collect(
 ) -> list[ChannelGroup]:
     """Return the groups: channels that own equally many positions of the same slices, with the same protection."""
     root = context.labels.components()
-    stay, loose = context.labels.reasons(root, inexact, context.memory.live(context.ends))
+    stay, loose = context.labels.reasons(root, inexact, context.dataflow.live(context.ends))
     layers = _outputs(model, runs, order)
     bare = _bare_weights(model, context, runs, layers)
     producing = torch.zeros(len(runs), dtype=torch.bool)
@@ -199,7 +198,7 @@ def mark_removable(
         if (part.tensor, part.dim) in starts
         for label in (part.index.flatten() + starts[part.tensor, part.dim]).tolist()
     }
-    needed = unavoidable(context.operations, context.operations[0].outputs[0], context.ends, group_of)
+    needed = context.dataflow.unavoidable(context.ends, group_of)
     for name, group in groups.items():
         if group.protected is None and name not in needed:
             groups[name] = replace(group, removable=True)

@@ -21,10 +21,10 @@ of three dimensions:
    that splits an axis joins those that must be removed together (channel j of every head), add joins, split and
    chunk tie pieces.
 2. An operation without a rule, or a tensor that meets a constant of its size, protects the labels, with a reason
-   that is discarded if the outputs do not depend on that operation (`dataflow.Memory`). Output labels are
+   that is discarded if the outputs do not depend on that operation (`dataflow.Dataflow`). Output labels are
    protected, too.
 3. `grouping.collect` computes the components; components with the same slices, equally often, are one group.
-4. `attention_scale` records which rows are queries, `dataflow.unavoidable` which groups may be removed entirely.
+4. `attention_scale` records which rows are queries, `Dataflow.unavoidable` which groups may be removed entirely.
 5. A rule cannot prove that a cut equals a mask: `verification` tries every free group.
 """
 
@@ -129,9 +129,10 @@ def _has_number(ctx: Context, name: str, given: list[Any]) -> bool:
     """Whether an operand is a number, or a one-entry tensor that is no parameter and independent of the input."""
     if name.startswith(("add", "sub", "rsub")):
         given = given[:2]  # the third argument is the factor `alpha`, usually 1
+    flowing = ctx.dataflow.flowing
     for value in given:
         if isinstance(value, Tensor):
-            if value.numel() == 1 and not ctx.is_parameter(value) and ctx.number(value) not in ctx.flowing:
+            if value.numel() == 1 and not ctx.is_parameter(value) and ctx.number(value) not in flowing:
                 return True
         elif isinstance(value, (int, float)):
             return True
