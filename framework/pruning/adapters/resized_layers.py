@@ -67,16 +67,15 @@ def _free(plain: type[nn.Module], sizes: Callable[[Any, Tensor], dict[str, Any]]
     return _subclass(plain, "Free", forward)
 
 
-FREE = {
-    plain: _free(plain, sizes)
-    for plain, sizes in {
-        nn.LayerNorm: _last_axes,
-        nn.RMSNorm: _last_axes,
-        nn.GroupNorm: _groups,
-        **dict.fromkeys((*INSTANCE_NORMS, *BATCH_NORMS), _channels),
-        nn.Unflatten: _first_size,
-    }.items()
+#: class of torch -> the function that returns the sizes from its input
+SIZES: dict[type[nn.Module], Callable[[Any, Tensor], dict[str, Any]]] = {
+    nn.LayerNorm: _last_axes,
+    nn.RMSNorm: _last_axes,
+    nn.GroupNorm: _groups,
+    **dict.fromkeys((*INSTANCE_NORMS, *BATCH_NORMS), _channels),
+    nn.Unflatten: _first_size,
 }
+FREE = {plain: _free(plain, sizes) for plain, sizes in SIZES.items()}
 
 
 def _biases(layer: Any, x: Tensor) -> Tensor:
@@ -104,10 +103,12 @@ def _unchanged(layer: Any, x: Tensor) -> Tensor:
     return x
 
 
-EMPTY = {
-    **{plain: _subclass(plain, "Empty", _biases) for plain in (nn.Conv1d, nn.Conv2d, nn.Conv3d)},
-    **{plain: _subclass(plain, "Empty", _unchanged) for plain in (*BATCH_NORMS, nn.GroupNorm)},
+#: class of torch -> its forward pass without channels
+FORWARDS: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _biases),
+    **dict.fromkeys((*BATCH_NORMS, nn.GroupNorm), _unchanged),
 }
+EMPTY = {plain: _subclass(plain, "Empty", forward) for plain, forward in FORWARDS.items()}
 EMPTY[SubsampledConv2d] = EMPTY[nn.Conv2d]
 
 
