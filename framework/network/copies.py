@@ -40,14 +40,21 @@ def twin_of(model: nn.Module) -> nn.Module:
     return copied
 
 
-def replace_tensors(model: nn.Module, new: Mapping[int, Tensor]) -> None:
-    """Replace parameters and buffers under all of their names; `new` maps the ids of the old ones to them."""
-    for module in model.modules():
-        holders: tuple[dict[str, Any], dict[str, Any]] = module._parameters, module._buffers
-        for holder in holders:
-            for name, old in holder.items():
-                if id(old) in new:
-                    holder[name] = new[id(old)]
+def replace_tensors(model: nn.Module, new: Mapping[int, Tensor]) -> list[tuple[dict[str, Any], str, Tensor]]:
+    """Replace parameters and buffers under all of their names; `new` maps the ids of the old ones to them.
+
+    Return the dicts of the modules that had the old ones, with key and value.
+    """
+    places = [
+        (holder, name, old)
+        for module in model.modules()
+        for holder in (module._parameters, module._buffers)
+        for name, old in holder.items()
+        if id(old) in new and old is not None
+    ]
+    for holder, name, old in places:
+        holder[name] = new[id(old)]  # type: ignore[assignment]
+    return places  # type: ignore[return-value]
 
 
 def _is_plain(kind: Any) -> bool:

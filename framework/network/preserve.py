@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.convolution_faults import safe_convolutions
+from secateur.framework.network.copies import replace_tensors
+from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.masks import PREFIX
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -71,6 +73,21 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
         one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj())
     integers = _INTEGERS[one.element_size()]
     return torch.equal(one.view(integers), other.view(integers))
+
+
+@contextmanager
+def replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Use these tensors in place of the model's parameters and buffers of these names, wherever they are shared.
+
+    `torch.func.functional_call` does not restore them in a module that has two names.
+    """
+    named = named_tensors(model) if tensors else {}
+    places = replace_tensors(model, {id(named[name]): tensor for name, tensor in tensors.items()})
+    try:
+        yield
+    finally:
+        for holder, key, old in places:
+            holder[key] = old
 
 
 @contextmanager

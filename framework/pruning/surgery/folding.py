@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.copies import replace_tensors
-from secateur.framework.network.layers import TRANSPOSED, named_tensors, tensor_name
+from secateur.framework.network.layers import TRANSPOSED, tensor_name
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import hooked, output_tensors
-from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
+from secateur.framework.network.preserve import preserved_state, random_numbers_as_before, replaced
 from secateur.framework.pruning.channels.consumers import Reader, readers_of, sole_norms
 from secateur.framework.pruning.channels.groups import Groups, example_of
 from secateur.utils.errors import UsageError
@@ -145,20 +144,13 @@ def _other(example: Tensor, seed: int) -> Tensor:
 
 
 def _run(model: nn.Module, tensors: Mapping[str, Tensor], given: Tensor) -> Any:
-    """Return the model's output with these tensors in place of its own, which are restored.
-
-    `torch.func.functional_call` does not restore them in a module that has two names.
-    """
-    named = named_tensors(model)
-    new = {name: nn.Parameter(value, requires_grad=False) for name, value in tensors.items()}
-    replace_tensors(model, {id(named[name]): tensor for name, tensor in new.items()})
+    """Return the model's output with these tensors in place of its own, which are restored."""
     try:
-        return model(given)
+        with replaced(model, tensors):
+            return model(given)
     except Exception as error:  # a third-party forward may raise anything
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{type(model).__name__} rejects an input like the example: {message}") from error
-    finally:
-        replace_tensors(model, {id(tensor): named[name] for name, tensor in new.items()})
 
 
 def _moves(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> tuple[dict[str, Tensor], Lost]:
