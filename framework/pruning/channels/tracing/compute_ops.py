@@ -7,7 +7,6 @@ arguments, with its name as the reason.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -172,28 +171,19 @@ def batch_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     ctx.give(out[0], dict(ctx.fields(args[0])))
 
 
-@rule("native_layer_norm")
+@rule("native_layer_norm _fused_rms_norm")
 def layer_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """LayerNorm: join the labels of scale and shift; mean and variance reduce over the channels."""
-    _norm_over(ctx, args[0], args[1], args[2:4], "LayerNorm")
-    ctx.give(out[0], dict(ctx.fields(args[0])))
+    """LayerNorm and RMSNorm: join the labels of scale and shift; the moments reduce over the channels.
 
-
-@rule("_fused_rms_norm")
-def rms_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """RMSNorm: join the labels of the scale; the mean square reduces over the channels.
-
-    On other devices it is decomposed into several operations.
+    On other devices RMSNorm, which has no shift, is decomposed into several operations.
     """
-    _norm_over(ctx, args[0], args[1], args[2:3], "RMSNorm")
-    ctx.give(out[0], dict(ctx.fields(args[0])))
-
-
-def _norm_over(ctx: Context, x: Tensor, shape: Sequence[int], followers: Arguments, what: str) -> None:
+    x, shape, scale, shift = args[:4]
+    what, followers = ("LayerNorm", (scale, shift)) if name == "native_layer_norm" else ("RMSNorm", (scale,))
     for place, axis in enumerate(range(x.dim() - len(shape), x.dim())):
         _follow(ctx, x, axis, followers, what, place)
         if axis in ctx.fields(x):
             ctx.reduced(ctx.fields(x)[axis], what)
+    ctx.give(out[0], dict(ctx.fields(x)))
 
 
 @rule("native_group_norm")

@@ -31,8 +31,6 @@ class Context:
         self.adapted: set[str] = set()
         #: modules of which whole heads are cut -> number of heads, channels per head
         self.heads: dict[str, tuple[int, int]] = {}
-        #: first label of each run
-        self.starts: list[int] = []
         #: rows of queries that compensate for a changed scale of attention
         self.queries = Queries()
         #: runs of which the code used a piece that is not one of equal pieces
@@ -41,6 +39,8 @@ class Context:
         self.storages: set[int] = set()
         #: producers of channels in forward order: a layer's name, or the labels along the outputs of a weight
         self.made: list[str | Tensor] = []
+        #: names of the modules whose weights were used, in forward order, called or not
+        self.order: list[str] = []
         #: names of all operations in order, and whether none of them has a hard-coded number as an operand
         self.path: list[str] = []
         self.numberless = True
@@ -119,19 +119,16 @@ class Context:
 
     def runs_of(self, labels: Tensor) -> list[int]:
         """Return the numbers of the runs that contain these labels."""
-        starts = torch.tensor(self.starts)
-        numbers: list[int] = (
-            torch.searchsorted(starts, labels[labels != FIXED], right=True).sub_(1).unique().tolist()
-        )
+        numbers: list[int] = self.labels.runs_of(labels[labels != FIXED]).unique().tolist()
         return numbers
 
     def is_seam(self, labels: Tensor, position: int) -> bool:
         """Whether concatenated parts of an axis meet at this position, or the axis begins or ends there."""
         if position in (0, len(labels)):
             return True
-        before, after = (torch.searchsorted(torch.tensor(self.starts), labels[at], right=True)
-                         for at in (position - 1, position))  # fmt: skip
-        return bool(before != after) or bool((labels[position - 1 : position + 1] == FIXED).any())
+        around = labels[position - 1 : position + 1]
+        before, after = self.labels.runs_of(around)
+        return bool(before != after) or bool((around == FIXED).any())
 
     def produce(self, weight: Tensor, axis: int, out: Tensor, along: int, bias: Tensor | None = None) -> None:
         """Record the contraction of a parameter, or a view of one.
