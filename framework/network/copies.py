@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -38,6 +38,23 @@ def twin_of(model: nn.Module) -> nn.Module:
                 attributes[name] = _copied(value, memo)
     copied: nn.Module = memo[id(model)]
     return copied
+
+
+def replace_tensors(model: nn.Module, new: Mapping[int, Tensor]) -> list[tuple[dict[str, Any], str, Tensor]]:
+    """Replace parameters and buffers under all of their names; `new` maps the ids of the old ones to them.
+
+    Return the dicts of the modules that had the old ones, with key and value.
+    """
+    places = [
+        (holder, name, old)
+        for module in model.modules()
+        for holder in (module._parameters, module._buffers)
+        for name, old in holder.items()
+        if id(old) in new and old is not None
+    ]
+    for holder, name, old in places:
+        holder[name] = new[id(old)]  # type: ignore[assignment]
+    return places  # type: ignore[return-value]
 
 
 def _is_plain(kind: Any) -> bool:

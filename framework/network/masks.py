@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +12,6 @@ from secateur.framework.network.layers import prunable_weights, tensor_name
 from secateur.utils.errors import UsageError
 
 PREFIX = "mask_of_"
-#: optimizer -> model -> the hook that applies the model's masks after each step
-_ATTACHED: WeakKeyDictionary[torch.optim.Optimizer, WeakKeyDictionary[nn.Module, Any]] = WeakKeyDictionary()
 
 
 class Masks(Mapping[str, Tensor]):
@@ -51,13 +48,16 @@ class Masks(Mapping[str, Tensor]):
         self._places: list[tuple[nn.Module, str]] = []
         self._walked = -1
 
+    def _masked(self) -> Iterator[tuple[str, nn.Module, str]]:
+        """Yield the name of each masked parameter, its module and its attribute."""
+        for module_name, module in self._model.named_modules():
+            for buffer in module._buffers:
+                if buffer.startswith(PREFIX):
+                    attribute = buffer.removeprefix(PREFIX)
+                    yield tensor_name(module_name, attribute), module, attribute
+
     def _buffers(self) -> dict[str, Tensor]:
-        return {
-            tensor_name(module_name, attribute.removeprefix(PREFIX)): buffer
-            for module_name, module in self._model.named_modules()
-            for attribute, buffer in module._buffers.items()
-            if attribute.startswith(PREFIX) and buffer is not None
-        }
+        return {name: module.get_buffer(PREFIX + attribute) for name, module, attribute in self._masked()}
 
     def __getitem__(self, name: str) -> Tensor:
         return self._buffers()[name]
@@ -93,16 +93,15 @@ class Masks(Mapping[str, Tensor]):
             value = torch.zeros_like(parameters[name], requires_grad=False).copy_(mask != 0)
             if name in before:
                 value = value * before[name]
-            owner, attribute = _owner(self._model, name)
-            owner.register_buffer(PREFIX + attribute, value, persistent=False)
+            module_name, _, attribute = name.rpartition(".")
+            self._model.get_submodule(module_name).register_buffer(PREFIX + attribute, value, persistent=False)
         Masks._changes += 1
         self.apply()
 
     def drop(self) -> None:
         """Remove all masks. The masked entries are zero until they are changed."""
-        for name in list(self):
-            owner, attribute = _owner(self._model, name)
-            delattr(owner, PREFIX + attribute)
+        for _, module, attribute in list(self._masked()):
+            delattr(module, PREFIX + attribute)
         Masks._changes += 1
 
     @torch.no_grad()
@@ -131,29 +130,24 @@ class Masks(Mapping[str, Tensor]):
         Returns:
             A function without arguments that removes the hook.
         """
-        models = _ATTACHED.setdefault(optimizer, WeakKeyDictionary())
+        hooks = optimizer._optimizer_step_post_hooks
 
-        def reapply(_optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-            self.apply()
+        def attached() -> list[int]:
+            return [key for key, hook in hooks.items() if isinstance(hook, _Reapply) and hook.model is self._model]
 
         def end() -> None:
-            if self._model in models:
-                models.pop(self._model).remove()
+            for key in attached():
+                del hooks[key]
 
-        if self._model not in models:
-            models[self._model] = optimizer.register_step_post_hook(reapply)
+        if not attached():
+            optimizer.register_step_post_hook(_Reapply(self))
         return end
 
     def _paired(self) -> tuple[list[Tensor], list[Tensor]]:
         # A cut replaces parameters and masks, but not their modules. The modules are collected again only if masks
         # were added or removed, since this takes as long as applying the masks of a small network.
         if self._walked != Masks._changes:
-            self._places = [
-                (module, attribute.removeprefix(PREFIX))
-                for module in self._model.modules()
-                for attribute in module._buffers
-                if attribute.startswith(PREFIX)
-            ]
+            self._places = [(module, attribute) for _, module, attribute in self._masked()]
             self._walked = Masks._changes
         parameters: list[Tensor] = []
         masks: list[Tensor] = []
@@ -175,6 +169,11 @@ class Masks(Mapping[str, Tensor]):
         return f"Masks({len(self)} tensors, {self.sparsity:.2%} of the prunable weights held at zero)"
 
 
-def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
-    module_name, _, attribute = name.rpartition(".")
-    return model.get_submodule(module_name), attribute
+class _Reapply:
+    """A step post-hook that applies masks; its type shows whether an optimizer has one for a model."""
+
+    def __init__(self, masks: Masks) -> None:
+        self.model, self._masks = masks._model, masks
+
+    def __call__(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        self._masks.apply()

@@ -11,6 +11,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +50,11 @@ def memory_format(model: nn.Module, example_input: Tensor) -> str:
     macs = count_macs(model, example_input)[0]
     if macs < WORTH_MEASURING:
         return "contiguous"
-    key = _key(model, example_input)
-    cache = _read_cache()
-    if cache.get(key) not in MEMORY_FORMATS:
-        # more samples for small networks, or the overhead of Python would be measured
-        cache[key] = _measure(model, example_input, min(MOST_SAMPLES, max(SAMPLES, WORK // macs)))
-        _write_cache(cache)
-    return cache[key]
+    # more samples for small networks, or the overhead of Python would be measured
+    samples = min(MOST_SAMPLES, max(SAMPLES, WORK // macs))
+    shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
+    facts = [*_hardware(example_input.device), tuple(example_input.shape[1:]), shapes]
+    return _cached(facts, MEMORY_FORMATS, lambda: _measure(model, example_input, samples))
 
 
 #: candidate multiples of channels, and the widths at which they are timed
@@ -70,16 +69,24 @@ def fast_multiple(device: torch.device) -> int:
     A 3 x 3 convolution of 14 x 14 positions is timed at every width of a range. The result is the smallest
     multiple whose widths have a mean time per multiply-add within NEARLY of the best.
     """
-    key = hashlib.sha256(repr(("multiple", *_hardware(device), MULTIPLES, len(WIDTHS))).encode()).hexdigest()
+
+    def measure() -> str:
+        costs = _costs(device)
+        means = {n: statistics.mean(costs[width] for width in WIDTHS if width % n == 0) for n in MULTIPLES}
+        return str(next(n for n in MULTIPLES if means[n] <= NEARLY * min(means.values())))
+
+    facts = ("multiple", *_hardware(device), MULTIPLES, len(WIDTHS))
+    return int(_cached(facts, [str(multiple) for multiple in MULTIPLES], measure))
+
+
+def _cached(facts: Sequence[Any], allowed: Collection[str], measure: Callable[[], str]) -> str:
+    """Return the cached result of a measurement that depends on `facts`; measure if it is unknown or invalid."""
+    key = hashlib.sha256(repr(facts).encode()).hexdigest()
     cache = _read_cache()
-    if cache.get(key) in {str(multiple) for multiple in MULTIPLES}:
-        return int(cache[key])
-    costs = _costs(device)
-    means = {n: statistics.mean(costs[width] for width in WIDTHS if width % n == 0) for n in MULTIPLES}
-    best = next(n for n in MULTIPLES if means[n] <= NEARLY * min(means.values()))
-    cache[key] = str(best)
-    _write_cache(cache)
-    return best
+    if cache.get(key) not in allowed:
+        cache[key] = measure()
+        _write_cache(cache)
+    return cache[key]
 
 
 def _costs(device: torch.device) -> dict[int, float]:
@@ -158,20 +165,10 @@ def _pass(model: nn.Module, inputs: Tensor) -> float:
         return time.perf_counter() - start
 
 
-def _key(model: nn.Module, example_input: Tensor) -> str:
-    """Return a hash of everything that the speed depends on."""
-    shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
-    facts = [*_hardware(example_input.device), tuple(example_input.shape[1:]), shapes]
-    return hashlib.sha256(repr(facts).encode()).hexdigest()
-
-
 def _hardware(device: torch.device) -> list[Any]:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {_processor()}"
+    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
     return [torch.__version__, device.type, name, torch.get_num_threads()]
-
-
-def _processor() -> str:
-    return torch.backends.cpu.get_cpu_capability()
 
 
 def _cache_file() -> Path:

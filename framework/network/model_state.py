@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import named_modules, tensor_name
+from secateur.framework.network.layers import named_modules, named_tensors, tensor_name
 from secateur.framework.network.lineage import has_lineage, lineage_of, set_lineage
 from secateur.framework.network.masks import Masks
+from secateur.framework.network.preserve import same_bits
 
 #: names of a module's dicts and sets: parameters, buffers, submodules and hooks
 TABLES = tuple(name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))
 _LINEAGE = "_secateur_lineage"
 _PLAIN = (bool, int, float, complex, str, tuple, type(None), torch.dtype, torch.device)
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ABSENT = object()
 #: number of tensors or modules that a message names; of the others it gives the number
 SHOWN = 3
@@ -36,8 +35,11 @@ class ModelState:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._modules = [_ModuleState(name, module) for name, module in named_modules(model).items()]
-        self._tensors = list(_tensor_states(model))
+        self._modules = [ModuleState(name, module) for name, module in named_modules(model).items()]
+        first: dict[int, tuple[str, Tensor]] = {}
+        for name, tensor in named_tensors(model).items():
+            first.setdefault(id(tensor), (name, tensor))
+        self._tensors = [_TensorState(name, tensor) for name, tensor in first.values()]
         self._lineage = copy.deepcopy(lineage_of(model)) if has_lineage(model) else None
 
     def restore(self, example: Tensor | None = None) -> Changes:
@@ -47,20 +49,19 @@ class ModelState:
         of the model that runs `example` shows which these are.
         """
         changes: Changes = {}
-        suspects = []
-        for module in self._modules:
-            module.restore(changes)
-            suspects += [(module, attribute) for attribute in module.changed_attributes()]
-        for tensor in self._tensors:
-            tensor.restore(changes)
+        states: list[ModuleState | _TensorState] = [*self._modules, *self._tensors]
+        for state in states:
+            for kind in state.restore():
+                changes.setdefault(kind, []).append(state.name)
         if self._lineage is not None and _facts(self._lineage) != _facts(lineage_of(self._model)):
             set_lineage(self._model, self._lineage)
-        foreign = [suspect for suspect in suspects if not suspect[0].is_torchs]
+        suspects = [(module, key) for module in self._modules for key in module.changed_attributes()]
+        foreign = [module for module, _ in suspects if not module.is_torchs]
         by_forward = changed_by_forward(self._model, example) if foreign else set()
-        for module, attribute in suspects:
-            if module.is_torchs or by_forward is not None and (module.name, attribute) not in by_forward:
-                module.put_back(attribute)
-                changes.setdefault("attributes", []).append(tensor_name(module.name, attribute))
+        for module, key in suspects:
+            if module.is_torchs or by_forward is not None and (module.name, key) not in by_forward:
+                module.put_back(key)
+                changes.setdefault("attributes", []).append(tensor_name(module.name, key))
         if changes:
             Masks._changes += 1  # views of the masks collect the masked modules again
         return changes
@@ -77,122 +78,122 @@ def described(changes: Changes) -> str:
     return "; ".join(parts)
 
 
-class _ModuleState:
-    """Snapshot of one module: its class, mode, dicts and attributes."""
+class ModuleState:
+    """Snapshot of one module: its class and attributes, with copies of its dicts and sets."""
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self._module, self._class = name, module, type(module)
-        values = vars(module)
-        self._tables = {key: (values[key], copy.copy(values[key])) for key in TABLES if key in values}
-        self._attributes = {key: value for key, value in values.items() if _is_setting(key, value)}
+        self._attributes = dict(vars(module))
+        self._tables: dict[str, dict[Any, Any] | set[Any]] = {
+            key: dict(value) if isinstance(value, dict) else set(value)
+            for key, value in vars(module).items()
+            if isinstance(value, (dict, set))
+        }
 
     @property
     def is_torchs(self) -> bool:
+        """Whether the class of the module is one of torch's."""
         return self._class.__module__.startswith("torch.nn.modules")
 
-    def restore(self, changes: Changes) -> None:
-        """Restore everything but the attributes."""
+    def restore(self) -> Iterator[str]:
+        """Restore everything but the attributes, and yield the kinds of changes."""
         if type(self._module) is not self._class:
             self._module.__class__ = self._class
-            changes.setdefault("the class", []).append(self.name)
-        for key, (table, before) in self._tables.items():
-            now = vars(self._module).get(key)
-            if now is table and _same_table(table, before):
-                continue
-            table.clear()
-            table.update(before)
-            vars(self._module)[key] = table
-            changes.setdefault(_kind_of_table(key), []).append(self.name)
+            yield "the class"
+        for key in [key for key in TABLES if key in self._tables]:
+            if vars(self._module).get(key) is not self._attributes[key] or not self._is_same_table(key):
+                self.put_back(key)
+                yield _kind_of_table(key)
         if self._module.training != self._attributes["training"]:
-            self._module.training = self._attributes["training"]
-            changes.setdefault("the mode (train or eval)", []).append(self.name)
+            self.put_back("training")
+            yield "the mode (train or eval)"
+
+    def roll_back(self) -> None:
+        """Restore the class and all attributes."""
+        if type(self._module) is not self._class:
+            self._module.__class__ = self._class
+        vars(self._module).clear()
+        for key in self._attributes:
+            self.put_back(key)
 
     def changed_attributes(self) -> list[str]:
-        now = {key: value for key, value in vars(self._module).items() if _is_setting(key, value)}
+        """Return the names of attributes with another number, string or function."""
+        now = vars(self._module)
         return [
             key
             for key in {**self._attributes, **now}
-            if not _same_setting(self._attributes.get(key, _ABSENT), now.get(key, _ABSENT))
+            if not _same_setting(key, self._attributes.get(key, _ABSENT), now.get(key, _ABSENT))
         ]
 
-    def put_back(self, attribute: str) -> None:
-        if attribute in self._attributes:
-            vars(self._module)[attribute] = self._attributes[attribute]
-        else:
-            vars(self._module).pop(attribute)
+    def put_back(self, key: str) -> None:
+        """Restore an attribute; a dict or set is the same object as before, since others may refer to it."""
+        if key not in self._attributes:
+            vars(self._module).pop(key)
+            return
+        vars(self._module)[key] = value = self._attributes[key]
+        if key in self._tables:
+            value.clear()
+            value.update(self._tables[key])
+
+    def _is_same_table(self, key: str) -> bool:
+        table: Any = self._attributes[key]
+        before: Any = self._tables[key]
+        if isinstance(table, dict):
+            return list(table) == list(before) and all(table[name] is before[name] for name in before)
+        return bool(table == before)
 
 
-@dataclass
 class _TensorState:
     """Snapshot of one parameter or buffer: its memory, values, gradient, flags and hooks."""
 
-    name: str
-    tensor: Tensor
-    memory: Tensor
-    values: Tensor
-    requires_grad: bool
-    gradient: Tensor | None
-    #: memory and values of the gradient
-    gradient_copies: tuple[Tensor, Tensor] | None
-    #: attribute of the tensor -> (its dict, a copy)
-    hooks: dict[str, tuple[Any, Any]]
+    def __init__(self, name: str, tensor: Tensor) -> None:
+        self.name, self._tensor = name, tensor
+        self._memory, self._requires_grad = _Memory(tensor), tensor.requires_grad
+        self._gradient = tensor.grad if tensor.is_leaf else None
+        self._gradient_memory = None if self._gradient is None else _Memory(self._gradient)
+        tables = {key: getattr(tensor, key) for key in ("_backward_hooks", "_post_accumulate_grad_hooks")}
+        #: attribute of the tensor -> (its dict, a copy)
+        self._hooks = {key: (table, copy.copy(table)) for key, table in tables.items()}
 
     @torch.no_grad()
-    def restore(self, changes: Changes) -> None:
-        """Restore memory and values first, since a gradient must match them."""
-        if _put_back(self.tensor, self.memory, self.values):
-            changes.setdefault("values", []).append(self.name)
-        if self.tensor.requires_grad != self.requires_grad:
-            if self.tensor.grad_fn is not None:  # a buffer with the result of an operation
-                self.tensor.detach_()
-            self.tensor.requires_grad_(self.requires_grad)
-            changes.setdefault("requires_grad", []).append(self.name)
-        for attribute, (table, before) in self.hooks.items():
-            now = getattr(self.tensor, attribute)
+    def restore(self) -> list[str]:
+        """Restore memory and values first, since a gradient must match them, and return the kinds of changes."""
+        kinds = ["values"] if self._memory.put_back() else []
+        if self._tensor.requires_grad != self._requires_grad:
+            if self._tensor.grad_fn is not None:  # a buffer with the result of an operation
+                self._tensor.detach_()
+            self._tensor.requires_grad_(self._requires_grad)
+            kinds.append("requires_grad")
+        for attribute, (table, before) in self._hooks.items():
+            now = getattr(self._tensor, attribute)
             if now is table and table == before or not now and not before:
                 continue
             if table is not None:
                 table.clear()
                 table.update(before)
-            setattr(self.tensor, attribute, table)
-            changes.setdefault("hooks", []).append(self.name)
-        self._restore_gradient(changes)
-
-    def _restore_gradient(self, changes: Changes) -> None:
-        before, copies = self.gradient, self.gradient_copies
-        now = self.tensor.grad if self.tensor.is_leaf else None
-        changed = before is not None and copies is not None and _put_back(before, *copies)
-        if now is not before:
-            self.tensor.grad = before
-        if changed or now is not before:
-            changes.setdefault("gradients", []).append(self.name)
+            setattr(self._tensor, attribute, table)
+            kinds.append("hooks")
+        changed = self._gradient_memory is not None and self._gradient_memory.put_back()
+        if (self._tensor.grad if self._tensor.is_leaf else None) is not self._gradient:
+            self._tensor.grad, changed = self._gradient, True
+        return [*kinds, "gradients"] if changed else kinds
 
 
-def _put_back(tensor: Tensor, memory: Tensor, values: Tensor) -> bool:
-    """Restore the memory and values of a tensor, and return whether they had changed."""
-    rebound, written = _rebound(tensor, memory), not same_bits(memory, values)
-    if rebound:
-        tensor.data = memory
-    if written:
-        memory.copy_(values)
-    return rebound or written
+class _Memory:
+    """Snapshot of the memory and the values of a tensor."""
 
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._memory = tensor, tensor.detach()
+        self._values = self._memory.clone()
 
-def _tensor_states(model: nn.Module) -> Iterator[_TensorState]:
-    seen: set[int] = set()
-    for name, module in named_modules(model).items():
-        for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
-            if tensor is None or id(tensor) in seen:
-                continue
-            seen.add(id(tensor))
-            gradient = tensor.grad if tensor.is_leaf else None
-            tables = {key: getattr(tensor, key) for key in ("_backward_hooks", "_post_accumulate_grad_hooks")}
-            memory = tensor.detach()
-            yield _TensorState(
-                tensor_name(name, attribute), tensor, memory, memory.clone(), tensor.requires_grad, gradient,
-                None if gradient is None else (gradient.detach(), gradient.detach().clone()),
-                {key: (table, copy.copy(table)) for key, table in tables.items()},
-            )  # fmt: skip
+    def put_back(self) -> bool:
+        """Restore memory and values, and return whether they had changed."""
+        rebound, written = _rebound(self._tensor, self._memory), not same_bits(self._memory, self._values)
+        if rebound:
+            self._tensor.data = self._memory
+        if written:
+            self._memory.copy_(self._values)
+        return rebound or written
 
 
 def _rebound(tensor: Tensor, memory: Tensor) -> bool:
@@ -203,37 +204,19 @@ def _rebound(tensor: Tensor, memory: Tensor) -> bool:
     return tensor.stride() != memory.stride() or tensor.data_ptr() != memory.data_ptr()
 
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape and dtype have the same bits; True for meta and sparse tensors."""
-    if one.is_meta or one.layout is not torch.strided:
-        return True
-    if one.is_quantized:
-        return torch.equal(one, other)
-    if one.is_complex():
-        one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj())
-    integers = _INTEGERS[one.element_size()]
-    return torch.equal(one.view(integers), other.view(integers))
-
-
-def _same_table(table: Any, before: Any) -> bool:
-    if isinstance(table, MutableMapping):
-        return list(table) == list(before) and all(table[key] is before[key] for key in before)
-    return bool(table == before)
-
-
 def _kind_of_table(key: str) -> str:
     if "hook" in key:
         return "hooks"
     return "submodules" if key == "_modules" else "the tensors themselves"
 
 
-def _is_setting(key: str, value: object) -> bool:
-    """Whether an attribute is a number, string or function that a module may compute with."""
-    return key == "training" or key != _LINEAGE and (isinstance(value, _PLAIN) or callable(value))
-
-
-def _same_setting(one: object, other: object) -> bool:
-    return one is other or isinstance(one, _PLAIN) and type(one) is type(other) and repr(one) == repr(other)
+def _same_setting(key: str, one: object, other: object) -> bool:
+    """Whether an attribute is unchanged, or neither value is a number, string or function to compute with."""
+    if one is other or key in (_LINEAGE, "training"):
+        return True
+    if isinstance(one, _PLAIN) and isinstance(other, _PLAIN):
+        return type(one) is type(other) and repr(one) == repr(other)
+    return not any(isinstance(value, _PLAIN) or callable(value) for value in (one, other))
 
 
 def _facts(lineage: Any) -> tuple[Any, ...]:
@@ -252,7 +235,7 @@ def changed_by_forward(model: nn.Module, example: Tensor | None) -> set[tuple[st
     try:
         for training in (False, True):
             twin = copy.deepcopy(model).train(training)
-            before = [_ModuleState(name, module) for name, module in named_modules(twin).items()]
+            before = [ModuleState(name, module) for name, module in named_modules(twin).items()]
             with torch.no_grad():
                 twin(torch.cat([example[:1]] * 2))
             changed |= {(state.name, key) for state in before for key in state.changed_attributes()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,7 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.convolution_faults import safe_convolutions
+from secateur.framework.network.copies import replace_tensors
+from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.masks import PREFIX
+
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @contextmanager
@@ -22,7 +26,6 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
     not change their buffers, but third-party layers may, for instance to count calls. Masks are not copied: no
     forward pass writes to them, and they are as large as the weights.
     """
-    modes = {module: module.training for module in model.modules()}
     trainable = {parameter: parameter.requires_grad for parameter in model.parameters()}
     buffers = [
         (module, name, buffer, buffer._version, buffer.clone())
@@ -31,12 +34,9 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
         if buffer is not None and not name.startswith(PREFIX)
     ]
     try:
-        model.eval()
-        with safe_convolutions(model):
+        with evaluating(model), safe_convolutions(model):
             yield
     finally:
-        for module, training in modes.items():
-            module.training = training
         for parameter, requires_grad in trainable.items():
             parameter.requires_grad_(requires_grad)
         for module, name, buffer, version, copy in buffers:
@@ -59,23 +59,44 @@ def random_numbers_as_before() -> Iterator[None]:
 def _restore(module: nn.Module, name: str, buffer: Tensor, version: int, copy: Tensor) -> None:
     module._buffers[name] = buffer
     # not every write increases the version: batch norm in training mode does not on the CPU
-    if buffer._version != version or not _same(buffer, copy):
+    if buffer._version != version or not same_bits(buffer, copy):
         buffer.copy_(copy)
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether all values are equal, NaN included; True for sparse tensors and those on the meta device."""
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape and dtype have the same bits; True for meta and sparse tensors."""
     if one.is_meta or one.layout is not torch.strided:
         return True
-    return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+    if one.is_quantized:
+        return torch.equal(one, other)
+    if one.is_complex():
+        one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj())
+    integers = _INTEGERS[one.element_size()]
+    return torch.equal(one.view(integers), other.view(integers))
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Run the body in eval mode, and restore the mode of every module on exit."""
-    modes = {module: module.training for module in model.modules()}
+def replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Use these tensors in place of the model's parameters and buffers of these names, wherever they are shared.
+
+    `torch.func.functional_call` does not restore them in a module that has two names.
+    """
+    named = named_tensors(model) if tensors else {}
+    places = replace_tensors(model, {id(named[name]): tensor for name, tensor in tensors.items()})
     try:
-        model.eval()
+        yield
+    finally:
+        for holder, key, old in places:
+            holder[key] = old
+
+
+@contextmanager
+def evaluating(*models: nn.Module) -> Iterator[None]:
+    """Run the body with the models in eval mode, and restore the mode of every module on exit."""
+    modes = {module: module.training for model in models for module in model.modules()}
+    try:
+        for model in models:
+            model.eval()
         yield
     finally:
         for module, training in modes.items():
@@ -116,15 +137,3 @@ def scoring(model: nn.Module) -> Iterator[None]:
         finally:
             for parameter, gradient in gradients.items():
                 parameter.grad = gradient
-
-
-@contextmanager
-def _evaluating(models: Sequence[nn.Module]) -> Iterator[None]:
-    modes = {module: module.training for model in models for module in model.modules()}
-    try:
-        for model in models:
-            model.eval()
-        yield
-    finally:
-        for module, training in modes.items():
-            module.training = training

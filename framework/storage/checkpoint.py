@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from secateur.framework.network.copies import replace_tensors
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.ordinary_tensors import ordinary_mode
@@ -354,27 +356,21 @@ def _is_index(index: Tensor, size: int) -> bool:
 
 def _fill(model: nn.Module, values: dict[str, Tensor]) -> None:
     """Replace the tensors of the model by the saved ones; tied parameters remain tied."""
-    made: dict[int, nn.Parameter] = {}
+    new: dict[int, Tensor] = {}
     for name, old in model.state_dict(keep_vars=True).items():
-        owner_name, _, attribute = name.rpartition(".")
-        owner = model.get_submodule(owner_name)
-        # a copy, since tensors from safetensors are views of the mapped file
-        value = values[name].clone().to("cpu" if old.is_meta else old.device)
-        if isinstance(old, nn.Parameter):
-            if id(old) not in made:
-                made[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad)
-            owner._parameters[attribute] = made[id(old)]
-        else:
-            owner._buffers[attribute] = value
+        if id(old) not in new:
+            # a copy, since tensors from safetensors are views of the mapped file
+            value = values[name].clone().to("cpu" if old.is_meta else old.device)
+            is_parameter = isinstance(old, nn.Parameter)
+            new[id(old)] = nn.Parameter(value, requires_grad=old.requires_grad) if is_parameter else value
+    replace_tensors(model, new)
 
 
 def _pack(mask: Tensor) -> Tensor:
     """Pack a 0/1 tensor into bits, eight per byte, with the first entry in the lowest bit."""
-    flat = (mask.detach().cpu() != 0).flatten().to(torch.uint8)
-    flat = nn.functional.pad(flat, (0, -len(flat) % 8)).reshape(-1, 8)
-    return (flat << torch.arange(8, dtype=torch.uint8)).sum(dim=1).to(torch.uint8)
+    return torch.from_numpy(numpy.packbits((mask.detach().cpu() != 0).numpy(), bitorder="little"))
 
 
 def _unpack(bits: Tensor, shape: torch.Size) -> Tensor:
-    flat = (bits.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8)) & 1
-    return flat.flatten()[: shape.numel()].reshape(shape).bool()
+    flat = numpy.unpackbits(bits.numpy(), count=shape.numel(), bitorder="little")
+    return torch.from_numpy(flat).bool().reshape(shape)

@@ -12,7 +12,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
-from secateur.framework.network.preserve import _evaluating, random_numbers_as_before
+from secateur.framework.network.preserve import evaluating, random_numbers_as_before
 from secateur.framework.training.loss import Loss
 from secateur.utils.progress import Track, no_bar
 
@@ -126,8 +126,8 @@ class Tester(ABC):
             Results by name, of types that JSON can represent.
         """
         self.context = replace(context or TestContext(), seed=seed)
-        networks = self.context.networks(model)
-        with random_numbers_as_before(), _evaluating([network.model for network in networks]):
+        networks = [network.model for network in self.context.networks(model)]
+        with random_numbers_as_before(), evaluating(*networks):
             torch.manual_seed(seed)
             return self.run(model, batches, loss)
 

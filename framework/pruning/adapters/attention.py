@@ -8,6 +8,7 @@ The scale is that of the dense module, so that the scores of the kept channels d
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -164,7 +165,11 @@ def _multihead(module: Any, kept: Kept) -> None:
 def _is_cut(module: Any, kept: Kept, inside: str = "") -> bool:
     """Whether this `nn.MultiheadAttention` was cut; its name within `kept.module` is `inside`."""
     weights = ("in_proj_weight",) if module.in_proj_weight is not None else PROJECTIONS
-    names = [tensor_name(inside, name) for name in (*weights, "out_proj.weight")]
+    return _any_cut(kept, [tensor_name(inside, name) for name in (*weights, "out_proj.weight")])
+
+
+def _any_cut(kept: Kept, names: Iterable[str]) -> bool:
+    """Whether any of these weights of a module was cut."""
     return any(kept(name, dim) is not None for name in names for dim in (0, 1))
 
 
@@ -181,15 +186,14 @@ def _encoder(module: Any, kept: Kept) -> None:
     heads=lambda module: (module.n_heads, module.head_dim),
 )
 def _maxvit(module: Any, kept: Kept) -> None:
-    rows = kept("to_qkv.weight", 0)
-    if all(kept(name, dim) is None for name in ("to_qkv.weight", "merge.weight") for dim in (0, 1)):
+    if not _any_cut(kept, ("to_qkv.weight", "merge.weight")):
         return
     from secateur.framework.pruning.adapters.torchvision_attention import SlimMaxVitAttention
 
     if not isinstance(module, SlimMaxVitAttention):
         module.dense_heads = module.n_heads, module.head_dim
         module.__class__ = SlimMaxVitAttention
-    module.n_heads, module.head_dim = remaining(rows, *module.dense_heads)
+    module.n_heads, module.head_dim = remaining(kept("to_qkv.weight", 0), *module.dense_heads)
 
 
 def _swin_heads(module: Any) -> tuple[int, int]:
@@ -199,7 +203,7 @@ def _swin_heads(module: Any) -> tuple[int, int]:
 @adapter("torchvision.models.swin_transformer.ShiftedWindowAttention", heads=_swin_heads)
 def _swin(module: Any, kept: Kept) -> None:
     rows = kept("qkv.weight", 0)
-    if all(kept(name, dim) is None for name in ("qkv.weight", "proj.weight") for dim in (0, 1)):
+    if not _any_cut(kept, ("qkv.weight", "proj.weight")):
         return
     from secateur.framework.pruning.adapters.torchvision_attention import (
         SlimWindowAttention,

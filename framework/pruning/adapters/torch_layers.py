@@ -8,11 +8,10 @@ from torch import nn
 
 from secateur.framework.network.layers import CONVOLUTIONS, TRANSPOSED, is_depthwise
 from secateur.framework.pruning.adapters import attention as attention  # registers its adapters
-from secateur.framework.pruning.adapters.any_size import of_any_size
 from secateur.framework.pruning.adapters.base import Kept, adapter
 from secateur.framework.pruning.adapters.base import follow_shapes as follow_shapes
 from secateur.framework.pruning.adapters.base import heads_of as heads_of
-from secateur.framework.pruning.adapters.zero_channels import without_channels
+from secateur.framework.pruning.adapters.resized_layers import of_any_size, without_channels
 
 
 @adapter(*CONVOLUTIONS)

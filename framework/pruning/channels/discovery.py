@@ -23,14 +23,15 @@ from secateur.framework.pruning.channels.groups import (
     check_example,
 )
 from secateur.framework.pruning.channels.tracing.attention_scale import with_queries
+from secateur.framework.pruning.channels.tracing.context import Context
 from secateur.framework.pruning.channels.tracing.grouping import (
-    collect,
+    Grouping,
     doubtful_groups,
     mark_removable,
     named_groups,
 )
 from secateur.framework.pruning.channels.tracing.meta_network import meta_copy
-from secateur.framework.pruning.channels.tracing.tracer import FAR_BELOW, Followed, _follow
+from secateur.framework.pruning.channels.tracing.tracer import FAR_BELOW, _follow
 from secateur.framework.pruning.channels.verification import distance, mismatches
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
@@ -107,32 +108,30 @@ def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "di
     """Return the groups by name in forward order; see `channel_groups`. The model is not changed."""
     with preserved_state(model), random_numbers_as_before():
         traced = _without_values(model, example, attention)
-        if traced is not None and not traced[0].misled:
-            path = traced[0].path if traced[0].numberless else ()
+        if traced is not None and not traced.misled:
+            path = traced.path if traced.numberless else ()
             groups, refused = _proven(model, example, inexact, traced, path)
             if not refused:
                 return groups
         # on the meta device the code may take another branch: after a refused trial, trace with values
         traced = _follow(twin_of(model), example, attention)
-        if traced[0].misled:
-            traced = _follow(twin_of(model), example, attention, traced[0].misled)
+        if traced.misled:
+            traced = _follow(twin_of(model), example, attention, traced.misled)
         return _proven(model, example, inexact, traced)[0]
 
 
 def _proven(
-    model: nn.Module, example: Tensor, inexact: bool, found: Followed, path: Sequence[str] = ()
+    model: nn.Module, example: Tensor, inexact: bool, context: Context, path: Sequence[str] = ()
 ) -> tuple[dict[str, ChannelGroup], bool]:
     """Return the verified groups of a trace, and whether a trial refused any; for `path` see `mismatches`."""
-    context, runs, order = found
-    groups = named_groups(collect(model, context, runs, order, inexact))
+    groups = named_groups(Grouping(model, context).collect(inexact))
     context.forget_labels()
-    starts = {(run.tensor, run.dim): run.start for run in runs}
-    count, queries = context.labels.count, context.queries
-    groups |= _runs(model, example, with_queries(groups, starts, count, queries.sure))
-    mark_removable(groups, context, starts)
+    queries = context.queries
+    groups |= _runs(model, example, with_queries(groups, context.labels, queries.sure))
+    mark_removable(groups, context)
     free = {name: group for name, group in groups.items() if group.protected is None and not group.queries}
-    groups |= _scaled_by_hand(model, example, free, with_queries(free, starts, count, queries.maybe))
-    refused = mismatches(model, example, groups, doubtful_groups(groups, context, runs), path)
+    groups |= _scaled_by_hand(model, example, free, with_queries(free, context.labels, queries.maybe))
+    refused = mismatches(model, example, groups, doubtful_groups(groups, context), path)
     for name, reason in refused.items():
         groups[name] = replace(groups[name], protected=reason)
     return groups, bool(refused)
@@ -180,7 +179,7 @@ def _scaled_by_hand(
     return rescaled
 
 
-def _without_values(model: nn.Module, example: Tensor, attention: str) -> Followed | None:
+def _without_values(model: nn.Module, example: Tensor, attention: str) -> Context | None:
     """Trace on the meta device; None if the forward pass needs values."""
     shadow = meta_copy(model)
     if shadow is None:

@@ -109,6 +109,11 @@ def example_of(groups: Groups) -> Tensor | None:
     return groups.example if isinstance(groups, TracedGroups) else None
 
 
+def like(groups: Groups, after: Groups) -> dict[str, ChannelGroup]:
+    """Return the groups `after` a cut, with the sample that those before it were traced with."""
+    return TracedGroups(after, groups.example) if isinstance(groups, TracedGroups) else dict(after)
+
+
 def remap(
     groups: Groups, positions: Mapping[tuple[str, int], Tensor], keep: Mapping[str, Tensor]
 ) -> dict[str, ChannelGroup]:
@@ -139,7 +144,7 @@ def remap(
             origin=group.origin[rows],
             protected=group.protected if len(rows) else NOTHING_LEFT,
         )
-    return TracedGroups(after, groups.example) if isinstance(groups, TracedGroups) else after
+    return like(groups, after)
 
 
 def check_example(example_input: Any) -> None:

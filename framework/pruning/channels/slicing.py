@@ -29,7 +29,7 @@ def rescaling(keep: Mapping[str, Tensor], groups: Groups) -> dict[str, list[Fact
     """
     factors: dict[str, list[Factor]] = {}
     for name, mask in keep.items():
-        if len(mask) and bool(mask.any()):
+        if bool(mask.any()) and not bool(mask.all()):
             for tensor, dim, index in groups[name].queries:
                 factor = Factor(dim, index.flatten(), (int(mask.sum()) / len(mask)) ** 0.5)
                 factors.setdefault(tensor, []).append(factor)
@@ -37,8 +37,11 @@ def rescaling(keep: Mapping[str, Tensor], groups: Groups) -> dict[str, list[Fact
 
 
 def rescaled(tensor: Tensor, factors: Sequence[Factor]) -> Tensor:
-    """Return a copy of the whole tensor multiplied by these factors, in the same memory format."""
-    out = tensor.clone()
+    """Return a copy of the whole tensor multiplied by these factors, in the same memory format.
+
+    Without factors it is the tensor itself.
+    """
+    out = tensor.clone() if factors else tensor
     for dim, positions, factor in factors:
         rows = torch.ones(tensor.shape[dim], dtype=tensor.dtype)
         rows[positions] = factor

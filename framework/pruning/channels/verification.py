@@ -15,12 +15,12 @@ constant) looks like any other one. Map of the algorithm, for all free groups to
    dead channels of a pruned one, would hide a wrong cut. Both passes use the same seed, hence the same dropout.
 3. Different output shapes mean that the channels reach the output (`MODEL_OUTPUT`), an exception in the cut copy
    that its code depends on the width (`CHANGED`). For an inexact group nothing else is compared.
-4. Thresholds of d, the relative L2 distance. Rounding stays below FINE = 3e-5 (1e-9 in float64): accepted. A wrong
-   cut, as a rule, exceeds COARSE = 0.03: refused. TF32 and half precision round to almost COARSE, so that it is
-   their only threshold. In between, d is accepted up to OF_EFFECT = 1e-4 (1e-8) of the distance `_effect` between
-   the unmasked and the masked output, since rounding is relative to this. If d is 0 in the first trial, the mask
-   must have an effect at all (`NO_EFFECT`), on noise if it has none on the example, which may be all zeros.
-5. If the trial fails, the groups are halved until those that fail are known (`_mismatches`). Groups of which the
+4. Thresholds of d, the relative L2 distance (`_Rounding`). Rounding stays below 3e-5 (1e-9 in float64): accepted.
+   A wrong cut, as a rule, exceeds COARSE = 0.03: refused. In between, d is accepted up to 1e-4 (1e-8) of the
+   distance `_effect` between the unmasked and the masked output, since rounding is relative to this. If d is 0 in
+   the first trial, the mask must have an effect at all (`NO_EFFECT`), on noise if it has none on the example,
+   which may be all zeros.
+5. If the trial fails, the groups are halved until those that fail are known (`_bisected`). Groups of which the
    code slices an unequal piece ("doubtful") get more trials, each alone: first, last, all but one or two channels
    removed.
 """
@@ -28,14 +28,14 @@ constant) looks like any other one. Map of the algorithm, for all free groups to
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.framework.network.copies import twin_of
+from secateur.framework.network.copies import replace_tensors, twin_of
 from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.lineage import KeptIndices, lineage_of
 from secateur.framework.network.masks import PREFIX
@@ -51,11 +51,19 @@ NO_EFFECT = "the output does not depend on the mask, so that a cut cannot be ver
 #: strides by which a large image is subsampled for a trial, and the least height and width after it
 STRIDES, SMALL = (4, 2), 56
 KeepMasks = dict[str, Tensor]
-#: thresholds of `_distance`: below FINE it is rounding; a wrong cut, as a rule, is above COARSE, which rounding
-#: in half precision almost reaches; in between, OF_EFFECT of the effect of the mask itself is accepted
-FINE, COARSE, OF_EFFECT = 3e-5, 0.03, 1e-4
-#: the thresholds in double precision
-FINE_DOUBLE, OF_EFFECT_DOUBLE = 1e-9, 1e-8
+#: a wrong cut, as a rule, has a larger `_distance`
+COARSE = 0.03
+
+
+class _Rounding(NamedTuple):
+    """Thresholds of `_distance`: up to `fine`, and up to that share of the effect of the mask, it is rounding."""
+
+    fine: float
+    of_effect: float
+
+
+#: TF32 on a GPU rounds like half precision, almost up to COARSE, so that this is its only threshold
+HALF, SINGLE, DOUBLE = _Rounding(COARSE, 0), _Rounding(3e-5, 1e-4), _Rounding(1e-9, 1e-8)
 
 
 def mismatches(
@@ -78,14 +86,11 @@ def mismatches(
     free = {name: group for name, group in groups.items() if group.protected is None and group.channels > 1}
     keeps, equal = _keeps(free)
     reasons = _mismatches(model, example, free, keeps, equal, path)
-    for name in doubtful:
-        if name in free and name not in reasons:
-            trials = (
-                _wrong(model, example, {name: free[name]}, {name: keep}) for keep in _few_and_many(keeps[name])
-            )
-            wrong = next((reason for reason in trials if reason is not None), None)
-            if wrong is not None:
-                reasons[name] = wrong
+    for name in [name for name in free if name in doubtful and name not in reasons]:
+        trials = (_Trial(model, example, {name: free[name]}, {name: keep}) for keep in _few_and_many(keeps[name]))
+        wrong = next(filter(None, (trial.mismatch() for trial in trials)), None)
+        if wrong is not None:
+            reasons[name] = wrong
     unrefuted = {name: group for name, group in free.items() if name in doubtful and name not in reasons}
     others = {name: ~keeps[name] if (~keeps[name]).any() else keeps[name] for name in unrefuted}
     return reasons | _mismatches(model, example, unrefuted, others, equal)
@@ -108,54 +113,56 @@ def _mismatches(
     repeated_counts: bool,
     path: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Bisect: halve each failing set of groups until the failing groups are known, with their reasons.
+    """Return the groups that fail, with the reasons.
 
     `repeated_counts` is whether some groups of one layer lose equally many channels, see `_keeps`.
     """
-    reasons: dict[str, str] = {}
     exact = [name for name in free if free[name].exact]
     # groups that pass only if cut by the same number are neighbours, parts of one layer's outputs: separate them
     parts = [exact[::2], exact[1::2]] if repeated_counts else [exact]
     parts.append([name for name in free if not free[name].exact])
 
-    def tried(names: list[str], together: bool = False) -> tuple[list[str], str | None]:
+    def tried(names: list[str], together: bool) -> str | None:
         some = {name: free[name] for name in names}
-        reason = _wrong(model, example, some, keeps, path, together) if names else None
+        reason = _Trial(model, example, some, keeps, path).mismatch(together)
         if reason == NO_EFFECT and example.is_floating_point():  # the example may be all zeros
-            noise = torch.randn(example.shape, generator=torch.Generator().manual_seed(VERIFICATION_SEED)).to(
-                example
-            )
-            reason = _wrong(model, noise, some, keeps, path, together)
-        return names, reason
+            generator = torch.Generator().manual_seed(VERIFICATION_SEED)
+            noise = torch.randn(example.shape, generator=generator).to(example)
+            reason = _Trial(model, noise, some, keeps, path).mismatch(together)
+        return reason
 
-    pending = [tried(names, together=True) for names in parts]
-    while pending:
-        names, wrong = pending.pop()
-        if wrong is None:
-            continue
-        middle = len(names) // 2
-        halves = [tried(names[:middle]), tried(names[middle:])] if middle else []
-        if any(reason is not None for _, reason in halves):
-            pending += halves
-        else:  # a single group, or groups that fail only together
-            reasons |= dict.fromkeys(names, wrong)
-    return reasons
+    return _bisected(parts, tried)
 
 
 def not_removable(model: nn.Module, example: Tensor, groups: Groups) -> dict[str, str]:
     """Return the removable groups without which the network fails or differs from the masked one, with why."""
     marked = {name: group for name, group in groups.items() if group.removable and group.channels}
     keeps = {name: torch.zeros(group.channels, dtype=torch.bool) for name, group in marked.items()}
-    reasons: dict[str, str] = {}
-    pending = [list(marked)]
+
+    def tried(names: list[str], together: bool) -> str | None:
+        return _Trial(model, example, {name: marked[name] for name in names}, keeps).mismatch()
+
     with preserved_state(model), random_numbers_as_before():
-        while pending:
-            names = pending.pop()
-            wrong = _wrong(model, example, {name: marked[name] for name in names}, keeps) if names else None
-            if wrong is not None and len(names) > 1:
-                pending += [names[: len(names) // 2], names[len(names) // 2 :]]
-            elif wrong is not None:
-                reasons[names[0]] = wrong
+        return _bisected([list(marked)], tried)
+
+
+def _bisected(parts: list[list[str]], tried: Callable[[list[str], bool], str | None]) -> dict[str, str]:
+    """Halve each failing set of groups until the failing groups are known, and return them with their reasons.
+
+    `tried` returns why a trial of some groups fails, or None; it is also given whether these are a whole part.
+    """
+    reasons: dict[str, str] = {}
+    pending = [(names, tried(names, True)) for names in parts if names]
+    while pending:
+        names, wrong = pending.pop()
+        if wrong is None:
+            continue
+        middle = len(names) // 2
+        halves = [(half, tried(half, False)) for half in (names[:middle], names[middle:]) if middle]
+        if any(reason is not None for _, reason in halves):
+            pending += halves
+        else:  # a single group, or groups that fail only together
+            reasons |= dict.fromkeys(names, wrong)
     return reasons
 
 
@@ -183,84 +190,75 @@ def _keeps(groups: Groups) -> tuple[KeepMasks, bool]:
     return keeps, equal
 
 
-def _wrong(
-    model: nn.Module, example: Tensor, groups: Groups, keeps: KeepMasks, path: Sequence[str] = (),
-    all_of_them: bool = False,
-) -> str | None:  # fmt: skip
-    """Return why cutting channels of these groups differs from masking them, or None if it does not.
-
-    With `all_of_them` the mask must have an effect on the output.
-    """
-    outputs = _outputs(model, example, groups, keeps, path)
-    if isinstance(outputs, str):
-        return outputs
-    used, expected, actual = outputs
-    if [out.shape for out in expected] != [out.shape for out in actual]:
-        return MODEL_OUTPUT
-    if not _tell(expected):
-        return "the output has no finite floating-point number, so that a cut cannot be verified"
-    if not all(group.exact for group in groups.values()):
-        return None
-    fine, of_effect = (FINE, OF_EFFECT) if _eps(expected) > 1e-12 else (FINE_DOUBLE, OF_EFFECT_DOUBLE)
-    far = _distance(expected, actual)
-    if far == 0 and all_of_them:  # hardly any network is so small that it shows no rounding
-        return None if _effect(model, used, groups, keeps, expected) else NO_EFFECT
-    if far <= (COARSE if _is_coarse(expected) else fine):
-        return None
-    if far > COARSE:
-        return CHANGED
-    # more than the usual rounding, less than the usual error of a wrong cut: compare with the effect of the mask
-    return None if far <= of_effect * _effect(model, used, groups, keeps, expected) else CHANGED
-
-
-def _effect(
-    model: nn.Module, example: Tensor, groups: Groups, keeps: KeepMasks, masked: Sequence[Tensor]
-) -> float:
-    """Return the distance between the outputs of the unmasked and the masked network."""
-    kept_indices = _kept_positions(model, groups, keeps)
-    with torch.no_grad():
-        twin = _copy(model, made_up_values(model, _tensors_of(groups), kept_indices, whole=True))
-        torch.manual_seed(VERIFICATION_SEED)
-        return _distance(masked, output_tensors(twin(example.clone())))
-
-
 def distance(model: nn.Module, example: Tensor, groups: Groups) -> float:
     """Return the relative distance between the outputs after cutting and after masking channels of these groups.
 
     Infinite if the cut network does not run. It compares two ways to cut that both pass verification.
     """
-    outputs = _outputs(model, example, groups, _keeps(groups)[0])
-    return float("inf") if isinstance(outputs, str) else _distance(*outputs[1:])
+    trial = _Trial(model, example, groups, _keeps(groups)[0])
+    return float("inf") if trial.failure else _distance(trial.masked, trial.cut)
 
 
-def _kept_positions(model: nn.Module, groups: Groups, keeps: KeepMasks) -> KeptIndices:
-    return kept_positions(model, {name: ~keeps[name] for name in groups}, groups)[0]
+class _Trial:
+    """The outputs of the masked and of the cut network for the same input and random seed."""
 
+    def __init__(
+        self, model: nn.Module, example: Tensor, groups: Groups, keeps: KeepMasks, path: Sequence[str] = ()
+    ) -> None:
+        self._model, self._groups = model, groups
+        self._kept_indices = kept_positions(model, {name: ~keeps[name] for name in groups}, groups)[0]
+        #: why the cut network fails, or None
+        self.failure: str | None = None
+        twin = self._copy()
+        with torch.no_grad():
+            self._example, self.masked = _run_small(twin, example, path)
+            try:
+                _cut_in_place(twin, self._kept_indices, rescaling({name: keeps[name] for name in groups}, groups))
+                torch.manual_seed(VERIFICATION_SEED)
+                self.cut = output_tensors(twin(self._example.clone()))
+            except Exception as error:  # a third-party forward may raise anything on unexpected sizes
+                self.failure = f"{CHANGED}: {type(error).__name__}"
 
-def _tensors_of(groups: Groups) -> set[str]:
-    return {part.tensor for group in groups.values() for part in group.slices}
+    def mismatch(self, must_matter: bool = False) -> str | None:
+        """Return why the outputs differ, or None if they are equal up to rounding.
 
+        With `must_matter` the mask must have an effect on the output.
+        """
+        if self.failure is not None:
+            return self.failure
+        if [out.shape for out in self.masked] != [out.shape for out in self.cut]:
+            return MODEL_OUTPUT
+        if not any(_is_number(out) and bool(out.isfinite().any()) for out in self.masked):
+            return "the output has no finite floating-point number, so that a cut cannot be verified"
+        if not all(group.exact for group in self._groups.values()):
+            return None
+        far, rounding = _distance(self.masked, self.cut), _rounding(self.masked)
+        if far == 0 and must_matter:  # hardly any network is so small that it shows no rounding
+            return None if self._effect() else NO_EFFECT
+        if far <= rounding.fine:
+            return None
+        # between the usual rounding and the usual error of a wrong cut: compare with the effect of the mask
+        return None if far <= COARSE and far <= rounding.of_effect * self._effect() else CHANGED
 
-def _outputs(
-    model: nn.Module, example: Tensor, groups: Groups, keeps: KeepMasks, path: Sequence[str] = ()
-) -> tuple[Tensor, list[Tensor], list[Tensor]] | str:
-    """Return the input used and the outputs of the masked and the cut network for it, or why the latter fails.
-
-    Both passes use the same random seed. Only kept positions have random values: with zeros elsewhere, the copy
-    is the masked network.
-    """
-    kept_indices = _kept_positions(model, groups, keeps)
-    values = made_up_values(model, _tensors_of(groups), kept_indices)
-    twin = _copy(model, values)
-    values.clear()  # one copy in memory, which becomes smaller while tensors are cut
-    with torch.no_grad():
-        example, expected = _run_small(twin, example, path)
-        try:
-            _cut_in_place(twin, kept_indices, rescaling({name: keeps[name] for name in groups}, groups))
+    def _effect(self) -> float:
+        """Return the distance between the outputs of the unmasked and the masked network."""
+        with torch.no_grad():
+            twin = self._copy(whole=True)
             torch.manual_seed(VERIFICATION_SEED)
-            return example, expected, output_tensors(twin(example.clone()))
-        except Exception as error:  # a third-party forward may raise anything on unexpected sizes
-            return f"{CHANGED}: {type(error).__name__}"
+            return _distance(self.masked, output_tensors(twin(self._example.clone())))
+
+    def _copy(self, whole: bool = False) -> nn.Module:
+        """Copy the modules and share the tensors, except for parameters and statistics with random values.
+
+        The values of channels that are removed are zero, so that the copy is the masked network, unless `whole`.
+        """
+        masked = {part.tensor for group in self._groups.values() for part in group.slices}
+        twin = twin_of(self._model)
+        for module in twin.modules():
+            for name in [name for name in module._buffers if name.startswith(PREFIX)]:
+                del module._buffers[name]  # masks have no effect here, and cutting them takes time
+        replace_tensors(twin, made_up_values(self._model, masked, self._kept_indices, whole))
+        return twin
 
 
 class _Path(TorchDispatchMode):
@@ -311,7 +309,7 @@ def _cut_in_place(twin: nn.Module, kept_indices: KeptIndices, factors: Mapping[s
             lineage.record_cut(tensor, dim, index)
         if id(old) not in places:
             continue  # tied to a tensor that is cut already
-        new = shrink(rescaled(old, factors[tensor]) if tensor in factors else old, dims)
+        new = shrink(rescaled(old, factors.get(tensor, ())), dims)
         replacement = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
         for holder, name in places.pop(id(old)):
             holder[name] = replacement
@@ -322,19 +320,12 @@ def _is_number(tensor: Tensor) -> bool:
     return tensor.is_floating_point() or tensor.is_complex()
 
 
-def _tell(outputs: Sequence[Tensor]) -> bool:
-    """Whether the outputs contain a finite number, so that they can be compared."""
-    return any(_is_number(out) and bool(out.isfinite().any()) for out in outputs)
-
-
-def _eps(outputs: Sequence[Tensor]) -> float:
-    """Return the machine epsilon of the least precise output."""
-    return max(torch.finfo(out.dtype).eps for out in outputs if _is_number(out))
-
-
-def _is_coarse(outputs: Sequence[Tensor]) -> bool:
-    """Whether the outputs may be computed in TF32 or half precision."""
-    return _eps(outputs) > 1e-6 or any(_is_number(out) and out.is_cuda for out in outputs)
+def _rounding(outputs: Sequence[Tensor]) -> _Rounding:
+    """Return the thresholds for the least precise output."""
+    eps = max(torch.finfo(out.dtype).eps for out in outputs if _is_number(out))
+    if eps > 1e-6 or any(_is_number(out) and out.is_cuda for out in outputs):
+        return HALF
+    return SINGLE if eps > 1e-12 else DOUBLE
 
 
 def _distance(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
@@ -360,16 +351,3 @@ def _off(expected: Tensor, found: Tensor) -> float:
     varies = torch.linalg.vector_norm(expected - expected.mean())
     rounding = torch.finfo(torch.float32).eps * torch.linalg.vector_norm(expected)
     return float(torch.linalg.vector_norm(expected - found) / (varies + rounding + torch.finfo(varies.dtype).tiny))
-
-
-def _copy(model: nn.Module, values: Mapping[int, Tensor]) -> nn.Module:
-    """Copy the modules and share the tensors, except for parameters and statistics with random values."""
-    twin = twin_of(model)
-    for module in twin.modules():
-        for name in [name for name in module._buffers if name.startswith(PREFIX)]:
-            del module._buffers[name]  # masks have no effect here, and cutting them takes time
-        for holder in (module._parameters, module._buffers):
-            for name, old in holder.items():
-                if old is not None and id(old) in values:
-                    holder[name] = values[id(old)]  # type: ignore[assignment]
-    return twin

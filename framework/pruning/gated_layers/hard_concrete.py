@@ -14,8 +14,9 @@ not change.
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,8 +30,12 @@ SMALLEST, LARGEST = math.log(1e-2), math.log(1e2)
 TEMPERATURE, DROP_RATE, SPREAD = 2 / 3, 0.5, 0.01
 
 
-class HardConcrete:
-    """Base of gated layers: the gates, their sampling, and their penalty."""
+class HardConcrete(nn.Module):
+    """Base of gated layers: the gates, their sampling, and their penalty.
+
+    A subclass also inherits from a layer of torch, and its constructor has the arguments of that layer and the
+    options of `add_log_alpha`.
+    """
 
     log_alpha: nn.Parameter
     weight: Any
@@ -45,6 +50,11 @@ class HardConcrete:
     is_open: Tensor
     #: dimension of the weight that has the gates
     gate_dim: int
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        own = inspect.signature(self.add_log_alpha).parameters
+        super().__init__(*arguments, **{name: value for name, value in options.items() if name not in own})
+        self.add_log_alpha(**{name: value for name, value in options.items() if name in own})
 
     def add_log_alpha(
         self: Any,
@@ -133,16 +143,12 @@ class HardConcrete:
 
 
 class L0Linear(HardConcrete, nn.Linear):
-    """A linear layer with a gate on each input unit; `gates` are the options of `add_log_alpha`.
+    """A linear layer with a gate on each input unit.
 
     Input `(samples, ..., in_features)`. The bias has no gate.
     """
 
     gate_dim = 1
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, **gates: Any) -> None:
-        nn.Linear.__init__(self, in_features, out_features, bias)
-        self.add_log_alpha(**gates)
 
     def forward(self, input: Tensor) -> Tensor:
         z = self.gates(len(input))
@@ -152,30 +158,12 @@ class L0Linear(HardConcrete, nn.Linear):
 
 
 class L0Conv2d(HardConcrete, nn.Conv2d):
-    """A convolution with a gate on each output channel, its bias included; `gates` as for `L0Linear`.
+    """A convolution with a gate on each output channel, its bias included.
 
     Input `(samples, in_channels, height, width)`. A closed gate makes the channel zero.
     """
 
     gate_dim = 0
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] | str = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: Literal["zeros", "reflect", "replicate", "circular"] = "zeros",
-        **gates: Any,
-    ) -> None:
-        nn.Conv2d.__init__(
-            self, in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode
-        )
-        self.add_log_alpha(**gates)
 
     def forward(self, input: Tensor) -> Tensor:
         z = self.gates(len(input))

@@ -33,12 +33,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import check_network, named_tensors
+from secateur.framework.network.copies import replace_tensors
+from secateur.framework.network.layers import check_network, named_tensors, tensor_name
 from secateur.framework.network.lineage import (
     Companion,
     KeptIndices,
@@ -50,7 +51,7 @@ from secateur.framework.network.lineage import (
 from secateur.framework.network.masks import PREFIX, Masks
 from secateur.framework.network.ordinary_tensors import ordinary_mode
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
-from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, TracedGroups, example_of, remap
+from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, example_of, like, remap
 from secateur.framework.pruning.channels.slicing import Factor, kept_positions, rescaled, rescaling, shrink
 from secateur.framework.pruning.surgery.folding import moved_constants
 from secateur.framework.pruning.surgery.rollback import all_or_nothing
@@ -59,15 +60,21 @@ from secateur.utils.optimizers import unwrapped
 from secateur.utils.suggest import unknown
 
 
+class _Replacement(NamedTuple):
+    old: Tensor
+    name: str
+    dims: Mapping[int, Tensor]
+    new: Tensor
+
+
 @dataclass
 class _Plan:
     """All replacements, computed before the first one is applied."""
 
-    parameters: list[tuple[nn.Parameter, nn.Parameter]] = field(default_factory=list)
-    #: (module, attribute, new tensor)
-    buffers: list[tuple[nn.Module, str, Tensor]] = field(default_factory=list)
+    #: id of a parameter, buffer or mask -> the old tensor, its name, its kept positions, and the new tensor
+    tensors: dict[int, _Replacement] = field(default_factory=dict)
     entries: list[tuple[MutableMapping[str, Tensor], str, Tensor]] = field(default_factory=list)
-    states: list[tuple[nn.Parameter, dict[str, Any]]] = field(default_factory=list)
+    states: list[tuple[Tensor, dict[str, Any]]] = field(default_factory=list)
 
 
 @ordinary_mode()
@@ -129,29 +136,18 @@ def cut(
     _check_gone(model, keep, groups, example_input)
     removed = {name: ~mask.cpu() for name, mask in keep.items() if not bool(mask.all())}
     if not removed:
-        return TracedGroups(groups, groups.example) if isinstance(groups, TracedGroups) else dict(groups)
+        return like(groups, groups)
     folded = moved_constants(model, removed, groups, example_input) if fold else {}
     kept_indices, positions = kept_positions(model, removed, groups)
     twins, mappings = _sorted_out(companions, model)
     plan = _Plan()
-    named = named_tensors(model)
+    shapes = {name: tensor.shape for name, tensor in named_tensors(model).items()}
     factors = rescaling(keep, groups)
-    values = {id(named[name]): value for name, value in folded.items()}
-    for name, parts in factors.items():
-        values[id(named[name])] = rescaled(values.get(id(named[name]), named[name].detach()), parts)
-    touched: KeptIndices = {name: {} for name, tensor in named.items() if id(tensor) in values} | kept_indices
-    _plan_module(plan, model, touched, values=values)
-    for twin in twins:
-        tensors = named_tensors(twin)
-        scaled = {
-            id(tensors[name]): rescaled(tensors[name].detach(), parts)
-            for name, parts in factors.items()
-            if name in tensors and tensors[name].shape == named[name].shape
-        }
-        _plan_module(plan, twin, kept_indices, like=model, values=scaled)
-    _plan_optimizer(plan, optimizer, touched, [model, *twins])
+    for module in [model, *twins]:
+        _plan_module(plan, module, kept_indices, shapes, factors, folded if module is model else {})
+    _plan_optimizer(plan, optimizer)
     for mapping in mappings:
-        _plan_mapping(plan, mapping, kept_indices, model, factors)
+        _plan_mapping(plan, mapping, kept_indices, shapes, factors)
     modules = [model, *twins]
     lineages = [lineage_of(model), *(_twin_lineage(twin, model) for twin in twins)]
     with all_or_nothing(modules, None if optimizer is None else unwrapped(optimizer), mappings):
@@ -168,37 +164,39 @@ def _plan_module(
     plan: _Plan,
     module: nn.Module,
     kept_indices: KeptIndices,
-    like: nn.Module | None = None,
-    values: Mapping[int, Tensor] | None = None,
+    shapes: Mapping[str, torch.Size],
+    factors: Mapping[str, Sequence[Factor]],
+    folded: Mapping[str, Tensor],
 ) -> None:
     """Plan the parameters (with gradients), buffers and masks of one module.
 
-    `values` maps the id of a tensor to new values before slicing; shapes must equal those of `like`.
+    `shapes` are those of the model, `folded` new values of some tensors before slicing.
     """
-    reference = named_tensors(like) if like is not None else {}
     tensors = named_tensors(module)
-    seen: set[int] = set()
-    for name, dims in kept_indices.items():
+    for name in kept_indices:
         old = tensors.get(name)
-        if old is None or reference and old.shape != reference[name].shape:
+        if old is None or old.shape != shapes[name]:
             shape = "is missing" if old is None else f"has shape {tuple(old.shape)}, unlike the model's"
             raise UsageError(f"companion {type(module).__name__}: '{name}' {shape}")
-        owner_name, _, attribute = name.rpartition(".")
-        owner = module.get_submodule(owner_name)
-        value = (values or {}).get(id(old), old.detach())
-        if isinstance(old, nn.Parameter):
-            if id(old) not in seen:  # tied parameters have several names
-                plan.parameters.append((old, _smaller(old, dims, value)))
-            seen.add(id(old))
-        else:
-            plan.buffers.append((owner, attribute, shrink(value, dims)))
-        mask = owner._buffers.get(PREFIX + attribute)
+    values = {id(tensors[name]): value for name, value in folded.items()}
+    for name, parts in factors.items():
+        values[id(tensors[name])] = rescaled(values.get(id(tensors[name]), tensors[name].detach()), parts)
+    touched: KeptIndices = {name: {} for name, tensor in tensors.items() if id(tensor) in values} | kept_indices
+    for name, dims in touched.items():
+        old = tensors[name]
+        if id(old) in plan.tensors:  # tied tensors have several names
+            continue
+        value = shrink(values.get(id(old), old.detach()), dims)
+        new = _replaced(old, value, dims) if isinstance(old, nn.Parameter) else value
+        plan.tensors[id(old)] = _Replacement(old, name, dims, new)
+        owner, _, attribute = name.rpartition(".")
+        mask = tensors.get(tensor_name(owner, PREFIX + attribute))
         if mask is not None:
-            plan.buffers.append((owner, PREFIX + attribute, shrink(mask, dims)))
+            plan.tensors[id(mask)] = _Replacement(mask, name, dims, shrink(mask, dims))
 
 
-def _smaller(old: nn.Parameter, dims: Mapping[int, Tensor], value: Tensor) -> nn.Parameter:
-    new = nn.Parameter(shrink(value, dims), requires_grad=old.requires_grad)
+def _replaced(old: nn.Parameter, value: Tensor, dims: Mapping[int, Tensor]) -> nn.Parameter:
+    new = nn.Parameter(value, requires_grad=old.requires_grad)
     new.__class__ = type(old)
     new.__dict__.update(old.__dict__)  # the user's attributes of a parameter, such as a learning rate
     for hook in (old._backward_hooks or {}).values():
@@ -211,18 +209,16 @@ def _smaller(old: nn.Parameter, dims: Mapping[int, Tensor], value: Tensor) -> nn
     return new
 
 
-def _plan_optimizer(plan: _Plan, optimizer: Any, kept_indices: KeptIndices, modules: Sequence[nn.Module]) -> None:
+def _plan_optimizer(plan: _Plan, optimizer: Any) -> None:
     if optimizer is None:
         return
     inner = unwrapped(optimizer)
     if isinstance(inner, torch.optim.LBFGS):
         raise UsageError("LBFGS has a single flat state for all parameters, which cannot be cut")
-    names = {id(tensor): name for module in modules for name, tensor in named_tensors(module).items()}
-    for old, _ in plan.parameters:
+    for old, name, dims, _ in plan.tensors.values():
         if old in inner.state:
-            name = names[id(old)]
             state = {
-                key: _smaller_state(value, key, old, name, kept_indices[name], type(inner).__name__)
+                key: _smaller_state(value, key, old, name, dims, type(inner).__name__)
                 for key, value in inner.state[old].items()
             }
             plan.states.append((old, state))
@@ -248,10 +244,9 @@ def _plan_mapping(
     plan: _Plan,
     companion: MutableMapping[str, Tensor],
     kept_indices: KeptIndices,
-    model: nn.Module,
+    shapes: Mapping[str, torch.Size],
     factors: Mapping[str, Sequence[Factor]],
 ) -> None:
-    reference = named_tensors(model)
     missed = next((name for name in kept_indices if name not in companion), None)
     wrapped = None if missed is None else next((key for key in companion if key.endswith(f".{missed}")), None)
     if wrapped is not None:
@@ -264,24 +259,19 @@ def _plan_mapping(
             continue
         if not isinstance(companion[name], Tensor):
             raise UsageError(f"companion: '{name}' is {type(companion[name]).__name__}, not a tensor")
-        if companion[name].shape != reference[name].shape:
+        if companion[name].shape != shapes[name]:
             raise UsageError(
                 f"companion: '{name}' has shape {tuple(companion[name].shape)}, the model's has "
-                f"{tuple(reference[name].shape)}"
+                f"{tuple(shapes[name])}"
             )
-        values = rescaled(companion[name].detach(), factors[name]) if name in factors else companion[name].detach()
-        plan.entries.append((companion, name, shrink(values, dims)))
+        values = companion[name].detach()
+        plan.entries.append((companion, name, shrink(rescaled(values, factors.get(name, ())), dims)))
 
 
 def _apply(plan: _Plan, modules: Sequence[nn.Module], optimizer: Any) -> None:
-    new = {id(old): parameter for old, parameter in plan.parameters}
+    new = {key: replacement.new for key, replacement in plan.tensors.items()}
     for module in modules:
-        for owner in module.modules():
-            for attribute, old in owner._parameters.items():
-                if old is not None and id(old) in new:
-                    owner._parameters[attribute] = new[id(old)]
-    for owner, attribute, buffer in plan.buffers:
-        owner._buffers[attribute] = buffer
+        replace_tensors(module, new)
     for mapping, name, tensor in plan.entries:
         mapping[name] = tensor
     if optimizer is None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from secateur.framework.pruning.channels.groups import ChannelGroup, Slice
+from secateur.framework.pruning.channels.tracing.labels import Labels
 
 #: operations that only move, repeat or select entries
 MOVES = frozenset(
@@ -102,7 +103,7 @@ class Queries:
 
 
 def with_queries(
-    groups: Mapping[str, ChannelGroup], starts: Mapping[tuple[str, int], int], count: int, found: Sequence[Tensor]
+    groups: Mapping[str, ChannelGroup], labels: Labels, found: Sequence[Tensor]
 ) -> dict[str, ChannelGroup]:
     """Return the groups that own some of the query rows, with these as their `queries`.
 
@@ -110,13 +111,13 @@ def with_queries(
 
     Args:
         groups: The groups by name.
-        starts: The first label along each (tensor, dimension).
-        count: The number of labels.
+        labels: The labels of the pass.
         found: Labels of rows of queries.
     """
     if not found:
         return {}
-    wanted = torch.zeros(count, dtype=torch.bool)
+    starts = labels.starts()
+    wanted = torch.zeros(labels.count, dtype=torch.bool)
     wanted[torch.cat(list(found))] = True
     marked = {}
     for name, group in groups.items():

@@ -7,7 +7,6 @@ arguments, with its name as the reason.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -172,28 +171,19 @@ def batch_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     ctx.give(out[0], dict(ctx.fields(args[0])))
 
 
-@rule("native_layer_norm")
+@rule("native_layer_norm _fused_rms_norm")
 def layer_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """LayerNorm: join the labels of scale and shift; mean and variance reduce over the channels."""
-    _norm_over(ctx, args[0], args[1], args[2:4], "LayerNorm")
-    ctx.give(out[0], dict(ctx.fields(args[0])))
+    """LayerNorm and RMSNorm: join the labels of scale and shift; the moments reduce over the channels.
 
-
-@rule("_fused_rms_norm")
-def rms_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """RMSNorm: join the labels of the scale; the mean square reduces over the channels.
-
-    On other devices it is decomposed into several operations.
+    On other devices RMSNorm, which has no shift, is decomposed into several operations.
     """
-    _norm_over(ctx, args[0], args[1], args[2:3], "RMSNorm")
-    ctx.give(out[0], dict(ctx.fields(args[0])))
-
-
-def _norm_over(ctx: Context, x: Tensor, shape: Sequence[int], followers: Arguments, what: str) -> None:
+    x, shape, scale, shift = args[:4]
+    what, followers = ("LayerNorm", (scale, shift)) if name == "native_layer_norm" else ("RMSNorm", (scale,))
     for place, axis in enumerate(range(x.dim() - len(shape), x.dim())):
         _follow(ctx, x, axis, followers, what, place)
         if axis in ctx.fields(x):
             ctx.reduced(ctx.fields(x)[axis], what)
+    ctx.give(out[0], dict(ctx.fields(x)))
 
 
 @rule("native_group_norm")
@@ -262,17 +252,10 @@ def reduction(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         return
     x, results = args[0], tensors(out)
     axes = _reduced_axes(x, args[2:] if "norm" in name else args[1:])  # the first argument of a norm is its order
-    kept_dims = results[0].dim() == x.dim()
-    fields: Fields = {}
-    for axis, labels in ctx.fields(x).items():
-        if axis in axes and name not in SUMS:
-            ctx.reduced(labels, name)
-        elif axis in axes:
-            continue
-        else:
-            fields[axis if kept_dims else axis - sum(other < axis for other in axes)] = labels
-    for result in results:
-        ctx.give(result, dict(fields))
+    dropped = set() if results[0].dim() == x.dim() else axes
+    for axis in axes.intersection(ctx.fields(x)) if name not in SUMS else ():
+        ctx.reduced(ctx.fields(x)[axis], name)
+    ctx.carry(x, out, lambda axis: None if axis in axes else axis - sum(other < axis for other in dropped))
 
 
 def _reduced_axes(x: Tensor, args: Arguments) -> set[int]:
@@ -292,14 +275,7 @@ def _reduced_axes(x: Tensor, args: Arguments) -> set[int]:
 def spatial(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Operations on the spatial axes of each channel separately: (batch, channels, spatial...)."""
     ctx.not_channels(args[0])
-    fields: Fields = {}
-    for axis, labels in ctx.fields(args[0]).items():
-        if axis < 2:
-            fields[axis] = labels
-        else:
-            ctx.stay(labels, f"reduced over: {name}")
-    for result in tensors(out):
-        ctx.give(result, dict(fields))
+    ctx.carry(args[0], out, lambda axis: axis if axis < 2 else f"reduced over: {name}")
 
 
 @rule("embedding _embedding_bag _embedding_bag_forward_only")

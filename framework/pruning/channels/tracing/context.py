@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.framework.pruning.channels.tracing.attention_scale import Queries
-from secateur.framework.pruning.channels.tracing.dataflow import Memory, Operation, storage_of
+from secateur.framework.pruning.channels.tracing.dataflow import Dataflow, storage_of
 from secateur.framework.pruning.channels.tracing.labels import FIXED, Labels
 
 Fields = dict[int, Tensor]
@@ -31,8 +31,6 @@ class Context:
         self.adapted: set[str] = set()
         #: modules of which whole heads are cut -> number of heads, channels per head
         self.heads: dict[str, tuple[int, int]] = {}
-        #: first label of each run
-        self.starts: list[int] = []
         #: rows of queries that compensate for a changed scale of attention
         self.queries = Queries()
         #: runs of which the code used a piece that is not one of equal pieces
@@ -41,27 +39,29 @@ class Context:
         self.storages: set[int] = set()
         #: producers of channels in forward order: a layer's name, or the labels along the outputs of a weight
         self.made: list[str | Tensor] = []
+        #: names of the modules whose weights were used, in forward order, called or not
+        self.order: list[str] = []
         #: names of all operations in order, and whether none of them has a hard-coded number as an operand
         self.path: list[str] = []
         self.numberless = True
-        #: every operation with an argument that depends on the input
-        self.operations: list[Operation] = []
         #: numbers of the network's outputs
         self.ends: list[int] = []
-        #: reads and writes of the operations, and the number of the current one
-        self.memory = Memory()
-        self.step = 0
+        #: reads and writes of the operations
+        self.dataflow = Dataflow()
         #: `first`: operations, found in an earlier pass, that split an axis with the channels on its first part;
         #: `splits`: labels along the last part of the others; `misled`: operations that were split the wrong way
         self.first: set[int] = set()
         self.splits: list[tuple[int, Tensor]] = []
         self.misled: set[int] = set()
-        #: numbers of the tensors that depend on the input
-        self.flowing: set[int] = set()
         self._fields: dict[int, Fields] = {}
         self._count = itertools.count()
         #: id -> weak reference to the tensor, and its number: Python reuses the id of a deleted tensor
         self._numbers: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+
+    @property
+    def step(self) -> int:
+        """The number of the current operation."""
+        return len(self.dataflow.operations)
 
     def number(self, tensor: Tensor) -> int:
         """Return the number of a tensor, which is unique within this pass."""
@@ -79,17 +79,27 @@ class Context:
         """Set a tensor's labels."""
         self._fields[self.number(tensor)] = fields
 
+    def carry(self, tensor: Tensor, out: Any, place: Callable[[int], int | str | None]) -> None:
+        """Set the labels of the results to those of `tensor`.
+
+        `place` maps an axis to that of the results; or to the reason why its labels are protected; or to None,
+        and its labels are dropped.
+        """
+        fields: Fields = {}
+        for axis, labels in self.fields(tensor).items():
+            new = place(axis)
+            if isinstance(new, str):
+                self.stay(labels, new)
+            elif new is not None:
+                fields[new] = labels
+        for result in tensors(out):
+            self.give(result, dict(fields))
+
     def flow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], made: Sequence[str | Tensor] = ()) -> None:
-        """Record an operation and count it; the outputs of the first one are the network's input."""
-        incoming = tuple(self.number(tensor) for tensor in inputs)
-        outgoing = tuple(self.number(tensor) for tensor in outputs)
-        self.memory.record(tuple(zip(incoming, inputs, strict=True)), tuple(zip(outgoing, outputs, strict=True)))
-        self.step += 1
-        if self.step > 1 and not self.flowing.intersection(incoming):
-            return  # it does not depend on the input
-        self.flowing.update(outgoing)
+        """Record an operation; the outputs of the first one are the network's input."""
+        given, results = ([(self.number(tensor), tensor) for tensor in part] for part in (inputs, outputs))
         labels = tuple(int(part[0]) for part in made if not isinstance(part, str) and len(part))
-        self.operations.append(Operation(incoming, outgoing, labels))
+        self.dataflow.record(given, results, labels)
 
     def forget_labels(self) -> None:
         """Release the labels once the groups are known: they take several times the memory of a small network."""
@@ -109,19 +119,16 @@ class Context:
 
     def runs_of(self, labels: Tensor) -> list[int]:
         """Return the numbers of the runs that contain these labels."""
-        starts = torch.tensor(self.starts)
-        numbers: list[int] = (
-            torch.searchsorted(starts, labels[labels != FIXED], right=True).sub_(1).unique().tolist()
-        )
+        numbers: list[int] = self.labels.runs_of(labels[labels != FIXED]).unique().tolist()
         return numbers
 
     def is_seam(self, labels: Tensor, position: int) -> bool:
         """Whether concatenated parts of an axis meet at this position, or the axis begins or ends there."""
         if position in (0, len(labels)):
             return True
-        before, after = (torch.searchsorted(torch.tensor(self.starts), labels[at], right=True)
-                         for at in (position - 1, position))  # fmt: skip
-        return bool(before != after) or bool((labels[position - 1 : position + 1] == FIXED).any())
+        around = labels[position - 1 : position + 1]
+        before, after = self.labels.runs_of(around)
+        return bool(before != after) or bool((around == FIXED).any())
 
     def produce(self, weight: Tensor, axis: int, out: Tensor, along: int, bias: Tensor | None = None) -> None:
         """Record the contraction of a parameter, or a view of one.

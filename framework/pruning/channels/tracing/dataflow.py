@@ -3,41 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Operation:
-    """Numbers of an operation's input and output tensors, and the first label of its weight's outputs, if any."""
+class Operation(NamedTuple):
+    """An operation of the forward pass; tensors are given by their numbers."""
 
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
-    made: tuple[int, ...] = ()
-
-
-def unavoidable(
-    operations: Sequence[Operation], start: int, ends: Iterable[int], group_of: dict[int, str]
-) -> set[str]:
-    """Return the names of the groups that are on all paths from tensor `start` to one of `ends`.
-
-    `group_of` maps labels to groups. Where several tensors meet that depend on the input (a sum, a
-    concatenation, a gate), only groups on the paths of all of them are unavoidable.
-    """
-    through: dict[int, frozenset[str]] = {start: frozenset()}
-    for operation in operations:
-        incoming = [through[number] for number in operation.inputs if number in through]
-        if not incoming:
-            continue
-        common = frozenset.intersection(*incoming)
-        produced = frozenset(group_of[label] for label in operation.made if label in group_of)
-        for out in operation.outputs:
-            through[out] = common | produced
-    needed: set[str] = set()
-    return needed.union(*(through[end] for end in ends if end in through))
+    read: set[int]
+    #: empty if the result is a Python number
+    returned: set[int]
+    #: places in memory of the tensors that are changed
+    written: set[int]
+    #: the first label of the outputs of each weight that is used
+    made: tuple[int, ...]
 
 
 def storage_of(tensor: Tensor) -> int:
@@ -45,23 +27,25 @@ def storage_of(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata if tensor.layout == torch.strided else id(tensor)
 
 
-class Memory:
-    """Records what every operation reads, returns and writes.
+class Dataflow:
+    """Records what every operation reads, returns and writes; the first one returns the network's input.
 
     A tensor and its views have one place in memory, since writing to one of them changes the others.
     """
 
     def __init__(self) -> None:
-        #: for each operation: the numbers of the tensors read and returned, and the places written; None for
-        #: returned if the result is a Python number
-        self._steps: list[tuple[set[int], set[int] | None, set[int]]] = []
+        self.operations: list[Operation] = []
+        #: numbers of the tensors that depend on the input
+        self.flowing: set[int] = set()
         #: number of a tensor -> its place
         self._place: dict[int, int] = {}
         #: storage of a tensor that existed before the pass -> its place
         self._before: dict[int, int] = {}
         self._new = itertools.count()
 
-    def record(self, given: Sequence[tuple[int, Tensor]], results: Sequence[tuple[int, Tensor]]) -> None:
+    def record(
+        self, given: Sequence[tuple[int, Tensor]], results: Sequence[tuple[int, Tensor]], made: tuple[int, ...]
+    ) -> None:
         """Record the next operation by the numbers and tensors of its arguments and results."""
         here: dict[int, int] = {}
         for number, tensor in given:
@@ -69,13 +53,15 @@ class Memory:
             if number not in self._place:
                 self._place[number] = self._before.setdefault(storage, next(self._new))
             here[storage] = self._place[number]
-        read = {number for number, _ in given}
         for number, tensor in results:
             if number not in self._place:
                 place = here.get(storage_of(tensor))
                 self._place[number] = next(self._new) if place is None else place
-        made = {number for number, _ in results}
-        self._steps.append((read, made or None, {self._place[number] for number in made & read}))
+        read, returned = {number for number, _ in given}, {number for number, _ in results}
+        if not self.operations or not self.flowing.isdisjoint(read):
+            self.flowing |= returned
+        written = {self._place[number] for number in returned & read}
+        self.operations.append(Operation(read, returned, written, made))
 
     def live(self, ends: Iterable[int]) -> set[int]:
         """Return the numbers of the operations on which the tensors `ends` may depend.
@@ -85,10 +71,25 @@ class Memory:
         needed = set(ends)
         places = {self._place[end] for end in needed if end in self._place}
         steps = set()
-        for step in reversed(range(len(self._steps))):
-            read, made, written = self._steps[step]
-            if made is None or not needed.isdisjoint(made) or not places.isdisjoint(written):
+        for step, operation in reversed([*enumerate(self.operations)]):
+            read, returned, written, _ = operation
+            if not returned or not needed.isdisjoint(returned) or not places.isdisjoint(written):
                 steps.add(step)
                 needed |= read
                 places.update(self._place[number] for number in read)
         return steps
+
+    def unavoidable(self, ends: Iterable[int], group_of: Mapping[int, str]) -> set[str]:
+        """Return the names of the groups that are on all paths from the input to one of the tensors `ends`.
+
+        `group_of` maps labels to groups. Where several tensors meet that depend on the input (a sum, a
+        concatenation, a gate), only groups on the paths of all of them are unavoidable.
+        """
+        through: dict[int, frozenset[str]] = dict.fromkeys(self.operations[0].returned, frozenset())
+        for operation in self.operations:
+            incoming = [through[number] for number in operation.read if number in through]
+            if incoming:
+                produced = frozenset(group_of[label] for label in operation.made if label in group_of)
+                through |= dict.fromkeys(operation.returned, frozenset.intersection(*incoming) | produced)
+        needed: set[str] = set()
+        return needed.union(*(through[end] for end in ends if end in through))

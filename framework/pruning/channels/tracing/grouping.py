@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -12,111 +12,130 @@ from secateur.framework.network.layers import is_depthwise, named_tensors, outpu
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.channels.groups import NOTHING_LEFT, ChannelGroup, Slice
 from secateur.framework.pruning.channels.tracing.context import Context
-from secateur.framework.pruning.channels.tracing.dataflow import unavoidable
-
-
-@dataclass(frozen=True)
-class Run:
-    """The labels of one dimension of one tensor: `start`, `start + 1`, ..."""
-
-    tensor: str
-    dim: int
-    start: int
-    size: int
-
-
-def collect(
-    model: nn.Module, context: Context, runs: list[Run], order: list[str], inexact: bool
-) -> list[ChannelGroup]:
-    """Return the groups: channels that own equally many positions of the same slices, with the same protection."""
-    root = context.labels.components()
-    stay, loose = context.labels.reasons(root, inexact, context.memory.live(context.ends))
-    layers = _outputs(model, runs, order)
-    bare = _bare_weights(model, context, runs, layers)
-    producing = torch.zeros(len(runs), dtype=torch.bool)
-    for number, names in layers.items():
-        producing[number] = not all(is_depthwise(model.get_submodule(name)) for name in names)
-    producing[list(bare)] = True
-    cuts = lineage_of(model).kept
-    places = {name: at for at, name in enumerate(order)}
-    groups = [
-        _group(model, runs, layers, bare, places, cuts, owned, stay.get(component), component not in loose)
-        for component, owned in _alike(root, runs, producing, stay, loose)
-    ]
-    covered = {name for group in groups for name in group.layers}
-    known = prunable_layers(model)
-    groups += [_closed(model, name) for name in order if name in known and name not in covered]
-
-    def place(group: ChannelGroup) -> tuple[int, int]:
-        index = group.produced[0].index
-        return places[group.producers[0]], int(index.min()) if index.numel() else 0
-
-    return sorted(groups, key=place)
-
-
-def _outputs(model: nn.Module, runs: list[Run], order: list[str]) -> dict[int, list[str]]:
-    """Return run number of a weight's output dimension -> the layers with this weight, in forward order."""
-    first_name = {id(tensor): name for name, tensor in reversed(named_tensors(model).items())}
-    number = {(run.tensor, run.dim): at for at, run in enumerate(runs)}
-    layers: dict[int, list[str]] = {}
-    known = prunable_layers(model)
-    for name in order:
-        if name not in known:
-            continue
-        module = known[name]
-        key = first_name.get(id(module.weight), tensor_name(name, "weight")), output_dim(module)
-        if key in number:
-            layers.setdefault(number[key], []).append(name)
-    return layers
-
-
-def _bare_weights(
-    model: nn.Module, context: Context, runs: list[Run], layers: Mapping[int, list[str]]
-) -> dict[int, str]:
-    """Return run number of a weight's output dimension -> its module, for weights outside of layers."""
-    made = [labels for labels in context.made if not isinstance(labels, str)]
-    if not made:
-        return {}
-    numbers = context.runs_of(torch.cat(made).unique())
-    known = prunable_layers(model)
-    owners = {number: runs[number].tensor.rpartition(".")[0] for number in numbers if number not in layers}
-    return {number: owner for number, owner in owners.items() if owner not in known}
-
+from secateur.framework.pruning.channels.tracing.labels import Run
 
 #: run number -> the positions in it that each channel owns, `(channels, k)`
 Owned = dict[int, Tensor]
 
 
-def _alike(
-    root: Tensor, runs: list[Run], producing: Tensor, stay: Mapping[int, str], loose: set[int]
-) -> Iterator[tuple[int, Owned]]:
-    """Yield one component of each group, and the positions that the group's channels own.
+class Grouping:
+    """Computes the groups of a traced network."""
 
-    Only components that some layer produces are channels.
-    """
-    sizes = torch.tensor([run.size for run in runs])
-    run_of = torch.repeat_interleave(torch.arange(len(runs)), sizes)
-    position = torch.arange(len(run_of)) - torch.tensor([run.start for run in runs])[run_of]
-    produced = torch.zeros(len(root), dtype=torch.bool)
-    produced[root[producing[run_of]]] = True
-    members = produced[root].nonzero().flatten()
-    members = members[root[members].argsort(stable=True)]
-    components, counts = root[members].unique_consecutive(return_counts=True)
-    starts = counts.cumsum(0) - counts
-    numbers, positions = run_of[members], position[members]
-    kinds, count = _kinds(stay, loose, len(root))
-    # components with the same runs, equally often, have the same sum of random 64-bit numbers
-    codes = torch.randint(-(2**63), 2**63 - 1, (len(runs) + count,), generator=torch.Generator())
-    signatures = codes[len(runs) + kinds[components]]
-    signatures.scatter_add_(0, torch.repeat_interleave(torch.arange(len(counts)), counts), codes[numbers])
-    _, group_of, sizes = signatures.unique(return_inverse=True, return_counts=True)
-    for channels in group_of.argsort(stable=True).split(sizes.tolist()):
-        first = starts[channels]
-        group_runs, widths = numbers[first[0] : first[0] + counts[channels[0]]].unique_consecutive(
-            return_counts=True
+    def __init__(self, model: nn.Module, context: Context) -> None:
+        self._model, self._context, self._runs = model, context, context.labels.runs
+        self._layers, self._kept = prunable_layers(model), lineage_of(model).kept
+        #: place of each module in forward order
+        self._places = {name: at for at, name in enumerate(context.order)}
+        #: run number of a weight's output dimension -> the layers with this weight, in forward order
+        self._outputs = self._outputs_of_layers()
+        #: run number of a weight's output dimension -> its module, for weights outside of layers
+        self._bare = self._bare_weights()
+
+    def collect(self, inexact: bool) -> list[ChannelGroup]:
+        """Return the groups: channels that own equally many positions of the same slices, equally protected."""
+        labels, dataflow = self._context.labels, self._context.dataflow
+        root = labels.components()
+        stay, loose = labels.reasons(root, inexact, dataflow.live(self._context.ends))
+        groups = [
+            self._group(owned, stay.get(component), component not in loose)
+            for component, owned in self._alike(root, stay, loose)
+        ]
+        covered = {name for group in groups for name in group.layers}
+        missing = [name for name in self._places if name in self._layers and name not in covered]
+        groups += [_closed(self._model, name) for name in missing]
+
+        def place(group: ChannelGroup) -> tuple[int, int]:
+            index = group.produced[0].index
+            return self._places[group.producers[0]], int(index.min()) if index.numel() else 0
+
+        return sorted(groups, key=place)
+
+    def _outputs_of_layers(self) -> dict[int, list[str]]:
+        first_name = {id(tensor): name for name, tensor in reversed(named_tensors(self._model).items())}
+        number = {(run.tensor, run.dim): at for at, run in enumerate(self._runs)}
+        outputs: dict[int, list[str]] = {}
+        for name in self._places:
+            if name not in self._layers:
+                continue
+            module = self._layers[name]
+            key = first_name.get(id(module.weight), tensor_name(name, "weight")), output_dim(module)
+            if key in number:
+                outputs.setdefault(number[key], []).append(name)
+        return outputs
+
+    def _bare_weights(self) -> dict[int, str]:
+        made = [labels for labels in self._context.made if not isinstance(labels, str)]
+        numbers = self._context.runs_of(torch.cat(made).unique()) if made else []
+        owners = {at: self._runs[at].tensor.rpartition(".")[0] for at in numbers if at not in self._outputs}
+        return {number: owner for number, owner in owners.items() if owner not in self._layers}
+
+    def _is_producer(self, layer: str) -> bool:
+        return not is_depthwise(self._layers[layer])
+
+    def _alike(self, root: Tensor, stay: Mapping[int, str], loose: set[int]) -> Iterator[tuple[int, Owned]]:
+        """Yield one component of each group, and the positions that the group's channels own.
+
+        Only components that some layer produces are channels.
+        """
+        runs = self._runs
+        producing = torch.zeros(len(runs), dtype=torch.bool)
+        for number, names in self._outputs.items():
+            producing[number] = any(map(self._is_producer, names))
+        producing[list(self._bare)] = True
+        sizes = torch.tensor([run.size for run in runs])
+        run_of = torch.repeat_interleave(torch.arange(len(runs)), sizes)
+        position = torch.arange(len(run_of)) - torch.tensor([run.start for run in runs])[run_of]
+        produced = torch.zeros(len(root), dtype=torch.bool)
+        produced[root[producing[run_of]]] = True
+        members = produced[root].nonzero().flatten()
+        members = members[root[members].argsort(stable=True)]
+        components, counts = root[members].unique_consecutive(return_counts=True)
+        starts = counts.cumsum(0) - counts
+        numbers, positions = run_of[members], position[members]
+        kinds, count = _kinds(stay, loose, len(root))
+        # components with the same runs, equally often, have the same sum of random 64-bit numbers
+        codes = torch.randint(-(2**63), 2**63 - 1, (len(runs) + count,), generator=torch.Generator())
+        signatures = codes[len(runs) + kinds[components]]
+        signatures.scatter_add_(0, torch.repeat_interleave(torch.arange(len(counts)), counts), codes[numbers])
+        _, group_of, sizes = signatures.unique(return_inverse=True, return_counts=True)
+        for channels in group_of.argsort(stable=True).split(sizes.tolist()):
+            first = starts[channels]
+            group_runs, widths = numbers[first[0] : first[0] + counts[channels[0]]].unique_consecutive(
+                return_counts=True
+            )
+            owned = positions[first[:, None] + torch.arange(int(widths.sum()))].split(widths.tolist(), dim=1)
+            yield int(components[channels[0]]), dict(zip(group_runs.tolist(), owned, strict=True))
+
+    def _group(self, owned: Owned, reason: str | None, exact: bool) -> ChannelGroup:
+        run_of = {name: number for number in owned for name in self._outputs.get(number, ())}
+        layers = sorted(run_of, key=self._places.__getitem__)
+        bare = {self._bare[number]: number for number in reversed(owned) if number in self._bare}
+        producers = sorted({*filter(self._is_producer, layers), *bare}, key=self._places.__getitem__)
+        lead = (bare | run_of)[producers[0]]
+        ascending = owned[lead][:, 0].argsort()
+        slices = {
+            number: Slice(self._runs[number].tensor, self._runs[number].dim, index[ascending])
+            for number, index in owned.items()
+        }
+        produced = [slices[lead]] + [
+            part
+            for number, part in slices.items()
+            if number != lead and (number in self._bare or _is_bias(self._runs[number], producers)
+                                   or any(name in producers for name in self._outputs.get(number, ())))
+        ]  # fmt: skip
+        first = slices[lead].index[:, 0]
+        kept = self._kept.get((slices[lead].tensor, slices[lead].dim))
+        return ChannelGroup(
+            name=producers[0],
+            channels=len(ascending),
+            slices=tuple(slices.values()),
+            origin=first.clone() if kept is None else kept[first],
+            producers=tuple(producers),
+            produced=tuple(produced),
+            layers=tuple(layers),
+            protected=reason,
+            exact=exact,
         )
-        owned = positions[first[:, None] + torch.arange(int(widths.sum()))].split(widths.tolist(), dim=1)
-        yield int(components[channels[0]]), dict(zip(group_runs.tolist(), owned, strict=True))
 
 
 def _kinds(stay: Mapping[int, str], loose: set[int], count: int) -> tuple[Tensor, int]:
@@ -131,56 +150,14 @@ def _kinds(stay: Mapping[int, str], loose: set[int], count: int) -> tuple[Tensor
     return kinds, 2 * len(reasons) + 2
 
 
-def _group(
-    model: nn.Module,
-    runs: list[Run],
-    outputs: Mapping[int, list[str]],
-    bare: Mapping[int, str],
-    places: Mapping[str, int],
-    cuts: Mapping[tuple[str, int], Tensor],
-    owned: Owned,
-    reason: str | None,
-    exact: bool,
-) -> ChannelGroup:
-    run_of = {name: number for number in owned for name in outputs.get(number, ())}
-    layers = sorted(run_of, key=places.__getitem__)
-    producers = [name for name in layers if not is_depthwise(model.get_submodule(name))]
-    run_of = {bare[number]: number for number in reversed(owned) if number in bare} | run_of
-    producers = sorted({*producers, *(bare[number] for number in owned if number in bare)}, key=places.__getitem__)
-    lead = run_of[producers[0]]
-    ascending = owned[lead][:, 0].argsort()
-    slices = {
-        number: Slice(runs[number].tensor, runs[number].dim, index[ascending]) for number, index in owned.items()
-    }
-    produced = [slices[lead]] + [
-        part
-        for number, part in slices.items()
-        if number != lead and (number in bare or _is_bias(part, runs[number], producers)
-                               or any(name in producers for name in outputs.get(number, ())))
-    ]  # fmt: skip
-    first = slices[lead].index[:, 0]
-    kept = cuts.get((runs[lead].tensor, runs[lead].dim))
-    return ChannelGroup(
-        name=producers[0],
-        channels=len(ascending),
-        slices=tuple(slices.values()),
-        origin=first.clone() if kept is None else kept[first],
-        producers=tuple(producers),
-        produced=tuple(produced),
-        layers=tuple(layers),
-        protected=reason,
-        exact=exact,
-    )
-
-
-def _is_bias(part: Slice, run: Run, producers: list[str]) -> bool:
-    owner, _, attribute = part.tensor.rpartition(".")
+def _is_bias(run: Run, producers: list[str]) -> bool:
+    owner, _, attribute = run.tensor.rpartition(".")
     return owner in producers and attribute.endswith("bias") and run.dim == 0
 
 
-def doubtful_groups(groups: dict[str, ChannelGroup], context: Context, runs: list[Run]) -> set[str]:
+def doubtful_groups(groups: dict[str, ChannelGroup], context: Context) -> set[str]:
     """Return the names of groups of which the code used a piece that is not one of equal pieces."""
-    tensors = {(runs[number].tensor, runs[number].dim) for number in context.doubtful}
+    tensors = {context.labels.runs[number][:2] for number in context.doubtful}
     return {
         name
         for name, group in groups.items()
@@ -188,10 +165,9 @@ def doubtful_groups(groups: dict[str, ChannelGroup], context: Context, runs: lis
     }
 
 
-def mark_removable(
-    groups: dict[str, ChannelGroup], context: Context, starts: Mapping[tuple[str, int], int]
-) -> None:
+def mark_removable(groups: dict[str, ChannelGroup], context: Context) -> None:
     """Mark, in place, the groups without which the output still depends on the input."""
+    starts = context.labels.starts()
     group_of = {
         label: name
         for name, group in groups.items()
@@ -199,7 +175,7 @@ def mark_removable(
         if (part.tensor, part.dim) in starts
         for label in (part.index.flatten() + starts[part.tensor, part.dim]).tolist()
     }
-    needed = unavoidable(context.operations, context.operations[0].outputs[0], context.ends, group_of)
+    needed = context.dataflow.unavoidable(context.ends, group_of)
     for name, group in groups.items():
         if group.protected is None and name not in needed:
             groups[name] = replace(group, removable=True)

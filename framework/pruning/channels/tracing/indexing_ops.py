@@ -123,8 +123,7 @@ def _tie_neighbours(ctx: Context, labels: Tensor, step: int) -> None:
 def unbound(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Return one tensor per position of an axis."""
     axis = (args[1] if len(args) > 1 else 0) % args[0].dim()
-    for piece in out:
-        _drop_axis(ctx, args[0], axis, piece)
+    _drop_axis(ctx, args[0], axis, out)
 
 
 @rule("select")
@@ -133,14 +132,9 @@ def selected(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     _drop_axis(ctx, args[0], args[1] % args[0].dim(), out)
 
 
-def _drop_axis(ctx: Context, x: Tensor, dropped: int, out: Tensor) -> None:
-    fields: Fields = {}
-    for axis, labels in ctx.fields(x).items():
-        if axis == dropped:
-            ctx.stay(labels, "selected at a constant position")
-        else:
-            fields[axis - (axis > dropped)] = labels
-    ctx.give(out, fields)
+def _drop_axis(ctx: Context, x: Tensor, dropped: int, out: Any) -> None:
+    reason = "selected at a constant position"
+    ctx.carry(x, out, lambda axis: reason if axis == dropped else axis - (axis > dropped))
 
 
 @rule("index")
@@ -149,27 +143,21 @@ def indexed(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     x, given = args[0], args[1]
     used = [axis for axis, index in enumerate(given) if index is not None]
     together = used == list(range(used[0], used[-1] + 1)) and given[used[0]].dtype != torch.bool
-    width = out.dim() - (x.dim() - len(used))
-    fields: Fields = {}
-    for axis, labels in ctx.fields(x).items():
+    wider = out.dim() - x.dim()
+
+    def place(axis: int) -> int | str:
         if axis in used or not together:
-            ctx.stay(labels, "indexed at constant positions")
-        else:
-            fields[axis if axis < used[0] else axis - len(used) + width] = labels
-    ctx.give(out, fields)
+            return "indexed at constant positions"
+        return axis if axis < used[0] else axis + wider
+
+    ctx.carry(x, out, place)
 
 
 @rule("index_select")
 def index_selected(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Index one axis; the labels of the other axes are kept."""
     picked = args[1] % max(1, args[0].dim())
-    fields: Fields = {}
-    for axis, labels in ctx.fields(args[0]).items():
-        if axis == picked:
-            ctx.stay(labels, "indexed at constant positions")
-        else:
-            fields[axis] = labels
-    ctx.give(out, fields)
+    ctx.carry(args[0], out, lambda axis: "indexed at constant positions" if axis == picked else axis)
 
 
 @rule("constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d")
@@ -194,10 +182,4 @@ def rolled(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Permute positions along some axes, whose labels are protected."""
     given = args[2] if name == "roll" and len(args) > 2 else args[1] if name == "flip" else ()
     moved = {axis % args[0].dim() for axis in given} or set(range(args[0].dim()))
-    fields: Fields = {}
-    for axis, labels in ctx.fields(args[0]).items():
-        if axis in moved:
-            ctx.stay(labels, f"unsupported op: aten.{name}")
-        else:
-            fields[axis] = labels
-    ctx.give(out, fields)
+    ctx.carry(args[0], out, lambda axis: f"unsupported op: aten.{name}" if axis in moved else axis)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -9,21 +11,40 @@ from torch import Tensor
 FIXED = -1
 
 
+class Run(NamedTuple):
+    """The labels of one dimension of one tensor: `start`, `start + 1`, ..."""
+
+    tensor: str
+    dim: int
+    start: int
+    size: int
+
+
 class Labels:
     """Allocates labels, and records which are removed together and which are never removed, with the reason."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.runs: list[Run] = []
         self._joined: list[Tensor] = []
-        #: labels, reason, and the number of the operation that is the reason; None if it holds even for unused
-        #: results
-        self._stay: list[tuple[Tensor, str, int | None]] = []
-        self._reduced: list[tuple[Tensor, str, int | None]] = []
+        #: labels, reason, the number of the operation that is the reason (None if it holds even for unused
+        #: results), and whether it is a reduction, after which a cut differs from a mask
+        self._reasons: list[tuple[Tensor, str, int | None, bool]] = []
 
-    def run(self, size: int) -> Tensor:
-        """Return a run of new labels, int64 `(size,)`."""
-        start, self.count = self.count, self.count + size
-        return torch.arange(start, self.count)
+    def run(self, tensor: str, dim: int, size: int) -> Tensor:
+        """Return the new labels of one dimension of a tensor, int64 `(size,)`."""
+        run = Run(tensor, dim, self.count, size)
+        self.runs.append(run)
+        self.count += size
+        return torch.arange(run.start, self.count)
+
+    def runs_of(self, labels: Tensor) -> Tensor:
+        """Return the number of the run that each label belongs to; of FIXED it is -1."""
+        return torch.searchsorted(torch.tensor([run.start for run in self.runs]), labels, right=True) - 1
+
+    def starts(self) -> dict[tuple[str, int], int]:
+        """Return the first label along each (tensor, dimension)."""
+        return {(run.tensor, run.dim): run.start for run in self.runs}
 
     def join(self, one: Tensor, other: Tensor) -> None:
         """Join labels at equal positions, after broadcasting: they are removed together."""
@@ -31,16 +52,16 @@ class Labels:
 
     def stay(self, labels: Tensor, reason: str, step: int | None = None) -> None:
         """Protect these labels, unless the outputs do not depend on operation number `step`."""
-        self._stay.append((labels[labels != FIXED], reason, step))
+        self._reasons.append((labels[labels != FIXED], reason, step, False))
 
     def reduced(self, labels: Tensor, reason: str, step: int | None = None) -> None:
         """Record a reduction over these labels: a cut differs from a mask."""
-        self._reduced.append((labels[labels != FIXED], reason, step))
+        self._reasons.append((labels[labels != FIXED], reason, step, True))
 
     def forget(self) -> None:
         """Release all records; the number of labels is kept."""
-        for noted in (self._joined, self._stay, self._reduced):
-            noted.clear()
+        self._joined.clear()
+        self._reasons.clear()
 
     def components(self) -> Tensor:
         """Return the least label of the component of every label, int64 `(count,)`."""
@@ -67,16 +88,13 @@ class Labels:
         """
         stay: dict[int, str] = {}
         loose: set[int] = set()
-        for labels, reason, step in self._stay:
-            if step is None or step in live:
-                for component in root[labels].unique().tolist():
-                    stay.setdefault(component, reason)
-        for labels, reason, step in self._reduced:
+        for labels, reason, step, reduces in sorted(self._reasons, key=lambda entry: entry[3]):
             if step is not None and step not in live:
                 continue
-            for component in root[labels].unique().tolist():
-                if inexact:
-                    loose.add(component)
-                else:
+            components = root[labels].unique().tolist()
+            if reduces and inexact:
+                loose.update(components)
+            else:
+                for component in components:
                     stay.setdefault(component, reason)
         return stay, loose

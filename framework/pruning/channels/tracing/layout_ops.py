@@ -66,7 +66,7 @@ def _written(ctx: Context, part: Tensor, whole: Tensor, fields: Fields) -> None:
 def restrided(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Keep the labels if only the memory layout changes; else the operation has no rule."""
     if tuple(args[1]) == tuple(args[0].shape) and not (len(args) > 3 and args[3]):
-        ctx.give(out, dict(ctx.fields(args[0])))
+        unchanged(ctx, name, args, out)
     else:
         unsupported(ctx, name, args, out)
 
@@ -78,23 +78,15 @@ def axes_moved(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     # only squeeze depends on sizes of one; an axis it drops has a single channel, which is never removed
     sizes = [1 if size == 1 and name == "squeeze" else axis + 2 for axis, size in enumerate(x.shape)]
     moved = getattr(torch, name)(torch.empty(sizes, device="meta"), *args[1:])
-    fields: Fields = {}
-    for axis, labels in ctx.fields(x).items():
-        if axis + 2 in moved.shape:
-            fields[moved.shape.index(axis + 2)] = labels
-    ctx.give(out, fields)
+    ctx.carry(x, out, lambda axis: moved.shape.index(axis + 2) if axis + 2 in moved.shape else None)
 
 
 @rule("expand")
 def expanded(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     """Expand: new axes come first, and labels along an axis of size one are dropped when it is repeated."""
-    shift = out.dim() - args[0].dim()
-    fields = {
-        axis + shift: labels
-        for axis, labels in ctx.fields(args[0]).items()
-        if out.shape[axis + shift] == len(labels)
-    }
-    ctx.give(out, fields)
+    x = args[0]
+    shift = out.dim() - x.dim()
+    ctx.carry(x, out, lambda axis: axis + shift if out.shape[axis + shift] == x.shape[axis] else None)
 
 
 @rule("view _unsafe_view reshape _reshape_alias flatten unflatten view_as")

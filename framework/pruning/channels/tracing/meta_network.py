@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.copies import twin_of
-from secateur.framework.network.layers import MADE_UP
+from secateur.framework.network.copies import replace_tensors, twin_of
+from secateur.framework.network.layers import MADE_UP, named_tensors
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -49,12 +49,7 @@ def meta_copy(model: nn.Module) -> nn.Module | None:
         if any(getattr(module, name) for name in _HOOKS):
             return None
     shadow = twin_of(model)
-    made: dict[int, Tensor] = {}  # tied tensors stay tied
-    for module in shadow.modules():
-        for holder in (module._parameters, module._buffers):
-            for name, tensor in holder.items():
-                if tensor is not None:
-                    holder[name] = made.setdefault(id(tensor), _empty(tensor))  # type: ignore[assignment]
+    replace_tensors(shadow, {id(tensor): _empty(tensor) for tensor in named_tensors(shadow).values()})
     return shadow
 
 

@@ -21,10 +21,10 @@ of three dimensions:
    that splits an axis joins those that must be removed together (channel j of every head), add joins, split and
    chunk tie pieces.
 2. An operation without a rule, or a tensor that meets a constant of its size, protects the labels, with a reason
-   that is discarded if the outputs do not depend on that operation (`dataflow.Memory`). Output labels are
+   that is discarded if the outputs do not depend on that operation (`dataflow.Dataflow`). Output labels are
    protected, too.
 3. `grouping.collect` computes the components; components with the same slices, equally often, are one group.
-4. `attention_scale` records which rows are queries, `dataflow.unavoidable` which groups may be removed entirely.
+4. `attention_scale` records which rows are queries, `Dataflow.unavoidable` which groups may be removed entirely.
 5. A rule cannot prove that a cut equals a mask: `verification` tries every free group.
 """
 
@@ -51,7 +51,6 @@ from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops
 from secateur.framework.pruning.channels.tracing.compute_ops import pointwise, unsupported
 from secateur.framework.pruning.channels.tracing.context import RULES, Context, tensors
 from secateur.framework.pruning.channels.tracing.dataflow import storage_of
-from secateur.framework.pruning.channels.tracing.grouping import Run
 from secateur.framework.pruning.channels.tracing.labels import FIXED
 from secateur.framework.pruning.channels.tracing.meta_network import of_shapes
 from secateur.utils.errors import UsageError
@@ -129,9 +128,10 @@ def _has_number(ctx: Context, name: str, given: list[Any]) -> bool:
     """Whether an operand is a number, or a one-entry tensor that is no parameter and independent of the input."""
     if name.startswith(("add", "sub", "rsub")):
         given = given[:2]  # the third argument is the factor `alpha`, usually 1
+    flowing = ctx.dataflow.flowing
     for value in given:
         if isinstance(value, Tensor):
-            if value.numel() == 1 and not ctx.is_parameter(value) and ctx.number(value) not in ctx.flowing:
+            if value.numel() == 1 and not ctx.is_parameter(value) and ctx.number(value) not in flowing:
                 return True
         elif isinstance(value, (int, float)):
             return True
@@ -149,18 +149,14 @@ def _arguments(func: Any) -> list[tuple[str, Any]]:
     return [(argument.name, argument.default_value) for argument in func._schema.arguments]
 
 
-#: the context of a pass, the runs of labels, and the names of layers in forward order
-Followed = tuple[Context, list[Run], list[str]]
-
-
-def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection[int] = ()) -> Followed:
-    """Run the model with labels, and return the names of the modules that produce channels in forward order, too.
+def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection[int] = ()) -> Context:
+    """Run the model with labels, and return what was recorded.
 
     `first` has the numbers of operations that split an axis and have the channels on the first part.
     """
     context = Context()
     context.first.update(first)
-    runs = _label(model, context)
+    _label(model, context)
     layers = set(prunable_layers(model))
     for name, module in named_modules(model).items():
         heads = heads_of(module)
@@ -194,11 +190,11 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
         with _plain_attention(), torch.no_grad():
             with _Tracer(context):
                 out = output_tensors(model(given))
-            order = _order(context, runs)
-            if layers.difference(order):
+            context.order = _order(context)
+            if layers.difference(context.order):
                 with _Tracer(context):
                     out += _trained(model, example)
-                order = _order(context, runs)
+                context.order = _order(context)
     except Exception as error:
         message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
@@ -213,7 +209,7 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
     for leaf in out:
         for labels in context.fields(leaf).values():
             context.labels.stay(labels, MODEL_OUTPUT)
-    return context, runs, order
+    return context
 
 
 def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
@@ -234,8 +230,8 @@ def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
         model.eval()
 
 
-def _order(context: Context, runs: list[Run]) -> list[str]:
-    """Return the names of the modules whose weights were used, in forward order, called or not."""
+def _order(context: Context) -> list[str]:
+    runs = context.labels.runs
     order: dict[str, None] = {}
     for made in context.made:
         if isinstance(made, str):
@@ -243,14 +239,13 @@ def _order(context: Context, runs: list[Run]) -> list[str]:
         else:
             real = made[made != FIXED]
             if len(real):
-                run = runs[bisect.bisect_right(context.starts, int(real[0])) - 1]
+                run = runs[bisect.bisect_right(runs, int(real[0]), key=lambda run: run.start) - 1]
                 order.setdefault(run.tensor.rpartition(".")[0])
     return list(order)
 
 
-def _label(model: nn.Module, context: Context) -> list[Run]:
+def _label(model: nn.Module, context: Context) -> None:
     """Assign labels to all parameters and buffers; a tied tensor has its first name."""
-    runs: list[Run] = []
     seen: set[int] = set()
     known = {name for name, module in named_modules(model).items() if isinstance(module, MADE_UP)}
     for name, tensor in named_tensors(model).items():
@@ -262,13 +257,10 @@ def _label(model: nn.Module, context: Context) -> list[Run]:
         for dim, size in enumerate(tensor.shape):
             if size == 0 or size == 1 and not layer:
                 continue  # a removed block; a token or a table is never cut along this dimension
-            fields[dim] = context.labels.run(size)
-            context.starts.append(context.labels.count - size)
-            runs.append(Run(name, dim, context.labels.count - size, size))
+            fields[dim] = context.labels.run(name, dim, size)
         context.give(tensor, fields)
         if isinstance(tensor, nn.Parameter):
             context.storages.add(storage_of(tensor))
-    return runs
 
 
 @contextmanager

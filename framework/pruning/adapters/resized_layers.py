@@ -1,0 +1,122 @@
+"""Subclasses of torch's layers for sizes that the originals do not support; a cut layer is assigned one of them.
+
+- `of_any_size`: layers with a size attribute and no tensor of that size, norms without scale and shift and
+  Unflatten, take the size from their input and update the attribute.
+- `without_channels`: layers without input or output channels, as in a removed block, which the kernels of torch do
+  not support.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+from typing import Any
+
+from torch import Tensor, nn
+
+from secateur.utils.subsampled import SubsampledConv2d
+
+INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def _subclass(plain: type[nn.Module], prefix: str, forward: Callable[[Any, Tensor], Tensor]) -> type[nn.Module]:
+    """Return a subclass with another forward pass, as a global of this module, so that pickle finds it."""
+    name = prefix + plain.__name__
+    made = type(name, (plain,), {"forward": forward, "__module__": __name__, "__doc__": forward.__doc__})
+    globals()[name] = made
+    return made
+
+
+def _last_axes(layer: Any, input: Tensor) -> dict[str, Any]:
+    """Normalise over as many of the last axes as before."""
+    return {"normalized_shape": tuple(input.shape[-len(layer.normalized_shape) :])}
+
+
+def _groups(layer: Any, input: Tensor) -> dict[str, Any]:
+    """Normalise a group for each channel, or as many groups as before."""
+    channels = input.shape[1]
+    groups = channels if layer.num_groups == layer.num_channels else layer.num_groups
+    return {"num_groups": groups, "num_channels": channels}
+
+
+def _channels(layer: Any, input: Tensor) -> dict[str, Any]:
+    """Normalise any number of channels; an instance norm's input may have no batch axis."""
+    axis = input.dim() - layer._get_no_batch_dim() if isinstance(layer, INSTANCE_NORMS) else 1
+    return {"num_features": input.shape[axis]}
+
+
+def _first_size(layer: Any, input: Tensor) -> dict[str, Any]:
+    """Compute the first size, the channels, as the input's size divided by the other sizes."""
+    sizes = [int(size) for size in layer.unflattened_size]
+    inner, whole = prod(sizes[1:]), input.shape[layer.dim]
+    if min(sizes) <= 0 or whole % inner:  # torch raises an error
+        return {}
+    return {"unflattened_size": (whole // inner, *sizes[1:])}
+
+
+def _free(plain: type[nn.Module], sizes: Callable[[Any, Tensor], dict[str, Any]]) -> type[nn.Module]:
+    def forward(self: Any, input: Tensor) -> Tensor:
+        for name, value in sizes(self, input).items():
+            if getattr(self, name) != value:  # `torch.export` fails on assignments within forward
+                setattr(self, name, value)
+        out: Tensor = plain.forward(self, input)
+        return out
+
+    forward.__doc__ = sizes.__doc__
+    return _subclass(plain, "Free", forward)
+
+
+#: class of torch -> the function that returns the sizes from its input
+SIZES: dict[type[nn.Module], Callable[[Any, Tensor], dict[str, Any]]] = {
+    nn.LayerNorm: _last_axes,
+    nn.RMSNorm: _last_axes,
+    nn.GroupNorm: _groups,
+    **dict.fromkeys((*INSTANCE_NORMS, *BATCH_NORMS), _channels),
+    nn.Unflatten: _first_size,
+}
+FREE = {plain: _free(plain, sizes) for plain, sizes in SIZES.items()}
+
+
+def _biases(layer: Any, x: Tensor) -> Tensor:
+    """Return the biases at the output positions of the original convolution."""
+    pairs = layer._reversed_padding_repeated_twice  # before and after each axis, the last axis first
+    padded = [
+        size + sum(pairs[at : at + 2]) for size, at in zip(x.shape[2:], range(len(pairs) - 2, -1, -2), strict=True)
+    ]
+    places = [
+        (size - dilation * (kernel - 1) - 1) // stride + 1
+        for size, kernel, stride, dilation in zip(
+            padded, layer.kernel_size, layer.stride, layer.dilation, strict=True
+        )
+    ]
+    # zeros computed from the weight, so that the outputs depend on it in a trace
+    value = layer.weight.sum(dim=tuple(range(1, layer.weight.dim())))
+    if layer.bias is not None:
+        value = value + layer.bias
+    out: Tensor = value.reshape(1, -1, *[1] * len(places)).expand(len(x), -1, *places)
+    return out
+
+
+def _unchanged(layer: Any, x: Tensor) -> Tensor:
+    """Return the input, which has no channels."""
+    return x
+
+
+#: class of torch -> its forward pass without channels
+FORWARDS: dict[type[nn.Module], Callable[[Any, Tensor], Tensor]] = {
+    **dict.fromkeys((nn.Conv1d, nn.Conv2d, nn.Conv3d), _biases),
+    **dict.fromkeys((*BATCH_NORMS, nn.GroupNorm), _unchanged),
+}
+EMPTY = {plain: _subclass(plain, "Empty", forward) for plain, forward in FORWARDS.items()}
+EMPTY[SubsampledConv2d] = EMPTY[nn.Conv2d]
+
+
+def of_any_size(module: nn.Module) -> None:
+    """Assign the class that takes the size from its input to a torch layer; other classes are unchanged."""
+    module.__class__ = FREE.get(type(module), type(module))
+
+
+def without_channels(module: nn.Module) -> None:
+    """Assign the empty class to a torch layer without input or output channels; other classes are unchanged."""
+    module.__class__ = EMPTY.get(type(module), type(module))
