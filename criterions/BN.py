@@ -14,3 +14,4 @@ class BN(BNWeight):
 
     schedule: ClassVar[Schedule] = During()
     paper = "arXiv:2009.11839"
+    recommended = {"T": 5.0, "keep_share": {"rounds": 0.05}}

@@ -16,6 +16,12 @@ class BiasedLoss(LossBased):
     other options are those of LossBased. Lubana and Dick, 2020, arXiv:2009.11839.
     """
 
+    recommended = {
+        "T": 5.0,
+        "keep_share": {"rounds": 0.05},
+        "use_init": {"during": True, "after": True, "rounds": True, "iterative": True},
+    }
+
     def __init__(self, *, use_init: bool = False, temperature: float = 5.0, samples: int = 2560) -> None:
         super().__init__(temperature=temperature, samples=samples)
         self._options = {"use_init": use_init} | self._options

@@ -16,6 +16,15 @@ class BiasedLossTracked(LossBased):
     `use_l2` LossBased. g and the other options are those of LossBased. Lubana and Dick, 2020, arXiv:2009.11839.
     """
 
+    recommended = {
+        "T": 5.0,
+        "keep_share": {"rounds": 0.05},
+        "track_importance": {"during": True, "after": True, "rounds": True},
+        "use_l2": True,
+        "use_init": False,
+        "preserve_moment": True,
+    }
+
     def __init__(self, *, use_l2: bool = True, temperature: float = 5.0, samples: int = 2560) -> None:
         super().__init__(temperature=temperature, samples=samples)
         self._options = {"use_l2": use_l2} | self._options

@@ -14,6 +14,7 @@ class EmptyCrit(Criterion):
 
     granularity = "weight"
     schedule: ClassVar[Schedule] = Never()
+    recommended = {"outer_layer_pruning": False}
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None

@@ -15,6 +15,8 @@ class GradPreserve(GraspChannel):
     arXiv:2009.11839.
     """
 
+    recommended = {"T": 5.0, "grasp_T": 1.0, "keep_share": {"rounds": 0.05}}
+
     def __init__(self, *, grasp_temperature: float = 1.0, samples: int = 2560) -> None:
         super().__init__(grasp_temperature=grasp_temperature, samples=samples)
 

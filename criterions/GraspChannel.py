@@ -24,6 +24,7 @@ class GraspChannel(Criterion):
     schedule: ClassVar[Schedule] = During()
     data: ClassVar[Data] = Data("balanced", samples=2560)
     paper = "arXiv:2009.11839"
+    recommended = {"T": 5.0, "keep_share": {"rounds": 0.05}}
 
     def __init__(self, *, grasp_temperature: float = 200.0, samples: int = 2560) -> None:
         check_flow_options(type(self).__name__, grasp_temperature, samples, "grasp_temperature")

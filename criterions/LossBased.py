@@ -21,6 +21,7 @@ class LossBased(Criterion):
     schedule: ClassVar[Schedule] = During()
     data: ClassVar[Data] = Data("random", samples=2560)
     paper = "arXiv:2009.11839"
+    recommended = {"T": 5.0, "keep_share": {"rounds": 0.05}}
 
     def __init__(self, *, temperature: float = 5.0, samples: int = 2560) -> None:
         check_flow_options(type(self).__name__, temperature, samples)

@@ -14,6 +14,7 @@ class MagBased(ChannelNorm):
 
     schedule: ClassVar[Schedule] = During()
     paper = "arXiv:2009.11839"
+    recommended = {"T": 5.0, "keep_share": {"rounds": 0.05}}
 
     def __init__(self) -> None:
         super().__init__(p=2)

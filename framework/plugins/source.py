@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from secateur.utils.errors import UsageError
 
 #: the folder with framework/, models/, ...: the clone, or the installed package
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-#: class attributes of a criterion that are read from its source
-DECLARED = ("granularity", "schedule", "paper", "trainer")
+#: class attributes of a plug-in that are read from its source
+DECLARED = ("granularity", "schedule", "paper", "trainer", "recommended")
 SCORE_ARGUMENTS = ["self", "model", "batches", "loss", "groups"]
 
 
@@ -30,6 +31,13 @@ class Entry:
     paper: str = ""
     #: trainer that the criterion needs
     trainer: str = ""
+    #: settings that a run takes unless the user gives them, see `Criterion.recommended`
+    recommended: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the default schedule of the criterion prunes at all."""
+        return self.when != "never"
 
     @property
     def when(self) -> str:
@@ -40,10 +48,12 @@ class Entry:
 def read_entry(kind: str, name: str, file: Path, siblings: Mapping[str, Path]) -> Entry:
     """Describe a plug-in; attributes that its class does not declare are taken from its bases in `siblings`."""
     summary = (ast.get_docstring(class_node(name, file)) or "").split("\n")[0].strip()
-    declared: dict[str, str] = {}
+    declared: dict[str, Any] = {}
     for current, source in ancestry(name, file, siblings):
         for attribute, value in _attributes(class_node(current, source)).items():
-            declared.setdefault(attribute, value)
+            if attribute not in declared:
+                recommended = attribute == "recommended"
+                declared[attribute] = _settings(value, current, source) if recommended else _text(value)
     return Entry(kind, name, summary, **declared)
 
 
@@ -97,10 +107,11 @@ def _parse(file: Path) -> ast.Module:
         raise UsageError(f"{file} is not valid Python: {error}") from error
 
 
-def _attributes(node: ast.ClassDef) -> dict[str, str]:
+def _attributes(node: ast.ClassDef) -> dict[str, ast.expr]:
+    """Return the expressions of the declared attributes in the body of a class."""
     found = {}
     for statement in node.body:
-        if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        if isinstance(statement, ast.AnnAssign):
             targets: list[ast.expr] = [statement.target]
         elif isinstance(statement, ast.Assign):
             targets = statement.targets
@@ -108,9 +119,25 @@ def _attributes(node: ast.ClassDef) -> dict[str, str]:
             continue
         for target in targets:
             if isinstance(target, ast.Name) and target.id in DECLARED and statement.value is not None:
-                value = statement.value
-                found[target.id] = str(value.value) if isinstance(value, ast.Constant) else ast.unparse(value)
+                found[target.id] = statement.value
     return found
+
+
+def _text(value: ast.expr) -> str:
+    return str(value.value) if isinstance(value, ast.Constant) else ast.unparse(value)
+
+
+def _settings(value: ast.expr, name: str, file: Path) -> dict[str, Any]:
+    """Return the literal mapping of `recommended`; raise UsageError, naming the file, for anything else."""
+    try:
+        settings = ast.literal_eval(value)
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict) or not all(isinstance(setting, str) for setting in settings):
+        raise UsageError(
+            f'{file}: {name}.recommended must be a literal such as {{"T": 5.0}}, got {ast.unparse(value)}'
+        )
+    return settings
 
 
 def _bases(name: str, file: Path) -> list[str]:

@@ -80,6 +80,11 @@ class Criterion(ABC):
         data: The `Data` that `score` needs. `Data("none")` by default.
         paper: Reference of the method, such as "arXiv:1810.02340".
         trainer: Name of the trainer that the criterion requires, itself or a subclass; "" (default) for any.
+        recommended: Settings of a run with this criterion that the user did not give, by their names on the
+            command line. A value may be a mapping from schedule ("before", "during", "after", "rounds" or
+            "iterative") to value; the setting then has its default under all other schedules. The attribute is
+            read without importing the file and must be a literal, such as
+            `{"T": 5.0, "keep_share": {"rounds": 0.05}}`. Empty by default.
         seed: Seed of the criterion's random numbers; set by the run.
         step: Number of pruning steps so far; set by the run.
         example_input: One input sample, `(1, ...)`, for criterions without data that need its shape; set by the
@@ -109,6 +114,7 @@ class Criterion(ABC):
     data: ClassVar[Data] = Data("none")
     paper: ClassVar[str] = ""
     trainer: ClassVar[str] = ""
+    recommended: ClassVar[Mapping[str, Any]] = {}
     seed: int = 0
     step: int = 0
     example_input: Tensor | None = None
