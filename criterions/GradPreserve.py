@@ -24,4 +24,4 @@ class GradPreserve(GraspChannel):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
         """Return |sum w * (H g)| of every free channel, `(channels,)` per group."""
-        return {name: flow.abs().float() for name, flow in self.flows(model, batches, loss, groups).items()}
+        return {name: flow.abs() for name, flow in super().score(model, batches, loss, groups).items()}

@@ -18,4 +18,3 @@ class MagBased(ChannelNorm):
 
     def __init__(self) -> None:
         super().__init__(p=2)
-        self._options = {}

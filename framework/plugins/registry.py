@@ -41,6 +41,14 @@ OPTIMIZERS = {
 }
 
 
+#: base classes of criterions and their files in framework/pruning/scoring/, which declare attributes
+BASES = {
+    "ChannelWeightCriterion": "templates.py",
+    "Criterion": "criterion.py",
+    "WeightCriterion": "templates.py",
+}
+
+
 class Registry:
     """Finds plug-ins by kind and name in the built-in folders and in added folders.
 
@@ -135,7 +143,7 @@ class Registry:
             return Entry(kind, name, f"torch.optim.{OPTIMIZERS[name]}")
         file, bases = self.file(kind, name), dict(self._of_kind(kind))
         if kind == "criterions":
-            bases["Criterion"] = ROOT / "framework" / "pruning" / "scoring" / "criterion.py"
+            bases |= {base: ROOT / "framework" / "pruning" / "scoring" / file for base, file in BASES.items()}
         return read_entry(kind, name, file, bases)
 
     def derives(self, kind: str, name: str, base: str) -> bool:
