@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 from torch import nn
 
-from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Schedule, Scores, with_groups
+from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Scores, with_groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
 from secateur.framework.pruning.scoring.gradient_flow import GradientFlow
 from secateur.framework.pruning.scoring.gradients import check_flow_options
@@ -21,7 +20,7 @@ class GraspChannel(Criterion):
     """
 
     granularity = "channel"
-    schedule: ClassVar[Schedule] = During()
+    schedule = During()
     data = Data("balanced", samples=2560)
     paper = "arXiv:2009.11839"
     recommended = {"T": 5.0, "keep_share": {"rounds": 0.05}}

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 from torch import Tensor, nn
 
-from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Schedule, Scores, with_groups
+from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Scores, with_groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, weight_slopes
 from secateur.framework.pruning.scoring.gradients import check_flow_options
 
@@ -18,7 +17,7 @@ class LossBased(Criterion):
     """
 
     granularity = "channel"
-    schedule: ClassVar[Schedule] = During()
+    schedule = During()
     data = Data("random", samples=2560)
     paper = "arXiv:2009.11839"
     recommended = {"T": 5.0, "keep_share": {"rounds": 0.05}}
