@@ -41,14 +41,6 @@ OPTIMIZERS = {
 }
 
 
-#: base classes of criterions and their files in framework/pruning/scoring/, which declare attributes
-BASES = {
-    "ChannelWeightCriterion": "templates.py",
-    "Criterion": "criterion.py",
-    "WeightCriterion": "templates.py",
-}
-
-
 class Registry:
     """Finds plug-ins by kind and name in the built-in folders and in added folders.
 
@@ -141,10 +133,7 @@ class Registry:
         if kind == "optimizers":
             self.check_name(kind, name)
             return Entry(kind, name, f"torch.optim.{OPTIMIZERS[name]}")
-        file, bases = self.file(kind, name), dict(self._of_kind(kind))
-        if kind == "criterions":
-            bases |= {base: ROOT / "framework" / "pruning" / "scoring" / file for base, file in BASES.items()}
-        return read_entry(kind, name, file, bases)
+        return read_entry(kind, name, self.file(kind, name), self._of_kind(kind))
 
     def derives(self, kind: str, name: str, base: str) -> bool:
         """Whether the plug-in is `base` or derived from it, parsed from its source; not for optimizers."""

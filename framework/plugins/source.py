@@ -14,6 +14,9 @@ from secateur.utils.errors import UsageError
 #: the folder with framework/, models/, ...: the clone, or the installed package
 ROOT = Path(__file__).resolve().parent.parent.parent
 
+#: the module with the public names: beside framework/ in a clone, above it in the installed package
+FRONT = next(file for file in (ROOT / "secateur" / "__init__.py", ROOT / "__init__.py") if file.is_file())
+
 #: class attributes of a plug-in that are read from its source
 DECLARED = ("granularity", "schedule", "paper", "trainer", "recommended")
 SCORE_ARGUMENTS = ["self", "model", "batches", "loss", "groups"]
@@ -58,12 +61,16 @@ def read_entry(kind: str, name: str, file: Path, siblings: Mapping[str, Path]) -
 
 
 def ancestry(name: str, file: Path, siblings: Mapping[str, Path]) -> list[tuple[str, Path]]:
-    """Return (name, file) of a plug-in and of its base classes in `siblings`, nearest first."""
+    """Return (name, file) of a plug-in and of its base classes, nearest first.
+
+    Base classes are plug-ins in `siblings` or defined by Secateur; those of other packages are left out.
+    """
     ancestors = [(name, file)]
     for current, source in ancestors:  # grows during the loop
         for base in _bases(current, source):
-            if base in siblings and base not in [other for other, _ in ancestors]:
-                ancestors.append((base, siblings[base]))
+            home = siblings.get(base) or _home(base, source) or _home(base, FRONT)
+            if home is not None and base not in [other for other, _ in ancestors]:
+                ancestors.append((base, home))
     return ancestors
 
 
@@ -146,3 +153,15 @@ def _bases(name: str, file: Path) -> list[str]:
     origin = {alias.asname: alias.name for node in imports for alias in node.names if alias.asname}
     bases = [ast.unparse(base).split(".")[-1] for base in class_node(name, file).bases]
     return [origin.get(base, base) for base in bases]
+
+
+def _home(name: str, file: Path) -> Path | None:
+    """Return the file of ours that defines a class that `file` defines or imports; None for other classes."""
+    for node in ast.walk(_parse(file)):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return file
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            package, *inner = (node.module or "").split(".")
+            if package == "secateur" and inner:
+                return ROOT.joinpath(*inner).with_suffix(".py")
+    return None

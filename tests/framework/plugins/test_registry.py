@@ -375,4 +375,22 @@ def test_a_criterion_prunes_unless_its_schedule_is_never(tree: Tree) -> None:
 def test_what_is_read_is_what_the_class_has(kind: str) -> None:
     ours = Registry()
     for name in ours.names(kind):
-        assert ours.describe(kind, name).recommended == getattr(ours.get(kind, name), "recommended", {})
+        entry, cls = ours.describe(kind, name), ours.get(kind, name)
+        assert entry.recommended == getattr(cls, "recommended", {})
+        assert entry.granularity == getattr(cls, "granularity", "")
+        assert kind != "criterions" or entry.when == type(cls.schedule).__name__.lower()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "from secateur import WeightCriterion\n\nclass Own(WeightCriterion):",
+        "import secateur\n\nclass Own(secateur.WeightCriterion):",
+        "from secateur.framework.pruning.scoring.templates import WeightCriterion as W\n\nclass Own(W):",
+        "from secateur.criterions.SNIP import SNIP\n\nclass Base(SNIP): pass\n\nclass Own(Base):",
+    ],
+)
+def test_attributes_of_our_base_classes_are_read(head: str, tree: Tree) -> None:
+    registry = Registry(tree({"criterions/Own.py": head + "\n    def formula(self, w, g, l): return w\n"}))
+    entry = registry.describe("criterions", "Own")
+    assert (entry.granularity, entry.when) == ("weight", "before")

@@ -14,9 +14,7 @@ from secateur import (
     WeightCriterion,
     channel_groups,
     prunable_weights,
-    registry,
 )
-from secateur.framework.plugins.registry import BASES
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import check_scores
 from secateur.utils.errors import UsageError
@@ -112,13 +110,3 @@ def test_a_formula_cannot_use_a_gradient_without_data(kind: type[Criterion]) -> 
     scores = criterion.score(model, [], F.cross_entropy, groups)
     with pytest.raises(UsageError, match="contains NaN"):
         check_scores(scores, model, groups, criterion)
-
-
-def test_the_source_of_every_exported_base_is_read() -> None:
-    import secateur
-
-    exported = [getattr(secateur, name) for name in secateur.__all__]
-    bases = {each.__name__ for each in exported if isinstance(each, type) and issubclass(each, Criterion)}
-    assert bases == set(BASES)
-    for name in registry.names("criterions"):
-        assert registry.describe("criterions", name).granularity == registry.get("criterions", name).granularity
