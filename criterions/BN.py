@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
-from secateur import During, Schedule
+from secateur import During
 from secateur.criterions.BNWeight import BNWeight
 
 
@@ -12,5 +10,6 @@ class BN(BNWeight):
     Lubana and Dick, 2020, arXiv:2009.11839.
     """
 
-    schedule: ClassVar[Schedule] = During()
+    schedule = During()
     paper = "arXiv:2009.11839"
+    recommended = {"T": 5.0, "keep_share": {"rounds": 0.05}}

@@ -24,7 +24,7 @@ class BNWeight(Criterion):
 
     def check(self, model: nn.Module) -> None:
         """Raise UsageError for a network without batch norm."""
-        require_norms(model, type(self).__name__)
+        require_norms(model, self.name)
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
@@ -32,6 +32,6 @@ class BNWeight(Criterion):
         """Return |scale| of every free channel, `(channels,)` per group; a batch only gives the input's shape."""
         free, sample = with_sample(self, model, batches, groups)
         with scoring(model):
-            norms = NormScales.find(model, free, sample, type(self).__name__)
+            norms = NormScales.find(model, free, sample, self.name)
         sizes = {name: scale.detach().abs() for name, scale in norms.parameters(shifts=False).items()}
         return {name: score.float() for name, score in norms.sums(sizes).items()}

@@ -16,10 +16,15 @@ class BiasedLoss(LossBased):
     other options are those of LossBased. Lubana and Dick, 2020, arXiv:2009.11839.
     """
 
+    recommended = {
+        "T": 5.0,
+        "keep_share": {"rounds": 0.05},
+        "use_init": {"during": True, "after": True, "rounds": True, "iterative": True},
+    }
+
     def __init__(self, *, use_init: bool = False, temperature: float = 5.0, samples: int = 2560) -> None:
         super().__init__(temperature=temperature, samples=samples)
-        self._options = {"use_init": use_init} | self._options
-        self.use_init = use_init
+        self.use_init = self.uses_initial_weights = use_init
         self._initial: InitialWeights | None = None
 
     def start(self, model: nn.Module) -> None:
@@ -34,8 +39,8 @@ class BiasedLoss(LossBased):
 
         With `use_init`, raises UsageError if initial weights are missing or no weight has changed.
         """
-        slopes = self.slopes(model, batches, loss, groups)
-        factors = {name: weight for name, (weight, _) in slopes.items()}
+        elements = super().element_scores(model, batches, loss, groups)
+        factors = {name: model.get_parameter(name).detach() for name in elements}
         if self.use_init:
-            factors = InitialWeights.moved(self._initial, model, factors, type(self).__name__)
-        return {name: slope.mul_(weight).mul_(factors[name]).abs_() for name, (weight, slope) in slopes.items()}
+            factors = InitialWeights.moved(self._initial, model, factors, self.name)
+        return {name: element.mul_(factors[name]).abs_() for name, element in elements.items()}

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
-from secateur import During, Schedule
+from secateur import During
 from secateur.criterions.CNIP import CNIP
 
 
@@ -12,4 +10,4 @@ class CNIPitDuring(CNIP):
     Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
     """
 
-    schedule: ClassVar[Schedule] = During()
+    schedule = During()

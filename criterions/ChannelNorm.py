@@ -1,34 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from secateur import (
-    After,
-    Batch,
-    Criterion,
-    Groups,
-    LossFunction,
-    Schedule,
-    Scores,
-    UsageError,
-    input_columns,
-    with_groups,
-)
-from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_of_powers
+from secateur import After, ChannelWeightCriterion, Schedule, UsageError
 
 
-class ChannelNorm(Criterion):
+class ChannelNorm(ChannelWeightCriterion):
     """Norm of each channel's weights (`p` 1 or 2), after training, followed by fine-tuning.
 
     The norm is taken over the rows of all producers of the channel, without biases. Li, Kadav, Durdanovic, Samet
     and Graf, 2016, arXiv:1608.08710.
     """
 
-    granularity = "channel"
     schedule: ClassVar[Schedule] = After()
     paper = "arXiv:1608.08710"
 
@@ -38,16 +24,6 @@ class ChannelNorm(Criterion):
         super().__init__(p=p)
         self.p = p
 
-    def score(
-        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
-    ) -> Scores:
-        """Return (sum |w|^p)^(1/p) of every free channel, `(channels,)` per group."""
-        free, _ = with_groups(model, batches, groups)
-        weights = producer_parameters(model, free, biases=False)
-        sums = sum_of_powers(free, weights, self.p)
-        return {name: total.pow(1 / self.p).float() for name, total in sums.items()}
-
-    def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """Return the norm of each column of the first layer's weight, `(inputs,)`."""
-        module: Any = model.get_submodule(layer)
-        return torch.linalg.vector_norm(input_columns(module, module.weight.detach()), self.p, dim=1).float()
+    def formula(self, weight: Tensor, gradient: Tensor) -> Tensor:
+        """Return (sum |w|^p)^(1/p)."""
+        return torch.linalg.vector_norm(weight, self.p, dim=1)

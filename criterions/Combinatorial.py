@@ -26,9 +26,8 @@ class Combinatorial(Oracle):
     """
 
     def __init__(self, *, size: int = 2, layer: str | int | None = None, most: int = 200_000) -> None:
-        check_combinations(type(self).__name__, size, most)
+        check_combinations(self.name, size, most)
         super().__init__()
-        self._options = {"size": size, "layer": layer, "most": most}
         self.size, self.layer, self.most = size, layer, most
         self.changes: dict[str, Tensor] = {}
 
@@ -37,7 +36,7 @@ class Combinatorial(Oracle):
     ) -> Scores:
         """Return the lowest squared change of every free channel, `(channels,)` per group; else +inf."""
         free, batches = with_groups(model, batches, groups)
-        sets = combinations(free, self.size, self.layer, self.most, type(self).__name__)
+        sets = combinations(free, self.size, self.layer, self.most, self.name)
         tried = {name: free[name] for name in sets}
         with scoring(model):
             parts = loss_changes(model, batches, loss, tried, sets)

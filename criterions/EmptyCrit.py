@@ -1,25 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import ClassVar
-
 import torch
-from torch import nn
+from torch import Tensor
 
-from secateur import Batch, Criterion, Groups, LossFunction, Never, Schedule, Scores, prunable_weights
+from secateur import Never, WeightCriterion
 
 
-class EmptyCrit(Criterion):
+class EmptyCrit(WeightCriterion):
     """Prunes nothing: the dense baseline."""
 
-    granularity = "weight"
-    schedule: ClassVar[Schedule] = Never()
+    schedule = Never()
+    recommended = {"outer_layer_pruning": False}
 
-    def score(
-        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
-    ) -> Scores:
-        """Return +inf for every prunable weight, which is never pruned."""
-        return {
-            name: torch.full_like(weight, torch.inf, dtype=torch.float32)
-            for name, weight in prunable_weights(model).items()
-        }
+    def formula(self, weight: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
+        """Return +inf, which is never pruned."""
+        return torch.full_like(weight, torch.inf, dtype=torch.float32)

@@ -21,7 +21,6 @@ class Fisher(LossBased):
 
     def __init__(self, *, per_example: bool = False, temperature: float = 5.0, samples: int = 2560) -> None:
         super().__init__(temperature=temperature, samples=samples)
-        self._options = {"per_example": per_example} | self._options
         self.per_example = per_example
 
     def element_scores(
@@ -30,7 +29,11 @@ class Fisher(LossBased):
         """Return w^2 * F of every weight that produces a channel of the groups, by name, in the weight's shape."""
         weights = producer_parameters(model, groups, biases=False)
         fisher = self.fisher(model, batches, loss, weights)
-        return {name: weight.detach().square() * fisher[name] for name, weight in weights.items()}
+        return {name: self.formula(weight.detach(), fisher[name]) for name, weight in weights.items()}
+
+    def formula(self, weight: Tensor, gradient: Tensor) -> Tensor:
+        """Return w^2 * F of each weight, where `gradient` is F, the mean squared gradient."""
+        return gradient.mul_(weight).mul_(weight)
 
     def fisher(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, parameters: dict[str, nn.Parameter]

@@ -1,9 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from secateur import Batch, Before, Criterion, Data, Groups, LossFunction, Schedule, Scores, prunable_weights
 from secateur.framework.pruning.scoring.gradient_flow import GradientFlow
@@ -19,7 +20,7 @@ class GRASP(Criterion):
     reverses the ranking, as in SNIP-it's code. Wang, Zhang and Grosse, 2020, arXiv:2002.07376.
     """
 
-    granularity = "weight"
+    granularity: ClassVar[str] = "weight"
     schedule: ClassVar[Schedule] = Before()
     data = Data("balanced", per_class=25)
     paper = "arXiv:2002.07376"
@@ -28,18 +29,10 @@ class GRASP(Criterion):
         self, *, temperature: float = 200.0, train_batch_norm: bool = False, halves: bool = False,
         xavier: bool = False, original_polarity: bool = False,
     ) -> None:  # fmt: skip
-        check_temperature(type(self).__name__, temperature)
-        super().__init__(
-            temperature=temperature, train_batch_norm=train_batch_norm, halves=halves, xavier=xavier,
-            original_polarity=original_polarity,
-        )  # fmt: skip
-        self._sign = -1 if original_polarity else 1
-        self._flow = (temperature, train_batch_norm, halves)
-        self._xavier = xavier
-
-    def flow(self) -> GradientFlow:
-        """Return the options of the gradient flow of this step."""
-        return GradientFlow(*self._flow, xavier=self.generator() if self._xavier else None)
+        check_temperature(self.name, temperature)
+        super().__init__(temperature=temperature, train_batch_norm=train_batch_norm, halves=halves)
+        self.xavier, self.original_polarity = xavier, original_polarity
+        self._flow = GradientFlow(temperature=temperature, train_batch_norm=train_batch_norm, halves=halves)
 
     def cost(self, samples: int) -> float:
         """Return the cost of one pass for g and one that is differentiated twice."""
@@ -49,5 +42,13 @@ class GRASP(Criterion):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
         """Return the signed w * (H g) of every prunable weight, in the weight's shape."""
-        products = self.flow().products(model, batches, loss)
-        return {name: (self._sign * products[name]).float() for name in prunable_weights(model)}
+        products = self.products(model, batches, loss)
+        return {name: products[name].float() for name in prunable_weights(model)}
+
+    def products(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, extra: Iterable[str] = ()
+    ) -> dict[str, Tensor]:
+        """Return the signed w * (H g) of all prunable weights and of the parameters named in `extra`."""
+        flow = replace(self._flow, xavier=self.generator()) if self.xavier else self._flow
+        products = flow.products(model, batches, loss, extra)
+        return {name: -flow for name, flow in products.items()} if self.original_polarity else products

@@ -15,6 +15,8 @@ class GradPreserve(GraspChannel):
     arXiv:2009.11839.
     """
 
+    recommended = {"T": 5.0, "grasp_T": 1.0, "keep_share": {"rounds": 0.05}}
+
     def __init__(self, *, grasp_temperature: float = 1.0, samples: int = 2560) -> None:
         super().__init__(grasp_temperature=grasp_temperature, samples=samples)
 
@@ -22,4 +24,4 @@ class GradPreserve(GraspChannel):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
         """Return |sum w * (H g)| of every free channel, `(channels,)` per group."""
-        return {name: flow.abs().float() for name, flow in self.flows(model, batches, loss, groups).items()}
+        return {name: flow.abs() for name, flow in super().score(model, batches, loss, groups).items()}

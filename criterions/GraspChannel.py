@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Schedule, Scores, with_groups
+from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Scores, with_groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
 from secateur.framework.pruning.scoring.gradient_flow import GradientFlow
 from secateur.framework.pruning.scoring.gradients import check_flow_options
@@ -21,15 +20,16 @@ class GraspChannel(Criterion):
     """
 
     granularity = "channel"
-    schedule: ClassVar[Schedule] = During()
-    data: ClassVar[Data] = Data("balanced", samples=2560)
+    schedule = During()
+    data = Data("balanced", samples=2560)
     paper = "arXiv:2009.11839"
+    recommended = {"T": 5.0, "keep_share": {"rounds": 0.05}}
 
     def __init__(self, *, grasp_temperature: float = 200.0, samples: int = 2560) -> None:
-        check_flow_options(type(self).__name__, grasp_temperature, samples, "grasp_temperature")
-        super().__init__(grasp_temperature=grasp_temperature, samples=samples)
+        check_flow_options(self.name, grasp_temperature, samples, "grasp_temperature")
+        super().__init__(samples=samples)
         self.grasp_temperature = grasp_temperature
-        self.__dict__["data"] = Data("balanced", samples=samples)
+        self.data = Data("balanced", samples=samples)
 
     def cost(self, samples: int) -> float:
         """Return the cost of one pass for g and one that is differentiated twice."""
@@ -39,14 +39,7 @@ class GraspChannel(Criterion):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
         """Return the sum of w * (H g) of every free channel, `(channels,)` per group."""
-        return {name: flow.float() for name, flow in self.flows(model, batches, loss, groups).items()}
-
-    def flows(
-        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None
-    ) -> dict[str, Tensor]:
-        """Return the sums of w * (H g) in the precision of the network."""
         free, batches = with_groups(model, batches, groups)
-        names = producer_parameters(model, free, biases=False)
         flow = GradientFlow(self.grasp_temperature, everything=True)
-        products = flow.products(model, batches, loss, names)
-        return over_channels(free, {name: products[name] for name in names})
+        products = flow.products(model, batches, loss, producer_parameters(model, free, biases=False))
+        return {name: total.float() for name, total in over_channels(free, products).items()}

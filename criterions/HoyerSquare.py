@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
-from secateur import After, Schedule, UsageError
+from secateur import After, UsageError
 from secateur.criterions.Magnitude import Magnitude
 
 
@@ -13,7 +11,7 @@ class HoyerSquare(Magnitude):
     nothing. Yang, Wen and Li, 2019, arXiv:1908.09979.
     """
 
-    schedule: ClassVar[Schedule] = After()
+    schedule = After()
     paper = "arXiv:1908.09979"
 
     def __init__(self, *, threshold: float = 1e-3) -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
-from secateur import During, Schedule
+from secateur import During
 from secateur.criterions.Magnitude import Magnitude
 
 
@@ -14,5 +12,5 @@ class IMP(Magnitude):
     Frankle and Carbin, 2018, arXiv:1803.03635.
     """
 
-    schedule: ClassVar[Schedule] = During()
+    schedule = During()
     paper = "arXiv:1803.03635"

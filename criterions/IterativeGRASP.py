@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
-from secateur import Before, Schedule
+from secateur import Before
 from secateur.criterions.GRASP import GRASP
 from secateur.framework.schedules.base import ITERATIVE
 
@@ -13,4 +11,4 @@ class IterativeGRASP(GRASP):
     Wang, Zhang and Grosse, 2020, arXiv:2002.07376.
     """
 
-    schedule: ClassVar[Schedule] = Before(steps=ITERATIVE)
+    schedule = Before(steps=ITERATIVE)

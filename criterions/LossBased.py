@@ -1,11 +1,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 from torch import Tensor, nn
 
-from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Schedule, Scores, with_groups
+from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Scores, with_groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, weight_slopes
 from secateur.framework.pruning.scoring.gradients import check_flow_options
 
@@ -18,15 +17,16 @@ class LossBased(Criterion):
     """
 
     granularity = "channel"
-    schedule: ClassVar[Schedule] = During()
-    data: ClassVar[Data] = Data("random", samples=2560)
+    schedule = During()
+    data = Data("random", samples=2560)
     paper = "arXiv:2009.11839"
+    recommended = {"T": 5.0, "keep_share": {"rounds": 0.05}}
 
     def __init__(self, *, temperature: float = 5.0, samples: int = 2560) -> None:
-        check_flow_options(type(self).__name__, temperature, samples)
-        super().__init__(temperature=temperature, samples=samples)
+        check_flow_options(self.name, temperature, samples)
+        super().__init__(samples=samples)
         self.temperature = temperature
-        self.__dict__["data"] = Data("random", samples=samples)
+        self.data = Data("random", samples=samples)
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
@@ -39,11 +39,10 @@ class LossBased(Criterion):
     def element_scores(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> dict[str, Tensor]:
-        """Return |w * g| of every weight that produces a channel of the groups, by name, in the weight's shape."""
-        return {name: g.mul_(w).abs_() for name, (w, g) in self.slopes(model, batches, loss, groups).items()}
+        """Return the formula of every weight that produces a channel of the groups, by name, in its shape."""
+        slopes = weight_slopes(model, batches, loss, groups, self.temperature)
+        return {name: self.formula(weight, gradient) for name, (weight, gradient) in slopes.items()}
 
-    def slopes(
-        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
-    ) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return (w, g) of these weights by name; g may be modified in place."""
-        return weight_slopes(model, batches, loss, groups, self.temperature)
+    def formula(self, weight: Tensor, gradient: Tensor) -> Tensor:
+        """Return |w * g| of each weight."""
+        return gradient.mul_(weight).abs_()

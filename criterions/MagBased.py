@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
-from secateur import During, Schedule
+from secateur import During
 from secateur.criterions.ChannelNorm import ChannelNorm
 
 
@@ -12,9 +10,9 @@ class MagBased(ChannelNorm):
     Lubana and Dick, 2020, arXiv:2009.11839.
     """
 
-    schedule: ClassVar[Schedule] = During()
+    schedule = During()
     paper = "arXiv:2009.11839"
+    recommended = {"T": 5.0, "keep_share": {"rounds": 0.05}}
 
     def __init__(self) -> None:
         super().__init__(p=2)
-        self._options = {}

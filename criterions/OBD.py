@@ -22,7 +22,6 @@ class OBD(TaylorGate):
 
     def __init__(self) -> None:
         super().__init__(divisor="none")
-        self._options = {}
         self._passes = 1.0
 
     def start(self, model: nn.Module) -> None:

@@ -23,7 +23,6 @@ class Oracle(TaylorGate):
 
     def __init__(self) -> None:
         super().__init__(divisor="none")
-        self._options = {}
         self._channels = 1
 
     def start(self, model: nn.Module) -> None:

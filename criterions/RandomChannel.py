@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
-from secateur import After, Schedule
+from secateur import After
 from secateur.criterions.StructuredRandom import StructuredRandom
 
 
@@ -14,5 +12,5 @@ class RandomChannel(StructuredRandom):
     """
 
     scope = "global"
-    schedule: ClassVar[Schedule] = After()
+    schedule = After()
     paper = "arXiv:1906.10771"

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
-from secateur import Before, Schedule
+from secateur import Before
 from secateur.criterions.SNAP import SNAP
 from secateur.framework.schedules.base import ITERATIVE
 
@@ -13,4 +11,4 @@ class SNAPit(SNAP):
     Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
     """
 
-    schedule: ClassVar[Schedule] = Before(steps=ITERATIVE)
+    schedule = Before(steps=ITERATIVE)

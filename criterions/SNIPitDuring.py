@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-from typing import ClassVar
-
-from secateur import During, Schedule
+from secateur import During
 from secateur.criterions.SNIP import SNIP
 
 
@@ -12,5 +10,5 @@ class SNIPitDuring(SNIP):
     Verdenius, Stol and Forré, 2020, arXiv:2006.00896.
     """
 
-    schedule: ClassVar[Schedule] = During()
+    schedule = During()
     paper = "arXiv:2006.00896"

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from secateur import Batch, Groups, LossFunction, Scores, input_columns, with_groups
 from secateur.criterions.GRASP import GRASP
 from secateur.framework.network.layers import tensor_name
-from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_over_channels
+from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
 
 
 class StructuredGRASP(GRASP):
@@ -27,13 +25,10 @@ class StructuredGRASP(GRASP):
     ) -> Scores:
         """Return the signed sum of w * (H g) of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
-        products = self.flow().products(model, batches, loss, producer_parameters(model, free))
-        sums = sum_over_channels(
-            free, products, {name: torch.ones_like(product) for name, product in products.items()}
-        )
-        return {name: (self._sign * total).float() for name, total in sums.items()}
+        products = self.products(model, batches, loss, producer_parameters(model, free))
+        return {name: total.float() for name, total in over_channels(free, products).items()}
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
         """Return the signed sum of w * (H g) of each column of the first layer's weight, `(inputs,)`."""
-        products: Any = self.flow().products(model, batches, loss)[tensor_name(layer, "weight")]
-        return (self._sign * input_columns(model.get_submodule(layer), products).sum(1)).float()
+        products = self.products(model, batches, loss)[tensor_name(layer, "weight")]
+        return input_columns(model.get_submodule(layer), products).sum(1).float()

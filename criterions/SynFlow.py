@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar
 
 from torch import nn
 
-from secateur import Batch, Before, Criterion, Groups, LossFunction, Schedule, Scores, UsageError, scoring
+from secateur import Batch, Before, Criterion, Groups, LossFunction, Scores, UsageError, scoring
 from secateur.framework.pruning.scoring.activations import synaptic_flow
 
 
@@ -20,7 +19,7 @@ class SynFlow(Criterion):
     """
 
     granularity = "weight"
-    schedule: ClassVar[Schedule] = Before(steps=100, spacing="exponential")
+    schedule = Before(steps=100, spacing="exponential")
     paper = "arXiv:2006.05467"
 
     def cost(self, samples: int) -> float:

@@ -1,28 +1,28 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
+from torch import Tensor
 
-from torch import nn
-
-from secateur import Batch, Groups, LossFunction, Scores, with_groups
-from secateur.criterions.LossBased import LossBased
-from secateur.framework.pruning.scoring.channel_sums import over_channels
+from secateur import ChannelWeightCriterion, Data, During
+from secateur.framework.pruning.scoring.gradients import check_flow_options
 
 
-class TFO(LossBased):
+class TFO(ChannelWeightCriterion):
     """|sum w * g| over each channel's weights: the first-order Taylor term of the loss; during training.
 
     g and the options are those of LossBased. Lubana and Dick, 2020, arXiv:2009.11839, after Molchanov, Tyree,
     Karras, Aila and Kautz, 2016, arXiv:1611.06440.
     """
 
-    #: the terms of the sum may cancel and are not scores of single weights
-    element_scores = None  # type: ignore[assignment]
+    schedule = During()
+    data = Data("random", samples=2560)
+    paper = "arXiv:2009.11839"
+    recommended = {"T": 5.0, "keep_share": {"rounds": 0.05}}
 
-    def score(
-        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
-    ) -> Scores:
-        """Return |sum w * g| of every free channel over all its producers, `(channels,)` per group."""
-        free, batches = with_groups(model, batches, groups)
-        products = {name: g.mul_(w) for name, (w, g) in self.slopes(model, batches, loss, free).items()}
-        return {name: total.abs().float() for name, total in over_channels(free, products).items()}
+    def __init__(self, *, temperature: float = 5.0, samples: int = 2560) -> None:
+        check_flow_options(self.name, temperature, samples)
+        super().__init__(temperature=temperature, samples=samples)
+        self.data = Data("random", samples=samples)
+
+    def formula(self, weight: Tensor, gradient: Tensor) -> Tensor:
+        """Return |sum w * g|."""
+        return gradient.mul_(weight).sum(1).abs()

@@ -18,7 +18,6 @@ class TaylorGateSO(OBD):
     def __init__(self, *, divisor: str = "n") -> None:
         super().__init__()
         check_divisor(type(self).__name__, divisor)
-        self._options = {"divisor": divisor}
         self.divisor = divisor
 
     def measure(self, first: Tensor, second: Tensor) -> Tensor:

@@ -1,19 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 from torch import nn
 
-from secateur import Batch, Before, Criterion, Groups, LossFunction, Schedule, Scores, prunable_weights
+from secateur import Batch, Before, Criterion, Groups, LossFunction, Scores, prunable_weights
 
 
 class UnstructuredRandom(Criterion):
     """Random weights over the whole network, before training: the baseline of the weight criterions."""
 
     granularity = "weight"
-    schedule: ClassVar[Schedule] = Before()
+    schedule = Before()
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None

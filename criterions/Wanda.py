@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import ClassVar
 
 from torch import nn
 
@@ -12,7 +11,6 @@ from secateur import (
     Data,
     Groups,
     LossFunction,
-    Schedule,
     Scores,
     prunable_weights,
     scoring,
@@ -31,7 +29,7 @@ class Wanda(Criterion):
 
     granularity = "weight"
     scope = "row"
-    schedule: ClassVar[Schedule] = After()
+    schedule = After()
     data = Data("random", samples=128)
     paper = "arXiv:2306.11695"
 

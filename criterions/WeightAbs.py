@@ -13,4 +13,3 @@ class WeightAbs(ChannelNorm):
 
     def __init__(self) -> None:
         super().__init__(p=1)
-        self._options = {}

@@ -239,7 +239,7 @@ def _reached(step: PruningStep, asked: float, events: Sequence[PruneEvent]) -> f
     if events and asked > 0 and threshold is not None and not any(event.removed for event in events):
         warnings.warn(nothing_below(step.criterion), stacklevel=4)
     if events and (threshold is None or asked == 0) and abs(reached - asked) > step.tolerance:
-        name = type(step.criterion).__name__
+        name = step.criterion.name
         warnings.warn(f"{name}: asked for sparsity {asked:.4f}, reached {reached:.4f}", stacklevel=4)
     return reached
 
@@ -247,7 +247,7 @@ def _reached(step: PruningStep, asked: float, events: Sequence[PruneEvent]) -> f
 def _of_threshold(criterion: Criterion, sparsity: float, reached: float) -> str:
     if criterion.threshold is None:
         return ""
-    rule = f"{type(criterion).__name__} prunes scores up to its threshold {criterion.threshold:g}"
+    rule = f"{criterion.name} prunes scores up to its threshold {criterion.threshold:g}"
     if sparsity == 0:
         return f"{rule}, but nothing at sparsity 0"
     return f"{rule}, regardless of the sparsity: asked for {sparsity:g}, reached {reached:.4f}"
@@ -269,7 +269,7 @@ def _check(criterion: Criterion, sparsity: float, budget: str | None) -> str:
     if criterion.granularity == "channel":
         return budget or "nodes"
     if budget not in (None, "weights"):
-        raise UsageError(f"{type(criterion).__name__} prunes {criterion.granularity}s: its budget is 'weights'")
+        raise UsageError(f"{criterion.name} prunes {criterion.granularity}s: its budget is 'weights'")
     return "weights"
 
 

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.scoring.gradients import mean_gradients as mean_gradients
     from secateur.framework.pruning.scoring.input_features import input_columns as input_columns
     from secateur.framework.pruning.scoring.inputs import with_groups as with_groups
+    from secateur.framework.pruning.scoring.templates import ChannelWeightCriterion as ChannelWeightCriterion
+    from secateur.framework.pruning.scoring.templates import WeightCriterion as WeightCriterion
     from secateur.framework.pruning.selection.select import Keep as Keep
     from secateur.framework.pruning.selection.select import select as select
     from secateur.framework.pruning.surgery.cutting import cut as cut
@@ -76,6 +78,7 @@ _HOME = {
     "Batch": "framework.pruning.scoring.criterion",
     "Before": "framework.schedules.base",
     "ChannelGroup": "framework.pruning.channels.groups",
+    "ChannelWeightCriterion": "framework.pruning.scoring.templates",
     "Criterion": "framework.pruning.scoring.criterion",
     "Data": "framework.pruning.scoring.criterion",
     "DataSet": "utils.loading.dataset",
@@ -99,6 +102,7 @@ _HOME = {
     "Tester": "framework.training.tester",
     "Trainer": "framework.training.trainer",
     "UsageError": "utils.errors",
+    "WeightCriterion": "framework.pruning.scoring.templates",
     "adapter": "framework.pruning.adapters.base",
     "build": "framework.plugins.registry",
     "channel_groups": "framework.pruning.channels.discovery",

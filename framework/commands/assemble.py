@@ -217,7 +217,7 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
     """Build the pruning listener and write its schedule to the config; raise UsageError for a too short run."""
     own = criterion.schedule
     if not isinstance(own, Schedule):
-        name = type(criterion).__name__
+        name = criterion.name
         raise UsageError(f"{name}: schedule must be a Schedule such as Before(), During() or After(), got {own!r}")
     if getattr(own, "steps", 1) > 1 and "snip_steps" not in config.given:
         config.snip_steps = own.steps - 2  # type: ignore[attr-defined]

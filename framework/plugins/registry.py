@@ -133,10 +133,7 @@ class Registry:
         if kind == "optimizers":
             self.check_name(kind, name)
             return Entry(kind, name, f"torch.optim.{OPTIMIZERS[name]}")
-        file, bases = self.file(kind, name), dict(self._of_kind(kind))
-        if kind == "criterions":
-            bases["Criterion"] = ROOT / "framework" / "pruning" / "scoring" / "criterion.py"
-        return read_entry(kind, name, file, bases)
+        return read_entry(kind, name, self.file(kind, name), self._of_kind(kind))
 
     def derives(self, kind: str, name: str, base: str) -> bool:
         """Whether the plug-in is `base` or derived from it, parsed from its source; not for optimizers."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from secateur.utils.errors import UsageError
 
 #: the folder with framework/, models/, ...: the clone, or the installed package
 ROOT = Path(__file__).resolve().parent.parent.parent
 
-#: class attributes of a criterion that are read from its source
-DECLARED = ("granularity", "schedule", "paper", "trainer")
+#: the module with the public names: beside framework/ in a clone, above it in the installed package
+FRONT = next(file for file in (ROOT / "secateur" / "__init__.py", ROOT / "__init__.py") if file.is_file())
+
+#: class attributes of a plug-in that are read from its source
+DECLARED = ("granularity", "schedule", "paper", "trainer", "recommended")
 SCORE_ARGUMENTS = ["self", "model", "batches", "loss", "groups"]
 
 
@@ -30,6 +34,13 @@ class Entry:
     paper: str = ""
     #: trainer that the criterion needs
     trainer: str = ""
+    #: settings that a run takes unless the user gives them, see `Criterion.recommended`
+    recommended: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prunes(self) -> bool:
+        """Whether the default schedule of the criterion prunes at all."""
+        return self.when != "never"
 
     @property
     def when(self) -> str:
@@ -40,20 +51,26 @@ class Entry:
 def read_entry(kind: str, name: str, file: Path, siblings: Mapping[str, Path]) -> Entry:
     """Describe a plug-in; attributes that its class does not declare are taken from its bases in `siblings`."""
     summary = (ast.get_docstring(class_node(name, file)) or "").split("\n")[0].strip()
-    declared: dict[str, str] = {}
+    declared: dict[str, Any] = {}
     for current, source in ancestry(name, file, siblings):
         for attribute, value in _attributes(class_node(current, source)).items():
-            declared.setdefault(attribute, value)
+            if attribute not in declared:
+                recommended = attribute == "recommended"
+                declared[attribute] = _settings(value, current, source) if recommended else _text(value)
     return Entry(kind, name, summary, **declared)
 
 
 def ancestry(name: str, file: Path, siblings: Mapping[str, Path]) -> list[tuple[str, Path]]:
-    """Return (name, file) of a plug-in and of its base classes in `siblings`, nearest first."""
+    """Return (name, file) of a plug-in and of its base classes, nearest first.
+
+    Base classes are plug-ins in `siblings` or defined by Secateur; those of other packages are left out.
+    """
     ancestors = [(name, file)]
     for current, source in ancestors:  # grows during the loop
         for base in _bases(current, source):
-            if base in siblings and base not in [other for other, _ in ancestors]:
-                ancestors.append((base, siblings[base]))
+            home = siblings.get(base) or _home(base, source) or _home(base, FRONT)
+            if home is not None and base not in [other for other, _ in ancestors]:
+                ancestors.append((base, home))
     return ancestors
 
 
@@ -97,10 +114,11 @@ def _parse(file: Path) -> ast.Module:
         raise UsageError(f"{file} is not valid Python: {error}") from error
 
 
-def _attributes(node: ast.ClassDef) -> dict[str, str]:
+def _attributes(node: ast.ClassDef) -> dict[str, ast.expr]:
+    """Return the expressions of the declared attributes in the body of a class."""
     found = {}
     for statement in node.body:
-        if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        if isinstance(statement, ast.AnnAssign):
             targets: list[ast.expr] = [statement.target]
         elif isinstance(statement, ast.Assign):
             targets = statement.targets
@@ -108,9 +126,25 @@ def _attributes(node: ast.ClassDef) -> dict[str, str]:
             continue
         for target in targets:
             if isinstance(target, ast.Name) and target.id in DECLARED and statement.value is not None:
-                value = statement.value
-                found[target.id] = str(value.value) if isinstance(value, ast.Constant) else ast.unparse(value)
+                found[target.id] = statement.value
     return found
+
+
+def _text(value: ast.expr) -> str:
+    return str(value.value) if isinstance(value, ast.Constant) else ast.unparse(value)
+
+
+def _settings(value: ast.expr, name: str, file: Path) -> dict[str, Any]:
+    """Return the literal mapping of `recommended`; raise UsageError, naming the file, for anything else."""
+    try:
+        settings = ast.literal_eval(value)
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict) or not all(isinstance(setting, str) for setting in settings):
+        raise UsageError(
+            f'{file}: {name}.recommended must be a literal such as {{"T": 5.0}}, got {ast.unparse(value)}'
+        )
+    return settings
 
 
 def _bases(name: str, file: Path) -> list[str]:
@@ -119,3 +153,15 @@ def _bases(name: str, file: Path) -> list[str]:
     origin = {alias.asname: alias.name for node in imports for alias in node.names if alias.asname}
     bases = [ast.unparse(base).split(".")[-1] for base in class_node(name, file).bases]
     return [origin.get(base, base) for base in bases]
+
+
+def _home(name: str, file: Path) -> Path | None:
+    """Return the file of ours that defines a class that `file` defines or imports; None for other classes."""
+    for node in ast.walk(_parse(file)):
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return file
+        if isinstance(node, ast.ImportFrom) and name in [alias.name for alias in node.names]:
+            package, *inner = (node.module or "").split(".")
+            if package == "secateur" and inner:
+                return ROOT.joinpath(*inner).with_suffix(".py")
+    return None

@@ -204,5 +204,5 @@ def check_moments(config: RunConfig, criterion: Criterion, plan: dict[int, list[
         reason = f"but {config.prune_criterion} prunes before training"
         if config.track_importance:
             raise UsageError(f"--track_importance is for pruning during training, {reason}: add --schedule during")
-        if config.use_init or getattr(criterion, "use_init", False):
+        if criterion.uses_initial_weights:
             raise UsageError(f"--use_init is for pruning during training, {reason}: all weights are initial")

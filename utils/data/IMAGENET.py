@@ -25,6 +25,7 @@ class IMAGENET(ImageNetPart):
     folders = ("imagenet", "ImageNet", "ILSVRC2012", "ILSVRC2012_img", "imagenet-1k", "ILSVRC/Data/CLS-LOC")
     origin = ("ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar at image-net.org and sort the images into "
               "one folder for each class")  # fmt: skip
+    recommended = {"augment": "resized_crop_flip"}
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:  # type: ignore[override]

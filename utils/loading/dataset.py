@@ -6,9 +6,9 @@ import contextlib
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -60,6 +60,8 @@ class DataSet(ABC):
         std: Standard deviation per channel, of pixels in [0, 1], for `--normalize dataset`.
         class_names: Names of the classes; None if they have none.
         remarks: Lines about the opened files that are shown to the user.
+        recommended: Settings of a run on this data set that the user did not give, by their names on the command
+            line, such as `{"augment": "flip"}`. It is read without importing the file and must be a literal.
 
     Example:
         >>> import torch
@@ -81,6 +83,7 @@ class DataSet(ABC):
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None = None
     remarks: tuple[str, ...] = ()
+    recommended: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:
         cls.name = cls.__name__

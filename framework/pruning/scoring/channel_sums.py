@@ -43,17 +43,6 @@ def sum_over_channels(
     return add_units(groups, units)
 
 
-def sum_of_powers(groups: Mapping[str, ChannelGroup], weights: Mapping[str, Tensor], p: int) -> dict[str, Tensor]:
-    """Sum |w|^p (`p` 1 or 2) over all weights of each channel's producers: `(channels,)` per group."""
-    rows = {
-        name: weights[name].detach().movedim(dim, 0).flatten(1)
-        for name, dim in _produced(groups).items()
-        if name in weights
-    }
-    units = {name: row.abs().sum(dim=1) if p == 1 else row.square().sum(dim=1) for name, row in rows.items()}
-    return add_units(groups, units)
-
-
 def _produced(groups: Mapping[str, ChannelGroup]) -> dict[str, int]:
     """Return the dimension of the output units of each producer's tensor."""
     return {part.tensor: part.dim for group in groups.values() for part in group.produced}
@@ -78,17 +67,25 @@ def channel_rows(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[s
         >>> {name: tuple(rows.shape) for name, rows in channel_rows(model, groups).items()}
         {'0': (3, 4), '2': (2, 3)}
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    channels = {}
-    for name, group in groups.items():
-        rows = []
-        for part in group.produced:
-            weight = parameters[part.tensor].detach()
-            if weight.dim() > 1:
-                units = weight.movedim(part.dim, 0).flatten(1)
-                rows.append(units[part.index.to(units.device)].flatten(1))
-        channels[name] = torch.cat(rows, dim=1)
-    return channels
+    parameters = {name: value.detach() for name, value in model.named_parameters(remove_duplicate=False)}
+    weights = {name: value for name, value in parameters.items() if value.dim() > 1}
+    return {name: torch.cat(_rows(group, weights), dim=1) for name, group in groups.items()}
+
+
+def rows_of(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> Tensor:
+    """Return the entries of each channel in tensors of the producers' shapes, `(channels, n)`."""
+    rows = _rows(group, tensors)
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+
+def _rows(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+    rows = []
+    for part in group.produced:
+        if part.tensor in tensors:
+            units = tensors[part.tensor].movedim(part.dim, 0).flatten(1)
+            every = part.index.shape == (len(units), 1) and bool((part.index[:, 0].diff() == 1).all())
+            rows.append(units if every else units[part.index.to(units.device)].flatten(1))
+    return rows
 
 
 def per_unit(parameter: Tensor, factor: Tensor, dim: int) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import prunable_weights
+from secateur.framework.plugins.registry import option_names
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.schedules.base import Before, Schedule
 from secateur.utils.errors import UsageError
@@ -65,9 +66,11 @@ class Criterion(ABC):
     attributes and methods are optional.
 
     Args:
-        **options: Options of the criterion. Each becomes an attribute of the instance and appears in its `repr`.
+        **options: Options of the criterion; each becomes an attribute of the instance. A subclass lists its own as
+            keyword-only arguments of its constructor, which appear in the `repr`.
 
     Attributes:
+        name: Name of the class; set automatically.
         granularity: What is scored: "weight" (entries of weights), "channel" (channel groups) or "both" (weights
             and channels in one ranking). Required.
         scope: Which scores are ranked against each other: "global" (default; all of them), "layer" (those of one
@@ -77,9 +80,16 @@ class Criterion(ABC):
             (default): the target sparsity decides.
         exact: True if the score is the change of the loss itself; such scores are not averaged with those of
             earlier steps. False by default.
-        data: The `Data` that `score` needs. `Data("none")` by default.
+        uses_initial_weights: True if the scores compare the weights with those at the start of the run, so that
+            they need training before. False by default.
+        data: The `Data` that `score` needs. `Data("none")` by default; a constructor may set it.
         paper: Reference of the method, such as "arXiv:1810.02340".
         trainer: Name of the trainer that the criterion requires, itself or a subclass; "" (default) for any.
+        recommended: Settings of a run with this criterion that the user did not give, by their names on the
+            command line. A value may be a mapping from schedule ("before", "during", "after", "rounds" or
+            "iterative") to value; the setting then has its default under all other schedules. The attribute is
+            read without importing the file and must be a literal, such as
+            `{"T": 5.0, "keep_share": {"rounds": 0.05}}`. Empty by default.
         seed: Seed of the criterion's random numbers; set by the run.
         step: Number of pruning steps so far; set by the run.
         example_input: One input sample, `(1, ...)`, for criterions without data that need its shape; set by the
@@ -101,24 +111,31 @@ class Criterion(ABC):
         {'0.weight': tensor([[3., 2.]])}
     """
 
+    name: str
     granularity: ClassVar[str]
     scope: ClassVar[str] = "global"
     schedule: ClassVar[Schedule] = Before()
     threshold: float | None = None
     exact: ClassVar[bool] = False
-    data: ClassVar[Data] = Data("none")
+    uses_initial_weights: bool = False
+    data: Data = Data("none")
     paper: ClassVar[str] = ""
     trainer: ClassVar[str] = ""
+    recommended: ClassVar[Mapping[str, Any]] = {}
     seed: int = 0
     step: int = 0
     example_input: Tensor | None = None
 
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        cls.name = cls.__name__
+
     def __init__(self, **options: Any) -> None:
         self.__dict__.update(options)
-        self._options = options
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self._options.items())})"
+        names = [name for name in option_names(type(self)) if hasattr(self, name)]
+        return f"{self.name}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
 
     @abstractmethod
     def score(
@@ -164,7 +181,7 @@ class Criterion(ABC):
         Raises:
             UsageError: If the criterion does not implement the method.
         """
-        raise UsageError(f"{type(self).__name__} cannot rank the network's inputs (it lacks input_scores)")
+        raise UsageError(f"{self.name} cannot rank the network's inputs (it lacks input_scores)")
 
     def check(self, model: nn.Module) -> None:  # noqa: B027
         """Validate the network; called before the run writes any file.
@@ -214,7 +231,7 @@ def check_scores(
     checked = as_scores(scores, model, groups, criterion)
     for name, score in checked.items():
         if score.isnan().any():
-            raise UsageError(f"{type(criterion).__name__}.score: '{name}' contains NaN")
+            raise UsageError(f"{criterion.name}.score: '{name}' contains NaN")
     return checked
 
 
@@ -229,7 +246,7 @@ def as_scores(scores: Scores, model: nn.Module, groups: Groups | None, criterion
         expected |= {name: tuple(weight.shape) for name, weight in weights.items()}
     if criterion.granularity in ("channel", "both"):
         expected |= {name: (group.channels,) for name, group in free_groups(groups or {}).items()}
-    who = f"{type(criterion).__name__}.score"
+    who = f"{criterion.name}.score"
     if not isinstance(scores, Mapping):
         raise UsageError(f"{who} returned {type(scores).__name__}, expected a mapping from name to tensor")
     _check_keys(who, scores, list(expected))

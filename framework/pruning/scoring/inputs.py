@@ -21,7 +21,7 @@ def with_sample(
             return free_groups(groups), sample[:1]
     batches = list(batches)
     if not batches:
-        raise UsageError(f"{type(criterion).__name__} needs an example input or a batch, to run the network once")
+        raise UsageError(f"{criterion.name} needs an example input or a batch, to run the network once")
     free, _ = with_groups(model, batches, groups)
     return free, batches[0][0][:1]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -14,55 +14,83 @@ from secateur.framework.pruning.scoring.initial_weights import InitialWeights
 from secateur.framework.pruning.scoring.inputs import with_groups
 from secateur.utils.errors import UsageError
 
+#: attributes that the run sets
+OF_THE_RUN = ("seed", "step", "example_input")
 
-class Weighed(Criterion):
-    """Base class that `weighted` adds to a criterion with `element_scores`.
+
+class Weighted(Criterion):
+    """A criterion with `element_scores`, weighted; it has the name and the attributes of that criterion.
 
     The scores are element score * |w| (`by_size`) * |w - w0| (`by_way`), summed over each channel's weights for
     channel criterions. w0 are the weights at the start of the run.
     """
 
-    by_size = by_way = False
-    _start: InitialWeights | None = None
+    def __init__(self, criterion: Any, by_size: bool, by_way: bool) -> None:
+        super().__init__(criterion=criterion, by_size=by_size, by_way=by_way)
+        for attribute in Criterion.__annotations__:
+            setattr(self, attribute, getattr(criterion, attribute))
+        self.criterion, self.by_size, self.by_way = criterion, by_size, by_way
+        self.uses_initial_weights = by_way or criterion.uses_initial_weights
+        self._initial: InitialWeights | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in OF_THE_RUN and "criterion" in vars(self):
+            setattr(self.criterion, name, value)
+
+    def __repr__(self) -> str:
+        return repr(self.criterion)
+
+    def check(self, model: nn.Module) -> None:
+        """Call `check` of the criterion."""
+        self.criterion.check(model)
+
+    def cost(self, samples: int) -> float:
+        """Return the cost of the criterion."""
+        return float(self.criterion.cost(samples))
 
     def start(self, model: nn.Module) -> None:
-        """Copy the initial weights on the first call."""
-        super().start(model)
-        if self.by_way and self._start is None:
-            self._start = InitialWeights.of(model)
+        """Call `start` of the criterion, and copy the initial weights on the first call."""
+        self.criterion.start(model)
+        if self.by_way and self._initial is None:
+            self._initial = InitialWeights.of(model)
+
+    def observe(self, model: nn.Module, loss: Tensor) -> None:
+        """Call `observe` of the criterion."""
+        self.criterion.observe(model, loss)
+
+    def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
+        """Return the scores of the inputs by the criterion."""
+        scores: Tensor = self.criterion.input_scores(model, batches, loss, layer)
+        return scores
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Compute the weighted scores, higher = keep."""
+        """Return the weighted scores, in the shapes of the criterion's."""
         free: Groups = {}
         if self.granularity == "channel":
             free, batches = with_groups(model, batches, groups)
-        elements: dict[str, Tensor] = dict(self.element_scores(model, batches, loss, free))  # type: ignore[attr-defined]
+        elements: dict[str, Tensor] = dict(self.criterion.element_scores(model, batches, loss, free))
         parameters = dict(model.named_parameters(remove_duplicate=False))
         weights = {name: parameters[name].detach() for name in elements}
         if self.by_size:
-            elements = {name: one * weights[name].abs() for name, one in elements.items()}
+            elements = {name: element * weights[name].abs() for name, element in elements.items()}
         if self.by_way:
-            moved = InitialWeights.moved(self._start, model, weights, type(self).__name__)
-            elements = {name: one * moved[name].abs() for name, one in elements.items()}
+            moved = InitialWeights.moved(self._initial, model, weights, self.name)
+            elements = {name: element * moved[name].abs() for name, element in elements.items()}
         scores = over_channels(free, elements) if self.granularity == "channel" else elements
         return {name: score.float() for name, score in scores.items()}
 
 
 def weighted(criterion: Criterion, by_size: bool = False, by_way: bool = False) -> Criterion:
-    """Return a copy of the criterion with weighted element scores; the criterion itself without any weighting.
+    """Return the criterion with weighted element scores; the criterion itself without any weighting.
 
     Raises UsageError for a criterion without `element_scores`, and for one that ranks both weights and channels.
     """
     if not (by_size or by_way):
         return criterion
-    kind = type(criterion)
     if not callable(getattr(criterion, "element_scores", None)) or criterion.granularity == "both":
         flag = "--use_l2" if by_size else "--use_init"
-        raise UsageError(f"{flag}: {kind.__name__} has no scores of single weights")
-    twin = copy.copy(criterion)
-    twin.__class__ = type(kind.__name__, (Weighed, kind), {"__doc__": kind.__doc__})
-    option = bool(getattr(criterion, "use_l2", False))  # the criterion's own option, which its `score` applies
-    twin.__dict__ |= {"by_size": by_size or option, "by_way": by_way}
-    return twin
+        raise UsageError(f"{flag}: {criterion.name} has no scores of single weights")
+    return Weighted(criterion, by_size, by_way)

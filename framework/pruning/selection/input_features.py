@@ -108,7 +108,7 @@ def keep_inputs(
 
 def check_input_scores(scores: Tensor, alive: Tensor, criterion: Criterion) -> Tensor:
     """Return the scores of inputs as float32 on the model's device; raise UsageError if they are invalid."""
-    who = f"{type(criterion).__name__}.input_scores"
+    who = f"{criterion.name}.input_scores"
     checked = float_scores(f"{who}: the result", scores, tuple(alive.shape)).to(alive.device)
     if checked.isnan().any():
         raise UsageError(f"{who} contains NaN")

@@ -40,7 +40,7 @@ def try_criterion(
         given = batches if data.kind != "none" else []
         with held_to_contract(criterion, "start", model, always=True):
             criterion.start(model)
-        if getattr(criterion, "use_init", False) or getattr(criterion, "by_way", False):
+        if criterion.uses_initial_weights:
             model = _moved(model)  # at the initial weights all scores would be zero
         free = None if criterion.granularity == "weight" else free_groups(groups)
         with held_to_contract(criterion, "score", model, always=True):
@@ -52,7 +52,7 @@ def try_criterion(
         raise UsageError(str(error) if culprit in str(error) else f"{culprit}: {error}") from error
     except Exception as error:  # raised by the criterion, or by the loss or the model that it calls
         raise UsageError(
-            f"{plugin_file(error) or file}: {type(criterion).__name__}.score fails: "
+            f"{plugin_file(error) or file}: {criterion.name}.score fails: "
             f"{old_import(error) or one_line(f'{type(error).__name__}: {error}')}"
         ) from error
 

@@ -100,9 +100,7 @@ class IterativePruner(Pruner):
         """`limit` is the target share of the budget; it is ignored if `schedule` prunes numbers of channels."""
         super().__init__(criterion, schedule.plan(0.0 if schedule.counted else limit, epochs), **options)
         if getattr(criterion, "granularity", None) not in self.ranks:
-            raise UsageError(
-                f"{type(self).__name__} needs a channel criterion, {type(criterion).__name__} is not one"
-            )
+            raise UsageError(f"{type(self).__name__} needs a channel criterion, {criterion.name} is not one")
         self.iterative, self.limit = schedule, limit
         self._frequency, self._steps = 1, None if schedule.per_step is not None else 1
         self._averages = Averages(0.0 if criterion.exact else schedule.momentum)
@@ -170,7 +168,7 @@ class IterativePruner(Pruner):
         if not self._over:
             wanted = "more" if self._steps is None else str(self._steps)
             trainer.warn(
-                f"{type(self.criterion).__name__}: training ended after {self._done} of {wanted} steps of "
+                f"{self.criterion.name}: training ended after {self._done} of {wanted} steps of "
                 f"{self._frequency} batches, {self._gone} {self.what} were pruned"
             )
 
@@ -271,6 +269,6 @@ class IterativePruner(Pruner):
         elif asked is None and missing >= self.iterative.group_size and not self._told:
             self._told = True
             trainer.warn(
-                f"{type(self.criterion).__name__}: in step {self._done} {missing} {self.what} fewer than "
+                f"{self.criterion.name}: in step {self._done} {missing} {self.what} fewer than "
                 f"requested were pruned: {self.short}"
             )

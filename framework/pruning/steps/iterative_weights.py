@@ -35,7 +35,7 @@ class IterativeWeightPruner(IterativePruner):
     ) -> None:
         """`limit` is the target share of the weights; it is ignored if `schedule` prunes numbers of weights."""
         super().__init__(criterion, schedule, limit, epochs, **options)
-        who = type(criterion).__name__
+        who = criterion.name
         single = criterion.granularity == "weight" and criterion.threshold is None
         why = "prunes weights" if single else "ranks weights and channels together"
         why = why if criterion.threshold is None else "prunes by a fixed threshold"

@@ -154,7 +154,7 @@ class Pruner:
         missed = [targets[-1] for moment, targets in sorted(self.plan.items()) if moment > trainer.epoch]
         if missed:
             asked = f"target sparsity {missed[-1]:.4f} was not applied"
-            trainer.warn(f"{type(self.criterion).__name__}: training ended before the last pruning: {asked}")
+            trainer.warn(f"{self.criterion.name}: training ended before the last pruning: {asked}")
         elif (
             self.events
             and any(max(targets) > 0 for targets in self.plan.values())
@@ -182,7 +182,7 @@ class Pruner:
     def _warn_if_few(self, trainer: Trainer, samples: int) -> None:
         wanted, classes = self.criterion.data.per_class, trainer.loaders.num_classes
         if wanted is not None and samples < wanted * classes and not self.events:
-            who, present = type(self.criterion).__name__, samples // classes
+            who, present = self.criterion.name, samples // classes
             trainer.warn(f"{who} scores with {wanted} images of each class, the smallest class has {present}")
 
     def _warn_if_off(self, trainer: Trainer, asked: float, reached: float) -> None:
@@ -194,7 +194,7 @@ class Pruner:
             why = f"{why}, or the next channels would exceed the target"
             if reached >= asked:
                 why = "as much was already pruned, or the channels can only be cut together"
-            who = type(self.criterion).__name__
+            who = self.criterion.name
             trainer.warn(f"{who}: asked for sparsity {asked:.4f}, reached {reached:.4f}: {why}")
 
     def _prune_to(self, trainer: Trainer, target: float, strict: bool) -> None:

@@ -47,7 +47,7 @@ SCOPE_OF = {"weight": SCOPES, "channel": CHANNEL_SCOPES, "both": ("global",)}
 
 def nothing_below(criterion: Criterion) -> str:
     """Return the warning for a fixed threshold that has pruned nothing."""
-    who, limit = type(criterion).__name__, criterion.threshold
+    who, limit = criterion.name, criterion.threshold
     remedy = "longer training, a stronger penalty (such as --hoyer_reg) or a higher --set criterion.threshold"
     return f"{who}: nothing was pruned, no score is below the threshold {limit:g}: try {remedy}"
 
@@ -99,7 +99,7 @@ class PruningStep:
             self.protect = (self.protect,)
         granularity = getattr(self.criterion, "granularity", None)
         if granularity not in ("weight", "channel", "both"):
-            who = type(self.criterion).__name__
+            who = self.criterion.name
             raise UsageError(f"{who}: granularity {granularity!r} cannot be pruned (weight, channel or both)")
         self._check_limits()
         self.criterion.example_input = self.example_input[:1]
@@ -121,7 +121,7 @@ class PruningStep:
             raise UsageError(f"{type(self.model).__name__} has no channel to prune: {'; '.join(reasons)}")
 
     def _check_limits(self) -> None:
-        scope, name = self.scope or self.criterion.scope, type(self.criterion).__name__
+        scope, name = self.scope or self.criterion.scope, self.criterion.name
         granularity = self.criterion.granularity
         weightwise = granularity == "weight"
         allowed = SCOPE_OF[granularity]

@@ -339,3 +339,58 @@ def test_users_packages_of_the_same_names_are_left_alone(tree: Tree) -> None:
     assert done.stdout.split() == [str(ROOT / "models" / "VGG16.py"), str(mine / "models" / "VGG16.py")], (
         done.stderr
     )
+
+
+def test_recommended_settings_are_read_from_the_class_and_its_bases(tree: Tree) -> None:
+    settings = {"T": 5.0, "keep_share": {"rounds": 0.05}}
+    head = f'granularity = "channel"; recommended = {settings}'
+    derived = "from criterions.Base import Base\nclass {}(Base):\n    {}\n"
+    files = {
+        "criterions/Base.py": criterion("Base", head=head),
+        "criterions/Same.py": derived.format("Same", '"""The same."""'),
+        "criterions/Other.py": derived.format("Other", 'recommended: ClassVar = {"use_l2": True}'),
+        "criterions/Plain.py": criterion("Plain"),
+        "models/Net.py": 'class Net:\n    recommended = {"image_size": 32}\n',
+    }
+    registry = Registry(tree(files))
+    found = {name: registry.describe("criterions", name).recommended for name in registry.names("criterions")}
+    assert found == {"Base": settings, "Same": settings, "Other": {"use_l2": True}, "Plain": {}}
+    assert registry.describe("models", "Net").recommended == {"image_size": 32}
+
+
+@pytest.mark.parametrize("value", ["dict(T=5)", "[1]", "{1: 2}", "{**Base.recommended}"])
+def test_recommended_settings_must_be_literal(value: str, tree: Tree) -> None:
+    registry = Registry(tree({"criterions/Odd.py": criterion("Odd", head=f"recommended = {value}")}))
+    with pytest.raises(UsageError, match=r"Odd\.py: Odd\.recommended must be a literal"):
+        registry.describe("criterions", "Odd")
+
+
+def test_a_criterion_prunes_unless_its_schedule_is_never(tree: Tree) -> None:
+    never = criterion("Dense", head='granularity = "weight"; schedule = Never()')
+    registry = Registry(tree({"criterions/Dense.py": never, "criterions/Own.py": criterion("Own")}))
+    assert [registry.describe("criterions", name).prunes for name in ("Dense", "Own")] == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["criterions", "datasets", "models"])
+def test_what_is_read_is_what_the_class_has(kind: str) -> None:
+    ours = Registry()
+    for name in ours.names(kind):
+        entry, cls = ours.describe(kind, name), ours.get(kind, name)
+        assert entry.recommended == getattr(cls, "recommended", {})
+        assert entry.granularity == getattr(cls, "granularity", "")
+        assert kind != "criterions" or entry.when == type(cls.schedule).__name__.lower()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "from secateur import WeightCriterion\n\nclass Own(WeightCriterion):",
+        "import secateur\n\nclass Own(secateur.WeightCriterion):",
+        "from secateur.framework.pruning.scoring.templates import WeightCriterion as W\n\nclass Own(W):",
+        "from secateur.criterions.SNIP import SNIP\n\nclass Base(SNIP): pass\n\nclass Own(Base):",
+    ],
+)
+def test_attributes_of_our_base_classes_are_read(head: str, tree: Tree) -> None:
+    registry = Registry(tree({"criterions/Own.py": head + "\n    def formula(self, w, g, l): return w\n"}))
+    entry = registry.describe("criterions", "Own")
+    assert (entry.granularity, entry.when) == ("weight", "before")

@@ -305,9 +305,9 @@ class Given(Criterion):
 
     def score(self, model: nn.Module, batches: Any, loss: Any, groups: Any = None) -> Any:
         weights = {name: weight.detach().clone() for name, weight in prunable_weights(model).items()}
-        if "whole" in self._options:
-            return self._options["whole"](weights)
-        return {name: self._options["each"](weight) for name, weight in weights.items()}
+        if hasattr(self, "whole"):
+            return self.whole(weights)
+        return {name: self.each(weight) for name, weight in weights.items()}
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")

@@ -240,7 +240,7 @@ def test_use_l2_weighs_each_weights_score_by_its_size_before_they_are_added_up()
     assert list(found) == list(groups) and all(torch.allclose(found[name], expected[name]) for name in "abc")
     other = build("criterions", "BiasedLossTracked", use_l2=True).score(model, batches, F.cross_entropy, groups)
     assert all(torch.allclose(found[name], other[name]) for name in other)
-    assert type(weighted(plain, by_size=True)).__name__ == "LossBased" and weighted(plain) is plain
+    assert weighted(plain, by_size=True).name == "LossBased" and weighted(plain) is plain
 
 
 def test_use_init_weighs_by_the_way_from_where_the_run_began() -> None:

@@ -1,0 +1,85 @@
+"""The wrapper that weights a criterion's scores of single weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from secateur import Criterion, prunable_weights
+from secateur.framework.pruning.scoring.contract import held_to_contract, is_shipped
+from secateur.framework.pruning.scoring.weighted import OF_THE_RUN, Weighted, weighted
+from secateur.utils.errors import UsageError
+
+
+class Elements(Criterion):
+    """The sizes of the weights, and a record of all calls."""
+
+    granularity = "weight"
+    scope = "layer"
+
+    def __init__(self, *, scale: float = 2.0, change: Callable[[nn.Module], Any] | None = None) -> None:
+        super().__init__(scale=scale, change=change)
+        self.scale, self.change, self.calls = scale, change, list[str]()
+
+    def start(self, model: nn.Module) -> None:
+        self.calls.append("start")
+
+    def check(self, model: nn.Module) -> None:
+        self.calls.append("check")
+
+    def cost(self, samples: int) -> float:
+        return 7 * samples
+
+    def element_scores(self, model: nn.Module, batches: Any, loss: Any, groups: Any) -> dict[str, Tensor]:
+        if self.change is not None:
+            self.change(model)
+        self.calls.append(f"score {self.seed} {self.step}")
+        return {name: self.scale * weight.detach().abs() for name, weight in prunable_weights(model).items()}
+
+    def score(self, model: nn.Module, batches: Any, loss: Any, groups: Any = None) -> dict[str, Tensor]:
+        return self.element_scores(model, batches, loss, groups)
+
+
+def test_it_has_the_attributes_of_the_criterion_and_calls_it() -> None:
+    own, model = Elements(scale=3.0), nn.Linear(3, 2)
+    criterion = weighted(own, by_size=True)
+    assert (criterion.name, criterion.granularity, criterion.scope) == ("Elements", "weight", "layer")
+    assert repr(criterion) == repr(own) and criterion.cost(2) == 14 and not criterion.uses_initial_weights
+    criterion.seed, criterion.step = 5, 6
+    criterion.check(model)
+    criterion.start(model)
+    scores = criterion.score(model, [], F.cross_entropy)
+    assert own.calls == ["check", "start", "score 5 6"]
+    torch.testing.assert_close(scores["weight"], 3 * model.weight.detach().square())
+
+
+def test_a_copy_is_independent() -> None:
+    criterion = weighted(Elements(), by_way=True)
+    twin = copy.deepcopy(criterion)
+    assert (
+        isinstance(criterion, Weighted)
+        and isinstance(twin, Weighted)
+        and twin.criterion is not criterion.criterion
+    )
+    for number, attribute in enumerate(OF_THE_RUN):
+        setattr(twin, attribute, number + 1)
+        assert getattr(twin.criterion, attribute) == number + 1 != getattr(criterion.criterion, attribute)
+    assert twin.uses_initial_weights
+
+
+def test_a_third_party_criterion_is_held_to_the_contract_in_it() -> None:
+    criterion, model = (
+        weighted(Elements(change=lambda model: model.weight.data.zero_()), by_size=True),
+        nn.Linear(3, 2),
+    )
+    assert not is_shipped(criterion)
+    before = model.weight.detach().clone()
+    with pytest.raises(UsageError, match=r"Elements\.score changed"), held_to_contract(criterion, "score", model):
+        criterion.score(model, [], F.cross_entropy)
+    assert torch.equal(model.weight, before)
