@@ -23,7 +23,8 @@ from secateur.framework.network.layers import (
     tensor_name,
 )
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.network.size import count_macs, macs_by_tensor
+from secateur.framework.network.masks import Masks
+from secateur.framework.network.size import count_macs, dense_weights, macs_by_tensor
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
 from secateur.framework.pruning.channels.slicing import kept_positions, shrink
 from secateur.framework.pruning.scoring.channel_sums import units_per_channel
@@ -52,7 +53,10 @@ class Budget(ABC):
 
     @abstractmethod
     def predicted(self, keep: Keeps) -> float:
-        """Predict by arithmetic the share that is removed if only `keep` remains."""
+        """Predict by arithmetic the share that is removed if only `keep` remains.
+
+        Names in `keep` that are no group, such as the inputs of the network, have no effect.
+        """
 
     def actual(self, keep: Keeps) -> float:
         """Return the share that is removed in a network that is cut to `keep`."""
@@ -133,7 +137,8 @@ class _Masked:
         """Return the masks of nonzero entries of these weights, in their shapes if only `keep` remains."""
         if not self._alive:
             return {}
-        kept, _ = kept_positions(self._model, {name: ~mask.cpu() for name, mask in keep.items()}, self._groups)
+        removed = {name: ~mask.cpu() for name, mask in keep.items() if name in self._groups}
+        kept, _ = kept_positions(self._model, removed, self._groups)
         return {name: shrink(alive, kept.get(name, {})) for name, alive in self._alive.items()}
 
 
@@ -153,6 +158,39 @@ class Entries(Budget):
         left, alive = 0, self._masked.after(keep)
         for name, shape in self._sizes.after(keep, self._counted).items():
             left += int(alive[name].sum()) if name in alive else prod(shape)
+        return 1 - left / max(1, self._dense)
+
+
+class WeightsInChannels(Budget):
+    """Prunable weights, where masked weights and those of pruned channels count as removed, each once."""
+
+    name = "weights"
+    tolerance = None
+
+    def __init__(self, model: nn.Module, groups: Groups) -> None:
+        masks = Masks(model)
+        self._alive = {
+            name: masks[name] != 0 if name in masks else torch.ones_like(weight, dtype=torch.bool)
+            for name, weight in prunable_weights(model).items()
+        }
+        self._groups = groups
+        self._dense = sum(dense_weights(model).values())
+
+    def predicted(self, keep: Keeps) -> float:
+        """Return 1 - remaining weights / weights of the dense network; `keep` masks weights and channels."""
+        off: dict[str, list[tuple[int, Tensor]]] = {}
+        for name, group in self._groups.items():
+            removed = ~keep[name].cpu() if name in keep else torch.zeros(0, dtype=torch.bool)
+            for part in group.slices if bool(removed.any()) else ():
+                off.setdefault(part.tensor, []).append((part.dim, part.index[removed].flatten()))
+        left = 0
+        for name, alive in self._alive.items():
+            kept = keep.get(name, alive)
+            if name in off:
+                kept = kept.clone()
+            for dim, index in off.get(name, ()):
+                kept.index_fill_(dim, index.to(kept.device), False)
+            left += int(kept.sum())
         return 1 - left / max(1, self._dense)
 
 
@@ -255,5 +293,6 @@ def make_budget(
 def _smaller(model: nn.Module, groups: Groups, keep: Keeps, example: Tensor) -> nn.Module:
     with torch.no_grad():
         twin = copy.deepcopy(model)
-        cut(twin, keep, groups, example_input=example)
+        removed = {name: mask for name, mask in keep.items() if name in groups}
+        cut(twin, removed, groups, example_input=example)
     return twin

@@ -17,7 +17,7 @@ from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Data
 from secateur.framework.pruning.scoring.weighted import weighted
-from secateur.framework.pruning.steps.batch_scores import RunningScores, Tracking
+from secateur.framework.pruning.steps.averages import RunningScores, Tracking
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.training.group_decay import GroupDecay, shrink_filters
 from secateur.framework.training.hooks import hookimpl

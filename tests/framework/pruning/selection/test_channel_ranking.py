@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.selection.budgets import Nodes
-from secateur.framework.pruning.selection.ranking import Limits, Ranking
-from secateur.framework.pruning.selection.targets import keep_channels
+from secateur.framework.pruning.selection.channel_ranking import ChannelRanking, Limits
+from secateur.framework.pruning.selection.search import to_budget
 from tests.networks import ConvNet, images, seeded
 
 UNITS = {"a": 6, "b": 8, "c": 10}
@@ -52,12 +52,12 @@ def test_a_group_that_cannot_be_removed_keeps_a_channel_whatever_the_floor(
     model, groups = traced
     held = {name: replace(group, removable=name != "b") for name, group in groups.items()}
     assert Limits(min_channels=0).floors(model, held) == {"a": 0, "b": 1, "c": 0}
-    keep = Ranking(model, held, rising(), Limits(min_channels=0)).keep(24)
+    keep = ChannelRanking(model, held, rising(), Limits(min_channels=0)).first(24)
     assert {name: int(mask.sum()) for name, mask in keep.items()} == {"a": 0, "b": 1, "c": 0}
 
 
 def test_what_lies_at_the_threshold_goes(traced: tuple[nn.Module, Groups]) -> None:
-    keep = Ranking(*traced, rising(), Limits()).above(4.0)
+    keep = ChannelRanking(*traced, rising(), Limits()).above(4.0)
     assert {name: mask.tolist() for name, mask in keep.items()} == {
         name: [False] * 4 + [True] * (count - 4) for name, count in UNITS.items()
     }
@@ -69,8 +69,8 @@ def test_by_layer_each_loses_its_own_rounded_share(
 ) -> None:
     """Though 8 of all 24 would be nearer to 0.35 than the 9 that the layers add up to."""
     model, groups = traced
-    limits = Limits("layer")
-    keep = keep_channels(model, groups, rising(), share, limits, Nodes(model, groups))
+    ranking = ChannelRanking(model, groups, rising(), Limits("layer"))
+    keep = to_budget(ranking, Nodes(model, groups), share)
     assert [int((~mask).sum()) for mask in keep.values()] == gone
 
 
@@ -80,5 +80,5 @@ def test_the_number_of_channels_is_the_nearest_and_not_the_next_one(
 ) -> None:
     """Below the share as often as above it: 7 of 24 are nearer to 0.3 than 8."""
     model, groups = traced
-    keep = keep_channels(model, groups, rising(), share, Limits(), Nodes(model, groups))
+    keep = to_budget(ChannelRanking(model, groups, rising(), Limits()), Nodes(model, groups), share)
     assert keep.removed == min(range(22), key=lambda count: abs(count / 24 - share))
