@@ -161,9 +161,7 @@ def prune(
         (0.5, True)
     """
     check_network(model)
-    _check_types(sparsity, budget, scope, min_channels, keep_share, seed)
-    if not 0 <= sparsity < 1:
-        raise UsageError(f"sparsity {sparsity} is outside [0, 1)", argument="sparsity")
+    _check_types(sparsity, budget, scope, seed)
     chosen = build("criterions", criterion) if isinstance(criterion, str) else criterion
     if not isinstance(chosen, Criterion):
         raise UsageError(f"criterion must be a name or an instance of Criterion, got {criterion!r}")
@@ -261,15 +259,15 @@ def _warn_of_faults(model: nn.Module, example: Tensor) -> None:
         warnings.warn(f"{explained(layers)}: use contiguous format or safe_strides", stacklevel=3)
 
 
-def _check_types(sparsity: Any, budget: Any, scope: Any, min_channels: Any, keep_share: Any, seed: Any) -> None:
-    numbers = {"sparsity": sparsity, "min_channels": min_channels, "keep_share": keep_share, "seed": seed}
-    for name, value in numbers.items():
-        kinds = (int, float) if name in ("sparsity", "keep_share") else (int,)
+def _check_types(sparsity: Any, budget: Any, scope: Any, seed: Any) -> None:
+    for name, value, kinds in (("sparsity", sparsity, (int, float)), ("seed", seed, (int,))):
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise UsageError(f"{name} must be a number, got {value!r}")
+            raise UsageError(f"{name} must be a number, got {value!r}", argument=name)
+    if not 0 <= sparsity < 1:
+        raise UsageError(f"sparsity {sparsity} is outside [0, 1)", argument="sparsity")
     for name, value in (("budget", budget), ("scope", scope)):
         if value is not None and not isinstance(value, str):
-            raise UsageError(f"{name} must be a string, got {value!r}")
+            raise UsageError(f"{name} must be a string, got {value!r}", argument=name)
 
 
 def _multiple(round_to: int | str, example: Tensor) -> int:

@@ -14,7 +14,7 @@ from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
 from secateur.framework.pruning.selection.budgets import Budget, Nodes
 from secateur.framework.pruning.selection.ranking import Keep, Ranking
-from secateur.utils.errors import UsageError
+from secateur.utils.ranges import check_share, check_whole
 
 #: channels that are ranked against each other: all, those of a group, those of groups of the same structure
 CHANNEL_SCOPES = ("global", "layer", "isomorphic")
@@ -46,11 +46,8 @@ class Limits:
     group_size: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.keep_share < 1:
-            raise UsageError(f"keep_share must be in [0, 1), got {self.keep_share}", argument="keep_share")
-        for name, low in (("min_channels", 0), ("round_to", 1), ("group_size", 1)):
-            if getattr(self, name) < low:
-                raise UsageError(f"{name} must be at least {low}, got {getattr(self, name)}", argument=name)
+        check_share(self, "keep_share")
+        check_whole(self, min_channels=0, round_to=1, group_size=1)
 
     def floors(self, model: nn.Module, groups: Groups) -> dict[str, int]:
         """Return the minimum number of channels to keep in each group."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from secateur.framework.pruning.channels.slicing import shrink
 from secateur.framework.training.events import PruneEvent
 from secateur.utils.errors import RunError, UsageError
+from secateur.utils.ranges import check_whole
 
 #: lower bound of a layer's norm
 TINY = 1e-8
@@ -29,10 +30,9 @@ class Tracking:
     alpha: float = 0.8
 
     def __post_init__(self) -> None:
-        if self.batches < 1 or not 0 < self.alpha <= 1:
-            raise UsageError(
-                f"tracking: batches must be at least 1 and alpha in (0, 1], got {self.batches} and {self.alpha}"
-            )
+        check_whole(self, batches=1)
+        if not 0 < self.alpha <= 1:
+            raise UsageError(f"Tracking: alpha must be in (0, 1], got {self.alpha}", argument="alpha")
 
 
 class RunningScores:
