@@ -23,8 +23,7 @@ from secateur.framework.network.layers import (
     tensor_name,
 )
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import count_macs, dense_weights, macs_by_tensor
+from secateur.framework.network.size import count_macs, macs_by_tensor
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
 from secateur.framework.pruning.channels.slicing import kept_positions, shrink
 from secateur.framework.pruning.scoring.channel_sums import units_per_channel
@@ -55,7 +54,8 @@ class Budget(ABC):
     def predicted(self, keep: Keeps) -> float:
         """Predict by arithmetic the share that is removed if only `keep` remains.
 
-        Names in `keep` that are no group, such as the inputs of the network, have no effect.
+        Masks of prunable weights count for the budgets of nodes and weights. Other names that are no group, such
+        as the inputs of the network, have no effect.
         """
 
     def actual(self, keep: Keeps) -> float:
@@ -131,15 +131,17 @@ class _Masked:
     def __init__(self, weights: Mapping[str, Tensor], model: nn.Module, groups: Groups) -> None:
         living = ((name, weight.detach() != 0) for name, weight in weights.items())
         self._alive = {name: alive for name, alive in living if not bool(alive.all())}
-        self._model, self._groups = model, groups
+        self._weights, self._model, self._groups = weights, model, groups
 
     def after(self, keep: Keeps) -> dict[str, Tensor]:
         """Return the masks of nonzero entries of these weights, in their shapes if only `keep` remains."""
-        if not self._alive:
+        masked = {name: mask for name, mask in keep.items() if name in self._weights}
+        masked |= {name: masked.get(name, alive) & alive for name, alive in self._alive.items()}
+        if not masked:
             return {}
         removed = {name: ~mask.cpu() for name, mask in keep.items() if name in self._groups}
         kept, _ = kept_positions(self._model, removed, self._groups)
-        return {name: shrink(alive, kept.get(name, {})) for name, alive in self._alive.items()}
+        return {name: shrink(alive, kept.get(name, {})) for name, alive in masked.items()}
 
 
 class Entries(Budget):
@@ -158,39 +160,6 @@ class Entries(Budget):
         left, alive = 0, self._masked.after(keep)
         for name, shape in self._sizes.after(keep, self._counted).items():
             left += int(alive[name].sum()) if name in alive else prod(shape)
-        return 1 - left / max(1, self._dense)
-
-
-class WeightsInChannels(Budget):
-    """Prunable weights, where masked weights and those of pruned channels count as removed, each once."""
-
-    name = "weights"
-    tolerance = None
-
-    def __init__(self, model: nn.Module, groups: Groups) -> None:
-        masks = Masks(model)
-        self._alive = {
-            name: masks[name] != 0 if name in masks else torch.ones_like(weight, dtype=torch.bool)
-            for name, weight in prunable_weights(model).items()
-        }
-        self._groups = groups
-        self._dense = sum(dense_weights(model).values())
-
-    def predicted(self, keep: Keeps) -> float:
-        """Return 1 - remaining weights / weights of the dense network; `keep` masks weights and channels."""
-        off: dict[str, list[tuple[int, Tensor]]] = {}
-        for name, group in self._groups.items():
-            removed = ~keep[name].cpu() if name in keep else torch.zeros(0, dtype=torch.bool)
-            for part in group.slices if bool(removed.any()) else ():
-                off.setdefault(part.tensor, []).append((part.dim, part.index[removed].flatten()))
-        left = 0
-        for name, alive in self._alive.items():
-            kept = keep.get(name, alive)
-            if name in off:
-                kept = kept.clone()
-            for dim, index in off.get(name, ()):
-                kept.index_fill_(dim, index.to(kept.device), False)
-            left += int(kept.sum())
         return 1 - left / max(1, self._dense)
 
 
@@ -215,17 +184,9 @@ class Macs(Budget):
         return 1 - total / max(1, self._dense)
 
     def freed(self, name: str) -> float:
-        """Return the multiply-adds removed with one channel of a group: those of its producers and readers.
-
-        The work of a weight scales with its size, work between activations is constant.
-        """
-        mask = torch.ones(self._groups[name].channels, dtype=torch.bool)
-        mask[:1] = False
-        left = self._sizes.after({name: mask}, self._of)
-        return sum(
-            macs * (1 - prod(left[tensor]) / max(1, prod(self._sizes.shape[tensor])))
-            for tensor, macs in self._of.items()
-        )
+        """Return the multiply-adds removed with one channel of a group: those of its producers and readers."""
+        mask = torch.arange(self._groups[name].channels) > 0
+        return self._dense * (self.predicted({name: mask}) - self.predicted({}))
 
     def actual(self, keep: Keeps) -> float:
         """Count the multiply-adds of a copy that is cut to `keep`."""

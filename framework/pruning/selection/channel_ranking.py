@@ -31,7 +31,7 @@ class Limits:
     """Constraints on the selection of channels.
 
     Attributes:
-        scope: One of CHANNEL_SCOPES.
+        scope: One of CHANNEL_SCOPES; None (default) for "global" here, and for that of the criterion in a step.
         min_channels: Minimum number of channels to keep in each group, at least 0.
         round_to: The widths of pruned layers are rounded to multiples of it, at least 1.
         keep_share: Minimum share of each group's channels in the dense network to keep, in [0, 1).
@@ -39,7 +39,7 @@ class Limits:
             together.
     """
 
-    scope: str = "global"
+    scope: str | None = None
     min_channels: int = 1
     round_to: int = 1
     keep_share: float = 0.0
@@ -92,7 +92,7 @@ class ChannelRanking(Ranking):
         ranked = {name: groups[name] for name in scores if name != INPUTS}
         floors = limits.floors(model, ranked) | {INPUTS: 1}
         super().__init__(scores, floors, {} if inputs is None else {INPUTS: inputs})
-        self.limits = limits
+        self.limits, self._global = limits, limits.scope in (None, "global")
         self._multiples = {name: _multiple(group, limits.round_to) for name, group in ranked.items()}
         #: number of units in the dense network, and how many of them were pruned before
         self._dense = {name: dense_channels(model, group) for name, group in ranked.items()}
@@ -102,9 +102,9 @@ class ChannelRanking(Ranking):
         present |= {name: int(alive.sum()) for name, alive in self._alive.items()}
         self._gone = {name: dense - present[name] for name, dense in self._dense.items()}
         self._present = present
-        parts = competing(model, ranked, limits.scope)
+        parts = competing(model, ranked, limits.scope or "global")
         if inputs is not None:
-            parts = [[*parts[0], INPUTS]] if limits.scope == "global" else [*parts, [INPUTS]]
+            parts = [[*parts[0], INPUTS]] if self._global else [*parts, [INPUTS]]
         self._set_ends = [0]
         if scores:
             self._sort_sets(parts, penalties or {})
@@ -123,7 +123,7 @@ class ChannelRanking(Ranking):
             sizes.append(counts)
             owners.append(torch.full_like(counts, number))
         size, value, owner = torch.cat(sizes), torch.cat(values), torch.cat(owners)
-        if self.limits.scope != "global":
+        if not self._global:
             value = self._shares(parts, value, size, owner)
         order = value.sort(stable=True).indices
         ends = size[order].cumsum(0)
@@ -137,7 +137,7 @@ class ChannelRanking(Ranking):
             places.append(place)
         self._place(torch.cat(places))
         self._set_ends = [0, *ends.tolist()]
-        if self.limits.scope == "global":
+        if self._global:
             may_end = owner[order] != (names.index(INPUTS) if INPUTS in names else -1)
         else:  # sets of the same share are pruned together
             may_end = torch.cat([value[order].diff() > 0, torch.ones(1, dtype=torch.bool)])[: len(ends)]

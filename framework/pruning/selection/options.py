@@ -12,50 +12,37 @@ from secateur.utils.suggest import unknown
 
 
 @dataclass(frozen=True)
-class PruneOptions:
+class PruneOptions(Limits):
     """What may be pruned, how the units are ranked, and how they are removed.
 
     Attributes:
-        scope: Scope of the ranking; None (default) for that of the criterion.
+        scope, min_channels, round_to, keep_share, group_size: See `Limits`.
         protect: Names of layers that are not pruned.
         outer_layers: Whether a weight criterion prunes the first and the last layer.
         rank_inputs: Whether a channel criterion also ranks the network's inputs and masks the pruned ones.
         budget: Budget of the target sparsity, one of `budgets.BUDGETS`; None (default) for "nodes" of channel
             criterions and "weights" of others.
-        min_channels: Minimum number of channels to keep in each group.
-        round_to: The widths of pruned layers are rounded to multiples of it.
-        keep_share: Minimum share of each group's channels in the dense network to keep.
-        group_size: Number of channels of a layer that are pruned together.
         flops: Value that is subtracted from a channel's score for each multiply-add that its removal saves.
         attention: How attention is cut: "dims" or "heads".
         inexact: Whether channels that a norm or a softmax reduces over are also cut.
         fold: Whether the constant outputs of removed channels are folded into the layers that read them.
     """
 
-    scope: str | None = None
     protect: Sequence[str] = ()
     outer_layers: bool = True
     rank_inputs: bool = False
     budget: str | None = None
-    min_channels: int = 1
-    round_to: int = 1
-    keep_share: float = 0.0
-    group_size: int = 1
     flops: float = 0.0
     attention: str = "dims"
     inexact: bool = False
     fold: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.protect, str):
             object.__setattr__(self, "protect", (self.protect,))
         if self.budget is not None and self.budget not in BUDGETS:
             raise UsageError(unknown("budget", self.budget, BUDGETS), argument="budget")
-        self.limits("global")
-
-    def limits(self, scope: str) -> Limits:
-        """Return the constraints on the selection of channels."""
-        return Limits(scope, self.min_channels, self.round_to, self.keep_share, self.group_size)
 
     def protects(self, layer: str) -> bool:
         """Whether the layer, or a module that it is part of, is protected."""

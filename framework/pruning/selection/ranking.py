@@ -59,10 +59,10 @@ class Ranking:
             name: _free(score.reshape(-1), self._alive.get(name), (floors or {}).get(name, 0))
             for name, score in scores.items()
         }
-        self._sizes = {name: int(free.sum()) for name, free in self._free.items()}
+        self._sizes = {name: int(free.count_nonzero()) for name, free in self._free.items()}
         #: number of entries that can be pruned, and of those that `current` has already pruned
         self.size = sum(self._sizes.values())
-        self.pruned = sum(len(alive) - int(alive.sum()) for alive in self._alive.values())
+        self.pruned = sum(len(alive) - int(alive.count_nonzero()) for alive in self._alive.values())
         #: counts that a search for a target may choose, ascending from 0
         self.ends: Sequence[int] = range(self.size + 1)
         #: flat rank of each entry: -1 for pruned ones, `size` for those that are never pruned; empty before `sort`

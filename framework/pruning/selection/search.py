@@ -43,12 +43,14 @@ def to_budget(ranking: ChannelRanking, budget: Budget, sparsity: float, strict: 
     if budget.exact:
         keep = _nearest(ranking, budget, sparsity)
         reached = budget.predicted(keep)
-        off = budget.tolerance is not None and abs(reached - sparsity) > budget.tolerance / 2
-        if ranking.limits.round_to > 1 or off:
-            keep = ranking.refine(keep, lambda other: abs(budget.predicted(other) - sparsity))
-            reached = budget.predicted(keep)
     else:
         keep, reached = _corrected(ranking, budget, sparsity, now)
+    off = budget.tolerance is not None and abs(reached - sparsity) > budget.tolerance / 2
+    if off or ranking.limits.round_to > 1 and budget.exact:  # refine single groups
+        goal = budget.predicted(keep) + sparsity - reached
+        other = ranking.refine(keep, lambda masks: abs(budget.predicted(masks) - goal))
+        choices = [(keep, reached), (other, budget.actual(other))]
+        keep, reached = min(choices, key=lambda pair: abs(pair[1] - sparsity))
     if strict and budget.tolerance is not None and abs(reached - sparsity) > budget.tolerance:
         raise UsageError(_why_not(ranking, budget, sparsity, reached))
     return keep
@@ -85,18 +87,7 @@ def _corrected(ranking: ChannelRanking, budget: Budget, sparsity: float, now: fl
         if abs(actual - sparsity) <= (budget.tolerance or 0) / 4:
             break
         low, high = ((goal, actual), high) if actual < sparsity else (low, (goal, actual))
-    return _refined(ranking, budget, sparsity, *best)
-
-
-def _refined(
-    ranking: ChannelRanking, budget: Budget, sparsity: float, keep: Keep, actual: float
-) -> tuple[Keep, float]:
-    """Refine single groups if the nearest selection of the ranking is too far from the target."""
-    if budget.tolerance is None or abs(actual - sparsity) <= budget.tolerance / 2:
-        return keep, actual
-    goal = budget.predicted(keep) + sparsity - actual
-    other = ranking.refine(keep, lambda masks: abs(budget.predicted(masks) - goal))
-    return min((keep, actual), (other, budget.actual(other)), key=lambda pair: abs(pair[1] - sparsity))
+    return best
 
 
 def _why_not(ranking: ChannelRanking, budget: Budget, sparsity: float, reached: float) -> str:

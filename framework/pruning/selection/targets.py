@@ -28,7 +28,6 @@ from secateur.framework.pruning.selection.budgets import (
     Budget,
     Macs,
     Nodes,
-    WeightsInChannels,
     make_budget,
 )
 from secateur.framework.pruning.selection.channel_ranking import CHANNEL_SCOPES, INPUTS, ChannelRanking
@@ -104,8 +103,9 @@ class Target(ABC):
     def __init__(
         self, model: nn.Module, criterion: Criterion, example_input: Tensor, options: PruneOptions
     ) -> None:
-        self.model, self.criterion, self.example_input, self.options = model, criterion, example_input, options
+        self.model, self.criterion, self.example_input = model, criterion, example_input
         self.scope, self.budget = options.scope or criterion.scope, options.budget or self.budgets[0]
+        self.options = replace(options, scope=self.scope, budget=self.budget)
         self.optimizer: Any = None
         self.companions: Sequence[Companion] = ()
         self.groups: dict[str, ChannelGroup] = channel_groups(
@@ -254,7 +254,6 @@ class ChannelTarget(Target):
         self, model: nn.Module, criterion: Criterion, example_input: Tensor, options: PruneOptions
     ) -> None:
         super().__init__(model, criterion, example_input, options)
-        self.limits = options.limits(self.scope)
         readers = input_readers(model, example_input, self.groups) if options.rank_inputs else []
         ranked = readers and not any(map(options.protects, readers))
         #: the network's inputs, if they are ranked
@@ -277,7 +276,7 @@ class ChannelTarget(Target):
         if self.options.flops > 0:
             macs = Macs(self.model, free_groups(self.groups), self.example_input)
             penalties = {name: self.options.flops * macs.freed(name) for name in scores}
-        ranking = ChannelRanking(self.model, self.groups, scores, self.limits, penalties, inputs)
+        ranking = ChannelRanking(self.model, self.groups, scores, self.options, penalties, inputs)
         threshold = self._threshold(request)
         if threshold is not None:
             return Choice(ranking.above(threshold))
@@ -312,7 +311,7 @@ class ChannelTarget(Target):
         if self.criterion.threshold is None:
             free = free_groups(self.groups)
             budget = make_budget(self.budget, self.model, free, self.example_input, self._dense)
-            check_reachable(self.model, free, sparsity, self.limits, budget)
+            check_reachable(self.model, free, sparsity, self.options, budget)
 
 
 class JointTarget(Target):
@@ -334,13 +333,13 @@ class JointTarget(Target):
 
     def choose(self, scores: dict[str, Tensor], request: Request, strict: bool = True) -> Choice:
         free, scores = free_groups(self.groups), self._unspared(scores)
-        limits, threshold = self.options.limits(self.scope), self._threshold(request)
+        threshold = self._threshold(request)
         if threshold is not None:
-            channels = ChannelRanking(self.model, free, {name: scores[name] for name in free}, limits)
+            channels = ChannelRanking(self.model, free, {name: scores[name] for name in free}, self.options)
             above = {name: score > threshold for name, score in scores.items() if name not in free}
             return Choice(Keep({**above, **channels.above(threshold)}))
-        ranking = Ranking(scores, limits.floors(self.model, free), self._masked())
-        budget = WeightsInChannels(self.model, free)
+        ranking = Ranking(scores, self.options.floors(self.model, free), self._masked())
+        budget = make_budget("weights", self.model, free, self.example_input, None)
 
         def to_share(share: float) -> Keep:
             return ranking.first(0) if budget.now() >= share else nearest(ranking, budget, share)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.framework.network.layers import prunable_weights
-from secateur.framework.pruning.channels.groups import Groups, free_groups
+from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.selection.targets import ChannelTarget, Request, WeightTarget, target_class
@@ -52,7 +52,7 @@ class EveryNBatches(Trigger):
 
     def _fixed_layer(self) -> str | None:
         """Return the name of the only group to prune, if there is one; raise UsageError if it does not exist."""
-        names, wanted = list(free_groups(self.groups)), self._plan.fixed_layer
+        names, wanted = list(free_groups(self.network.step.groups)), self._plan.fixed_layer
         if wanted is not None and wanted >= len(names):
             model, shown = type(self.network.step.model).__name__, ", ".join(names)
             raise UsageError(
@@ -60,10 +60,6 @@ class EveryNBatches(Trigger):
                 argument="fixed_layer",
             )
         return None if wanted is None else names[wanted]
-
-    @property
-    def groups(self) -> Groups:
-        return self.network.step.groups
 
     def run_started(self, trainer: Trainer) -> None:
         """Plan the steps of the run."""

@@ -77,7 +77,7 @@ class Pruner:
     @property
     def groups(self) -> Groups:
         """The present channel groups; empty before `prepare`."""
-        return self._trigger.groups
+        return {} if self._step is None else self._step.groups
 
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:

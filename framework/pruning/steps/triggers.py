@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.steps.averages import RunningScores, Tracking
 from secateur.framework.pruning.steps.pruned_network import PrunedNetwork
 from secateur.framework.pruning.steps.step import nothing_below
@@ -20,11 +19,6 @@ if TYPE_CHECKING:
 
 class Trigger:
     """Base class of triggers, which prunes nothing. `Pruner` calls the methods of its trigger in its hooks."""
-
-    @property
-    def groups(self) -> Groups:
-        """The present channel groups."""
-        return {}
 
     def phase(self, trainer: Trainer) -> str:
         """Return the phase of the epoch, a column of the metrics: "warmup", "pruning" or "final".
@@ -66,10 +60,6 @@ class AtMoments(Trigger):
         self._running = None if tracking is None else RunningScores(tracking.alpha)
         #: number of training steps before this epoch
         self._first_step = 0
-
-    @property
-    def groups(self) -> Groups:
-        return self.network.step.groups
 
     def phase(self, trainer: Trainer) -> str:
         """Return "warmup" before the first epoch that ends with pruning, "final" after the last one."""

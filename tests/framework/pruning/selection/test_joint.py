@@ -21,7 +21,7 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
-from secateur.framework.pruning.selection.budgets import WeightsInChannels
+from secateur.framework.pruning.selection.budgets import Entries
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.selection.ranking import Keep
 from secateur.framework.pruning.selection.targets import JointTarget, Request
@@ -97,7 +97,7 @@ def test_the_count_is_the_one_that_comes_nearest(
     keep = JointTarget(model, Ranked(scores), example, PruneOptions()).choose(scores, Request(share)).keep
     weights = Keep({name: mask for name, mask in keep.items() if name not in groups})
     channels = Keep({name: mask for name, mask in keep.items() if name in groups})
-    measured = WeightsInChannels(model, free_groups(groups)).predicted(keep)
+    measured = Entries(model, free_groups(groups), prunable_only=True).predicted(keep)
     total = sum(weight.numel() for weight in prunable_weights(model).values())
     by_channel = channel_masks(model, channels, groups)
     left = sum(int((mask & by_channel.get(n, torch.tensor(True))).sum()) for n, mask in weights.items())

@@ -10,7 +10,7 @@ from torch import nn
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.selection.budgets import Macs, WeightsInChannels, dense_macs
+from secateur.framework.pruning.selection.budgets import Entries, Macs, dense_macs
 from secateur.framework.pruning.selection.targets import cut_weights
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.storage.checkpoint import load_model, save_model
@@ -27,7 +27,7 @@ def test_weights_in_channels_that_were_cut_and_masked_weights_are_gone_alike() -
     bias = torch.zeros(6, dtype=torch.bool)  # no prunable weight
     Masks(model).hold({"a.weight": keep, "a.bias": bias})
     pruned, dense = 3 * 54 + 3 * 4 * 10 + 2 * 9, 162 + 432 + 320 + 50
-    assert WeightsInChannels(model, {}).now() == 1 - (dense - pruned) / dense
+    assert Entries(model, {}, prunable_only=True).now() == 1 - (dense - pruned) / dense
 
 
 def test_a_network_that_came_cut_from_a_file_knows_the_multiply_adds_of_the_dense_one(tmp_path: Path) -> None:
