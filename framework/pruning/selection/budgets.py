@@ -107,6 +107,7 @@ class _Sizes:
         self.shape = {name: tuple(tensor.shape) for name, tensor in tensors}
         first = {id(tensor): name for name, tensor in reversed(tensors)}
         self._first = {name: first[id(tensor)] for name, tensor in tensors}
+        self._groups = groups
         self._owned: dict[str, dict[int, list[tuple[str, int]]]] = {}
         for name, group in groups.items():
             for part in group.slices:
@@ -115,7 +116,7 @@ class _Sizes:
 
     def after(self, keep: Keeps, tensors: Iterable[str]) -> dict[str, list[int]]:
         """Return the shape of each tensor if only `keep` remains."""
-        gone = {name: len(mask) - int(mask.sum()) for name, mask in keep.items()}
+        gone = {name: len(mask) - int(mask.sum()) for name, mask in keep.items() if name in self._groups}
         left = {}
         for tensor in tensors:
             sizes = list(self.shape[tensor])
@@ -159,7 +160,7 @@ class Entries(Budget):
         """Return 1 - remaining entries / entries of the dense network."""
         left, alive = 0, self._masked.after(keep)
         for name, shape in self._sizes.after(keep, self._counted).items():
-            left += int(alive[name].sum()) if name in alive else prod(shape)
+            left += int(alive[name].count_nonzero()) if name in alive else prod(shape)
         return 1 - left / max(1, self._dense)
 
 
