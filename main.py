@@ -210,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(_explain(error), 2)
     except UsageError as error:
-        from secateur.framework.commands.in_flags import in_flags
+        from secateur.framework.settings.in_flags import in_flags
 
         return _fail(in_flags(error), 2)
     except RunError as error:
