@@ -210,7 +210,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(_explain(error), 2)
     except UsageError as error:
-        return _fail(str(error), 2)
+        from secateur.framework.settings.in_flags import in_flags
+
+        return _fail(in_flags(error), 2)
     except RunError as error:
         return _fail(str(error), 1)
     except OSError as error:  # such as missing permissions or a full disk

@@ -21,14 +21,13 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import check_example
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
-from secateur.framework.pruning.selection.budgets import BUDGETS
+from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.steps.step import PruningStep, nothing_below
 from secateur.framework.reporting.measure import measure
 from secateur.framework.training.events import PruneEvent
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 from secateur.utils.subsampled import subsample
-from secateur.utils.suggest import unknown
 
 
 @dataclass(frozen=True)
@@ -162,18 +161,19 @@ def prune(
         (0.5, True)
     """
     check_network(model)
-    _check_types(sparsity, budget, scope, min_channels, keep_share, seed)
+    _check_types(sparsity, budget, scope, seed)
     chosen = build("criterions", criterion) if isinstance(criterion, str) else criterion
-    budget = _check(chosen, sparsity, budget)
+    if not isinstance(chosen, Criterion):
+        raise UsageError(f"criterion must be a name or an instance of Criterion, got {criterion!r}")
     data = _pairs(batches)
     if not callable(loss):
         raise UsageError(f"loss must be a function of outputs and targets, got {loss!r}")
     example = _example(example_input, data)
-    step = PruningStep(
-        model, chosen, example, scope=scope, protect=protect, optimizer=optimizer, companions=companions,
-        budget=budget, min_channels=min_channels, keep_share=keep_share, round_to=_multiple(round_to, example),
-        attention=attention, inexact=inexact, fold=fold,
+    options = PruneOptions(
+        scope=scope, protect=protect, budget=budget, min_channels=min_channels, keep_share=keep_share,
+        round_to=_multiple(round_to, example), attention=attention, inexact=inexact, fold=fold,
     )  # fmt: skip
+    step = PruningStep(model, chosen, example, options, optimizer, companions)
     before = measure(model, example, latency=latency)
     events = _run(step, sparsity, data, loss, seed)
     reached = _reached(step, sparsity, events)
@@ -182,7 +182,7 @@ def prune(
     _warn_of_faults(model, example)
     return PruneReport(
         criterion=repr(chosen),
-        budget=budget,
+        budget=step.target.budget,
         asked=sparsity,
         reached=reached,
         before=before,
@@ -228,17 +228,17 @@ def _run(
         torch.manual_seed(seed)
         targets = criterion.schedule.one_shot(sparsity)
         if len(targets) > 1:  # a single step refuses an unreachable target before it cuts anything
-            step.check_reachable(targets[-1])
+            step.target.check_reachable(targets[-1])
         return tuple(step(target, batches, loss, strict=target == targets[-1]) for target in targets)
 
 
 def _reached(step: PruningStep, asked: float, events: Sequence[PruneEvent]) -> float:
     """Return the current sparsity; warn if the target was not reached or no score was below the threshold."""
-    reached = step.sparsity()
+    reached = step.target.sparsity()
     threshold = step.criterion.threshold
     if events and asked > 0 and threshold is not None and not any(event.removed for event in events):
         warnings.warn(nothing_below(step.criterion), stacklevel=4)
-    if events and (threshold is None or asked == 0) and abs(reached - asked) > step.tolerance:
+    if events and (threshold is None or asked == 0) and abs(reached - asked) > step.target.tolerance:
         name = step.criterion.name
         warnings.warn(f"{name}: asked for sparsity {asked:.4f}, reached {reached:.4f}", stacklevel=4)
     return reached
@@ -259,29 +259,15 @@ def _warn_of_faults(model: nn.Module, example: Tensor) -> None:
         warnings.warn(f"{explained(layers)}: use contiguous format or safe_strides", stacklevel=3)
 
 
-def _check(criterion: Criterion, sparsity: float, budget: str | None) -> str:
-    if not isinstance(criterion, Criterion):
-        raise UsageError(f"criterion must be a name or an instance of Criterion, got {criterion!r}")
-    if not 0 <= sparsity < 1:
-        raise UsageError(f"sparsity {sparsity} is outside [0, 1)")
-    if budget is not None and budget not in BUDGETS:
-        raise UsageError(unknown("budget", budget, BUDGETS))
-    if criterion.granularity == "channel":
-        return budget or "nodes"
-    if budget not in (None, "weights"):
-        raise UsageError(f"{criterion.name} prunes {criterion.granularity}s: its budget is 'weights'")
-    return "weights"
-
-
-def _check_types(sparsity: Any, budget: Any, scope: Any, min_channels: Any, keep_share: Any, seed: Any) -> None:
-    numbers = {"sparsity": sparsity, "min_channels": min_channels, "keep_share": keep_share, "seed": seed}
-    for name, value in numbers.items():
-        kinds = (int, float) if name in ("sparsity", "keep_share") else (int,)
+def _check_types(sparsity: Any, budget: Any, scope: Any, seed: Any) -> None:
+    for name, value, kinds in (("sparsity", sparsity, (int, float)), ("seed", seed, (int,))):
         if not isinstance(value, kinds) or isinstance(value, bool):
-            raise UsageError(f"{name} must be a number, got {value!r}")
+            raise UsageError(f"{name} must be a number, got {value!r}", argument=name)
+    if not 0 <= sparsity < 1:
+        raise UsageError(f"sparsity {sparsity} is outside [0, 1)", argument="sparsity")
     for name, value in (("budget", budget), ("scope", scope)):
         if value is not None and not isinstance(value, str):
-            raise UsageError(f"{name} must be a string, got {value!r}")
+            raise UsageError(f"{name} must be a string, got {value!r}", argument=name)
 
 
 def _multiple(round_to: int | str, example: Tensor) -> int:

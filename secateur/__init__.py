@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.scoring.inputs import with_groups as with_groups
     from secateur.framework.pruning.scoring.templates import ChannelWeightCriterion as ChannelWeightCriterion
     from secateur.framework.pruning.scoring.templates import WeightCriterion as WeightCriterion
-    from secateur.framework.pruning.selection.select import Keep as Keep
+    from secateur.framework.pruning.selection.ranking import Keep as Keep
     from secateur.framework.pruning.selection.select import select as select
     from secateur.framework.pruning.surgery.cutting import cut as cut
     from secateur.framework.reporting.measure import measure as measure
@@ -86,7 +86,7 @@ _HOME = {
     "During": "framework.schedules.base",
     "Groups": "framework.pruning.channels.groups",
     "Iterative": "framework.schedules.every_n_batches",
-    "Keep": "framework.pruning.selection.select",
+    "Keep": "framework.pruning.selection.ranking",
     "Kept": "framework.pruning.adapters.base",
     "Loss": "framework.training.loss",
     "LossFunction": "framework.pruning.scoring.criterion",

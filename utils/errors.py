@@ -8,7 +8,9 @@ class UsageError(ValueError):
     subclass of ValueError.
 
     Args:
-        message: The line to show.
+        message: The line to show. It names arguments of Python, not flags.
+        argument: Name of the argument that is to be changed, as in the message; the command line shows its flag.
+            None (default) for another error.
 
     Example:
         >>> from secateur import UsageError, build
@@ -18,6 +20,10 @@ class UsageError(ValueError):
         ...     print(error)
         unknown model 'VG16': did you mean 'VGG16'? (one of ...)
     """
+
+    def __init__(self, message: str, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
 
 
 class RunError(RuntimeError):

@@ -14,10 +14,10 @@ from secateur.framework.network.memory_format import MEMORY_FORMATS, fast_multip
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighted
-from secateur.framework.pruning.steps.batch_scores import Tracking
-from secateur.framework.pruning.steps.iterative import IterativePruner
-from secateur.framework.pruning.steps.iterative_weights import IterativeWeightPruner
-from secateur.framework.pruning.steps.pruner import Pruner
+from secateur.framework.pruning.selection.options import PruneOptions
+from secateur.framework.pruning.selection.targets import target_class
+from secateur.framework.pruning.steps.averages import Tracking
+from secateur.framework.pruning.steps.pruner import Pruner, pruner_for
 from secateur.framework.pruning.steps.rewinding import check_rewinding
 from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule
 from secateur.framework.schedules.every_n_batches import Iterative
@@ -243,50 +243,47 @@ def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
     config.scope = config.scope or criterion.scope
     write_back(config, schedule)
     check_moments(config, criterion, plan)
-    return _make_pruner(config, criterion, schedule, plan)
+    return _make_pruner(config, criterion, schedule)
 
 
-def _make_pruner(
-    config: RunConfig, criterion: Criterion, schedule: Schedule, plan: dict[int, list[float]]
-) -> Pruner:
-    granularity = getattr(criterion, "granularity", None)
-    channels = granularity == "channel"
-    trainers = trainer_class(config).least_share(**trainer_options(config)) if granularity != "weight" else 0.0
-    config.budget = config.budget or ("nodes" if channels else "weights")
+def _make_pruner(config: RunConfig, criterion: Criterion, schedule: Schedule) -> Pruner:
+    target = target_class(criterion)
+    channels = target.units == "channels"
+    config.budget = config.budget or target.budgets[0]
     if config.round_to == "auto":  # measured; the config records the result, so that the run can be repeated
         config.round_to = str(fast_multiple(torch.device(config.device)))
-    common: dict[str, Any] = {
-        "seed": config.seed,
-        "scope": config.scope,
-        "protect": config.protect,
-        "outer_layers": bool(config.outer_layer_pruning),
-        "masking": config.masking,
-        "preserve_moment": config.preserve_moment,
-        "options": {
-            "budget": config.budget,
-            "rank_inputs": channels and bool(config.outer_layer_pruning),
-            "min_channels": config.min_channels,
-            "round_to": int(config.round_to),
-            "attention": config.attention,
-            "inexact": config.inexact,
-            "fold": config.fold,
-            "keep_share": max(config.keep_share, trainers),
-        },
-    }
-    if isinstance(schedule, Iterative):
-        if schedule.counted and "pruning_limit" in config.given:
-            config.notes.append("the number of channels ends pruning: --pruning_limit has no effect")
-        plain = channels and criterion.threshold is None
-        pruner = IterativePruner if plain else IterativeWeightPruner
-        return pruner(criterion, schedule, config.pruning_limit, config.epochs, **common)
-    tracking = Tracking(config.track_batches, config.alpha) if config.track_importance and plan else None
-    return Pruner(criterion, plan, tracking=tracking, **common)
+    if isinstance(schedule, Iterative) and schedule.counted and "pruning_limit" in config.given:
+        config.notes.append("the number of channels ends pruning: --pruning_limit has no effect")
+    least = trainer_class(config).least_share(**trainer_options(config)) if target.scored({}) is not None else 0.0
+    return pruner_for(
+        criterion,
+        schedule,
+        config.pruning_limit,
+        config.epochs,
+        seed=config.seed,
+        masking=config.masking,
+        preserve_moment=config.preserve_moment,
+        tracking=Tracking(config.track_batches, config.alpha) if config.track_importance else None,
+        options=PruneOptions(
+            scope=config.scope,
+            protect=config.protect,
+            outer_layers=bool(config.outer_layer_pruning),
+            rank_inputs=channels and bool(config.outer_layer_pruning),
+            budget=config.budget,
+            min_channels=config.min_channels,
+            round_to=int(config.round_to),
+            keep_share=max(config.keep_share, least),
+            attention=config.attention,
+            inexact=config.inexact,
+            fold=config.fold,
+        ),
+    )
 
 
 def fit_pruner(config: RunConfig, pruner: Pruner, loaders: Loaders) -> None:
-    """Distribute steps over the batches of the run; set their frequency in the config."""
-    if isinstance(pruner, IterativePruner):
-        config.frequency = pruner.fit(len(loaders.train) * config.epochs)
+    """Set the frequency of an iterative schedule, which depends on the batches of the run, in the config."""
+    if isinstance(pruner.schedule, Iterative):
+        config.frequency = pruner.schedule.steps(len(loaders.train) * config.epochs)[0]
 
 
 def build_criterion(config: RunConfig) -> Criterion:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from secateur.utils.errors import UsageError
+from secateur.utils.ranges import check_whole
 from secateur.utils.suggest import unknown
 
 BEFORE_TRAINING = -1
@@ -97,10 +99,7 @@ def _check(schedule: Schedule, **least: int) -> None:
     spacing = getattr(schedule, "spacing", "halving")
     if spacing not in SPACINGS:
         raise UsageError(f"{type(schedule).__name__}: {unknown('spacing', str(spacing), SPACINGS)}")
-    for name, low in least.items():
-        value = getattr(schedule, name)
-        if value is not None and value < low:
-            raise UsageError(f"{type(schedule).__name__}: {name} must be at least {low}, got {value}")
+    check_whole(schedule, **least)
 
 
 @dataclass(frozen=True)
@@ -191,8 +190,9 @@ class During(Schedule):
             moments = [epochs - 1]
         if not moments:
             raise UsageError(
-                f"nothing would be pruned: with prune_delay {self.delay} and prune_freq {self.freq} the first "
-                f"pruning comes after {self.delay + self.freq + 1} epochs, and epochs is {epochs}"
+                f"nothing would be pruned: with delay {self.delay} and freq {self.freq} the first pruning comes "
+                f"after {self.delay + self.freq + 1} epochs, and epochs is {epochs}",
+                argument="delay",
             )
         due = self.one_shot(limit)
         if len(moments) < len(due):
@@ -236,8 +236,9 @@ class After(Schedule):
             moment = (self.delay or 0) + (self.freq or 1)
             if moment >= epochs:
                 raise UsageError(
-                    f"nothing would be pruned: prune_delay and prune_freq name the end of epoch {moment}, "
-                    f"and epochs is {epochs} (the first is 0)"
+                    f"nothing would be pruned: delay and freq name the end of epoch {moment}, and epochs is "
+                    f"{epochs} (the first is 0)",
+                    argument="delay",
                 )
         else:
             moment = epochs - 1 - (max(1, round(epochs / 8)) if epochs > 1 else 0)
@@ -251,21 +252,12 @@ def chosen(own: Schedule, when: str | None, delay: int | None, freq: int | None,
     `snip_steps` + 2 steps; criterions with a single step ignore `snip_steps`.
     """
     several = getattr(own, "steps", 1) > 1
-    steps = snip_steps + 2 if several else 1
-    spacing = getattr(own, "spacing", "halving")
-    when = when or type(own).__name__.lower()
-    if when == "before":
-        return Before(steps, spacing)
-    if when == "during":
-        during = own if isinstance(own, During) else During()
-        return During(
-            during.delay if delay is None else delay,
-            during.freq if freq is None else freq,
-            steps if several else ITERATIVE,
-            spacing,
-            during.even,
-        )
-    if when == "after":
-        after = own if isinstance(own, After) else After()
-        return After(after.delay if delay is None else delay, after.freq if freq is None else freq, steps, spacing)
-    return own
+    kinds: dict[str, type[Before | During | After]] = {"before": Before, "during": During, "after": After}
+    kind = kinds.get(when or type(own).__name__.lower())
+    if kind is None:
+        return own
+    steps = snip_steps + 2 if several else ITERATIVE if kind is During else 1
+    changes: dict[str, Any] = {"steps": steps, "spacing": getattr(own, "spacing", "halving")}
+    if kind is not Before:
+        changes |= {name: given for name, given in (("delay", delay), ("freq", freq)) if given is not None}
+    return replace(own if isinstance(own, kind) else kind(), **changes)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from secateur.framework.schedules.base import Schedule
 from secateur.utils.errors import UsageError
+from secateur.utils.ranges import check_share, check_whole
 
 #: batches between steps
 FREQUENCY = 30
@@ -67,29 +68,17 @@ class Iterative(Schedule):
     flops: float = 0.0
 
     def __post_init__(self) -> None:
-        least = {
-            "frequency": 1,
-            "per_step": 0,
-            "maximum": 1,
-            "most": 0,
-            "start": 0,
-            "group_size": 1,
-            "fixed_layer": 0,
-        }
-        for name, low in least.items():
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < low):
-                raise UsageError(f"Iterative: {name} must be a whole number >= {low}, got {value!r}")
-        if not 0 <= self.momentum < 1:
-            raise UsageError(f"Iterative: momentum must be in [0, 1), got {self.momentum}")
+        check_whole(self, frequency=1, per_step=0, maximum=1, most=0, start=0, group_size=1, fixed_layer=0)
+        check_share(self, "momentum")
         for name in ("loss_limit", "flops"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                raise UsageError(f"Iterative: {name} must be at least 0, got {value}")
+                raise UsageError(f"Iterative: {name} must be at least 0, got {value}", argument=name)
         if self.per_step and self.per_step < self.group_size:
             raise UsageError(
                 f"nothing would be pruned: {self.per_step} channels per step in sets of {self.group_size}; "
-                "prune_per_iteration must be at least group_size"
+                "per_step must be at least group_size",
+                argument="per_step",
             )
         if self.maximum is not None and self.start > self.maximum:
             raise UsageError(

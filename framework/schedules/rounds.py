@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from secateur.framework.schedules.base import Schedule
 from secateur.utils.errors import UsageError
+from secateur.utils.ranges import check_whole
 
 
 def round_targets(limit: float, rounds: int) -> list[float]:
@@ -62,10 +63,7 @@ class Rounds(Schedule):
     thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, low in (("n_rounds", 1), ("warmup", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise UsageError(f"Rounds: {name} must be a whole number >= {low}, got {value!r}")
+        check_whole(self, n_rounds=1, warmup=0)
         if self.thresholds:
             object.__setattr__(self, "thresholds", shares(self.thresholds))
             object.__setattr__(self, "n_rounds", len(self.thresholds))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from secateur.framework.network.lineage import KeptIndices
-from secateur.framework.pruning.selection.select import Keep
+from secateur.framework.pruning.selection.ranking import Keep
 
 
 @dataclass

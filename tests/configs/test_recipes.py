@@ -18,8 +18,8 @@ from secateur.framework.plugins.registry import ROOT
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
-from secateur.framework.pruning.steps import step as pruning_step
-from secateur.framework.pruning.steps.iterative import IterativePruner
+from secateur.framework.pruning.selection import targets
+from secateur.framework.schedules.every_n_batches import Iterative
 from tests.networks import shipped
 
 #: recipe -> channels that can go, channels that it takes
@@ -101,17 +101,17 @@ def test_a_recipe_takes_exactly_its_number_of_channels_and_no_whole_layer(
     assert sum(group.channels for group in free_groups(groups).values()) == units
     config = prepare_run({}, file)
     pruner = build_pruner(config, Free())
-    assert isinstance(pruner, IterativePruner)
-    monkeypatch.setattr(pruning_step, "channel_groups", lambda *_, **__: groups)
-    monkeypatch.setattr("secateur.framework.pruning.steps.pruner.count_macs", lambda *_: (0, {}))
-    monkeypatch.setattr(pruning_step.PruningStep, "sparsity", lambda _: 0.0)
+    assert isinstance(pruner.schedule, Iterative)
+    monkeypatch.setattr(targets, "channel_groups", lambda *_, **__: groups)
+    monkeypatch.setattr("secateur.framework.pruning.steps.pruned_network.count_macs", lambda *_: (0, {}))
+    monkeypatch.setattr(targets.ChannelTarget, "sparsity", lambda _: 0.0)
     pruner.prepare(model, example)
     trainer: Any = SimpleNamespace(
         model=model, example_input=example, loss=None, batch=None, count_macs=lambda _: None, memory_format=None,
         use_memory_format=lambda _: None,
         optimizer=SimpleNamespace(zero_grad=lambda **_: None), hooks=SimpleNamespace(pruned=lambda **_: None),
     )  # fmt: skip
-    pruner.fit(5000 * 25)
+    pruner._trigger.fit(5000 * 25)  # type: ignore[attr-defined]
     steps = config.maximum_pruning_iterations or 0
     for _ in range(30 * steps + 30):
         pruner.batch_ended(trainer, torch.zeros(()))

@@ -9,10 +9,8 @@ from secateur.framework.network.size import weight_sparsity
 from secateur.framework.plugins.registry import build, option_names, registry
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
-from secateur.framework.pruning.steps.batch_scores import Tracking
-from secateur.framework.pruning.steps.iterative import IterativePruner
-from secateur.framework.pruning.steps.iterative_weights import IterativeWeightPruner
-from secateur.framework.pruning.steps.pruner import Pruner
+from secateur.framework.pruning.steps.averages import Tracking
+from secateur.framework.pruning.steps.pruner import Pruner, pruner_for
 from secateur.framework.schedules.base import Never
 from secateur.framework.schedules.every_n_batches import Iterative
 from tests.networks import same
@@ -36,7 +34,7 @@ def made(name: str) -> Criterion:
 
 @pytest.mark.parametrize("name", CHANNELS)
 def test_every_criterion_of_channels_prunes_every_few_batches_in_exact_numbers(name: str) -> None:
-    pruner = IterativePruner(made(name), Iterative(frequency=2, per_step=3, maximum=2), 0.5, 2)
+    pruner = pruner_for(made(name), Iterative(frequency=2, per_step=3, maximum=2), 0.5, 2)
     trainer = trained(pruner, epochs=2)
     assert [event.removed for event in pruner.events] == [3, 3]
     assert sum(group.channels for group in free_groups(pruner.groups).values()) == 24 - 6
@@ -45,7 +43,7 @@ def test_every_criterion_of_channels_prunes_every_few_batches_in_exact_numbers(n
 
 @pytest.mark.parametrize("name", [name for name in CRITERIONS if name not in CHANNELS])
 def test_every_other_criterion_prunes_every_few_batches_down_to_the_limit(name: str) -> None:
-    pruner = IterativeWeightPruner(made(name), Iterative(frequency=2, maximum=2), 0.5, 2)
+    pruner = pruner_for(made(name), Iterative(frequency=2, maximum=2), 0.5, 2)
     trainer = trained(pruner, epochs=2)
     assert [event.asked for event in pruner.events] == [0.25, 0.5]
     assert weight_sparsity(trainer.model) == pytest.approx(0.5, abs=0.03)  # one channel of CNIP, rows of Wanda

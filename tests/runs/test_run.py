@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build, registry
-from secateur.framework.pruning.selection.select import Keep
+from secateur.framework.pruning.selection.ranking import Keep
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.plots.gallery import save_figure
 from secateur.framework.reporting.plots.run import draw_last_scores

@@ -52,7 +52,11 @@ class Budget(ABC):
 
     @abstractmethod
     def predicted(self, keep: Keeps) -> float:
-        """Predict by arithmetic the share that is removed if only `keep` remains."""
+        """Predict by arithmetic the share that is removed if only `keep` remains.
+
+        Masks of prunable weights count for the budgets of nodes and weights. Other names that are no group, such
+        as the inputs of the network, have no effect.
+        """
 
     def actual(self, keep: Keeps) -> float:
         """Return the share that is removed in a network that is cut to `keep`."""
@@ -103,6 +107,7 @@ class _Sizes:
         self.shape = {name: tuple(tensor.shape) for name, tensor in tensors}
         first = {id(tensor): name for name, tensor in reversed(tensors)}
         self._first = {name: first[id(tensor)] for name, tensor in tensors}
+        self._groups = groups
         self._owned: dict[str, dict[int, list[tuple[str, int]]]] = {}
         for name, group in groups.items():
             for part in group.slices:
@@ -111,7 +116,7 @@ class _Sizes:
 
     def after(self, keep: Keeps, tensors: Iterable[str]) -> dict[str, list[int]]:
         """Return the shape of each tensor if only `keep` remains."""
-        gone = {name: len(mask) - int(mask.sum()) for name, mask in keep.items()}
+        gone = {name: len(mask) - int(mask.sum()) for name, mask in keep.items() if name in self._groups}
         left = {}
         for tensor in tensors:
             sizes = list(self.shape[tensor])
@@ -127,14 +132,17 @@ class _Masked:
     def __init__(self, weights: Mapping[str, Tensor], model: nn.Module, groups: Groups) -> None:
         living = ((name, weight.detach() != 0) for name, weight in weights.items())
         self._alive = {name: alive for name, alive in living if not bool(alive.all())}
-        self._model, self._groups = model, groups
+        self._weights, self._model, self._groups = weights, model, groups
 
     def after(self, keep: Keeps) -> dict[str, Tensor]:
         """Return the masks of nonzero entries of these weights, in their shapes if only `keep` remains."""
-        if not self._alive:
+        masked = {name: mask for name, mask in keep.items() if name in self._weights}
+        masked |= {name: masked.get(name, alive) & alive for name, alive in self._alive.items()}
+        if not masked:
             return {}
-        kept, _ = kept_positions(self._model, {name: ~mask.cpu() for name, mask in keep.items()}, self._groups)
-        return {name: shrink(alive, kept.get(name, {})) for name, alive in self._alive.items()}
+        removed = {name: ~mask.cpu() for name, mask in keep.items() if name in self._groups}
+        kept, _ = kept_positions(self._model, removed, self._groups)
+        return {name: shrink(alive, kept.get(name, {})) for name, alive in masked.items()}
 
 
 class Entries(Budget):
@@ -152,7 +160,7 @@ class Entries(Budget):
         """Return 1 - remaining entries / entries of the dense network."""
         left, alive = 0, self._masked.after(keep)
         for name, shape in self._sizes.after(keep, self._counted).items():
-            left += int(alive[name].sum()) if name in alive else prod(shape)
+            left += int(alive[name].count_nonzero()) if name in alive else prod(shape)
         return 1 - left / max(1, self._dense)
 
 
@@ -177,17 +185,9 @@ class Macs(Budget):
         return 1 - total / max(1, self._dense)
 
     def freed(self, name: str) -> float:
-        """Return the multiply-adds removed with one channel of a group: those of its producers and readers.
-
-        The work of a weight scales with its size, work between activations is constant.
-        """
-        mask = torch.ones(self._groups[name].channels, dtype=torch.bool)
-        mask[:1] = False
-        left = self._sizes.after({name: mask}, self._of)
-        return sum(
-            macs * (1 - prod(left[tensor]) / max(1, prod(self._sizes.shape[tensor])))
-            for tensor, macs in self._of.items()
-        )
+        """Return the multiply-adds removed with one channel of a group: those of its producers and readers."""
+        mask = torch.arange(self._groups[name].channels) > 0
+        return self._dense * (self.predicted({name: mask}) - self.predicted({}))
 
     def actual(self, keep: Keeps) -> float:
         """Count the multiply-adds of a copy that is cut to `keep`."""
@@ -255,5 +255,6 @@ def make_budget(
 def _smaller(model: nn.Module, groups: Groups, keep: Keeps, example: Tensor) -> nn.Module:
     with torch.no_grad():
         twin = copy.deepcopy(model)
-        cut(twin, keep, groups, example_input=example)
+        removed = {name: mask for name, mask in keep.items() if name in groups}
+        cut(twin, removed, groups, example_input=example)
     return twin

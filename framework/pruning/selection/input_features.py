@@ -1,8 +1,8 @@
-"""Pruning of the first layer's inputs with `--outer_layer_pruning`: they are masked, never cut."""
+"""The network's inputs as units that are ranked beside its channels: they are masked, never cut."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,9 +12,9 @@ from secateur.framework.network.layers import prunable_layers, prunable_weights,
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import preserved_state
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Criterion, float_scores
+from secateur.framework.pruning.scoring.contract import held_to_contract
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, float_scores
 from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
-from secateur.framework.pruning.selection.select import lowest, select
 from secateur.utils.errors import UsageError
 
 
@@ -49,8 +49,9 @@ def input_readers(model: nn.Module, example_input: Tensor, groups: Groups) -> li
     for name in readers:
         if read[name].shape != read[first].shape or _inputs(model, name) != _inputs(model, first):
             raise UsageError(
-                f"--outer_layer_pruning: {first} and {name} read the images in different shapes, so "
-                "that their inputs cannot be ranked"
+                f"rank_inputs: {first} and {name} read the images in different shapes, so that their inputs "
+                "cannot be ranked",
+                argument="rank_inputs",
             )
     return readers or [first]
 
@@ -68,65 +69,52 @@ def readers_of_weights(model: nn.Module) -> dict[str, nn.Module]:
     return {name: names[id(weight)] for name, weight in prunable_weights(model).items()}
 
 
-def living_inputs(model: nn.Module, layers: Sequence[str]) -> Tensor:
-    """Return the mask of inputs that are not masked in every one of the layers: bool `(inputs,)`."""
-    masks, living = Masks(model), []
-    for layer in layers:
-        module = model.get_submodule(layer)
-        weight: Any = module.weight
-        held = masks.get(tensor_name(layer, "weight"), torch.ones_like(weight))
-        living.append(input_columns(module, held != 0).any(1))
-    return torch.stack(living).any(0)
+class NetworkInputs:
+    """The inputs of a network, read by one or more layers.
 
-
-def keep_inputs(
-    scores: Tensor,
-    alive: Tensor,
-    gone_channels: Sequence[Tensor],
-    *,
-    scope: str,
-    target: float,
-    threshold: float | None,
-) -> Tensor:
-    """Return the mask of inputs to keep, bool `(inputs,)`; the best remaining input is always kept.
-
-    With scope "global" an input is pruned if its score is below the highest score of the channels pruned in this
-    step (`gone_channels`: the scores of the pruned channels). With another scope the inputs are ranked separately,
-    and the share `target` of them is pruned. With a threshold, inputs with scores at or below it are pruned.
+    Args:
+        model: The network.
+        readers: Names of the layers that read the inputs, see `input_readers`.
     """
-    alive = alive.to(scores.device)
-    if threshold is not None:
-        keep = scores > threshold
-    elif scope == "global":
-        best = max((float(part.max()) for part in gone_channels if part.numel()), default=-torch.inf)
-        keep = ~(scores < best)
-    else:
-        keep = select({"inputs": scores}, target, floor=1, current={"inputs": alive})["inputs"]
-    ranked = torch.where(alive, scores, -torch.inf)
-    return (keep & alive) | (alive & ~lowest(ranked, len(ranked) - 1))
 
+    def __init__(self, model: nn.Module, readers: list[str]) -> None:
+        self.readers = readers
+        self._model = model
 
-def check_input_scores(scores: Tensor, alive: Tensor, criterion: Criterion) -> Tensor:
-    """Return the scores of inputs as float32 on the model's device; raise UsageError if they are invalid."""
-    who = f"{criterion.name}.input_scores"
-    checked = float_scores(f"{who}: the result", scores, tuple(alive.shape)).to(alive.device)
-    if checked.isnan().any():
-        raise UsageError(f"{who} contains NaN")
-    return checked
+    def scores(self, criterion: Criterion, batches: Iterable[Batch], loss: LossFunction) -> Tensor:
+        """Return one score per input, `(inputs,)`, the sum over the layers that read it.
 
+        Raises UsageError if the criterion cannot score inputs or its scores are invalid.
+        """
+        who, shape = f"{criterion.name}.input_scores", tuple(self.alive().shape)
+        parts = []
+        with held_to_contract(criterion, "input_scores", self._model):
+            for layer in self.readers:
+                scores = criterion.input_scores(self._model, batches, loss, layer)
+                parts.append(float_scores(f"{who}: the result", scores, shape).to(self._device))
+                if parts[-1].isnan().any():
+                    raise UsageError(f"{who} contains NaN")
+        return torch.stack(parts).sum(0)
 
-def mask_inputs(model: nn.Module, layers: Sequence[str], left: Tensor | None) -> int:
-    """Mask the columns of the inputs that are False in `left`; return the number of newly masked inputs."""
-    if left is None:
-        return 0
-    newly = int((living_inputs(model, layers) & ~left).sum())
-    if newly:
-        Masks(model).hold(
-            {tensor_name(layer, "weight"): over_inputs(model.get_submodule(layer), left) for layer in layers}
-        )
-    return newly
+    @property
+    def _device(self) -> torch.device:
+        return next(self._model.parameters()).device
 
+    def alive(self) -> Tensor:
+        """Return the mask of inputs that are not masked in every one of the layers: bool `(inputs,)`."""
+        masks, living = Masks(self._model), []
+        for layer in self.readers:
+            module: Any = self._model.get_submodule(layer)
+            held = masks.get(tensor_name(layer, "weight"), torch.ones_like(module.weight))
+            living.append(input_columns(module, held != 0).any(1))
+        return torch.stack(living).any(0)
 
-def gone_scores(scores: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> list[Tensor]:
-    """Return the scores of the channels that `keep` prunes, per group."""
-    return [scores[name][~mask.to(scores[name].device)] for name, mask in keep.items()]
+    def mask(self, left: Tensor) -> int:
+        """Mask the inputs that are False in `left`; return the number of newly masked ones."""
+        newly = int((self.alive() & ~left).sum())
+        if newly:
+            of = {layer: self._model.get_submodule(layer) for layer in self.readers}
+            Masks(self._model).hold(
+                {tensor_name(layer, "weight"): over_inputs(module, left) for layer, module in of.items()}
+            )
+        return newly

@@ -1,193 +1,146 @@
-"""Ranking of channels: the order of pruning within a scope, minimum widths and multiples."""
+"""The ranking of the entries of named tensors, and the selections of any number of its first entries."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
 
+import numpy
 import torch
-from torch import Tensor, nn
-
-from secateur.framework.network.lineage import lineage_of
-from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
-from secateur.framework.pruning.selection.budgets import Budget, Nodes
-from secateur.framework.pruning.selection.select import Keep, lowest, select
-
-#: channels that are ranked against each other: all, those of a group, those of groups of the same structure
-CHANNEL_SCOPES = ("global", "layer", "isomorphic")
-#: resolution of a share
-SHARES = 1 << 20
-#: maximum number of groups for which a refinement changes two at once
-FEW = 12
-#: maximum number of steps of a refinement
-REFINEMENTS = 30
+from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Constraints on the selection of channels.
+class Keep(dict[str, Tensor]):
+    """Keep masks by name: bool tensors of the scores' shapes, True = kept, False = pruned.
 
     Attributes:
-        scope: One of CHANNEL_SCOPES.
-        min_channels: Minimum number of channels to keep in each group.
-        round_to: The widths of pruned layers are rounded to multiples of it.
-        keep_share: Minimum share of each group's channels in the dense network to keep, in [0, 1).
+        short: Number of entries that were requested but could not be pruned; 0 if the target was met.
+
+    Example:
+        >>> import torch
+        >>> from secateur import Keep
+        >>> Keep({"0": torch.tensor([True, False, True])}).removed
+        1
     """
 
-    scope: str = "global"
-    min_channels: int = 1
-    round_to: int = 1
-    keep_share: float = 0.0
+    short: int = 0
 
-    def floors(self, model: nn.Module, groups: Groups) -> dict[str, int]:
-        """Return the minimum number of channels to keep in each group."""
-        return {
-            name: min(group.channels, max(self.min_channels, int(not group.removable), self._share(model, group)))
-            for name, group in groups.items()
-        }
-
-    def _share(self, model: nn.Module, group: ChannelGroup) -> int:
-        return math.ceil(self.keep_share * dense_channels(model, group) - 1e-9) if self.keep_share else 0
+    @property
+    def removed(self) -> int:
+        """Total number of pruned entries."""
+        return sum(int((~mask).sum()) for mask in self.values())
 
 
 class Ranking:
-    """Nested selections of channels, from none pruned to all prunable channels pruned."""
+    """The entries of named tensors in the order of pruning: nested selections of `first(count)` entries.
 
-    def __init__(self, model: nn.Module, groups: Groups, scores: Mapping[str, Tensor], limits: Limits) -> None:
-        self._scores, self._limits = scores, limits
-        self._groups = {name: groups[name] for name in scores}
-        self._gone = {name: dense_channels(model, group) - group.channels for name, group in self._groups.items()}
-        self._floor = limits.floors(model, self._groups)
-        self._parts = competing(model, self._groups, limits.scope)
-        self._multiple = {name: _multiple(group, limits.round_to) for name, group in self._groups.items()}
-        present = sum(score.numel() for score in scores.values())
-        #: index of the last selection
-        self.steps = max(1, present) if limits.scope == "global" else SHARES
+    The lowest score comes first; among equal scores the first entry in mapping order, then in flat order. Entries
+    with score +inf and the `floors` highest of each tensor are never pruned. `first` takes time linear in the
+    number of entries; after `sort`, which ranks all entries once, each selection takes one comparison per tensor.
 
-    def nothing(self) -> Keep:
-        """Return the selection that keeps all channels."""
-        return Keep({name: torch.ones_like(score, dtype=torch.bool) for name, score in self._scores.items()})
-
-    def keep(self, step: int) -> Keep:
-        """Return the selection of an index, 0 to `steps`."""
-        if self._limits.scope == "global":
-            return self._rounded(select(self._scores, step / self.steps, floor=self._floor))
-        return self._shared(step / SHARES)
-
-    def above(self, threshold: float) -> Keep:
-        """Keep all channels with a score above the threshold, and at least the minimum number of each group."""
-        counts = {name: int((score > threshold).sum()) for name, score in self._scores.items()}
-        keep = Keep({name: self._best(name, max(self._floor[name], count)) for name, count in counts.items()})
-        return self._rounded(keep)
-
-    def as_asked(self, share: float, budget: Budget) -> Keep | None:
-        """Return the same share of each group, for nodes by layer, if it meets the target up to rounding."""
-        if self._limits.scope != "layer" or not isinstance(budget, Nodes):
-            return None
-        keep = self._shared(share)
-        # Rounding changes each group by half a step at most; a larger deviation has another cause, such as
-        # protection.
-        slack = sum(budget.per_channel[name] * self._multiple[name] / 2 for name in keep) / max(1, budget.dense)
-        return keep if abs(budget.predicted(keep) - share) <= slack else None
-
-    def refine(self, keep: Keep, distance: Callable[[Keep], float]) -> Keep:
-        """Change single groups by one step as long as this reduces the distance."""
-        best = distance(keep)
-        for _ in range(REFINEMENTS):
-            near = list(self._neighbours(keep))
-            if len(near) <= 2 * FEW:  # changes of two groups, such as one more and one less
-                near += [second for first in near for second in self._neighbours(first)]
-            if not near:
-                break
-            nearest = min(near, key=distance)
-            if distance(nearest) >= best:
-                break
-            keep, best = nearest, distance(nearest)
-        return keep
-
-    def _neighbours(self, keep: Keep) -> Iterator[Keep]:
-        for name in keep:
-            for more in (-1, 1):
-                other = self._moved(keep, name, more)
-                if other is not None:
-                    yield other
-
-    def _moved(self, keep: Keep, name: str, more: int) -> Keep | None:
-        count = self._round(name, int(keep[name].sum()) + more * self._multiple[name])
-        if count == int(keep[name].sum()) or not self._floor[name] <= count <= len(keep[name]):
-            return None
-        moved = Keep(keep)
-        moved[name] = self._best(name, count)
-        return moved
-
-    def _shared(self, share: float) -> Keep:
-        """Prune the same share of each set of competing groups."""
-        keep = Keep()
-        for part in self._parts:
-            scores = {name: self._scores[name] for name in part}
-            gone = {name: self._gone[name] for name in part}
-            masks = select(scores, share, floor={name: self._floor[name] for name in part}, gone=gone)
-            keep.update(masks)
-            keep.short += masks.short
-        return self._rounded(Keep({name: keep[name] for name in self._scores}))
-
-    def _rounded(self, keep: Keep) -> Keep:
-        if self._limits.round_to == 1:
-            return keep
-        rounded = Keep({name: self._best(name, self._round(name, int(mask.sum()))) for name, mask in keep.items()})
-        rounded.short = keep.short
-        return rounded
-
-    def _round(self, name: str, count: int) -> int:
-        """Round to the nearest multiple, at least the minimum width and at most all channels."""
-        step, channels = self._multiple[name], self._groups[name].channels
-        return min(channels, max(-(-self._floor[name] // step) * step, (count + step // 2) // step * step))
-
-    def _best(self, name: str, count: int) -> Tensor:
-        return ~lowest(self._scores[name], len(self._scores[name]) - count)
-
-
-def competing(model: nn.Module, groups: Mapping[str, ChannelGroup], scope: str) -> list[list[str]]:
-    """Return the sets of groups that are ranked together."""
-    if scope == "global":
-        return [list(groups)]
-    parts: dict[Any, list[str]] = {}
-    for name, group in groups.items():
-        parts.setdefault(name if scope == "layer" else _built(model, group), []).append(name)
-    return list(parts.values())
-
-
-def _multiple(group: ChannelGroup, round_to: int) -> int:
-    """Return the number of channels whose multiples give the producer a width that is a multiple of `round_to`.
-
-    A channel may own several outputs of its producer, such as one of each conv group.
+    Args:
+        scores: Score tensors by name, without NaN.
+        floors: Minimum number of entries to keep in each tensor; names may be missing, for 0.
+        current: Present masks by name; entries that are 0 or False are pruned in every selection.
     """
-    return round_to // math.gcd(round_to, group.produced[0].index.shape[1])
+
+    def __init__(
+        self,
+        scores: Mapping[str, Tensor],
+        floors: Mapping[str, int] | None = None,
+        current: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self._scores = scores
+        self._alive = {
+            name: (mask != 0).reshape(-1).to(scores[name].device)
+            for name, mask in (current or {}).items()
+            if name in scores
+        }
+        self._free = {
+            name: _free(score.reshape(-1), self._alive.get(name), (floors or {}).get(name, 0))
+            for name, score in scores.items()
+        }
+        self._sizes = {name: int(free.count_nonzero()) for name, free in self._free.items()}
+        #: number of entries that can be pruned, and of those that `current` has already pruned
+        self.size = sum(self._sizes.values())
+        self.pruned = sum(len(alive) - int(alive.count_nonzero()) for alive in self._alive.values())
+        #: counts that a search for a target may choose, ascending from 0
+        self.ends: Sequence[int] = range(self.size + 1)
+        #: flat rank of each entry: -1 for pruned ones, `size` for those that are never pruned; empty before `sort`
+        self._places: dict[str, Tensor] = {}
+
+    def first(self, count: int) -> Keep:
+        """Return the selection that prunes the first `count` entries: all if there are fewer, none below 0."""
+        count = min(max(0, count), self.size)
+        if self._places:
+            masks = {name: places >= count for name, places in self._places.items()}
+        else:
+            masks = self._partitioned(count)
+        return Keep({name: mask.reshape(self._scores[name].shape) for name, mask in masks.items()})
+
+    def sort(self) -> None:
+        """Rank all entries, unless this was done before."""
+        if not self._places and self._scores:
+            values = self._candidates()
+            places = torch.empty(len(values), dtype=torch.int32, device=values.device)
+            order = values.sort(stable=True).indices
+            places[order] = torch.arange(len(values), dtype=torch.int32, device=values.device)
+            self._place(places)
+
+    def _place(self, places: Tensor) -> None:
+        """Set the ranks of the candidates."""
+        for (name, free), part in zip(self._free.items(), places.split([*self._sizes.values()]), strict=True):
+            ranks = torch.full(free.shape, self.size, dtype=torch.int32, device=free.device)
+            if name in self._alive:
+                ranks[~self._alive[name]] = -1
+            self._places[name] = ranks.masked_scatter_(free, part.to(ranks.device))
+
+    def _candidates(self) -> Tensor:
+        """Return the scores of all prunable entries, in mapping order, on one device."""
+        parts = []
+        for name, free in self._free.items():
+            flat = self._scores[name].reshape(-1)
+            parts.append(flat if self._sizes[name] == len(flat) else flat[free])
+        return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts])
+
+    def _partitioned(self, count: int) -> dict[str, Tensor]:
+        masks = {}
+        for name, free in self._free.items():
+            masks[name] = self._alive[name].clone() if name in self._alive else torch.ones_like(free)
+        if count > 0:
+            chosen = lowest(self._candidates(), count)
+            for (name, free), part in zip(self._free.items(), chosen.split([*self._sizes.values()]), strict=True):
+                masks[name].masked_scatter_(free, ~part.to(free.device))
+        return masks
 
 
-def _built(model: nn.Module, group: ChannelGroup) -> Any:
-    """Return the structure of a group: the kinds of layers and norms with its channels, and the dimensions.
+def lowest(values: Tensor, count: int) -> Tensor:
+    """Return the mask of the `count` lowest entries of a flat tensor; ties are broken by position.
 
-    Following isomorphic pruning, arXiv:2407.04616, scores are compared among isomorphic substructures.
+    The entries are partitioned, not sorted: the time is linear in the size.
     """
-    parts = set()
-    for part in group.slices:
-        owner, _, attribute = part.tensor.rpartition(".")
-        module = model.get_submodule(owner)
-        kernel = tuple(getattr(module, "kernel_size", ()) or ())
-        parts.add((type(module).__name__, kernel, attribute, part.dim))
-    return frozenset(parts)
+    if count <= 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    if count >= len(values):
+        return torch.ones_like(values, dtype=torch.bool)
+    threshold = _kth(values, count)
+    below = values < threshold
+    ties = (values == threshold).nonzero().flatten()
+    below[ties[: count - int(below.sum())]] = True
+    return below
 
 
-def dense_channels(model: nn.Module, group: ChannelGroup) -> int:
-    """Return the number of channels of the group before the first cut."""
-    kept, dense = lineage_of(model).kept, lineage_of(model).dense
-    first = group.produced[0]
-    if (first.tensor, first.dim) not in kept:
-        return group.channels
-    # Groups that share a producer (a split) cannot be distinguished once they are cut: use the present size.
-    if first.index.numel() != len(kept[first.tensor, first.dim]):
-        return group.channels
-    return dense[first.tensor][first.dim] // first.index.shape[1]
+def _kth(values: Tensor, count: int) -> Tensor:
+    """Return the `count`-th lowest value; on the CPU numpy's partition takes a quarter of torch's time."""
+    if values.is_cpu and values.dtype in (torch.float32, torch.float64):
+        return torch.from_numpy(numpy.partition(values.detach().numpy(), count - 1)[count - 1 : count])
+    return values.kthvalue(count).values
+
+
+def _free(score: Tensor, alive: Tensor | None, floor: int) -> Tensor:
+    """Return the mask of prunable entries: alive, below +inf, and not among the `floor` highest."""
+    free = score != torch.inf if alive is None else alive & (score != torch.inf)
+    if floor > 0:
+        positions = torch.arange(len(score), device=score.device) if alive is None else alive.nonzero().flatten()
+        prunable = lowest(score[positions], len(positions) - floor)
+        free[positions[~prunable]] = False
+    return free

@@ -4,35 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy
 import torch
 from torch import Tensor
 
+from secateur.framework.pruning.selection.ranking import Keep, Ranking
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
 SCOPES = ("global", "layer", "row")
-
-
-class Keep(dict[str, Tensor]):
-    """Keep masks by name: bool tensors of the scores' shapes, True = kept, False = pruned.
-
-    Attributes:
-        short: Number of entries that were requested but could not be pruned; 0 if the target was met.
-
-    Example:
-        >>> import torch
-        >>> from secateur import Keep
-        >>> Keep({"0": torch.tensor([True, False, True])}).removed
-        1
-    """
-
-    short: int = 0
-
-    @property
-    def removed(self) -> int:
-        """Total number of pruned entries."""
-        return sum(int((~mask).sum()) for mask in self.values())
 
 
 def select(
@@ -85,79 +64,16 @@ def select(
     _check_floor(floor, scores)
     if scope == "row":
         return _select_rows(scores, sparsity, floor, current, gone)
-    alive = {name: _alive(name, score, current) for name, score in scores.items()}
-    off = {name: score.numel() - int(alive[name].sum()) for name, score in scores.items()}
-    gone = gone or {}
-    free = {
-        name: _free(score.reshape(-1), alive[name], _floor_of(name, score, floor))
-        for name, score in scores.items()
-    }
-    parts = [list(scores)] if scope == "global" else [[name] for name in scores]
-    keep = Keep({name: mask.clone() for name, mask in alive.items()})
-    for names in parts:
-        size = sum(scores[name].numel() + gone.get(name, 0) for name in names)
-        wanted = round(sparsity * size) - sum(off[name] + gone.get(name, 0) for name in names)
-        keep.short += _switch_off(keep, scores, free, names, wanted)
-    for name, score in scores.items():
-        keep[name] = keep[name].reshape(score.shape)
+    gone, keep = gone or {}, Keep()
+    for names in [list(scores)] if scope == "global" else [[name] for name in scores]:
+        part = {name: scores[name] for name in names}
+        ranking = Ranking(part, {name: _floor_of(name, score, floor) for name, score in part.items()}, current)
+        cut = sum(gone.get(name, 0) for name in names)
+        size = sum(score.numel() for score in part.values()) + cut
+        wanted = round(sparsity * size) - ranking.pruned - cut
+        keep.update(ranking.first(wanted))
+        keep.short += max(0, wanted - ranking.size)
     return keep
-
-
-def lowest(values: Tensor, count: int) -> Tensor:
-    """Return the mask of the `count` lowest entries of a flat tensor; ties are broken by position.
-
-    The entries are partitioned, not sorted: the time is linear in the size.
-    """
-    if count <= 0:
-        return torch.zeros_like(values, dtype=torch.bool)
-    if count >= len(values):
-        return torch.ones_like(values, dtype=torch.bool)
-    threshold = _kth(values, count)
-    below = values < threshold
-    ties = (values == threshold).nonzero().flatten()
-    below[ties[: count - int(below.sum())]] = True
-    return below
-
-
-def _kth(values: Tensor, count: int) -> Tensor:
-    """Return the `count`-th lowest value; on the CPU numpy's partition takes a quarter of torch's time."""
-    if values.is_cpu and values.dtype in (torch.float32, torch.float64):
-        return torch.from_numpy(numpy.partition(values.detach().numpy(), count - 1)[count - 1 : count])
-    return values.kthvalue(count).values
-
-
-def _switch_off(
-    keep: Keep, scores: Mapping[str, Tensor], free: Mapping[str, Tensor], names: list[str], wanted: int
-) -> int:
-    """Clear the `wanted` lowest free entries of these tensors in `keep`; return the number that is missing."""
-    if wanted <= 0 or not names:
-        return 0
-    flat = {name: scores[name].reshape(-1) for name in names}
-    candidates = [flat[name] if free[name].all() else flat[name][free[name]] for name in names]
-    if len(names) > 1:  # joining copies
-        joined = torch.cat([values.to(candidates[0].device) for values in candidates])
-    else:
-        joined = candidates[0]
-    chosen = lowest(joined, wanted)
-    for name, part in zip(names, chosen.split([len(values) for values in candidates]), strict=True):
-        keep[name].masked_scatter_(free[name], ~part.to(free[name].device))
-    return max(0, wanted - len(chosen))
-
-
-def _free(score: Tensor, alive: Tensor, floor: int) -> Tensor:
-    """Return the mask of prunable entries: alive, below +inf, and not among the `floor` highest."""
-    free = alive & (score != torch.inf)
-    if floor > 0:
-        positions = alive.nonzero().flatten()
-        prunable = lowest(score[positions], len(positions) - floor)
-        free[positions[~prunable]] = False
-    return free
-
-
-def _alive(name: str, score: Tensor, current: Mapping[str, Tensor] | None) -> Tensor:
-    if current is None or name not in current:
-        return torch.ones(score.numel(), dtype=torch.bool, device=score.device)
-    return (current[name] != 0).reshape(-1).to(score.device)
 
 
 def _floor_of(name: str, score: Tensor, floor: int | Mapping[str, int] | None) -> int:

@@ -25,14 +25,16 @@ def rewind_point(epoch: int) -> str:
     return "the initial network" if epoch == 0 else f"the network after {epoch} epoch{'s' * (epoch > 1)}"
 
 
-def check_rewinding(epoch: int, plan: Mapping[int, Sequence[float]], epochs: int) -> None:
+def check_rewinding(rewind_to: int, plan: Mapping[int, Sequence[float]], epochs: int) -> None:
     """Raise UsageError unless pruning is due in training and not before the rewind point."""
     first = min((moment for moment in plan if moment != BEFORE_TRAINING), default=None)
     if first is None:
-        raise UsageError("--enable_rewinding is for criterions that prune during or after training, such as IMP")
-    if epoch > first + 1 or BEFORE_TRAINING in plan and epoch > 0:
+        raise UsageError("rewinding is for criterions that prune during or after training")
+    if rewind_to > first + 1 or BEFORE_TRAINING in plan and rewind_to > 0:
         when = f"after {first + 1} epochs" if BEFORE_TRAINING not in plan else "before training"
-        raise UsageError(f"--rewind_to {epoch} is later than the first pruning, {when} (of {epochs})")
+        raise UsageError(
+            f"rewind_to {rewind_to} is later than the first pruning, {when} (of {epochs})", argument="rewind_to"
+        )
 
 
 class Rewinder:

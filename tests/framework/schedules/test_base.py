@@ -123,10 +123,10 @@ def test_after_training_at_an_epoch_of_choice() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Before(0), "Before: steps must be at least 1, got 0"),
-        (lambda: During(freq=0), "During: freq must be at least 1, got 0"),
-        (lambda: During(delay=-1), "During: delay must be at least 0, got -1"),
-        (lambda: After(freq=0), "After: freq must be at least 1"),
+        (lambda: Before(0), "Before: steps must be a whole number >= 1, got 0"),
+        (lambda: During(freq=0), "During: freq must be a whole number >= 1, got 0"),
+        (lambda: During(delay=-1), "During: delay must be a whole number >= 0, got -1"),
+        (lambda: After(freq=0), "After: freq must be a whole number >= 1"),
     ],
 )
 def test_impossible_schedules_are_refused_when_made(make: object, words: str) -> None:

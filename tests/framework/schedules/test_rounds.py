@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur import Rounds
-from secateur.framework.pruning.steps.pruner import phase_of
+from secateur.framework.pruning.steps.triggers import phase_of
 from secateur.framework.schedules.rounds import round_targets, shares
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.schedule_flags import use_schedule_flags

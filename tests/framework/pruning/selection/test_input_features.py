@@ -1,4 +1,4 @@
-"""The first layer's inputs under --outer_layer_pruning: ranked beside the channels, masked, never cut."""
+"""The network's inputs as units of the ranking of channels: masked, never cut."""
 
 from __future__ import annotations
 
@@ -14,10 +14,16 @@ from torch.nn import functional as F
 from secateur import registry
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
-from secateur.framework.pruning.selection.input_features import keep_inputs, living_inputs
+from secateur.framework.pruning.selection.budgets import Nodes
+from secateur.framework.pruning.selection.channel_ranking import INPUTS, ChannelRanking, Limits
+from secateur.framework.pruning.selection.input_features import NetworkInputs
+from secateur.framework.pruning.selection.options import PruneOptions
+from secateur.framework.pruning.selection.search import to_budget
 from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.storage.checkpoint import load_model, save_model
 from secateur.utils.errors import UsageError
@@ -130,25 +136,49 @@ def test_columns_of_grouped_and_transposed_layers() -> None:
     torch.testing.assert_close(conv(x), expected)
 
 
-def test_an_input_goes_when_its_score_is_below_that_of_the_best_channel_that_went() -> None:
-    alive = torch.tensor([True, True, True, True, False])
-    found = torch.tensor([1.0, 3.0, 2.0, 5.0, 9.0])
-    options = {"scope": "global", "target": 0.5, "threshold": None}
-    keep = keep_inputs(found, alive, [torch.tensor([0.5, 3.0]), torch.tensor([])], **options)
-    assert keep.tolist() == [False, True, False, True, False]
-    assert keep_inputs(found, alive, [torch.tensor([])], **options).tolist() == alive.tolist()
-    keep = keep_inputs(found, alive, [torch.tensor([99.0])], **options)
-    assert keep.tolist() == [False, False, False, True, False]  # the best living one stays
-    keep = keep_inputs(found, alive, [], scope="layer", target=0.6, threshold=None)
-    assert keep.tolist() == [
-        False,
-        True,
-        False,
-        True,
-        False,
-    ]  # the share of every layer, gone ones counted
-    keep = keep_inputs(found, alive, [], scope="global", target=0.6, threshold=2.0)
-    assert keep.tolist() == [False, True, False, True, False]
+def chosen_inputs(
+    channels: list[float],
+    inputs: list[float],
+    alive: list[bool],
+    target: float,
+    scope: str = "global",
+    threshold: float | None = None,
+) -> list[bool]:
+    """The inputs that are kept with those of 12 channels, in one layer, that `target` removes."""
+    model = nn.Sequential(nn.Linear(len(inputs), len(channels)), nn.ReLU(), nn.Linear(len(channels), 2))
+    x = torch.zeros(1, len(inputs))
+    groups = free_groups(channel_groups(model, x))
+    scores = {"0": torch.tensor(channels), INPUTS: torch.tensor(inputs)}
+    ranking = ChannelRanking(model, groups, scores, Limits(scope), inputs=torch.tensor(alive))
+    if threshold is not None:
+        return ranking.above(threshold)[INPUTS].tolist()  # type: ignore[no-any-return]
+    keep = to_budget(ranking, Nodes(model, groups), target)
+    assert int((~keep["0"]).sum()) == min(round(target * len(channels)), len(channels) - 1)
+    return keep[INPUTS].tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("channels", "target", "kept"),
+    [
+        ([0.5, 3.0, 7.0, 8.0], 0.5, [1, 3]),  # below the best channel that is pruned, not level with it
+        ([0.5, 3.0, 7.0, 8.0], 0.25, [0, 1, 2, 3]),  # two lie between that channel and the next one
+        ([7.0, 3.0, 8.0, 8.0], 0.0, [0, 1, 2, 3]),
+        ([99.0, 99.0, 99.0, 99.0], 0.5, [3]),  # the best one that is not masked yet
+    ],
+)
+def test_an_input_goes_when_its_score_is_below_that_of_the_best_channel_that_went(
+    channels: list[float], target: float, kept: list[int]
+) -> None:
+    keep = chosen_inputs(channels, [1.0, 3.0, 2.0, 5.0, 9.0], [True] * 4 + [False], target)
+    assert keep == [at in kept for at in range(5)]
+
+
+def test_by_layer_the_inputs_lose_their_share_and_a_threshold_holds_for_them_too() -> None:
+    given = [0.0] * 10, [1.0, 3.0, 2.0, 5.0, 9.0], [True] * 4 + [False]
+    assert chosen_inputs(*given, 0.6, scope="layer") == [False, True, False, True, False]
+    assert chosen_inputs(*given, 0.2, scope="layer") == [True] * 4 + [False]  # the masked one is a fifth
+    assert chosen_inputs(*given, 0.6, threshold=2.0) == [False, True, False, True, False]
+    assert chosen_inputs(*given, 0.6, threshold=9.0) == [False] * 3 + [True, False]
 
 
 @pytest.mark.parametrize("name", [name for name in CHANNEL if name != "GroupHoyerSquare"])
@@ -158,7 +188,7 @@ def test_inputs_are_masked_and_the_nodes_are_those_of_a_run_without(name: str, c
     model = copy.deepcopy(plain)
     events = []
     for network, rank in ((plain, False), (model, True)):
-        step = PruningStep(network, build("criterions", name), batches[0][0], rank_inputs=rank)
+        step = PruningStep(network, build("criterions", name), batches[0][0], PruneOptions(rank_inputs=rank))
         events.append(step(0.6, batches, F.cross_entropy))
     first = next(module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d))
     size = 12 if constructor is mlp else 3
@@ -179,7 +209,9 @@ def test_a_threshold_is_held_against_inputs_too() -> None:
     with torch.no_grad():
         model[0].weight[:, 4:6] = 1e-4
         model[0].weight[3] = -1e-4
-    step = PruningStep(model, build("criterions", "GroupHoyerSquare"), batches[0][0], rank_inputs=True)
+    step = PruningStep(
+        model, build("criterions", "GroupHoyerSquare"), batches[0][0], PruneOptions(rank_inputs=True)
+    )
     event = step(0.5, batches, F.cross_entropy)
     assert event.asked is None and event.inputs is not None
     assert (~event.inputs).nonzero().flatten().tolist() == [4, 5]
@@ -191,17 +223,17 @@ def test_masked_inputs_stay_so_in_training_through_checkpoints_and_further_steps
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     Masks(model).attach(optimizer)
     criterion = build("criterions", "SNAP")
-    step = PruningStep(model, criterion, batches[0][0], rank_inputs=True, optimizer=optimizer)
+    step = PruningStep(model, criterion, batches[0][0], PruneOptions(rank_inputs=True), optimizer)
     first = step(0.5, batches, F.cross_entropy).inputs
     assert first is not None and not first.all()
     F.cross_entropy(model(batches[0][0]), batches[0][1]).backward()
     optimizer.step()
-    assert torch.equal(living_inputs(model, ["0"]), first)
+    assert torch.equal(NetworkInputs(model, ["0"]).alive(), first)
     assert not model[0].weight[:, ~first].any()
     loaded = load_model(save_model(model, tmp_path / "one.safetensors"), mlp())
     assert same(snapshot(loaded), snapshot(model))
-    assert torch.equal(living_inputs(loaded, ["0"]), first)
-    again = PruningStep(loaded, criterion, batches[0][0], rank_inputs=True)
+    assert torch.equal(NetworkInputs(loaded, ["0"]).alive(), first)
+    again = PruningStep(loaded, criterion, batches[0][0], PruneOptions(rank_inputs=True))
     second = again(0.8, batches, F.cross_entropy).inputs
     assert second is not None and int(second.sum()) < int(first.sum())
     assert not (second & ~first).any()  # nothing comes back
@@ -210,7 +242,9 @@ def test_masked_inputs_stay_so_in_training_through_checkpoints_and_further_steps
 
 def test_inputs_of_a_protected_first_layer_stay() -> None:
     model, batches = make(mlp)
-    step = PruningStep(model, build("criterions", "SNAP"), batches[0][0], rank_inputs=True, protect=("0",))
+    step = PruningStep(
+        model, build("criterions", "SNAP"), batches[0][0], PruneOptions(rank_inputs=True, protect=("0",))
+    )
     assert step(0.3, batches, F.cross_entropy).inputs is None
     assert len(Masks(model)) == 0
 
@@ -247,7 +281,7 @@ class Wrong(Blind):
 def test_scores_of_inputs_that_break_the_contract_are_named(criterion: Criterion, words: str) -> None:
     model, batches = make(mlp)
     before = snapshot(model)
-    step = PruningStep(model, criterion, batches[0][0], rank_inputs=True)
+    step = PruningStep(model, criterion, batches[0][0], PruneOptions(rank_inputs=True))
     with pytest.raises(UsageError, match=words):
         step(0.5, batches, F.cross_entropy)
     assert same(snapshot(model), before)
@@ -256,14 +290,14 @@ def test_scores_of_inputs_that_break_the_contract_are_named(criterion: Criterion
 def test_weights_and_inputs_are_not_ranked_together() -> None:
     model, batches = make(mlp)
     with pytest.raises(UsageError, match="only channel criterions rank the network's inputs"):
-        PruningStep(model, build("criterions", "SNIP"), batches[0][0], rank_inputs=True)
+        PruningStep(model, build("criterions", "SNIP"), batches[0][0], PruneOptions(rank_inputs=True))
 
 
 def test_a_block_whose_skip_reads_the_input_is_pruned_too() -> None:
     layers = {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(4, 4, 1), "d": nn.Linear(4, 4)}
     model = randomise(seeded(lambda: Net(lambda s, x: s.d((s.b(s.a(x).relu()) + s.a(x)).mean((2, 3))), **layers)))
     batches = [(images(8), torch.arange(8) % 4)]
-    event = PruningStep(model, build("criterions", "SNAP"), images(1), rank_inputs=True)(
+    event = PruningStep(model, build("criterions", "SNAP"), images(1), PruneOptions(rank_inputs=True))(
         0.5, batches, F.cross_entropy
     )
     assert event.inputs is not None and model.a.weight.shape[0] == 2
@@ -287,7 +321,7 @@ class TwoStems(nn.Module):
 def test_inputs_that_two_layers_read_go_from_both(name: str) -> None:
     model, x = seeded(TwoStems).double(), images(6).double()
     batches = [(x, torch.arange(6) % 4)]
-    step = PruningStep(model, build("criterions", name), x, scope="layer", rank_inputs=True)
+    step = PruningStep(model, build("criterions", name), x, PruneOptions(scope="layer", rank_inputs=True))
     added = sum(scores(name, model, batches, layer) for layer in ("a", "b"))
     assert isinstance(added, Tensor)
     left = step(0.4, batches, F.cross_entropy).inputs
@@ -315,5 +349,5 @@ class Wide(nn.Module):
 
 def test_images_that_are_read_in_two_shapes_have_no_inputs_to_rank() -> None:
     with pytest.raises(UsageError, match="a and b read the images in different shapes"):
-        PruningStep(seeded(Wide), build("criterions", "SNAP"), images(2), rank_inputs=True)
+        PruningStep(seeded(Wide), build("criterions", "SNAP"), images(2), PruneOptions(rank_inputs=True))
     PruningStep(seeded(Wide), build("criterions", "SNAP"), images(2))  # channels alone are pruned as ever

@@ -21,7 +21,10 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
-from secateur.framework.pruning.selection.joint import keep_both
+from secateur.framework.pruning.selection.budgets import Entries
+from secateur.framework.pruning.selection.options import PruneOptions
+from secateur.framework.pruning.selection.ranking import Keep
+from secateur.framework.pruning.selection.targets import JointTarget, Request
 from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.pruning.surgery.cutting import channel_masks
 from secateur.framework.storage.checkpoint import load_model, save_model
@@ -90,8 +93,11 @@ def test_the_count_is_the_one_that_comes_nearest(
             {name: torch.rand(w.shape, generator=generator) >= dead for name, w in prunable_weights(model).items()}
         )
     scores = random_scores(model, groups, seed, ties)
-    floors = {name: 1 for name in free_groups(groups)}
-    weights, channels = keep_both(model, groups, scores, share, floors, set())
+    example = NETS[net][1]
+    keep = JointTarget(model, Ranked(scores), example, PruneOptions()).choose(scores, Request(share)).keep
+    weights = Keep({name: mask for name, mask in keep.items() if name not in groups})
+    channels = Keep({name: mask for name, mask in keep.items() if name in groups})
+    measured = Entries(model, free_groups(groups), prunable_only=True).predicted(keep)
     total = sum(weight.numel() for weight in prunable_weights(model).values())
     by_channel = channel_masks(model, channels, groups)
     left = sum(int((mask & by_channel.get(n, torch.tensor(True))).sum()) for n, mask in weights.items())
@@ -101,6 +107,7 @@ def test_the_count_is_the_one_that_comes_nearest(
     )
     expected, _ = living_after(model, groups, scores, removed)
     assert left == expected  # the lowest of one ranking, all of them
+    assert measured == 1 - left / total
 
     def miss(count: int) -> float:
         return abs(1 - living_after(model, groups, scores, count)[0] / total - share)
@@ -199,7 +206,7 @@ def test_the_best_channels_of_a_group_stay_and_other_entries_go_instead() -> Non
     model, batches, groups = make("linear")
     scores = {name: torch.full_like(weight, 5.0) for name, weight in prunable_weights(model).items()}
     scores |= {"0": torch.arange(8.0) / 100, "2": torch.arange(6.0) / 100}
-    step = PruningStep(model, Ranked(scores), batches[0][0], min_channels=3)
+    step = PruningStep(model, Ranked(scores), batches[0][0], PruneOptions(min_channels=3))
     step(0.98, batches, F.cross_entropy)
     assert [model[0].out_features, model[2].out_features] == [3, 3]
     assert weight_sparsity(model) == pytest.approx(0.98, abs=0.004)
@@ -207,10 +214,12 @@ def test_the_best_channels_of_a_group_stay_and_other_entries_go_instead() -> Non
 
 def test_protected_and_outer_layers_keep_their_weights() -> None:
     model, batches, _ = make("linear")
-    step = PruningStep(model, build("criterions", "CNIP"), batches[0][0], outer_layers=False, protect=("2",))
+    step = PruningStep(
+        model, build("criterions", "CNIP"), batches[0][0], PruneOptions(outer_layers=False, protect=("2",))
+    )
     before = snapshot(model)
     event = step(0.99, batches, F.cross_entropy)
-    assert set(step.spared()) == {"0.weight", "2.weight", "4.weight"}
+    assert set(step.target.spared()) == {"0.weight", "2.weight", "4.weight"}
     assert model[2].out_features == 6 and model[0].out_features == 1  # what may go are the channels of "0"
     assert not len(Masks(model)) or Masks(model).sparsity == 0
     assert torch.equal(model[4].weight, before["4.weight"])

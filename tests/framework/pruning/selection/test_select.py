@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from secateur.framework.pruning.selection.select import Keep, lowest, select
+from secateur.framework.pruning.selection.ranking import Keep, lowest
+from secateur.framework.pruning.selection.select import select
 from secateur.utils.errors import UsageError
 
 VALUES = st.sampled_from([-2.0, -1.0, -0.0, 0.0, 0.5, 1.0, 3.0, math.inf, -math.inf])

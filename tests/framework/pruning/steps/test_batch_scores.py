@@ -17,7 +17,7 @@ from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Data
 from secateur.framework.pruning.scoring.weighted import weighted
-from secateur.framework.pruning.steps.batch_scores import RunningScores, Tracking
+from secateur.framework.pruning.steps.averages import RunningScores, Tracking
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.training.group_decay import GroupDecay, shrink_filters
 from secateur.framework.training.hooks import hookimpl
@@ -56,10 +56,14 @@ def test_a_pruning_without_any_scored_batch_is_an_error_and_no_fresh_estimate() 
         RunningScores(0.8).value()
 
 
-@pytest.mark.parametrize(("batches", "alpha"), [(0, 0.5), (3, 0.0), (3, 1.5)])
-def test_impossible_tracking_is_refused(batches: int, alpha: float) -> None:
-    with pytest.raises(UsageError, match=f"batches .* alpha .*, got {batches} and {alpha}"):
+@pytest.mark.parametrize(
+    ("batches", "alpha", "words"),
+    [(0, 0.5, "batches must .* got 0"), (3, 0.0, "alpha must .* got 0.0"), (3, 1.5, "alpha must .* got 1.5")],
+)
+def test_impossible_tracking_is_refused(batches: int, alpha: float, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as raised:
         Tracking(batches, alpha)
+    assert raised.value.argument == words.split()[0]
 
 
 class Spy:

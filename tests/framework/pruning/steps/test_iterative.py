@@ -19,9 +19,13 @@ from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
 from secateur.framework.pruning.selection.budgets import Macs
-from secateur.framework.pruning.selection.ranking import Limits
-from secateur.framework.pruning.selection.ranking_in_sets import Chunks
-from secateur.framework.pruning.steps.iterative import Averages, IterativePruner
+from secateur.framework.pruning.selection.channel_ranking import ChannelRanking, Limits
+from secateur.framework.pruning.selection.options import PruneOptions
+from secateur.framework.pruning.steps.averages import Averages
+from secateur.framework.pruning.steps.iterative import EveryNBatches
+from secateur.framework.pruning.steps.pruned_network import PrunedNetwork
+from secateur.framework.pruning.steps.pruner import Pruner, pruner_for
+from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.training.hooks import hookimpl
 from secateur.framework.training.trainer import Trainer
@@ -61,7 +65,7 @@ class Log:
         self.left: list[tuple[int, dict[str, list[int]]]] = []
         self.warnings: list[str] = []
         self.moments: list[int] = []
-        self.pruner: IterativePruner
+        self.pruner: Pruner
 
     @hookimpl
     def gradients_ready(self, trainer: Trainer) -> None:
@@ -90,10 +94,10 @@ def run(
     criterion: Criterion,
     limit: float = 0.5,
     epochs: int = 4,
-    options: dict[str, Any] | None = None,
+    options: PruneOptions | None = None,
     **schedule: Any,
-) -> tuple[Trainer, Log, IterativePruner]:
-    pruner = IterativePruner(criterion, Iterative(**schedule), limit, epochs, **(options or {}))
+) -> tuple[Trainer, Log, Pruner]:
+    pruner = pruner_for(criterion, Iterative(**schedule), limit, epochs, options=options)
     log = Log()
     log.pruner = pruner
     return trained(pruner, [log], epochs=epochs), log, pruner
@@ -127,7 +131,7 @@ def test_never_more_than_asked_in_a_step_or_in_all_and_never_a_whole_layer(
     criterion = Made(lambda _, name, origin: table[name][origin])
     _, log, pruner = run(
         criterion, frequency=2, per_step=per_step, most=most, group_size=size,
-        options={"options": {"min_channels": floor}},
+        options=PruneOptions(min_channels=floor),
     )  # fmt: skip
     counts = [0, *gone(log)]
     assert all(after - before <= per_step for before, after in zip(counts, counts[1:], strict=False))
@@ -160,10 +164,8 @@ def test_scores_are_those_of_the_training_batches_averaged_and_then_with_momentu
 
 def test_a_real_score_is_taken_with_the_weights_of_now_and_leaves_training_as_it_is() -> None:
     plain = build("criterions", "EmptyCrit")
-    pruner = IterativePruner(build("criterions", "TaylorGate"), Iterative(frequency=4, per_step=0, most=0), 0.5, 2)
+    pruner = pruner_for(build("criterions", "TaylorGate"), Iterative(frequency=4, per_step=0, most=0), 0.5, 2)
     scored = trained(pruner, epochs=2)
-    from secateur.framework.pruning.steps.pruner import Pruner
-
     unscored = trained(Pruner(plain, {}), epochs=2)
     assert same(scored.model.state_dict(), unscored.model.state_dict())
     assert pruner.events == []
@@ -174,7 +176,7 @@ def test_every_scored_batch_is_counted_and_a_criterion_without_data_costs_nothin
     criterion: str, passes: int
 ) -> None:
     found = build("criterions", criterion)
-    pruner = IterativePruner(found, Iterative(frequency=3, per_step=0, maximum=2), 0.5, 3)
+    pruner = pruner_for(found, Iterative(frequency=3, per_step=0, maximum=2), 0.5, 3)
     trainer = trained(pruner, epochs=3)  # 90 samples; scored until step 2, after 6 batches of 10
     assert trainer.progress.cumulative_macs == 3 * trainer.macs * (90 + passes)
 
@@ -227,25 +229,26 @@ def test_sets_of_channels_are_neighbours_in_their_layers_order_and_have_the_mean
     model = seeded(ConvNet)
     groups = free_groups(channel_groups(model, images()))
     scores = {name: torch.tensor(values) for name, values in table.items()}
-    chunks = Chunks(model, groups, scores, Limits(), size=2)
+    ranking = ChannelRanking(model, groups, scores, Limits(group_size=2))
+    ends = list(ranking.ends)
     # of a 5 may go, lowest first: 1 (index 1) and 2 (3), mean 1.5; 5 (0) and 7 (5), mean 6; 8 (4) by itself
-    assert (~chunks.keep(1)["a"]).nonzero().flatten().tolist() == [1, 3]
-    assert chunks.keep(4)["b"].tolist() == [False] * 6 + [True] * 2
-    five = chunks.keep(6)
-    assert five["a"].tolist() == [False, False, True, False, True, False] and five["b"].tolist() == [False] * 7 + [
+    assert ends[:8] == [0, 2, 4, 6, 8, 9, 11, 12]
+    assert (~ranking.first(2)["a"]).nonzero().flatten().tolist() == [1, 3]
+    assert ranking.first(8)["b"].tolist() == [False] * 6 + [True] * 2
+    six = ranking.first(11)
+    assert six["a"].tolist() == [False, False, True, False, True, False] and six["b"].tolist() == [False] * 7 + [
         True
     ]
-    assert (~chunks.keep(7)["a"]).nonzero().flatten().tolist() == [0, 1, 3, 4, 5]
-    assert chunks.keep(chunks.steps).removed == 24 - 3
-    assert [chunks.within(count) for count in (1, 2, 3, 8, 9, 100)] == [0, 1, 1, 4, 5, chunks.steps]
+    assert (~ranking.first(12)["a"]).nonzero().flatten().tolist() == [0, 1, 3, 4, 5]
+    assert ranking.first(ends[-1]).removed == ranking.size == 24 - 3
+    assert [ranking.within(count) for count in (1, 2, 3, 10, 11, 100)] == [0, 2, 2, 9, 11, 21]
 
 
 def test_within_the_layer_each_loses_the_same_share_whatever_its_scores() -> None:
     scores = {"a": torch.arange(6.0), "b": 1000 + torch.arange(8.0), "c": torch.arange(10.0).flip(0)}
     model = seeded(ConvNet)
     groups = free_groups(channel_groups(model, images()))
-    chunks = Chunks(model, groups, scores, Limits("layer"))
-    keep = chunks.keep(12)
+    keep = ChannelRanking(model, groups, scores, Limits("layer")).first(12)
     assert {name: int(mask.sum()) for name, mask in keep.items()} == {"a": 3, "b": 4, "c": 5}
     assert keep["c"].tolist() == [True] * 5 + [False] * 5
 
@@ -302,13 +305,14 @@ def test_no_step_while_the_loss_is_too_high_and_scores_go_on_adding_up() -> None
     assert log.left == [] and criterion.calls == 12
     assert "training ended after 0 of 1 steps of 2 batches, 0 channels were pruned" in log.warnings[0]
 
-    class Falling(IterativePruner):
+    class Falling(Pruner):
         @hookimpl
         def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
             super().batch_ended(trainer, torch.tensor(3.0 if trainer.progress.step <= 4 else 1.0))
 
-    pruner = Falling(Made(lambda call, name, origin: table[call, origin]), Iterative(
-        frequency=2, per_step=2, maximum=1, loss_limit=2.0), 0.5, 4)  # fmt: skip
+    schedule = Iterative(frequency=2, per_step=2, maximum=1, loss_limit=2.0)
+    made = Made(lambda call, name, origin: table[call, origin])
+    pruner = Falling(made, schedule.plan(0.0, 4), schedule=schedule)
     trained(pruner, epochs=4)
     (event,) = pruner.events
     assert torch.allclose(event.scores["a"], table[1:7].mean(0)[:6])
@@ -381,11 +385,6 @@ def test_a_score_that_is_no_number_is_told_of_when_it_would_be_ranked() -> None:
         run(made, frequency=3, per_step=1, maximum=1)
 
 
-def test_the_pruner_of_channels_refuses_weights() -> None:
-    with pytest.raises(UsageError, match="IterativePruner needs a channel criterion, SNIP"):
-        IterativePruner(build("criterions", "SNIP"), Iterative(), 0.5, 3)
-
-
 def test_without_momentum_an_infinite_score_stays_one() -> None:
     averages = Averages(0.0)
     for score in (1.0, 3.0):
@@ -396,8 +395,9 @@ def test_without_momentum_an_infinite_score_stays_one() -> None:
 
 @pytest.mark.parametrize(("name", "momentum"), [("Oracle", 0.0), ("Combinatorial", 0.0), ("TaylorGate", 0.9)])
 def test_exact_changes_of_the_loss_are_not_averaged_over_steps(name: str, momentum: float) -> None:
-    pruner = IterativePruner(build("criterions", name), Iterative(), 0.5, 3)
-    assert pruner._averages.momentum == momentum
+    step = PruningStep(seeded(ConvNet), build("criterions", name), images())
+    network = PrunedNetwork(step, [], seed=0, masking=True, preserve_moment=True)
+    assert EveryNBatches(network, Iterative(), 0.5)._averages.momentum == momentum
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.2, 0.9])

@@ -15,8 +15,8 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
-from secateur.framework.pruning.steps.iterative import IterativePruner
-from secateur.framework.pruning.steps.iterative_weights import IterativeWeightPruner
+from secateur.framework.pruning.selection.options import PruneOptions
+from secateur.framework.pruning.steps.pruner import pruner_for
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl
@@ -72,7 +72,7 @@ class Log:
 
 def run(criterion: Criterion, limit: float = 0.5, epochs: int = 4, **schedule: Any) -> tuple[Trainer, Log]:
     log = Log()
-    pruner = IterativeWeightPruner(criterion, Iterative(**schedule), limit, epochs)
+    pruner = pruner_for(criterion, Iterative(**schedule), limit, epochs)
     return trained(pruner, [log], epochs=epochs), log
 
 
@@ -195,32 +195,32 @@ def test_a_fixed_threshold_takes_what_is_below_it_at_each_step_and_says_so_if_no
 @pytest.mark.parametrize(
     ("name", "fields", "words"),
     [
-        ("SNIP", {"group_size": 2}, "--group_size cannot be combined with SNIP, which prunes weights"),
-        ("SNIP", {"fixed_layer": 0}, "--fixed_layer cannot be combined with SNIP"),
-        ("SNIP", {"flops": 1.0}, "--flops_regularization cannot be combined with SNIP"),
+        ("SNIP", {"group_size": 2}, "group_size cannot be combined with SNIP, which prunes weights"),
+        ("SNIP", {"fixed_layer": 0}, "fixed_layer cannot be combined with SNIP"),
+        ("SNIP", {"flops": 1.0}, "flops cannot be combined with SNIP"),
         ("CNIP", {"per_step": 3}, "cannot be combined with CNIP, which ranks weights and channels together"),
-        ("HoyerSquare", {"most": 3}, "--prune_neurons_max cannot be combined with HoyerSquare"),
+        ("HoyerSquare", {"most": 3}, "most cannot be combined with HoyerSquare"),
         (
             "HoyerSquare",
             {"l2_per_layer": True},
-            "--l2_normalization_per_layer cannot be combined with HoyerSquare",
+            "l2_per_layer cannot be combined with HoyerSquare",
         ),
         (
             "Wanda",
             {"per_step": 3},
-            "--prune_per_iteration prunes the lowest of all weights: Wanda needs --scope",
+            "per_step prunes the lowest of all weights: Wanda needs the scope global",
         ),
     ],
 )
 def test_what_has_no_meaning_for_weights_is_refused(name: str, fields: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        IterativeWeightPruner(build("criterions", name), Iterative(**fields), 0.5, 3)
+        pruner_for(build("criterions", name), Iterative(**fields), 0.5, 3)
 
 
 def test_numbers_do_not_go_with_weights_that_grow_again() -> None:
-    with pytest.raises(UsageError, match="--prune_neurons_max cannot be combined with --no_masking"):
-        IterativeWeightPruner(build("criterions", "SNIP"), Iterative(most=9), 0.5, 3, masking=False)
-    assert IterativeWeightPruner(build("criterions", "Wanda"), Iterative(most=9), 0.5, 3, scope="global")
+    with pytest.raises(UsageError, match="most cannot be combined with masking=False"):
+        pruner_for(build("criterions", "SNIP"), Iterative(most=9), 0.5, 3, masking=False)
+    assert pruner_for(build("criterions", "Wanda"), Iterative(most=9), 0.5, 3, options=PruneOptions("global"))
 
 
 @pytest.mark.parametrize("most", [None, 5000])
@@ -240,11 +240,9 @@ def test_a_layer_may_go_as_a_whole_between_two_steps(name: str, fixed: bool) -> 
     criterion = build("criterions", name)
     if criterion.threshold is not None:
         criterion.threshold = 0.5
-    kind = IterativePruner if criterion.threshold is None else IterativeWeightPruner
-    pruner = kind(
-        criterion, Iterative(frequency=2, maximum=4, fixed_criteria=fixed), 0.98, 4, options={"min_channels": 0}
-    )
+    schedule = Iterative(frequency=2, maximum=4, fixed_criteria=fixed)
+    pruner = pruner_for(criterion, schedule, 0.98, 4, options=PruneOptions(min_channels=0))
     model = seeded(ResNet)
     groups = len(free_groups(channel_groups(model, torch.zeros(1, 3, 8, 8))))
     trained(pruner, epochs=4, model=model)
-    assert len(free_groups(pruner.groups)) < groups and pruner._done == 4
+    assert len(free_groups(pruner.groups)) < groups and pruner._trigger._done == 4  # type: ignore[attr-defined]

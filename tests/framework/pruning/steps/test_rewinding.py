@@ -204,9 +204,9 @@ def test_the_optimizer_counts_its_steps_from_the_rewind_point(run: Run) -> None:
     [
         (Never().plan(0.5, 10), 0, "is for criterions that prune during or after training"),
         (Before(7).plan(0.5, 10), 0, "is for criterions that prune during or after training"),
-        (During(0, 1).plan(0.9, 10), 3, "--rewind_to 3 is later than the first pruning, after 2 epochs"),
-        (After().plan(0.9, 10), 10, "--rewind_to 10 is later than the first pruning, after 9 epochs"),
-        ({-1: [0.5], 3: [0.6]}, 1, "--rewind_to 1 is later than the first pruning, before training"),
+        (During(0, 1).plan(0.9, 10), 3, "rewind_to 3 is later than the first pruning, after 2 epochs"),
+        (After().plan(0.9, 10), 10, "rewind_to 10 is later than the first pruning, after 9 epochs"),
+        ({-1: [0.5], 3: [0.6]}, 1, "rewind_to 1 is later than the first pruning, before training"),
     ],
 )
 def test_a_point_that_is_never_passed_in_time_is_refused(plan: Any, epoch: int, words: str) -> None:

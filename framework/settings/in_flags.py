@@ -1,0 +1,25 @@
+"""The flags of arguments that errors of the library name."""
+
+from __future__ import annotations
+
+import re
+
+from secateur.framework.settings.run_config import FLAGS
+from secateur.framework.settings.schedule_flags import ITERATIVE_FLAGS, ROUNDS
+from secateur.utils.errors import UsageError
+
+#: arguments whose flags have other names
+FLAG_OF = {argument: flag for table in (ROUNDS, ITERATIVE_FLAGS) for flag, argument in table.items()} | {
+    "delay": "prune_delay",
+    "freq": "prune_freq",
+    "batches": "track_batches",
+    "rank_inputs": "outer_layer_pruning",
+}
+
+
+def in_flags(error: UsageError) -> str:
+    """Return the message, with the flag in place of the argument that it names, if there is such a flag."""
+    flag = FLAG_OF.get(error.argument or "", error.argument)
+    if flag is None or flag not in FLAGS:
+        return str(error)
+    return re.sub(rf"(?<!-)\b{error.argument}\b", f"--{flag}", str(error), count=1)
