@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,14 +14,11 @@ class GroupHoyerSquare(HoyerSquare):
     The penalty is `hoyer_reg` * sum of [(sum of norms of w[i])^2 + (sum of norms of w[:, j])^2] / sum w^2 over all
     tensors of 2 or more dimensions, until the first pruning step. Since it counts groups instead of entries, its
     gradient for a single weight is about a thousandth of HoyerSquare's at the same `hoyer_reg`, hence the larger
-    default. Yang, Wen and
-    Li, 2019, arXiv:1908.09979.
+    default. Yang, Wen and Li, 2019, arXiv:1908.09979.
     """
 
-    def __init__(
-        self, *, hoyer_reg: float = 0.1, l1_reg: float = 0.0, lp_reg: float = 0.0, label_smoothing: float = 0.0
-    ) -> None:
-        super().__init__(hoyer_reg=hoyer_reg, l1_reg=l1_reg, lp_reg=lp_reg, label_smoothing=label_smoothing)
+    def __init__(self, *, hoyer_reg: float = 0.1, **options: Any) -> None:
+        super().__init__(hoyer_reg=hoyer_reg, **options)
 
     def measure(self, weight: Tensor) -> Tensor:
         """Return the measure, a scalar, of a tensor with largest entry 1 or of zeros, of 2 or more dimensions."""

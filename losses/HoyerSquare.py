@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,12 +20,10 @@ class HoyerSquare(CrossEntropy):
     CrossEntropy. Yang, Wen and Li, 2019, arXiv:1908.09979.
     """
 
-    def __init__(
-        self, *, hoyer_reg: float = 1e-5, l1_reg: float = 0.0, lp_reg: float = 0.0, label_smoothing: float = 0.0
-    ) -> None:
+    def __init__(self, *, hoyer_reg: float = 1e-5, **options: Any) -> None:
         if not hoyer_reg >= 0:
             raise UsageError(f"{type(self).__name__}: hoyer_reg must be at least 0, got {hoyer_reg}")
-        super().__init__(l1_reg=l1_reg, lp_reg=lp_reg, label_smoothing=label_smoothing)
+        super().__init__(**options)
         self.hoyer_reg = hoyer_reg
 
     def penalty(self, model: nn.Module) -> Tensor:

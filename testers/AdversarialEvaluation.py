@@ -15,7 +15,7 @@ from secateur.framework.studies.robustness.points import PixelModel, balanced, c
 from secateur.framework.studies.robustness.results import Assessment, summary
 from secateur.framework.studies.robustness.tables import robustness_tables
 from secateur.framework.training.tester import Network
-from secateur.utils.limits import check_whole
+from secateur.utils.limits import check_all, optional, whole
 
 
 class AdversarialEvaluation(Tester):
@@ -40,13 +40,12 @@ class AdversarialEvaluation(Tester):
             attack_batch_size: number of images that are attacked together.
             attack_options: options of the class in foolbox, for a single attack.
         """
-        for name, value in (
-            ("attack_samples", attack_samples), ("attack_steps", attack_steps),
-            ("attack_binary_steps", attack_binary_steps), ("attack_restarts", attack_restarts),
-            ("attack_batch_size", attack_batch_size),
-        ):  # fmt: skip
-            if value is not None:
-                check_whole(name, value, 1)
+        counts = {
+            "attack_samples": attack_samples, "attack_steps": attack_steps,
+            "attack_binary_steps": attack_binary_steps, "attack_restarts": attack_restarts,
+            "attack_batch_size": attack_batch_size,
+        }  # fmt: skip
+        check_all(counts, dict.fromkeys(counts, optional(whole(1))))
         super().__init__(attack=attack, epsilons=epsilons)
         self.attack_samples = attack_samples
         self._attacks = chosen_attacks(attack)

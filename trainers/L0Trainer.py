@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -15,13 +15,12 @@ from secateur.framework.pruning.gated_layers.hard_concrete import (
     LARGEST,
     SMALLEST,
     TEMPERATURE,
-    check_gates,
     expected_l0,
     l0_layers,
 )
 from secateur.framework.pruning.gated_layers.l0_network import Closed, add_l0_gates, cut_closed, without_gates
 from secateur.framework.training.trainer import Parts, Settings
-from secateur.utils.limits import check_number, check_switch, check_whole
+from secateur.utils.limits import Limit, check_switch, number, whole
 from secateur.utils.loading.batches import BatchLoader
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.optimizers import unwrapped
@@ -49,6 +48,14 @@ class L0Trainer(DefaultTrainer):
     """
 
     keeps_best: ClassVar[bool] = False
+    limits: ClassVar[Mapping[str, Limit]] = {
+        "droprate_init": number(above=0, below=1),
+        "temperature": number(above=0),
+        "gate_lr": number(above=0),
+        "norm_batches": whole(0),
+        "local_rep": check_switch,
+        "close_norms": check_switch,
+    }
 
     def __init__(
         self,
@@ -94,18 +101,6 @@ class L0Trainer(DefaultTrainer):
         self._closed: Closed | None = None
         self._statistics: tuple[int, list[Tensor]] | None = None
         unwrapped(self.optimizer).register_step_post_hook(self._after_step)
-
-    @classmethod
-    def check_options(
-        cls, *, droprate_init: float = DROP_RATE, temperature: float = TEMPERATURE, gate_lr: float = GATE_LR,
-        norm_batches: int = NORM_BATCHES, local_rep: bool = False, close_norms: bool = True, **options: Any,
-    ) -> None:  # fmt: skip
-        """Raise UsageError for rates and factors out of range and for switches that are not boolean."""
-        check_gates(droprate_init, temperature)
-        check_number("gate_lr", gate_lr, above=0)
-        check_whole("norm_batches", norm_batches, 0)
-        check_switch("local_rep", local_rep)
-        check_switch("close_norms", close_norms)
 
     @classmethod
     def prepare_model(

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from secateur.framework.pruning.gated_layers.gated_batch_norm import CLAMP, add_
 from secateur.framework.schedules.base import even_targets, spread
 from secateur.framework.training.trainer import Parts, Settings
 from secateur.trainers.DefaultTrainer import Batch
-from secateur.utils.limits import check_number, check_whole
+from secateur.utils.limits import Limit, check_all, number, optional, whole
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.optimizers import scaled_rates
 
@@ -23,6 +23,8 @@ TICK, TOCK, FINE_TUNE = "tick", "tock", "fine-tune"
 #: smallest share of channels to keep in each layer; without it the ranking may keep only one
 KEEP_SHARE = 0.1
 GATE_REG, LOW_LR = 1e-3, 0.1
+#: limits of the numbers of epochs
+EPOCHS = {"tick": optional(whole(1)), "tock": optional(whole(0)), "fine_tune": optional(whole(0))}
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,7 @@ class Phases(Schedule):
     fine_tune: int | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("tick", 1), ("tock", 0), ("fine_tune", 0)):
-            value = getattr(self, name)
-            if value is not None:
-                check_whole(f"TickTock: {name}", value, least, "number of epochs")
+        check_all(vars(self), EPOCHS)
 
     def phases(self, epochs: int) -> list[str]:
         """Return the phase of each epoch; raise UsageError if fine-tuning takes all epochs."""
@@ -77,6 +76,12 @@ class TickTock(DefaultTrainer):
     trained with the penalty gate_reg * sum |gate|, and the learning rate rises from `low_lr` times its value to
     its value and falls again. Then the network is fine-tuned. You, Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
     """
+
+    limits: ClassVar[Mapping[str, Limit]] = {
+        **EPOCHS,
+        **dict.fromkeys(("gate_reg", "low_lr", "clamp"), number(least=0)),
+        "keep_share": number(least=0, below=1),
+    }
 
     def __init__(
         self,
@@ -113,18 +118,6 @@ class TickTock(DefaultTrainer):
             last = max(settings.plan) + 1
             self.phases[:last] = Phases(tick, tock, fine_tune).phases(settings.epochs)[:last]
         self._first_step = 0
-
-    @classmethod
-    def check_options(
-        cls, *, tick: int | None = None, tock: int | None = None, fine_tune: int | None = None,
-        gate_reg: float = GATE_REG, low_lr: float = LOW_LR, clamp: float = CLAMP, keep_share: float = KEEP_SHARE,
-        **options: Any,
-    ) -> None:  # fmt: skip
-        """Raise UsageError for invalid numbers of epochs, negative factors, and a share of 1 or more."""
-        Phases(tick, tock, fine_tune)
-        for name, value in (("gate_reg", gate_reg), ("low_lr", low_lr), ("clamp", clamp)):
-            check_number(f"TickTock: {name}", value, least=0)
-        check_number("TickTock: keep_share", keep_share, least=0, below=1)
 
     @classmethod
     def least_share(cls, *, keep_share: float = KEEP_SHARE, **options: Any) -> float:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from secateur.utils.errors import UsageError
 
+#: raises UsageError for a name and a value that is not allowed
+Limit = Callable[[str, Any], None]
 #: limit of a number -> its sign, and the comparison that must hold
 COMPARISONS = {
     "least": (">=", operator.ge),
@@ -17,10 +20,10 @@ COMPARISONS = {
 }
 
 
-def check_whole(name: str, value: Any, least: int, what: str = "whole number") -> None:
+def check_whole(name: str, value: Any, least: int) -> None:
     """Raise UsageError unless `value` is an integer, not a boolean, and at least `least`."""
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"{name} must be a {what} >= {least}, got {value!r}")
+        raise UsageError(f"{name} must be a whole number >= {least}, got {value!r}")
 
 
 def check_number(name: str, value: Any, **limits: float) -> None:
@@ -42,3 +45,25 @@ def check_switch(name: str, value: Any) -> None:
     """Raise UsageError unless `value` is a boolean."""
     if not isinstance(value, bool):
         raise UsageError(f"{name} must be true or false, got {value!r}")
+
+
+def whole(least: int) -> Limit:
+    """Return `check_whole` with this minimum."""
+    return lambda name, value: check_whole(name, value, least)
+
+
+def number(**limits: float) -> Limit:
+    """Return `check_number` with these limits."""
+    return lambda name, value: check_number(name, value, **limits)
+
+
+def optional(limit: Limit) -> Limit:
+    """Return a check that also allows None."""
+    return lambda name, value: None if value is None else limit(name, value)
+
+
+def check_all(values: Mapping[str, Any], limits: Mapping[str, Limit], prefix: str = "") -> None:
+    """Check the values that have a limit; raises UsageError for the first that is not allowed."""
+    for name, value in values.items():
+        if name in limits:
+            limits[name](f"{prefix}{name}", value)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import importlib.util
+import re
 from pathlib import Path
 
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
+
+#: a function that is decorated with `register_model`, among other decorators
+REGISTERED = re.compile(r"^@register_model\(.*\)\n(?:(?!def ).*\n)*def (\w+)", re.MULTILINE)
 
 
 @functools.cache
@@ -21,7 +24,8 @@ def classification_networks() -> tuple[str, ...]:
     if spec is None or not spec.submodule_search_locations:
         raise UsageError("torchvision is not installed: it is needed for --model TorchvisionModel")
     folder = Path(spec.submodule_search_locations[0]) / "models"
-    return tuple(sorted(name for file in folder.glob("*.py") for name in _registered(file)))
+    names = [REGISTERED.findall(file.read_text(encoding="utf-8")) for file in folder.glob("*.py")]
+    return tuple(sorted(sum(names, [])))
 
 
 def check_arch(arch: object) -> None:
@@ -29,14 +33,3 @@ def check_arch(arch: object) -> None:
     names = classification_networks()
     if arch not in names:
         raise UsageError(unknown("--arch", str(arch), names))
-
-
-def _registered(file: Path) -> list[str]:
-    """Return the names of the functions of a file that are decorated with `register_model`."""
-    tree = ast.parse(file.read_bytes(), filename=str(file))
-    return [node.name for node in tree.body if isinstance(node, ast.FunctionDef) and _is_registered(node)]
-
-
-def _is_registered(node: ast.FunctionDef) -> bool:
-    calls = [decorator for decorator in node.decorator_list if isinstance(decorator, ast.Call)]
-    return any(isinstance(call.func, ast.Name) and call.func.id == "register_model" for call in calls)

@@ -17,6 +17,7 @@ from secateur.framework.network.memory_format import format_name, lay_out
 from secateur.framework.network.size import count_macs
 from secateur.framework.schedules.base import Schedule
 from secateur.framework.training.loss import Loss
+from secateur.utils.limits import Limit, check_all
 from secateur.utils.loading.batches import BatchLoader
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.optimizers import unwrapped
@@ -141,6 +142,7 @@ class Trainer(ABC):
         accelerator: the `Accelerator` that runs the backward pass.
         batch: inputs and targets of the current step, set by each step; None before the first step.
         track: function of (items, title, total) that shows a progress bar over the items.
+        limits: class attribute; option of the constructor -> check of its value.
         keeps_best: class attribute; whether the network of the best epoch by validation accuracy is kept and
             tested, or that of the last epoch.
 
@@ -155,12 +157,16 @@ class Trainer(ABC):
         [1, 1]
     """
 
+    limits: ClassVar[Mapping[str, Limit]] = {}
     keeps_best: ClassVar[bool] = True
 
     @classmethod
     def check_options(cls, **options: Any) -> None:
-        """Raise UsageError for invalid options of the constructor; called before data or networks are loaded."""
-        return
+        """Raise UsageError for options of the constructor that are outside `limits`.
+
+        Called before data or networks are loaded.
+        """
+        check_all(options, cls.limits)
 
     @classmethod
     def schedule(cls, own: Schedule, **options: Any) -> Schedule:

@@ -309,9 +309,9 @@ def test_a_residual_network_ends_at_its_target(tmp_path: Path) -> None:
     [
         ("--train_scheme DefaultTrainer", "needs --train_scheme TickTock, not DefaultTrainer"),
         ("--no_autoconfig", "needs --train_scheme TickTock, not DefaultTrainer"),
-        ("--set trainer.tick=0", "tick must be a number of epochs >= 1, got 0"),
+        ("--set trainer.tick=0", "tick must be a whole number >= 1, got 0"),
         ("--set trainer.fine_tune=3", "of 3 epochs TickTock fine-tunes for 3"),
-        ("--set trainer.tock=many", "tock must be a number of epochs"),
+        ("--set trainer.tock=many", "tock must be a whole number"),
         ("--set trainer.gate_reg=-1", "gate_reg must be a number >= 0"),
         ("--set trainer.tik=2", "did you mean 'tick'?"),
         ("--schedule before", "TickTock determines the schedule: remove --schedule before"),

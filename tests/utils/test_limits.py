@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from secateur.utils.errors import UsageError
-from secateur.utils.limits import check_number, check_switch, check_whole
+from secateur.utils.limits import check_all, check_number, check_switch, check_whole, number, optional, whole
 
 
 @pytest.mark.parametrize("value", [0, 2.0, True, "3", None])
@@ -42,3 +42,11 @@ def test_a_switch_is_a_boolean() -> None:
     check_switch("fold", False)
     with pytest.raises(UsageError, match="fold must be true or false, got 1"):
         check_switch("fold", 1)
+
+
+def test_only_values_with_a_limit_are_checked() -> None:
+    limits = {"steps": whole(1), "samples": optional(whole(1)), "share": number(least=0, below=1)}
+    check_all({"steps": 1, "samples": None, "other": "any"}, limits)
+    for values in ({"steps": 0}, {"steps": None}, {"samples": 0}, {"share": 1}):
+        with pytest.raises(UsageError, match=f"^attack: {next(iter(values))} must be"):
+            check_all(values, limits, "attack: ")

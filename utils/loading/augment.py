@@ -8,7 +8,7 @@ device can differ from that of the images: a CPU generator gives the same augmen
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -85,7 +85,7 @@ def rotate(images: Tensor, generator: torch.Generator) -> Tensor:
     # maps positions in the result to positions in the image; the aspect ratio is needed since coordinates are in
     # [-1, 1] along both sides
     rows = ((cos, -sin * height / width, zero), (sin * width / height, cos, zero))
-    return _sampled(images, torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2), "zeros")
+    return _sampled(images, rows, "zeros")
 
 
 def resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -108,11 +108,12 @@ def resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     zero = torch.zeros_like(x)
     # the coordinates of the image are in [-1, 1] along both sides
     rows = ((x, zero, (1 - x) * (2 * left - 1)), (zero, y, (1 - y) * (2 * top - 1)))
-    return _sampled(images, torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2), "border")
+    return _sampled(images, rows, "border")
 
 
-def _sampled(images: Tensor, theta: Tensor, outside: str) -> Tensor:
-    """Sample images (B, C, H, W) by affine maps (B, 2, 3), bilinear; the type is unchanged."""
+def _sampled(images: Tensor, rows: Sequence[Sequence[Tensor]], outside: str) -> Tensor:
+    """Sample images (B, C, H, W) by affine maps, two rows of three (B,), bilinear; the type is unchanged."""
+    theta = torch.stack([torch.stack(list(row), dim=-1) for row in rows], dim=-2)
     pixels = images if images.is_floating_point() else images.float()
     grid = F.affine_grid(theta.to(pixels.dtype), list(images.shape), align_corners=False)
     result = F.grid_sample(pixels, grid, mode="bilinear", padding_mode=outside, align_corners=False)
