@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_leaves
 
 from secateur import Criterion
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
-from secateur.framework.pruning.surgery.cutting import mask_channels
+from secateur.framework.pruning.surgery.cutting import cut, mask_channels
 
 Groups = Mapping[str, ChannelGroup]
 
@@ -134,6 +135,16 @@ def masked(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> nn.M
     twin = copy.deepcopy(model)
     mask_channels(twin, keep, groups)
     return twin
+
+
+def assert_cut_is_mask(
+    model: nn.Module, keep: Mapping[str, Tensor], groups: Groups, inputs: Tensor, **tolerances: float
+) -> dict[str, ChannelGroup]:
+    """Cut the model, which must then compute what the masked one computes; return its groups."""
+    expected = masked(model, keep, groups)(inputs)
+    after = cut(model, keep, groups)
+    torch.testing.assert_close(tree_leaves(model(inputs)), tree_leaves(expected), **tolerances)
+    return after
 
 
 def images(count: int = 4, *, channels: int = 3, size: int = 8, seed: int = 0, **options: object) -> Tensor:

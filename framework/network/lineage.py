@@ -6,7 +6,7 @@ record of the original channels that remain.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import named_tensors
+from secateur.framework.network.masks import PREFIX
 
 _ATTRIBUTE = "_secateur_lineage"
 
@@ -40,6 +41,11 @@ class Lineage:
         before = self.kept.get((tensor, dim))
         self.kept[tensor, dim] = index.cpu().clone() if before is None else before[index.cpu()]
 
+    def forget(self, tensors: Set[str]) -> None:
+        """Drop the records of these tensors."""
+        self.dense = {name: shape for name, shape in self.dense.items() if name not in tensors}
+        self.kept = {key: index for key, index in self.kept.items() if key[0] not in tensors}
+
     def expected(self, tensor: str) -> tuple[int, ...] | None:
         """Return the shape of a tensor after the recorded cuts; None for an unknown tensor."""
         shape = self.dense.get(tensor)
@@ -58,7 +64,7 @@ def was_pruned(model: nn.Module) -> bool:
     lineage: Lineage | None = model.__dict__.get(_ATTRIBUTE)
     if lineage is not None and lineage.kept:
         return True
-    return any(name.startswith("mask_of_") for module in model.modules() for name in module._buffers)
+    return any(name.startswith(PREFIX) for module in model.modules() for name in module._buffers)
 
 
 def set_lineage(model: nn.Module, lineage: Lineage) -> None:
@@ -87,10 +93,7 @@ def _follow_swaps(lineage: Lineage, shapes: Mapping[str, tuple[int, ...]]) -> No
     missing = lineage.dense.keys() - shapes.keys()
     if not swapped and not missing:
         return
-    for name in {*swapped, *missing}:
-        lineage.dense.pop(name, None)
-        for key in [key for key in lineage.kept if key[0] == name]:
-            del lineage.kept[key]
+    lineage.forget({*swapped, *missing})
     lineage.dense = {name: lineage.dense.get(name, shape) for name, shape in shapes.items()}
     lineage.name, lineage.options, lineage.output_layers, lineage.dense_macs = None, {}, None, {}
 
@@ -99,7 +102,7 @@ def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {
         name: tuple(tensor.shape)
         for name, tensor in named_tensors(model).items()
-        if not name.rpartition(".")[2].startswith("mask_of_")
+        if not name.rpartition(".")[2].startswith(PREFIX)
     }
 
 
@@ -131,10 +134,7 @@ def same_network(model: nn.Module) -> Iterator[None]:
     lineage = lineage_of(model)
     yield
     shapes = _shapes(model)
-    for name in lineage.dense.keys() - shapes.keys():
-        del lineage.dense[name]
-        for key in [key for key in lineage.kept if key[0] == name]:
-            del lineage.kept[key]
+    lineage.forget(lineage.dense.keys() - shapes.keys())
     for name, shape in shapes.items():
         lineage.dense.setdefault(name, shape)
 

@@ -42,8 +42,11 @@ def old_names_allowed() -> Iterator[None]:
         sys.modules.update(before)
 
 
-class _Finder(MetaPathFinder):
-    """Meta path finder for modules of Secateur by their old names."""
+class _Finder(MetaPathFinder, Loader):
+    """Finds modules of Secateur by their old names.
+
+    It loads the current module instead, or one that looks names up in `secateur`.
+    """
 
     def __init__(self) -> None:
         self.given: list[str] = []
@@ -53,11 +56,7 @@ class _Finder(MetaPathFinder):
         if not _is_ours(fullname):
             return None
         self.given.append(fullname)
-        return ModuleSpec(fullname, _Loader(), is_package=True)
-
-
-class _Loader(Loader):
-    """Replaces an old module by the current one, or by one that looks names up in `secateur`."""
+        return ModuleSpec(fullname, self, is_package=True)
 
     def create_module(self, spec: ModuleSpec) -> None:
         """Return None for the default module, which `exec_module` replaces."""

@@ -322,9 +322,10 @@ def _wanted_dtypes(model: nn.Module, header: dict[str, Any], dtype: torch.dtype 
 def check_fits(
     model: nn.Module, kept: Kept, values: dict[str, Tensor], wanted: dict[str, torch.dtype], path: str | Path
 ) -> None:
-    """Raise UsageError unless the file has every tensor of the model, in its shape after the recorded cuts and in
-    a
-    dtype that can be converted to the one in `wanted`."""
+    """Raise UsageError unless the file has every tensor of the model, in a convertible dtype and the right shape.
+
+    The shape is that after the recorded cuts, and the dtype is converted to the one in `wanted`.
+    """
     state = model.state_dict()
     unmatched = sorted(set(state) ^ set(values))
     if unmatched:

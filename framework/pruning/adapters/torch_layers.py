@@ -16,16 +16,22 @@ from secateur.framework.pruning.adapters.resized_layers import of_any_size, with
 
 @adapter(*CONVOLUTIONS)
 def _convolution(module: Any, kept: Kept) -> None:
-    rows, per_group = kept("weight", 0), module.weight.shape[1]
     if module.groups > 1:
-        dense = module.__dict__.setdefault("dense_groups", module.groups)
-        if rows is not None:  # a conv group remains if one of its outputs is kept
-            size = kept.lineage.dense[kept.name("weight")][0] // dense
-            module.groups = max(1, len((rows // size).unique()))
+        module.groups = _kept_groups(module, kept, module.groups)
     module.out_channels = module.weight.shape[0]
-    module.in_channels = per_group * module.groups
+    module.in_channels = module.weight.shape[1] * module.groups
     if module.weight.numel() == 0:
         without_channels(module)
+
+
+def _kept_groups(module: Any, kept: Kept, groups: int) -> int:
+    """Return the number of groups of a layer: a group remains if one of its outputs is kept."""
+    dense = module.__dict__.setdefault("dense_groups", groups)
+    rows = kept("weight", 0)
+    if rows is None:
+        return groups
+    size = kept.lineage.dense[kept.name("weight")][0] // dense
+    return max(1, len((rows // size).unique()))
 
 
 @adapter(*TRANSPOSED)
@@ -67,11 +73,7 @@ def _group_norm(module: Any, kept: Kept) -> None:
     if module.weight is None:
         _without_tensors(module, kept)
         return
-    rows = kept("weight", 0)
-    if rows is not None:  # a norm group remains if one of its channels is kept
-        dense = module.__dict__.setdefault("dense_groups", module.num_groups)
-        size = kept.lineage.dense[kept.name("weight")][0] // dense
-        module.num_groups = max(1, len((rows // size).unique()))
+    module.num_groups = _kept_groups(module, kept, module.num_groups)
     module.num_channels = len(module.weight)
     if len(module.weight) == 0:
         without_channels(module)

@@ -16,10 +16,9 @@ from torch.nn.utils import parametrizations
 
 from secateur import channel_groups, cut, prune
 from secateur.framework.network.size import count_macs
-from secateur.framework.pruning.surgery.cutting import mask_channels
 from secateur.utils.errors import UsageError
 from secateur.utils.vision import torchvision
-from tests.networks import Net, images
+from tests.networks import Net, assert_cut_is_mask, images
 
 
 @dataclass
@@ -204,20 +203,14 @@ def test_what_is_free_can_be_masked_one_channel_at_a_time() -> None:
         if group.protected is not None:
             continue
         keep = {name: torch.arange(group.channels) != group.channels - 1}
-        smaller, masked = copy.deepcopy(model), copy.deepcopy(model)
-        mask_channels(masked, keep, groups)
-        cut(smaller, keep, groups)
-        torch.testing.assert_close(smaller(x), masked(x), rtol=1e-10, atol=1e-12)
+        assert_cut_is_mask(copy.deepcopy(model), keep, groups, x, rtol=1e-10, atol=1e-12)
 
 
 def equal_once_cut(model: nn.Module) -> None:
     x = images(2)
     groups = channel_groups(model, x)
     keep = {name: torch.arange(group.channels) % 2 == 0 for name, group in groups.items() if not group.protected}
-    masked, smaller = copy.deepcopy(model), copy.deepcopy(model)
-    mask_channels(masked, keep, groups)
-    cut(smaller, keep, groups)
-    torch.testing.assert_close(smaller(x), masked(x), atol=1e-5, rtol=1e-5)
+    assert_cut_is_mask(copy.deepcopy(model), keep, groups, x, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
@@ -285,10 +278,7 @@ def test_a_share_of_the_channels_is_cut_right_or_not_at_all(part: int, widths: t
         keep = {name: torch.rand(group.channels, generator=generator) < 0.5 for name, group in free.items()}
         for mask in keep.values():
             mask[torch.randint(len(mask), (), generator=generator)] = True
-        small, big = copy.deepcopy(model), copy.deepcopy(model)
-        cut(small, keep, groups)
-        mask_channels(big, keep, groups)
-        torch.testing.assert_close(small(x), big(x), rtol=1e-9, atol=1e-9)
+        assert_cut_is_mask(copy.deepcopy(model), keep, groups, x, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("start", [0.0, 1e-6])

@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from secateur import build, channel_groups, cut, load_model, prune, save_model
 from secateur.framework.network.size import count_macs
-from secateur.framework.pruning.surgery.cutting import mask_channels
 from secateur.utils.errors import UsageError
 from secateur.utils.vision import torchvision
-from tests.networks import ConvNet, ResNet, images, seeded
+from tests.networks import ConvNet, ResNet, assert_cut_is_mask, images, seeded
 
 
 def resnet() -> nn.Module:
@@ -63,11 +62,8 @@ def test_a_branch_of_a_concatenation_and_a_gate_are_removable() -> None:
     groups = channel_groups(model, x)
     assert set(removable(groups)) == {"a", "b", "squeeze"}
     for name in ("a", "b", "squeeze"):
-        smaller, masked = copy.deepcopy(model), copy.deepcopy(model)
         keep = {name: torch.zeros(groups[name].channels, dtype=torch.bool)}
-        mask_channels(masked, keep, groups)
-        cut(smaller, keep, groups)
-        torch.testing.assert_close(smaller(x), masked(x), rtol=1e-10, atol=1e-12)
+        assert_cut_is_mask(copy.deepcopy(model), keep, groups, x, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["ResNet", "ResNet18", "bottlenecks", "mobilenet_v2", "vit", "swin", "convnext"])
@@ -98,11 +94,9 @@ def test_a_network_without_its_blocks_computes_what_the_masked_one_does(name: st
     names = removable(groups)
     assert names
     keep = {one: torch.zeros(groups[one].channels, dtype=torch.bool) for one in names}
-    masked, dense = copy.deepcopy(model), copy.deepcopy(model)
-    mask_channels(masked, keep, groups)
-    after = cut(model, keep, groups)
+    dense = copy.deepcopy(model)
     exact = {"rtol": 1e-9, "atol": 1e-11} if x.dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-5}
-    torch.testing.assert_close(model(x), masked(x), **exact)
+    after = assert_cut_is_mask(model, keep, groups, x, **exact)
     assert {after[one].protected for one in names} == {"no channel is left"}
     assert count_macs(model, x)[0] < 0.8 * count_macs(dense, x)[0]
     again = channel_groups(model, x)  # what is left can be cut on
