@@ -23,14 +23,14 @@ class BNTaylor(TaylorGate):
 
     def check(self, model: nn.Module) -> None:
         """Raise UsageError for a network without batch norm."""
-        require_norms(model, type(self).__name__)
+        require_norms(model, self.name)
 
     def parts(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> Iterator[Part]:
         """Yield the size of each batch and its scores."""
         sample, batches = peek(batches)
-        norms = NormScales.find(model, groups, sample[:1], type(self).__name__)
+        norms = NormScales.find(model, groups, sample[:1], self.name)
         for samples, gradients in each_gradient(model, batches, loss, norms.parameters()):
             products = {name: value.detach() * gradients[name] for name, value in norms.parameters().items()}
             yield samples, {name: term.square() for name, term in norms.sums(products).items()}

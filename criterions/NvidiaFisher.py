@@ -22,7 +22,7 @@ class NvidiaFisher(Fisher):
 
     def check(self, model: nn.Module) -> None:
         """Raise UsageError for a network without batch norm."""
-        require_norms(model, type(self).__name__)
+        require_norms(model, self.name)
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
@@ -31,7 +31,7 @@ class NvidiaFisher(Fisher):
         free, batches = with_groups(model, batches, groups)
         sample, batches = peek(batches)
         with scoring(model):
-            norms = NormScales.find(model, free, sample[:1], type(self).__name__)
+            norms = NormScales.find(model, free, sample[:1], self.name)
         parameters = norms.parameters()
         fisher = self.fisher(model, batches, loss, parameters)
         terms = {name: value.detach().square() * fisher[name] for name, value in parameters.items()}

@@ -25,7 +25,7 @@ class TaylorGate(Criterion):
     paper = "arXiv:1906.10771"
 
     def __init__(self, *, divisor: str = "n") -> None:
-        check_divisor(type(self).__name__, divisor)
+        check_divisor(self.name, divisor)
         super().__init__(divisor=divisor)
         self.divisor = divisor
 

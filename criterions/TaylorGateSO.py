@@ -17,7 +17,7 @@ class TaylorGateSO(OBD):
 
     def __init__(self, *, divisor: str = "n") -> None:
         super().__init__()
-        check_divisor(type(self).__name__, divisor)
+        check_divisor(self.name, divisor)
         self.divisor = divisor
 
     def measure(self, first: Tensor, second: Tensor) -> Tensor:

@@ -96,6 +96,9 @@ class Target(ABC):
     #: allowed scopes and budgets, the first of which is the default
     scopes: ClassVar[tuple[str, ...]]
     budgets: ClassVar[tuple[str, ...]]
+    #: options that have no meaning for the target, and what it does, in messages
+    unused: ClassVar[tuple[str, ...]] = ()
+    does = "prunes weights"
     #: name of the units in messages, and the reason for pruning fewer than requested
     units = "weights"
     why_short = "the remaining weights are protected"
@@ -123,12 +126,9 @@ class Target(ABC):
             raise UsageError(f"{name}: {unknown('scope', scope, cls.scopes)}", argument="scope")
         if cls.budgets == ("weights",) and options.budget not in (None, "weights"):
             raise UsageError(f"{name} prunes {criterion.granularity}s: its budget is 'weights'", argument="budget")
-        if options.rank_inputs and cls is not ChannelTarget:
-            what = f"{criterion.granularity}s"
-            raise UsageError(
-                f"rank_inputs: {name} prunes {what}: only channel criterions rank the network's inputs",
-                argument="rank_inputs",
-            )
+        for option in cls.unused:
+            if getattr(options, option) != getattr(PruneOptions, option):
+                raise UsageError(f"{option} cannot be combined with {name}, which {cls.does}", argument=option)
 
     @classmethod
     def scored(cls, groups: Groups) -> Groups | None:
@@ -212,15 +212,7 @@ class WeightTarget(Target):
     """Single weights, which are masked. Sparsity is the share of the dense network's prunable weights."""
 
     scopes, budgets = SCOPES, ("weights",)
-
-    @classmethod
-    def check(cls, criterion: Criterion, options: PruneOptions) -> None:
-        super().check(criterion, options)
-        if (options.min_channels, options.keep_share, options.round_to, options.fold) != (1, 0, 1, False):
-            raise UsageError(
-                f"{criterion.name} prunes weights: min_channels, keep_share, round_to and fold are for "
-                "channels"
-            )
+    unused = ("min_channels", "keep_share", "round_to", "group_size", "flops", "fold", "rank_inputs")
 
     @classmethod
     def scored(cls, groups: Groups) -> Groups | None:
@@ -247,7 +239,7 @@ class ChannelTarget(Target):
     """
 
     scopes, budgets = CHANNEL_SCOPES, BUDGETS
-    units = "channels"
+    does, units = "prunes channels", "channels"
     why_short = "the remaining channels are protected or the last of their layer"
 
     def __init__(
@@ -321,15 +313,8 @@ class JointTarget(Target):
     """
 
     scopes, budgets = ("global",), ("weights",)
-
-    @classmethod
-    def check(cls, criterion: Criterion, options: PruneOptions) -> None:
-        super().check(criterion, options)
-        if options.round_to != 1:
-            raise UsageError(
-                f"round_to: {criterion.name} ranks weights and channels together, without round_to",
-                argument="round_to",
-            )
+    unused = ("round_to", "group_size", "flops", "rank_inputs")
+    does = "ranks weights and channels together"
 
     def choose(self, scores: dict[str, Tensor], request: Request, strict: bool = True) -> Choice:
         free, scores = free_groups(self.groups), self._unspared(scores)

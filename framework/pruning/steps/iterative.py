@@ -12,7 +12,13 @@ from secateur.framework.network.layers import prunable_weights
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.selection.targets import ChannelTarget, Request, WeightTarget, target_class
+from secateur.framework.pruning.selection.targets import (
+    ChannelTarget,
+    JointTarget,
+    Request,
+    WeightTarget,
+    target_class,
+)
 from secateur.framework.pruning.steps.averages import Averages, normed
 from secateur.framework.pruning.steps.pruned_network import PrunedNetwork
 from secateur.framework.pruning.steps.step import nothing_below
@@ -168,19 +174,12 @@ def iterative_options(
     Raises UsageError for fields of the schedule that have no meaning for the criterion.
     """
     who, target, threshold = criterion.name, target_class(criterion), criterion.threshold
-    why = "prunes weights" if target is WeightTarget else "ranks weights and channels together"
-    why = why if threshold is None else "prunes by a fixed threshold"
-    counts = threshold is None and target in (WeightTarget, ChannelTarget)
-    sets = threshold is None and target is ChannelTarget
-    for name, usable, idle in (
-        ("group_size", sets, 1),
-        ("flops", sets, 0),
-        ("fixed_layer", sets, None),
-        ("per_step", counts, None),
-        ("most", counts, None),
-        ("l2_per_layer", threshold is None, False),
-    ):
-        if not usable and getattr(schedule, name) != idle:
+    unused = ["group_size", "flops", "fixed_layer"] if threshold is not None or target is not ChannelTarget else []
+    unused += ["per_step", "most"] if threshold is not None or target is JointTarget else []
+    unused += ["l2_per_layer"] if threshold is not None else []
+    for name in unused:
+        if getattr(schedule, name) != getattr(Iterative, name):
+            why = target.does if threshold is None else "prunes by a fixed threshold"
             raise UsageError(f"{name} cannot be combined with {who}, which {why}", argument=name)
     scope = options.scope or criterion.scope
     for name in ("per_step", "most") if target is WeightTarget else ():

@@ -251,7 +251,7 @@ def test_iterative_criterions_meet_the_budget_in_their_last_step() -> None:
         ({"min_channels": -1}, "min_channels must be a whole number >= 0, got -1"),
         ({"scope": "isomorph"}, "did you mean 'isomorphic'"),
         ({"criterion": "Magnitude", "budget": "macs"}, "its budget is 'weights'"),
-        ({"criterion": "Magnitude", "round_to": 8}, "are for channels"),
+        ({"criterion": "Magnitude", "round_to": 8}, "round_to cannot be combined with Magnitude"),
     ],
 )
 def test_wrong_limits_are_one_line(options: dict[str, Any], words: str) -> None:
@@ -297,5 +297,5 @@ def test_a_share_of_each_layer_stays_counted_in_the_dense_network() -> None:
     assert widths[0] == 4 and widths[1] >= 6 and widths[2] >= 3 and sum(widths) == round(0.2 * 121)
     with pytest.raises(UsageError, match=r"keep_share must be in \[0, 1\), got 1"):
         prune(model, "ChannelNorm", 0.5, example_input=x, keep_share=1)
-    with pytest.raises(UsageError, match="keep_share, round_to and fold are for channels"):
+    with pytest.raises(UsageError, match="keep_share cannot be combined with Magnitude, which prunes weights"):
         prune(model, "Magnitude", 0.5, example_input=x, keep_share=0.1)

@@ -289,7 +289,7 @@ def test_scores_of_inputs_that_break_the_contract_are_named(criterion: Criterion
 
 def test_weights_and_inputs_are_not_ranked_together() -> None:
     model, batches = make(mlp)
-    with pytest.raises(UsageError, match="only channel criterions rank the network's inputs"):
+    with pytest.raises(UsageError, match="rank_inputs cannot be combined with SNIP, which prunes weights"):
         PruningStep(model, build("criterions", "SNIP"), batches[0][0], PruneOptions(rank_inputs=True))
 
 
