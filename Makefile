@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: setup demo test test-slow lint bench coverage clean
+.PHONY: setup demo test test-slow lint docs bench coverage clean
 
 setup: $(READY)
 
@@ -34,6 +34,10 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the table of criterions from their classes
+docs: $(READY)
+	$(BIN)/python -m secateur.framework.plugins.docs_table
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.overhead

@@ -19,7 +19,6 @@ from secateur.main import main
 from tests import ROOT
 from tests.criterions import test_formulas
 from tests.docs.commands import PLAIN, SHORT, blocks, command_lines, run_folder
-from tests.docs.test_criterions_page import COLUMNS, data, when
 from tests.test_architecture import RANKS
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
@@ -192,14 +191,6 @@ def test_the_criterion_of_contributing_passes_its_own_test(filter_spread: type) 
     namespace = dict(vars(test_formulas))
     exec(compile(blocks(CONTRIBUTING, "python")[1], "CONTRIBUTING.md", "exec"), namespace)
     namespace["test_filter_spread_is_the_standard_deviation_of_the_rows"]()
-
-
-def test_its_row_says_what_its_class_says(filter_spread: type) -> None:
-    cells = [cell.strip() for cell in blocks(CONTRIBUTING, "text")[0].strip().strip("|").split("|")]
-    row = dict(zip(COLUMNS, cells, strict=True))
-    assert row["criterion"] == filter_spread.__name__
-    assert (row["granularity"], row["scope"]) == (filter_spread.granularity, filter_spread.scope)
-    assert (row["when"], row["data"]) == (when(filter_spread.schedule), data(filter_spread.data))
 
 
 MAKE = [line for line in command_lines(CONTRIBUTING) if line.startswith("make ")]

@@ -9,9 +9,13 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+from torch.nn import functional as F
 
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.settings.attacks import ATTACKS as EVERY_ATTACK
@@ -35,6 +39,7 @@ LONG = (
 )
 COMMANDS = [line for line in command_lines(README) if line.startswith("python main.py")]
 PICTURED = re.findall(r"^python main.py .*$", RUN_FOLDER, flags=re.MULTILINE)
+GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 ROBUSTNESS = (ROOT / "docs" / "robustness.md").read_text(encoding="utf-8")
 ATTACKS = [line for line in ROBUSTNESS.splitlines() if line.startswith("python main.py")]
 
@@ -164,12 +169,27 @@ def test_no_placeholder_is_left() -> None:
     assert not re.search(r"@[A-Z_]+@", README)
 
 
+def test_the_criterion_of_the_guide_is_its_formula() -> None:
+    code = next(code for code in blocks(GUIDE, "python") if "def formula" in code)
+    namespace: dict[str, Any] = {}
+    exec(compile(code, "extending.md", "exec"), namespace)
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    inputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    targets = torch.arange(6) % 2
+    batches = list(zip(inputs.split(3), targets.split(3), strict=True))
+    scores = namespace["Sensitivity"]().score(model, batches, F.cross_entropy)
+    weight = model[0].weight
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(inputs), targets), weight)
+    expected = [abs(sum(w * g for w, g in zip(*pair, strict=True))) for pair in zip(weight, gradient, strict=True)]
+    torch.testing.assert_close(scores["0"], torch.stack(expected).detach().float())
+
+
 def test_the_hooks_of_the_guide_are_real() -> None:
-    guide = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
-    blocks = dict(re.findall(r"```(toml|python)\n(.*?)```", guide, flags=re.DOTALL))
-    assert tomllib.loads(blocks["toml"])["project"]["entry-points"]["secateur"]
+    (entry_point,) = (code for code in blocks(GUIDE, "toml") if "entry-points" in code)
+    assert tomllib.loads(entry_point)["project"]["entry-points"]["secateur"]
     namespace: dict[str, object] = {"__file__": str(ROOT / "my_package.py")}
-    exec(compile(blocks["python"], "extending.md", "exec"), namespace)
+    code = next(code for code in blocks(GUIDE, "python") if "hookimpl" in code)
+    exec(compile(code, "extending.md", "exec"), namespace)
     from types import SimpleNamespace
 
     from secateur.framework.training.hooks import HookSpecs, manager
@@ -177,7 +197,7 @@ def test_the_hooks_of_the_guide_are_real() -> None:
     plugin = SimpleNamespace(**{name: namespace[name] for name in ("plugin_folders", "epoch_ended")})
     relay = manager([plugin]).hook
     assert relay.plugin_folders() == [[ROOT / "plugins"]]
-    named = re.findall(r"`(\w+)`", guide.split("lists the hooks")[1].split(")")[0])
+    named = re.findall(r"`(\w+)`", GUIDE.split("lists the hooks")[1].split(")")[0])
     assert sorted(named) == sorted(n for n in vars(HookSpecs) if not n.startswith("_") and n != "plugin_folders")
 
 
