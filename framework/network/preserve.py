@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.convolution_faults import safe_convolutions
+from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.masks import PREFIX
 
 
@@ -68,6 +70,30 @@ def _same(one: Tensor, other: Tensor) -> bool:
     if one.is_meta or one.layout is not torch.strided:
         return True
     return torch.equal(one, other) or bool(((one == other) | (one.isnan() & other.isnan())).all())
+
+
+@contextmanager
+def replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Use these tensors in place of the model's parameters and buffers of these names, wherever they are shared.
+
+    `torch.func.functional_call` does not restore them in a module that has two names.
+    """
+    named = named_tensors(model) if tensors else {}
+    new = {id(named[name]): tensor for name, tensor in tensors.items()}
+    places: list[tuple[Any, str, Tensor]] = [
+        (holder, key, old)
+        for module in (model.modules() if tensors else ())
+        for holder in (module._parameters, module._buffers)
+        for key, old in holder.items()
+        if id(old) in new and old is not None
+    ]
+    try:
+        for holder, key, old in places:
+            holder[key] = new[id(old)]
+        yield
+    finally:
+        for holder, key, old in places:
+            holder[key] = old
 
 
 @contextmanager

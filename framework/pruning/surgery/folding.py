@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from secateur.framework.network.layers import TRANSPOSED, tensor_name
 from secateur.framework.network.masks import PREFIX
+from secateur.framework.network.norm_after import batch_norms_after
 from secateur.framework.network.outputs import hooked, output_tensors
-from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
-from secateur.framework.pruning.channels.consumers import Reader, readers_of, sole_norms
+from secateur.framework.network.preserve import preserved_state, random_numbers_as_before, replaced
+from secateur.framework.pruning.channels.consumers import Reader, readers_of
 from secateur.framework.pruning.channels.groups import Groups, example_of
 from secateur.utils.errors import UsageError
 
@@ -144,36 +145,20 @@ def _other(example: Tensor, seed: int) -> Tensor:
 
 
 def _run(model: nn.Module, tensors: Mapping[str, Tensor], given: Tensor) -> Any:
-    """Return the model's output with these tensors in place of its own, which are restored.
-
-    `torch.func.functional_call` does not restore them in a module that has two names.
-    """
-    named: dict[str, Tensor] = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    new = {id(named[name]): nn.Parameter(value, requires_grad=False) for name, value in tensors.items()}
-    places: list[tuple[Any, str, Tensor]] = [
-        (holder, key, old)
-        for module in model.modules()
-        for holder in (module._parameters, module._buffers)
-        for key, old in holder.items()
-        if id(old) in new and old is not None
-    ]
+    """Return the model's output with these tensors in place of its own, which are restored."""
     try:
-        for holder, key, old in places:
-            holder[key] = new[id(old)]
-        return model(given)
+        with replaced(model, tensors):
+            return model(given)
     except Exception as error:  # a third-party forward may raise anything
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{type(model).__name__} rejects an input like the example: {message}") from error
-    finally:
-        for holder, key, old in places:
-            holder[key] = old
 
 
 def _moves(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> tuple[dict[str, Tensor], Lost]:
     """Return new values by name, and the constants that cannot be moved."""
     owners = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     without_bias = [reader for reader in readers if reader.bias is None]
-    norms = sole_norms(model, without_bias, run) if without_bias else {}
+    norms = batch_norms_after(model, [reader.name for reader in without_bias], run, directly=True)
     moved: dict[str, Tensor] = {}
     lost: Lost = {}
     for reader in readers:
