@@ -22,7 +22,7 @@ from secateur import (
     with_groups,
 )
 from secateur.framework.network.layers import tensor_name
-from secateur.framework.pruning.scoring.gates.norm_gates import norm_gate_gradients
+from secateur.framework.pruning.scoring.gates.gradients import batch_gates
 
 
 class GateDecorators(Criterion):
@@ -48,7 +48,7 @@ class GateDecorators(Criterion):
         free, batches = with_groups(model, batches, groups)
         totals: dict[str, Tensor] = {}
         with scoring(model):
-            for gates in norm_gate_gradients(model, batches, loss, free):
+            for _, gates in batch_gates(model, batches, loss, free, "next norm"):
                 for name, gate in gates.items():
                     totals[name] = totals[name] + gate.abs() if name in totals else gate.abs()
         return {name: total.float() for name, total in totals.items()}

@@ -21,7 +21,7 @@ from secateur import (
     with_groups,
 )
 from secateur.framework.network.layers import tensor_name
-from secateur.framework.pruning.scoring.gates.output_gates import gate_gradients
+from secateur.framework.pruning.scoring.gates.gradients import mean_gates
 
 
 class SNAP(Criterion):
@@ -44,7 +44,7 @@ class SNAP(Criterion):
         """Return |dL/dc| / (1e-8 + |L|) of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
         with scoring(model):
-            gates, mean_loss = gate_gradients(model, batches, loss, free)
+            gates, mean_loss = mean_gates(model, batches, loss, free, "producer")
         return {name: (gate.abs() / (1e-8 + abs(mean_loss))).float() for name, gate in gates.items()}
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:

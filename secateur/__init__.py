@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.scoring.criterion import Data as Data
     from secateur.framework.pruning.scoring.criterion import LossFunction as LossFunction
     from secateur.framework.pruning.scoring.criterion import Scores as Scores
+    from secateur.framework.pruning.scoring.gates.gate_criterion import CurvatureCriterion as CurvatureCriterion
+    from secateur.framework.pruning.scoring.gates.gate_criterion import GateCriterion as GateCriterion
     from secateur.framework.pruning.scoring.gradients import mean_gradients as mean_gradients
     from secateur.framework.pruning.scoring.input_features import input_columns as input_columns
     from secateur.framework.pruning.scoring.inputs import with_groups as with_groups
@@ -80,10 +82,12 @@ _HOME = {
     "ChannelGroup": "framework.pruning.channels.groups",
     "ChannelWeightCriterion": "framework.pruning.scoring.templates",
     "Criterion": "framework.pruning.scoring.criterion",
+    "CurvatureCriterion": "framework.pruning.scoring.gates.gate_criterion",
     "Data": "framework.pruning.scoring.criterion",
     "DataSet": "utils.loading.dataset",
     "DefaultTrainer": "trainers.DefaultTrainer",
     "During": "framework.schedules.base",
+    "GateCriterion": "framework.pruning.scoring.gates.gate_criterion",
     "Groups": "framework.pruning.channels.groups",
     "Iterative": "framework.schedules.every_n_batches",
     "Keep": "framework.pruning.selection.ranking",

@@ -18,14 +18,24 @@ from secateur.framework.network.preserve import preserved_state
 CHANNELWISE = ("pool", "prelu", "dropout", "hardtanh", "hardswish", "hardsigmoid")
 
 
-def batch_norms_after(model: nn.Module, layers: Iterable[str], sample: Tensor) -> dict[str, str]:
+def batch_norms_after(
+    model: nn.Module, layers: Iterable[str], run: Callable[[], Any], directly: bool = False
+) -> dict[str, str]:
     """Return layer name -> name of the batch norm after it; layers without one are omitted.
 
     The outputs of the layer are the only inputs of the norm, which is their only consumer. Channelwise operations
     (an activation, pooling) may be in between, but no sum and no concatenation. The model is not changed.
+
+    Args:
+        model: The network.
+        layers: Names of its layers.
+        run: Runs the model once and returns its outputs.
+        directly: Only find norms with running statistics that read the outputs of the layer itself.
     """
     modules = {name: model.get_submodule(name) for name in layers}
-    owners = _norms_by_tensor(model)
+    owners = _norms_by_tensor(model, directly)
+    if not modules or not owners:
+        return {}
     outputs: dict[str, list[tuple[int, Any]]] = {name: [] for name in modules}
     with preserved_state(model), torch.no_grad(), _Record() as record:
 
@@ -33,11 +43,13 @@ def batch_norms_after(model: nn.Module, layers: Iterable[str], sample: Tensor) -
             return lambda _module, _args, _kwargs, output: outputs[name].append((len(record.events), output))
 
         with hooked((module, keep(name)) for name, module in modules.items()):
-            returned = {id(tensor) for tensor in output_tensors(model(sample))}
+            returned = {id(tensor) for tensor in output_tensors(run())}
     calls = [norm for event in record.events for norm in _norms_of(event, owners)]
     norms = {}
     for name, module in modules.items():
-        ends = [_follow(record.events, place, out, module, owners, returned) for place, out in outputs[name]]
+        ends = [
+            _follow(record.events, place, out, module, owners, returned, directly) for place, out in outputs[name]
+        ]
         if ends and ends[0] is not None and set(ends) == {ends[0]} and calls.count(ends[0]) == len(ends):
             norms[name] = ends[0]
     return norms
@@ -63,10 +75,12 @@ class _Record(TorchDispatchMode):
         return out
 
 
-def _norms_by_tensor(model: nn.Module) -> dict[int, str]:
+def _norms_by_tensor(model: nn.Module, with_statistics: bool) -> dict[int, str]:
     norms = {}
     for name, module in model.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if with_statistics and module.running_mean is None:
+                continue
             for tensor in (module.weight, module.running_mean):
                 if tensor is not None:
                     norms[id(tensor)] = name
@@ -80,7 +94,13 @@ def _norms_of(event: _Event, owners: dict[int, str]) -> set[str]:
 
 
 def _follow(
-    events: list[_Event], place: int, out: Any, layer: Any, owners: dict[int, str], returned: set[int]
+    events: list[_Event],
+    place: int,
+    out: Any,
+    layer: Any,
+    owners: dict[int, str],
+    returned: set[int],
+    directly: bool,
 ) -> str | None:
     """Return the norm that consumes an output of the layer, starting at operation number `place`, or None."""
     if not isinstance(out, Tensor) or out.dim() + 1 - layer.weight.dim() != 1:
@@ -98,7 +118,7 @@ def _follow(
         norms = _norms_of(event, owners)
         if norms:
             return norms.pop() if len(norms) == 1 and event.given[0] is out else None
-        if not _channelwise(event):
+        if directly or not _channelwise(event):
             return None
         out = out if in_place else event.out[0]
 

@@ -647,11 +647,16 @@ def test_second_derivatives_are_the_diagonal_of_the_hessian_by_explicit_gates(ne
 
 
 @pytest.mark.parametrize(
-    ("net", "rows"),
-    [("convolutions", set()), ("plain", set()), ("residual", {"stem", "e"}), ("curved", {"a"})],
+    ("net", "rows", "serial"),
+    [
+        ("convolutions", set(), {}),
+        ("plain", set(), {}),
+        ("residual", set(), {"stem": 2 / 6}),  # e and skip are parallel
+        ("curved", {"a"}, {}),
+    ],
 )
 def test_channels_take_a_pass_each_only_where_the_outputs_are_not_linear_in_the_gate(
-    net: str, rows: set[str]
+    net: str, rows: set[str], serial: dict[str, float]
 ) -> None:
     from secateur.framework.network.preserve import scoring
     from secateur.framework.pruning.scoring.gates.curvature import Curvature
@@ -659,13 +664,14 @@ def test_channels_take_a_pass_each_only_where_the_outputs_are_not_linear_in_the_
     model, batches, groups = double(net)
     with scoring(model):
         plan = Curvature.plan(model, groups, batches[0][0][:2])
-    assert (set(plan.rows), plan.outputs) == (rows, 5)
-    assert plan.direct.keys() | plan.rows.keys() == groups.keys()
+    assert (set(plan.rows.groups), plan.serial, plan.outputs) == (rows, serial, 5)
+    assert plan.direct.groups.keys() | plan.rows.groups.keys() == groups.keys()
     channels = sum(groups[name].channels for name in rows)
     criterion: Any = build("criterions", "OBD")
     criterion.example_input = batches[0][0][:1]
     criterion.start(model)
-    assert criterion.cost(30) == pytest.approx(30 * (7 / 3 + (1 + channels if channels else 0)))
+    between = sum(share * groups[name].channels for name, share in serial.items())
+    assert criterion.cost(30) == pytest.approx(30 * ((7 + between) / 3 + (1 + channels if channels else 0)))
 
 
 def test_as_many_backward_passes_as_outputs_serve_all_layers_of_a_chain() -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from secateur.framework.network.layers import TRANSPOSED, named_tensors, output_dim, prunable_layers
-from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.pruning.channels.groups import Groups
 
 
@@ -106,48 +103,3 @@ def readers_of(model: nn.Module, removed: Mapping[str, Tensor], groups: Groups) 
             starts = weight.shape[1] * torch.arange(conv_groups)[:, None]  # removed from each conv group
             readers.append(Reader(name, module, (positions + starts).flatten(), channels.repeat(conv_groups)))
     return readers
-
-
-def sole_norms(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> dict[str, str]:
-    """Return reader name -> the batch norm that is the only consumer of its outputs and has no other input.
-
-    `run` runs the model once.
-    """
-    means = {
-        id(module.running_mean): name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
-    }
-    outputs: dict[str, list[Tensor]] = {reader.name: [] for reader in readers}
-
-    def keep(name: str) -> Callable[..., None]:
-        return lambda _module, _args, _kwargs, output: outputs[name].append(output)
-
-    with hooked((reader.module, keep(reader.name)) for reader in readers), _Uses() as uses:
-        returned = {id(tensor) for tensor in output_tensors(run())}
-    norms = {}
-    for reader in readers:
-        results = outputs[reader.name]
-        calls = [uses.of.get(id(tensor), []) for tensor in results]
-        if any(len(uses_of) != 1 or reader.axis(out) != 1 for out, uses_of in zip(results, calls, strict=True)):
-            continue
-        into = {id(tensor) for uses_of in calls for tensor in uses_of[0] if id(tensor) in means}
-        if len(into) == 1 and not any(id(tensor) in returned for tensor in results):
-            mean = into.pop()
-            if len(uses.of[mean]) == len(results):
-                norms[reader.name] = means[mean]
-    return norms
-
-
-class _Uses(TorchDispatchMode):
-    """Records id of a tensor -> the argument tensors of every operation that uses it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.of: dict[int, list[list[Tensor]]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        for tensor in given:
-            self.of.setdefault(id(tensor), []).append(given)
-        return func(*args, **(kwargs or {}))

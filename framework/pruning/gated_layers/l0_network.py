@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from secateur.framework.network.layers import prunable_layers, tensor_name
 from secateur.framework.network.lineage import lineage_of, same_network
 from secateur.framework.network.masks import Masks
+from secateur.framework.network.norm_after import batch_norms_after
 from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import preserved_state
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, free_groups
 from secateur.framework.pruning.gated_layers.hard_concrete import LAYERS, L0BatchNorm2d, L0Conv2d, l0_layers
-from secateur.framework.pruning.scoring.gates.norm_gates import sole_following_norms
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.pruning.surgery.folding import foldable
 
@@ -42,7 +42,9 @@ def add_l0_gates(model: nn.Module, sample: Tensor, close_norms: bool = True, **g
             layer.__class__ = LAYERS[type(layer)]
             layer.add_log_alpha(**gates)
         convolutions = [name for name in names if isinstance(model.get_submodule(name), L0Conv2d)]
-        norms = sole_following_norms(model, convolutions, sample) if close_norms else {}
+        norms = {}
+        if close_norms:
+            norms = batch_norms_after(model, convolutions, lambda: model(sample), directly=True)
         for name, norm in norms.items():
             module: Any = model.get_submodule(norm)
             if type(module) is nn.BatchNorm2d:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.framework.network.layers import tensor_name
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import add_units
-from secateur.framework.pruning.scoring.gates.sites import GateSites
+from secateur.framework.pruning.scoring.gates.sites import following_norms
 from secateur.utils.errors import UsageError
 
 
@@ -31,7 +31,11 @@ class NormScales:
     def find(cls, model: nn.Module, groups: Groups, sample: Tensor, who: str) -> NormScales:
         """Find the norms; raise UsageError, beginning with `who`, for a network without batch norm."""
         require_norms(model, who)
-        scales = GateSites.find(model, groups, sample).scales()
+        scales = {}
+        for weight, name in following_norms(model, groups, sample).items():
+            norm = model.get_submodule(name)
+            if isinstance(norm.weight, nn.Parameter):
+                scales[weight] = (name, norm.weight, norm.bias if isinstance(norm.bias, nn.Parameter) else None)
         if not scales:
             raise UsageError(
                 f"{who}: no batch norm of {type(model).__name__} follows a channel that may be pruned"

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from secateur.framework.network.layers import TRANSPOSED, tensor_name
 from secateur.framework.network.masks import PREFIX
+from secateur.framework.network.norm_after import batch_norms_after
 from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.network.preserve import preserved_state, random_numbers_as_before, replaced
-from secateur.framework.pruning.channels.consumers import Reader, readers_of, sole_norms
+from secateur.framework.pruning.channels.consumers import Reader, readers_of
 from secateur.framework.pruning.channels.groups import Groups, example_of
 from secateur.utils.errors import UsageError
 
@@ -157,7 +158,7 @@ def _moves(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> t
     """Return new values by name, and the constants that cannot be moved."""
     owners = Counter(id(parameter) for module in model.modules() for parameter in module._parameters.values())
     without_bias = [reader for reader in readers if reader.bias is None]
-    norms = sole_norms(model, without_bias, run) if without_bias else {}
+    norms = batch_norms_after(model, [reader.name for reader in without_bias], run, directly=True)
     moved: dict[str, Tensor] = {}
     lost: Lost = {}
     for reader in readers:

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
-from secateur.framework.pruning.scoring.gates.capture import capturable, capturing, sum_positions
-from secateur.framework.pruning.scoring.gates.differentiable_gates import gated
-from secateur.framework.pruning.scoring.gates.gradients import joined
+from secateur.framework.pruning.scoring.criterion import WORTH_HALVING, Batch, LossFunction
+from secateur.framework.pruning.scoring.gates.gated import Calls, GatedNetwork, gated
+from secateur.framework.pruning.scoring.gates.gradients import samples_apart
 from secateur.framework.pruning.scoring.gates.linearity import piecewise_linear
 from secateur.framework.pruning.scoring.gates.sites import GateSites
 from secateur.framework.pruning.scoring.gradients import freeze, peek
@@ -31,89 +30,119 @@ Derivatives = tuple[dict[str, Tensor], dict[str, Tensor]]
 class Curvature:
     """Plan for the second derivatives: from the gradients of the outputs, or one row of the Hessian per channel.
 
-    If the network is piecewise linear and a gate is applied once, the outputs y are linear in the gate z, and
-    d2L/dz2 = (dy/dz) . H (dy/dz), where H is the Hessian of L with respect to the outputs. This takes one backward
-    pass per output for all channels together. A joint gate of several producers, in series as in a residual stage,
-    or a gate in a network that is not piecewise linear takes its row of the Hessian by a backward pass through the
-    gradient, one per channel.
+    If the network is piecewise linear, the outputs y are linear in each gate of a producer, and in the joint gate
+    z of several producers as long as none of them computes from the output of another. Then d2L/dz2 = (dy/dz) .
+    H (dy/dz), where H is the Hessian of L with respect to y, which takes one backward pass per output for all
+    channels together. In series, as in a residual stage, the second derivatives of y between two producers of a
+    channel are added: twice the gradient by z of x . dL/da, where x is the output of each producer of the channel
+    before its gate, a the output after it, and dL/da is constant. This takes a backward pass per channel, but only
+    through the layers between the producers, and no second derivative of the network. In a network that is not
+    piecewise linear a gate takes its row of the Hessian, by a backward pass through the gradient, one per channel.
 
     Attributes:
-        sites: The gates of all channels.
-        copied: Producers' weights whose outputs are modified in place, see `capturing`.
-        direct: Groups that are computed from the gradients of the outputs.
-        rows: Groups that are computed row by row.
+        direct: The gates whose outputs are piecewise linear in each producer.
+        rows: The gates that are computed row by row.
+        serial: Groups of `direct` with producers in series -> their share of the network's layers.
         outputs: Number of outputs per sample.
     """
 
-    sites: GateSites
-    copied: frozenset[str]
-    direct: Groups
-    rows: Groups
+    direct: GateSites
+    rows: GateSites
+    serial: dict[str, float]
     outputs: int
 
     @classmethod
     def plan(cls, model: nn.Module, groups: Groups, sample: Tensor) -> Curvature:
         """Build the plan from a batch of one or two samples; call it inside `scoring`."""
         sites = GateSites.find(model, groups, sample[:1])
-        captured, copied = capturable(sites, sample)
         freeze(model)
-        with capturing(sites, copied, sum_positions) as products:
-            outputs = model(sample)
-            if not isinstance(outputs, Tensor) or len(outputs) != len(sample):
-                raise UsageError(
-                    "second derivatives need a network with a single output tensor that has one row per sample"
-                )
-            linear = piecewise_linear(model, [outputs])
-            if outputs.requires_grad:
-                outputs.sum().backward()
-        once = {weight for weight in captured if len(products.get(weight, ())) <= 1}
-        direct = {}
-        for name, group in groups.items():
-            weights = [part.tensor for part in group.produced if part.tensor in sites.weights()]
-            if linear and len(weights) == 1 and weights[0] in once:
-                direct[name] = group
-        rows = {name: group for name, group in groups.items() if name not in direct}
-        return cls(sites, copied, direct, rows, outputs[0].numel())
+        direct = sites.of(name for name in groups if sites.on_outputs(name))
+        calls: Calls = []
+        with gated(direct, calls=calls) as network:
+            outputs = network(sample)
+        if not isinstance(outputs, Tensor) or len(outputs) != len(sample):
+            raise UsageError(
+                "second derivatives need a network with a single output tensor that has one row per sample"
+            )
+        if not (samples_apart(direct, sample) and piecewise_linear(model, [outputs])):
+            direct = sites.of(())
+        serial = {name: share for name in direct.groups if (share := _share_between(network, name, calls))}
+        rows = sites.of(name for name in groups if name not in direct.groups)
+        return cls(direct, rows, serial, outputs[0].numel())
 
     @property
     def passes(self) -> float:
         """Cost in training passes: a backward pass without weight gradients counts a third, a row one."""
-        channels = sum(group.channels for group in self.rows.values())
-        return (2 + self.outputs) / 3 + (1 + channels if channels else 0)
+        rows = sum(group.channels for group in self.rows.groups.values())
+        serial = sum(share * self.direct.groups[name].channels for name, share in self.serial.items())
+        return (2 + self.outputs + serial) / 3 + (1 + rows if rows else 0)
 
     def of(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
         """Return dL/dz and d2L/dz2 of the mean loss of a batch, `(channels,)` per group in the groups' order."""
-        first, second = self._by_slopes(inputs, targets, loss) if self.direct else ({}, {})
-        if self.rows:
+        first, second = self._by_slopes(inputs, targets, loss) if self.direct.groups else ({}, {})
+        if self.rows.groups:
             more = self._by_rows(inputs, targets, loss)
             first, second = first | more[0], second | more[1]
         return first, second
 
     def _by_slopes(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
-        freeze(self.sites.model)
-        slopes: dict[str, list[Tensor]] = {name: [] for name in self.direct}
-        with capturing(self.sites, self.copied, sum_positions) as products:
-            outputs = self.sites.model(inputs)
-            flat = outputs.flatten(1)
-            for number in range(flat.shape[1]):
-                products.clear()
-                flat[:, number].sum().backward(retain_graph=number < flat.shape[1] - 1)
-                for name, slope in joined(self.sites, self.direct, products, len(inputs)).items():
-                    slopes[name].append(slope)
-        leaf = outputs.detach().requires_grad_()
+        freeze(self.direct.model)
+        parts = inputs.split(-(-len(inputs) // 2) if len(inputs) >= WORTH_HALVING else len(inputs))
+        outputs, slopes = zip(*map(self._slopes, parts), strict=True)
+        leaf = torch.cat(outputs).requires_grad_()
         (by_outputs,) = torch.autograd.grad(loss(leaf, targets), leaf, create_graph=True)
         first, second = {}, {}
-        for name, parts in slopes.items():
-            slope = torch.stack(parts, dim=2).view(-1, *leaf.shape)  # (channels, samples, outputs)
+        for name in self.direct.groups:
+            slope = torch.cat([part.pop(name) for part in slopes], dim=1)
+            slope = slope.view(-1, *leaf.shape)  # (channels, samples, outputs)
             first[name] = (slope * by_outputs.detach()).flatten(1).sum(1)
             second[name] = (slope * _products(by_outputs, leaf, slope)).flatten(1).sum(1)
+        if self.serial:
+            for part, factors in zip(parts, by_outputs.detach().split(len(parts[0])), strict=True):
+                for name, values in self._between_producers(part, factors).items():
+                    second[name] += 2 * values
         return first, second
 
+    def _slopes(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the outputs, and their gradients by each gate, `(channels, samples, outputs)` per group."""
+        with gated(self.direct, len(inputs)) as network:
+            outputs = network(inputs)
+        columns = outputs.flatten(1).unbind(1)
+        gates = list(network.gates.values())
+        slopes = [
+            torch.autograd.grad(column.sum(), gates, retain_graph=at < len(columns), materialize_grads=True)
+            for at, column in enumerate(columns, start=1)
+        ]
+        by_gate = [torch.stack(parts, dim=2).movedim(1, 0) for parts in zip(*slopes, strict=True)]
+        return outputs.detach(), dict(zip(network.gates, by_gate, strict=True))
+
+    def _between_producers(self, inputs: Tensor, by_outputs: Tensor) -> dict[str, Tensor]:
+        """Return the sum over pairs of producers of the second derivatives of the outputs, weighted by dL/dy."""
+        sites = self.direct.of(self.serial)
+        calls: Calls = []
+        with gated(sites, calls=calls) as network:
+            outputs = network(inputs)
+        slopes = torch.autograd.grad(outputs, [after for _, _, after in calls], by_outputs, retain_graph=True)
+        found = {}
+        for name, gate in network.gates.items():
+            units = {part.tensor: part.index for part in sites.groups[name].produced}
+            own = [
+                (before, slope, sites.axis(weight, before), units[weight])
+                for (weight, before, _), slope in zip(calls, slopes, strict=True)
+                if weight in units and before.requires_grad
+            ]
+            found[name] = torch.zeros_like(gate)
+            for channel in range(len(gate)):
+                vectors = [_only(slope, axis, index[channel]) for _, slope, axis, index in own]
+                (row,) = torch.autograd.grad([before for before, *_ in own], gate, vectors, retain_graph=True)
+                found[name][channel] = row[channel]
+        return found
+
     def _by_rows(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
-        freeze(self.sites.model)
+        freeze(self.rows.model)
         # fused attention has no second derivative
-        with sdpa_kernel(SDPBackend.MATH), gated(self.sites, self.rows) as (gates, run):
-            value = loss(run(inputs), targets)
+        with sdpa_kernel(SDPBackend.MATH), gated(self.rows, keep=True) as network:
+            value, gates = loss(network(inputs), targets), network.gates
             slopes = torch.autograd.grad(value, list(gates.values()), create_graph=True, materialize_grads=True)
             first = {name: slope.detach() for name, slope in zip(gates, slopes, strict=True)}
             second = {name: _diagonal(slope, gates[name]) for name, slope in zip(gates, slopes, strict=True)}
@@ -129,6 +158,24 @@ def batch_curvatures(
     for inputs, targets in batches:
         first, second = plan.of(inputs, targets, loss)
         yield len(inputs), {name: first[name] for name in groups}, {name: second[name] for name in groups}
+
+
+def _share_between(network: GatedNetwork, name: str, calls: Calls) -> float:
+    """Return the share of gated outputs between the producers of a group, and 0 if none depends on another."""
+    own = [at for at, (weight, _, _) in enumerate(calls) if weight in network.sites.producers(name)]
+    outputs = [calls[at][1].sum() for at in own if calls[at][1].requires_grad]
+    if not outputs:
+        return 0.0
+    (slope,) = torch.autograd.grad(
+        torch.stack(outputs).sum(), network.gates[name], retain_graph=True, allow_unused=True
+    )
+    return 0.0 if slope is None else (own[-1] - own[0]) / len(calls)
+
+
+def _only(slope: Tensor, axis: int, units: Tensor) -> Tensor:
+    """Return a copy that is zero but for some units along `axis`."""
+    units = units.to(slope.device)
+    return torch.zeros_like(slope).index_copy_(axis, units, slope.index_select(axis, units))
 
 
 def _products(slope: Tensor, leaf: Tensor, vectors: Tensor) -> Tensor:

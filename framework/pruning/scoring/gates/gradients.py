@@ -1,66 +1,125 @@
-"""Gradients of channel gates per batch and per sample, computed without gates in the network."""
+"""Gradients of channel gates per batch, per sample and per position, without a change of the network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
-from secateur.framework.pruning.scoring.channel_sums import add_units
+from secateur.framework.network.outputs import output_tensors
+from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
-from secateur.framework.pruning.scoring.gates.capture import Reduce, capturable, capturing, sum_positions
-from secateur.framework.pruning.scoring.gates.sites import GateSites
-from secateur.framework.pruning.scoring.gradients import Part, each_gradient, freeze, gradient, peek
+from secateur.framework.pruning.scoring.gates.gated import attached, gated
+from secateur.framework.pruning.scoring.gates.sites import GateSites, Place
+from secateur.framework.pruning.scoring.gradients import Part, freeze, mean_of, peek
 from secateur.utils.errors import UsageError
-from secateur.utils.suggest import unknown
 
-#: divisors of the squared sum over n producers: 1, n or n * n
-DIVISORS = ("none", "n", "n2")
-
-
-def check_divisor(who: str, divisor: str) -> None:
-    """Raise UsageError unless the divisor is one of DIVISORS."""
-    if divisor not in DIVISORS:
-        raise UsageError(f"{who}: {unknown('divisor', str(divisor), DIVISORS)}")
+#: relative tolerance for a gradient that is zero
+ZERO = 1e-3
+UNREACHED = "the loss does not depend on the channels to be scored: there is no gradient"
 
 
-def divided(groups: Groups, scores: Mapping[str, Tensor], divisor: str) -> dict[str, Tensor]:
-    """Divide the scores of joint gates by 1, n or n * n, where n is the number of the group's producers."""
-    power = DIVISORS.index(divisor)
-    return {name: score / len(groups[name].producers) ** power for name, score in scores.items()}
-
-
-def batch_gates(model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups) -> Iterator[Part]:
+def batch_gates(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, place: Place = "norm"
+) -> Iterator[Part]:
     """Yield the size of each batch and dL/dz of every channel's gate z = 1; iterate inside `scoring`.
 
-    The gate multiplies the output of the batch norm after a producer: scale * dL/dscale + shift * dL/dshift;
-    without a norm it multiplies the producer's output: sum w * dL/dw + b * dL/db. The gradients of several
-    producers of one channel are summed: `(channels,)` per group. L is the mean loss of the batch.
+    The gate multiplies the output of the batch norm after a producer, so that dL/dz is scale * dL/dscale + shift *
+    dL/dshift; without a norm it multiplies the producer's output: sum w * dL/dw + b * dL/db. The gradients of
+    several producers of one channel are summed: `(channels,)` per group. L is the mean loss of the batch.
     """
+    for inputs, _, gradients in _passes(model, batches, loss, groups, place):
+        yield len(inputs), gradients
+
+
+def mean_gates(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, place: Place
+) -> tuple[dict[str, Tensor], float]:
+    """Compute the gradient of the mean loss over all samples with respect to every gate, and that loss."""
+    parts = _passes(model, batches, loss, groups, place)
+    means = mean_of((len(inputs), {**gradients, "": value.double()}) for inputs, value, gradients in parts)
+    return means, float(means.pop(""))
+
+
+def _passes(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, place: Place
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
     sample, batches = peek(batches)
-    sites = GateSites.find(model, groups, sample[:1])
-    if sites.norms.keys() - sites.scales().keys():  # a norm without scale: use its output
-        for samples, gates in sample_gates(model, batches, loss, groups):
-            yield samples, {name: values.sum(1) for name, values in gates.items()}
-        return
-    for samples, gradients in each_gradient(model, batches, loss, sites.parameters()):
-        yield samples, add_units(groups, sites.units(gradients))
+    sites = GateSites.find(model, groups, sample[:1], place)
+    freeze(model)
+    for inputs, targets in batches:
+        yield inputs, *_gradients(sites, inputs, targets, loss)
 
 
-def sample_gates(model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups) -> Iterator[Part]:
+def _gradients(
+    sites: GateSites, inputs: Tensor, targets: Tensor, loss: LossFunction, samples: int | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the loss of a batch, and its gradient by each gate."""
+    with gated(sites, samples) as network:
+        value = loss(network(inputs), targets)
+    if not value.requires_grad:
+        raise UsageError(UNREACHED)
+    gradients = torch.autograd.grad(value, list(network.gates.values()), materialize_grads=True)
+    return value.detach(), dict(zip(network.gates, gradients, strict=True))
+
+
+def sample_gates(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, place: Place = "norm"
+) -> Iterator[Part]:
     """Yield the size of each batch and every sample's part of dL/dz; iterate inside `scoring`.
 
-    The parts are `(channels, samples)` per group; their sum over samples is the gradient of `batch_gates`.
+    The parts are `(samples, channels)` per group; their sum over samples is the gradient of `batch_gates`.
     """
     sample, batches = peek(batches)
-    sites = GateSites.find(model, groups, sample[:1])
-    captured, copied = capturable(sites, sample[:2])
-    if captured >= set(sites.weights()):
-        yield from _heard_gates(sites, copied, batches, loss, groups)
-    else:
-        yield from _one_by_one(sites, batches, loss, groups)
+    sites = GateSites.find(model, groups, sample[:1], place)
+    freeze(model)
+    together = samples_apart(sites, sample[:2])
+    for inputs, targets in batches:
+        if together:
+            _, gradients = _gradients(sites, inputs, targets, loss, len(inputs))
+        else:
+            gradients = _one_by_one(sites, inputs, targets, loss)
+        yield len(inputs), gradients
+
+
+def samples_apart(sites: GateSites, sample: Tensor) -> bool:
+    """Whether every sample can have gates of its own: whether a loss of the first depends on its gates only.
+
+    It cannot if a gate multiplies a parameter, or an output without sample dimension. `sample` has one or two
+    samples.
+    """
+    if not all(map(sites.on_outputs, sites.groups)):
+        return False
+    fits = True
+
+    def gate_of(weight: str, output: Tensor) -> Tensor:
+        nonlocal fits
+        fits = fits and sites.axis(weight, output) > 0 and len(output) == len(sample)
+        gates.append(output.new_ones(len(output), *[1] * (output.dim() - 1)).requires_grad_())
+        return gates[-1]
+
+    gates: list[Tensor] = []
+    with attached(sites, gate_of):
+        outputs = [output for output in output_tensors(sites.model(sample)) if output.requires_grad]
+    if not outputs or not fits:
+        return fits
+    value = torch.stack([output[:1].float().square().mean() for output in outputs]).sum()
+    rows = torch.stack([row.flatten() for row in torch.autograd.grad(value, gates, materialize_grads=True)])
+    return bool(torch.linalg.vector_norm(rows[:, 1:]) <= ZERO * torch.linalg.vector_norm(rows))
+
+
+def _one_by_one(sites: GateSites, inputs: Tensor, targets: Tensor, loss: LossFunction) -> dict[str, Tensor]:
+    """Run one pass per sample, backward from the gradient of the batch's loss at that sample's outputs."""
+    with torch.no_grad():
+        outputs = sites.model(inputs)
+    outputs = outputs.detach().requires_grad_()
+    (slopes,) = torch.autograd.grad(loss(outputs, targets), outputs)
+    samples = [
+        _gradients(sites, image, slope, lambda output, factors: (output * factors).sum())[1]
+        for image, slope in zip(inputs.split(1), slopes.split(1), strict=True)
+    ]
+    return {name: torch.stack([sample[name] for sample in samples]) for name in sites.groups}
 
 
 def output_products(
@@ -72,91 +131,67 @@ def output_products(
 ) -> Iterator[Part]:
     """Yield the size of each batch and a * dL/da of the gated outputs a; iterate inside `scoring`.
 
-    The products are `(channels, samples, positions)` per group, summed over several producers. The products of a
-    sole producer are first passed to `early`, which may reduce the positions to save memory. Raises UsageError for
-    a producer whose output is not that of a module.
+    The products are `(channels, samples, positions)` per group, summed over several producers; if their outputs
+    differ in the number of positions, the smaller ones are spread evenly. The products of a sole producer are
+    first passed to `early`, which may reduce the positions to save memory. The mapping is cleared afterwards.
+    Raises UsageError for a producer whose output is not that of a module.
     """
     sample, batches = peek(batches)
     sites = GateSites.find(model, groups, sample[:1])
-    captured, copied = capturable(sites, sample[:2])
-    for name in sites.weights():
-        if name not in captured:
-            raise UsageError(f"the output of '{name}' cannot be observed: use a weight criterion or TaylorGate")
-    lone = {weight for group in groups.values() for weight in _lone(group, sites)}
-
-    def reduce(weight: str, products: Tensor) -> Tensor:
-        return early(products) if weight in lone else products
-
-    yield from _heard_gates(sites, copied, batches, loss, groups, reduce)
-
-
-def _lone(group: ChannelGroup, sites: GateSites) -> list[str]:
-    """Return the weight of a sole producer with one unit per channel; an empty list otherwise."""
-    parts = [part for part in group.produced if part.tensor in sites.weights()]
-    return [part.tensor for part in parts] if len(parts) == 1 and parts[0].index.shape[1] == 1 else []
-
-
-def _heard_gates(
-    sites: GateSites,
-    copied: frozenset[str],
-    batches: Iterable[Batch],
-    loss: LossFunction,
-    groups: Groups,
-    reduce: Reduce = sum_positions,
-) -> Iterator[Part]:
-    freeze(sites.model)
-    with capturing(sites, copied, reduce) as products:
-        for inputs, targets in batches:
-            products.clear()
-            value = loss(sites.model(inputs), targets)
-            if not value.requires_grad:
-                raise UsageError("the loss does not depend on the channels to be scored: there is no gradient")
-            value.backward()
-            yield len(inputs), joined(sites, groups, products, len(inputs), reduce is not sum_positions)
-
-
-def joined(
-    sites: GateSites, groups: Groups, found: Mapping[str, list[Tensor]], samples: int, positions: bool = False
-) -> dict[str, Tensor]:
-    """Combine the producers' captured products by channel: `(channels, samples, ...)` per group.
-
-    If the outputs of several producers differ in their number of positions, the smaller ones are spread evenly.
-    """
-    gates: dict[str, Tensor] = {}
-    for name, group in groups.items():
-        weights = [part.tensor for part in group.produced if part.tensor in sites.weights()]
-        most = max((part.shape[2:].numel() for one in weights for part in found.get(one, [])), default=1)
-        units = {}
-        for weight in weights:
-            zeros = sites.silence(weight, samples)
-            parts = found.get(weight) or [zeros[..., None] if positions else zeros]
-            units[weight] = torch.stack([_spread(part, most) for part in parts]).sum(0)
-        gates |= add_units({name: group}, units)
-    return gates
-
-
-def _spread(products: Tensor, positions: int) -> Tensor:
-    if products.dim() == 2 or products.shape[2] == positions:
-        return products
-    return (products.sum(2, keepdim=True) / positions).expand(-1, -1, positions)
-
-
-def _one_by_one(sites: GateSites, batches: Iterable[Batch], loss: LossFunction, groups: Groups) -> Iterator[Part]:
-    """Run one pass per sample, backward from the gradient of the batch's loss at that sample's outputs."""
-    if sites.norms.keys() - sites.scales().keys():
-        raise UsageError(f"{type(sites.model).__name__}: gates after norms without scale cannot be computed")
-    parameters = sites.parameters()
-    freeze(sites.model, parameters.values())
+    for group in groups.values():
+        for part in group.produced:
+            if part.tensor in sites.scaled.values():
+                raise UsageError(
+                    f"the output of '{part.tensor}' cannot be observed: use a weight criterion or TaylorGate"
+                )
+    freeze(model)
     for inputs, targets in batches:
-        with torch.no_grad():
-            outputs = sites.model(inputs)
-        outputs = outputs.detach().requires_grad_()
-        (slopes,) = torch.autograd.grad(loss(outputs, targets), outputs)
-        samples = []
-        for number in range(len(inputs)):
-            for leaf in parameters.values():
-                leaf.grad = None
-            sites.model(inputs[number : number + 1]).backward(slopes[number : number + 1])
-            samples.append(sites.units({name: gradient(leaf) for name, leaf in parameters.items()}))
-        units = {name: torch.stack([sample[name] for sample in samples], dim=1) for name in samples[0]}
-        yield len(inputs), add_units(groups, units)
+        products = _Products(sites, early)
+        with attached(sites, products.gate):
+            value = loss(model(inputs), targets)
+        if not value.requires_grad:
+            raise UsageError(UNREACHED)
+        value.backward()
+        nothing = value.new_zeros(1, len(inputs), 1)
+        totals = {
+            name: products.totals.get(name, nothing.expand(groups[name].channels, -1, -1)) for name in groups
+        }
+        yield len(inputs), totals
+        products.totals.clear()  # frees their memory before the next pass
+        totals.clear()
+
+
+class _Products:
+    """Gates for each position of the outputs; their gradients are added up as soon as they are computed."""
+
+    def __init__(self, sites: GateSites, early: Callable[[Tensor], Tensor]) -> None:
+        self.sites, self.early = sites, early
+        self.totals: dict[str, Tensor] = {}
+
+    def gate(self, weight: str, output: Tensor) -> Tensor:
+        """Return ones of the output's shape whose gradient is added to the totals of the producer's groups."""
+        gate = output.new_ones(()).expand_as(output).requires_grad_()
+        gate.register_post_accumulate_grad_hook(lambda leaf: self._add(weight, leaf))
+        return gate
+
+    def _add(self, weight: str, gate: Tensor) -> None:
+        assert gate.grad is not None
+        products = gate.grad.movedim((self.sites.axis(weight, gate), 0), (0, 1))
+        products = products.reshape(*products.shape[:2], -1)
+        gate.grad = None
+        for name, group in self.sites.groups.items():
+            for part in group.produced:
+                if part.tensor == weight:
+                    lone = self.sites.producers(name) == [weight] and part.index.shape[1] == 1
+                    found = self.early(products) if lone else products
+                    found = found[part.index.to(found.device)].sum(1)
+                    self.totals[name] = _plus(self.totals[name], found) if name in self.totals else found
+
+
+def _plus(one: Tensor, other: Tensor) -> Tensor:
+    """Add products in place; those at fewer positions are spread evenly."""
+    if one.shape[2] < other.shape[2]:
+        one, other = other, one
+    if other.shape[2] < one.shape[2]:
+        other = other.sum(2, keepdim=True) / one.shape[2]
+    return one.add_(other)

@@ -17,7 +17,7 @@ _LINEAR = (
     "Mean Sum AvgPool2D AvgPool3D AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D "
     "MkldnnAdaptiveAvgPool2D Relu LeakyRelu Hardtanh Threshold Clamp ClampMin ClampMax Abs Max Min Amax "
     "Amin Maximum Minimum MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D UpsampleNearest1D "
-    "UpsampleNearest2D UpsampleBilinear2D NativeBatchNorm CudnnBatchNorm MiopenBatchNorm Where "
+    "UpsampleNearest2D UpsampleBilinear2D NativeBatchNorm CudnnBatchNorm MiopenBatchNorm Where Gate "
 )
 LINEAR = frozenset(_LINEAR.split())
 #: bilinear operations -> indices of the two factors
@@ -55,6 +55,8 @@ def piecewise_linear(model: nn.Module, outputs: Iterable[Tensor]) -> bool:
         seen.add(node)
         name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
         following = [function for function, _ in node.next_functions]
+        if name == "Gate":  # linear in the output; the second input is the gate
+            following = following[:1]
         if name == "Div":
             curved = len(following) > 1 and following[1] is not None
         elif name in FACTORS:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.criterions.GateDecorators import GateDecorators
+from secateur.framework.network.norm_after import batch_norms_after
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.gated_layers.gated_batch_norm import add_gates
-from secateur.framework.pruning.scoring.gates.norm_gates import sole_following_norms
 from tests.networks import ConvNet, Net, ResNet, images, mlp, randomise, seeded
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -137,7 +137,7 @@ def test_a_norm_is_only_behind_a_layer_whose_outputs_nothing_else_takes() -> Non
         m=nn.BatchNorm2d(4),
         d=nn.Linear(4, 5),
     )
-    assert sole_following_norms(net, ["a", "b", "d"], images(1)) == {"b": "m"}
+    assert batch_norms_after(net, ["a", "b", "d"], lambda: net(images(1)), directly=True) == {"b": "m"}
 
 
 def test_groups_that_are_given_are_those_that_are_scored() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -15,8 +14,8 @@ from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_over_channels
-from secateur.framework.pruning.scoring.gates.norm_gates import norm_gate_gradients
-from secateur.framework.pruning.scoring.gates.output_gates import _heard, gate_gradients
+from secateur.framework.pruning.scoring.gates.gradients import batch_gates, mean_gates
+from secateur.framework.pruning.scoring.gates.sites import GateSites, Place
 from secateur.framework.pruning.scoring.gradients import mean_gradients
 from tests.networks import ConvNet, Net, ResNet, images, randomise, seeded
 
@@ -45,18 +44,18 @@ def called_twice(s: Net, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("make", "heard"),
+    ("make", "gated"),
     [
         (ConvNet, {"a", "b", "c"}),
         (ResNet, {"stem", "a", "b", "c", "e", "skip"}),
-        (lambda: chain(in_place), {"b"}),
+        (lambda: chain(in_place), {"a", "b"}),
         (lambda: chain(called_without_its_module), {"a"}),
         (lambda: chain(called_both_ways), {"a"}),
         (lambda: chain(called_twice), {"a", "b"}),
     ],
 )
 def test_a_gates_gradient_is_the_sum_of_weights_times_gradients(
-    make: Callable[[], nn.Module], heard: set[str]
+    make: Callable[[], nn.Module], gated: set[str]
 ) -> None:
     model = randomise(seeded(make)).double()
     inputs, targets = images(8).double(), torch.arange(8) % 4
@@ -67,14 +66,15 @@ def test_a_gates_gradient_is_the_sum_of_weights_times_gradients(
         gradients, mean_loss = mean_gradients(model, batches, F.cross_entropy, parameters)
     expected = sum_over_channels(groups, parameters, gradients)
     with scoring(model):
-        assert _heard(model, inputs[:1], parameters) <= {f"{name}.weight" for name in heard}
-        found, same_loss = gate_gradients(model, batches, F.cross_entropy, groups)
-    assert same_loss == mean_loss
+        found, same_loss = mean_gates(model, batches, F.cross_entropy, groups, "producer")
+    assert same_loss == pytest.approx(mean_loss, rel=1e-12)
     assert list(found) == list(expected) == list(groups)
     for name in groups:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-9, atol=1e-12)
-    with scoring(model):
-        assert _heard(model, inputs[:1], parameters) == {f"{name}.weight" for name in heard & _named(parameters)}
+    sites = GateSites.find(model, groups, inputs[:1], "producer")
+    assert set(sites.outputs.values()) == gated & _named(parameters)
+    assert sites.scaled.keys() == {name for name in parameters if name.rpartition(".")[0] not in gated}
+    assert sites.copied == ({"a.weight"} if getattr(model, "run", None) is in_place else set())
     assert not any(module._forward_hooks for module in model.modules())
 
 
@@ -91,7 +91,7 @@ def table(kind: type[nn.Module]) -> nn.Module:
     return Net(run, table=kind(2, 6), b=nn.Linear(6, 5), d=nn.Linear(5, 4))
 
 
-@pytest.mark.parametrize("gradients", [gate_gradients, norm_gate_gradients])
+@pytest.mark.parametrize("place", ["producer", "norm", "next norm"])
 @pytest.mark.parametrize(
     ("make", "names"),
     [
@@ -102,15 +102,14 @@ def table(kind: type[nn.Module]) -> nn.Module:
     ],
 )
 def test_gates_of_tables_and_grouped_transposed_convolutions_are_what_small_steps_tell(
-    make: Callable[[], nn.Module], names: list[str], gradients: Callable[..., Any]
+    make: Callable[[], nn.Module], names: list[str], place: Place
 ) -> None:
     model, inputs = randomise(seeded(make)).double().eval(), images(6).double()
     targets, step = torch.arange(6) % 4, 1e-5
     groups = free_groups(channel_groups(model, inputs))
     assert list(groups) == names
     with scoring(model):
-        found = gradients(model, [(inputs, targets)], F.cross_entropy, groups)
-        gates = found[0] if isinstance(found, tuple) else next(found)
+        _, gates = next(batch_gates(model, [(inputs, targets)], F.cross_entropy, groups, place))
     for name, group in groups.items():
         for channel in range(group.channels):
             losses = []

@@ -1,0 +1,175 @@
+"""Base classes of criterions that are a formula of the derivatives of the loss by a gate on each channel."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from secateur.framework.network.preserve import scoring
+from secateur.framework.pruning.channels.groups import Groups
+from secateur.framework.pruning.scoring.cost import planned_passes
+from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
+from secateur.framework.pruning.scoring.gates.curvature import Curvature, batch_curvatures
+from secateur.framework.pruning.scoring.gates.gradients import batch_gates, sample_gates
+from secateur.framework.pruning.scoring.gates.sites import Place
+from secateur.framework.pruning.scoring.gradients import Part, mean_of
+from secateur.framework.pruning.scoring.inputs import with_groups
+from secateur.utils.errors import UsageError
+from secateur.utils.suggest import unknown
+
+#: divisors of the scores of n producers: 1, n or n * n
+DIVISORS = ("none", "n", "n2")
+
+
+class BatchMean(Criterion):
+    """Averages the scores of batches, which `parts` yields."""
+
+    granularity: ClassVar[str] = "channel"
+    equal_batches: ClassVar[bool] = False
+    divisor: str = "none"
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        if self.divisor not in DIVISORS:
+            raise UsageError(f"{self.name}: {unknown('divisor', str(self.divisor), DIVISORS)}")
+
+    def score(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
+    ) -> Scores:
+        """Return the mean over batches of the scores of every free channel, `(channels,)` per group."""
+        free, batches = with_groups(model, batches, groups)
+        with scoring(model):
+            parts = self.parts(model, batches, loss, free)
+            scores = mean_of((1 if self.equal_batches else size, part) for size, part in parts)
+        power = DIVISORS.index(self.divisor)
+        return {name: (score / len(free[name].producers) ** power).float() for name, score in scores.items()}
+
+    @abstractmethod
+    def parts(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+    ) -> Iterator[Part]:
+        """Yield the size of each batch and its scores."""
+
+
+class GateCriterion(BatchMean):
+    """Base class of channel criterions that are a formula of the gradient of a gate on each channel.
+
+    A gate z = 1 multiplies the output of a channel, after its batch norm; if several layers produce the channel,
+    as in a residual network, one gate multiplies all their outputs. The network is not changed. A subclass
+    implements `formula`; the scores are its mean over batches, weighted by their sizes.
+
+    Args:
+        **options: Options of the criterion. Each becomes an attribute of the instance and appears in its `repr`.
+
+    Attributes:
+        per_sample: Whether `formula` gets the gradient of every sample instead of their sum. False by default.
+        place: Where the gate is: "norm" (default; after the batch norm that follows the producer, or on the
+            producer's output without one) or "producer" (on the producer's output, before any norm).
+        equal_batches: Whether all batches have the same weight, whatever their sizes. False by default.
+        divisor: Divisor of the scores of a channel with n producers: "none" (default), "n" or "n2" (n * n).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import GateCriterion
+        >>> class GateSize(GateCriterion):
+        ...     def formula(self, gradient):
+        ...         return gradient.abs()
+        >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        ...     _ = model[1].weight.fill_(1.0)
+        >>> batches = [(torch.ones(1, 2), torch.zeros(1, 1))]
+        >>> GateSize().score(model, batches, nn.functional.mse_loss)
+        {'0': tensor([ 6., 12.])}
+    """
+
+    per_sample: ClassVar[bool] = False
+    place: ClassVar[Place] = "norm"
+
+    @abstractmethod
+    def formula(self, gradient: Tensor) -> Tensor:
+        """Compute the scores of the channels of one group from one batch.
+
+        Args:
+            gradient: dL/dz of the mean loss L of the batch at z = 1, `(channels,)`; with `per_sample` the part of
+                each sample, `(samples, channels)`.
+
+        Returns:
+            One score per channel, `(channels,)`; higher scores are kept longer.
+        """
+
+    def parts(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+    ) -> Iterator[Part]:
+        """Yield the size of each batch and the formula of its gradients."""
+        for size, gradients in self.gradients(model, batches, loss, groups):
+            yield size, {name: self.formula(gradient) for name, gradient in gradients.items()}
+
+    def gradients(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+    ) -> Iterator[Part]:
+        """Yield the size of each batch and the gradients by the gates of each group."""
+        gates = sample_gates if self.per_sample else batch_gates
+        return gates(model, batches, loss, groups, self.place)
+
+
+class CurvatureCriterion(BatchMean):
+    """Base class of channel criterions that are a formula of the first and second derivative by a gate.
+
+    The gates and the mean over batches are those of `GateCriterion`. The second derivatives are exact.
+
+    Args:
+        **options: Options of the criterion. Each becomes an attribute of the instance and appears in its `repr`.
+
+    Attributes:
+        equal_batches: Whether all batches have the same weight, whatever their sizes. False by default.
+        divisor: Divisor of the scores of a channel with n producers: "none" (default), "n" or "n2" (n * n).
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> from secateur import CurvatureCriterion
+        >>> class Change(CurvatureCriterion):
+        ...     def formula(self, first, second):
+        ...         return second / 2 - first
+        >>> model = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 1, bias=False))
+        >>> with torch.no_grad():
+        ...     _ = model[0].weight.copy_(torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+        ...     _ = model[1].weight.fill_(1.0)
+        >>> batches = [(torch.ones(1, 2), torch.zeros(1, 1))]
+        >>> Change().score(model, batches, nn.functional.mse_loss)  # the loss is 9, and 4 or 1 without a channel
+        {'0': tensor([-5., -8.])}
+    """
+
+    _passes: float = 1.0
+
+    @abstractmethod
+    def formula(self, first: Tensor, second: Tensor) -> Tensor:
+        """Compute the scores of the channels of one group from one batch.
+
+        Args:
+            first: dL/dz of the mean loss L of the batch at z = 1, `(channels,)`.
+            second: d2L/dz2, `(channels,)`.
+
+        Returns:
+            One score per channel, `(channels,)`; higher scores are kept longer.
+        """
+
+    def parts(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+    ) -> Iterator[Part]:
+        """Yield the size of each batch and the formula of its derivatives."""
+        for samples, first, second in batch_curvatures(model, batches, loss, groups):
+            yield samples, {name: self.formula(first[name], second[name]) for name in groups}
+
+    def start(self, model: nn.Module) -> None:
+        """Determine the number of passes per sample."""
+        self._passes = planned_passes(model, self.example_input, Curvature.plan, self._passes)
+
+    def cost(self, samples: int) -> float:
+        """Return the cost of the backward passes per output and per channel, see `Curvature.passes`."""
+        return samples * self._passes

@@ -1,0 +1,137 @@
+"""The gate of a channel: a multiplication by one, whose first and second derivatives are those of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.framework.network.preserve import replaced
+from secateur.framework.pruning.scoring.gates.sites import GateSites
+
+#: function of a producer's weight name and its output: ones that broadcast to the output
+GateOf = Callable[[str, Tensor], Tensor]
+#: producer's weight name, and its output before and after the gate
+Calls = list[tuple[str, Tensor, Tensor]]
+
+
+class Gate(torch.autograd.Function):
+    """output * gate for a gate of ones, without a multiplication.
+
+    The gate has the shape of the output, with size 1 along the dimensions that share a gate. The output of a norm
+    is computed again in the backward pass, from its input `source`, which autograd keeps in any case.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, gate: Tensor, source: Tensor, norm: Any, copy: bool) -> Tensor:  # type: ignore[override]
+        """Return the output, or a copy of it where it is modified in place later."""
+        ctx.save_for_backward(source, gate)
+        ctx.norm = norm
+        return output.clone() if copy else output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        """Return the gradients of the output and of the gate, which can be differentiated again."""
+        source, gate = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the factor one and the graph are needed only if these are differentiated
+            output = source if ctx.norm is None else ctx.norm.forward(source)
+            return grad * gate, (grad * output).sum_to_size(gate.shape), None, None, None
+        products = grad * source if ctx.norm is None else ctx.norm.forward(source).mul_(grad)
+        positions = [dim for dim in range(2, products.dim()) if gate.shape[dim] == 1]
+        if positions:  # sums over adjacent elements first, which is faster
+            products = products.sum(positions, keepdim=True)
+        return grad, products.sum_to_size(gate.shape), None, None, None
+
+
+@dataclass
+class GatedNetwork:
+    """A network with gates; call it to run it.
+
+    Attributes:
+        sites: The places of the gates.
+        gates: Ones for each group: `(channels,)`, or `(samples, channels)` with a gate for each sample.
+        scaled: Parameters that are multiplied by gates, by name.
+    """
+
+    sites: GateSites
+    gates: dict[str, Tensor]
+    scaled: dict[str, Tensor]
+
+    def __call__(self, inputs: Tensor) -> Any:
+        """Return the outputs of the network, which are those without gates."""
+        with replaced(self.sites.model, self.scaled):
+            return self.sites.model(inputs)
+
+
+@contextmanager
+def gated(
+    sites: GateSites, samples: int | None = None, calls: Calls | None = None, keep: bool = False
+) -> Iterator[GatedNetwork]:
+    """Context manager that yields the network with a gate for each channel, or for each channel of each sample.
+
+    Args:
+        sites: The places of the gates.
+        samples: Number of samples that have gates of their own; None for one gate for all samples.
+        calls: Every application of a gate is added to this list.
+        keep: Whether outputs of norms are kept in memory, which batched backward passes need.
+    """
+    shape = () if samples is None else (samples,)
+    gates: dict[str, Tensor] = {}
+    units: dict[str, Tensor] = {}
+    for name, group in sites.groups.items():
+        first = sites.model.get_parameter(group.produced[0].tensor)
+        gates[name] = first.new_ones(*shape, group.channels).requires_grad_()
+        for part in group.produced:
+            index = part.index.to(first.device)
+            ones = first.new_ones(*shape, sites.model.get_parameter(part.tensor).shape[part.dim])
+            values = gates[name].repeat_interleave(index.shape[1], dim=-1)
+            units[part.tensor] = units.get(part.tensor, ones).index_copy(-1, index.flatten(), values)
+    scaled = {}
+    if samples is None:
+        dims = {part.tensor: part.dim for group in sites.groups.values() for part in group.produced}
+        for name, tensor in sites.scaled.items():
+            parameter = sites.model.get_parameter(name).detach()
+            dim = dims[name] if name == tensor else 0
+            scaled[name] = parameter * along(units[tensor], parameter.dim(), dim)
+
+    def gate_of(weight: str, output: Tensor) -> Tensor:
+        return along(units[weight], output.dim(), sites.axis(weight, output))
+
+    with attached(sites, gate_of, calls, keep):
+        yield GatedNetwork(sites, gates, scaled)
+
+
+def along(units: Tensor, dims: int, dim: int) -> Tensor:
+    """Reshape `(units,)` or `(samples, units)` to `dims` dimensions with the units along `dim`."""
+    shape = [1] * dims
+    if units.dim() > 1:
+        shape[0] = len(units)
+    shape[dim] = units.shape[-1]
+    return units.view(shape)
+
+
+@contextmanager
+def attached(sites: GateSites, gate_of: GateOf, calls: Calls | None = None, keep: bool = False) -> Iterator[None]:
+    """Context manager in which the outputs are multiplied by gates; each multiplication is added to `calls`."""
+
+    def multiply(weight: str, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
+        if not torch.is_grad_enabled():
+            return None
+        norm = module if weight in sites.norms and not keep else None
+        source = output if norm is None else args[0] if args else kwargs["input"]
+        result: Tensor = Gate.apply(output, gate_of(weight, output), source, norm, weight in sites.copied)
+        if calls is not None:
+            calls.append((weight, output, result))
+        return result
+
+    with ExitStack() as stack:
+        for weight, name in sites.outputs.items():
+            module = sites.model.get_submodule(name)
+            handle = module.register_forward_hook(partial(multiply, weight), with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
