@@ -3,8 +3,7 @@
 The installed command is `secateur`, or `python -m secateur`.
 """
 
-from __future__ import annotations
-
+import functools
 import re
 import shlex
 import sys
@@ -21,16 +20,8 @@ from secateur import __version__
 from secateur.framework.commands.prepare import prepare_study
 from secateur.framework.plugins.faults import ends_process, explained, origin, plugin_file
 from secateur.framework.plugins.old_imports import old_import
-from secateur.framework.settings.dialects.gradient_flow import FOREIGN, NOTHING_TO_DO, respelled
-from secateur.framework.settings.dialects.snipit import (
-    MODEL_PATH,
-    NEEDLESS,
-    NEEDLESS_SWITCHES,
-    SWITCHES,
-    VALUES,
-    without_truth_values,
-)
-from secateur.framework.settings.field import Flag
+from secateur.framework.settings.dialects.discovery import BARE, OTHER_PROGRAMS
+from secateur.framework.settings.field import Flag, is_true
 from secateur.framework.settings.oracle_config import STUDY_FLAGS
 from secateur.framework.settings.run_config import FLAGS
 from secateur.utils.errors import RunError, UsageError
@@ -39,6 +30,10 @@ from secateur.utils.suggest import nearest, one_line, unknown
 
 ALIASES = {"loss": "losses", "data_set": "datasets", "data_sets": "datasets"}
 LONGEST_LINE = 3000
+#: dashes in the names of flags are underscores
+CONTEXT = {"max_content_width": 120, "token_normalize_func": lambda name: name.replace("-", "_")}
+#: options of the command line that are not settings
+OWN = ("config_file", "explain")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -51,7 +46,7 @@ class Headed(click.Command):
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             if record is not None:
-                flag = (FLAGS | STUDY_FLAGS).get(parameter.name or "")
+                flag = (FLAGS | OTHER_PROGRAMS | STUDY_FLAGS).get(parameter.name or "")
                 sections.setdefault(flag.group if flag else "Command", []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
@@ -67,16 +62,49 @@ class Sections(Headed, click.Group):
         self.format_commands(ctx, formatter)
 
 
+class Switch(click.Option):
+    """Option `--name/--no_name` that may be given a truth value: `--name True` or `--name=false`."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Let the parser of click read the word after the first spelling, or after "=", as its value."""
+        super().add_to_parser(parser, ctx)
+        commands = ctx.command.list_commands(ctx) if isinstance(ctx.command, click.Group) else []
+        self._flag_needs_value = True
+        for spelling in self.opts:
+            option = parser._long_opt[spelling]
+            option.action = "store"
+            option.process = functools.partial(self._read, commands)
+
+    def _read(self, commands: Sequence[str], value: Any, state: Any) -> None:
+        """Store the truth value; a command after the switch is not its value."""
+        if value in commands:
+            state.rargs.insert(0, value)
+        given = isinstance(value, str) and value not in commands
+        state.opts[self.name] = is_true(value, str(self.name)) if given else True
+        state.order.append(self)
+
+
 def option_for(flag: Flag) -> click.Option:
     """Return the click option of a field; values remain text, which the config converts to their type."""
     if flag.type is bool:
-        return click.Option([flag.name, f"--{flag.name}/--no_{flag.name}"], default=None, help=_help(flag))
-    metavar = flag.metavar or "|".join(flag.choices) or flag.type.__name__.upper()
+        off = f"/--no_{flag.name}" if flag.name in FLAGS else ""
+        return Switch(
+            [flag.name, f"--{flag.name}{off}"], is_flag=True, default=None, help=_help(flag), hidden=not flag.help
+        )
+    metavar = flag.metavar or "|".join(flag.choices) or ("NAME" if flag.plugin else flag.type.__name__.upper())
     repeatable = flag.many and flag.type is str or flag.type is dict
     spellings = [f"--{name}" for name in (flag.name, *flag.aliases)]
+    bare: dict[str, Any] = {}
+    if flag.bare or flag.name in BARE:
+        bare = {"is_flag": False, "flag_value": flag.bare or BARE[flag.name]}
     return click.Option(
-        [flag.name, *spellings], multiple=repeatable, metavar=metavar, help=_help(flag)
-    )  # fmt: skip
+        [flag.name, *spellings],
+        multiple=repeatable,
+        metavar=metavar,
+        help=_help(flag),
+        hidden=not flag.help,
+        **bare,
+    )
 
 
 def _help(flag: Flag) -> str:
@@ -87,27 +115,15 @@ def _help(flag: Flag) -> str:
     return f"{flag.help}  [{default}]"
 
 
-def old_options() -> list[click.Option]:
-    """Return the options of deprecated flags, which are accepted and hidden in the help."""
-    names = (*SWITCHES, *NEEDLESS_SWITCHES)
-    switches = [click.Option([name, f"--{name}"], is_flag=True, default=None, hidden=True) for name in names]
-    either = [  # used both as a switch and with a value
-        click.Option([name, f"--{name}"], is_flag=False, flag_value="true", default=None, hidden=True)
-        for name in (*FOREIGN, *NOTHING_TO_DO)
-    ]
-    valued = [click.Option([name, f"--{name}"], hidden=True) for name in (*VALUES, *NEEDLESS, MODEL_PATH)]
-    return switches + either + valued
-
-
 @click.group(
     cls=Sections, invoke_without_command=True,
-    params=[*(option_for(flag) for flag in FLAGS.values()), *old_options()],
-    context_settings={"max_content_width": 120},
+    params=[option_for(flag) for flag in (FLAGS | OTHER_PROGRAMS).values()], context_settings=CONTEXT,
 )  # fmt: skip
 @click.option("config_file", "--config", metavar="FILE", help="settings in YAML or JSON; flags win over them")
+@click.option("--explain", is_flag=True, help="print every setting, who chose it and why, and exit")
 @click.version_option(__version__, prog_name="Secateur")
 @click.pass_context
-def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
+def cli(ctx: click.Context, config_file: str | None, explain: bool, **flags: Any) -> None:
     """Prune a neural network before, during or after training, and measure the result.
 
     Without flags, LeNet5 is pruned by SNAPit to half of its nodes and trained on FASHION_MINI. All files of a run
@@ -119,10 +135,15 @@ def cli(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
     from secateur.framework.commands.prepare import prepare_run
 
     with _clicks_contained():
-        config = prepare_run(_given(ctx), Path(config_file) if config_file is not None else None)
+        config, decisions = prepare_run(_given(ctx), Path(config_file) if config_file is not None else None)
+        if explain:
+            from secateur.framework.commands.listing import explained_run, print_decisions
+
+            print_decisions(*explained_run(config, decisions))
+            return
         from secateur.framework.commands.run import run
 
-        run(config, ctx.obj)
+        run(config, decisions, ctx.obj)
 
 
 @contextmanager
@@ -140,16 +161,17 @@ def _given(ctx: click.Context) -> dict[str, Any]:
     flags = {
         name: value
         for name, value in ctx.params.items()
-        if name != "config_file" and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        if name not in OWN and ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
     }
     return above | flags
 
 
 @cli.command("oracle", cls=Headed, params=[option_for(flag) for flag in STUDY_FLAGS.values()],
-             context_settings={"max_content_width": 120})  # fmt: skip
+             context_settings=CONTEXT)  # fmt: skip
 @click.option("config_file", "--config", metavar="FILE", help="settings in YAML or JSON; flags win over them")
+@click.option("--explain", is_flag=True, help="print every setting, who chose it and why, and exit")
 @click.pass_context
-def oracle(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
+def oracle(ctx: click.Context, config_file: str | None, explain: bool, **flags: Any) -> None:
     """Measure the importance of each channel of a trained network, and compare the criterions with it.
 
     Each channel is removed in turn and the change of the loss on training images is computed, which the criterions
@@ -159,10 +181,15 @@ def oracle(ctx: click.Context, config_file: str | None, **flags: Any) -> None:
     assert ctx.parent is not None
     file = config_file or ctx.parent.params["config_file"]
     with _clicks_contained():
-        config = prepare_study(_given(ctx), Path(file) if file is not None else None)
+        config, decisions = prepare_study(_given(ctx), Path(file) if file is not None else None)
+        if explain or ctx.parent.params["explain"]:
+            from secateur.framework.commands.listing import print_decisions
+
+            print_decisions(config, decisions)
+            return
         from secateur.framework.commands.oracle import run_study
 
-        run_study(config, ctx.obj)
+        run_study(config, decisions, ctx.obj)
 
 
 @cli.command("list")
@@ -182,7 +209,7 @@ def list_plugins(ctx: click.Context, kind: str | None, plugins: tuple[str, ...])
     kinds = registry.kinds if kind is None else (_kind(kind, registry.kinds),)
     assert ctx.parent is not None
     add_plugins((*ctx.parent.params["plugins"], *plugins))
-    from secateur.framework.commands.list_plugins import print_tables
+    from secateur.framework.commands.listing import print_tables
 
     print_tables(kinds)
 
@@ -199,7 +226,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code: 0 success, 1 failed run, 2 usage error, 130 interrupted."""
     command = shlex.join(sys.orig_argv if arguments is None else ["python", "main.py", *arguments])
     try:
-        code = cli.main(_words(arguments), prog_name=_program(), standalone_mode=False, obj=command)
+        code = cli.main(
+            None if arguments is None else list(arguments),
+            prog_name=_program(),
+            standalone_mode=False,
+            obj=command,
+        )
     except click.Abort as error:
         if error.__cause__ is not None and ends_process(error.__cause__):
             return _fail(explained(error.__cause__), 1)
@@ -240,15 +272,6 @@ def _program() -> str:
     if called.stem == "secateur":
         return "secateur"
     return "python -m secateur" if called.name == "__main__.py" else "python main.py"
-
-
-def _words(arguments: Sequence[str] | None) -> list[str]:
-    """Return the arguments with underscores, and with truth values of switches converted to --no_ flags."""
-    options = [parameter for parameter in cli.params if isinstance(parameter, click.Option)]
-    names = {name.lstrip("-") for option in options for name in (*option.opts, *option.secondary_opts)}
-    switches = {name for name, flag in FLAGS.items() if flag.type is bool}
-    words = respelled(list(sys.argv[1:] if arguments is None else arguments), names, switches)
-    return without_truth_values(words, {*SWITCHES, *NEEDLESS_SWITCHES})
 
 
 def _explain(error: click.ClickException) -> str:

@@ -1,7 +1,5 @@
 """The wheel: in a clone the folders lie beside `secateur/`, in an installed package inside it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from setuptools import setup

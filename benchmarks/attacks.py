@@ -6,8 +6,6 @@ for the 9 times 10,000 steps of Carlini-Wagner, on few steps (without early stop
 and extrapolated.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 

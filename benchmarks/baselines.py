@@ -6,8 +6,6 @@ weight and node sparsity, and the factor by which multiply-adds of training decr
 repeated.
 """
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess

@@ -9,8 +9,6 @@ Each choice is timed relative to its alternative, in turns, on batches of 128 im
   process, since running threads keep their setting; the final weights are compared.
 """
 
-from __future__ import annotations
-
 import copy
 import hashlib
 import multiprocessing

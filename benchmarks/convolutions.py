@@ -6,8 +6,6 @@ and fills new and freed blocks with a pattern (`MALLOC_PERTURB_`), so that a byt
 ends the process. Values are compared with float64. Results: docs/known_upstream_faults.md.
 """
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -8,8 +8,6 @@ outputs of the cut and the masked network relative to the largest output, with r
 of tracing, selecting and cutting, and the latency of one image before and after, measured in turns.
 """
 
-from __future__ import annotations
-
 import argparse
 import copy
 import gc

@@ -7,8 +7,6 @@
    numbers of channels rounded to the multiple that is fast on this machine.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 import warnings

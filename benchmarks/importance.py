@@ -4,13 +4,11 @@ On a VGG16 and a ResNet20 (1 x 32 x 32), with channel groups given and batches o
 
 - first-order criterions relative to the plain forward and backward passes over the same batches, in training mode;
 - OBD and TaylorGateSO relative to C + 1 plain backward passes for each batch, C the number of classes. The joint
-  gates of ResNet20's stages need a pass each, so that the number of passes is printed without a target;
+  gates of ResNet20's stages need a pass each through their own stage;
 - Oracle relative to one forward pass in inference mode for each channel, timed once and multiplied.
 
 A target is met if the ratio is below it; those of Oracle are inverse.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Callable
@@ -121,9 +119,8 @@ def second_order(name: str, model: nn.Module, batches: list[Batch], repeats: int
         plan = Curvature.plan(model, groups, batches[0][0][:2])
     scorers = {one: scorer(one, model, batches) for one in SECOND_ORDER}
     turns = by_turns({"backwards": backwards(model, batches, CLASSES + 1), **scorers}, repeats)
-    alone = sum(group.channels for group in plan.rows.values())
-    target = None if alone else TARGETS["second"]
-    rows = [turns.ratio(one, "backwards", label=f"{one}, {name}", target=target) for one in scorers]
+    alone = sum(groups[one].channels for one in (*plan.rows.groups, *plan.serial))
+    rows = [turns.ratio(one, "backwards", label=f"{one}, {name}", target=TARGETS["second"]) for one in scorers]
     for row in rows:
         row.note = f"{CLASSES} passes for all channels" + (f", one for each of {alone}" if alone else "")
     return rows

@@ -9,8 +9,6 @@ FASHION_MINI in the same order from a separate loader, with fused Adam and cross
 - trainer, masks: the same with masks on, which are applied to the gradients and, after each step, the weights.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable

@@ -5,8 +5,6 @@ step (Lubana and Dick, 2020, arXiv:2009.11839); all runs have the same number of
 the pruned network is trained longer. Prints the final test accuracy in percent. Existing runs are not repeated.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

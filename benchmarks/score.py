@@ -6,8 +6,6 @@ optimizer. Peak memory is the largest sum of live tensor storages, including the
 mode; it is compared with that of one training step with plain SGD on one such batch.
 """
 
-from __future__ import annotations
-
 import time
 import weakref
 from collections.abc import Callable

@@ -9,8 +9,6 @@ contiguous memory format, measured in the same run.
 3. The cut network compared with the dense one and the ratio of their multiply-adds, and a profile of its step.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Timing in turns on a shared machine, and tables of ratios."""
 
-from __future__ import annotations
-
 import json
 import platform
 import resource

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from secateur import During
 from secateur.criterions.BNWeight import BNWeight
 

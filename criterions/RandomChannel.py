@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from secateur import After
 from secateur.criterions.StructuredRandom import StructuredRandom
 

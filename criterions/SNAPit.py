@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from secateur import Before
 from secateur.criterions.SNAP import SNAP
 from secateur.framework.schedules.base import ITERATIVE

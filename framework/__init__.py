@@ -3,8 +3,6 @@
 Import the public names from `secateur`. In the root of a clone `from framework import prune` gives the same.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 if __name__ == "framework":  # imported by the name of its folder: no second copy of what is in it

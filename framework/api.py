@@ -1,7 +1,5 @@
 """One-call pruning for custom training scripts."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from secateur.utils.layers import Conv, Network, Pool, conv, convolution_chain, initialise

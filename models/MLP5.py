@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from torch import nn
 
 from secateur.utils.layers import Network, dense_block, dropout, initialise, linear, require

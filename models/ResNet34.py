@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from secateur.models.ResNet18 import ResNet18
 
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from secateur.utils.layers import Network, initialise, linear
 from secateur.utils.residual import small_image_features
 

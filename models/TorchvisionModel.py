@@ -1,7 +1,5 @@
 """Classification networks of torchvision, adapted to the data set."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -39,7 +37,7 @@ class TorchvisionModel(nn.Module):
     def __new__(  # type: ignore[misc]  # returns the network of torchvision
         cls, *, arch: str = "resnet18", in_channels: int = 3, num_classes: int = 1000, image_size: int = 224
     ) -> nn.Module:
-        check_arch(arch)
+        cls.check_options(arch=arch)
         step = _step(arch)
         options = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
         for option, given in options.items():
@@ -57,6 +55,11 @@ class TorchvisionModel(nn.Module):
             raise UsageError(f"{cls.__name__}: {arch} cannot work with image_size {image_size}: "
                              f"{_smallest(network, in_channels, image_size) or why}")  # fmt: skip
         return network
+
+    @staticmethod
+    def check_options(arch: str = "resnet18", **options: Any) -> None:
+        """Raise UsageError for an unknown `arch`; called before data are loaded."""
+        check_arch(arch)
 
 
 def _step(arch: str) -> int:

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from torch import nn
 
 from secateur.utils.layers import Network, conv, initialise, linear
@@ -14,6 +12,7 @@ class VGG13(Network):
     """
 
     smallest_image = 16
+    usual_image = 32  # with 28 pixels the input of the last layers would be a single pixel
 
     def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
         super().__init__(in_channels, num_classes, image_size)

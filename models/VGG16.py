@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from secateur.utils.layers import Chain, Conv, Pool
 
 
@@ -11,6 +9,7 @@ class VGG16(Chain):
     """
 
     smallest_image = 16
+    usual_image = 32  # with 28 pixels the input of the last layers would be a single pixel
     convolutions = (
         *(Conv(64), Conv(64), Pool()),
         *(Conv(128), Conv(128), Pool()),

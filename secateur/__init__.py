@@ -9,8 +9,6 @@ In a clone the folders `framework/`, `models/`, ... lie beside this one and in a
 are imported as `secateur.framework`, `secateur.models`, ... What is not listed here is private.
 """
 
-from __future__ import annotations
-
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

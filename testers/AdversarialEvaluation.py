@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -22,6 +20,7 @@ class AdversarialEvaluation(Tester):
     """Robust accuracy under attacks, in pixels of [0, 1]; every adversarial example is verified."""
 
     compares: ClassVar[bool] = True
+    attacks: ClassVar[bool] = True
 
     def __init__(
         self, *, attack: str = DEFAULT, epsilons: Any = None, attack_samples: int | None = None,

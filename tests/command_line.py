@@ -8,7 +8,7 @@ import json
 import sys
 import tempfile
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ import yaml
 from torch import nn
 
 from secateur import load_model, main
+from secateur.framework.settings.decisions import Decisions
+from secateur.framework.settings.files import read_config_file
+from secateur.framework.settings.resolve import read_request, resolve
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.run_folder import RunFolder
 
@@ -111,6 +114,14 @@ def run_main(place: Path, *arguments: object, plots: bool = False) -> Run:
     return Run(code, out.getvalue(), err.getvalue(), place)
 
 
+def resolved(
+    flags: Mapping[str, Any] | None = None, file: Path | None = None, kind: type[RunConfig] = RunConfig
+) -> tuple[RunConfig, Decisions]:
+    """The settings for flags and a config file, and the decisions on them; unchecked, and without a checkpoint."""
+    request = read_request(flags or {}, None if file is None else read_config_file(file), str(file), kind)
+    return resolve(request, lambda _: None)
+
+
 class Result(NamedTuple):
     """What a command left."""
 
@@ -118,7 +129,22 @@ class Result(NamedTuple):
     out: str
     err: str
     config: RunConfig | None
+    decisions: Decisions | None
     command: str | None
+
+    @property
+    def notes(self) -> list[str]:
+        """The lines of the log on the settings."""
+        assert self.decisions is not None
+        return self.decisions.notes
+
+
+def refused(result: Result, *words: str) -> None:
+    """Assert that a command wrote nothing but one line of an error, with these words."""
+    assert result.code == 2 and result.config is None, result.err
+    assert result.err.count("\n") == 1 and "Traceback" not in result.err
+    for word in words:
+        assert word in result.err, result.err
 
 
 @pytest.fixture
@@ -139,9 +165,9 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Callable[..., Result]:
     """Call `main.py` with arguments in an empty folder; a run is recorded instead of started."""
-    calls: list[tuple[RunConfig, str]] = []
+    calls: list[tuple[RunConfig, Decisions, str]] = []
     fake = types.ModuleType("secateur.framework.commands.run")
-    fake.run = lambda config, line: calls.append((config, line))  # type: ignore[attr-defined]
+    fake.run = lambda *call: calls.append(call)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "secateur.framework.commands.run", fake)
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -151,8 +177,7 @@ def command(
         capsys.readouterr()
         code = main.main([str(argument) for argument in arguments])
         printed = capsys.readouterr()
-        config, line = calls[0] if calls else (None, None)
-        return Result(code, printed.out, printed.err, config, line)
+        return Result(code, printed.out, printed.err, *(calls[0] if calls else (None, None, None)))
 
     return call
 
@@ -172,4 +197,4 @@ def source(tmp_path: Path) -> Path:
 def make(source: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunFolder]:
     """Make a run folder from inside the project; settings as keywords."""
     monkeypatch.chdir(source)
-    return lambda **settings: RunFolder.create(RunConfig(**settings), "python main.py", root=source)
+    return lambda **settings: RunFolder.create(RunConfig(**settings), Decisions(), "python main.py", root=source)

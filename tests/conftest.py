@@ -1,7 +1,5 @@
 """What holds for every test: what a run does to torch and to the registry, the next test does not see."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 

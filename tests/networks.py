@@ -1,7 +1,5 @@
 """Small networks and helpers that the tests of pruning share."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any

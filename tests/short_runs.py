@@ -1,7 +1,5 @@
 """Training runs of seconds, without a run folder, that the tests of schedules share."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

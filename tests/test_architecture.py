@@ -1,7 +1,5 @@
 """A room imports only rooms below it, and nothing imports plug-ins: the table of ranks of docs/architecture.md."""
 
-from __future__ import annotations
-
 import ast
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The wheel, installed into an environment of its own, beside a project that has folders of the same names."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -134,7 +132,7 @@ def test_the_wheel_has_the_packages_under_one_name_and_nothing_else(wheel: Path)
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     ours = {f"secateur/{path.relative_to(ROOT).as_posix()}" for path in files}
     assert inside == ours | {"secateur/__init__.py", "secateur/__main__.py", "secateur/main.py"}
-    data = {"py.typed", "utils/autoconfig.json", "utils/data/fashion_mini.npz"}
+    data = {"py.typed", "utils/data/fashion_mini.npz"}
     assert {f"secateur/{name}" for name in data} <= set(names)
 
 

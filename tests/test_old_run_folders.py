@@ -1,7 +1,5 @@
 """Run folders made by an earlier version, of the commit in their environment.json: cut, masked, and by L0."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The names that are imported from `secateur`: documented in full, each with an example that runs."""
 
-from __future__ import annotations
-
 import ast
 import doctest
 import importlib

@@ -1,7 +1,5 @@
 """Faults of older pruning code that must not come back, where no other test is about them."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 import warnings

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -48,6 +46,7 @@ class L0Trainer(DefaultTrainer):
     """
 
     keeps_best: ClassVar[bool] = False
+    owns_gates: ClassVar[bool] = True
     limits: ClassVar[Mapping[str, Limit]] = {
         "droprate_init": number(above=0, below=1),
         "temperature": number(above=0),

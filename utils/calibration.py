@@ -1,7 +1,5 @@
 """Accuracy per class and calibration of a classifier."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Predicted classes, correct samples and confusion counts of a classifier's outputs."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ uniform in +-1/sqrt(fan_in). All random numbers come from torch's global generat
 registration order, so that a seed determines the network.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, TypeVar
@@ -33,6 +31,8 @@ class Network(nn.Module):
 
     #: smallest image height and width for which every layer has an output
     smallest_image: ClassVar[int] = 1
+    #: size that smaller images of a data set are resized to in a run; None: no resizing
+    usual_image: ClassVar[int | None] = None
     features: nn.Module
     classifier: nn.Module
 

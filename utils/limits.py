@@ -1,7 +1,5 @@
 """Checks of numbers and switches; an error is one line with the name, the limits and the given value."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Available memory, and an error for requests that exceed it."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 from pathlib import Path

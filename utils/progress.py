@@ -1,7 +1,5 @@
 """The function that shows a progress bar over an iterable."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks of numbers in the constructors of values, with one wording; the error carries the argument's name."""
 
-from __future__ import annotations
-
 from secateur.utils.errors import UsageError
 
 

@@ -1,7 +1,5 @@
 """Residual networks for small images: a 3x3 stem, stages of blocks, global average pooling, one linear layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn

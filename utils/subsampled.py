@@ -4,8 +4,6 @@ They compute the outputs of `nn.Conv2d` from 1 / stride^2 of the pixels, without
 convolutions, one of which writes outside its memory (docs/known_upstream_faults.md).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """One-line messages for unknown names, with the nearest known name."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Names of torchvision's classification networks, read from its source without importing it or torch."""
 
-from __future__ import annotations
-
 import functools
 import importlib.util
 import re
@@ -32,4 +30,4 @@ def check_arch(arch: object) -> None:
     """Raise UsageError with the nearest match unless `arch` is one of torchvision's classification networks."""
     names = classification_networks()
     if arch not in names:
-        raise UsageError(unknown("--arch", str(arch), names))
+        raise UsageError(unknown("arch", str(arch), names), argument="arch")

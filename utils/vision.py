@@ -1,7 +1,5 @@
 """Import of torchvision; no other module imports it directly."""
 
-from __future__ import annotations
-
 import functools
 import importlib
 import sys

@@ -1,6 +1,4 @@
-"""Construction of the parts of a run from a checked config; "auto" values are resolved in the config."""
-
-from __future__ import annotations
+"""Construction of the parts of a run from checked settings."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ from torch import nn
 
 from secateur.framework.commands.machine import seed_everything
 from secateur.framework.commands.optimizer_options import optimizer_options
-from secateur.framework.network.memory_format import MEMORY_FORMATS, fast_multiple, usable_format
+from secateur.framework.commands.plan import Plan
+from secateur.framework.network.memory_format import usable_format
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighted
@@ -18,12 +17,9 @@ from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.selection.targets import target_class
 from secateur.framework.pruning.steps.averages import Tracking
 from secateur.framework.pruning.steps.pruner import Pruner, pruner_for
-from secateur.framework.pruning.steps.rewinding import check_rewinding
-from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule
 from secateur.framework.schedules.every_n_batches import Iterative
+from secateur.framework.settings.decisions import MEASURED, RECOMMENDED, Config, Decisions
 from secateur.framework.settings.run_config import RunConfig
-from secateur.framework.settings.schedule_flags import check_moments, schedule_of, write_back
-from secateur.framework.settings.unused_flags import unused_flags, unused_modes
 from secateur.framework.storage.checkpoint import is_ours, load_model, read_file
 from secateur.framework.storage.precision import check_finite
 from secateur.framework.storage.pretrained import load_tensors
@@ -33,33 +29,43 @@ from secateur.framework.training.pruning_lr import PruningRate
 from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.files.formats import SUFFIX, is_safetensors
+from secateur.utils.loading.dataset import DataSet
 from secateur.utils.loading.loaders import Loaders, make_loaders
 from secateur.utils.memory import check_memory
 
 #: options of models above this value may exceed the memory
 LARGE_OPTION = 2048
-#: flags that set options of the loss, if it has them
-LOSS_FLAGS = ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg")
 
 
-def build_loaders(config: RunConfig) -> Loaders:
-    """Build the loaders of the data set; set the image size and the number of classes in the config."""
+def build_loaders(config: Config, decisions: Decisions) -> tuple[Loaders, Config]:
+    """Return the loaders of the data set, and the settings with the image size and the number of classes."""
     try:
-        loaders = _make_loaders(config)
+        dataset: DataSet = build("datasets", config.data_set, **config.options("dataset"))
+        config = _with_image_size(config, decisions, dataset)
+        loaders = _make_loaders(config, dataset)
     except OSError as error:  # such as an unreadable folder
         raise UsageError(f"{config.data_set}: {error.filename or config.data_dir}: {error.strerror}") from error
-    config.notes += loaders.remarks
+    decisions.notes += loaders.remarks
     size = loaders.in_channels, loaders.image_size, loaders.image_size
     if config.input_dim and config.input_dim != size:
         given, actual = (",".join(map(str, shape)) for shape in (config.input_dim, size))
         raise UsageError(f"--input_dim {given}: the inputs from {config.data_set} are {actual}")
-    config.image_size, config.num_classes = loaders.image_size, loaders.num_classes
-    return loaders
+    sizes = {"image_size": loaders.image_size, "num_classes": loaders.num_classes}
+    return loaders, decisions.choose(config, MEASURED, f"images of {config.data_set}", **sizes)
 
 
-def _make_loaders(config: RunConfig) -> Loaders:
-    options = {"data_dir": config.data_dir, "download": config.download} | config.options("dataset")
-    dataset = build("datasets", config.data_set, **options)
+def _with_image_size(config: Config, decisions: Decisions, dataset: DataSet) -> Config:
+    """Return the settings with the image size that the model recommends for smaller images."""
+    usual = getattr(registry.get("models", config.model), "usual_image", None)
+    if config.eval or not config.autoconfig or usual is None or config.image_size is not None:
+        return config
+    if dataset.image_size is None or dataset.image_size >= usual:
+        return config
+    why = f"by {config.model}, instead of {dataset.image_size} of {config.data_set}"
+    return decisions.choose(config, RECOMMENDED, why, image_size=usual)
+
+
+def _make_loaders(config: RunConfig, dataset: DataSet) -> Loaders:
     return make_loaders(
         dataset,
         batch_size=config.batch_size,
@@ -143,20 +149,17 @@ def load_pretrained(file: Path, name: str, options: dict[str, Any], new_head: bo
     return model
 
 
-def use_safe_format(config: RunConfig, *models: nn.Module) -> torch.memory_format:
-    """Return the memory format of the config; replace it if the networks cannot be trained safely in it."""
-    config.memory_format, note = usable_format(config.memory_format, *models)
+def with_safe_format(config: Config, decisions: Decisions, *models: nn.Module) -> Config:
+    """Return the settings with a memory format in which the networks can be trained safely."""
+    usable, note = usable_format(config.memory_format, *models)
     if note:
-        config.notes.append(note)
-    return MEMORY_FORMATS.get(config.memory_format, torch.contiguous_format)
+        decisions.notes.append(note)
+    return decisions.choose(config, MEASURED, "the only safe format here", memory_format=usable)
 
 
 def build_loss(config: RunConfig) -> Loss:
     """Build the loss, with the flags that are options of it."""
-    taken = option_names(registry.get("losses", config.loss))
-    values = {name: getattr(config, name) for name in LOSS_FLAGS if name in taken}
-    flags = {name: value for name, value in values.items() if value is not None}  # None: the default of the loss
-    loss: Loss = build("losses", config.loss, **(flags | config.options("loss")))
+    loss: Loss = build("losses", config.loss, **config.options("loss"))
     return loss
 
 
@@ -167,21 +170,9 @@ def trainer_class(config: RunConfig) -> type[Trainer]:
 
 def trainer_options(config: RunConfig) -> dict[str, Any]:
     """Return the options of the trainer, from --set and from flags."""
-    taken, options = option_names(trainer_class(config)), config.options("trainer")
+    options = config.options("trainer")
     check_options(trainer_class(config), config.train_scheme, options)
-    return {name: getattr(config, name) for name in ("l0_reg", "l2_reg", "beta_ema") if name in taken} | options
-
-
-def trainers_schedule(config: RunConfig, chosen: Schedule) -> Schedule:
-    """Return the schedule of the trainer; raise UsageError if the trainer overrides a given --schedule."""
-    schedule = trainer_class(config).schedule(chosen, **trainer_options(config))
-    if schedule is not chosen:
-        if config.schedule is not None:
-            raise UsageError(f"{config.train_scheme} determines the schedule: remove --schedule {config.schedule}")
-        if (config.prune_delay, config.prune_freq) != (None, None):
-            name = config.train_scheme
-            config.notes.append(f"{name} determines the schedule: prune_delay and prune_freq have no effect")
-    return schedule
+    return options
 
 
 def prepare_model(config: RunConfig, model: nn.Module, loaders: Loaders) -> nn.Module:
@@ -193,9 +184,10 @@ def prepare_model(config: RunConfig, model: nn.Module, loaders: Loaders) -> nn.M
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of the parameter groups of the trainer."""
     groups = trainer_class(config).parameters(model, config.learning_rate, **trainer_options(config))
-    decay = 0.0 if config.l0 else config.l2_reg  # with --l0 it is part of the penalty
-    options = {"params": groups, "lr": config.learning_rate, "weight_decay": decay, **optimizer_options(config)}
-    optimizer: torch.optim.Optimizer = build("optimizers", config.optimizer, **options)
+    options = optimizer_options(config)
+    if config.owns_gates:  # weight decay is part of the penalty
+        options["weight_decay"] = 0.0
+    optimizer: torch.optim.Optimizer = build("optimizers", config.optimizer, params=groups, **options)
     return optimizer
 
 
@@ -213,51 +205,15 @@ def build_lr_schedule(
     return None
 
 
-def build_pruner(config: RunConfig, criterion: Criterion) -> Pruner:
-    """Build the pruning listener and write its schedule to the config; raise UsageError for a too short run."""
-    own = criterion.schedule
-    if not isinstance(own, Schedule):
-        name = criterion.name
-        raise UsageError(f"{name}: schedule must be a Schedule such as Before(), During() or After(), got {own!r}")
-    if getattr(own, "steps", 1) > 1 and "snip_steps" not in config.given:
-        config.snip_steps = own.steps - 2  # type: ignore[attr-defined]
-    # a criterion that never prunes ignores the settings of the schedule
-    schedule = own
-    if not isinstance(own, Never):
-        schedule = trainers_schedule(config, schedule_of(config, own))
-    elif config.schedule in ("rounds", "iterative"):
-        config.notes.append(f"{config.prune_criterion} prunes nothing: --schedule {config.schedule} has no effect")
-    config.notes += unused_flags(config, not isinstance(own, Never), getattr(own, "steps", 1) > 1)
-    plan = schedule.plan(config.pruning_limit, config.epochs)
-    config.notes += unused_modes(config, BEFORE_TRAINING in plan)
-    if config.enable_rewinding:
-        check_rewinding(config.rewind_to, plan, config.epochs)
-        if config.fold:
-            raise UsageError("--fold and --enable_rewinding exclude each other: rewound weights are not folded")
-    elif "rewind_to" in config.given and config.rewind_to:
-        config.notes.append("without --enable_rewinding --rewind_to has no effect")
-    if criterion.threshold is not None and "pruning_limit" in config.given:
-        rule = f"{config.prune_criterion} prunes by a fixed threshold, {criterion.threshold:g}"
-        effect = "has no effect" if config.pruning_limit > 0 else "0 prunes nothing"
-        config.notes.append(f"{rule}: --pruning_limit {effect}")
-    config.scope = config.scope or criterion.scope
-    write_back(config, schedule)
-    check_moments(config, criterion, plan)
-    return _make_pruner(config, criterion, schedule)
-
-
-def _make_pruner(config: RunConfig, criterion: Criterion, schedule: Schedule) -> Pruner:
-    target = target_class(criterion)
-    channels = target.units == "channels"
-    config.budget = config.budget or target.budgets[0]
-    if config.round_to == "auto":  # measured; the config records the result, so that the run can be repeated
-        config.round_to = str(fast_multiple(torch.device(config.device)))
-    if isinstance(schedule, Iterative) and schedule.counted and "pruning_limit" in config.given:
-        config.notes.append("the number of channels ends pruning: --pruning_limit has no effect")
-    least = trainer_class(config).least_share(**trainer_options(config)) if target.scored({}) is not None else 0.0
+def build_pruner(config: RunConfig, criterion: Criterion, plan: Plan) -> Pruner:
+    """Build the pruning listener."""
+    options = config.options("pruning")
+    options["round_to"] = int(options["round_to"])
+    options["keep_share"] = max(options["keep_share"], plan.least_share)
+    outer = bool(config.outer_layer_pruning)
     return pruner_for(
         criterion,
-        schedule,
+        plan.schedule,
         config.pruning_limit,
         config.epochs,
         seed=config.seed,
@@ -267,23 +223,20 @@ def _make_pruner(config: RunConfig, criterion: Criterion, schedule: Schedule) ->
         options=PruneOptions(
             scope=config.scope,
             protect=config.protect,
-            outer_layers=bool(config.outer_layer_pruning),
-            rank_inputs=channels and bool(config.outer_layer_pruning),
-            budget=config.budget,
-            min_channels=config.min_channels,
-            round_to=int(config.round_to),
-            keep_share=max(config.keep_share, least),
-            attention=config.attention,
-            inexact=config.inexact,
-            fold=config.fold,
+            outer_layers=outer,
+            rank_inputs=outer and target_class(criterion).units == "channels",
+            **options,
         ),
     )
 
 
-def fit_pruner(config: RunConfig, pruner: Pruner, loaders: Loaders) -> None:
-    """Set the frequency of an iterative schedule, which depends on the batches of the run, in the config."""
-    if isinstance(pruner.schedule, Iterative):
-        config.frequency = pruner.schedule.steps(len(loaders.train) * config.epochs)[0]
+def fit_pruner(config: RunConfig, decisions: Decisions, pruner: Pruner, loaders: Loaders) -> RunConfig:
+    """Return the settings with the frequency of an iterative schedule, which depends on the batches of the run."""
+    if not isinstance(pruner.schedule, Iterative):
+        return config
+    batches = len(loaders.train) * config.epochs
+    frequency = pruner.schedule.steps(batches)[0]
+    return decisions.choose(config, MEASURED, f"{batches} batches", frequency=frequency)
 
 
 def build_criterion(config: RunConfig) -> Criterion:

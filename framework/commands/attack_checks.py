@@ -1,12 +1,10 @@
 """Checks of the flags of attacks before anything is loaded, without importing torch."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 
-from secateur.framework.settings.attacks import DEFAULT, NEEDS_FOOLBOX, TESTER, chosen_attacks, chosen_epsilons
-from secateur.framework.settings.run_config import FLAGS, TESTER_FLAGS, RunConfig
+from secateur.framework.settings.attacks import DEFAULT, NEEDS_FOOLBOX, chosen_attacks, chosen_epsilons
+from secateur.framework.settings.run_config import FLAGS, RunConfig
 from secateur.framework.storage.locate import (
     _config_beside,
     checkpoint_in,
@@ -18,6 +16,7 @@ from secateur.framework.storage.run_folder import FINISHED
 from secateur.framework.studies.robustness.options import check_attack_options
 from secateur.utils.errors import UsageError
 
+TESTER_FLAGS = [name for name, flag in FLAGS.items() if "tester" in flag.readers]
 #: flags -> the property of an attack that they need
 COUNT_FLAGS = {"attack_steps": "steps", "attack_binary_steps": "rounds", "attack_restarts": "random"}
 
@@ -25,18 +24,15 @@ COUNT_FLAGS = {"attack_steps": "steps", "attack_binary_steps": "rounds", "attack
 def check_attack_flags(config: RunConfig) -> None:
     """Raise UsageError for invalid names and numbers, which need no checkpoint to check."""
     if not config.eval:
-        for flag in (*TESTER_FLAGS, "compare_with"):
-            if getattr(config, flag):
-                raise UsageError(f"--{flag} needs --eval: it applies to the evaluation of a checkpoint")
         return
-    for flag in TESTER_FLAGS:
-        FLAGS[flag].check(getattr(config, flag))
+    for name in TESTER_FLAGS:
+        FLAGS[name].check(getattr(config, name))
     if config.attack is not None:
         chosen_attacks(config.attack)
-    given = config.options("tester")
-    if not (attacks_of(config) or given.keys() & set(TESTER_FLAGS)):
+    given = config.asked_options("tester")
+    if not (config.attacks or given.keys() & set(TESTER_FLAGS)):
         return
-    if attacks_of(config) and find_spec("foolbox") is None:
+    if config.attacks and find_spec("foolbox") is None:
         raise UsageError(NEEDS_FOOLBOX)
     if isinstance(given.get("attack_options"), dict):
         check_attack_options(given["attack_options"])
@@ -51,16 +47,11 @@ def check_attack_flags(config: RunConfig) -> None:
             raise UsageError(f"--{flag} {value}: {names} {reason}")
 
 
-def attacks_of(config: RunConfig) -> bool:
-    """Whether this run attacks a network."""
-    return config.eval and (config.test_scheme == TESTER or "attack" in config.options("tester"))
-
-
 def check_attacked_data(config: RunConfig) -> None:
     """Raise UsageError unless the checkpoints were trained on the data they are attacked on."""
     if not config.eval:
         return
-    if attacks_of(config):
+    if config.attacks:
         run = run_of(find_checkpoint(config))
         saved = run.read_config()
         if saved is None:

@@ -1,55 +1,38 @@
-"""Settings of the dense network that a pruned one is compared with, and lookup of its finished runs."""
+"""The dense network that a pruned one is compared with: its settings, its finished runs, and their accuracy."""
 
-from __future__ import annotations
-
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from secateur.framework.plugins.registry import registry
-from secateur.framework.settings.presets import MODES
-from secateur.framework.settings.run_config import GROUPS, SHORT, RunConfig
+from secateur.framework.settings.decisions import Decisions
+from secateur.framework.settings.groups.what import NOTHING
+from secateur.framework.settings.run_config import FLAGS, PLUGIN_OF, PRESETS, RunConfig
 from secateur.framework.storage.locate import _run_folders
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.utils.errors import UsageError
+from secateur.utils.files.bounded_yaml import RESULTS, read_json
+from secateur.utils.suggest import one_line
 
 
 def dense_config(config: RunConfig) -> RunConfig:
     """Return the settings that train the dense network like `config`, without pruning.
 
-    A trainer or loss that belongs to the pruning method, by a mode such as `--l0` or a requirement of the
+    A trainer or loss that belongs to the pruning method, by a preset such as `--l0` or a requirement of the
     criterion, is replaced by the default.
     """
     values = config.to_dict()
     values["set"] = {group: options for group, options in values["set"].items() if group != "criterion"}
-    if config.l0 or registry.describe("criterions", config.prune_criterion).trainer:
+    if config.owns_gates or registry.describe("criterions", config.prune_criterion).trainer:
         values["set"].pop("trainer", None)
-        values["train_scheme"] = "DefaultTrainer"
-    modes = [name for name in MODES if getattr(config, name)]
-    if modes:
-        values |= {**dict.fromkeys(modes, False), "loss": "CrossEntropy", "hoyer_reg": None}
+        values["train_scheme"] = RunConfig.train_scheme
+    presets = [name for name in PRESETS if getattr(config, name)]
+    if presets:
+        values |= {**dict.fromkeys(presets, False), "loss": RunConfig.loss, "hoyer_reg": None}
         values["set"].pop("loss", None)
-    return RunConfig.from_dict(values | {"prune_criterion": "EmptyCrit"})
-
-
-# Settings without influence on the trained dense network: pruning, names and paths, output, and the execution of
-# the same arithmetic. All other settings, including new ones, must be equal.
-NOT_DENSE = {
-    "prune_criterion", "pruning_limit", "snip_steps", "schedule", "prune_delay", "prune_freq", "scope", "budget",
-    "min_channels", "keep_share", "round_to", "attention", "inexact", "fold",
-    "enable_rewinding", "rewind_to", "pruning_rate", "growing_rate", "hoyer_square", "group_hoyer_square",
-    "outer_layer_pruning", "protect", "masking", "input_dim", "l0_reg", "beta_ema", "train_dense",
-    "run_name", "results_dir", "checkpoint_model", "save_freq", "progress", "plugins", "autoconfig", "download",
-    "memory_format",
-    "train_memory_format", "fused", "threads", "preload_all_data", "workers", "plot_weights_freq",
-    "n_rounds", "thresholds", "warmup_epochs", "lr_prune", "frequency", "prune_per_iteration",
-    "maximum_pruning_iterations", "prune_neurons_max", "start_pruning_after_n_iterations", "pruning_momentum",
-    "group_size", "l2_normalization_per_layer", "pruning_threshold", "fixed_criteria", "fixed_layer",
-    "flops_regularization", "pruning_config", "preserve_moment", "track_importance", "track_batches", "alpha",
-    "use_l2", "use_init", "grasp_T", "imp_samples", "track_stats",
-    "skip_first_plot", "histograms", "saliency", "confusion", "plot_weights", "plot_net", "track_weights",
-}  # fmt: skip
+    return RunConfig.from_dict(values | {"prune_criterion": NOTHING})
 
 
 def finished_dense_run(config: RunConfig) -> Path | None:
@@ -60,9 +43,10 @@ def finished_dense_run(config: RunConfig) -> Path | None:
 def finished_dense_runs(config: RunConfig, unreadable: list[str]) -> Iterator[RunFolder]:
     """Yield the finished runs of the dense network of `config`, newest first.
 
-    These are runs with EmptyCrit, a report, and equal values of all settings except `NOT_DENSE`. The config must
-    be in the state in which it is saved, with resolved values. Runs from a checkpoint are skipped, because they
-    may have started from a pruned network. Unreadable runs are skipped, and a line is appended to `unreadable`.
+    These are runs that prune nothing, with a report and equal values of all settings that may change the training
+    of a dense network, see `Flag.dense`. The settings must be those that are saved. Runs from a checkpoint are
+    skipped, because they may have started from a pruned network. Unreadable runs are skipped, and a line is
+    appended to `unreadable`.
     """
     if config.checkpoint_name is not None or config.eval:
         return
@@ -80,14 +64,58 @@ def finished_dense_runs(config: RunConfig, unreadable: list[str]) -> Iterator[Ru
         except UsageError as error:
             unreadable.append(str(error))
             continue
-        if other.prune_criterion != "EmptyCrit" or other.checkpoint_name is not None:
+        if other.prune_criterion != NOTHING or other.checkpoint_name is not None:
             continue
         if not other.eval and not other.l0 and _dense_settings(other) == wanted:
             yield folder
 
 
 def _dense_settings(config: RunConfig) -> dict[str, Any]:
-    values = {name: value for name, value in config.to_dict().items() if name not in NOT_DENSE}
-    # options by --set or by shorthand flags, and empty or missing groups, are equal
-    options = {group: config.options(group) for group in GROUPS if group != "criterion"}
-    return {**values, "set": options, **dict.fromkeys(SHORT), "device": config.device.partition(":")[0]}
+    """Return the settings that may change the training of a dense network."""
+    flags = [flag for flag in FLAGS.values() if flag.dense and "model" not in flag.readers]
+    values = {flag.name: getattr(config, flag.name) for flag in flags}
+    # options by --set or by flags, and empty or missing groups, are equal
+    options = {group: config.set.get(group, {}) for group in PLUGIN_OF if group not in ("criterion", "model")}
+    model = config.asked_options("model")
+    return {**values, "set": options | {"model": model}, "device": config.device.partition(":")[0]}
+
+
+def known_dense_accuracy(config: RunConfig, decisions: Decisions) -> float | None:
+    """Return the accuracy in the report of the newest finished run of the dense network; None without one.
+
+    Unreadable runs are skipped with one note, so that damaged folders never stop a run.
+    """
+    unreadable: list[str] = []
+    accuracy = None
+    for folder in finished_dense_runs(config, unreadable):
+        try:
+            accuracy = read_dense_accuracy(folder)
+        except UsageError as error:
+            unreadable.append(str(error))
+            continue
+        if accuracy is not None:  # None if the run started from a pruned network
+            decisions.notes.append(f"dense accuracy from {folder.path}")
+        break
+    if unreadable:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        decisions.notes.append(f"skipped in the search for a dense run: {one_line(unreadable[0])}{more}")
+    return accuracy
+
+
+def read_dense_accuracy(folder: RunFolder) -> float | None:
+    """Return the accuracy of the dense network in the report of a run; None if it was not tested.
+
+    Raises UsageError, naming the file, if the report lacks it.
+    """
+    report = read_json(folder.report, RESULTS)
+    dense = report.get("dense") if isinstance(report, dict) else None
+    if not isinstance(dense, dict) or "accuracy" not in dense:
+        raise UsageError(f"{folder.report} has no dense accuracy")
+    accuracy = dense["accuracy"]
+    if accuracy is None:
+        return None
+    is_number = isinstance(accuracy, int | float) and not isinstance(accuracy, bool)
+    if not is_number or not 0 <= accuracy <= 1 or not math.isfinite(accuracy):
+        shown = one_line(repr(accuracy), 60)
+        raise UsageError(f"{folder.report}: the dense accuracy must be in [0, 1], got {shown}")
+    return float(accuracy)

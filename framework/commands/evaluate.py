@@ -1,7 +1,5 @@
 """The command --eval: evaluation of a checkpoint, with --train_acc, --test_acc, --flops and --compression."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from torch import Tensor, nn
 
 from secateur.framework.commands import assemble
 from secateur.framework.commands.attack_checks import compared_checkpoint
-from secateur.framework.commands.failures import explaining
+from secateur.framework.commands.failures import opened
 from secateur.framework.network import memory_format
 from secateur.framework.network.preserve import preserved_state
 from secateur.framework.network.size import count_macs
@@ -20,7 +18,8 @@ from secateur.framework.pruning.scoring.criterion import Batch
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.dense_twin import dense_twin
 from secateur.framework.reporting.measure import measure
-from secateur.framework.settings.run_config import EXTRAS, RunConfig
+from secateur.framework.settings.decisions import Decisions
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.unused_flags import unused_in_tests
 from secateur.framework.storage.checkpoint import file_size
 from secateur.framework.storage.locate import run_of
@@ -40,13 +39,11 @@ def extras(config: RunConfig, model: nn.Module, loaders: Loaders, results: Mappi
     density of masked layers. `compression`: `ratio`, bytes of the file of the dense network / bytes of this one.
     `results`: results of the tester, which contain the test accuracy if it is Accuracy.
     """
-    if not any(getattr(config, name) for name in EXTRAS):
-        return {}
     extra: dict[str, Any] = {}
     if config.train_acc:
         extra["train_acc"] = accuracy(model, plain_training(loaders))
     if config.test_acc:
-        known = config.test_scheme == "Accuracy"
+        known = config.test_scheme == RunConfig.test_scheme
         extra["test_acc"] = results["accuracy"] if known else accuracy(model, loaders.test)
     if config.flops or config.compression:
         example = next(loaders.train.plain([torch.zeros(1, dtype=torch.int64)]))[0]
@@ -107,26 +104,23 @@ def _masked(macs: Mapping[str, int]) -> str:
     return "" if macs["effective"] == macs["now"] else f", {macs['effective']:,} at the density of its weights"
 
 
-def evaluate(config: RunConfig, command: str, console: Console) -> RunFolder:
+def evaluate(config: RunConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
     """Evaluate a checkpoint and write the results of the tester to the report."""
     tester: Tester = build("testers", config.test_scheme, **config.options("tester"))
     if config.compare_with is not None and not tester.compares:
         raise UsageError(f"--compare_with: the tester {config.test_scheme} evaluates only one network")
-    config.notes += unused_in_tests(config)
+    decisions.notes += unused_in_tests(decisions.flags)
     loss = assemble.build_loss(config)
-    loaders = assemble.build_loaders(config)
+    loaders, config = assemble.build_loaders(config, decisions)
     model = assemble.build_model(config, loaders)
     compared = load_compared(config, loaders)
     models = [model] if compared is None else [model, compared.model]
-    layout = assemble.use_safe_format(config, *models)
+    config = assemble.with_safe_format(config, decisions, *models)
+    layout = memory_format.MEMORY_FORMATS.get(config.memory_format, torch.contiguous_format)
     for network in models:
         memory_format.lay_out(network, layout)
     loaders.test.memory_format = loaders.train.memory_format = layout
-    folder = RunFolder.create(config, command)
-    with explaining(folder, config.model, console):
-        console.log_to(folder.log)
-        for note in config.notes:
-            console.say(note)
+    with opened(config, decisions, command, console) as folder:
         batches = console.track(loaders.test, "evaluate", len(loaders.test))
         checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
         context = TestContext(
@@ -157,7 +151,7 @@ def load_compared(config: RunConfig, loaders: Loaders) -> Network | None:
     name = saved.model if saved is not None else config.model
     mean, std = loaders.mean, loaders.std
     if saved is not None and saved.normalize != config.normalize:
-        options = {"data_dir": config.data_dir, "download": False} | config.options("dataset")
+        options = config.options("dataset") | {"download": False}
         mean, std = normalization(build("datasets", config.data_set, **options), saved.normalize)
     wanted = {"in_channels": loaders.in_channels, "num_classes": loaders.num_classes}
     model = assemble.load_network(file, name, wanted | {"image_size": loaders.image_size}).to(config.device)

@@ -1,16 +1,27 @@
-"""Conversion of failures of a run to one line in its log."""
-
-from __future__ import annotations
+"""The run folder of a command, and conversion of failures of the run to one line in its log."""
 
 import contextlib
 from collections.abc import Iterator
 
 from secateur.framework.plugins.faults import contained
 from secateur.framework.reporting.console import Console
+from secateur.framework.settings.decisions import Decisions
+from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.memory import is_out_of_memory
 from secateur.utils.suggest import one_line
+
+
+@contextlib.contextmanager
+def opened(config: RunConfig, decisions: Decisions, command: str, console: Console) -> Iterator[RunFolder]:
+    """Create the run folder, with the notes on the settings in its log, and explain failures, see `explaining`."""
+    folder = RunFolder.create(config, decisions, command)
+    with explaining(folder, config.model, console):
+        console.log_to(folder.log)
+        for note in decisions.notes:
+            console.say(note)
+        yield folder
 
 
 @contextlib.contextmanager

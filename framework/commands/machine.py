@@ -1,23 +1,22 @@
 """Setup of device, threads, determinism and seeds for a run."""
 
-from __future__ import annotations
-
 import os
 import random
 
 import numpy as np
 import torch
 
-from secateur.framework.settings.run_config import RunConfig
+from secateur.framework.settings.decisions import MEASURED, Config, Decisions
 
 
-def prepare_machine(config: RunConfig) -> None:
-    """Set up device, threads, determinism and seeds; "auto" values are resolved in the config."""
+def prepare_machine(config: Config, decisions: Decisions) -> Config:
+    """Set up device, threads, determinism and seeds; return the settings with the device and the threads."""
     if config.device == "auto":
-        config.device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        config = decisions.choose(config, MEASURED, "available", device=device)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    config.threads = torch.get_num_threads()
+    config = decisions.choose(config, MEASURED, "threads of torch", threads=torch.get_num_threads())
     torch.set_flush_denormal(True)
     # torch warns for CUDA kernels without deterministic version, such as the backward pass of adaptive pooling
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
@@ -27,6 +26,7 @@ def prepare_machine(config: RunConfig) -> None:
     torch.backends.cudnn.deterministic = config.deterministic
     torch.backends.cudnn.benchmark = config.cudnn_benchmark
     seed_everything(config.seed)
+    return config
 
 
 def seed_everything(seed: int) -> None:

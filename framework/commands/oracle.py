@@ -1,14 +1,13 @@
 """The command oracle: load a network, measure the importance of its channels, and compare the criterions."""
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from secateur.framework.commands import assemble
-from secateur.framework.commands.failures import explaining
+from secateur.framework.commands.failures import opened
 from secateur.framework.commands.machine import prepare_machine
 from secateur.framework.commands.oracle_criterions import ALL_CRITERIONS, chosen_criterions
 from secateur.framework.network import memory_format
@@ -19,6 +18,7 @@ from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
 from secateur.framework.pruning.steps.dry_run import try_criterion
 from secateur.framework.reporting.console import Console
+from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.oracle_config import StudyConfig
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.studies.oracle.study import Study, judge, measure_oracle
@@ -28,24 +28,24 @@ from secateur.utils.files.atomic import write_json
 from secateur.utils.loading.loaders import Loaders
 
 
-def run_study(config: StudyConfig, command: str) -> Path:
+def run_study(config: StudyConfig, decisions: Decisions, command: str) -> Path:
     """Run a study and return its run folder; raise UsageError for bad input before anything is written."""
     console = Console(config.progress)
     try:
-        prepare_machine(config)
-        folder = _study(config, command, console)
+        folder = _study(prepare_machine(config, decisions), decisions, command, console)
         console.say(str(folder.path))
     finally:
         console.close()
     return folder.path
 
 
-def _study(config: StudyConfig, command: str, console: Console) -> RunFolder:
+def _study(config: StudyConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
     loss = assemble.build_loss(config)
-    loaders = assemble.build_loaders(config)
+    loaders, config = assemble.build_loaders(config, decisions)
     loaders.check_balanced(config.samples)
     model = assemble.build_model(config, loaders)
-    layout = assemble.use_safe_format(config, model)
+    config = assemble.with_safe_format(config, decisions, model)
+    layout = memory_format.MEMORY_FORMATS.get(config.memory_format, torch.contiguous_format)
     memory_format.lay_out(model, layout)
     loaders.train.memory_format = layout
     batches = images(loaders, config)
@@ -53,11 +53,7 @@ def _study(config: StudyConfig, command: str, console: Console) -> RunFolder:
     groups = removable(model, example, config)
     trial = Trial(config, model, loaders, loss, groups, example)
     criterions, left_out = trial.usable()
-    folder = RunFolder.create(config, command)
-    with explaining(folder, config.model, console):
-        console.log_to(folder.log)
-        for note in config.notes:
-            console.say(note)
+    with opened(config, decisions, command, console) as folder:
         study = carry_out(model, batches, loss, groups, criterions, console)
         study.left_out = left_out | study.left_out
         _report(config, folder, console, study)

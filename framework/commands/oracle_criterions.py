@@ -1,7 +1,5 @@
 """Selection of the criterions of a study, without importing torch or plug-ins."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from secateur.framework.plugins.registry import registry

@@ -1,20 +1,19 @@
 """The command that trains: prune and train a network, and write its run folder."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from secateur.framework.commands import assemble
-from secateur.framework.commands.dense_accuracy import known_dense_accuracy
-from secateur.framework.commands.dense_baseline import dense_config
-from secateur.framework.commands.failures import explaining
-from secateur.framework.commands.optimizer_options import try_optimizer
+from secateur.framework.commands.dense_baseline import dense_config, known_dense_accuracy
+from secateur.framework.commands.failures import opened
+from secateur.framework.commands.optimizer_options import try_optimizer, with_fused
+from secateur.framework.commands.plan import Plan, plan_pruning
 from secateur.framework.network import memory_format
 from secateur.framework.network.lineage import was_pruned
 from secateur.framework.plugins.registry import build, registry
@@ -24,7 +23,8 @@ from secateur.framework.pruning.steps.rewinding import Rewinder
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.recorder import Recorder
 from secateur.framework.reporting.report import make_report, report_table
-from secateur.framework.schedules.base import BEFORE_TRAINING
+from secateur.framework.schedules.base import BEFORE_TRAINING, Never
+from secateur.framework.settings.decisions import IMPLIED, MEASURED, Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import save_model
 from secateur.framework.storage.checkpointer import Checkpointer
@@ -37,20 +37,22 @@ from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json
 from secateur.utils.loading.loaders import Loaders
 
+#: reason for a memory format
+FASTER = "the faster one; small networks are not measured"
 
-def train(config: RunConfig, command: str, console: Console) -> RunFolder:
+
+def train(config: RunConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
     """Prune and train a network, and compare it with the dense one."""
-    assemble.trainer_class(config).check_options(**assemble.trainer_options(config))
+    config = with_fused(config, decisions)
     try_optimizer(config)
     criterion = assemble.build_criterion(config)
-    pruner = assemble.build_pruner(config, criterion)
-    if config.schedule == "before" and (config.prune_delay, config.prune_freq) != (None, None):
-        console.say(f"{config.prune_criterion} prunes before training: prune_delay and prune_freq have no effect")
+    plan, config = plan_pruning(config, decisions, criterion)
+    pruner = assemble.build_pruner(config, criterion, plan)
     loss = assemble.build_loss(config)
-    loaders = assemble.build_loaders(config)  # after the quick checks, since it may download
+    loaders, config = assemble.build_loaders(config, decisions)  # after the quick checks, since it may download
     if config.eval_freq and loaders.val is None:
-        config.notes.append("no validation images (--val_share 0): --eval_freq has no effect")
-    assemble.fit_pruner(config, pruner, loaders)
+        decisions.notes.append("no validation images (--val_share 0): --eval_freq has no effect")
+    config = assemble.fit_pruner(config, decisions, pruner, loaders)
     model = assemble.build_model(config, loaders)
     example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
     _check_dense(config, model)
@@ -62,23 +64,36 @@ def train(config: RunConfig, command: str, console: Console) -> RunFolder:
     if pruner.plan:  # built-in ones too: users may add files to criterions/
         file = registry.file("criterions", config.prune_criterion)
         try_criterion(criterion, file, model, loaders, loss, pruner.groups)
-    if "memory_format" in config.given and config.memory_format != "auto" and config.train_memory_format == "auto":
-        config.train_memory_format = config.memory_format
-    if config.memory_format == "auto":
-        config.memory_format = memory_format.memory_format(model, example)
-    assemble.use_safe_format(config, model)
+    config = _with_memory_format(config, decisions, model, example)
     trainer = build_trainer(config, model, loaders, pruner.plan)
     # before anything is written or trained, since files of other runs are not trusted
-    known = known_dense_accuracy(config) if not config.train_dense and _prunes(config) else None
-    folder = RunFolder.create(config, command)
-    with explaining(folder, config.model, console):
-        console.log_to(folder.log)
-        for note in config.notes:
-            console.say(note)
-        dense_accuracy = _train_dense(config, folder, console) if config.train_dense and _prunes(config) else known
-        report = train_in(folder, config, trainer, pruner, console, dense_accuracy)
-        console.show(report_table(report))
+    compared = config.prunes
+    known = known_dense_accuracy(config, decisions) if not config.train_dense and compared else None
+    with opened(config, decisions, command, console) as folder:
+        dense_accuracy = _train_dense(config, folder, console) if config.train_dense and compared else known
+        run = Training(folder, config, decisions, plan)
+        console.show(report_table(train_in(run, trainer, pruner, console, dense_accuracy)))
     return folder
+
+
+class Training(NamedTuple):
+    """What a training run writes, and from which settings."""
+
+    folder: RunFolder
+    config: RunConfig
+    decisions: Decisions
+    plan: Plan
+
+
+def _with_memory_format(config: RunConfig, decisions: Decisions, model: nn.Module, example: Tensor) -> RunConfig:
+    """Return the settings with the measured memory format, unless it is given or would be unsafe."""
+    given = config.memory_format
+    if "memory_format" in decisions.given and given != "auto" and config.train_memory_format == "auto":
+        config = decisions.choose(config, IMPLIED, "--memory_format", train_memory_format=given)
+    if given == "auto":
+        fastest = memory_format.memory_format(model, example)
+        config = decisions.choose(config, MEASURED, FASTER, memory_format=fastest)
+    return assemble.with_safe_format(config, decisions, model)
 
 
 def build_trainer(
@@ -106,17 +121,13 @@ def build_trainer(
 
 
 def train_in(
-    folder: RunFolder,
-    config: RunConfig,
-    trainer: Trainer,
-    pruner: Pruner,
-    console: Console,
-    dense_accuracy: float | None,
+    run: Training, trainer: Trainer, pruner: Pruner, console: Console, dense_accuracy: float | None
 ) -> dict[str, Any]:
     """Train with all listeners, test once, write all files of the folder, and return the report."""
+    folder, config = run.folder, run.config
     recorder = Recorder(folder, console)
     drawn = Drawn(config, folder, recorder)
-    layout = Layout(config, folder, bool(pruner.plan.get(BEFORE_TRAINING)))
+    layout = Layout(run, bool(pruner.plan.get(BEFORE_TRAINING)))
     saver = Checkpointer(folder, config.model, config.save_freq)
     rewinder = [Rewinder(config.rewind_to)] if config.enable_rewinding and pruner.plan else []
     others = [*drawn.listeners, *assemble.listeners(config), *rewinder]
@@ -136,13 +147,11 @@ def train_in(
         drawn.after(trainer)
     finally:
         recorder.close()
-    if not _prunes(config) and not was_pruned(trainer.model):
+    if not config.prunes and not was_pruned(trainer.model):
         dense_accuracy = test["acc"]  # of the dense network
-    last = pruner.events[-1] if pruner.events else None
-    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last) | drawn.results
-    from secateur.framework.reporting.plots.run import (
-        draw_all,  # imports matplotlib, which refused runs need not load
-    )
+    last, counted = pruner.events[-1] if pruner.events else None, run.plan.counted
+    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last, counted) | drawn.results
+    from secateur.framework.reporting.plots.run import draw_all  # imports matplotlib, not needed by refused runs
 
     title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
     draw_all(folder.plots, recorder.epochs, trainer.model, pruner.events, title)
@@ -192,20 +201,19 @@ class Layout:
     Small networks may train faster in another memory format than the dense network.
     """
 
-    def __init__(self, config: RunConfig, folder: RunFolder, pruned_before: bool) -> None:
-        self._config, self._folder, self._pruned_before = config, folder, pruned_before
+    def __init__(self, run: Training, pruned_before: bool) -> None:
+        self._run, self._pruned_before = run, pruned_before
 
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:
         """Choose the memory format, and record it in config.yaml so that the run can be repeated."""
-        config = self._config
+        folder, config, decisions, _ = self._run
         if config.train_memory_format == "auto":
-            config.train_memory_format = (
-                memory_format.memory_format(trainer.model, trainer.example_input)
-                if self._pruned_before
-                else config.memory_format
-            )
-            self._folder.write_config(config)
+            fastest, why = config.memory_format, "as before pruning"
+            if self._pruned_before:
+                fastest, why = memory_format.memory_format(trainer.model, trainer.example_input), FASTER
+            config = decisions.choose(config, MEASURED, why, train_memory_format=fastest)
+            folder.write_settings(config, decisions)
         trainer.use_memory_format(memory_format.MEMORY_FORMATS[config.train_memory_format])
 
 
@@ -227,22 +235,16 @@ def _check_single_samples(config: RunConfig, loaders: Loaders, model: nn.Module,
         raise UsageError(f"{config.model} cannot be trained on batches of a single sample: {error}") from error
 
 
-def _prunes(config: RunConfig) -> bool:
-    """Whether the run prunes, and thus has a dense network to compare with."""
-    return config.prune_criterion != "EmptyCrit" or config.l0
-
-
 def _train_dense(config: RunConfig, folder: RunFolder, console: Console) -> float:
     """Train the dense network with the same settings in dense/ of the run folder; return its accuracy."""
     console.say("training the dense network")
-    plain = dense_config(config)
-    plain.train_memory_format = config.memory_format
+    dense, decisions = replace(dense_config(config), train_memory_format=config.memory_format), Decisions()
     inner = RunFolder(folder.path / "dense")
     inner.make_places()
-    loaders = assemble.build_loaders(plain)
-    trainer = build_trainer(plain, assemble.build_model(plain, loaders), loaders)
-    pruner = Pruner(build("criterions", "EmptyCrit"), {})
-    report = train_in(inner, plain, trainer, pruner, console, None)
+    loaders, dense = assemble.build_loaders(dense, decisions)
+    trainer = build_trainer(dense, assemble.build_model(dense, loaders), loaders)
+    pruner = Pruner(build("criterions", dense.prune_criterion), {})
+    report = train_in(Training(inner, dense, decisions, Plan(Never(), {})), trainer, pruner, console, None)
     accuracy: float = report["pruned"]["accuracy"]
     console.say(f"the dense network reaches {accuracy:.4f}; now the pruned one")
     return accuracy

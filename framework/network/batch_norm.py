@@ -1,7 +1,5 @@
 """Re-estimation of the running statistics of batch norms."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -5,8 +5,6 @@ instruction sets; `python -m benchmarks.convolutions` repeats the search. The ch
 network only, not on the processor, since the kernel that it selects is unknown.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

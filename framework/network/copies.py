@@ -1,7 +1,5 @@
 """Copies of a network that share its tensors, for trials that replace some of the tensors."""
 
-from __future__ import annotations
-
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """Latency of a forward pass: the median over repeats, for several batch sizes."""
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Prunable layers, convolutions and linear layers, found by type, never by name; names of modules and tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ It is an attribute of the model, so that `copy.deepcopy` copies it and a checkpo
 record of the original channels that remain.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, MutableMapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Weight masks: buffers of the model that hold pruned weights at zero, at the cost of one fused call per step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 

@@ -4,8 +4,6 @@ The results of the formats differ by rounding. The choice is stored in the run's
 uses it, and in a small cache, so that the next run of the same network on this machine is bit-identical.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import platform

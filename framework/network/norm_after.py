@@ -1,7 +1,5 @@
 """Batch norms after layers, found by recording the operations of a forward pass."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Checks of tensors and modes for tracing, scoring and in-place changes of a network."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

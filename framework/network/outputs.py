@@ -1,7 +1,5 @@
 """Tensors in the nested outputs of a network, and temporary forward hooks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

@@ -1,7 +1,5 @@
 """Context managers that restore the state of a model and of the random number generators."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

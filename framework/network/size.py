@@ -3,8 +3,6 @@
 Prunable weights are the weights of convolutions and linear layers, by type; biases and norms never count.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

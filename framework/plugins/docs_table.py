@@ -1,7 +1,5 @@
 """The table of criterions in docs/criterions.md, generated from their classes: `make docs`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

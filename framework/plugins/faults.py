@@ -1,7 +1,5 @@
 """Handling of plug-in exceptions that would end the process or be mistaken for Ctrl-C."""
 
-from __future__ import annotations
-
 import dis
 import sys
 from collections.abc import Iterator

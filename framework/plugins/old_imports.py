@@ -5,8 +5,6 @@ these names. A public name is found under any module of `framework` that defined
 error message gives the new location.
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import importlib

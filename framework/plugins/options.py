@@ -1,7 +1,5 @@
 """Type checks of plug-in options against the annotations of the constructor."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Mapping
 from numbers import Integral, Real

@@ -4,8 +4,6 @@ Listing names reads folders, describing a plug-in parses its file, and only `get
 therefore print `--help` and `list` without importing torch.
 """
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import inspect

@@ -1,7 +1,5 @@
 """Parsing of plug-in sources with `ast`, so that plug-ins are listed and checked without importing them."""
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FRONT = next(file for file in (ROOT / "secateur" / "__init__.py", ROOT / "__init__.py") if file.is_file())
 
 #: class attributes of a plug-in that are read from its source
-DECLARED = ("granularity", "schedule", "paper", "trainer", "recommended")
+DECLARED = (
+    "granularity", "schedule", "paper", "trainer", "recommended", "needs_folder", "owns_gates", "attacks",
+)  # fmt: skip
+#: those of them that are not text
+LITERALS = {"recommended": dict, "needs_folder": bool, "owns_gates": bool, "attacks": bool}
 SCORE_ARGUMENTS = ["self", "model", "batches", "loss", "groups"]
 
 
@@ -36,6 +38,12 @@ class Entry:
     trainer: str = ""
     #: settings that a run takes unless the user gives them, see `Criterion.recommended`
     recommended: dict[str, Any] = field(default_factory=dict)
+    #: whether the data set needs `--data_dir`
+    needs_folder: bool = False
+    #: whether the trainer trains gates that prune
+    owns_gates: bool = False
+    #: whether the tester attacks the network
+    attacks: bool = False
 
     @property
     def prunes(self) -> bool:
@@ -55,8 +63,11 @@ def read_entry(kind: str, name: str, file: Path, siblings: Mapping[str, Path]) -
     for current, source in ancestry(name, file, siblings):
         for attribute, value in _attributes(class_node(current, source)).items():
             if attribute not in declared:
-                recommended = attribute == "recommended"
-                declared[attribute] = _settings(value, current, source) if recommended else _text(value)
+                declared[attribute] = (
+                    _literal(value, f"{source}: {current}.{attribute}", LITERALS[attribute])
+                    if attribute in LITERALS
+                    else _text(value)
+                )
     return Entry(kind, name, summary, **declared)
 
 
@@ -134,17 +145,17 @@ def _text(value: ast.expr) -> str:
     return str(value.value) if isinstance(value, ast.Constant) else ast.unparse(value)
 
 
-def _settings(value: ast.expr, name: str, file: Path) -> dict[str, Any]:
-    """Return the literal mapping of `recommended`; raise UsageError, naming the file, for anything else."""
+def _literal(value: ast.expr, where: str, kind: type) -> Any:
+    """Return the literal of an attribute; raise UsageError for anything else."""
     try:
-        settings = ast.literal_eval(value)
+        literal = ast.literal_eval(value)
     except ValueError:
-        settings = None
-    if not isinstance(settings, dict) or not all(isinstance(setting, str) for setting in settings):
-        raise UsageError(
-            f'{file}: {name}.recommended must be a literal such as {{"T": 5.0}}, got {ast.unparse(value)}'
-        )
-    return settings
+        literal = None
+    names = list(literal) if isinstance(literal, dict) else []
+    if not isinstance(literal, kind) or not all(isinstance(name, str) for name in names):
+        example = '{"T": 5.0}' if kind is dict else "True"
+        raise UsageError(f"{where} must be a literal such as {example}, got {ast.unparse(value)}")
+    return literal
 
 
 def _bases(name: str, file: Path) -> list[str]:

@@ -1,7 +1,5 @@
 """Console output of a run: lines, tables and progress bars; the lines are also written to output/log.txt."""
 
-from __future__ import annotations
-
 import contextlib
 import io
 import sys

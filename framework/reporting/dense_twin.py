@@ -1,7 +1,5 @@
 """Rebuild the dense network that a pruned network was made from."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

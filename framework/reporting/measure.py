@@ -1,7 +1,5 @@
 """Measure size, sparsity and latency of a network."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

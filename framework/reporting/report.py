@@ -1,7 +1,5 @@
 """Collect the results of a run for report.json, and show them as a table."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -11,12 +9,9 @@ from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.memory_format import lay_out
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import registry
-from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.reporting.dense_twin import dense_twin
 from secateur.framework.reporting.measure import measure
-from secateur.framework.schedules.base import Never
 from secateur.framework.settings.run_config import RunConfig
-from secateur.framework.settings.schedule_flags import schedule_of
 from secateur.framework.storage.checkpoint import file_size
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.trainer import Progress, Trainer
@@ -29,6 +24,7 @@ def make_report(
     dense_accuracy: float | None,
     seconds: float,
     event: PruneEvent | None = None,
+    counted: bool = False,
 ) -> dict[str, Any]:
     """Return all numbers of a finished run.
 
@@ -43,6 +39,7 @@ def make_report(
         seconds: Training time.
         event: The last pruning step. A step with a fixed threshold has no requested sparsity; a step that ranked
             the inputs of the first layer adds the number of inputs and of kept inputs.
+        counted: Whether the number of pruned units ends pruning, so that no sparsity is requested.
     """
     model, example = trainer.model, trainer.example_input
     twin = dense_twin(model, example)
@@ -56,7 +53,7 @@ def make_report(
         "data_set": config.data_set,
         "seed": config.seed,
         "budget": config.budget,
-        "asked_sparsity": _asked(config, event),
+        "asked_sparsity": _asked(config, event, counted),
         "reached": {
             "weight_sparsity": pruned["weight_sparsity"],
             "node_sparsity": pruned["node_sparsity"],
@@ -88,12 +85,11 @@ def _inputs(event: PruneEvent | None) -> dict[str, int]:
     return {"inputs": len(event.inputs), "inputs_left": int(event.inputs.sum())}
 
 
-def _asked(config: RunConfig, event: PruneEvent | None) -> float | None:
-    criterion: type[Criterion] = registry.get("criterions", config.prune_criterion)
-    if isinstance(criterion.schedule, Never):
+def _asked(config: RunConfig, event: PruneEvent | None, counted: bool) -> float | None:
+    if not registry.describe("criterions", config.prune_criterion).prunes:
         return 0.0
     if event is None:  # no step ran: the request is the limit, unless it was a number of channels
-        return None if getattr(schedule_of(config, Never()), "counted", False) else config.pruning_limit
+        return None if counted else config.pruning_limit
     return config.pruning_limit if event.asked is not None else None
 
 

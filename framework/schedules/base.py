@@ -4,8 +4,6 @@ A schedule is a pure function of the number of epochs and the final sparsity: it
 list of targets. Moments are -1 (before the first epoch) and e (the end of epoch e, 0-based).
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

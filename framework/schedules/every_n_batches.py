@@ -1,7 +1,5 @@
 """The schedule that prunes a few channels every few batches."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from secateur.framework.schedules.base import Schedule

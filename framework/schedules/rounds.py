@@ -1,7 +1,5 @@
 """The schedule that prunes in rounds, each of one epoch of training and one pruning step."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Attacks by name, with their norms and default strengths; imports no torch, so that names are checked first."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +11,6 @@ from secateur.utils.suggest import unknown
 ALL_ATTACKS = "all"
 #: default attack of the tester, as in SNIP-it
 DEFAULT = "CarliniWagner"
-TESTER = "AdversarialEvaluation"
 NEEDS_FOOLBOX = "attacks need foolbox: pip install 'secateur[attacks]', in a clone pip install foolbox"
 
 #: default largest perturbations of pixels in [0, 1]

@@ -1,50 +1,42 @@
 """Checks of a config before a model is built or a folder is created."""
 
-from __future__ import annotations
-
 import re
 from typing import Any
 
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.plugins.source import check_source
-from secateur.framework.settings.presets import MODES, check_modes
-from secateur.framework.settings.run_config import EXTRAS, FLAGS, GROUPS, KINDS, SHORT, TESTER_FLAGS, RunConfig
-from secateur.framework.settings.schedule_flags import check_criterion_flags, check_schedule
+from secateur.framework.settings.decisions import Decisions
+from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, PRESETS, RunConfig
+from secateur.framework.settings.schedule import check_schedule
+from secateur.framework.settings.unused_flags import STRICT
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import nearest, one_line, unknown
-from secateur.utils.torchvision_names import check_arch
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d{1,9}))?")
 ROUND_TO = re.compile(r"0{0,9}[1-9][0-9]{0,5}")
-# Constructor arguments that a flag sets (None: the framework sets them), by group of --set.
-TAKEN: dict[str, dict[str, str | None]] = {
-    "optimizer": {"params": None, "lr": "learning_rate", "weight_decay": "l2_reg", "fused": "fused"},
-    "model": {"in_channels": None, "num_classes": "num_classes", "image_size": "image_size"},
-    "loss": {name: name for name in ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg")},
-    "trainer": {"parts": None, "settings": None, "l0_reg": "l0_reg", "l2_reg": "l2_reg", "beta_ema": "beta_ema"},
-    "dataset": {"data_dir": "data_dir", "download": "download"},
+# Constructor arguments that `--set` cannot give, and the flag to use instead; "": the run sets them.
+FIXED: dict[str, dict[str, str]] = {
+    "optimizer": {"params": "", "fused": "fused"},
+    "model": {"in_channels": "", "num_classes": "num_classes", "image_size": "image_size"},
+    "trainer": {"parts": "", "settings": ""},
 }
 
 
-HINTS = {"arch": "; it is for --model TorchvisionModel"}
-
-
-def check_config(config: RunConfig) -> None:
-    """Raise UsageError of one line for the first invalid setting; the config is not changed."""
+def check_config(config: RunConfig, decisions: Decisions) -> None:
+    """Raise UsageError of one line for the first invalid setting."""
     for name, flag in FLAGS.items():
         if name in KINDS:
             _check_plugin(KINDS[name], getattr(config, name))
         elif name != "set":
             flag.check(getattr(config, name))
-    _check_arch(config)
     _check_combinations(config)
     if not config.eval:
-        _check_l0(config)
+        _check_presets(config)
         _check_trainer(config)
     _check_pruning(config)
     if not config.eval:
         check_schedule(config)
-    _check_options(config)
+    _check_options(config, decisions)
     check_device(config.device)  # last: it may import torch
 
 
@@ -74,18 +66,11 @@ def _check_plugin(kind: str, name: str) -> None:
         check_source(kind, name, registry.file(kind, name))
 
 
-def _check_arch(config: RunConfig) -> None:
-    """Check the name of a torchvision network against the source of torchvision, without importing it."""
-    arch = config.options("model").get("arch")
-    if config.model == "TorchvisionModel" and arch is not None:
-        check_arch(arch)
-
-
 def _check_combinations(config: RunConfig) -> None:
     if config.lr_schedule == "multistep" and not config.lr_milestones:
         raise UsageError("--lr_schedule multistep needs --lr_milestones, for example 30,60,80")
-    if config.data_set == "IMAGEFOLDER" and config.data_dir is None:
-        raise UsageError("--data_set IMAGEFOLDER needs --data_dir, a folder with train/ and test/ or val/")
+    if registry.describe("datasets", config.data_set).needs_folder and config.data_dir is None:
+        raise UsageError(f"--data_set {config.data_set} needs --data_dir, a folder with train/ and test/ or val/")
     if config.input_dim and (len(config.input_dim) != 3 or config.input_dim[1] != config.input_dim[2]):
         given = ",".join(map(str, config.input_dim))
         raise UsageError(f"--input_dim {given}: channels, height and width of a square image, for example 3,32,32")
@@ -95,25 +80,29 @@ def _check_combinations(config: RunConfig) -> None:
         raise UsageError("--pretrained and --checkpoint_name exclude each other: both set the initial weights")
     if config.new_head and config.pretrained is None:
         raise UsageError("--new_head needs --pretrained: a new network has a new last layer already")
-    for name in EXTRAS:
-        if getattr(config, name) and not config.eval:
-            raise UsageError(f"--{name} needs --eval: the report of a training run always has these numbers")
+    for name, flag in FLAGS.items():
+        if flag.tests and getattr(config, name) and not config.eval:
+            raise UsageError(f"--{name} needs --eval: it applies to the evaluation of a checkpoint")
     if config.eval and config.pretrained is not None:
         raise UsageError("--eval reads a checkpoint: give --checkpoint_name, not --pretrained")
-    check_modes(config)
+    presets = [f"--{name}" for name in PRESETS if getattr(config, name)]
+    if len(presets) > 1:
+        raise UsageError(f"{' and '.join(presets)} exclude each other: each chooses the loss")
     if config.checkpoint_model is not None and config.checkpoint_name is None and not config.eval:
         raise UsageError("--checkpoint_model needs --checkpoint_name, or --eval for the newest run")
 
 
-def _check_l0(config: RunConfig) -> None:
-    """Check that --l0 is used with its trainer and loss and without a criterion, and these only with --l0."""
-    for name, needed in MODES["l0"].items():
-        given = getattr(config, name)
-        fits = registry.derives(KINDS[name], given, needed)
-        if config.l0 and not fits:
-            raise UsageError(f"--l0 prunes by trained gates: it needs --{name} {needed}, not {given}")
-        if not config.l0 and fits and needed != "EmptyCrit":
-            raise UsageError(f"--{name} {given} is for networks with gates: it needs --l0")
+def _check_presets(config: RunConfig) -> None:
+    """Check that a preset with a trainer is used with its plug-ins, and these only with the preset."""
+    for preset, plugins in PRESETS.items():
+        for name, needed in plugins.items() if "train_scheme" in plugins else ():
+            given = getattr(config, name)
+            fits = registry.derives(KINDS[name], given, needed)
+            if getattr(config, preset) and not fits:
+                raise UsageError(f"--{preset} prunes by trained gates: it needs --{name} {needed}, not {given}")
+            prunes = name != "prune_criterion" or registry.describe("criterions", given).prunes
+            if not getattr(config, preset) and fits and prunes:
+                raise UsageError(f"--{name} {given} is for networks with gates: it needs --{preset}")
 
 
 def _check_trainer(config: RunConfig) -> None:
@@ -124,19 +113,14 @@ def _check_trainer(config: RunConfig) -> None:
         raise UsageError(f"--prune_criterion {name} needs --train_scheme {needed}, not {given}")
 
 
-#: flags that only channel criterions support, and their defaults
-FOR_CHANNELS = {
-    "min_channels": 1, "keep_share": 0.0, "round_to": "1", "attention": "dims", "inexact": False, "fold": False,
-}  # fmt: skip
-
-
 def _check_pruning(config: RunConfig) -> None:
     name = config.prune_criterion
     if config.round_to != "auto" and not ROUND_TO.fullmatch(config.round_to):
         raise UsageError(
             f"--round_to must be a number from 1 to 999999, or auto, got {one_line(config.round_to, 40)}"
         )
-    granularity = registry.describe("criterions", name).granularity
+    criterion = registry.describe("criterions", name)
+    granularity = criterion.granularity
     if not config.masking and granularity != "weight":
         raise UsageError(f"--no_masking is for weight criterions; {name} removes channels permanently")
     if granularity == "channel":
@@ -155,14 +139,14 @@ def _check_pruning(config: RunConfig) -> None:
             raise UsageError(f"--budget {config.budget} is for channel criterions; {name} prunes weights too")
         if config.round_to != "1":
             raise UsageError(f"--round_to is for channel criterions; {name} prunes weights too")
-    elif granularity == "weight" and name != "EmptyCrit":
+    elif granularity == "weight" and criterion.prunes:
         if config.scope == "isomorphic":
             raise UsageError(f"--scope isomorphic is for channel criterions; {name} prunes weights")
         if config.budget not in (None, "weights"):
             raise UsageError(f"--budget {config.budget} is for channel criterions; {name} prunes weights")
-        for flag, default in FOR_CHANNELS.items():
-            if getattr(config, flag) != default:
-                raise UsageError(f"--{flag} is for channel criterions; {name} prunes weights")
+        for flag in FLAGS.values():
+            if flag.channels and getattr(config, flag.name) != flag.default:
+                raise UsageError(f"--{flag.name} is for channel criterions; {name} prunes weights")
 
 
 def _check_ranks_inputs(name: str) -> None:
@@ -175,45 +159,53 @@ def _check_ranks_inputs(name: str) -> None:
         )
 
 
-def _check_options(config: RunConfig) -> None:
+def _check_options(config: RunConfig, decisions: Decisions) -> None:
     """Check the options of plug-ins; imports only plug-ins with given options."""
     for group, options in config.set.items():
         for option in options:
-            if group not in GROUPS:
-                raise UsageError(unknown("group of --set", group, GROUPS))
-            _check_option(group, option, getattr(config, GROUPS[group]))
-    _check_tester_flags(config)
-    if not config.eval:
-        check_criterion_flags(config)
-    for name in SHORT:
-        given = getattr(config, name)
-        if given is None:
-            continue
-        if name not in option_names(registry.get("models", config.model)):
-            raise UsageError(f"--{name}: {config.model} has no such option{HINTS.get(name, '')}")
-        if config.set.get("model", {}).get(name, given) != given:
-            raise UsageError(f"--{name} and --set model.{name} contradict each other")
+            if group not in PLUGIN_OF:
+                raise UsageError(unknown("group of --set", group, PLUGIN_OF))
+            _check_option(config, group, option)
+    for name, flag in FLAGS.items():
+        for group in STRICT:
+            # --T is also the temperature of training
+            if group in flag.readers and name != "T" and getattr(config, name) not in (None, (), False):
+                _check_shorthand(config, name, group, decisions)
+    for group in ("model", "trainer"):
+        if config.asked_options(group) and not (config.eval and group == "trainer"):
+            cls = registry.get(KINDS[PLUGIN_OF[group]], getattr(config, PLUGIN_OF[group]))
+            getattr(cls, "check_options", _accept)(**config.options(group))
 
 
-def _check_tester_flags(config: RunConfig) -> None:
-    """Check that the tester has the options of its shorthand flags."""
-    for flag in TESTER_FLAGS:
-        if flag not in config.given or not getattr(config, flag):
-            continue
-        if config.set.get("tester", {}).get(flag, getattr(config, flag)) != getattr(config, flag):
-            raise UsageError(f"--{flag} and --set tester.{flag} contradict each other")
-        if flag not in option_names(registry.get("testers", config.test_scheme)):
-            raise UsageError(f"--{flag}: the tester {config.test_scheme} has no such option")
+def _accept(**options: Any) -> None:
+    """Accept the options of a plug-in that checks none before it is built."""
 
 
-def _check_option(group: str, option: str, name: str) -> None:
-    taken = dict(TAKEN.get(group, {}))
-    if name == "SGD":  # --momentum is for SGD only
-        taken["momentum"] = "momentum"
+def _check_shorthand(config: RunConfig, name: str, group: str, decisions: Decisions) -> None:
+    """Check that the plug-in has the option that a flag sets, and that `--set` does not contradict the flag."""
+    if group == ("criterion" if config.eval else "tester") or name not in decisions.given and group == "tester":
+        return
+    option, plugin = FLAGS[name].readers[group], getattr(config, PLUGIN_OF[group])
+    cls = registry.get(KINDS[PLUGIN_OF[group]], plugin)
+    if option not in option_names(cls):
+        weights = name in ("use_l2", "use_init")
+        if not (weights and callable(getattr(cls, "element_scores", None))):
+            lacks = "no scores of individual weights" if weights else f"no such option ({FLAGS[name].help})"
+            raise UsageError(f"--{name}: the {group} {plugin} has {lacks}")
+    if config.set.get(group, {}).get(option, getattr(config, name)) != getattr(config, name):
+        raise UsageError(f"--{name} and --set {group}.{option} contradict each other")
+
+
+def _check_option(config: RunConfig, group: str, option: str) -> None:
+    name: str = getattr(config, PLUGIN_OF[group])
+    taken = dict(FIXED.get(group, {}))
+    if group not in STRICT:
+        taken |= {flag.readers[group]: flag.name for flag in FLAGS.values()
+                  if group in flag.readers and config.has_effect(flag.name)}  # fmt: skip
     if option in taken:
         instead = f"use --{taken[option]}" if taken[option] else "it is set by the run"
         raise UsageError(f"--set {group}.{option}: {instead}")
-    known = option_names(registry.get(KINDS[GROUPS[group]], name))
+    known = option_names(registry.get(KINDS[PLUGIN_OF[group]], name))
     allowed = [other for other in known if other not in taken]
     if not allowed:
         raise UsageError(f"--set {group}.{option}: {name} has no options")

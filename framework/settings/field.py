@@ -8,7 +8,7 @@ import math
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,24 +17,50 @@ from secateur.utils.suggest import one_line, unknown
 
 #: largest number of bytes of a text, and of each part of a path, as on Linux
 LONGEST, LONGEST_NAME = 4096, 255
+#: words for truth values
+TRUTH_VALUES = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "none": False,
+    "": False,
+}
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
-def flag(default: Any, group: str, help: str, **limits: Any) -> Any:
-    """Return a dataclass field for a flag.
+def is_true(value: str, flag: str) -> bool:
+    """Convert a word such as "True" to a bool; raise UsageError for other words."""
+    word = str(value).lower()
+    if word not in TRUTH_VALUES:
+        raise UsageError(f"--{flag} must be true or false, got {value!r}")
+    return TRUTH_VALUES[word]
 
-    `limits` may be `choices` (allowed words), `low`, `high` (inclusive), `above`, `below` (exclusive), `most`,
-    `path`, `metavar` and `aliases`; see `Flag`.
+
+def section(title: str, **common: Any) -> Callable[..., Any]:
+    """Return a function that makes the dataclass fields of a section of flags.
+
+    Its arguments are the default, the help, and further attributes of `Flag`; `common` are those of all flags of
+    the section.
     """
-    metadata = {"group": group, "help": help, **limits}
-    if isinstance(default, dict):
-        return dataclasses.field(default_factory=dict, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+
+    def flag(default: Any, help: str, **facts: Any) -> Any:
+        metadata = {"group": title, "help": help, **common, **facts}
+        if isinstance(default, dict):
+            return dataclasses.field(default_factory=dict, metadata=metadata)
+        return dataclasses.field(default=default, metadata=metadata)
+
+    return flag
 
 
 @dataclass(frozen=True)
 class Flag:
-    """Description of a field for the command line, the config file and the checks."""
+    """Everything that is known about a flag: its type and limits, who reads it, and when it has an effect.
+
+    All tables of flags are derived from these facts, so that a new flag is one field.
+    """
 
     name: str
     type: type
@@ -50,11 +76,42 @@ class Flag:
     below: float | None = None
     #: largest allowed count; more would only exhaust memory or time
     most: int = 10**9
-    #: whether the value is the path of a file or a folder
-    path: bool = False
+    #: "read" or "write" if the value is the path of a file or a folder
+    path: str = ""
     metavar: str = ""
     #: other spellings
     aliases: tuple[str, ...] = ()
+    #: value of the flag without one on the command line, if it may stand alone
+    bare: str = ""
+    #: kind of plug-in that the flag names, and the group of `--set` with its options
+    plugin: str = ""
+    options: str = ""
+    #: readers of the value: "GROUP" or "GROUP.OPTION" of a plug-in, "pruning" or the word of a schedule
+    to: str = ""
+    #: value that stands for None in the reader
+    none: Any = None
+    #: another flag and its values, of which one is needed for an effect
+    needs: tuple[str, tuple[Any, ...]] | None = None
+    #: flags that must be given with this one: values of a preset by flag
+    preset: Mapping[str, str] | None = None
+    #: "training" or "pruning" if an evaluation ignores the flag
+    phase: str = ""
+    #: whether the flag may change the training of the dense network
+    dense: bool = True
+    #: whether only channel criterions support it
+    channels: bool = False
+    #: "data" or "test" if it is taken from the run of a checkpoint, by all runs or by evaluations
+    inherit: str = ""
+    #: whether the command oracle has it
+    study: bool = False
+    #: whether it needs `--eval`
+    tests: bool = False
+
+    @property
+    def readers(self) -> dict[str, str]:
+        """The options that the flag sets, by group."""
+        pairs = [reader.partition(".") for reader in self.to.split()]
+        return {group: option or self.name for group, _, option in pairs}
 
     def parse(self, value: Any, where: str = "") -> Any:
         """Convert a value from a file or the command line to the type of the field.
@@ -143,7 +200,10 @@ def flags_of(cls: type) -> dict[str, Flag]:
         if field.metadata:
             kind, optional, many = _unwrap(hints[field.name])
             default = {} if field.default is dataclasses.MISSING else field.default
-            flags[field.name] = Flag(field.name, kind, default, optional=optional, many=many, **field.metadata)
+            facts = dict(field.metadata)
+            if isinstance(facts.get("needs"), str):  # a switch
+                facts["needs"] = (facts["needs"], (True,))
+            flags[field.name] = Flag(field.name, kind, default, optional=optional, many=many, **facts)
     return flags
 
 

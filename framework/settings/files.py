@@ -1,59 +1,52 @@
-"""Settings from a YAML or JSON file and from `--set`, which flags override."""
-
-from __future__ import annotations
+"""Reading of settings from YAML and JSON files and from `--set`."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from secateur.framework.settings.field import flags_of
-from secateur.framework.settings.run_config import GROUPS, RunConfig, parse_values
+from secateur.framework.settings.dialects.discovery import OTHER_PROGRAMS
+from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, RunConfig
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import parse_yaml, read_json, read_yaml
 from secateur.utils.suggest import one_line, unknown
 
-PATHS = ("plugins", "data_dir", "pretrained", "checkpoint_name", "compare_with", "pruning_config")
+PATHS = {name for name, flag in (FLAGS | OTHER_PROGRAMS).items() if flag.path == "read"}
 
 
-def merge(flags: Mapping[str, Any], file: Path | None = None, kind: type[RunConfig] = RunConfig) -> RunConfig:
-    """Return a config of class `kind`: flags override the file, which overrides the defaults.
+def read_config_file(file: Path) -> dict[str, Any]:
+    """Return the keys and values of a file; they are checked by `read_request`.
 
-    `flags` maps field names to values of the command line (text, booleans, lists of text).
-    Raises UsageError for unknown settings and values of a wrong type.
+    Relative paths that exist in the folder of the file become absolute.
     """
-    values = read_config_file(file, kind) if file is not None else {}
-    above = parse_values({**flags, "set": parse_settings(flags.get("set", ()))}, flags=flags_of(kind))
-    options = {group: dict(settings) for group, settings in values.get("set", {}).items()}
-    for group, settings in above.pop("set").items():
-        options.setdefault(group, {}).update(settings)
-    given = {*values, *flags}
-    if "attack" in flags and values.get("test_scheme") == RunConfig.test_scheme:
-        given.discard("test_scheme")  # the file only repeats the default, which does not contradict the flag
-    return kind(**{**values, **above, "set": options}, given=given, from_flags=set(flags))
+    values = _read_mapping(file, read_json(file) if file.suffix == ".json" else read_yaml(file))
+    return {name: _beside(file, value) if name in PATHS else value for name, value in values.items()}
 
 
-def read_config_file(file: Path, kind: type[RunConfig] = RunConfig) -> dict[str, Any]:
-    """Return the settings of a file; relative paths that exist in the folder of the file become absolute.
+def load_config(file: Path) -> RunConfig:
+    """Return the settings of the config.yaml of another run, which is not trusted.
 
-    A run name or checkpoint that equals its default is dropped, so that it follows `--model` and
-    `--prune_criterion` if they are given on the command line; the key still counts as given.
+    Raises UsageError, beginning with the file, if it is unreadable, damaged or of another version.
     """
-    raw = read_json(file) if file.suffix == ".json" else read_yaml(file)
-    if raw is None:
-        raw = {}
-    if not isinstance(raw, dict):
-        raise UsageError(f"{file} must contain settings as 'key: value', found {type(raw).__name__}")
-    values = parse_values(raw, str(file), flags_of(kind))
-    for name in PATHS:
-        if values.get(name):
-            values[name] = _beside(file, values[name])
-    plain = kind(**values)
-    if plain.run_name == plain.default_run_name():
-        values["run_name"] = None
-    if plain.checkpoint_model == plain.default_checkpoint_model():
-        values["checkpoint_model"] = None
-    return values
+    values = read_yaml(file)
+    if values is None:
+        raise UsageError(f"{file} must contain settings as 'key: value', found NoneType")
+    values = {name: value for name, value in _read_mapping(file, values).items() if name not in OTHER_PROGRAMS}
+    config = RunConfig.from_dict(values, str(file))
+    for name, flag in FLAGS.items():
+        if name in KINDS or name == "set":
+            continue
+        try:
+            flag.check(getattr(config, name))
+        except UsageError as error:
+            raise UsageError(f"{file}: {error}") from error
+    return config
+
+
+def _read_mapping(file: Path, values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict | None):
+        raise UsageError(f"{file} must contain settings as 'key: value', found {type(values).__name__}")
+    return values or {}
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -64,8 +57,8 @@ def parse_settings(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
         group, dot, key = left.strip().partition(".")
         if not (equals and dot and key):
             raise UsageError(f"--set must be GROUP.KEY=VALUE, got {one_line(repr(text), 60)}")
-        if group not in GROUPS:
-            raise UsageError(unknown("group of --set", group, GROUPS))
+        if group not in PLUGIN_OF:
+            raise UsageError(unknown("group of --set", group, PLUGIN_OF))
         options.setdefault(group, {})[key] = parse_value(value, f"--set {left}")
     return options
 
@@ -77,7 +70,9 @@ def parse_value(text: str, where: str) -> Any:
 
 def _beside(file: Path, value: Any) -> Any:
     """Return the path relative to the folder of the file if it exists there, or else unchanged."""
-    if isinstance(value, tuple):
-        return tuple(_beside(file, part) for part in value)
+    if isinstance(value, list):
+        return [_beside(file, part) for part in value]
+    if not isinstance(value, str) or not value:
+        return value
     path = os.path.join(os.path.dirname(os.path.realpath(file)), value)
     return path if os.path.exists(path) else value

@@ -1,15 +1,12 @@
 """The flags of arguments that errors of the library name."""
 
-from __future__ import annotations
-
 import re
 
 from secateur.framework.settings.run_config import FLAGS
-from secateur.framework.settings.schedule_flags import ITERATIVE_FLAGS, ROUNDS
 from secateur.utils.errors import UsageError
 
-#: arguments whose flags have other names
-FLAG_OF = {argument: flag for table in (ROUNDS, ITERATIVE_FLAGS) for flag, argument in table.items()} | {
+#: flags by the arguments that they set
+FLAG_OF = {option: name for name, flag in FLAGS.items() for option in flag.readers.values()} | {
     "delay": "prune_delay",
     "freq": "prune_freq",
     "batches": "track_batches",

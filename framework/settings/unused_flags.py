@@ -1,80 +1,70 @@
 """Notes on flags that have no effect in a run."""
 
-from __future__ import annotations
+from collections.abc import Iterable
 
 from secateur.framework.plugins.registry import option_names, registry
-from secateur.framework.settings.presets import MODES
-from secateur.framework.settings.run_config import KINDS, RunConfig
+from secateur.framework.settings.decisions import Decisions
+from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, PRESETS, RunConfig
 
-#: flags that only a plug-in with an option of this name reads
-READ_BY = {
-    "loss": ("l1_reg", "lp_reg", "label_smoothing", "hoyer_reg"),
-    "train_scheme": ("l0_reg", "beta_ema"),
-}
-#: flags that are read with one value of another flag
-NEEDS = {
-    "momentum": ("optimizer", ("SGD",)),
-    "lr_step": ("lr_schedule", ("step",)),
-    "lr_milestones": ("lr_schedule", ("multistep",)),
-    "lr_gamma": ("lr_schedule", ("step", "multistep")),
-    "track_batches": ("track_importance", (True,)),
-    "alpha": ("track_importance", (True,)),
-}
-#: flags of pruning, which are read if the criterion prunes
-OF_PRUNING = (
-    "pruning_limit", "schedule", "prune_delay", "prune_freq", "snip_steps", "budget", "scope", "min_channels",
-    "keep_share", "round_to", "attention", "inexact", "fold", "masking", "outer_layer_pruning", "protect",
-)  # fmt: skip
-#: flags, besides those of pruning, that have no effect on the evaluation of a checkpoint
-OF_TRAINING = (
-    "epochs", "learning_rate", "momentum", "l2_reg", "grad_clip", "grad_noise", "lr_schedule", "lr_step",
-    "lr_milestones", "lr_gamma", "max_training_minutes", "eval_freq", "save_freq", "l0_reg", "beta_ema",
-)  # fmt: skip
+#: groups of options whose flags are refused, not ignored, if the plug-in lacks the option
+STRICT = ("model", "criterion", "tester")
 
 
-def unused_flags(config: RunConfig, prunes: bool, several_steps: bool) -> list[str]:
+def unused_flags(config: RunConfig, decisions: Decisions, several_steps: bool) -> list[str]:
     """Return one line for each flag that has no effect on a training run.
 
-    `prunes`: whether the criterion prunes; `several_steps`: whether it uses `--snip_steps`. Only flags of the
-    command line are considered: a config file may be meant for several runs, or be the record of one.
+    `several_steps`: whether the criterion uses `--snip_steps`. Only flags of the command line are considered: a
+    config file may be meant for several runs, or be the record of one.
     """
-    lines = []
-    for field, names in READ_BY.items():
-        plugin = getattr(config, field)
-        known = option_names(registry.get(KINDS[field], plugin))
-        lines += [_line(name, f"{plugin} does not read it") for name in names
-                  if name not in known and name in config.from_flags]  # fmt: skip
-    for name, (other, values) in NEEDS.items():
-        if getattr(config, other) not in values and name in config.from_flags:
-            lines.append(_line(name, f"it is for --{other} {' or '.join(map(str, values))}"))
-    if not prunes:
-        reason = "--l0 prunes only by gates" if config.l0 else f"{config.prune_criterion} prunes nothing"
-        lines += [_line(name, reason) for name in OF_PRUNING if name in config.from_flags]
-    elif not several_steps and "snip_steps" in config.from_flags:
-        lines.append(_line("snip_steps", f"{config.prune_criterion} does not prune in such steps"))
+    given = [name for name in FLAGS if name in decisions.flags]
+    lines = [_line(name, f"{unread} does not read it") for name in given if (unread := _not_read_by(config, name))]
+    for name in given:
+        needs = FLAGS[name].needs
+        if needs is not None and not config.has_effect(name):
+            values = "" if needs[1] == (True,) else f" {' or '.join(map(str, needs[1]))}"
+            lines.append(_line(name, f"it is for --{needs[0]}{values}"))
+    criterion = registry.describe("criterions", config.prune_criterion)
+    if not criterion.prunes:
+        gates = f"{config.train_scheme} prunes only by gates"
+        reason = gates if config.owns_gates else f"{criterion.name} prunes nothing"
+        lines += [_line(name, reason) for name in given if FLAGS[name].phase == "pruning"]
+    elif not several_steps and "snip_steps" in given:
+        lines.append(_line("snip_steps", f"{criterion.name} does not prune in such steps"))
     return lines
 
 
-def unused_modes(config: RunConfig, before: bool) -> list[str]:
-    """Return one line for a mode without penalty; `before`: whether the network is pruned before training."""
+def _not_read_by(config: RunConfig, name: str) -> str | None:
+    """Return the plug-in that is the only reader of a flag and lacks the option; None if the flag is read."""
+    groups = list(FLAGS[name].readers)
+    if len(groups) != 1 or groups[0] not in PLUGIN_OF or groups[0] in STRICT or FLAGS[name].needs:
+        return None
+    field = PLUGIN_OF[groups[0]]
+    plugin: str = getattr(config, field)
+    known = option_names(registry.get(KINDS[field], plugin))
+    return None if FLAGS[name].readers[groups[0]] in known else plugin
+
+
+def unused_presets(config: RunConfig, before: bool) -> list[str]:
+    """Return one line for a preset without penalty; `before`: whether the network is pruned before training."""
     lines = []
-    for mode, chosen in MODES.items():
-        if mode == "l0" or not getattr(config, mode):
+    for preset, plugins in PRESETS.items():
+        if not getattr(config, preset) or "train_scheme" in plugins:
             continue
-        if not registry.derives("losses", config.loss, chosen["loss"]):
-            lines.append(f"--{mode} adds no penalty: --loss {config.loss} has none")
+        if not registry.derives("losses", config.loss, plugins["loss"]):
+            lines.append(f"--{preset} adds no penalty: --loss {config.loss} has none")
         elif before:
             lines.append(
-                f"--{mode} adds no penalty: it ends with the first pruning step, and {config.prune_criterion} "
+                f"--{preset} adds no penalty: it ends with the first pruning step, and {config.prune_criterion} "
                 "prunes before training"
             )
     return lines
 
 
-def unused_in_tests(config: RunConfig) -> list[str]:
-    """Return one line for each flag of training or pruning that has no effect on an evaluation."""
-    return [_line(name, "--eval only tests a checkpoint") for name in (*OF_TRAINING, *OF_PRUNING)
-            if name in config.from_flags]  # fmt: skip
+def unused_in_tests(flags: Iterable[str]) -> list[str]:
+    """Return one line for each of the flags that has no effect on an evaluation."""
+    given = set(flags)
+    return [_line(name, "--eval only tests a checkpoint") for name, flag in FLAGS.items()
+            if flag.phase and name in given]  # fmt: skip
 
 
 def _line(name: str, reason: str) -> str:

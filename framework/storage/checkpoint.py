@@ -5,8 +5,6 @@ only metadata key, `secateur`, holds the architecture and the dtypes of floating
 Equal models give equal bytes.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

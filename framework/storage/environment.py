@@ -1,7 +1,5 @@
 """Description of the environment of a run: versions, machine, device, commit."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re

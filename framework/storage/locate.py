@@ -1,7 +1,5 @@
 """Lookup of the folders of earlier runs and of their checkpoints."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterable

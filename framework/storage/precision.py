@@ -1,7 +1,5 @@
 """Conversion of the tensors of a file to the dtypes of a network, refused if values are out of range."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping
 from pathlib import Path

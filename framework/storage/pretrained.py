@@ -1,7 +1,5 @@
 """Loading of third-party weights, from safetensors files or state dicts of torch, into a dense network."""
 
-from __future__ import annotations
-
 import re
 import zipfile
 from pathlib import Path

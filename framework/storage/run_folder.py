@@ -4,6 +4,7 @@ results/<YYYY-MM-DD>_<HH-MM-SS>_<run name>/
     codebase/            copy of the source tree, with the --plugins folders under codebase/plugins/
     command.txt          the command line, quoted for a shell
     config.yaml          every setting; `python codebase/main.py --config config.yaml` repeats the run
+    decisions.json       every setting that the user did not give: its value, who chose it, and why
     environment.json     versions, machine, device, commit, start time
     metrics.jsonl        one line per evaluation
     tensorboard/         the same metrics as curves
@@ -23,8 +24,9 @@ import re
 from pathlib import Path
 
 from secateur.framework.plugins.registry import ROOT
+from secateur.framework.settings.decisions import USER, Decisions
+from secateur.framework.settings.files import load_config
 from secateur.framework.settings.run_config import RunConfig
-from secateur.framework.settings.saved_config import load_config
 from secateur.framework.storage.environment import describe_environment
 from secateur.framework.storage.snapshot import TOP_NEVER, copy_tree
 from secateur.utils.errors import RunError, UsageError
@@ -46,6 +48,7 @@ class RunFolder:
         self.codebase = self.path / "codebase"
         self.command = self.path / "command.txt"
         self.config = self.path / "config.yaml"
+        self.decisions = self.path / "decisions.json"
         self.environment = self.path / "environment.json"
         self.metrics = self.path / "metrics.jsonl"
         self.tensorboard = self.path / "tensorboard"
@@ -59,7 +62,7 @@ class RunFolder:
         self._plugins: dict[str, str] = {}  # as given -> as copied, relative to the run folder
 
     @classmethod
-    def create(cls, config: RunConfig, command: str, root: Path = ROOT) -> RunFolder:
+    def create(cls, config: RunConfig, decisions: Decisions, command: str, root: Path = ROOT) -> RunFolder:
         """Create the folder under `config.results_dir` and write everything that is known before the run starts.
 
         `root` is the source tree to copy. Raises RunError if a file cannot be written.
@@ -69,7 +72,7 @@ class RunFolder:
             folder.make_places()
             folder._copy_sources(config, root)
             atomic.write_text(folder.command, command + "\n")
-            folder.write_config(config)
+            folder.write_settings(config, decisions)
             folder.write_environment(config, root)
         except OSError as error:
             raise RunError(f"cannot write the run folder in {config.results_dir}: {error}") from error
@@ -93,13 +96,16 @@ class RunFolder:
         stems = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX) and name[0] != "."]
         return sorted(stem for stem in stems if os.path.isfile(self.models / f"{stem}{SUFFIX}"))
 
-    def write_config(self, config: RunConfig) -> None:
-        """Write or rewrite config.yaml, with the paths of the copied plug-ins folders."""
+    def write_settings(self, config: RunConfig, decisions: Decisions) -> None:
+        """Write or rewrite config.yaml, with the paths of the copied plug-ins folders, and decisions.json."""
         import yaml
 
         values = config.to_dict()
         values["plugins"] = [self._plugins.get(folder, folder) for folder in config.plugins]
         atomic.write_text(self.config, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+        atomic.write_json(
+            self.decisions, [row._asdict() for row in decisions.table(config) if row.source not in USER]
+        )
 
     def read_config(self) -> RunConfig | None:
         """Return the settings of the run; None if config.yaml is missing, damaged or of another version."""

@@ -1,7 +1,5 @@
 """Copying of a source tree into a run folder, without data, caches and environments."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Collection

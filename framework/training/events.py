@@ -1,7 +1,5 @@
 """Events that are passed to the listeners of a run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from torch import Tensor

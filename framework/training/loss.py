@@ -1,7 +1,5 @@
 """The contract of a loss: a task loss, which criterions score with too, and a penalty for training only."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import Any
 

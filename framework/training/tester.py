@@ -1,7 +1,5 @@
 """The contract of a tester: `evaluate` seeds, sets eval mode, calls `run` and restores the state."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -82,6 +80,7 @@ class Tester(ABC):
 
     Attributes:
         compares: whether `run` also evaluates `context.compared`; if not, `--compare_with` is refused.
+        attacks: whether `run` attacks the network; a literal, since it is read without importing the file.
         context: the `TestContext` of the evaluation; valid inside `run` and `shown`.
 
     Example:
@@ -97,6 +96,7 @@ class Tester(ABC):
 
     #: whether `run` also evaluates `context.compared`; if not, `--compare_with` is refused
     compares: ClassVar[bool] = False
+    attacks: ClassVar[bool] = False
     #: context of the evaluation; valid inside `run` and `shown`
     context: TestContext = TestContext()
 

@@ -1,7 +1,5 @@
 """The contract of a trainer, and the state of a run that listeners may read."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -145,6 +143,8 @@ class Trainer(ABC):
         limits: class attribute; option of the constructor -> check of its value.
         keeps_best: class attribute; whether the network of the best epoch by validation accuracy is kept and
             tested, or that of the last epoch.
+        owns_gates: class attribute; whether the trainer trains gates that prune, so that it needs no criterion. A
+            literal, since it is read without importing the file.
 
     Example:
         >>> import torch
@@ -159,6 +159,7 @@ class Trainer(ABC):
 
     limits: ClassVar[Mapping[str, Limit]] = {}
     keeps_best: ClassVar[bool] = True
+    owns_gates: ClassVar[bool] = False
 
     @classmethod
     def check_options(cls, **options: Any) -> None:

@@ -1,7 +1,5 @@
 """The benchmarks run on tiny sizes and say what they should; no time is asserted."""
 
-from __future__ import annotations
-
 import copy
 import json
 import math

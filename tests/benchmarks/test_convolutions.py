@@ -1,7 +1,5 @@
 """The search for faulty convolutions finds the known one, and what it found is what the checks avoid."""
 
-from __future__ import annotations
-
 import re
 
 import pytest

@@ -1,7 +1,5 @@
 """The recipes in configs/: what they say, and how many channels each leaves."""
 
-from __future__ import annotations
-
 import copy
 import json
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.commands.assemble import build_pruner
+from secateur.framework.commands.plan import plan_pruning
 from secateur.framework.commands.prepare import prepare_run
 from secateur.framework.plugins.registry import ROOT
 from secateur.framework.pruning.channels.discovery import channel_groups
@@ -49,7 +48,7 @@ def test_a_recipe_has_the_published_training_and_the_numbers_of_its_name(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = prepare_run({}, ROOT / "configs" / f"{name}.json")
+    config, _ = prepare_run({}, ROOT / "configs" / f"{name}.json")
     units, goes = RECIPES[name]
     assert (config.schedule, config.frequency, config.prune_criterion) == ("iterative", 30, "TaylorGate")
     assert config.prune_neurons_max == goes
@@ -99,8 +98,8 @@ def test_a_recipe_takes_exactly_its_number_of_channels_and_no_whole_layer(
     model, groups, example = traced(json.loads(file.read_text()))
     units, goes = RECIPES[name]
     assert sum(group.channels for group in free_groups(groups).values()) == units
-    config = prepare_run({}, file)
-    pruner = build_pruner(config, Free())
+    plan, config = plan_pruning(*prepare_run({}, file), Free())
+    pruner = build_pruner(config, Free(), plan)
     assert isinstance(pruner.schedule, Iterative)
     monkeypatch.setattr(targets, "channel_groups", lambda *_, **__: groups)
     monkeypatch.setattr("secateur.framework.pruning.steps.pruned_network.count_macs", lambda *_: (0, {}))

@@ -3,8 +3,6 @@
 A new criterion is in the table by being in criterions/.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

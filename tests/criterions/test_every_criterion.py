@@ -1,7 +1,5 @@
 """Every criterion by tracked scores, and every one of channels every few batches."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

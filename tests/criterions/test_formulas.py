@@ -1,7 +1,5 @@
 """The formulas of the baselines against brute force in float64: Hessians, explicit gates, closed forms, loops."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

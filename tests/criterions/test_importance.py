@@ -1,7 +1,5 @@
 """Taylor and gradient-flow importance against brute force in float64: explicit gates, Hessians, loops."""
 
-from __future__ import annotations
-
 import copy
 import itertools
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """A criterion is one file: what lists, documents, tests and runs criterions finds it without a further change."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

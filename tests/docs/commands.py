@@ -1,7 +1,5 @@
 """The commands and snippets of a page, and the flags that make a run short."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """docs/criterions.md has the table that `make docs` generates, which says what the classes say."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """docs/architecture.md, docs/questions.md and CONTRIBUTING.md say what is there, and what they show runs."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import subprocess
@@ -71,7 +69,7 @@ def test_links_and_flags_of_the_page_are_there(page: str) -> None:
         assert not anchor or anchor in slugs(file.read_text(encoding="utf-8")), f"{target}#{anchor}"
     prose = re.sub(r"```bash.*?```|\]\(.*?\)", "", text, flags=re.DOTALL)
     flags = set(re.findall(r"--(?:no_)?(\w+)", prose))
-    assert flags <= {*FLAGS, "config", "help"}
+    assert flags <= {*FLAGS, "config", "explain", "help"}
     assert not re.search(r"@[A-Z_]+@", text)
 
 

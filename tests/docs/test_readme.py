@@ -1,7 +1,5 @@
 """Every command and snippet in README.md and in docs/ runs."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -19,7 +17,8 @@ from torch.nn import functional as F
 
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.settings.attacks import ATTACKS as EVERY_ATTACK
-from secateur.framework.settings.checks import TAKEN
+from secateur.framework.settings.checks import FIXED
+from secateur.framework.settings.dialects.discovery import OTHER_PROGRAMS
 from secateur.framework.settings.run_config import FLAGS
 from secateur.main import main
 from tests import ROOT
@@ -126,7 +125,7 @@ def test_the_guide_to_the_run_folder_lists_exactly_what_its_command_leaves(
     assert named - {"cuda/ram_footprint"} == {key for key in left if "/" in key}
     assert {key for key in left if "/" not in key} == {"epoch", "phase", "step", "samples", "seconds"}
     flags = set(re.findall(r"`--(?:no_)?(\w+)", RUN_FOLDER))
-    assert flags - {"config"} <= set(FLAGS)
+    assert flags <= {*FLAGS, "config", "explain"}
     events = EventAccumulator(str(place / "tensorboard"))
     events.Reload()
     tags = {tag for kind in ("images", "histograms") for tag in events.Tags()[kind]}
@@ -253,7 +252,7 @@ def test_command_of_the_page_of_schedules(
 
 
 def test_the_page_of_schedules_names_flags_and_recipes_that_there_are() -> None:
-    assert set(re.findall(r"`--(?:no_)?(\w+)", SCHEDULES)) <= {*FLAGS, "config"}
+    assert set(re.findall(r"`--(?:no_)?(\w+)", SCHEDULES)) <= {*FLAGS, *OTHER_PROGRAMS, "config"}
     files = {file.stem for file in (ROOT / "configs").glob("*.json")}
     rows = [line.split("|")[1] for line in SCHEDULES.splitlines() if ".json`" in line and line.startswith("|")]
     named = set()
@@ -268,7 +267,8 @@ def test_the_options_of_the_trainers_page_are_those_of_the_trainers() -> None:
         part = TRAINERS.split(title)[1].split("\n## ")[0]
         rows = [line.split("|")[1] for line in part.splitlines() if line.startswith("| `")]
         shown = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
-        taken = set(option_names(registry.get("trainers", trainer))) - set(TAKEN["trainer"])
+        taken = set(option_names(registry.get("trainers", trainer))) - set(FIXED["trainer"])
+        taken -= {name for name, flag in FLAGS.items() if "trainer" in flag.readers}
         assert sorted(shown) == sorted(taken)
 
 

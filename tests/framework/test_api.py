@@ -1,7 +1,5 @@
 """`prune` in one call: what is asked, what is reached, and what an error leaves behind."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar

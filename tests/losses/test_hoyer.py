@@ -1,7 +1,5 @@
 """The Hoyer losses: their measures by brute force, finite everywhere, and only until something is pruned."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

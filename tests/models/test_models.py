@@ -3,8 +3,6 @@
 A new network is tested by one row in NETWORKS.
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """VGG13, MobileNetV1, ResNet56 and the variants of ResNet18 and ResNet34 against the published tables."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any, NamedTuple
 

@@ -1,12 +1,7 @@
 """TorchvisionModel: names, sizes, weights from files, and the counts of the published tables."""
 
-from __future__ import annotations
-
 import copy
-import os
 import pickle
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +13,10 @@ from torch import Tensor, nn
 
 from secateur import load_model, prune, save_model
 from secateur.framework.network.lineage import lineage_of
-from secateur.framework.plugins.registry import ROOT, build, option_default, option_names, registry
+from secateur.framework.plugins.registry import build, option_default, option_names, registry
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.storage.pretrained import load_tensors
+from secateur.main import main
 from secateur.utils.errors import UsageError
 from secateur.utils.torchvision_names import check_arch, classification_networks
 from secateur.utils.vision import torchvision
@@ -63,7 +59,7 @@ def test_an_unknown_arch_is_one_line(arch: Any) -> None:
     with pytest.raises(UsageError) as caught:
         make(arch)
     message = str(caught.value)
-    assert message.startswith(f"unknown --arch '{arch}'") and "resnet18, " in message and "\n" not in message
+    assert message.startswith(f"unknown arch '{arch}'") and "resnet18, " in message and "\n" not in message
 
 
 @pytest.mark.parametrize("arch", [None, 5])
@@ -72,26 +68,22 @@ def test_an_arch_that_is_no_name_is_one_line(arch: Any) -> None:
         make(arch)
 
 
-def test_an_unknown_arch_is_refused_before_torch_is_imported(tmp_path: Path) -> None:
-    code = (
-        "import sys; from secateur.main import main; "
-        "code = main(['--model', 'TorchvisionModel', *sys.argv[1:]]); "
-        "print(code, 'torch' in sys.modules, 'torchvision' in sys.modules)"
-    )
-    for flags in (["--arch", "resnet19"], ["--set", "model.arch=resnet19"]):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *flags], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert done.stdout == "2 False False\n"
-        assert done.stderr.startswith("error: unknown --arch 'resnet19': did you mean 'resnet18'? (one of ")
-        assert done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
+@pytest.mark.parametrize("flags", [["--arch", "resnet19"], ["--set", "model.arch=resnet19"]])
+def test_an_unknown_arch_is_refused_before_data_are_loaded(flags: list[str], tmp_path: Path, capsys: Any) -> None:
+    where = ["--data_set", "CIFAR10", "--data_dir", str(tmp_path), "--results_dir", str(tmp_path)]
+    assert main(["--model", "TorchvisionModel", *flags, *where]) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: unknown --arch 'resnet19': did you mean 'resnet18'? (one of ")
+    assert message.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ("--arch resnet18", "--arch: LeNet5 has no such option; it is for --model TorchvisionModel"),
+        (
+            "--arch resnet18",
+            "--arch: the model LeNet5 has no such option (network of torchvision",
+        ),
         (
             "--model TorchvisionModel --arch resnet18 --set model.arch=vgg11",
             "--arch and --set model.arch contradict",

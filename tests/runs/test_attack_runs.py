@@ -1,7 +1,5 @@
 """Attacks and corruptions from the command line, on cut and masked checkpoints."""
 
-from __future__ import annotations
-
 import copy
 import re
 import shlex
@@ -109,7 +107,7 @@ def test_every_attack_runs_on_pruned_networks_and_reports_everything(launch: Lau
 def test_the_tester_follows_from_the_attack_and_says_so(launch: Launch) -> None:
     result = launch("--eval --checkpoint_name cut --attack FGSM --attack_samples 10")
     assert result.report["tester"] == "AdversarialEvaluation"
-    assert 'autoconfig: test_scheme = "AdversarialEvaluation"' in result.out
+    assert 'recommended: test_scheme = "AdversarialEvaluation"' in result.out
 
 
 def test_the_whole_test_set_is_attacked_unless_a_part_is_asked_for(launch: Launch) -> None:

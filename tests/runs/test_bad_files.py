@@ -1,7 +1,5 @@
 """Files and data sets from elsewhere end a run in one line, before its folder is made."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Bad input is one line, exit code 2 and nothing written; a run that fails later keeps its last good network."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

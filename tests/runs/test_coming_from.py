@@ -1,7 +1,5 @@
 """Commands of other systems run, and their flags are accepted."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex
@@ -13,6 +11,7 @@ import pytest
 
 from secateur import main as command_line
 from secateur.framework.plugins.registry import build
+from secateur.framework.settings.dialects.discovery import OTHER_PROGRAMS
 from secateur.framework.settings.run_config import FLAGS
 from secateur.main import main
 from tests import ROOT
@@ -56,7 +55,7 @@ def test_no_flag_is_absent_from_the_page_or_the_command_line() -> None:
     assert set(THERE) <= accepted()
     for flags, here, _ in rows:
         for name in re.findall(r"`--(?:no_)?(\w+)", flags if here == "same" else here):
-            assert name in FLAGS or name == "rewind_epoch", name
+            assert name in FLAGS | OTHER_PROGRAMS or name == "rewind_epoch", name
 
 
 def test_all_kinds_of_commands_were_found() -> None:
@@ -163,7 +162,7 @@ def test_every_flag_of_the_other_systems_is_on_the_page_and_accepted(system: str
     assert listed == set(SYSTEMS[system])
     assert {name.replace("-", "_") for name in listed} <= accepted()
     for row in re.findall(r"^\| `--.*? \| (.*?) \|", table, re.M):
-        assert set(re.findall(r"`--(?:no_)?(\w+)", row)) <= set(FLAGS), row
+        assert set(re.findall(r"`--(?:no_)?(\w+)", row)) <= set(FLAGS | OTHER_PROGRAMS), row
 
 
 OTHERS = {

@@ -1,7 +1,5 @@
 """The command oracle from end to end: what it leaves, and what it refuses."""
 
-from __future__ import annotations
-
 import copy
 import re
 import shlex

@@ -1,7 +1,5 @@
 """Plug-ins of users run by name: from a folder, from an installed package, with nothing else to edit."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

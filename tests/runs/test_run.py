@@ -1,7 +1,5 @@
 """Whole runs, from the command line to what lies in the run folder."""
 
-from __future__ import annotations
-
 import io
 import itertools
 import json
@@ -100,6 +98,7 @@ def test_a_run_leaves_everything_in_one_folder(finished: Run) -> None:
         "codebase/utils/data/fashion_mini.npz",
         "command.txt",
         "config.yaml",
+        "decisions.json",
         "environment.json",
         "metrics.jsonl",
         "models/LeNet5_finished.safetensors",

@@ -1,7 +1,5 @@
 """Whole runs in rounds and every few batches: phases, statistics, repetitions, and what is refused."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +60,7 @@ def test_a_run_in_rounds_has_its_phases_and_statistics_and_can_be_repeated(launc
     train = sum((found["train"] for found in statistics.values()), [])
     assert train == pytest.approx([100 * row["acc/train"] for row in rows[:-1]])
     assert report["asked_sparsity"] == 0.5 and report["reached"]["node_sparsity"] == pytest.approx(0.5, abs=0.01)
-    assert "autoconfig: T = 5.0" in out
+    assert "recommended: T = 5.0" in out
     again, _ = launch(f"--config {folder.config}")
     assert finished(again) == finished(folder)
     assert [row["phase"] for row in rows_of(again)] == [row["phase"] for row in rows]

@@ -1,7 +1,5 @@
 """What the tester Accuracy counts, against counting by hand."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import math

@@ -1,7 +1,5 @@
 """What holds for every tester, whatever it measures."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

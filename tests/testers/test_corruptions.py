@@ -1,7 +1,5 @@
 """Spoiled images: what each corruption does, and what the tester reports."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Trainers of LeNet5 on a little of FASHION_MINI, put together as a run does it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +7,10 @@ import pytest
 import torch
 
 from secateur.framework.commands import assemble
+from secateur.framework.commands.plan import plan_pruning
 from secateur.framework.commands.train import build_trainer
 from secateur.framework.pruning.steps.pruner import Pruner
+from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.hooks import manager
 from secateur.framework.training.trainer import Trainer
@@ -28,9 +28,10 @@ def assembled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Prune
         }  # fmt: skip
         config = RunConfig.from_dict(given | settings)
         torch.manual_seed(config.seed)
-        criterion = assemble.build("criterions", config.prune_criterion)
-        pruner = assemble.build_pruner(config, criterion)
-        loaders = assemble.build_loaders(config)
+        criterion, decisions = assemble.build_criterion(config), Decisions()
+        plan, config = plan_pruning(config, decisions, criterion)
+        pruner = assemble.build_pruner(config, criterion, plan)
+        loaders, config = assemble.build_loaders(config, decisions)
         model = assemble.prepare_model(config, assemble.build_model(config, loaders), loaders)
         example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
         pruner.prepare(model, example)

@@ -1,7 +1,5 @@
 """DefaultTrainer: a plain loop that listeners hear, users change step by step, and nothing makes impure."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

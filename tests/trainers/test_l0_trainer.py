@@ -1,7 +1,5 @@
 """L0Trainer: gates that train and are clamped, averages that are right, and a smaller plain network in the end."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable
@@ -229,7 +227,7 @@ def test_the_flag_chooses_loss_trainer_and_criterion(run: Any) -> None:
         ("loss", "L0CrossEntropy"),
         ("train_scheme", "L0Trainer"),
     ):
-        assert f'autoconfig: {name} = "{value}" (--l0' in run.out
+        assert f'preset: {name} = "{value}" (--l0' in run.out
     assert run.folder.name.endswith("_LeNet5_L0")
 
 

@@ -1,7 +1,5 @@
 """TickTock: phases that fit any number of epochs, gates that train, and a plain network in the end."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from itertools import groupby
@@ -269,7 +267,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def test_the_trainer_is_chosen_for_the_user_and_the_report_tells_of_it(run: Any) -> None:
-    assert 'autoconfig: train_scheme = "TickTock"' in run.out
+    assert 'recommended: train_scheme = "TickTock"' in run.out
     report = run.report
     assert report["trainer"] == {"name": "TickTock", "tick": 1, "tock": 1, "fine-tune": 1}
     assert report["reached"]["node_sparsity"] == pytest.approx(0.5, abs=1 / 226)

@@ -1,7 +1,5 @@
 """Checks of numbers and switches."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Strided 1x1 convolutions that subsample first compute what `nn.Conv2d` computes."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 import functools
 import os
 from pathlib import Path
@@ -18,6 +16,7 @@ class IMAGEFOLDER(FolderDataSet):
     if there is no `test`. Normalised with the constants of ImageNet.
     """
 
+    needs_folder = True
     in_channels = 3
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)

@@ -1,7 +1,5 @@
 """Base class of CIFAR-10 and CIFAR-100."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Base class of the data sets in the format of MNIST."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """List the folders and image files in a folder, sorted; irregular files with names of images are rejected."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Read image files of any size as square tensors of one size."""
 
-from __future__ import annotations
-
 import math
 import random
 import warnings

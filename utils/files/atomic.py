@@ -1,7 +1,5 @@
 """Write files atomically: after a killed process or with a full disk, the previous file is intact."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import math

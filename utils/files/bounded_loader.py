@@ -1,7 +1,5 @@
 """PyYAML's safe loader with limits; imported only when YAML is read."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import yaml

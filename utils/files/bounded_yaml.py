@@ -4,8 +4,6 @@ Size, depth and number of values of a document are limited, with each alias expa
 limit, is malformed or cannot be read raises a UsageError of one line that begins with the source.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

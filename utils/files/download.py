@@ -1,7 +1,5 @@
 """Download data sets with a timeout; a failed download returns the reason and leaves no files."""
 
-from __future__ import annotations
-
 import contextlib
 import http.client
 import io

@@ -1,7 +1,5 @@
 """Recognise tensor files by their first bytes."""
 
-from __future__ import annotations
-
 import zipfile
 from pathlib import Path
 

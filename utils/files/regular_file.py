@@ -3,8 +3,6 @@
 Opening a named pipe waits for a writer, a device may have no end, and a small archive may unpack to terabytes.
 """
 
-from __future__ import annotations
-
 import errno
 import gzip
 import io

@@ -5,8 +5,6 @@ new images of the same shape, type and device. The random numbers of all images 
 device can differ from that of the images: a CPU generator gives the same augmentation on every device.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

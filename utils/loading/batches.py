@@ -1,7 +1,5 @@
 """Batches of a data set; they depend on the seed only, not on the global random state."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import math

@@ -1,7 +1,5 @@
 """Base classes of data sets, and the search for their files."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import tempfile
@@ -60,6 +58,7 @@ class DataSet(ABC):
         std: Standard deviation per channel, of pixels in [0, 1], for `--normalize dataset`.
         class_names: Names of the classes; None if they have none.
         remarks: Lines about the opened files that are shown to the user.
+        needs_folder: Whether the set is only found in a folder that the user names; a literal, as the next one.
         recommended: Settings of a run on this data set that the user did not give, by their names on the command
             line, such as `{"augment": "flip"}`. It is read without importing the file and must be a literal.
 
@@ -83,6 +82,7 @@ class DataSet(ABC):
     std: tuple[float, ...]
     class_names: tuple[str, ...] | None = None
     remarks: tuple[str, ...] = ()
+    needs_folder: ClassVar[bool] = False
     recommended: ClassVar[Mapping[str, Any]] = {}
 
     def __init_subclass__(cls) -> None:

@@ -1,7 +1,5 @@
 """Loaders for training, evaluation and scoring, independent of the global random state."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

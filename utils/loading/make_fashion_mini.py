@@ -6,8 +6,6 @@ The selection depends on a seed and on the positions of the images in the publis
 are reproducible. Prints the mean and standard deviation of the training pixels for the class attributes.
 """
 
-from __future__ import annotations
-
 import argparse
 import hashlib
 import sys

@@ -5,8 +5,6 @@ head can be removed. After a cut the module is assigned one of these classes, wi
 The scale is that of the dense module, so that the scores of the kept channels do not change.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable
 from typing import Any

@@ -13,8 +13,6 @@ Adapters run from the outermost module to the innermost after each cut and each 
 tensors. They may also assign another class to the module, whose `forward` takes the sizes from the tensors.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Adapters of torch's own layers, for attributes that repeat a tensor's size (`out_channels`, ...)."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

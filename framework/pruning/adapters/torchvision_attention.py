@@ -3,8 +3,6 @@
 The parameters, attributes and results are those of the originals. The module is imported when one of them is cut.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Layers that read removed channels: their observed inputs, and the effect of a constant input on the outputs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

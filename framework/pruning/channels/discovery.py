@@ -1,7 +1,5 @@
 """Find the channel groups of a network: trace a forward pass, then verify every group that can be cut."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import replace

@@ -3,8 +3,6 @@
 `discovery.channel_groups` finds them; `tracing` has the tracer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple

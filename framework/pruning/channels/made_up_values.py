@@ -1,7 +1,5 @@
 """Random values for verification: with noise as weights and statistics, a wrong cut changes the output."""
 
-from __future__ import annotations
-
 import math
 import random
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Node sparsity: the share of the dense network's units that are pruned."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import output_dim, prunable_layers, tensor_name

@@ -1,7 +1,5 @@
 """Slicing of tensors: the kept indices of each tensor when channels are cut, and the sliced tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

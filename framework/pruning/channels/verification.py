@@ -25,8 +25,6 @@ constant) looks like any other one. Map of the algorithm, for all free groups to
    removed.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

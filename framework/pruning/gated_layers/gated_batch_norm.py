@@ -4,8 +4,6 @@ The initial gate is the norm's scale, and the scale becomes 1, so that the netwo
 Yan, Ye, Ma and Wang, 2019, arXiv:1909.08174.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

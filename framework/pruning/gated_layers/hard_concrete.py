@@ -12,8 +12,6 @@ The layers are subclasses of torch's own with an additional parameter, `log_alph
 not change.
 """
 
-from __future__ import annotations
-
 import inspect
 import math
 from typing import Any

@@ -1,7 +1,5 @@
 """Networks with hard-concrete gates: conversion of any network, and back to a smaller plain network."""
 
-from __future__ import annotations
-
 import copy
 from collections import Counter
 from collections.abc import Mapping

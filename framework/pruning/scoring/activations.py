@@ -1,7 +1,5 @@
 """Norms of the layers' inputs, and the synaptic flow of a network with positive parameters."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from typing import Any
 

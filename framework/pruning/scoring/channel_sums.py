@@ -1,7 +1,5 @@
 """Sums over the parameters that produce a channel: the rows and biases of all its producers."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """Enforcement of the criterion contract: its methods leave the model and torch's settings unchanged."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager

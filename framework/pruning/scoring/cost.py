@@ -1,7 +1,5 @@
 """Cost estimates for criterions whose number of passes depends on the network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

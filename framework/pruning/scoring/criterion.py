@@ -1,7 +1,5 @@
 """The base class of pruning criterions, their data request, and the checks of their scores."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

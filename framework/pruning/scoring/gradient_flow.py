@@ -1,7 +1,5 @@
 """The contribution of each parameter to the gradient flow, w * (H g), for the GraSP criterions."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Gradients of the loss over batches: the mean over all samples, and one gradient per batch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain

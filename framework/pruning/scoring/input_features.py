@@ -1,7 +1,5 @@
 """Views of a layer's weight by input feature, for the scores of the network's inputs."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor, nn

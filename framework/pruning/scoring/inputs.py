@@ -1,7 +1,5 @@
 """Default channel groups and an input sample for criterions that are called without them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from torch import Tensor, nn

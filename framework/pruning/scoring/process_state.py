@@ -1,7 +1,5 @@
 """Process-wide settings of torch and global hooks that scoring must not change: saved and restored."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

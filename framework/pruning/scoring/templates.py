@@ -4,8 +4,6 @@ They compute the gradients, apply the formula to every layer or channel group, a
 `Criterion.score` requires, so that a criterion consists of its paper's formula.
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import ClassVar

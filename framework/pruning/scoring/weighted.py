@@ -1,7 +1,5 @@
 """Scores of single weights, weighted by |w| or |w - w0| before they are summed over channels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

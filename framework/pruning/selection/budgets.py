@@ -4,8 +4,6 @@ A budget predicts by arithmetic which share a selection of channels removes. If 
 also measure a network that is cut that way.
 """
 
-from __future__ import annotations
-
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping

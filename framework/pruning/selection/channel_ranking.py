@@ -1,7 +1,5 @@
 """The ranking of channels: scopes, minimum widths, multiples, and sets of channels that are pruned together."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The network's inputs as units that are ranked beside its channels: they are masked, never cut."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Options of pruning that hold for all steps of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

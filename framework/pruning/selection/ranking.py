@@ -1,7 +1,5 @@
 """The ranking of the entries of named tensors, and the selections of any number of its first entries."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy

@@ -1,7 +1,5 @@
 """Search for the selection of a ranking that meets a budget: all candidates are prefixes of one order."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 
 import torch

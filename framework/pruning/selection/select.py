@@ -1,7 +1,5 @@
 """Selection of the entries with the lowest scores: exact counts, stable ties, floors and scopes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """What a criterion prunes, single weights, channels or both, and how much of it a step is asked to prune."""
 
-from __future__ import annotations
-
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence

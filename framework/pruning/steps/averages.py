@@ -1,7 +1,5 @@
 """Averages of the scores of training batches: over the last ones before a moment, or over the steps of a run."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 

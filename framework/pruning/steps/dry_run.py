@@ -1,7 +1,5 @@
 """Trial run of a criterion on a few samples before a run writes any file."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 

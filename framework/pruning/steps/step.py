@@ -1,7 +1,5 @@
 """One pruning step: score, check, choose, remove."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from typing import Any
 

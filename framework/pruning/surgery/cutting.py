@@ -28,8 +28,6 @@ Companions are further copies of the weights, as modules or mappings: rewind cop
   tensors that an adapter changed in place. Errors in the plan need no rollback.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field

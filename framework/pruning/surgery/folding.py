@@ -5,8 +5,6 @@ The constants are observed at the inputs of the readers while the network with z
 inputs, so that nothing depends on the architecture.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Rollback of a network after a change that fails half-way, for instance in a user's adapter."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Draw the confusion matrix of a classifier."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Figures do not use pyplot, which would keep them in a global state.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar

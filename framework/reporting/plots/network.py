@@ -1,7 +1,5 @@
 """Draw a network, and list its layers as a table: each layer when dense and at present."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Draw the gradient of the predicted class by the pixels of an image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Draw the scores of each pruning step in ascending order, with the threshold between pruned and kept."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

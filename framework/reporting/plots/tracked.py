@@ -1,7 +1,5 @@
 """Draw the statistics of `--track_weights`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

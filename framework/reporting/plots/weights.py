@@ -1,7 +1,5 @@
 """Draw the weights of a network: sparsity per layer, histograms, filters and matrices."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from textwrap import fill
 from typing import Any

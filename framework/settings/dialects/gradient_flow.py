@@ -4,28 +4,23 @@ These are the scripts of Taylor pruning (arXiv:1906.10771) and of pruning by gra
 flag is translated to settings, has no effect, or is refused.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from secateur.framework.plugins.registry import registry
 from secateur.framework.settings.dialects.gradient_flow_defaults import (
     DENSE,
-    TRUTH_VALUES,
-    Settings,
-    as_there,
-    is_true,
+    defaults_there,
     shown,
 )
+from secateur.framework.settings.dialects.translation import Settings, Translation, put, word
+from secateur.framework.settings.field import TRUTH_VALUES, Flag, is_true
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
 #: function from the value of a flag to settings
 Meaning = Callable[[str], Settings]
 
-#: values of switches in these scripts
-SWITCHED = ("true", "false")
 TYPES = {
     "mag_based": "MagBased", "l1": "L1", "bn": "BN", "loss_based": "LossBased", "tfo": "TFO",
     "biased_loss": "BiasedLoss", "biased_loss_tracked": "BiasedLossTracked", "fisher": "Fisher",
@@ -150,74 +145,42 @@ NOTHING_TO_DO = {
 THEIRS = ("pruning_type", "moment", "lr", "wd", "lr_decay_every")
 
 
-def translate(flags: Mapping[str, Any], recipe: bool = False) -> tuple[Settings, list[str]]:
-    """Return the flags with foreign ones translated, and a note for each of these.
+FLAGS: dict[str, Flag] = {name: word(name, bare="true") for name in (*FOREIGN, *NOTHING_TO_DO)}
+BARE = {"augment": "true"}
+AUGMENTS = {"true": "crop_flip", "false": "none"}
 
-    `recipe`: whether a file of settings is given, which determines how to prune. Raises UsageError for invalid
-    values of foreign flags, and for contradictions with other flags.
-    """
-    found = {name: value for name, value in flags.items() if name not in {*FOREIGN, *NOTHING_TO_DO}}
-    lines: list[str] = []
-    network = MODELS.get(str(found.get("model", "")))
+
+def translate(flags: Mapping[str, Any], file: Mapping[str, Any]) -> Translation:
+    """Translate the flags of these programs, see `Dialect.translate`."""
+    ours = {name: value for name, value in flags.items() if name not in FLAGS}
+    notes = []
+    network = MODELS.get(str(ours.get("model", "")))
     if network is not None:
-        lines.append(f"--model {found.pop('model')} is " + shown(network))
+        notes.append(f"--model {ours.pop('model')} is " + shown(network))
         for setting, value in network.items():
-            found[setting] = (*value, *found.get("set", ())) if setting == "set" else found.get(setting, value)
+            ours[setting] = (*value, *ours.get("set", ())) if setting == "set" else ours.get(setting, value)
     for name in [name for name in FOREIGN if name in flags]:
         meant = FOREIGN[name](str(flags[name]))
         for setting, value in meant.items():
-            if str(found.setdefault(setting, value)) != str(value):
-                raise UsageError(f"--{name} and --{setting} contradict each other")
-        lines.append(f"--{name} {flags[name]}: " + (shown(meant) if meant else "no effect"))
-    lines += as_there(flags, found, recipe)
-    if any(name in flags for name in THEIRS) and found.setdefault("optimizer", "SGD") == "SGD":
-        lines.append("--optimizer SGD, as in the original script of these flags")
-    if found.get("alpha") == "default":
-        del found["alpha"]
-    lines += [f"--{name} has no effect: {reason}" for name, reason in NOTHING_TO_DO.items() if name in flags]
-    return found, lines
+            put(ours, name, setting, value)
+        notes.append(f"--{name} {flags[name]}: " + (shown(meant) if meant else "no effect"))
+    defaults, why, more = defaults_there(flags, ours, file)
+    notes += more
+    if any(name in flags for name in THEIRS):
+        defaults, why = {"optimizer": "SGD"} | defaults, why or "as in the original script of these flags"
+    _use_our_meanings(ours)
+    notes += [f"--{name} has no effect: {reason}" for name, reason in NOTHING_TO_DO.items() if name in flags]
+    return Translation(ours, defaults, why, notes)
 
 
-def respelled(arguments: list[str], names: set[str], switches: set[str]) -> list[str]:
-    """Return the arguments with underscores and without values of switches.
-
-    `--lr-decay-every` becomes `--lr_decay_every`, and `--eval True` becomes `--eval`. `names` are all flags,
-    `switches` those without a value (without dashes). Arguments after `--` are not changed.
-    """
-    found: list[str] = []
-    rest = iter(range(len(arguments)))
-    for at in rest:
-        text = arguments[at]
-        if text == "--":
-            return found + arguments[at:]
-        flag, equals, value = text.partition("=")
-        name = flag[2:]
-        if flag.startswith("--") and name not in names and name.replace("-", "_") in names:
-            name = name.replace("-", "_")
-        following = arguments[at + 1] if at + 1 < len(arguments) else "--"
-        if not flag.startswith("--"):
-            found.append(text)
-        elif name in switches and (equals or following.lower() in SWITCHED):
-            if not equals:
-                value = following
-                next(rest)
-            found.append(f"--{name}" if is_true(value, name) else f"--no_{name}")
-        elif name == "track_batches" and (value if equals else following).lower() in SWITCHED:
-            if not equals:  # the README of that program uses this name for a switch
-                value = following
-                next(rest)
-            found.append("--track_importance" if is_true(value, name) else "--no_track_importance")
-        elif name == "augment" and (value if equals else following).lower() in SWITCHED:
-            found += _augment(value if equals else following)
-            if not equals:
-                next(rest)
-        elif name == "augment" and not equals and following.startswith("--"):
-            found += _augment("true")
-        else:
-            found.append(f"--{name}{equals}{value}")
-    return found
-
-
-def _augment(word: str) -> list[str]:
-    """Translate the switch --augment."""
-    return ["--augment", "none" if word.lower() == "false" else "crop_flip"]
+def _use_our_meanings(ours: Settings) -> None:
+    """Replace the values of flags of Secateur that are other kinds of flags in these scripts."""
+    word = str(ours.get("augment", "")).lower()
+    if word in AUGMENTS:
+        ours["augment"] = AUGMENTS[word]
+    word = str(ours.get("track_batches", "")).lower()
+    if word in AUGMENTS:  # their README uses this name for a switch
+        del ours["track_batches"]
+        ours["track_importance"] = word == "true"
+    if ours.get("alpha") == "default":
+        del ours["alpha"]

@@ -1,27 +1,15 @@
 """Defaults of the scripts that the flags of gradient_flow.py come from."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
-from secateur.utils.errors import UsageError
+from secateur.framework.settings.dialects.translation import Settings
+from secateur.framework.settings.field import is_true
 
-Settings = dict[str, Any]
-
-TRUTH_VALUES = {
-    "true": True,
-    "1": True,
-    "yes": True,
-    "false": False,
-    "0": False,
-    "no": False,
-    "none": False,
-    "": False,
-}
 #: networks of the script that prunes only with `--pruning True`, by default with method 0
 ON_REQUEST = ("lenet3", "resnet50_noskip", "resnet101_noskip", "densenet121_imagenet", "densenet201_imagenet")
 DENSE: Settings = {"prune_criterion": "EmptyCrit"}
+METHOD_0: Settings = {"prune_criterion": "TaylorWeight", "schedule": "iterative"}
 #: flags that select the method, and flags that have no effect without pruning
 METHOD_FLAGS = ("prune_criterion", "pruning_method", "pruning_config")
 HOW = (
@@ -39,50 +27,46 @@ TRAINING: Settings = {
 RATES = ("learning_rate", "l2_reg", "lr_schedule", "lr_milestones")
 
 
-def is_true(value: str, flag: str) -> bool:
-    """Convert a word such as "True" to a bool; raise UsageError for other words."""
-    word = str(value).lower()
-    if word not in TRUTH_VALUES:
-        raise UsageError(f"--{flag} must be true or false, got {value!r}")
-    return TRUTH_VALUES[word]
-
-
 def shown(settings: Settings) -> str:
     """Return settings in the form of a command line."""
     words = {name: " ".join(value) if name == "set" else value for name, value in settings.items()}
     return " ".join(f"--{name} {value}" for name, value in words.items())
 
 
-def as_there(flags: Mapping[str, Any], found: Settings, recipe: bool) -> list[str]:
-    """Fill settings with the defaults of the original scripts; return a note for each."""
+def defaults_there(
+    flags: Mapping[str, Any], ours: Settings, file: Mapping[str, Any]
+) -> tuple[Settings, str, list[str]]:
+    """Return the defaults of the original scripts, the reason, and notes; settings without effect are removed.
+
+    Args:
+        flags: The flags as given.
+        ours: The flags with their translations; the defaults apply to the others.
+        file: Values of the config file, which determines how to prune if there is one.
+    """
     if "pruning" in flags and not is_true(str(flags["pruning"]), "pruning"):
-        idle = [name for name in HOW if found.pop(name, None) is not None]
-        return [f"--{name} has no effect: nothing is pruned" for name in idle]
-    chosen = recipe or any(found.get(name) is not None for name in METHOD_FLAGS)
+        idle = [name for name in HOW if ours.pop(name, None) is not None]
+        return {}, "", [f"--{name} has no effect: nothing is pruned" for name in idle]
+    chosen = bool(file) or any(ours.get(name) is not None for name in METHOD_FLAGS)
     if "pruning" in flags and not chosen:
-        found |= {"pruning_method": 0, "schedule": found.get("schedule", "iterative")}
-        return ["--pruning_method 0 --schedule iterative, as in the original script of --pruning"]
+        return dict(METHOD_0), "as in the original script of --pruning", []
     if flags.get("model") in ON_REQUEST and not chosen:
-        found |= DENSE
-        return [f"{shown(DENSE)}: the original script of --model {flags['model']} prunes only with --pruning True"]
+        return dict(DENSE), f"the original script of --model {flags['model']} prunes only with --pruning True", []
     if "pruning_type" not in flags:
-        return []
-    lines = _their_thresholds(flags, found)
-    filled = _training(flags)
-    own = {"lr_milestones"} if "lr_schedule" in found else set()
-    own |= set(RATES) if str(found.get("optimizer", "SGD")).upper() != "SGD" else set()
-    filled = {name: value for name, value in filled.items() if name not in {*found, *own}}
-    found |= filled
-    lines.append(f"{shown(filled)}, as in the original script of --pruning_type")
-    if "data_set" not in found:
-        lines.append(f"--epochs without a data set: the original script uses --data_set {TRAINING['data_set']}")
-    return lines
+        return {}, "", []
+    notes = _their_thresholds(flags, ours)
+    defaults, given = _training({**file, **flags}), {**file, **ours}
+    own = {"lr_milestones"} if "lr_schedule" in given else set()
+    own |= set(RATES) if str(given.get("optimizer", "SGD")).upper() != "SGD" else set()
+    defaults = {name: value for name, value in defaults.items() if name not in {*given, *own}}
+    if "data_set" not in {*given, *defaults}:
+        notes.append(f"--epochs without a data set: the original script uses --data_set {TRAINING['data_set']}")
+    return defaults, "as in the original script of --pruning_type", notes
 
 
 def _training(flags: Mapping[str, Any]) -> Settings:
     """Return the training settings of the script of gradient flow.
 
-    With `--epochs` the data set is not set, and the learning rate decays at the same shares of the epochs.
+    With given epochs the data set is not set, and the learning rate decays at the same shares of the epochs.
     `--bypass` disables autoconfig, so the defaults that it does not disable in the script are set here.
     """
     filled = dict(TRAINING)

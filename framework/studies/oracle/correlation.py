@@ -1,7 +1,5 @@
 """Correlation coefficients of two tensors."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

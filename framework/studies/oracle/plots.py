@@ -1,7 +1,5 @@
 """Draw the figures of a study: plots/oracle.png, and plots/oracle_<criterion>.png."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Measure the effect of removing each unit, and correlate it with the scores of criterions."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

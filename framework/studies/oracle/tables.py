@@ -1,7 +1,5 @@
 """Show a study on the console."""
 
-from __future__ import annotations
-
 from rich.box import SIMPLE
 from rich.table import Table
 

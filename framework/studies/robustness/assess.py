@@ -1,7 +1,5 @@
 """Run several attacks on one network."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

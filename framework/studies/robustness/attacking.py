@@ -6,8 +6,6 @@ that is larger than epsilon is clipped to epsilon and tried again. Points that a
 count as broken at every epsilon and are not attacked.
 """
 
-from __future__ import annotations
-
 import importlib
 import inspect
 import warnings

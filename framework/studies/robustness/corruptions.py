@@ -4,8 +4,6 @@ Based on the benchmark of arXiv:1903.12261, with strengths for small images. Inp
 (N, C, H, W).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

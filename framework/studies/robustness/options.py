@@ -1,7 +1,5 @@
 """Allowed values of the options of foolbox's attacks. Imports no torch: they are checked before loading."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Draw robust accuracy over epsilon, examples of adversarial images, and accuracy under corruptions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Compute the numbers of the report from the outcomes of the attacks."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ The signs are those of arXiv:1802.00420 and arXiv:1902.06705: vanishing gradient
 points than the gradient does, and a larger epsilon or more steps that break fewer points.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Show the results of an adversarial evaluation as tables."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from rich.table import Table

@@ -1,7 +1,5 @@
 """The command line: what reaches a run, what is refused, and with which exit code."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys
@@ -13,7 +11,7 @@ from typing import Any
 import pytest
 
 import secateur
-from secateur.framework.settings.run_config import EXTRAS, FLAGS
+from secateur.framework.settings.run_config import FLAGS
 from secateur.utils.errors import RunError, UsageError
 from tests import ROOT
 
@@ -28,11 +26,11 @@ def test_defaults_reach_the_run_without_any_flag(command: Command) -> None:
         "SNAPit",
         128,
     )
-    assert result.config.given == set()
+    assert result.decisions.given == set()
 
 
 def test_flags_reach_the_run_with_their_types(command: Command) -> None:
-    config = command(
+    result = command(
         "--model",
         "VGG16",
         "--epochs",
@@ -49,12 +47,13 @@ def test_flags_reach_the_run_with_their_types(command: Command) -> None:
         "features.0",
         "--protect",
         "fc",
-    ).config
+    )
+    config = result.config
     assert (config.model, config.epochs, config.learning_rate) == ("VGG16", 3, 1e-3)
     assert (config.download, config.tuning) == (False, True)
     assert config.lr_milestones == (5, 8)
     assert config.protect == ("features.0", "fc")
-    assert config.given == {
+    assert result.decisions.given == {
         "model",
         "epochs",
         "learning_rate",
@@ -72,7 +71,7 @@ def test_the_command_line_is_handed_on_quoted_for_a_shell(command: Command) -> N
 
 
 #: switches that are refused, one way or the other, without further flags
-NEED_MORE = ("eval", "outer_layer_pruning", "masking", "new_head", *EXTRAS)
+NEED_MORE = ("eval", "outer_layer_pruning", "masking", "new_head", *(n for n, flag in FLAGS.items() if flag.tests))
 
 
 @pytest.mark.slow
@@ -222,7 +221,7 @@ def test_the_limits_of_a_range_are_inside_where_they_should_be(command: Command)
 def test_how_a_run_ends_decides_the_exit_code(
     command: Command, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, shown: str
 ) -> None:
-    def run(config: object, line: str) -> None:
+    def run(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(sys.modules["secateur.framework.commands.run"], "run", run)

@@ -1,7 +1,5 @@
 """Which criterions a study takes."""
 
-from __future__ import annotations
-
 import pytest
 
 from secateur.framework.commands.oracle_criterions import chosen_criterions

@@ -1,7 +1,5 @@
 """Statistics of batch norms measured anew."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

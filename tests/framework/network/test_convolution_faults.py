@@ -1,7 +1,5 @@
 """No network is differentiated in channels_last with a layer that PyTorch computes outside of its memory."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

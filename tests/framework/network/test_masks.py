@@ -1,7 +1,5 @@
 """Weight masks: what they hold at zero, and what they leave alone."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 

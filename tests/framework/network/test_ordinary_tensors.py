@@ -1,7 +1,5 @@
 """Precisions, modes and memory layouts in which a network may be given, and a sparsity of zero."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable

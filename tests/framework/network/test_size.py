@@ -1,7 +1,5 @@
 """One definition of each number, counted by hand."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Exceptions of plug-ins that would end the process: a failed run or a usage error that names the plug-in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

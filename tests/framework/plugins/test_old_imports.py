@@ -1,7 +1,5 @@
 """Plug-ins that import by the names before `secateur`: those that docs taught work, others name the new place."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The registry: names from files, checks that name the file, and nothing imported before it is needed."""
 
-from __future__ import annotations
-
 import inspect
 import os
 import re

@@ -1,7 +1,5 @@
 """Whatever goes wrong while tracing or cutting: one line says what, and nothing has changed."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field

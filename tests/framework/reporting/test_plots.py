@@ -1,7 +1,5 @@
 """Pictures: they show what is there, for every kind of network, and disturb nothing."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Every key of metrics.jsonl against a computation of its own."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """When pruning happens, and down to which sparsity."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

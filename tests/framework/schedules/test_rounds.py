@@ -1,7 +1,5 @@
 """Pruning in rounds: exact ratios, thresholds, warm-up, and the phases of a run."""
 
-from __future__ import annotations
-
 from math import prod
 
 import pytest
@@ -11,9 +9,8 @@ from hypothesis import strategies as st
 from secateur import Rounds
 from secateur.framework.pruning.steps.triggers import phase_of
 from secateur.framework.schedules.rounds import round_targets, shares
-from secateur.framework.settings.run_config import RunConfig
-from secateur.framework.settings.schedule_flags import use_schedule_flags
 from secateur.utils.errors import UsageError
+from tests.command_line import resolved
 
 LIMITS = st.floats(0, 0.99)
 
@@ -96,24 +93,23 @@ def test_phases_end_with_the_first_and_the_last_pruning() -> None:
     assert phase_of(0, -1, 1) == "pruning"
 
 
-def used(**flags: object) -> RunConfig:
-    config = RunConfig(**flags, given=set(flags))  # type: ignore[arg-type]
-    use_schedule_flags(config)
-    return config
-
-
 def test_a_flag_that_only_one_schedule_reads_chooses_it() -> None:
-    config = used(n_rounds=3)
-    assert config.schedule == "rounds" and config.notes == ["--n_rounds is for --schedule rounds, which is used"]
-    assert used(fixed_criteria=False).schedule == "iterative"
-    assert used(schedule="rounds", lr_prune=0.1).notes == []
-    assert used().schedule is None
+    config, decisions = resolved({"n_rounds": "3"})
+    assert config.schedule == "rounds" and decisions.source("schedule") == "implied"
+    notes = [note for note in decisions.notes if "schedule" in note]
+    assert notes == ['implied: schedule = "rounds" (--n_rounds is for it)']
+    assert resolved({"fixed_criteria": False})[0].schedule == "iterative"
+    given = resolved({"schedule": "rounds", "lr_prune": "0.1"})[1]
+    assert given.source("schedule") == "command line" and not [note for note in given.notes if "schedule" in note]
+    assert resolved()[0].schedule is None
 
 
 def test_thresholds_set_the_limit_and_the_number_of_rounds() -> None:
-    config = used(thresholds=(30.0, 60.0))
+    config, decisions = resolved({"thresholds": "30,60"})
     assert (config.schedule, config.n_rounds, config.pruning_limit) == ("rounds", 2, 0.6)
-    again = used(thresholds=config.thresholds, n_rounds=2, pruning_limit=0.6, schedule="rounds")
+    assert config.thresholds == (0.3, 0.6) and decisions.source("thresholds") == "command line"
+    assert {decisions.source(name) for name in ("n_rounds", "pruning_limit")} == {"implied"}
+    again, _ = resolved({"thresholds": "0.3,0.6", "n_rounds": 2, "pruning_limit": 0.6, "schedule": "rounds"})
     assert (again.thresholds, again.pruning_limit) == (config.thresholds, 0.6)
 
 
@@ -129,4 +125,4 @@ def test_thresholds_set_the_limit_and_the_number_of_rounds() -> None:
 )
 def test_contradictions_are_one_line(flags: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        used(**flags)
+        resolved(flags)

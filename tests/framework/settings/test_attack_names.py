@@ -1,7 +1,5 @@
 """Names and epsilons are understood, and refused, without torch."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable

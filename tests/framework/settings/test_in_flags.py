@@ -1,7 +1,5 @@
 """Errors of the library name arguments; the command line shows the flags."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

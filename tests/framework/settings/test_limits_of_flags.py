@@ -1,7 +1,5 @@
 """Numbers too large, texts too long and options that no optimizer takes: one line before anything is made."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.framework.commands.optimizer_options import OTHER_STEPS, optimizer_options, try_optimizer
+from secateur.framework.commands.optimizer_options import OTHER_STEPS, try_optimizer, with_fused
 from secateur.framework.plugins.registry import OPTIMIZERS, option_names, registry
-from secateur.framework.settings.checks import TAKEN
+from secateur.framework.settings.checks import FIXED
+from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.field import Flag
 from secateur.framework.settings.oracle_config import STUDY_FLAGS
 from secateur.framework.settings.run_config import FLAGS, RunConfig, parse_values
@@ -154,11 +153,12 @@ def test_what_is_out_of_memory() -> None:
 
 # Options of optimizers
 
+SET_BY_FLAGS = {flag.readers["optimizer"] for flag in FLAGS.values() if "optimizer" in flag.readers} - {"momentum"}
 OPTIONS = [
     (optimizer, option)
     for optimizer in OPTIMIZERS
     for option in option_names(registry.get("optimizers", optimizer))
-    if option not in TAKEN["optimizer"] and (optimizer, option) != ("SGD", "momentum")
+    if option not in {*FIXED["optimizer"], *SET_BY_FLAGS} and (optimizer, option) != ("SGD", "momentum")
 ]
 ODD: list[Any] = [
     None, True, False, -1, 0, 2, 1.5, 10**30, 10**399, float("nan"), float("inf"), 1e308, "abc", "", [], {}, [0.9],
@@ -169,7 +169,8 @@ ODD: list[Any] = [
 def tried(optimizer: str, options: dict[str, Any], fused: str = "auto") -> str | None:
     """The line for options that the optimizer does not take; None where it steps with them."""
     try:
-        try_optimizer(RunConfig(optimizer=optimizer, set={"optimizer": options}, device="cpu", fused=fused))
+        config = RunConfig(optimizer=optimizer, set={"optimizer": options}, device="cpu", fused=fused)
+        try_optimizer(with_fused(config, Decisions()))
     except UsageError as error:
         assert "\n" not in str(error) and len(str(error)) < 600
         assert "tensor(" not in str(error)
@@ -196,8 +197,7 @@ def test_combinations_of_odd_values_are_one_line(optimizer: str, data: st.DataOb
 def test_another_way_to_step_switches_the_fused_one_off(optimizer: str) -> None:
     for option in OTHER_STEPS:
         config = RunConfig(optimizer=optimizer, set={"optimizer": {option: True}}, device="cpu")
-        optimizer_options(config)
-        assert config.fused == "off"
+        assert with_fused(config, Decisions()).fused == "off"
         line = tried(optimizer, {option: True}, "on")
         assert line is not None and option in line
     assert tried(optimizer, {"foreach": True}) is None

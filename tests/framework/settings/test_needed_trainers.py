@@ -1,7 +1,5 @@
 """What goes together: criterions with the trainer they need, --l0 with its own; known before torch is imported."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from collections.abc import Callable
@@ -77,13 +75,14 @@ def test_derived_trainers_and_losses_go_with_l0_and_only_with_it(command: Comman
 
 
 def test_what_the_user_gives_wins_where_it_is_legal(command: Command) -> None:
-    config = command("--l0", "--loss", "L0CrossEntropy", "--l0_reg", "0.3", "--beta_ema", "0").config
-    assert (config.l0, config.l0_reg, config.beta_ema) == (True, 0.3, 0.0)
-    assert [note for note in config.notes if "loss" in note] == []
+    result = command("--l0", "--loss", "L0CrossEntropy", "--l0_reg", "0.3", "--beta_ema", "0")
+    assert (result.config.l0, result.config.l0_reg, result.config.beta_ema) == (True, 0.3, 0.0)
+    assert [note for note in result.notes if "loss" in note] == []
     assert (RunConfig().l0_reg, RunConfig().beta_ema) == (0.1, 0.999)
 
 
-def test_the_dense_network_to_compare_with_has_a_plain_trainer_and_loss() -> None:
+def test_the_dense_network_to_compare_with_has_a_plain_trainer_and_loss(derived: Path) -> None:
+    registry.add_folder(derived)
     options = {"trainer": {"tick": 2}, "criterion": {"p": 1}, "model": {}}
     config = RunConfig(l0=True, prune_criterion="EmptyCrit", loss="L0CrossEntropy", train_scheme="L0Trainer")
     dense = dense_config(config)
@@ -91,8 +90,9 @@ def test_the_dense_network_to_compare_with_has_a_plain_trainer_and_loss() -> Non
     gates = dense_config(RunConfig(prune_criterion="GateDecorators", train_scheme="TickTock", set=options))
     assert (gates.prune_criterion, gates.train_scheme) == ("EmptyCrit", "DefaultTrainer")
     assert gates.set == {"model": {}}
-    own = dense_config(RunConfig(prune_criterion="SNAP", train_scheme="Mine", loss="Own", set=options))
-    assert (own.train_scheme, own.loss, own.set) == ("Mine", "Own", {"trainer": {"tick": 2}, "model": {}})
+    own = dense_config(RunConfig(prune_criterion="SNAP", train_scheme="MyTickTock", loss="MyLoss", set=options))
+    assert (own.train_scheme, own.loss) == ("MyTickTock", "MyLoss")
+    assert own.set == {"trainer": {"tick": 2}, "model": {}}
 
 
 @pytest.mark.parametrize("mode", ["hoyer_square", "group_hoyer_square"])

@@ -1,7 +1,6 @@
 """RunConfig: config files below the flags, `--set`, and the round trip through config.yaml."""
 
-from __future__ import annotations
-
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +11,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.framework.plugins.registry import registry
-from secateur.framework.settings.files import merge, parse_settings, parse_value
-from secateur.framework.settings.run_config import FLAGS, GROUPS, KINDS, RunConfig
+from secateur.framework.plugins.registry import option_names, registry
+from secateur.framework.schedules.every_n_batches import Iterative
+from secateur.framework.schedules.rounds import Rounds
+from secateur.framework.settings.files import parse_settings, parse_value
+from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, PRESETS, RunConfig
 from secateur.utils.errors import UsageError
+from tests.command_line import resolved
 
 Command = Callable[..., Any]
 
@@ -34,8 +36,37 @@ def file(tmp_path: Path) -> Callable[..., Path]:
 
 def test_every_field_that_names_a_plugin_has_a_kind() -> None:
     assert set(KINDS.values()) == set(registry.kinds)
-    assert set(GROUPS.values()) == set(KINDS)
+    assert set(PLUGIN_OF.values()) == set(KINDS)
     assert set(KINDS) <= set(FLAGS)
+
+
+def test_every_fact_of_a_flag_is_about_flags_and_plugins_that_there_are() -> None:
+    words = {*FLAGS["schedule"].choices, "pruning"}
+    for name, flag in FLAGS.items():
+        assert set(flag.readers) <= {*PLUGIN_OF, *words}, name
+        assert flag.phase in ("", "training", "pruning") and flag.inherit in ("", "data", "test"), name
+        if flag.needs is not None:
+            other, values = flag.needs
+            for value in values:
+                FLAGS[other].check(value)
+                assert isinstance(value, FLAGS[other].type), name
+                assert other not in KINDS or value in registry.names(KINDS[other]), name
+        for field, plugin in (flag.preset or {}).items():
+            assert plugin in registry.names(KINDS[field]), name
+    assert set(PRESETS) == {"l0", "hoyer_square", "group_hoyer_square"}
+
+
+def test_every_option_that_a_flag_sets_is_one_of_a_plugin() -> None:
+    for group, field in PLUGIN_OF.items():
+        kind = KINDS[field]
+        known = {option for name in registry.names(kind) for option in option_names(registry.get(kind, name))}
+        assert {flag.readers[group] for flag in FLAGS.values() if group in flag.readers} <= known, group
+
+
+@pytest.mark.parametrize(("word", "schedule"), [("rounds", Rounds), ("iterative", Iterative)])
+def test_every_option_that_a_flag_sets_is_one_of_the_schedule(word: str, schedule: type) -> None:
+    fields = {field.name for field in dataclasses.fields(schedule)}
+    assert {flag.readers[word] for flag in FLAGS.values() if word in flag.readers} <= fields
 
 
 def test_every_default_is_of_its_type_and_inside_its_limits() -> None:
@@ -46,14 +77,14 @@ def test_every_default_is_of_its_type_and_inside_its_limits() -> None:
 
 
 def test_a_file_lies_below_the_flags(file: Callable[..., Path]) -> None:
-    config = merge({"epochs": "3"}, file("epochs: 7\nbatch_size: 32\n"))
+    config, decisions = resolved({"epochs": "3"}, file("epochs: 7\nbatch_size: 32\n"))
     assert (config.epochs, config.batch_size) == (3, 32)
-    assert config.given == {"epochs", "batch_size"}
+    assert decisions.given == {"epochs", "batch_size"} and decisions.flags == {"epochs"}
 
 
 def test_settings_merge_option_by_option(file: Callable[..., Path]) -> None:
     path = file("set:\n  criterion: {p: 1, q: 2}\n  model: {hidden_dim: 4}\n")
-    config = merge({"set": ("criterion.p=9", "optimizer.eps=1e-3")}, path)
+    config, _ = resolved({"set": ("criterion.p=9", "optimizer.eps=1e-3")}, path)
     assert config.set == {
         "criterion": {"p": 9, "q": 2},
         "model": {"hidden_dim": 4},
@@ -63,20 +94,21 @@ def test_settings_merge_option_by_option(file: Callable[..., Path]) -> None:
 
 def test_json_and_yaml_say_the_same(file: Callable[..., Path]) -> None:
     values = {"epochs": 4, "protect": ["conv1"], "set": {"criterion": {"p": 2}}}
-    from_json = merge({}, file(json.dumps(values), "recipe.json"))
-    assert from_json == merge({}, file(yaml.safe_dump(values)))
+    from_json, _ = resolved({}, file(json.dumps(values), "recipe.json"))
+    assert from_json == resolved({}, file(yaml.safe_dump(values)))[0]
     assert from_json.protect == ("conv1",)
 
 
 def test_yaml_words_that_are_no_text_are_read_as_meant(file: Callable[..., Path]) -> None:
     text = "progress: off\nfused: on\nlearning_rate: 2e-3\n"
-    config = merge({}, file(text + "run_name: 2020-01-02\nlr_milestones: 3,5\nprotect: fc\n"))
+    config, _ = resolved({}, file(text + "run_name: 2020-01-02\nlr_milestones: 3,5\nprotect: fc\n"))
     assert (config.progress, config.fused, config.learning_rate) == ("off", "on", 0.002)
     assert (config.run_name, config.lr_milestones, config.protect) == ("2020-01-02", (3, 5), ("fc",))
 
 
 def test_an_empty_file_gives_nothing(file: Callable[..., Path]) -> None:
-    assert merge({}, file("# nothing\n")) == RunConfig()
+    config, decisions = resolved({}, file("# nothing\n"))
+    assert config == resolved()[0] and decisions.given == set()
 
 
 @pytest.mark.parametrize(
@@ -100,21 +132,21 @@ def test_an_empty_file_gives_nothing(file: Callable[..., Path]) -> None:
 )
 def test_a_bad_file_is_an_error_that_names_it(file: Callable[..., Path], text: str, expected: str) -> None:
     with pytest.raises(UsageError) as error:
-        merge({}, file(text))
+        resolved({}, file(text))
     assert "recipe.yaml" in str(error.value) and expected in str(error.value)
 
 
 def test_a_bad_json_file_is_an_error_that_names_the_line(file: Callable[..., Path]) -> None:
     with pytest.raises(UsageError, match=r"recipe.json, line 2"):
-        merge({}, file('{"epochs": 3,\n oops}', "recipe.json"))
+        resolved({}, file('{"epochs": 3,\n oops}', "recipe.json"))
 
 
 def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "image.yaml").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(UsageError, match="not text"):
-        merge({}, tmp_path / "image.yaml")
+        resolved({}, tmp_path / "image.yaml")
     with pytest.raises(UsageError, match="cannot be read"):
-        merge({}, tmp_path)
+        resolved({}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +174,7 @@ def test_paths_in_a_file_are_seen_from_the_file_if_they_exist_there(
 ) -> None:
     for folder in ("data", "mine"):
         (tmp_path / folder).mkdir()
-    config = merge({}, file("data_dir: data\nplugins: [mine, elsewhere]\npretrained: gone.safetensors\n"))
+    config, _ = resolved({}, file("data_dir: data\nplugins: [mine, elsewhere]\npretrained: gone.safetensors\n"))
     assert config.data_dir == str(tmp_path / "data")
     assert config.plugins == (str(tmp_path / "mine"), "elsewhere")
     assert config.pretrained == "gone.safetensors"
@@ -150,10 +182,10 @@ def test_paths_in_a_file_are_seen_from_the_file_if_they_exist_there(
 
 def test_a_saved_run_name_follows_the_model_unless_it_was_chosen(file: Callable[..., Path]) -> None:
     saved = "model: LeNet5\nprune_criterion: SNIP\nrun_name: {}\ncheckpoint_model: LeNet5_finished\n"
-    plain = merge({"model": "VGG16"}, file(saved.format("LeNet5_SNIP")))
+    plain, _ = resolved({"model": "VGG16"}, file(saved.format("LeNet5_SNIP")))
     assert plain.run_name is None and plain.default_run_name() == "VGG16_SNIP"
     assert plain.checkpoint_model is None and plain.default_checkpoint_model() == "VGG16_finished"
-    assert merge({"model": "VGG16"}, file(saved.format("chosen"))).run_name == "chosen"
+    assert resolved({"model": "VGG16"}, file(saved.format("chosen")))[0].run_name == "chosen"
 
 
 def test_an_evaluation_has_a_run_name_of_its_own() -> None:
@@ -179,8 +211,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
 def test_a_config_survives_the_way_through_yaml(values: dict[str, Any]) -> None:
     config = RunConfig(**values)
     again = RunConfig.from_dict(yaml.safe_load(yaml.safe_dump(config.to_dict(), sort_keys=False)))
-    assert again.to_dict() == config.to_dict()
-    assert again.given == set(FLAGS)
+    assert again == config and again.to_dict() == config.to_dict()
 
 
 def test_what_to_dict_gives_is_a_copy() -> None:
@@ -195,8 +226,8 @@ def test_the_recipes_we_ship_are_valid(command: Command, name: str) -> None:
     result = command("--config", path)
     assert result.code == 0, result.err
     defaults = RunConfig()
-    changed = {key for key in result.config.given if getattr(result.config, key) != getattr(defaults, key)}
-    assert changed >= result.config.given - {"model"}  # a recipe repeats no default without need
+    changed = {key for key in result.decisions.given if getattr(result.config, key) != getattr(defaults, key)}
+    assert changed >= result.decisions.given - {"model"}  # a recipe repeats no default without need
 
 
 def test_flags_win_over_the_file_on_the_command_line(command: Command, file: Callable[..., Path]) -> None:

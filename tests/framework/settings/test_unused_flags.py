@@ -1,19 +1,17 @@
 """Flags that nothing reads are told of, each by a line; those that are read are not."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 
 import pytest
 
-from secateur.framework.commands.assemble import build_pruner
-from secateur.framework.plugins.registry import build, option_names, registry
+from secateur.framework.commands.assemble import build_criterion
+from secateur.framework.commands.plan import plan_pruning
+from secateur.framework.plugins.registry import registry
 from secateur.framework.schedules.base import Never
-from secateur.framework.settings.files import merge
-from secateur.framework.settings.presets import use_modes
-from secateur.framework.settings.run_config import FLAGS, RunConfig
-from secateur.framework.settings.unused_flags import NEEDS, OF_PRUNING, OF_TRAINING, READ_BY, unused_in_tests
+from secateur.framework.settings.run_config import RunConfig
+from secateur.framework.settings.unused_flags import unused_in_tests
+from tests.command_line import resolved
 
 
 def idle(command: str, file: Path | None = None) -> list[str]:
@@ -30,10 +28,9 @@ def noted(command: str, file: Path | None = None) -> tuple[RunConfig, list[str]]
         if word.startswith("--"):
             value = words[at + 1] if at + 1 < len(words) and not words[at + 1].startswith("--") else True
             flags[word[2:]] = value
-    config = merge(flags, file)
-    use_modes(config)
-    build_pruner(config, build("criterions", config.prune_criterion))
-    return config, config.notes
+    config, decisions = resolved(flags, file)
+    _, config = plan_pruning(config, decisions, build_criterion(config))
+    return config, decisions.notes
 
 
 @pytest.mark.parametrize(
@@ -69,19 +66,14 @@ def test_a_file_is_made_for_more_than_one_run(tmp_path: Path) -> None:
 
 
 def test_an_evaluation_tells_of_the_flags_of_training() -> None:
-    config = merge({"eval": True, "pruning_limit": "0.9", "epochs": "3", "batch_size": "8"})
-    assert [line.split()[0] for line in unused_in_tests(config)] == ["--epochs", "--pruning_limit"]
+    flags = resolved({"eval": True, "pruning_limit": "0.9", "epochs": "3", "batch_size": "8"})[1].flags
+    assert {line.split()[0] for line in unused_in_tests(flags)} == {"--epochs", "--pruning_limit"}
 
 
-def test_the_tables_name_flags_and_plugins_that_there_are() -> None:
-    named = [*sum(READ_BY.values(), ()), *NEEDS, *OF_PRUNING, *OF_TRAINING]
-    assert set(named) <= set(FLAGS)
-    for field, names in READ_BY.items():
-        kind = "losses" if field == "loss" else "trainers"
-        known = {option for one in registry.names(kind) for option in option_names(registry.get(kind, one))}
-        assert set(names) <= known
+def test_only_a_criterion_that_never_prunes_makes_flags_of_pruning_idle() -> None:
     never = [name for name in registry.names("criterions")
              if isinstance(registry.get("criterions", name).schedule, Never)]  # fmt: skip
+    assert never == [name for name in registry.names("criterions") if not RunConfig(prune_criterion=name).prunes]
     assert never == ["EmptyCrit"]
 
 

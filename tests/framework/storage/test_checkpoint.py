@@ -1,7 +1,5 @@
 """Networks on disk: cut and masked ones come back bit by bit, and nothing in a file can do harm."""
 
-from __future__ import annotations
-
 import copy
 import functools
 import json

@@ -1,7 +1,5 @@
 """Whatever other runs have left in results/, a new run looks past it."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os
@@ -12,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.commands.dense_accuracy import known_dense_accuracy
+from secateur.framework.commands.dense_baseline import known_dense_accuracy
+from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.locate import find_checkpoint, find_folder, find_pretrained
 from secateur.framework.storage.run_folder import RunFolder
@@ -103,11 +102,13 @@ def two(make: Make) -> tuple[RunFolder, RunFolder]:
 
 def skips_the_newer(two: tuple[RunFolder, RunFolder]) -> None:
     """The older run's accuracy is taken, and one note names the damaged file."""
-    config = RunConfig(**WANTED)
-    assert known_dense_accuracy(config) == 0.75
-    skipped = [note for note in config.notes if str(two[1].path) in note]
+    decisions = Decisions()
+    assert known_dense_accuracy(RunConfig(**WANTED), decisions) == 0.75
+    skipped = [note for note in decisions.notes if str(two[1].path) in note]
     assert len(skipped) == 1 and skipped[0].startswith("skipped") and "\n" not in skipped[0]
-    assert [note for note in config.notes if note.startswith("dense accuracy from") and str(two[0].path) in note]
+    assert [
+        note for note in decisions.notes if note.startswith("dense accuracy from") and str(two[0].path) in note
+    ]
 
 
 @pytest.mark.parametrize("file", ["report", "config"])
@@ -132,17 +133,17 @@ def test_a_config_with_other_values_is_skipped(two: tuple[RunFolder, RunFolder],
 
 
 def test_an_undamaged_neighbour_is_taken_without_another_word(two: tuple[RunFolder, RunFolder]) -> None:
-    config = RunConfig(**WANTED)
-    assert known_dense_accuracy(config) == 0.25
-    assert config.notes == [f"dense accuracy from {two[1].path}"]
+    decisions = Decisions()
+    assert known_dense_accuracy(RunConfig(**WANTED), decisions) == 0.25
+    assert decisions.notes == [f"dense accuracy from {two[1].path}"]
 
 
 def test_many_damaged_neighbours_are_one_note(make: Make) -> None:
     for _ in range(5):
         finish(make(**DENSE)).report.write_text("{")
-    config = RunConfig(**WANTED)
-    assert known_dense_accuracy(config) is None
-    assert len(config.notes) == 1 and "4 more" in config.notes[0]
+    decisions = Decisions()
+    assert known_dense_accuracy(RunConfig(**WANTED), decisions) is None
+    assert len(decisions.notes) == 1 and "4 more" in decisions.notes[0]
 
 
 def models_of(kind: str, folder: Path) -> None:
@@ -230,10 +231,10 @@ def test_what_this_user_may_not_read_is_left_out(make: Make, mode: int, place: s
     results = run.path.parent.resolve()
     target = {"results": results, "run": run.path}.get(place, run.path / place)
     shared: dict[str, Any] = {"results_dir": str(results)}
-    config = RunConfig(**WANTED, **shared)
-    known_dense_accuracy(RunConfig(**WANTED, **shared))  # what it imports lies where the other user cannot read
+    config, decisions = RunConfig(**WANTED, **shared), Decisions()
+    known_dense_accuracy(config, Decisions())  # what it imports lies where the other user cannot read
     with without_rights(target, mode):
-        assert known_dense_accuracy(config) in (None, 0.75)
+        assert known_dense_accuracy(config, decisions) in (None, 0.75)
         for find in (
             lambda: find_checkpoint(RunConfig(eval=True, **shared)),
             lambda: find_folder("x", str(results)),
@@ -246,7 +247,9 @@ def test_what_this_user_may_not_read_is_left_out(make: Make, mode: int, place: s
             except UsageError as error:
                 assert "\n" not in str(error)
         if place == "results" and mode == 0o333:
-            assert config.notes and "cannot be read" in config.notes[0] and str(results) in config.notes[0]
+            assert (
+                decisions.notes and "cannot be read" in decisions.notes[0] and str(results) in decisions.notes[0]
+            )
 
 
 def test_a_snapshot_leaves_out_what_disappears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

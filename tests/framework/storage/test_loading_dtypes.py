@@ -1,7 +1,5 @@
 """Checkpoints whose tensors were converted since they were saved are converted back or refused at loading."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import math

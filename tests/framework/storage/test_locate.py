@@ -1,7 +1,5 @@
 """Finding old runs: checkpoints to go on from, pretrained weights, a dense run to compare with."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -104,7 +102,7 @@ def test_eval_names_the_run_it_took(command: Callable[..., Any]) -> None:
     folder = old_run("2021-05-01_10-00-00_a")
     result = command("--eval")
     assert result.code == 0
-    assert f"checkpoint: {folder.checkpoint('LeNet5')} (of the newest run with one)" in result.config.notes
+    assert f"checkpoint: {folder.checkpoint('LeNet5')} (of the newest run with one)" in result.notes
     assert result.config.checkpoint_name == str(folder.path.resolve())
     assert (result.config.checkpoint_model, result.config.run_name) == ("LeNet5_finished", "eval_LeNet5")
 

@@ -1,7 +1,5 @@
 """--pretrained takes whatever torch.save can write: converted where that is clear, else refused in one line."""
 
-from __future__ import annotations
-
 import io
 import os
 import zipfile

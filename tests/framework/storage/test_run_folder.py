@@ -1,7 +1,5 @@
 """The run folder: its name, the copy of the sources, the config that repeats the run, finding old runs."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -16,12 +14,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from secateur.framework.settings.files import merge
+from secateur.framework.settings.decisions import DEFAULT, FILE, Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage import environment, snapshot
 from secateur.framework.storage.run_folder import UNSAFE, RunFolder
 from secateur.utils.errors import RunError
 from tests import ROOT
+from tests.command_line import resolved
 
 Make = Callable[..., RunFolder]
 
@@ -187,10 +186,10 @@ def test_a_run_can_be_repeated_from_its_config(make: Make, tmp_path: Path, monke
     settings = {"epochs": 3, "plugins": (str(mine.parent),), "set": {"criterion": {"p": 2}}, "l2_reg": 1e-5}
     folder = make(**settings)
     monkeypatch.chdir(tmp_path)
-    again = merge({}, tmp_path / "project" / folder.config)
+    again, decisions = resolved({}, tmp_path / "project" / folder.config)
     assert again.plugins == (str(tmp_path / "project" / folder.codebase / "plugins" / "mine"),)
     assert {**again.to_dict(), "plugins": None} == {**RunConfig(**settings).to_dict(), "plugins": None}
-    assert again.given == set(RunConfig().to_dict())
+    assert {decisions.source(name) for name in again.to_dict()} == {FILE}
 
 
 def test_a_repeated_run_keeps_its_plugins_once(make: Make, tmp_path: Path, monkeypatch: Any) -> None:
@@ -200,16 +199,20 @@ def test_a_repeated_run_keeps_its_plugins_once(make: Make, tmp_path: Path, monke
     first = make(plugins=(str(mine.parent),))
     root = first.codebase.resolve()
     monkeypatch.chdir(tmp_path)
-    second = RunFolder.create(merge({}, root.parent / "config.yaml"), "again", root=root)
+    second = RunFolder.create(*resolved({}, root.parent / "config.yaml"), "again", root=root)
     assert copied(second) == copied(RunFolder(root.parent))
     assert yaml.safe_load(second.config.read_text())["plugins"] == ["codebase/plugins/mine"]
 
 
 def test_the_config_is_written_again_once_choices_are_known(make: Make) -> None:
     folder = make()
-    folder.write_config(RunConfig(memory_format="channels_last", threads=2))
-    read = folder.read_config()
-    assert read is not None and (read.memory_format, read.threads) == ("channels_last", 2)
+    decisions = Decisions()
+    config = decisions.choose(RunConfig(epochs=3), "measured", "fastest", memory_format="channels_last", threads=2)
+    folder.write_settings(config, decisions)
+    assert folder.read_config() == config
+    rows = {row["setting"]: row for row in json.loads(folder.decisions.read_text())}
+    assert rows["threads"] == {"setting": "threads", "value": 2, "source": "measured", "why": "fastest"}
+    assert rows["batch_size"]["source"] == DEFAULT
 
 
 @pytest.mark.parametrize("text", ["epochs: [", "epoch: 3", "- 1", "", "epochs: many"])

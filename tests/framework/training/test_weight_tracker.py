@@ -1,7 +1,5 @@
 """Weights followed through training: against the weights of every step, kept and counted one by one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -1,7 +1,5 @@
 """Published sets of image files: made-up folders of the same layout, found, read and refused."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """ImageNet: its folders, how its images are prepared for training and tests, and whole runs on a made-up set."""
 
-from __future__ import annotations
-
 import functools
 import json
 import random

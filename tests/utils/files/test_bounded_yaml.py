@@ -1,7 +1,5 @@
 """YAML and JSON from anywhere: read within limits, and one line for everything else."""
 
-from __future__ import annotations
-
 import json
 import os
 import time

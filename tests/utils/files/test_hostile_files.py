@@ -1,7 +1,5 @@
 """Files that would block, fill the memory or never end are refused in one line that names them."""
 
-from __future__ import annotations
-
 import gzip
 import os
 import socket

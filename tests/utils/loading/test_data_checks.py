@@ -1,7 +1,5 @@
 """A data set that returns anything but uint8 images and integer labels is refused by name, before a run begins."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -6,8 +6,6 @@ Queries may be a part of a packed projection. Therefore the labels of a layer's 
 of its output, as long as operations only move or scale entries.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any

@@ -5,8 +5,6 @@ labels that meet, and sets the fields of the results. An operation without a rul
 arguments, with its name as the reason.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

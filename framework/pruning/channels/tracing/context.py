@@ -1,7 +1,5 @@
 """The state that the rules of the tracer share: labels, recorded operations, and the table of rules."""
 
-from __future__ import annotations
-
 import itertools
 import weakref
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Data flow: the operations on which the outputs depend, and the groups on every path from the input to them."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple

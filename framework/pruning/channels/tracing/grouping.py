@@ -1,7 +1,5 @@
 """Grouping: from joined labels to named groups of channels with the same slices, and the removable groups."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Rules of operations that concatenate, split, slice and index tensors."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

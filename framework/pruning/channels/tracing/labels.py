@@ -1,7 +1,5 @@
 """Labels of positions along the dimensions of parameters, and the union-find of labels removed together."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Rules of operations that move or copy entries: views, permutations, expansion, writes into a tensor."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

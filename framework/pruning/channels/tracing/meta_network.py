@@ -1,7 +1,5 @@
 """Copies of a network on the meta device: tensors without values, so that tracing takes no memory."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -28,8 +28,6 @@ of three dimensions:
 5. A rule cannot prove that a cut equals a mask: `verification` tries every free group.
 """
 
-from __future__ import annotations
-
 import bisect
 import functools
 import warnings

@@ -1,7 +1,5 @@
 """All sets of a given number of channels of a group."""
 
-from __future__ import annotations
-
 import itertools
 import math
 

@@ -1,7 +1,5 @@
 """Layers that read a group's channels, as operations of a replayed forward pass, with some channels removed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

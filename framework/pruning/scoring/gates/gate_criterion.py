@@ -1,7 +1,5 @@
 """Base classes of criterions that are a formula of the derivatives of the loss by a gate on each channel."""
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """The gate of a channel: a multiplication by one, whose first and second derivatives are those of the loss."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

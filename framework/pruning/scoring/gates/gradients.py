@@ -1,7 +1,5 @@
 """Gradients of channel gates per batch, per sample and per position, without a change of the network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 
 import torch

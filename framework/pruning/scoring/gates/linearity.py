@@ -1,7 +1,5 @@
 """Detection of piecewise linear networks from the operations recorded by autograd."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from typing import Any

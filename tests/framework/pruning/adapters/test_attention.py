@@ -1,7 +1,5 @@
 """Attention: heads and their channels go, the rest computes what it did, whatever the module's code fixes."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Norms of all kinds: which have an exact cut, what `inexact` frees, and that their attributes follow."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable

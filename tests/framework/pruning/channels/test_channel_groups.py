@@ -1,7 +1,5 @@
 """Channel groups: what belongs to a channel, what is protected and why, and that tracing leaves no trace."""
 
-from __future__ import annotations
-
 import copy
 import random
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Networks that break pruning tools: each was reported broken once."""
 
-from __future__ import annotations
-
 import copy
 import math
 from collections.abc import Callable

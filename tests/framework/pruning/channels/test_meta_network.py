@@ -1,7 +1,5 @@
 """Networks of known layers are traced on shapes alone, all others on their values, and the groups are the same."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """The invariant on networks nobody wrote down: cut and masked compute the same, at once and after training."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import NamedTuple

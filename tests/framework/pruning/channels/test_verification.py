@@ -1,7 +1,5 @@
 """What tells whether a cut is right: images large enough, noise that is the same, masks that change something."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Gates on batch norms compute the same, and go back into the norms without a trace."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

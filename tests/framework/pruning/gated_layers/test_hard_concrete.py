@@ -1,7 +1,5 @@
 """Hard-concrete gates: probabilities by formula and by drawing, the penalty against a sum written out."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

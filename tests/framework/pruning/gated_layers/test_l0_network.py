@@ -1,7 +1,5 @@
 """Closed hard-concrete gates are cut: the smaller, plain network computes what the gated one does in eval mode."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Callable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Another tool as the oracle: Torch-Pruning finds its groups by gradient functions, ours come from labels."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 import pytest

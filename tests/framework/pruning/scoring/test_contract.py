@@ -1,7 +1,5 @@
 """Criterions of users are held to the contract: what a method changes is restored, and an error names it."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 from typing import Any

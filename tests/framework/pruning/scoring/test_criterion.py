@@ -1,7 +1,5 @@
 """The contract's own parts: random numbers by seed and step, and what is no score."""
 
-from __future__ import annotations
-
 import itertools
 from typing import Any
 

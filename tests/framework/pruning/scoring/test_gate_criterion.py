@@ -1,7 +1,5 @@
 """Formulas of one's own on gates: their derivatives against literal gates in float64, joint producers included."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 import torch

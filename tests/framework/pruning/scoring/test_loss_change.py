@@ -1,7 +1,5 @@
 """The corrected outputs themselves, without the fallback that hides a wrong correction from the scores."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import pytest

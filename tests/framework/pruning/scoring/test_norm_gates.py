@@ -1,7 +1,5 @@
 """The gate behind a norm: found by running the network, its gradient against brute force in float64."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The gradient of a gate on each channel, and the layers whose output does not tell it."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 

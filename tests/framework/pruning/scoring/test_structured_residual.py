@@ -1,7 +1,5 @@
 """Every channel criterion on residual networks: what is cut computes what is masked."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """The base classes of criterions that are a formula, against brute force in float64."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

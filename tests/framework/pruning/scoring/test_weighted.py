@@ -1,7 +1,5 @@
 """The wrapper that weights a criterion's scores of single weights."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

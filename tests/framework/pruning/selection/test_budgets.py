@@ -1,7 +1,5 @@
 """Budgets are met in what a cut network really has; scopes, floors and multiples hold."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

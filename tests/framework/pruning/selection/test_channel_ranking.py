@@ -1,7 +1,5 @@
 """Floors, thresholds and shares of single layers, number by number."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

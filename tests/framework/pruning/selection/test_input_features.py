@@ -1,7 +1,5 @@
 """The network's inputs as units of the ranking of channels: masked, never cut."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

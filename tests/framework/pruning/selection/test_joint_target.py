@@ -1,7 +1,5 @@
 """One ranking over weights and channels: the right number goes, by one definition of sparsity."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Every prefix of a ranking is the selection that sorting in Python gives: scopes, floors, sets, masks, inputs."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

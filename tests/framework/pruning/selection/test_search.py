@@ -1,7 +1,5 @@
 """A search for a budget ranks once, and gives the prefix that trying all of them gives."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

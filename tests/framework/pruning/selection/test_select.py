@@ -1,7 +1,5 @@
 """`select` against a greedy implementation that anyone can read."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

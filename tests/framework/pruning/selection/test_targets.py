@@ -1,7 +1,5 @@
 """What is counted of a network that lost channels and weights: exact numbers of the dense one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """Scores averaged over the last training batches, weighed element scores, and what else goes on beside pruning."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pruning every few batches: exact counts, averages by hand, floors, sets of channels and multiply-adds."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pruning every few batches where weights are ranked: exact numbers, averages by hand, channels beside weights."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

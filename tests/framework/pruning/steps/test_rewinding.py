@@ -1,7 +1,5 @@
 """Rewinding: the whole state goes back to its point after each pruning in training, and at no other time."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

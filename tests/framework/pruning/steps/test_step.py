@@ -1,7 +1,5 @@
 """What one step reports and spares, with scores made up to the entry."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """What people do with a cut network: copy, export, save, load, cut again, train on with any optimizer."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from pathlib import Path

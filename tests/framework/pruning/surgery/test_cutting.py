@@ -1,7 +1,5 @@
 """The invariant: a cut network computes what the masked one computes, now and after further training."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable
 from typing import Any

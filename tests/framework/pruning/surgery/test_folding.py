@@ -1,7 +1,5 @@
 """Folding: the cut network computes what the network does whose removed channels have lost their weights."""
 
-from __future__ import annotations
-
 import copy
 import warnings
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Blocks whose channels are all pruned: what is left of them is their shortcut."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

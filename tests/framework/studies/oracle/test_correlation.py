@@ -1,7 +1,5 @@
 """The correlations against their definitions, pair by pair."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

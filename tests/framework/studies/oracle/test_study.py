@@ -1,7 +1,5 @@
 """The oracle against removing one unit after the other, and the criterions' scores against the criterions."""
 
-from __future__ import annotations
-
 import copy
 import json
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Classifiers whose smallest perturbations are known by a formula."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

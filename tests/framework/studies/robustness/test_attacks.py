@@ -1,7 +1,5 @@
 """The attacks against classifiers whose answers are known, and what counts as an adversarial."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Intervals, worst cases and medians, and the choice of points."""
 
-from __future__ import annotations
-
 import io
 import json
 import math

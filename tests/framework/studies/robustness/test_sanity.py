@@ -1,7 +1,5 @@
 """Signs of masked gradients are seen where there are some, and not where there are none."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pytest

@@ -1,7 +1,5 @@
 """`python main.py list`: tables of plug-ins, read without importing them."""
 
-from __future__ import annotations
-
 import importlib.metadata
 from collections.abc import Callable
 from pathlib import Path

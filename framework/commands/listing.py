@@ -1,0 +1,73 @@
+"""Commands that print a table and end: the plug-ins (`list`), and the settings of a run (`--explain`)."""
+
+import json
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from secateur.framework.plugins.registry import registry
+from secateur.framework.plugins.source import Entry
+from secateur.framework.settings.decisions import DEFAULT, USER, Decision, Decisions
+from secateur.framework.settings.run_config import RunConfig
+
+ENTRY_COLUMNS = ("name", "summary", "granularity", "when", "paper")
+PIPE_WIDTH = 240  # characters, so that a row is one line in a file or a pipe
+
+
+def print_tables(kinds: Sequence[str]) -> None:
+    """Print a table of the plug-ins of each kind, read from their source without importing them."""
+    entries = {kind: [registry.describe(kind, name) for name in registry.names(kind)] for kind in kinds}
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    for number, (kind, plugins) in enumerate(entries.items()):
+        console.print(*[""] * (number > 0), kind, sep="\n", style="bold")
+        console.print(_table(kind, plugins))
+
+
+def _table(kind: str, entries: Sequence[Entry]) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    shown = [
+        column for column in ENTRY_COLUMNS if kind == "criterions" or any(getattr(e, column) for e in entries)
+    ]
+    for column in shown or ENTRY_COLUMNS[:1]:
+        table.add_column(column, no_wrap=column != "summary", overflow="fold")
+    for entry in entries:
+        table.add_row(*(getattr(entry, column) for column in shown))
+    return table
+
+
+def explained_run(config: RunConfig, decisions: Decisions) -> tuple[RunConfig, Decisions]:
+    """Return the settings with all choices that need neither data nor a network; a training run has a schedule.
+
+    Values that stay "auto" are measured when the run starts.
+    """
+    from secateur.framework.commands.assemble import build_criterion
+    from secateur.framework.commands.machine import prepare_machine
+    from secateur.framework.commands.optimizer_options import with_fused
+    from secateur.framework.commands.plan import plan_pruning
+
+    config = prepare_machine(config, decisions)
+    if not config.eval:
+        config = with_fused(config, decisions)
+        _, config = plan_pruning(config, decisions, build_criterion(config))
+    return config, decisions
+
+
+def print_decisions(config: RunConfig, decisions: Decisions) -> None:
+    """Print the decision on every setting as a table, the user's first and the defaults last, and the remarks."""
+    rows = decisions.table(config)
+    table = Table(title="settings", title_justify="left")
+    for title in ("setting", "value", "chosen by", "why"):
+        table.add_column(title, overflow="fold")
+    for row in sorted(rows, key=_order):
+        table.add_row(row.setting, json.dumps(row.value), row.source, row.why)
+    console = Console()
+    console.print(table)
+    for note in decisions.remarks:
+        console.print(note, markup=False, highlight=False)
+
+
+def _order(row: Decision) -> int:
+    return 0 if row.source in USER else 2 if row.source == DEFAULT else 1

@@ -1,0 +1,181 @@
+"""The way from a request, a command line with an optional file, to frozen settings and the decisions on them.
+
+    flags, file -> dialects -> layers, highest precedence first -> settings, decisions
+
+    command line   flags, under the names of Secateur
+    preset         plug-ins of a preset on the command line, such as --l0
+    config file    settings of --config
+    dialect        defaults of another program whose flags were given
+    checkpoint     data settings of the run of the checkpoint
+    preset         plug-ins of a preset in the file
+    implied        settings that follow from given ones: --n_rounds implies --schedule rounds
+    rule           autoconfig.json of plug-ins folders
+    recommended    settings that the plug-ins recommend
+    default
+
+Each layer may depend on the values of those above it. Nothing here reads or writes a file.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from secateur.framework.plugins.registry import registry
+from secateur.framework.schedules.rounds import shares
+from secateur.framework.settings import decisions as sources
+from secateur.framework.settings.decisions import Decisions
+from secateur.framework.settings.dialects.discovery import DIALECTS, OTHER_PROGRAMS
+from secateur.framework.settings.field import flags_of
+from secateur.framework.settings.files import parse_settings
+from secateur.framework.settings.implied import implied
+from secateur.framework.settings.layers import Layers
+from secateur.framework.settings.recommended import load_rules, recommended
+from secateur.framework.settings.run_config import FLAGS, KINDS, PRESETS, RunConfig, parse_values
+
+#: returns the name and the settings of the run of the checkpoint that the settings name; None without one
+Inherited = Callable[[RunConfig], tuple[str, RunConfig] | None]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        flags: Values of the command line by flag: text, booleans, and tuples of text.
+        file: Settings of the config file, with checked types.
+        kind: Class of the settings.
+        notes: Remarks on the flags, for the log.
+        defaults: Defaults of another program, by setting, and the reasons for them.
+    """
+
+    flags: Mapping[str, Any]
+    file: Mapping[str, Any] = field(default_factory=dict)
+    kind: type[RunConfig] = RunConfig
+    notes: tuple[str, ...] = ()
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    why: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_request(
+    flags: Mapping[str, Any],
+    file: Mapping[str, Any] | None = None,
+    where: str = "",
+    kind: type[RunConfig] = RunConfig,
+) -> Request:
+    """Return the request with the names and types of Secateur's settings.
+
+    Flags and keys of other programs are translated by the dialects.
+
+    Args:
+        flags: Values of the command line.
+        file: Keys and values of the config file; None without a file.
+        where: The file, for messages.
+        kind: Class of the settings.
+
+    Raises:
+        UsageError: For unknown settings, values of a wrong type and contradictions.
+    """
+    file = dict(file or {})
+    foreign = {name: file.pop(name) for name in OTHER_PROGRAMS if name in file}
+    flags = {**{name: value for name, value in foreign.items() if value is not None}, **flags}
+    defaults: dict[str, Any] = {}
+    why: dict[str, str] = {}
+    notes: list[str] = []
+    for dialect in DIALECTS:
+        flags, more, reason, lines = dialect.translate(flags, file)
+        defaults |= {name: value for name, value in more.items() if name not in defaults}
+        why |= {name: reason for name in more if name not in why}
+        notes += lines
+    known = flags_of(kind)
+    values = parse_values({**flags, "set": parse_settings(flags.get("set", ()))}, flags=known)
+    if not values["set"]:
+        del values["set"]
+    return Request(
+        values, parse_values(file, where, known), kind, tuple(notes), parse_values(defaults, flags=known), why
+    )
+
+
+def resolve(request: Request, inherited: Inherited) -> tuple[RunConfig, Decisions]:
+    """Return the settings of a request, and the decisions on them; the settings are not checked.
+
+    Args:
+        request: What the user asked for.
+        inherited: Function that returns the run of the checkpoint.
+
+    Raises:
+        UsageError: For unknown plug-ins, and for flags that contradict each other.
+    """
+    decisions = Decisions()
+    decisions.flags = set(request.flags)
+    decisions.notes += request.notes
+    layers = Layers(request.kind)
+    layers.add(sources.COMMAND_LINE, request.flags)
+    file = _below_flags(request)
+    evaluates = request.kind(**{**file, **request.flags}).eval
+    if not evaluates:
+        layers.add(sources.PRESET, *_preset(request.flags, set(request.flags), file))
+    layers.add(sources.FILE, file)
+    layers.add(sources.DIALECT, request.defaults, request.why)
+    saved = inherited(layers.config)
+    if saved is not None:
+        layers.add(sources.CHECKPOINT, _saved_values(layers.config, saved[1]), f"as in {saved[0]}")
+    if not evaluates:
+        chosen = {name: value for name, value in vars(layers.config).items() if name not in request.flags}
+        layers.add(sources.PRESET, *_preset(chosen, layers.given, {}))
+    layers.add(sources.IMPLIED, *implied(layers.config, layers.given))
+    if layers.config.autoconfig:
+        for rule in load_rules(registry.folders):
+            if rule.holds(layers.config):
+                layers.add(sources.RULE, rule.set, rule.explain(layers.config))
+        layers.add(sources.RECOMMENDED, *recommended(layers.config))
+    layers.add(sources.DEFAULT, {"outer_layer_pruning": False})
+    layers.record(decisions)
+    config = layers.config
+    return decisions.choose(config, sources.IMPLIED, "", thresholds=shares(config.thresholds)), decisions
+
+
+def _below_flags(request: Request) -> dict[str, Any]:
+    """Return the settings of the file, without those that flags of the command line replace as a whole."""
+    file = dict(request.file)
+    default = FLAGS["test_scheme"].default
+    if "attack" in request.flags and file.get("test_scheme") == default:
+        del file["test_scheme"]  # it only repeats the default, which does not contradict the flag
+    if file.get("run_name") == request.kind(**file).default_run_name():
+        file["run_name"] = None  # so that it follows --model and --prune_criterion
+    if file.get("checkpoint_model") == request.kind(**file).default_checkpoint_model():
+        file["checkpoint_model"] = None
+    if any(request.flags.get(preset) for preset in PRESETS):
+        file |= {preset: False for preset in PRESETS if preset in file}
+    return file
+
+
+def _preset(given: Mapping[str, Any], taken: Collection[str], file: Mapping[str, Any]) -> tuple[dict, dict]:
+    """Return the plug-ins of the presets among the given settings, and the reasons.
+
+    A plug-in of the file that is derived from that of the preset is kept.
+    """
+    values, why = {}, {}
+    for preset, plugins in PRESETS.items():
+        for name, plugin in plugins.items() if given.get(preset) else ():
+            if name in taken or _is_kind_of(file.get(name), name, plugin):
+                continue
+            over = f", overriding {file[name]} of the config file" if name in file else ""
+            values[name], why[name] = plugin, f"--{preset}{over}"
+    return values, why
+
+
+def _is_kind_of(given: str | None, name: str, wanted: str) -> bool:
+    """Whether the given plug-in is derived from the wanted one, and is not the choice of another preset."""
+    others = {plugins.get(name) for plugins in PRESETS.values()} - {wanted}
+    return given is not None and given not in others and registry.derives(KINDS[name], given, wanted)
+
+
+def _saved_values(config: RunConfig, saved: RunConfig) -> dict[str, Any]:
+    """Return the settings of the run of a checkpoint that determine its accuracy, such as the size of images."""
+    kinds = ("data", "test") if config.eval else ("data",)
+    values = {name: getattr(saved, name) for name, flag in FLAGS.items() if flag.inherit in kinds}
+    if config.eval:
+        values["memory_format"] = saved.train_memory_format
+        if config.attacks:  # attacks use --attack_samples instead
+            del values["limit_test_batches"]
+    return values
