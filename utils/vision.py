@@ -11,29 +11,8 @@ import torch
 # Operators that torchvision registers fake kernels for during its import. If its compiled library does not load
 # (a CPU build of torch with a CUDA build of torchvision), they do not exist and the import fails. Secateur does
 # not call them, so a schema without a kernel is sufficient.
-_SCHEMAS = {
-    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
-}
-
-# An operator exists only as long as the Library object that defined it.
-_libraries: list[torch.library.Library] = []
-
-
-def _define_missing_operators() -> None:
-    """Define every schema of `_SCHEMAS` that does not exist yet."""
-    # FRAGMENT, unlike DEF, allows other libraries to extend the same namespace
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name, schema in _SCHEMAS.items():
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(schema)
-    _libraries.append(library)
-
-
-def _forget_half_imported() -> None:
-    """Remove the submodules of torchvision from `sys.modules` after a failed import."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
+_OPERATORS = ("nms", "qnms")
+_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 
 @functools.cache
@@ -61,8 +40,11 @@ def torchvision() -> ModuleType:
     except RuntimeError as error:
         if "operator torchvision::" not in str(error):
             raise
-    _forget_half_imported()
-    _define_missing_operators()
+    for module in [module for module in sys.modules if module.partition(".")[0] == "torchvision"]:
+        del sys.modules[module]  # half imported
+    for operator in _OPERATORS:
+        if not hasattr(torch.ops.torchvision, operator):
+            torch.library.define(f"torchvision::{operator}", _SCHEMA)
     return importlib.import_module("torchvision")
 
 

@@ -5,9 +5,9 @@ these names. A public name is found under any module of `framework` that defined
 error message gives the new location.
 """
 
-import ast
 import contextlib
 import importlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -91,11 +91,12 @@ class _Folder(ModuleType):
 
 def moved(module: str, name: str) -> str:
     """Return the message with the new location of a name of an old module."""
-    places = [path for path in sorted((ROOT / "framework").rglob("*.py")) if name in _defined(path)]
-    if not places:
-        return f"{module}.{name} no longer exists: import public names by `from secateur import ...`"
-    place = places[0].relative_to(ROOT).with_suffix("")
-    return f"{module} has moved: {name} is now in secateur.{'.'.join(place.parts)}"
+    definition = re.compile(rf"^(?:def|class) {name}\b|^{name}\b.* = ", re.MULTILINE)
+    for path in sorted((ROOT / "framework").rglob("*.py")):
+        if definition.search(path.read_text(encoding="utf-8")):
+            place = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            return f"{module} has moved: {name} is now in secateur.{place}"
+    return f"{module}.{name} no longer exists: import public names by `from secateur import ...`"
 
 
 def old_import(error: BaseException) -> str | None:
@@ -106,16 +107,6 @@ def old_import(error: BaseException) -> str | None:
         f"'{error.name}' is an old import path, which is resolved only at the top of a plug-in: "
         f"use `from secateur import ...`"
     )
-
-
-def _defined(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-    return names
 
 
 def _is_ours(name: str) -> bool:

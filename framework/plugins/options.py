@@ -3,15 +3,20 @@
 import inspect
 from collections.abc import Mapping
 from numbers import Integral, Real
+from types import NoneType
 from typing import Any
 
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 
-#: annotation -> description of the allowed values, for error messages
-TYPE_NAMES = {
-    "bool": "true or false", "int": "a whole number", "float": "a number", "str": "text", "None": "none",
-}  # fmt: skip
+#: annotation -> description of the allowed values, for error messages, and their type
+TYPES: dict[str, tuple[str, type]] = {
+    "bool": ("true or false", bool),
+    "int": ("a whole number", Integral),
+    "float": ("a number", Real),
+    "str": ("text", str),
+    "None": ("none", NoneType),
+}
 
 
 def check_values(name: str, parameters: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> None:
@@ -23,7 +28,7 @@ def check_values(name: str, parameters: Mapping[str, inspect.Parameter], options
     for option, value in options.items():
         types = _types(parameters.get(option))
         if types and not any(_is(value, kind) for kind in types):
-            wanted = " or ".join(TYPE_NAMES[kind] for kind in types)
+            wanted = " or ".join(TYPES[kind][0] for kind in types)
             raise UsageError(f"{name}: {option} must be {wanted}, got {one_line(repr(value), 60)}")
 
 
@@ -34,14 +39,10 @@ def _types(parameter: inspect.Parameter | None) -> list[str]:
     note = parameter.annotation
     text = note if isinstance(note, str) else getattr(note, "__name__", str(note))
     names = [part.strip() for part in text.split("|")]
-    return names if all(name in TYPE_NAMES for name in names) else []
+    return names if all(name in TYPES for name in names) else []
 
 
 def _is(value: Any, kind: str) -> bool:
-    if kind == "None":
-        return value is None
-    if kind in ("bool", "str"):
-        return isinstance(value, bool if kind == "bool" else str)
-    if isinstance(value, bool) or not isinstance(value, Integral if kind == "int" else Real):
-        return False
-    return bool(value == value)  # NaN is not
+    if isinstance(value, bool):
+        return kind == "bool"
+    return isinstance(value, TYPES[kind][1]) and bool(value == value)  # NaN is not equal to itself

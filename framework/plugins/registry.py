@@ -71,10 +71,8 @@ class Registry:
     def __init__(self, root: Path = ROOT) -> None:
         self._files: dict[str, dict[str, Path]] = {kind: {} for kind in FOLDERS}
         self._classes: dict[tuple[str, str], type] = {}
-        self._root = root
         self.folders: list[Path] = []
-        for kind, found in _scan(root).items():
-            self._register(kind, found)
+        self._register(_scan(root))
 
     def add_folder(self, folder: str | Path) -> None:
         """Register all plug-ins of a folder; all are checked before any is added.
@@ -104,38 +102,29 @@ class Registry:
                 if name in self._files[kind]:
                     raise UsageError(f"{file}: the name {name} is already used by {self._files[kind][name]}")
                 check_source(kind, name, file)
-        for kind, files in found.items():
-            self._register(kind, files)
+        self._register(found)
         self.folders.append(path)
 
     def names(self, kind: str) -> list[str]:
         """Return the sorted names of the plug-ins of one kind, without importing them."""
-        if kind == "optimizers":
-            return sorted(OPTIMIZERS)
-        return sorted(self._of_kind(kind))
+        return sorted(OPTIMIZERS if kind == "optimizers" else self.files(kind))
 
     def files(self, kind: str) -> dict[str, Path]:
         """Return a mapping from name to source file of all plug-ins of one kind."""
-        return dict(self._of_kind(kind))
-
-    def is_shipped(self, kind: str, name: str) -> bool:
-        """Whether the plug-in is part of Secateur and not of an added folder."""
-        return (
-            kind == "optimizers"
-            or self._files[kind][name].is_relative_to(self._root)
-            and not any(self._files[kind][name].is_relative_to(folder) for folder in self.folders)
-        )
+        if kind not in self._files:
+            raise UsageError(unknown("kind", kind, self.kinds))
+        return dict(self._files[kind])
 
     def describe(self, kind: str, name: str) -> Entry:
         """Return summary, granularity, schedule and paper of a plug-in, parsed from its source."""
         if kind == "optimizers":
             self.check_name(kind, name)
             return Entry(kind, name, f"torch.optim.{OPTIMIZERS[name]}")
-        return read_entry(kind, name, self.file(kind, name), self._of_kind(kind))
+        return read_entry(kind, name, self.file(kind, name), self.files(kind))
 
     def derives(self, kind: str, name: str, base: str) -> bool:
         """Whether the plug-in is `base` or derived from it, parsed from its source; not for optimizers."""
-        return base in [ancestor for ancestor, _ in ancestry(name, self.file(kind, name), self._of_kind(kind))]
+        return base in [ancestor for ancestor, _ in ancestry(name, self.file(kind, name), self.files(kind))]
 
     def file(self, kind: str, name: str) -> Path:
         """Return the source file of a plug-in."""
@@ -162,48 +151,37 @@ class Registry:
         return self._classes[kind, name]
 
     def _module(self, kind: str, name: str, file: Path) -> ModuleType:
-        """Import the module of a plug-in; raise UsageError if it fails or another file is imported."""
-        ours = file.parent == self._root / FOLDERS[kind]
+        """Import the module of a plug-in; raise UsageError if it fails."""
         try:
-            if ours:
-                module = importlib.import_module(".".join(("secateur", *FOLDERS[kind].split("/"), name)))
-            else:
-                module = self._load(kind, name, file)
+            if file.parent == ROOT / FOLDERS[kind]:
+                return importlib.import_module(f"secateur.{FOLDERS[kind].replace('/', '.')}.{name}")
+            return _load(f"secateur_plugins_{id(self)}.{kind}.{name}", file)
         except BaseException as error:
             if not isinstance(error, Exception) and not ends_process(error):
                 raise  # Ctrl-C
-            if ours:
-                _check_package(".".join(("secateur", *FOLDERS[kind].split("/"))), file, error)
             why = str(error) if isinstance(error, UsageError) else f"{type(error).__name__}: {error}"
             kind_of_error = RunError if ends_process(error) else UsageError
             raise kind_of_error(f"{file} cannot be imported: {one_line(why)}") from error
-        if ours:
-            _check_file(module, file)
-        return module
 
-    def _load(self, kind: str, name: str, file: Path) -> ModuleType:
-        folder = next(index for index, path in enumerate(self.folders) if file.is_relative_to(path))
-        module_name = f"secateur_plugins_{id(self)}_{folder}.{kind}.{name}"
-        spec = importlib.util.spec_from_file_location(module_name, file)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[module_name] = module
-        try:
-            with old_names_allowed():
-                spec.loader.exec_module(module)
-        except BaseException:
-            del sys.modules[module_name]
-            raise
-        return module
+    def _register(self, found: dict[str, dict[str, Path]]) -> None:
+        for kind, files in found.items():
+            self._files[kind].update(files)
+            PLUGIN_FILES.update({file: name for name, file in files.items()})
 
-    def _register(self, kind: str, files: dict[str, Path]) -> None:
-        self._files[kind].update(files)
-        PLUGIN_FILES.update({file: name for name, file in files.items()})
 
-    def _of_kind(self, kind: str) -> dict[str, Path]:
-        if kind not in self._files:
-            raise UsageError(unknown("kind", kind, self.kinds))
-        return self._files[kind]
+def _load(module_name: str, file: Path) -> ModuleType:
+    """Import a file as a module of this name."""
+    spec = importlib.util.spec_from_file_location(module_name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        with old_names_allowed():
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[module_name]
+        raise
+    return module
 
 
 def build(kind: str, name: str, /, **options: Any) -> Any:
@@ -298,29 +276,6 @@ def _scan(root: Path) -> dict[str, dict[str, Path]]:
         kind: {file.stem: file for file in sorted((root / folder).glob("[!_]*.py"))}
         for kind, folder in FOLDERS.items()
     }
-
-
-def _check_file(module: ModuleType, file: Path) -> None:
-    """Raise UsageError if another module of the same name was imported instead of `file`."""
-    imported = getattr(module, "__file__", None)
-    if imported is None or Path(imported).resolve() != file.resolve():
-        raise UsageError(
-            f"{module.__name__} is {imported or 'a module without a file'}, not {file}: rename your module, or "
-            "remove its folder from sys.path"
-        )
-
-
-def _check_package(package: str, file: Path, error: BaseException) -> None:
-    """Raise UsageError, naming both folders, if another package of the same name was imported."""
-    loaded = sys.modules.get(package)
-    places = [
-        str(place) for place in getattr(loaded, "__path__", [getattr(loaded, "__file__", None) or "no file"])
-    ]
-    if isinstance(error, ModuleNotFoundError) and loaded is not None and str(file.parent) not in places:
-        raise UsageError(
-            f"{package} is {', '.join(places)}, not {file.parent}, the folder of {file}: rename your package, or "
-            "remove its folder from sys.path"
-        ) from error
 
 
 def _check_class(kind: str, cls: object, file: Path) -> None:

@@ -2,10 +2,10 @@
 
 import ast
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from secateur.utils.errors import UsageError
 
@@ -15,18 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 #: the module with the public names: beside framework/ in a clone, above it in the installed package
 FRONT = next(file for file in (ROOT / "secateur" / "__init__.py", ROOT / "__init__.py") if file.is_file())
 
-#: class attributes of a plug-in that are read from its source
-DECLARED = (
-    "granularity", "schedule", "paper", "trainer", "recommended", "needs_folder", "owns_gates", "attacks",
-)  # fmt: skip
-#: those of them that are not text
-LITERALS = {"recommended": dict, "needs_folder": bool, "owns_gates": bool, "attacks": bool}
 SCORE_ARGUMENTS = ["self", "model", "batches", "loss", "groups"]
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of `python main.py list`."""
+    """One row of `python main.py list`; the fields with a default are class attributes of the plug-in."""
 
     kind: str
     name: str
@@ -56,6 +50,10 @@ class Entry:
         return self.schedule.split("(")[0].split(".")[-1].lower()
 
 
+#: class attribute of a plug-in that is read from its source -> its type
+DECLARED = {field.name: get_origin(field.type) or field.type for field in fields(Entry)[3:]}
+
+
 def read_entry(kind: str, name: str, file: Path, siblings: Mapping[str, Path]) -> Entry:
     """Describe a plug-in; attributes that its class does not declare are taken from its bases in `siblings`."""
     summary = (ast.get_docstring(class_node(name, file)) or "").split("\n")[0].strip()
@@ -63,11 +61,7 @@ def read_entry(kind: str, name: str, file: Path, siblings: Mapping[str, Path]) -
     for current, source in ancestry(name, file, siblings):
         for attribute, value in _attributes(class_node(current, source)).items():
             if attribute not in declared:
-                declared[attribute] = (
-                    _literal(value, f"{source}: {current}.{attribute}", LITERALS[attribute])
-                    if attribute in LITERALS
-                    else _text(value)
-                )
+                declared[attribute] = _value(value, f"{source}: {current}.{attribute}", DECLARED[attribute])
     return Entry(kind, name, summary, **declared)
 
 
@@ -102,11 +96,10 @@ def check_source(kind: str, name: str, file: Path) -> None:
 
 def class_node(name: str, file: Path) -> ast.ClassDef:
     """Return the class statement of a plug-in, which must be in the file of the same name."""
-    classes = [node for node in _parse(file).body if isinstance(node, ast.ClassDef)]
-    for node in classes:
-        if node.name == name:
-            return node
-    others = ", ".join(node.name for node in classes) or "no class"
+    classes = {node.name: node for node in reversed(_parse(file).body) if isinstance(node, ast.ClassDef)}
+    if name in classes:
+        return classes[name]
+    others = ", ".join(reversed(classes)) or "no class"
     raise UsageError(f"{file}: expected a class named {name} (like the file), found {others}")
 
 
@@ -127,26 +120,19 @@ def _parse(file: Path) -> ast.Module:
 
 def _attributes(node: ast.ClassDef) -> dict[str, ast.expr]:
     """Return the expressions of the declared attributes in the body of a class."""
-    found = {}
+    found: dict[str, ast.expr] = {}
     for statement in node.body:
-        if isinstance(statement, ast.AnnAssign):
-            targets: list[ast.expr] = [statement.target]
-        elif isinstance(statement, ast.Assign):
-            targets = statement.targets
-        else:
-            continue
-        for target in targets:
-            if isinstance(target, ast.Name) and target.id in DECLARED and statement.value is not None:
-                found[target.id] = statement.value
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            found |= {name: statement.value for name in names if name in DECLARED}
     return found
 
 
-def _text(value: ast.expr) -> str:
-    return str(value.value) if isinstance(value, ast.Constant) else ast.unparse(value)
-
-
-def _literal(value: ast.expr, where: str, kind: type) -> Any:
-    """Return the literal of an attribute; raise UsageError for anything else."""
+def _value(value: ast.expr, where: str, kind: Any) -> Any:
+    """Return the value of an attribute as text, or as the literal that it must be."""
+    if kind is str:
+        return str(value.value) if isinstance(value, ast.Constant) else ast.unparse(value)
     try:
         literal = ast.literal_eval(value)
     except ValueError:

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from secateur.framework.plugins.options import check_values
-from secateur.framework.plugins.registry import FOLDERS, ROOT, Registry, build, check_options, option_names
+from secateur.framework.plugins.registry import ROOT, Registry, build, check_options, option_names
 from secateur.utils.errors import UsageError
 
 Tree = Callable[[dict[str, str]], Path]
@@ -90,7 +89,6 @@ def test_a_folder_adds_classes_that_can_be_used(tree: Tree, empty: Registry) -> 
     cls = empty.get("criterions", "Mine")
     assert cls.__name__ == "Mine" and cls.granularity == "weight"
     assert empty.get("criterions", "Mine") is cls
-    assert not empty.is_shipped("criterions", "Mine")
 
 
 def test_getting_one_plugin_imports_that_file_only(tree: Tree, empty: Registry) -> None:
@@ -285,41 +283,6 @@ def test_other_annotations_are_the_constructors_own_business() -> None:
     for options in ({"plain": "1"}, {"text": 1}):
         with pytest.raises(UsageError):
             check_values("x", parameters, options)
-
-
-SHADOWED = [
-    ("models", "VGG16"),
-    ("criterions", "SNIP"),
-    ("trainers", "DefaultTrainer"),
-    ("testers", "Accuracy"),
-    ("losses", "CrossEntropy"),
-    ("datasets", "MNIST"),
-]
-
-
-@pytest.mark.parametrize(("kind", "name"), SHADOWED)
-@pytest.mark.parametrize("how", ["a folder before ours", "a package imported before", "a module without a file"])
-def test_a_users_file_is_never_taken_for_ours(
-    tree: Tree, monkeypatch: pytest.MonkeyPatch, kind: str, name: str, how: str
-) -> None:
-    registry = Registry()
-    package = ".".join(("secateur", *FOLDERS[kind].split("/")))
-    for module in [module for module in sys.modules if module == package or module.startswith(f"{package}.")]:
-        monkeypatch.delitem(sys.modules, module)
-    theirs = tree({f"{FOLDERS[kind]}/{name}.py": f"class {name}: pass", f"{FOLDERS[kind]}/Other.py": ""})
-    if how == "a module without a file":
-        monkeypatch.setitem(sys.modules, f"{package}.{name}", types.ModuleType(f"{package}.{name}"))
-    else:
-        shadow = types.ModuleType(package)
-        shadow.__path__ = [str(theirs / FOLDERS[kind])]
-        if how == "a package imported before":
-            (theirs / FOLDERS[kind] / f"{name}.py").unlink()
-        monkeypatch.setitem(sys.modules, package, shadow)
-    with pytest.raises(UsageError) as error:
-        registry.get(kind, name)
-    sys.modules.pop(f"{package}.{name}", None)  # what monkeypatch deletes it would put back
-    assert str(registry.file(kind, name)) in str(error.value) and "\n" not in str(error.value)
-    assert how == "a module without a file" or str(theirs) in str(error.value)
 
 
 @pytest.mark.slow
