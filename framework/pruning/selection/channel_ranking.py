@@ -2,17 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
 from secateur.framework.pruning.selection.budgets import Budget, Nodes
+from secateur.framework.pruning.selection.options import PruneOptions, dense_channels
 from secateur.framework.pruning.selection.ranking import Keep, Ranking
-from secateur.utils.ranges import check_share, check_whole
 
 #: channels that are ranked against each other: all, those of a group, those of groups of the same structure
 CHANNEL_SCOPES = ("global", "layer", "isomorphic")
@@ -24,45 +22,11 @@ FEW = 12
 REFINEMENTS = 30
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Constraints on the selection of channels.
-
-    Attributes:
-        scope: One of CHANNEL_SCOPES; None (default) for "global" here, and for that of the criterion in a step.
-        min_channels: Minimum number of channels to keep in each group, at least 0.
-        round_to: The widths of pruned layers are rounded to multiples of it, at least 1.
-        keep_share: Minimum share of each group's channels in the dense network to keep, in [0, 1).
-        group_size: Number of channels of a layer, consecutive in the order of their scores, that are pruned
-            together.
-    """
-
-    scope: str | None = None
-    min_channels: int = 1
-    round_to: int = 1
-    keep_share: float = 0.0
-    group_size: int = 1
-
-    def __post_init__(self) -> None:
-        check_share(self, "keep_share")
-        check_whole(self, min_channels=0, round_to=1, group_size=1)
-
-    def floors(self, model: nn.Module, groups: Groups) -> dict[str, int]:
-        """Return the minimum number of channels to keep in each group."""
-        return {
-            name: min(group.channels, max(self.min_channels, int(not group.removable), self._share(model, group)))
-            for name, group in groups.items()
-        }
-
-    def _share(self, model: nn.Module, group: ChannelGroup) -> int:
-        return math.ceil(self.keep_share * dense_channels(model, group) - 1e-9) if self.keep_share else 0
-
-
 class ChannelRanking(Ranking):
     """The channels of a network in the order of pruning, sorted once; a selection prunes whole sets of channels.
 
-    A layer's prunable channels form consecutive sets of `limits.group_size` in the order of their scores, the last
-    of which may be smaller. A set's score is the mean of its channels' scores minus the layer's penalty; the mean
+    A layer's prunable channels form consecutive sets of `group_size` in the order of their scores, the last of
+    which may be smaller. A set's score is the mean of its channels' scores minus the layer's penalty; the mean
     makes sets of different sizes comparable. Within a scope other than "global" a set's place is the share of the
     competing channels that is pruned with it, so that these shares rise together.
 
@@ -73,7 +37,7 @@ class ChannelRanking(Ranking):
         model: The network.
         groups: Its channel groups.
         scores: One score per channel, `(channels,)`, by group; of the inputs by the name INPUTS, as the last one.
-        limits: The constraints.
+        options: The options; a scope of None is the global one.
         penalties: Values that are subtracted from the scores of a group's channels, by group.
         inputs: Mask of the inputs that are not yet masked, bool `(inputs,)`, if they are ranked.
     """
@@ -83,24 +47,21 @@ class ChannelRanking(Ranking):
         model: nn.Module,
         groups: Groups,
         scores: Mapping[str, Tensor],
-        limits: Limits,
+        options: PruneOptions,
         penalties: Mapping[str, float] | None = None,
         inputs: Tensor | None = None,
     ) -> None:
         ranked = {name: groups[name] for name in scores if name != INPUTS}
-        floors = limits.floors(model, ranked) | {INPUTS: 1}
-        super().__init__(scores, floors, {} if inputs is None else {INPUTS: inputs})
-        self.limits, self._global = limits, limits.scope in (None, "global")
-        self._multiples = {name: _multiple(group, limits.round_to) for name, group in ranked.items()}
-        #: number of units in the dense network, and how many of them were pruned before
+        current = {} if inputs is None else {INPUTS: inputs}
+        super().__init__(scores, options.floors(model, ranked) | {INPUTS: 1}, current)
+        self.options, self._global = options, options.scope in (None, "global")
+        self._multiples = {name: _multiple(group, options.round_to) for name, group in ranked.items()}
+        #: number of units in the dense network, at present, and of those that were pruned before
         self._dense = {name: dense_channels(model, group) for name, group in ranked.items()}
-        if inputs is not None:
-            self._dense[INPUTS] = len(inputs)
-        present = {name: len(score) for name, score in scores.items()}
-        present |= {name: int(alive.sum()) for name, alive in self._alive.items()}
-        self._gone = {name: dense - present[name] for name, dense in self._dense.items()}
-        self._present = present
-        parts = competing(model, ranked, limits.scope or "global")
+        self._dense |= {name: len(mask) for name, mask in current.items()}
+        self._present = {name: int(alive.sum()) for name, alive in self._alive.items()}
+        self._gone = {name: dense - self._present[name] for name, dense in self._dense.items()}
+        parts = competing(model, ranked, options.scope or "global")
         if inputs is not None:
             parts = [[*parts[0], INPUTS]] if self._global else [*parts, [INPUTS]]
         self._set_ends = [0]
@@ -111,39 +72,36 @@ class ChannelRanking(Ranking):
 
     def _sort_sets(self, parts: list[list[str]], penalties: Mapping[str, float]) -> None:
         """Rank the sets of channels; set `ends` and the places of all channels."""
-        names = list(self._scores)
-        orders, sizes, values, owners = [], [], [], []
-        for number, (name, score) in enumerate(self._scores.items()):
-            prunable = score[self._free[name]].detach().cpu().double()
-            orders.append(prunable.sort(stable=True).indices)
-            means, counts = _means(prunable[orders[-1]], self.limits.group_size)
-            values.append(means - penalties.get(name, 0.0))
-            sizes.append(counts)
-            owners.append(torch.full_like(counts, number))
-        size, value, owner = torch.cat(sizes), torch.cat(values), torch.cat(owners)
+        names, sizes = list(self.scores), torch.tensor([*self._sizes.values()])
+        owner = torch.arange(len(names)).repeat_interleave(sizes)
+        scores = self._candidates().detach().cpu().double()
+        order = scores.sort(stable=True).indices
+        order = order[owner[order].sort(stable=True).indices]  # by layer, and then by score
+        #: position of a channel in its set, number of its set
+        inner = (torch.arange(len(order)) - (sizes.cumsum(0) - sizes)[owner]) % self.options.group_size
+        number = (inner == 0).cumsum(0) - 1
+        owner, size = owner[inner == 0], number.bincount()
+        value = torch.zeros(len(size), dtype=scores.dtype).index_add(0, number, scores[order]) / size
+        value -= torch.tensor([penalties.get(name, 0.0) for name in names], dtype=scores.dtype)[owner]
         if not self._global:
             value = self._shares(parts, value, size, owner)
-        order = value.sort(stable=True).indices
-        ends = size[order].cumsum(0)
+        ranked = value.sort(stable=True).indices
+        ends = size[ranked].cumsum(0)
         starts = torch.empty_like(size)
-        starts[order] = ends - size[order]
-        places = []
-        for positions, start, counts in zip(orders, starts.split([len(s) for s in sizes]), sizes, strict=True):
-            inner = torch.arange(len(positions)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-            place = torch.empty(len(positions), dtype=torch.int32)
-            place[positions] = (start.repeat_interleave(counts) + inner).int()
-            places.append(place)
-        self._place(torch.cat(places))
+        starts[ranked] = ends - size[ranked]
+        places = torch.empty(len(order), dtype=torch.int32)
+        places[order] = (starts[number] + inner).int()
+        self._place(places)
         self._set_ends = [0, *ends.tolist()]
         if self._global:
-            may_end = owner[order] != (names.index(INPUTS) if INPUTS in names else -1)
+            may_end = owner[ranked] != (names.index(INPUTS) if INPUTS in names else -1)
         else:  # sets of the same share are pruned together
-            may_end = torch.cat([value[order].diff() > 0, torch.ones(1, dtype=torch.bool)])[: len(ends)]
+            may_end = torch.cat([value[ranked].diff() > 0, torch.ones(1, dtype=torch.bool)])[: len(ends)]
         self.ends = [0, *ends[may_end].tolist()]
 
     def _shares(self, parts: list[list[str]], value: Tensor, size: Tensor, owner: Tensor) -> Tensor:
         """Return the share of its competitors from which on a set is pruned: half of its last channel is due."""
-        shares, names = torch.empty_like(value), list(self._scores)
+        shares, names = torch.empty_like(value), list(self.scores)
         for part in parts:
             sets = torch.isin(owner, torch.tensor([names.index(name) for name in part])).nonzero().flatten()
             order = sets[value[sets].sort(stable=True).indices]
@@ -151,29 +109,26 @@ class ChannelRanking(Ranking):
             shares[order] = (gone + size[order].cumsum(0) - 0.5).double() / max(1, dense)
         return shares
 
-    def within(self, count: int) -> int:
-        """Return the largest count up to `count` that splits no set."""
-        return max(end for end in self._set_ends if end <= max(0, count))
+    def up_to(self, count: int) -> Keep:
+        """Return the largest selection of at most `count` entries that splits no set."""
+        return self.first(max(end for end in self._set_ends if end <= max(0, count)))
 
     def first(self, count: int) -> Keep:
         """Return the selection that prunes the first `count` entries; widths are rounded to their multiples."""
-        keep = super().first(count)
-        if self.limits.round_to == 1:
+        return self._rounded(super().first(count))
+
+    def above(self, threshold: float) -> Keep:
+        """Return the selection that prunes all entries up to a threshold; widths are rounded."""
+        return self._rounded(super().above(threshold))
+
+    def _rounded(self, keep: Keep) -> Keep:
+        if self.options.round_to == 1:
             return keep
         return self._kept({name: self._round(name, int(mask.sum())) for name, mask in keep.items()})
 
-    def above(self, threshold: float) -> Keep:
-        """Keep all scores above the threshold, and at least the minimum number of each group."""
-        kept = {}
-        for name, score in self._scores.items():
-            able = score > threshold
-            count = int((able & self._alive[name]).sum() if name in self._alive else able.sum())
-            kept[name] = self._round(name, max(self._floor(name), count))
-        return self._kept(kept)
-
     def at_share(self, share: float, budget: Budget) -> Keep | None:
         """Return the same share of each group, for nodes by layer, if it meets the target up to rounding."""
-        if self.limits.scope != "layer" or not isinstance(budget, Nodes):
+        if self.options.scope != "layer" or not isinstance(budget, Nodes):
             return None
         kept = {}
         for name, dense in self._dense.items():
@@ -188,7 +143,7 @@ class ChannelRanking(Ranking):
     def refine(self, keep: Keep, distance: Callable[[Keep], float]) -> Keep:
         """Change single groups by one step as long as this reduces the distance; sets are never split."""
         best = distance(keep)
-        for _ in range(REFINEMENTS if self.limits.group_size == 1 else 0):
+        for _ in range(REFINEMENTS if self.options.group_size == 1 else 0):
             near = list(self._neighbours(keep))
             if len(near) <= 2 * FEW:  # changes of two groups, such as one more and one less
                 near += [second for first in near for second in self._neighbours(first)]
@@ -257,23 +212,3 @@ def _built(model: nn.Module, group: ChannelGroup) -> Any:
         kernel = tuple(getattr(module, "kernel_size", ()) or ())
         parts.add((type(module).__name__, kernel, attribute, part.dim))
     return frozenset(parts)
-
-
-def _means(values: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Return mean and length of consecutive parts of `size` values, the last of which may be shorter."""
-    whole = len(values) // size * size
-    rest = values[whole:]
-    means = torch.cat([values[:whole].view(-1, size).mean(1), rest.mean().view(1)[: len(rest)]])
-    return means, torch.tensor([size] * (whole // size) + [len(rest)] * (len(rest) > 0), dtype=torch.int64)
-
-
-def dense_channels(model: nn.Module, group: ChannelGroup) -> int:
-    """Return the number of channels of the group before the first cut."""
-    kept, dense = lineage_of(model).kept, lineage_of(model).dense
-    first = group.produced[0]
-    if (first.tensor, first.dim) not in kept:
-        return group.channels
-    # Groups that share a producer (a split) cannot be distinguished once they are cut: use the present size.
-    if first.index.numel() != len(kept[first.tensor, first.dim]):
-        return group.channels
-    return dense[first.tensor][first.dim] // first.index.shape[1]

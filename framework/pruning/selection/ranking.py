@@ -47,14 +47,16 @@ class Ranking:
         floors: Mapping[str, int] | None = None,
         current: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self._scores = scores
+        self.scores = scores
         self._alive = {
-            name: (mask != 0).reshape(-1).to(scores[name].device)
-            for name, mask in (current or {}).items()
-            if name in scores
+            name: torch.ones(score.numel(), dtype=torch.bool, device=score.device)
+            for name, score in scores.items()
         }
+        for name, mask in (current or {}).items():
+            if name in scores:
+                self._alive[name] = (mask != 0).flatten().to(scores[name].device)
         self._free = {
-            name: _free(score.reshape(-1), self._alive.get(name), (floors or {}).get(name, 0))
+            name: _free(score.flatten(), self._alive[name], (floors or {}).get(name, 0))
             for name, score in scores.items()
         }
         self._sizes = {name: int(free.count_nonzero()) for name, free in self._free.items()}
@@ -70,14 +72,30 @@ class Ranking:
         """Return the selection that prunes the first `count` entries: all if there are fewer, none below 0."""
         count = min(max(0, count), self.size)
         if self._places:
-            masks = {name: places >= count for name, places in self._places.items()}
-        else:
-            masks = self._partitioned(count)
-        return Keep({name: mask.reshape(self._scores[name].shape) for name, mask in masks.items()})
+            return self._shaped({name: places >= count for name, places in self._places.items()})
+        if count == 0:
+            return self._shaped({name: alive.clone() for name, alive in self._alive.items()})
+        kept = self._by_name(~lowest(self._candidates(), count))
+        return self._shaped(
+            {name: alive.masked_scatter(self._free[name], kept[name]) for name, alive in self._alive.items()}
+        )
+
+    def up_to(self, count: int) -> Keep:
+        """Return the largest selection of at most `count` entries."""
+        return self.first(count)
+
+    def above(self, threshold: float) -> Keep:
+        """Return the selection that prunes all entries up to a threshold, except those that are never pruned."""
+        return self._shaped(
+            {
+                name: self._alive[name] & ~(free & (self.scores[name].flatten() <= threshold))
+                for name, free in self._free.items()
+            }
+        )
 
     def sort(self) -> None:
         """Rank all entries, unless this was done before."""
-        if not self._places and self._scores:
+        if not self._places and self.scores:
             values = self._candidates()
             places = torch.empty(len(values), dtype=torch.int32, device=values.device)
             order = values.sort(stable=True).indices
@@ -86,29 +104,26 @@ class Ranking:
 
     def _place(self, places: Tensor) -> None:
         """Set the ranks of the candidates."""
-        for (name, free), part in zip(self._free.items(), places.split([*self._sizes.values()]), strict=True):
-            ranks = torch.full(free.shape, self.size, dtype=torch.int32, device=free.device)
-            if name in self._alive:
-                ranks[~self._alive[name]] = -1
-            self._places[name] = ranks.masked_scatter_(free, part.to(ranks.device))
+        own = self._by_name(places)
+        for name, free in self._free.items():
+            ranks = torch.where(self._alive[name], self.size, -1).int()
+            self._places[name] = ranks.masked_scatter_(free, own[name])
+
+    def _by_name(self, values: Tensor) -> dict[str, Tensor]:
+        """Split one value for each candidate by name."""
+        parts = values.split([*self._sizes.values()])
+        return {name: part.to(free.device) for (name, free), part in zip(self._free.items(), parts, strict=True)}
+
+    def _shaped(self, masks: Mapping[str, Tensor]) -> Keep:
+        return Keep({name: mask.reshape(self.scores[name].shape) for name, mask in masks.items()})
 
     def _candidates(self) -> Tensor:
         """Return the scores of all prunable entries, in mapping order, on one device."""
         parts = []
         for name, free in self._free.items():
-            flat = self._scores[name].reshape(-1)
+            flat = self.scores[name].flatten()
             parts.append(flat if self._sizes[name] == len(flat) else flat[free])
         return parts[0] if len(parts) == 1 else torch.cat([part.to(parts[0].device) for part in parts])
-
-    def _partitioned(self, count: int) -> dict[str, Tensor]:
-        masks = {}
-        for name, free in self._free.items():
-            masks[name] = self._alive[name].clone() if name in self._alive else torch.ones_like(free)
-        if count > 0:
-            chosen = lowest(self._candidates(), count)
-            for (name, free), part in zip(self._free.items(), chosen.split([*self._sizes.values()]), strict=True):
-                masks[name].masked_scatter_(free, ~part.to(free.device))
-        return masks
 
 
 def lowest(values: Tensor, count: int) -> Tensor:
@@ -134,11 +149,11 @@ def _kth(values: Tensor, count: int) -> Tensor:
     return values.kthvalue(count).values
 
 
-def _free(score: Tensor, alive: Tensor | None, floor: int) -> Tensor:
+def _free(score: Tensor, alive: Tensor, floor: int) -> Tensor:
     """Return the mask of prunable entries: alive, below +inf, and not among the `floor` highest."""
-    free = score != torch.inf if alive is None else alive & (score != torch.inf)
+    free = alive & (score != torch.inf)
     if floor > 0:
-        positions = torch.arange(len(score), device=score.device) if alive is None else alive.nonzero().flatten()
+        positions = alive.nonzero().flatten()
         prunable = lowest(score[positions], len(positions) - floor)
         free[positions[~prunable]] = False
     return free

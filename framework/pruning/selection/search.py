@@ -2,12 +2,8 @@
 
 from bisect import bisect_left
 
-import torch
-from torch import nn
-
-from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.selection.budgets import Budget
-from secateur.framework.pruning.selection.channel_ranking import ChannelRanking, Limits
+from secateur.framework.pruning.selection.channel_ranking import ChannelRanking
 from secateur.framework.pruning.selection.ranking import Keep, Ranking
 from secateur.utils.errors import UsageError
 
@@ -44,7 +40,7 @@ def to_budget(ranking: ChannelRanking, budget: Budget, sparsity: float, strict: 
     else:
         keep, reached = _corrected(ranking, budget, sparsity, now)
     off = budget.tolerance is not None and abs(reached - sparsity) > budget.tolerance / 2
-    if off or ranking.limits.round_to > 1 and budget.exact:  # refine single groups
+    if off or ranking.options.round_to > 1 and budget.exact:  # refine single groups
         goal = budget.predicted(keep) + sparsity - reached
         other = ranking.refine(keep, lambda masks: abs(budget.predicted(masks) - goal))
         choices = [(keep, reached), (other, budget.actual(other))]
@@ -54,15 +50,12 @@ def to_budget(ranking: ChannelRanking, budget: Budget, sparsity: float, strict: 
     return keep
 
 
-def check_reachable(model: nn.Module, groups: Groups, sparsity: float, limits: Limits, budget: Budget) -> None:
+def check_reachable(ranking: ChannelRanking, budget: Budget, sparsity: float) -> None:
     """Raise UsageError if a budget cannot be met even by pruning all prunable channels, whatever the scores."""
-    if budget.tolerance is None:
-        return
-    equal = {name: torch.zeros(group.channels) for name, group in groups.items()}
-    ranking = ChannelRanking(model, groups, equal, limits)
-    most = budget.actual(ranking.first(ranking.size))
-    if most < sparsity - budget.tolerance:
-        raise UsageError(_why_not(ranking, budget, sparsity, most))
+    if budget.tolerance is not None:
+        most = budget.actual(ranking.first(ranking.size))
+        if most < sparsity - budget.tolerance:
+            raise UsageError(_why_not(ranking, budget, sparsity, most))
 
 
 def _nearest(ranking: ChannelRanking, budget: Budget, goal: float) -> Keep:
@@ -89,16 +82,16 @@ def _corrected(ranking: ChannelRanking, budget: Budget, sparsity: float, now: fl
 
 
 def _why_not(ranking: ChannelRanking, budget: Budget, sparsity: float, reached: float) -> str:
-    limits, most = ranking.limits, budget.actual(ranking.first(ranking.size))
+    options, most = ranking.options, budget.actual(ranking.first(ranking.size))
     asked = f"budget {budget.name}: asked for sparsity {sparsity:.4f}"
     if most < sparsity:
-        limit = f", min_channels {limits.min_channels}" if limits.min_channels != 1 else ""
-        limit += f", keep_share {limits.keep_share:g}" if limits.keep_share else ""
+        limit = f", min_channels {options.min_channels}" if options.min_channels != 1 else ""
+        limit += f", keep_share {options.keep_share:g}" if options.keep_share else ""
         return (
             f"{asked}, at most {most:.4f} can be reached: the remaining channels are protected or the last "
             f"of their group{limit}"
         )
-    rounded = f" in steps of {limits.round_to}" if limits.round_to > 1 else ""
+    rounded = f" in steps of {options.round_to}" if options.round_to > 1 else ""
     return (
         f"{asked}, the nearest selection of whole channels{rounded} has {reached:.4f}, more than "
         f"{budget.tolerance} off"

@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, NamedTuple
 
@@ -59,22 +59,6 @@ class Request:
     share: float | None = None
     units: int | None = None
 
-    def resolve(self, to_share: Callable[[float], Keep], first: Callable[[int], Keep]) -> Choice:
-        """Return the selection; `to_share` gives that of a share, `first` that of a number of units."""
-        by_number = None if self.units is None else Choice(first(self.units), number=self.units)
-        if self.share is None:
-            assert by_number is not None
-            return by_number
-        by_share = Choice(to_share(self.share), asked=self.share)
-        return by_share if by_number is None or by_share.keep.removed <= by_number.keep.removed else by_number
-
-
-class Removal(NamedTuple):
-    """Number of units that were pruned, and the kept positions where weights and channels are ranked together."""
-
-    units: int
-    kept_indices: KeptIndices
-
 
 class Target(ABC):
     """Base class of what is pruned: it selects units by their scores, and removes them from the network.
@@ -87,6 +71,7 @@ class Target(ABC):
 
     Attributes:
         groups: The present channel groups.
+        inputs: The network's inputs, if they are ranked.
         optimizer: Optimizer whose state is cut together with the network, or None.
         companions: Further tensors by parameter name that are cut together with the network.
     """
@@ -112,9 +97,16 @@ class Target(ABC):
         self.groups: dict[str, ChannelGroup] = channel_groups(
             model, example_input, options.protect, inexact=options.inexact, attention=options.attention
         )
+        if self.units == "channels" and not free_groups(self.groups):
+            reasons = sorted({str(group.protected) for group in self.groups.values()})
+            raise UsageError(f"{type(model).__name__} has no channel to prune: {'; '.join(reasons)}")
         if options.min_channels == 0:
             for name in not_removable(model, example_input[:1], self.groups):
                 self.groups[name] = replace(self.groups[name], removable=False)
+        readers = input_readers(model, example_input, self.groups) if options.rank_inputs else []
+        ranked = readers and not any(map(options.protects, readers))
+        self.inputs = NetworkInputs(model, readers) if ranked else None
+        self._dense = copy.deepcopy(model) if self.budget == "latency" else None
 
     @classmethod
     def check(cls, criterion: Criterion, options: PruneOptions) -> None:
@@ -135,23 +127,61 @@ class Target(ABC):
 
     def input_scores(self, batches: Iterable[Batch], loss: LossFunction) -> dict[str, Tensor]:
         """Return the scores of the network's inputs by the name INPUTS, if they are ranked."""
-        return {}
+        return {} if self.inputs is None else {INPUTS: self.inputs.scores(self.criterion, batches, loss)}
 
     @property
     def scorings(self) -> int:
         """Number of scorings of a step: one, and one for each layer whose inputs are ranked."""
-        return 1
+        return 1 if self.inputs is None else 1 + len(self.inputs.readers)
 
-    @abstractmethod
     def choose(self, scores: dict[str, Tensor], request: Request, strict: bool = True) -> Choice:
         """Return the selection that a request gives with these scores.
 
-        With `strict`, raises UsageError if a budget other than nodes cannot be met.
+        A fixed threshold of the criterion replaces the request unless its share is 0. With `strict`, raises
+        UsageError if a budget other than nodes cannot be met.
         """
+        ranking, threshold = self._ranking(scores), self.criterion.threshold
+        if threshold is not None and request.share != 0:
+            return Choice(ranking.above(threshold))
+        choices = []
+        if request.share is not None:
+            choices.append(Choice(self._to_share(ranking, request.share, strict), asked=request.share))
+        if request.units is not None:
+            choices.append(Choice(ranking.up_to(request.units), number=request.units))
+        return min(choices, key=lambda choice: choice.keep.removed)
 
     @abstractmethod
-    def remove(self, keep: Keep) -> Removal:
-        """Mask or cut what is not kept."""
+    def _ranking(self, scores: dict[str, Tensor]) -> Ranking:
+        """Return the ranking of the units."""
+
+    @abstractmethod
+    def _to_share(self, ranking: Any, share: float, strict: bool) -> Keep:
+        """Return the selection that brings the sparsity nearest to `share`."""
+
+    def remove(self, keep: Keep) -> tuple[int, KeptIndices]:
+        """Cut the pruned channels, and mask the pruned weights and inputs.
+
+        Returns the number of pruned units, and the kept positions where weights are ranked together with channels.
+        """
+        channels = Keep({name: mask for name, mask in keep.items() if name in self.groups})
+        weights = {name: mask for name, mask in keep.items() if name not in channels and name != INPUTS}
+        kept: KeptIndices = {}
+        if channels:
+            if weights:
+                off = {name: ~mask.cpu() for name, mask in channels.items()}
+                kept, _ = kept_positions(self.model, off, self.groups)
+            how = self.optimizer, self.companions, self.options.fold, self.example_input
+            self.groups = cut(self.model, channels, self.groups, *how)  # may raise, before anything is masked
+        count = channels.removed
+        if weights:
+            count += self._mask({name: shrink(mask, kept.get(name, {})) for name, mask in weights.items()})
+        if self.inputs is not None:
+            count += self.inputs.mask(keep[INPUTS])
+        return count, kept
+
+    def budget_now(self) -> Budget:
+        """Return the budget of the present network."""
+        return make_budget(self.budget, self.model, free_groups(self.groups), self.example_input, self._dense)
 
     def sparsity(self) -> float:
         """Return the present sparsity, in the budget of the target."""
@@ -172,10 +202,6 @@ class Target(ABC):
             layers |= {first_layer(self.groups), *(lineage_of(self.model).output_layers or ())}
         return {tensor_name(layer, "weight") for layer in layers} & prunable_weights(self.model).keys()
 
-    def _threshold(self, request: Request) -> float | None:
-        """Return the criterion's fixed threshold; None without one, or for a share of 0, which prunes nothing."""
-        return None if request.share == 0 else self.criterion.threshold
-
     def _unspared(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the scores with +inf, which is never pruned, for the spared weights."""
         spared = self.spared()
@@ -192,18 +218,12 @@ class Target(ABC):
         """Mask the pruned weights; return the number of newly masked ones."""
         if all(bool(mask.all()) for mask in keep.values()):
             return 0
-        before = {name: mask != 0 for name, mask in self._masked().items()}
+        before = self._masked()
         Masks(self.model).hold(keep)
         return sum(
-            int((~mask & before[name]).sum() if name in before else (~mask).sum()) for name, mask in keep.items()
+            int((mask == 0).sum()) - int((before[name] == 0).sum() if name in before else 0)
+            for name, mask in self._masked().items()
         )
-
-    def _cut(self, keep: Keep) -> int:
-        """Cut the pruned channels; return their number."""
-        self.groups = cut(
-            self.model, keep, self.groups, self.optimizer, self.companions, self.options.fold, self.example_input
-        )
-        return keep.removed
 
 
 class WeightTarget(Target):
@@ -216,18 +236,12 @@ class WeightTarget(Target):
     def scored(cls, groups: Groups) -> Groups | None:
         return None
 
-    def choose(self, scores: dict[str, Tensor], request: Request, strict: bool = True) -> Choice:
-        scores, threshold = self._unspared(scores), self._threshold(request)
-        if threshold is not None:
-            return Choice(Keep({name: score > threshold for name, score in scores.items()}))
-        masked, gone = self._masked(), {name: count for name, count in cut_weights(self.model).items() if count}
-        return request.resolve(
-            lambda share: select(scores, share, scope=self.scope, current=masked, gone=gone),
-            lambda units: Ranking(scores, current=masked).first(units),
-        )
+    def _ranking(self, scores: dict[str, Tensor]) -> Ranking:
+        return Ranking(self._unspared(scores), current=self._masked())
 
-    def remove(self, keep: Keep) -> Removal:
-        return Removal(self._mask(keep), {})
+    def _to_share(self, ranking: Ranking, share: float, strict: bool) -> Keep:
+        gone = cut_weights(self.model)
+        return select(ranking.scores, share, scope=self.scope, current=self._masked(), gone=gone)
 
 
 class ChannelTarget(Target):
@@ -240,57 +254,22 @@ class ChannelTarget(Target):
     does, units = "prunes channels", "channels"
     why_short = "the remaining channels are protected or the last of their layer"
 
-    def __init__(
-        self, model: nn.Module, criterion: Criterion, example_input: Tensor, options: PruneOptions
-    ) -> None:
-        super().__init__(model, criterion, example_input, options)
-        readers = input_readers(model, example_input, self.groups) if options.rank_inputs else []
-        ranked = readers and not any(map(options.protects, readers))
-        #: the network's inputs, if they are ranked
-        self.inputs = NetworkInputs(model, readers) if ranked else None
-        self._dense = copy.deepcopy(model) if self.budget == "latency" else None
-        if not free_groups(self.groups):
-            reasons = sorted({str(group.protected) for group in self.groups.values()})
-            raise UsageError(f"{type(model).__name__} has no channel to prune: {'; '.join(reasons)}")
-
-    def input_scores(self, batches: Iterable[Batch], loss: LossFunction) -> dict[str, Tensor]:
-        return {} if self.inputs is None else {INPUTS: self.inputs.scores(self.criterion, batches, loss)}
-
-    @property
-    def scorings(self) -> int:
-        return 1 if self.inputs is None else 1 + len(self.inputs.readers)
-
-    def choose(self, scores: dict[str, Tensor], request: Request, strict: bool = True) -> Choice:
-        inputs = None if self.inputs is None else self.inputs.alive()
+    def _ranking(self, scores: dict[str, Tensor]) -> ChannelRanking:
         penalties = {}
         if self.options.flops > 0:
             macs = Macs(self.model, free_groups(self.groups), self.example_input)
-            penalties = {name: self.options.flops * macs.freed(name) for name in scores}
-        ranking = ChannelRanking(self.model, self.groups, scores, self.options, penalties, inputs)
-        threshold = self._threshold(request)
-        if threshold is not None:
-            return Choice(ranking.above(threshold))
-        return request.resolve(
-            lambda share: to_budget(ranking, self.budget_now(), share, strict),
-            lambda units: ranking.first(ranking.within(units)),
-        )
+            penalties = {name: self.options.flops * macs.freed(name) for name in scores if name != INPUTS}
+        inputs = None if self.inputs is None else self.inputs.alive()
+        return ChannelRanking(self.model, self.groups, scores, self.options, penalties, inputs)
 
-    def remove(self, keep: Keep) -> Removal:
-        count = self._cut(Keep({name: mask for name, mask in keep.items() if name != INPUTS}))
-        if self.inputs is not None:
-            count += self.inputs.mask(keep[INPUTS])
-        return Removal(count, {})
-
-    def budget_now(self) -> Budget:
-        """Return the budget of the present network; raise UsageError if no prunable channel has a share of it."""
-        groups = free_groups(self.groups)
-        budget = make_budget(self.budget, self.model, groups, self.example_input, self._dense)
-        if isinstance(budget, Nodes) and groups and not any(budget.per_channel.values()):
+    def _to_share(self, ranking: ChannelRanking, share: float, strict: bool) -> Keep:
+        budget = self.budget_now()
+        if isinstance(budget, Nodes) and budget.per_channel and not any(budget.per_channel.values()):
             raise UsageError(
                 "no prunable channel is a node, an output of a convolution or linear layer: use budget macs",
                 argument="budget",
             )
-        return budget
+        return to_budget(ranking, budget, share, strict)
 
     def sparsity(self) -> float:
         if self.budget == "nodes":
@@ -299,9 +278,9 @@ class ChannelTarget(Target):
 
     def check_reachable(self, sparsity: float) -> None:
         if self.criterion.threshold is None:
-            free = free_groups(self.groups)
-            budget = make_budget(self.budget, self.model, free, self.example_input, self._dense)
-            check_reachable(self.model, free, sparsity, self.options, budget)
+            equal = {name: torch.zeros(group.channels) for name, group in free_groups(self.groups).items()}
+            ranking = ChannelRanking(self.model, self.groups, equal, self.options)
+            check_reachable(ranking, self.budget_now(), sparsity)
 
 
 class JointTarget(Target):
@@ -314,28 +293,13 @@ class JointTarget(Target):
     unused = ("round_to", "group_size", "flops", "rank_inputs")
     does = "ranks weights and channels together"
 
-    def choose(self, scores: dict[str, Tensor], request: Request, strict: bool = True) -> Choice:
-        free, scores = free_groups(self.groups), self._unspared(scores)
-        threshold = self._threshold(request)
-        if threshold is not None:
-            channels = ChannelRanking(self.model, free, {name: scores[name] for name in free}, self.options)
-            above = {name: score > threshold for name, score in scores.items() if name not in free}
-            return Choice(Keep({**above, **channels.above(threshold)}))
-        ranking = Ranking(scores, self.options.floors(self.model, free), self._masked())
-        budget = make_budget("weights", self.model, free, self.example_input, None)
+    def _ranking(self, scores: dict[str, Tensor]) -> Ranking:
+        floors = self.options.floors(self.model, free_groups(self.groups))
+        return Ranking(self._unspared(scores), floors, self._masked())
 
-        def to_share(share: float) -> Keep:
-            return ranking.first(0) if budget.now() >= share else nearest(ranking, budget, share)
-
-        return request.resolve(to_share, ranking.first)
-
-    def remove(self, keep: Keep) -> Removal:
-        free = free_groups(self.groups)
-        channels = Keep({name: mask for name, mask in keep.items() if name in free})
-        kept, _ = kept_positions(self.model, {name: ~mask.cpu() for name, mask in channels.items()}, self.groups)
-        count = self._cut(channels)  # may raise, before anything is masked
-        weights = {name: shrink(mask, kept.get(name, {})) for name, mask in keep.items() if name not in free}
-        return Removal(count + self._mask(weights), kept)
+    def _to_share(self, ranking: Ranking, share: float, strict: bool) -> Keep:
+        budget = self.budget_now()
+        return ranking.first(0) if budget.now() >= share else nearest(ranking, budget, share)
 
 
 #: granularity of a criterion -> what it prunes

@@ -86,12 +86,12 @@ class PruningStep:
         ranked = checked | self.target.input_scores(batches, loss)
         request = request if isinstance(request, Request) else Request(share=request)
         choice = self.target.choose(ranked, request, strict)
-        removal = self.target.remove(choice.keep)
+        removed, kept_indices = self.target.remove(choice.keep)
         self.criterion.step += 1
         keep = Keep({name: mask for name, mask in choice.keep.items() if name != INPUTS})
         return PruneEvent(
-            choice.asked, self.target.sparsity(), keep, checked, removal.units, choice.keep.get(INPUTS),
-            number=choice.number, kept_indices=removal.kept_indices,
+            choice.asked, self.target.sparsity(), keep, checked, removed, choice.keep.get(INPUTS),
+            number=choice.number, kept_indices=kept_indices,
         )  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from secateur.framework.network.size import count_macs, macs_by_tensor, weight_s
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.selection.budgets import Entries, Macs, make_budget
-from secateur.framework.pruning.selection.channel_ranking import ChannelRanking, Limits, competing
+from secateur.framework.pruning.selection.channel_ranking import ChannelRanking, competing
+from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.utils.errors import UsageError
 from secateur.utils.vision import torchvision
 from tests.networks import ConvNet, Net, ResNet, images, randomise, seeded
@@ -189,7 +190,7 @@ def test_isomorphic_groups_lose_the_same_share_together() -> None:
     groups = {k: g for k, g in channel_groups(model, images(1)).items() if g.protected is None}
     generator = torch.Generator().manual_seed(0)
     scores = {name: torch.rand(group.channels, generator=generator) for name, group in groups.items()}
-    ranking = ChannelRanking(model, groups, scores, Limits(scope="isomorphic"))
+    ranking = ChannelRanking(model, groups, scores, PruneOptions(scope="isomorphic"))
     parts = competing(model, groups, "isomorphic")
     sizes = [sum(groups[name].channels for name in names) for names in parts]
     pruned = [min(round(size / 2), size - len(names)) for size, names in zip(sizes, parts, strict=True)]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.selection.budgets import Nodes
-from secateur.framework.pruning.selection.channel_ranking import ChannelRanking, Limits
+from secateur.framework.pruning.selection.channel_ranking import ChannelRanking
+from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.selection.search import to_budget
 from tests.networks import ConvNet, images, seeded
 
@@ -33,7 +34,7 @@ def rising() -> dict[str, Tensor]:
 def test_of_each_layer_at_least_the_share_stays_rounded_up(
     traced: tuple[nn.Module, Groups], share: float, floors: list[int]
 ) -> None:
-    assert list(Limits(keep_share=share).floors(*traced).values()) == floors
+    assert list(PruneOptions(keep_share=share).floors(*traced).values()) == floors
 
 
 @pytest.mark.parametrize(("share", "floor"), [(0.28, 7), (0.56, 14), (0.57, 15)])
@@ -41,7 +42,7 @@ def test_a_share_that_is_a_whole_number_of_channels_is_not_rounded_up(share: flo
     """0.28 * 25 is 7.000000000000001 in floating point."""
     model = nn.Sequential(nn.Linear(4, 25), nn.ReLU(), nn.Linear(25, 3))
     groups = free_groups(channel_groups(model, torch.zeros(1, 4)))
-    assert list(Limits(keep_share=share).floors(model, groups).values()) == [floor]
+    assert list(PruneOptions(keep_share=share).floors(model, groups).values()) == [floor]
 
 
 def test_a_group_that_cannot_be_removed_keeps_a_channel_whatever_the_floor(
@@ -49,13 +50,13 @@ def test_a_group_that_cannot_be_removed_keeps_a_channel_whatever_the_floor(
 ) -> None:
     model, groups = traced
     held = {name: replace(group, removable=name != "b") for name, group in groups.items()}
-    assert Limits(min_channels=0).floors(model, held) == {"a": 0, "b": 1, "c": 0}
-    keep = ChannelRanking(model, held, rising(), Limits(min_channels=0)).first(24)
+    assert PruneOptions(min_channels=0).floors(model, held) == {"a": 0, "b": 1, "c": 0}
+    keep = ChannelRanking(model, held, rising(), PruneOptions(min_channels=0)).first(24)
     assert {name: int(mask.sum()) for name, mask in keep.items()} == {"a": 0, "b": 1, "c": 0}
 
 
 def test_what_lies_at_the_threshold_goes(traced: tuple[nn.Module, Groups]) -> None:
-    keep = ChannelRanking(*traced, rising(), Limits()).above(4.0)
+    keep = ChannelRanking(*traced, rising(), PruneOptions()).above(4.0)
     assert {name: mask.tolist() for name, mask in keep.items()} == {
         name: [False] * 4 + [True] * (count - 4) for name, count in UNITS.items()
     }
@@ -67,7 +68,7 @@ def test_by_layer_each_loses_its_own_rounded_share(
 ) -> None:
     """Though 8 of all 24 would be nearer to 0.35 than the 9 that the layers add up to."""
     model, groups = traced
-    ranking = ChannelRanking(model, groups, rising(), Limits("layer"))
+    ranking = ChannelRanking(model, groups, rising(), PruneOptions("layer"))
     keep = to_budget(ranking, Nodes(model, groups), share)
     assert [int((~mask).sum()) for mask in keep.values()] == gone
 
@@ -78,5 +79,5 @@ def test_the_number_of_channels_is_the_nearest_and_not_the_next_one(
 ) -> None:
     """Below the share as often as above it: 7 of 24 are nearer to 0.3 than 8."""
     model, groups = traced
-    keep = to_budget(ChannelRanking(model, groups, rising(), Limits()), Nodes(model, groups), share)
+    keep = to_budget(ChannelRanking(model, groups, rising(), PruneOptions()), Nodes(model, groups), share)
     assert keep.removed == min(range(22), key=lambda count: abs(count / 24 - share))

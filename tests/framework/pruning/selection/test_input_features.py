@@ -18,7 +18,7 @@ from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
 from secateur.framework.pruning.selection.budgets import Nodes
-from secateur.framework.pruning.selection.channel_ranking import INPUTS, ChannelRanking, Limits
+from secateur.framework.pruning.selection.channel_ranking import INPUTS, ChannelRanking
 from secateur.framework.pruning.selection.input_features import NetworkInputs
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.selection.search import to_budget
@@ -147,7 +147,7 @@ def chosen_inputs(
     x = torch.zeros(1, len(inputs))
     groups = free_groups(channel_groups(model, x))
     scores = {"0": torch.tensor(channels), INPUTS: torch.tensor(inputs)}
-    ranking = ChannelRanking(model, groups, scores, Limits(scope), inputs=torch.tensor(alive))
+    ranking = ChannelRanking(model, groups, scores, PruneOptions(scope), inputs=torch.tensor(alive))
     if threshold is not None:
         return ranking.above(threshold)[INPUTS].tolist()  # type: ignore[no-any-return]
     keep = to_budget(ranking, Nodes(model, groups), target)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
-from secateur.framework.pruning.selection.channel_ranking import INPUTS, ChannelRanking, Limits, competing
+from secateur.framework.pruning.selection.channel_ranking import INPUTS, ChannelRanking, competing
+from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.selection.ranking import Ranking
 from secateur.framework.pruning.selection.select import select
 from secateur.framework.pruning.surgery.cutting import cut
@@ -62,7 +63,7 @@ def traced(make: type[nn.Module], cut_first: bool) -> tuple[nn.Module, Groups]:
 
 
 def ordered_sets(
-    model: nn.Module, groups: Groups, scores: dict[str, Tensor], limits: Limits, dense: dict[str, int]
+    model: nn.Module, groups: Groups, scores: dict[str, Tensor], limits: PruneOptions, dense: dict[str, int]
 ) -> list[list[tuple[str, int]]]:
     """The sets of channels in the order of pruning, by loops."""
     floors, names = limits.floors(model, groups), list(scores)
@@ -97,7 +98,7 @@ def test_each_prefix_of_channels_is_whole_sets_in_their_order(
 ) -> None:
     model, groups = traced(make, cut_first)
     dense = {name: group.channels for name, group in traced(make, cut_first=False)[1].items()}
-    limits = Limits(scope, min_channels=floor, keep_share=share, group_size=size)
+    limits = PruneOptions(scope, min_channels=floor, keep_share=share, group_size=size)
     generator = torch.Generator().manual_seed(seed)
     choices = torch.tensor([-math.inf, 0.0, 0.25, 1.0, 2.0, 2.5, math.inf])
     scores = {
@@ -112,7 +113,7 @@ def test_each_prefix_of_channels_is_whole_sets_in_their_order(
     for count in range(ranking.size + 1):
         keep = ranking.first(count)
         assert keep.removed == count
-        assert ranking.within(count) == max(end for end in ends if end <= count)
+        assert ranking.up_to(count).removed == max(end for end in ends if end <= count)
         if count in ends:
             off = {(name, at) for name, mask in keep.items() for at in (~mask).nonzero().flatten().tolist()}
             assert off == set(pruned[:count])
@@ -125,7 +126,7 @@ def test_each_prefix_of_channels_is_whole_sets_in_their_order(
 def test_the_ends_of_a_scope_by_shares_are_the_selections_of_shares(scope: str) -> None:
     model, groups = traced(ResNet, cut_first=False)
     scores = {name: torch.rand(group.channels) for name, group in groups.items()}
-    ranking = ChannelRanking(model, groups, scores, Limits(scope))
+    ranking = ChannelRanking(model, groups, scores, PruneOptions(scope))
     parts = competing(model, groups, scope)
     by_share = set()
     for step in range(2001):
@@ -144,6 +145,6 @@ def test_no_global_selection_ends_with_an_input() -> None:
     scores = {name: torch.full((group.channels,), 5.0) for name, group in groups.items()}
     scores["b"] = torch.arange(8.0)
     scores[INPUTS] = torch.tensor([2.5, 9.0, 0.5])
-    ranking = ChannelRanking(model, groups, scores, Limits(), inputs=torch.ones(3, dtype=torch.bool))
+    ranking = ChannelRanking(model, groups, scores, PruneOptions(), inputs=torch.ones(3, dtype=torch.bool))
     assert list(ranking.ends)[:5] == [0, 1, 3, 4, 6]  # after 0; 0.5 and 1; 2; 2.5 and 3
     assert ranking.first(6)[INPUTS].tolist() == [False, True, False]

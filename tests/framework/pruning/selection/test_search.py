@@ -9,7 +9,8 @@ from torch import Tensor
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.selection.budgets import make_budget
-from secateur.framework.pruning.selection.channel_ranking import ChannelRanking, Limits
+from secateur.framework.pruning.selection.channel_ranking import ChannelRanking
+from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.selection.ranking import Ranking
 from secateur.framework.pruning.selection.search import nearest, to_budget
 from tests.networks import ConvNet, ResNet, images, seeded
@@ -23,7 +24,7 @@ def test_the_selection_is_the_nearest_of_all_prefixes(make: Any, budget: str, sc
     groups = free_groups(channel_groups(model, x))
     generator = torch.Generator().manual_seed(4)
     scores = {name: torch.rand(group.channels, generator=generator) for name, group in groups.items()}
-    ranking = ChannelRanking(model, groups, scores, Limits(scope))
+    ranking = ChannelRanking(model, groups, scores, PruneOptions(scope))
     wanted = make_budget(budget, model, groups, x, None)
     reached = [wanted.predicted(ranking.first(count)) for count in ranking.ends]
     for goal in (0.05, 0.3, 0.42, 0.77, 0.99):
@@ -43,9 +44,9 @@ def test_a_search_sorts_once_however_many_selections_it_tries(monkeypatch: pytes
 
     counted(ChannelRanking, "_sort_sets")
     counted(Ranking, "_place")
-    counted(Ranking, "_partitioned")
+    counted(Ranking, "_candidates")
     counted(Tensor, "sort")
-    ranking = ChannelRanking(model, groups, scores, Limits())
+    ranking = ChannelRanking(model, groups, scores, PruneOptions())
     sorts = len(calls)
     counted(Ranking, "first")
     for budget in ("nodes", "params", "macs"):

@@ -17,7 +17,7 @@ from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
 from secateur.framework.pruning.selection.budgets import Macs
-from secateur.framework.pruning.selection.channel_ranking import ChannelRanking, Limits
+from secateur.framework.pruning.selection.channel_ranking import ChannelRanking
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.steps.averages import Averages
 from secateur.framework.pruning.steps.iterative import EveryNBatches
@@ -227,7 +227,7 @@ def test_sets_of_channels_are_neighbours_in_their_layers_order_and_have_the_mean
     model = seeded(ConvNet)
     groups = free_groups(channel_groups(model, images()))
     scores = {name: torch.tensor(values) for name, values in table.items()}
-    ranking = ChannelRanking(model, groups, scores, Limits(group_size=2))
+    ranking = ChannelRanking(model, groups, scores, PruneOptions(group_size=2))
     ends = list(ranking.ends)
     # of a 5 may go, lowest first: 1 (index 1) and 2 (3), mean 1.5; 5 (0) and 7 (5), mean 6; 8 (4) by itself
     assert ends[:8] == [0, 2, 4, 6, 8, 9, 11, 12]
@@ -239,14 +239,14 @@ def test_sets_of_channels_are_neighbours_in_their_layers_order_and_have_the_mean
     ]
     assert (~ranking.first(12)["a"]).nonzero().flatten().tolist() == [0, 1, 3, 4, 5]
     assert ranking.first(ends[-1]).removed == ranking.size == 24 - 3
-    assert [ranking.within(count) for count in (1, 2, 3, 10, 11, 100)] == [0, 2, 2, 9, 11, 21]
+    assert [ranking.up_to(count).removed for count in (1, 2, 3, 10, 11, 100)] == [0, 2, 2, 9, 11, 21]
 
 
 def test_within_the_layer_each_loses_the_same_share_whatever_its_scores() -> None:
     scores = {"a": torch.arange(6.0), "b": 1000 + torch.arange(8.0), "c": torch.arange(10.0).flip(0)}
     model = seeded(ConvNet)
     groups = free_groups(channel_groups(model, images()))
-    keep = ChannelRanking(model, groups, scores, Limits("layer")).first(12)
+    keep = ChannelRanking(model, groups, scores, PruneOptions("layer")).first(12)
     assert {name: int(mask.sum()) for name, mask in keep.items()} == {"a": 3, "b": 4, "c": 5}
     assert keep["c"].tolist() == [True] * 5 + [False] * 5
 
