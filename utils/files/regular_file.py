@@ -15,7 +15,6 @@ from typing import IO
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 
-CHUNK = 2**20
 FILE_KINDS = (
     (stat.S_ISDIR, "a folder"),
     (stat.S_ISFIFO, "a named pipe"),
@@ -59,15 +58,13 @@ def open_regular(path: str | Path, limit: int | None = None) -> IO[bytes]:
     return open(path, "rb")
 
 
-def unpack_gzip(path: str | Path, target: IO[bytes], limit: int) -> None:
-    """Unpack the gzip file `path` into `target`; raises UsageError after more than `limit` bytes."""
+def read_gzip(path: str | Path, limit: int) -> bytes:
+    """Return the unpacked content of the gzip file `path`; raises UsageError if it has more than `limit` bytes."""
     with open_regular(path) as packed, gzip.open(packed) as unpacked:
-        written = 0
-        while chunk := unpacked.read(CHUNK):
-            written += len(chunk)
-            if written > limit:
-                raise UsageError(f"{path} unpacks to more than {limit:,} bytes, which is the most that is read")
-            target.write(chunk)
+        content = unpacked.read(limit + 1)
+    if len(content) > limit:
+        raise UsageError(f"{path} unpacks to more than {limit:,} bytes, which is the most that is read")
+    return content
 
 
 def check_zip(file: IO[bytes], path: str | Path, limit: int) -> None:

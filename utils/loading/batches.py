@@ -1,6 +1,5 @@
 """Batches of a data set; they depend on the seed only, not on the global random state."""
 
-import functools
 import hashlib
 import math
 from abc import ABC, abstractmethod
@@ -111,7 +110,7 @@ class BatchLoader(ABC):
         seeds, steps = None, self.augment
         if self.train and self.cuts_files and self.augment == FROM_FILES:
             seeds, steps = torch.randint(2**62, order.shape, generator=generator).split(self.batch_size), "flip"
-        for images, targets in self._fetch(order.split(self.batch_size)[: len(self)], epoch=True, seeds=seeds):
+        for images, targets in self._fetch(order.split(self.batch_size)[: len(self)], seeds):
             if self.train:
                 images = augment(images, steps, generator)
             yield self._normalized(images), targets
@@ -121,7 +120,7 @@ class BatchLoader(ABC):
 
         Can be used during an epoch.
         """
-        for images, targets in self._fetch(chunks, epoch=False):
+        for images, targets in self._fetch(chunks):
             yield self._normalized(images), targets
 
     def _normalized(self, images: Tensor) -> Tensor:
@@ -129,14 +128,11 @@ class BatchLoader(ABC):
         return floats.sub_(self._offset).div_(self._scale).contiguous(memory_format=self.memory_format)
 
     @abstractmethod
-    def _fetch(
-        self, chunks: Sequence[Tensor], epoch: bool, seeds: Sequence[Tensor] | None = None
-    ) -> Iterator[Batch]:
+    def _fetch(self, chunks: Sequence[Tensor], seeds: Sequence[Tensor] | None = None) -> Iterator[Batch]:
         """Yield uint8 images (B, C, H, W) and targets (B,) on the device for each chunk of positions.
 
         Args:
             chunks: Positions in the set.
-            epoch: Whether the chunks are those of an epoch, of which only one is active at a time.
             seeds: Seed of a random crop of each image's file; only if `cuts_files`.
         """
 
@@ -154,9 +150,7 @@ class TensorLoader(BatchLoader):
                              f"got {images.dtype} {tuple(images.shape)}")  # fmt: skip
         self.images = images.to(self.device)
 
-    def _fetch(
-        self, chunks: Sequence[Tensor], epoch: bool, seeds: Sequence[Tensor] | None = None
-    ) -> Iterator[Batch]:
+    def _fetch(self, chunks: Sequence[Tensor], seeds: Sequence[Tensor] | None = None) -> Iterator[Batch]:
         positions = torch.cat(list(chunks)).to(self.device)  # one transfer for all
         for chunk in positions.split([len(chunk) for chunk in chunks]):
             yield self.images.index_select(0, chunk), self.targets.index_select(0, chunk)
@@ -188,49 +182,32 @@ class FolderLoader(BatchLoader):
         targets: Labels, int64 (N,).
         positions: Those of the files that the loader has, in its order; None for all.
         num_workers: Number of worker processes; 0 decodes in the main process.
-        persistent: Keep the workers between epochs; starting an epoch then ends an unfinished one.
         options: Arguments of `BatchLoader`.
     """
 
     def __init__(
         self, files: ImageFiles, targets: Tensor, *,
-        positions: Sequence[int] | None = None, num_workers: int = 2, persistent: bool = False, **options: Any,
+        positions: Sequence[int] | None = None, num_workers: int = 2, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(targets, **options)
         if num_workers < 0:
             raise UsageError(f"workers {num_workers}: at least 0 are needed")
         self.num_workers = num_workers
-        self.persistent = persistent and num_workers > 0
         self._files = _Numbered(files, range(len(files)) if positions is None else positions)
         self.cuts_files = hasattr(files, "cropped")
-        self._plan: list[list[Key]] = []  # the chunks of the current epoch, for persistent workers
 
-    def _stream(self, plan: list[list[Key]], persistent: bool) -> DataLoader[Any]:
-        return DataLoader(
-            self._files,  # type: ignore[arg-type]  # has the methods of a map-style Dataset
-            batch_sampler=plan,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
-            persistent_workers=persistent,
-            generator=torch.Generator(),  # the default would draw from the global random state
-        )
-
-    @functools.cached_property
-    def _kept_stream(self) -> DataLoader[Any]:
-        return self._stream(self._plan, persistent=True)
-
-    def _fetch(
-        self, chunks: Sequence[Tensor], epoch: bool, seeds: Sequence[Tensor] | None = None
-    ) -> Iterator[Batch]:
+    def _fetch(self, chunks: Sequence[Tensor], seeds: Sequence[Tensor] | None = None) -> Iterator[Batch]:
         plan: list[list[Key]] = [chunk.tolist() for chunk in chunks]
         if seeds is not None:  # an epoch may be limited to fewer chunks
             pairs = zip(chunks, seeds, strict=False)
             plan = [list(zip(chunk.tolist(), part.tolist(), strict=True)) for chunk, part in pairs]
-        if self.persistent and epoch:
-            self._plan[:] = plan  # the kept stream reads this list again at the start of every epoch
-            stream = self._kept_stream
-        else:
-            stream = self._stream(plan, persistent=False)
+        stream: DataLoader[Any] = DataLoader(
+            self._files,  # type: ignore[arg-type]  # has the methods of a map-style Dataset
+            batch_sampler=plan,
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # the default would draw from the global random state
+        )
         trouble: str | None = None
         try:
             for images, positions in stream:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from secateur.utils.errors import UsageError
 from secateur.utils.files.download import download
-from secateur.utils.files.regular_file import check_regular, unpack_gzip
+from secateur.utils.files.regular_file import check_regular, read_gzip
 from secateur.utils.suggest import one_line
 
 DOWNLOAD_FOLDER = Path("data")
@@ -276,6 +276,5 @@ def gunzipped(path: Path, read: Callable[[str], Tensor]) -> Tensor:
         return read(str(path))
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / path.stem
-        with plain.open("wb") as unpacked:
-            unpack_gzip(path, unpacked, LARGEST_FILE)
+        plain.write_bytes(read_gzip(path, LARGEST_FILE))
         return read(str(plain))

@@ -188,7 +188,7 @@ def preloaded(files: ImageFiles, dataset: DataSet, size: int, workers: int) -> T
                          "more than available") from error  # fmt: skip
     whole = FolderLoader(files, torch.arange(len(files)), num_workers=workers, batch_size=PRELOAD_BATCH,
                          mean=(0.0,) * shape[1], std=(1.0,) * shape[1])  # fmt: skip
-    for part, positions in whole._fetch(torch.arange(len(files)).split(PRELOAD_BATCH), epoch=False):
+    for part, positions in whole._fetch(torch.arange(len(files)).split(PRELOAD_BATCH)):
         images[positions] = part
     return images
 
@@ -203,13 +203,6 @@ def _loader(
         return TensorLoader(source if positions is None else source[positions], targets, **options)
     of_files = None if positions is None else positions.tolist()
     return FolderLoader(source, targets, positions=of_files, num_workers=workers, **options)
-
-
-def _image_size(dataset: DataSet, wanted: int | None) -> int:
-    size = wanted if wanted is not None else dataset.image_size or FOLDER_IMAGE_SIZE
-    if size < 1:
-        raise UsageError(f"image_size {size}: at least 1 is needed")
-    return size
 
 
 def make_loaders(
@@ -246,7 +239,9 @@ def make_loaders(
     mean, std = normalization(dataset, normalize)
     if num_classes is not None and num_classes != dataset.num_classes:
         raise UsageError(f"num_classes {num_classes}: {dataset.name} has {dataset.num_classes} classes")
-    size = _image_size(dataset, image_size)
+    size = dataset.image_size or FOLDER_IMAGE_SIZE if image_size is None else image_size
+    if size < 1:
+        raise UsageError(f"image_size {size}: at least 1 is needed")
     common: dict[str, Any] = {"batch_size": batch_size, "mean": mean, "std": std, "seed": seed,
                               "device": device, "workers": workers}  # fmt: skip
     decoders = workers if preload else None

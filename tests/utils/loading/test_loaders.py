@@ -515,10 +515,8 @@ def test_files_give_the_batches_that_tensors_give() -> None:
                  [(x[:, :1], y) for x, y in scoring(from_files, "balanced", samples=20)])  # fmt: skip
 
 
-@pytest.mark.parametrize("persistent", [False, True])
-def test_workers_change_no_batch_nor_does_scoring_or_leaving_early(persistent: bool) -> None:
+def test_workers_change_no_batch_nor_does_scoring_or_leaving_early() -> None:
     plain, working = folder_loaders(0, augment="flip"), folder_loaders(1, augment="flip")
-    working.train.persistent = persistent
     state = torch.get_rng_state()
     for leave_early in (False, True, False):
         found = []
