@@ -6,7 +6,7 @@ also measure a network that is cut that way.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 
 import torch
@@ -65,75 +65,70 @@ class Budget(ABC):
         return self.actual({})
 
 
-class Nodes(Budget):
-    """Output units of hidden layers; units without a nonzero weight or without inputs count as removed."""
-
-    name = "nodes"
-    tolerance = None
-
-    def __init__(self, model: nn.Module, groups: Groups) -> None:
-        lineage = lineage_of(model)
-        self._sizes = _Sizes(model, groups)
-        #: weight of each hidden layer -> dimension of its outputs
-        self._hidden: dict[str, int] = {}
-        self.dense = 0
-        for name, module in prunable_layers(model).items():
-            weight, dim = tensor_name(name, "weight"), output_dim(module)
-            if name not in (lineage.output_layers or ()) and weight in self._sizes.shape:
-                self._hidden[weight] = dim
-                self.dense += lineage.dense.get(weight, self._sizes.shape[weight])[dim]
-        self.per_channel = {name: units_per_channel(model, group) for name, group in groups.items()}
-        self._masked = _Masked(prunable_weights(model), model, groups)
-
-    def predicted(self, keep: Keeps) -> float:
-        """Return 1 - remaining units / units of the dense network."""
-        left, alive = 0, self._masked.after(keep)
-        for weight, shape in self._sizes.after(keep, list(self._hidden)).items():
-            dim = self._hidden[weight]
-            if weight in alive:
-                left += int(alive[weight].movedim(dim, 0).flatten(1).any(dim=1).sum())
-            else:
-                left += shape[dim] if prod(shape) else 0
-        return 1 - left / max(1, self.dense)
-
-
-class _Sizes:
+class _Shapes:
     """Shapes of all tensors before and after a cut."""
 
     def __init__(self, model: nn.Module, groups: Groups) -> None:
-        tensors = list(named_tensors(model).items())
-        self.shape = {name: tuple(tensor.shape) for name, tensor in tensors}
-        first = {id(tensor): name for name, tensor in reversed(tensors)}
-        self._first = {name: first[id(tensor)] for name, tensor in tensors}
+        tensors = named_tensors(model)
+        self.now = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        first = {id(tensor): name for name, tensor in reversed(tensors.items())}
+        self._first = {name: first[id(tensor)] for name, tensor in tensors.items()}
         self._groups = groups
-        self._owned: dict[str, dict[int, list[tuple[str, int]]]] = {}
+        #: tensor -> dimension, group and number of positions of each of its channels
+        self._owners: dict[str, list[tuple[int, str, int]]] = {}
         for name, group in groups.items():
             for part in group.slices:
-                dims = self._owned.setdefault(part.tensor, {})
-                dims.setdefault(part.dim, []).append((name, part.index.shape[1]))
+                self._owners.setdefault(part.tensor, []).append((part.dim, name, part.index.shape[1]))
 
     def after(self, keep: Keeps, tensors: Iterable[str]) -> dict[str, list[int]]:
         """Return the shape of each tensor if only `keep` remains."""
         gone = {name: len(mask) - int(mask.sum()) for name, mask in keep.items() if name in self._groups}
         left = {}
         for tensor in tensors:
-            sizes = list(self.shape[tensor])
-            for dim, owners in self._owned.get(self._first[tensor], {}).items():
-                sizes[dim] -= sum(gone.get(name, 0) * width for name, width in owners)
-            left[tensor] = sizes
+            left[tensor] = list(self.now[tensor])
+            for dim, name, width in self._owners.get(self._first[tensor], ()):
+                left[tensor][dim] -= gone.get(name, 0) * width
         return left
 
 
-class _Masked:
-    """Weights with entries that are zero, as after masking; these entries count as removed."""
+class Counted(Budget):
+    """Base class of the budgets that count units or entries of tensors; masked ones count as removed.
 
-    def __init__(self, weights: Mapping[str, Tensor], model: nn.Module, groups: Groups) -> None:
+    Args:
+        model: The network.
+        groups: Its channel groups.
+        dims: Counted tensor -> the dimension of its units, or None to count its entries.
+        weights: Weights by name whose zeros count as removed.
+    """
+
+    def __init__(
+        self, model: nn.Module, groups: Groups, dims: Mapping[str, int | None], weights: Mapping[str, Tensor]
+    ) -> None:
+        self._model, self._groups, self._dims, self._weights = model, groups, dims, weights
         living = ((name, weight.detach() != 0) for name, weight in weights.items())
         self._alive = {name: alive for name, alive in living if not bool(alive.all())}
-        self._weights, self._model, self._groups = weights, model, groups
+        self._shapes = _Shapes(model, groups)
+        dense = lineage_of(model).dense
+        self.dense = sum(self._size(dim, dense[name]) for name, dim in dims.items())
 
-    def after(self, keep: Keeps) -> dict[str, Tensor]:
-        """Return the masks of nonzero entries of these weights, in their shapes if only `keep` remains."""
+    def predicted(self, keep: Keeps) -> float:
+        """Return 1 - remaining units or entries / those of the dense network."""
+        left, alive = 0, self._alive_after(keep)
+        for name, shape in self._shapes.after(keep, self._dims).items():
+            dim = self._dims[name]
+            if name not in alive:
+                left += self._size(dim, shape)
+            elif dim is None:
+                left += int(alive[name].count_nonzero())
+            else:
+                left += int(alive[name].movedim(dim, 0).flatten(1).any(dim=1).sum())
+        return 1 - left / max(1, self.dense)
+
+    def _size(self, dim: int | None, shape: Sequence[int]) -> int:
+        return prod(shape) if dim is None or not prod(shape) else shape[dim]
+
+    def _alive_after(self, keep: Keeps) -> dict[str, Tensor]:
+        """Return the masks of the weights with zeros, in their shapes if only `keep` remains."""
         masked = {name: mask for name, mask in keep.items() if name in self._weights}
         masked |= {name: masked.get(name, alive) & alive for name, alive in self._alive.items()}
         if not masked:
@@ -143,23 +138,29 @@ class _Masked:
         return {name: shrink(alive, kept.get(name, {})) for name, alive in masked.items()}
 
 
-class Entries(Budget):
+class Nodes(Counted):
+    """Output units of hidden layers; units without a nonzero weight or without inputs count as removed."""
+
+    name = "nodes"
+    tolerance = None
+
+    def __init__(self, model: nn.Module, groups: Groups) -> None:
+        weights, outputs = prunable_weights(model), lineage_of(model).output_layers or ()
+        layers = {name: layer for name, layer in prunable_layers(model).items() if name not in outputs}
+        dims = {tensor_name(name, "weight"): output_dim(layer) for name, layer in layers.items()}
+        tensors = named_tensors(model)
+        super().__init__(model, groups, {name: dim for name, dim in dims.items() if name in tensors}, weights)
+        self.per_channel = {name: units_per_channel(model, group) for name, group in groups.items()}
+
+
+class Entries(Counted):
     """Entries of all parameters, or of the prunable weights only, whose zeros count as removed."""
 
     def __init__(self, model: nn.Module, groups: Groups, prunable_only: bool) -> None:
         self.name = "weights" if prunable_only else "params"
-        self._counted = list(prunable_weights(model) if prunable_only else dict(model.named_parameters()))
-        self._sizes = _Sizes(model, groups)
-        dense = lineage_of(model).dense
-        self._dense = sum(prod(dense.get(name, self._sizes.shape[name])) for name in self._counted)
-        self._masked = _Masked(prunable_weights(model) if prunable_only else {}, model, groups)
-
-    def predicted(self, keep: Keeps) -> float:
-        """Return 1 - remaining entries / entries of the dense network."""
-        left, alive = 0, self._masked.after(keep)
-        for name, shape in self._sizes.after(keep, self._counted).items():
-            left += int(alive[name].count_nonzero()) if name in alive else prod(shape)
-        return 1 - left / max(1, self._dense)
+        weights = prunable_weights(model) if prunable_only else {}
+        counted = weights if prunable_only else dict(model.named_parameters())
+        super().__init__(model, groups, dict.fromkeys(counted), weights)
 
 
 class Macs(Budget):
@@ -171,15 +172,12 @@ class Macs(Budget):
         self._model, self._groups, self._example = model, groups, example
         self._of, self._rest = macs_by_tensor(model, example)
         self.exact = self._rest == 0
-        self._sizes = _Sizes(model, groups)
+        self._shapes = _Shapes(model, groups)
         self._dense = dense_macs(model, example)
 
     def predicted(self, keep: Keeps) -> float:
         """Predict the share: the work of a weight scales with its size, work between activations is constant."""
-        left = self._sizes.after(keep, self._of)
-        total = self._rest + sum(
-            macs * prod(left[name]) / max(1, prod(self._sizes.shape[name])) for name, macs in self._of.items()
-        )
+        total = _scaled(self._of, self._shapes.now, self._shapes.after(keep, self._of)) + self._rest
         return 1 - total / max(1, self._dense)
 
     def freed(self, name: str) -> float:
@@ -189,8 +187,17 @@ class Macs(Budget):
 
     def actual(self, keep: Keeps) -> float:
         """Count the multiply-adds of a copy that is cut to `keep`."""
-        smaller = _smaller(self._model, self._groups, keep, self._example) if keep else self._model
-        return 1 - count_macs(smaller, self._example)[0] / max(1, self._dense)
+        return 1 - count_macs(self._smaller(keep), self._example)[0] / max(1, self._dense)
+
+    def _smaller(self, keep: Keeps) -> nn.Module:
+        """Return a copy of the network that is cut to `keep`, or the network itself if nothing is cut."""
+        if not keep:
+            return self._model
+        with torch.no_grad():
+            twin = copy.deepcopy(self._model)
+            channels = {name: mask for name, mask in keep.items() if name in self._groups}
+            cut(twin, channels, self._groups, example_input=self._example)
+        return twin
 
 
 class Latency(Macs):
@@ -207,12 +214,9 @@ class Latency(Macs):
 
     def actual(self, keep: Keeps) -> float:
         """Return 1 - median latency / median latency of the dense network, measured alternately."""
-        smaller = _smaller(self._model, self._groups, keep, self._example) if keep else self._model
-        slow, fast = measure_latency(
-            [self._twin, smaller], self._example, batches=(len(self._example),), repeats=self.REPEATS
-        )
-        size = str(len(self._example))
-        return 1 - fast[size] / slow[size]
+        size, networks = len(self._example), [self._twin, self._smaller(keep)]
+        slow, fast = measure_latency(networks, self._example, batches=(size,), repeats=self.REPEATS)
+        return 1 - fast[str(size)] / slow[str(size)]
 
 
 def dense_macs(model: nn.Module, example: Tensor) -> int:
@@ -225,13 +229,16 @@ def dense_macs(model: nn.Module, example: Tensor) -> int:
     key = tuple(example.shape[1:])
     if key not in lineage.dense_macs:
         of, rest = macs_by_tensor(model, example)
-        shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        scaled = sum(
-            macs * prod(lineage.dense.get(name, shapes[name])) / max(1, prod(shapes[name]))
-            for name, macs in of.items()
-        )
-        lineage.dense_macs[key] = round(scaled + rest)
+        shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        lineage.dense_macs[key] = round(_scaled(of, shapes, shapes | lineage.dense) + rest)
     return lineage.dense_macs[key]
+
+
+def _scaled(
+    macs_of: Mapping[str, float], now: Mapping[str, Sequence[int]], then: Mapping[str, Sequence[int]]
+) -> float:
+    """Return the sum of the work of all weights, that of each scaled by its size."""
+    return sum(macs * prod(then[name]) / max(1, prod(now[name])) for name, macs in macs_of.items())
 
 
 def make_budget(
@@ -248,11 +255,3 @@ def make_budget(
         assert dense is not None
         return Latency(model, groups, example, dense)
     raise UsageError(unknown("budget", name, BUDGETS))
-
-
-def _smaller(model: nn.Module, groups: Groups, keep: Keeps, example: Tensor) -> nn.Module:
-    with torch.no_grad():
-        twin = copy.deepcopy(model)
-        removed = {name: mask for name, mask in keep.items() if name in groups}
-        cut(twin, removed, groups, example_input=example)
-    return twin
