@@ -11,7 +11,7 @@ from secateur.framework.pruning.scoring.ablation.combinations import (
     least_of_each,
 )
 from secateur.framework.pruning.scoring.ablation.loss_change import loss_changes
-from secateur.framework.pruning.scoring.gradients import mean_over_batches
+from secateur.framework.pruning.scoring.gradients import mean_of
 
 
 class Combinatorial(Oracle):
@@ -39,7 +39,7 @@ class Combinatorial(Oracle):
         with scoring(model):
             parts = loss_changes(model, batches, loss, tried, sets)
             squares = ((n, {name: change.square() for name, change in part.items()}) for n, part in parts)
-            self.changes = mean_over_batches(squares)
+            self.changes = mean_of(squares, equal=True)
         device = next(model.parameters()).device
         never = {name: torch.full((group.channels,), torch.inf, device=device) for name, group in free.items()}
         return never | {name: least_of_each(change, sets[name]).float() for name, change in self.changes.items()}

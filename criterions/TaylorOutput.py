@@ -1,15 +1,16 @@
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from secateur import After, Batch, Criterion, Data, Groups, LossFunction, Schedule, Scores, scoring, with_groups
+from secateur import After, Batch, Data, Groups, LossFunction, Schedule
+from secateur.framework.pruning.scoring.gates.gate_criterion import BatchMean
 from secateur.framework.pruning.scoring.gates.gradients import output_products
-from secateur.framework.pruning.scoring.gradients import mean_over_batches
+from secateur.framework.pruning.scoring.gradients import Part
 
 
-class TaylorOutput(Criterion):
+class TaylorOutput(BatchMean):
     """Mean of |a * dL/da| over samples and positions, divided by its L2 norm in the layer, averaged over batches.
 
     a is each channel's output after its norm; the products of several producers of one channel are summed before
@@ -18,6 +19,7 @@ class TaylorOutput(Criterion):
     """
 
     granularity = "channel"
+    equal_batches: ClassVar[bool] = True
     schedule: ClassVar[Schedule] = After()
     data = Data("random", batches=30)
     paper = "arXiv:1611.06440"
@@ -26,22 +28,14 @@ class TaylorOutput(Criterion):
         super().__init__(original=original)
         self.original = original
 
-    def score(
-        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
-    ) -> Scores:
-        """Return the mean over batches of the normalised mean of every free channel, `(channels,)` per group."""
-        free, batches = with_groups(model, batches, groups)
-        with scoring(model):
-            products = output_products(model, batches, loss, free, self._early)
-            parts = ((n, {name: self._layer(values) for name, values in part.items()}) for n, part in products)
-            scores = mean_over_batches(parts)
-        return {name: score.float() for name, score in scores.items()}
+    def parts(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
+    ) -> Iterator[Part]:
+        """Yield the size of each batch and the normalised means."""
+        for samples, products in output_products(model, batches, loss, groups, self._positions):
+            means = {name: self._positions(values).abs().mean((1, 2)) for name, values in products.items()}
+            yield samples, {name: mean / (torch.linalg.vector_norm(mean) + 1e-8) for name, mean in means.items()}
 
-    def _early(self, products: torch.Tensor) -> torch.Tensor:
+    def _positions(self, products: Tensor) -> Tensor:
         """Return the means over positions, `(channels, samples, 1)`."""
         return (products if self.original else products.abs()).mean(2, keepdim=True)
-
-    def _layer(self, products: torch.Tensor) -> torch.Tensor:
-        """Return the normalised scores of a layer from products `(channels, samples, positions)`."""
-        means = products.mean(2).abs().mean(1) if self.original else products.abs().mean((1, 2))
-        return means / (torch.linalg.vector_norm(means) + 1e-8)

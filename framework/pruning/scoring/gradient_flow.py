@@ -12,7 +12,7 @@ from secateur.framework.network.layers import prunable_layers, prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
-from secateur.framework.pruning.scoring.gradients import mean_gradients
+from secateur.framework.pruning.scoring.gradients import halves, mean_gradients, softened
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class GradientFlow:
         parameters = dict(model.named_parameters())
         names = dict.fromkeys([*prunable_weights(model), *extra])
         wanted = {name: parameters[name] for name in names}
-        given = [half for batch in batches for half in (_halves(batch) if self.halves else [batch])]
+        given = [half for batch in batches for half in (halves(*batch) if self.halves else [batch])]
         if self.train_batch_norm:
             given = _without_singles(given)
         with scoring(model), sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
@@ -62,9 +62,7 @@ class GradientFlow:
     def _hessian_times_gradient(
         self, model: nn.Module, batches: list[Batch], loss: LossFunction, wanted: Mapping[str, nn.Parameter]
     ) -> dict[str, Tensor]:
-        def soft(outputs: Tensor, targets: Tensor) -> Tensor:
-            return loss(outputs / self.temperature, targets)
-
+        soft = softened(loss, self.temperature)
         for parameter in wanted.values():
             parameter.requires_grad_(True)
         weights = dict(model.named_parameters()) if self.everything else prunable_weights(model)
@@ -89,12 +87,6 @@ class GradientFlow:
             name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for name, parameter in wanted.items()
         }
-
-
-def _halves(batch: Batch) -> list[Batch]:
-    inputs, targets = batch
-    size = -(-len(inputs) // 2)
-    return list(zip(inputs.split(size), targets.split(size), strict=True))
 
 
 def _without_singles(batches: list[Batch]) -> list[Batch]:

@@ -32,12 +32,10 @@ def each_gradient(
     The gradients may be modified in place by the caller.
     """
     freeze(model, parameters.values())
-    leaves = list(parameters.values())
     for batch in batches:
-        for leaf in leaves:
+        for leaf in parameters.values():
             leaf.grad = None
-        samples, _ = add_gradients(model, [batch], loss, leaves)
-        yield samples, {name: gradient(leaf).div_(samples) for name, leaf in parameters.items()}
+        yield len(batch[0]), mean_gradients(model, [batch], loss, parameters)[0]
 
 
 def freeze(model: nn.Module, leaves: Iterable[Tensor] = ()) -> None:
@@ -48,30 +46,21 @@ def freeze(model: nn.Module, leaves: Iterable[Tensor] = ()) -> None:
         leaf.requires_grad_(True)
 
 
-def gradient(leaf: Tensor) -> Tensor:
-    """Return the gradient of a tensor; zeros if the loss does not depend on it."""
-    return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
-
-
-def mean_over_batches(parts: Iterable[Part]) -> dict[str, Tensor]:
-    """Return the mean over batches with equal weights, as in the Taylor papers; UsageError without a batch."""
-    return mean_of((1, values) for _, values in parts)
-
-
-def mean_of(parts: Iterable[Part]) -> dict[str, Tensor]:
-    """Return the mean over batches weighted by their sizes; UsageError without a batch."""
+def mean_of(parts: Iterable[Part], equal: bool = False) -> dict[str, Tensor]:
+    """Return the mean over batches weighted by their sizes, or equally; UsageError without a batch."""
     total: dict[str, Tensor] = {}
-    samples = 0
+    weights = 0
     for size, values in parts:
-        samples += size
+        weight = 1 if equal else size
+        weights += weight
         for name, value in values.items():
             if name in total:
-                total[name].add_(value, alpha=size)
+                total[name].add_(value, alpha=weight)
             else:
-                total[name] = size * value
-    if samples == 0:
+                total[name] = weight * value
+    if weights == 0:
         raise UsageError("the criterion needs data and got no batch")
-    return {name: value / samples for name, value in total.items()}
+    return {name: value / weights for name, value in total.items()}
 
 
 def softened(loss: LossFunction, temperature: float) -> LossFunction:
@@ -133,41 +122,49 @@ def mean_gradients(
         ...     mean_gradients(model, batches, nn.functional.mse_loss, prunable_weights(model))
         ({'0.weight': tensor([[10.]])}, 5.0)
     """
-    tensors = list(parameters.values())
-    for tensor in tensors:
-        tensor.requires_grad_(True)
-    samples, mean_loss = add_gradients(model, batches, loss, tensors)
-    return {name: gradient(tensor).div_(samples) for name, tensor in parameters.items()}, mean_loss
+    first: dict[Tensor, str] = {}  # a parameter may have two names
+    for name, tensor in parameters.items():
+        first.setdefault(tensor.requires_grad_(True), name)
+    samples, mean_loss = _add_gradients(model, batches, loss, list(first))
+    means = {name: _gradient(tensor).div_(samples) for tensor, name in first.items()}
+    gradients = {
+        name: means[name] if name in means else means[first[tensor]].clone() for name, tensor in parameters.items()
+    }
+    return gradients, mean_loss
 
 
-def add_gradients(
-    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, inputs: Sequence[Tensor] | None
+def _gradient(leaf: Tensor) -> Tensor:
+    return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
+
+
+def _add_gradients(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, inputs: Sequence[Tensor]
 ) -> tuple[int, float]:
-    """Add the gradients of the samples' losses to `.grad` of `inputs` (None: all tensors that require one).
+    """Add the gradients of the samples' losses to `.grad` of `inputs`.
 
     From the second batch on the accumulated gradients occupy memory during the pass, so these batches are split in
     two to keep the peak memory at that of a training step. This requires that the loss is a mean over independent
     samples. Returns the number of samples and their mean loss.
     """
+    _, batches = peek(batches)
     samples, total = 0, torch.zeros((), dtype=torch.float64)
     halve = not any(map(_mixes_samples, model.modules()))
-    for number, (images, targets) in enumerate(batches):
-        for part, wanted in _halves(images, targets) if halve and number else [(images, targets)]:
-            outputs = model(part)
-            value = loss(outputs, wanted) * len(part)
+    for number, batch in enumerate(batches):
+        for images, targets in halves(*batch) if halve and number else [batch]:
+            outputs = model(images)
+            value = loss(outputs, targets) * len(images)
             if not value.requires_grad:
                 raise UsageError("the loss does not depend on the weights to be scored: there is no gradient")
-            halve = halve and (number > 0 or _is_mean(loss, outputs, wanted, value))
+            halve = halve and (number > 0 or _is_mean(loss, outputs, targets, value))
             value.backward(inputs=inputs)
             total += value.detach().cpu()
-            samples += len(part)
+            samples += len(images)
             del outputs, value  # they would keep the graph alive during the next forward pass
-    if samples == 0:
-        raise UsageError("the criterion needs data and got no batch")
     return samples, float(total) / samples
 
 
-def _halves(images: Tensor, targets: Tensor) -> list[Batch]:
+def halves(images: Tensor, targets: Tensor) -> list[Batch]:
+    """Split a batch in two."""
     size = -(-len(images) // 2)
     return list(zip(images.split(size), targets.split(size), strict=True))
 
@@ -185,5 +182,5 @@ def _is_mean(loss: LossFunction, outputs: Any, targets: Any, total: Tensor) -> b
         return False
     if len(outputs) != len(targets) or len(outputs) < WORTH_HALVING:
         return False
-    parts = torch.stack([loss(part, wanted) * len(part) for part, wanted in _halves(outputs, targets)])
+    parts = torch.stack([loss(part, wanted) * len(part) for part, wanted in halves(outputs, targets)])
     return bool((parts.sum() - total).abs() <= 1e-4 * parts.abs().sum())

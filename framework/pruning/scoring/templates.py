@@ -16,13 +16,7 @@ from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import producer_parameters, rows_of
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.pruning.scoring.gradients import (
-    Part,
-    each_gradient,
-    mean_gradients,
-    mean_over_batches,
-    softened,
-)
+from secateur.framework.pruning.scoring.gradients import Part, each_gradient, mean_gradients, mean_of, softened
 from secateur.framework.pruning.scoring.input_features import input_columns
 from secateur.framework.pruning.scoring.inputs import with_groups
 
@@ -179,7 +173,7 @@ class ChannelWeightCriterion(Criterion):
                 yield size, {name: self.formula(row, slope) for (name, row), (_, slope) in pairs}
 
         with scoring(model):
-            return {name: score.float() for name, score in mean_over_batches(parts()).items()}
+            return {name: score.float() for name, score in mean_of(parts(), equal=True).items()}
 
 
 def _undefined(values: Tensor) -> Tensor:

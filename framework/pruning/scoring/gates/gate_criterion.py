@@ -41,7 +41,7 @@ class BatchMean(Criterion):
         free, batches = with_groups(model, batches, groups)
         with scoring(model):
             parts = self.parts(model, batches, loss, free)
-            scores = mean_of((1 if self.equal_batches else size, part) for size, part in parts)
+            scores = mean_of(parts, self.equal_batches)
         power = DIVISORS.index(self.divisor)
         return {name: (score / len(free[name].producers) ** power).float() for name, score in scores.items()}
 
