@@ -6,8 +6,6 @@ Equal models give equal bytes.
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +25,12 @@ from secateur.framework.storage.precision import converted, dtype_named, fits, u
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import replacing
 from secateur.utils.files.bounded_yaml import RESULTS, parse_json
-from secateur.utils.files.regular_file import check_regular
-from secateur.utils.suggest import one_line
+from secateur.utils.files.regular_file import check_regular, reading
+from secateur.utils.suggest import one_line, one_line_errors
 
 FORMAT = 1
 KEY = "secateur"
+NOT_OURS = "damaged or not a safetensors file"
 KEPT, MASK = "secateur.kept/", "secateur.mask/"
 
 
@@ -101,6 +100,7 @@ def file_size(model: nn.Module) -> int:
     return len(serialize(model))
 
 
+@one_line_errors()
 def load_model(path: str | Path, model: nn.Module | None = None, *, dtype: torch.dtype | None = None) -> nn.Module:
     """Load a network that was saved by `save_model`, dense or pruned, with its masks.
 
@@ -139,13 +139,6 @@ def load_model(path: str | Path, model: nn.Module | None = None, *, dtype: torch
     """
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise UsageError(f"dtype must be a floating-point dtype such as torch.float32, got {one_line(dtype)}")
-    try:
-        return _load(path, model, dtype)
-    except UsageError as error:  # it may quote names from an untrusted file, with any characters
-        raise UsageError(one_line(error)) from error
-
-
-def _load(path: str | Path, model: nn.Module | None, dtype: torch.dtype | None) -> nn.Module:
     tensors, header = read_file(path)
     kept, masks, values = _sorted_out(tensors, header, path)
     given = model is not None
@@ -206,7 +199,7 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return all tensors and the header; raise UsageError unless `save_model` wrote the file."""
     path = Path(path)
     check_regular(path)
-    with _blaming(path), safe_open(str(path), framework="pt") as file:
+    with reading(path, NOT_OURS), safe_open(str(path), framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if KEY not in metadata:
@@ -220,16 +213,8 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 def is_ours(path: str | Path) -> bool:
     """Whether a safetensors file was written by `save_model`."""
-    with _blaming(path), safe_open(str(path), framework="pt") as file:
+    with reading(path, NOT_OURS), safe_open(str(path), framework="pt") as file:
         return KEY in (file.metadata() or {})
-
-
-@contextmanager
-def _blaming(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # safetensors passes on any exception of its parser and of torch
-        raise UsageError(f"{path} is damaged or not a safetensors file: {one_line(error)}") from error
 
 
 def _check_header(header: dict[str, Any], path: str | Path) -> None:
@@ -324,27 +309,22 @@ def check_fits(
 
     The shape is that after the recorded cuts, and the dtype is converted to the one in `wanted`.
     """
-    state = model.state_dict()
+    state, misfit = model.state_dict(), f"{path} does not fit {type(model).__name__}"
     unmatched = sorted(set(state) ^ set(values))
     if unmatched:
         where = "the file lacks" if unmatched[0] in state else "the model lacks"
-        raise UsageError(f"{path} does not fit {type(model).__name__}: {where} '{unmatched[0]}'")
+        raise UsageError(f"{misfit}: {where} '{unmatched[0]}'")
     shapes = {name: list(tensor.shape) for name, tensor in state.items()}
     for (name, dim), index in kept.items():
         if name not in shapes or dim >= len(shapes[name]) or not _is_index(index, shapes[name][dim]):
-            raise UsageError(f"{path} does not fit {type(model).__name__}: bad indices of '{name}' along {dim}")
+            raise UsageError(f"{misfit}: bad indices of '{name}' along {dim}")
         shapes[name][dim] = len(index)
     for name, shape in shapes.items():
         value = values[name]
         if list(value.shape) != shape:
-            raise UsageError(
-                f"{path} does not fit {type(model).__name__}: '{name}' is {tuple(value.shape)}, "
-                f"expected {tuple(shape)}"
-            )
+            raise UsageError(f"{misfit}: '{name}' is {tuple(value.shape)}, expected {tuple(shape)}")
         if not fits(value.dtype, wanted[name]):
-            raise UsageError(
-                f"{path} does not fit {type(model).__name__}: '{name}' is {value.dtype}, expected {wanted[name]}"
-            )
+            raise UsageError(f"{misfit}: '{name}' is {value.dtype}, expected {wanted[name]}")
 
 
 def _is_index(index: Tensor, size: int) -> bool:

@@ -1,5 +1,7 @@
 """Description of the environment of a run: versions, machine, device, commit."""
 
+import contextlib
+import importlib
 import os
 import platform
 import re
@@ -18,7 +20,8 @@ PACKAGES = (
 def describe_environment(device: str, root: Path) -> dict[str, Any]:
     """Return a JSON-serialisable description of this process; `root` is the source tree to read the commit of."""
     return {
-        "secateur": own_version(root),
+        # not that of the metadata: another version may be installed
+        "secateur": importlib.import_module("secateur").__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -29,15 +32,6 @@ def describe_environment(device: str, root: Path) -> dict[str, Any]:
         "device_name": _device_name(device),
         "git": git_state(root),
     }
-
-
-def own_version(root: Path) -> str | None:
-    """Return the version of the source tree `root`, a clone or an installed package; another may be installed."""
-    for file in (root / "secateur" / "__init__.py", root / "__init__.py"):
-        if file.is_file():
-            line = re.search(r'^__version__ = "(.+)"$', file.read_text(encoding="utf-8"), re.MULTILINE)
-            return line and line[1]
-    return None
 
 
 def git_state(root: Path) -> dict[str, Any] | None:
@@ -71,12 +65,10 @@ def _version(package: str) -> str | None:
 
 
 def _cpu_model() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:  # not Linux
-        pass
+    with contextlib.suppress(OSError):  # not Linux
+        name = re.search(r"^model name\s*:(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
+        if name is not None:
+            return name[1].strip()
     return platform.processor() or platform.machine()
 
 

@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 from secateur.framework.settings.run_config import RunConfig
@@ -10,7 +9,7 @@ from secateur.framework.storage.run_folder import FINISHED, STAMP, RunFolder
 from secateur.utils.errors import UsageError
 from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
 from secateur.utils.files.regular_file import check_regular
-from secateur.utils.suggest import nearest
+from secateur.utils.suggest import did_you_mean
 
 LAST_SECOND = 253402300799  # of the year 9999; a damaged file system may give any time
 
@@ -28,7 +27,7 @@ def find_checkpoint(config: RunConfig) -> Path:
     for folder in reversed(folders):
         if stem in folder.stems():
             return folder.models / f"{stem}{SUFFIX}"
-    hint = _did_you_mean(stem, sorted({other for folder in folders for other in folder.stems()}))
+    hint = did_you_mean(stem, sorted({other for folder in folders for other in folder.stems()}))
     raise UsageError(f"no run in {config.results_dir} has models/{stem}{SUFFIX}{hint}")
 
 
@@ -94,7 +93,7 @@ def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -
             raise UsageError(f"{flag} {value}: {place} is a file, not a run folder")
     names = _subfolders(results_dir)
     looked = " or ".join(dict.fromkeys(str(place) for place in places))
-    raise UsageError(f"{flag} {value}: no run folder {looked}{_did_you_mean(value, names)}")
+    raise UsageError(f"{flag} {value}: no run folder {looked}{did_you_mean(value, names)}")
 
 
 def checkpoint_in(folder: RunFolder, stem: str) -> Path:
@@ -103,12 +102,7 @@ def checkpoint_in(folder: RunFolder, stem: str) -> Path:
     if stem in stems:
         return folder.models / f"{stem}{SUFFIX}"
     existing = f"it has {', '.join(stems)}" if stems else "it has no checkpoint"
-    raise UsageError(f"no checkpoint {stem}{SUFFIX} in {folder.models}{_did_you_mean(stem, stems)} ({existing})")
-
-
-def _did_you_mean(name: str, allowed: Iterable[str]) -> str:
-    match = nearest(name, allowed)
-    return f": did you mean '{match}'?" if match else ""
+    raise UsageError(f"no checkpoint {stem}{SUFFIX} in {folder.models}{did_you_mean(stem, stems)} ({existing})")
 
 
 def run_of(checkpoint: Path) -> RunFolder:

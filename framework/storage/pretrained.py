@@ -14,8 +14,8 @@ from secateur.framework.storage.checkpoint import check_fits
 from secateur.framework.storage.precision import check_finite, converted
 from secateur.utils.errors import UsageError
 from secateur.utils.files.formats import is_safetensors
-from secateur.utils.files.regular_file import check_regular, check_zip
-from secateur.utils.suggest import one_line
+from secateur.utils.files.regular_file import check_regular, check_zip, reading
+from secateur.utils.suggest import one_line, one_line_errors
 
 #: keys under which training scripts save the state dict, next to the epoch and the optimizer
 NESTED = ("state_dict", "model_state_dict", "model", "net", "state")
@@ -29,6 +29,7 @@ SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr
 LEAST_BYTES = 2**20
 
 
+@one_line_errors()
 def load_tensors(file: Path, model: nn.Module, new_head: bool = False) -> None:
     """Load the tensors of a file into a dense network by name; names and shapes must match.
 
@@ -37,13 +38,6 @@ def load_tensors(file: Path, model: nn.Module, new_head: bool = False) -> None:
     if values are rounded. Raises UsageError if the file contains other objects than tensors, and for tensors that
     do not match, have another dtype, or contain NaN or infinity.
     """
-    try:
-        _load_tensors(file, model, new_head)
-    except UsageError as error:  # it may quote names from the file, with any characters
-        raise UsageError(one_line(error)) from error
-
-
-def _load_tensors(file: Path, model: nn.Module, new_head: bool) -> None:
     state = model.state_dict()
     values = _as_named_now(read_tensors(file), state)
     head = prunable_weights(model)
@@ -66,7 +60,8 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
     Only tensors and plain containers are unpickled; files with other objects are refused.
     """
     size = check_regular(file)
-    try:
+    fault = "it is damaged or contains objects other than tensors; save model.state_dict() instead"
+    with reading(file, fault):
         if is_safetensors(file):
             return load_file(str(file))
         if zipfile.is_zipfile(file):  # torch.save does not compress: the entries are no larger than the file
@@ -74,12 +69,6 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
                 check_zip(opened, file, max(size, LEAST_BYTES))
         with torch.sparse.check_sparse_tensor_invariants(True):  # otherwise invalid indices access foreign memory
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except UsageError:
-        raise
-    except Exception as error:  # both pass on any exception of their parsers
-        reason = one_line(error, 120)
-        raise UsageError(f"cannot read {file}: it is damaged or contains objects other than tensors; save "
-                         f"model.state_dict() instead ({reason})") from error  # fmt: skip
     return _tensors_of(_innermost(content), file)
 
 

@@ -18,6 +18,7 @@ results/<YYYY-MM-DD>_<HH-MM-SS>_<run name>/
 from __future__ import annotations
 
 import datetime
+import glob
 import itertools
 import os
 import re
@@ -89,12 +90,8 @@ class RunFolder:
 
     def stems(self) -> list[str]:
         """Return the sorted names of the existing checkpoints, without suffix; [] if the folder is unreadable."""
-        try:
-            names = os.listdir(self.models)
-        except OSError:
-            return []
-        stems = [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX) and name[0] != "."]
-        return sorted(stem for stem in stems if os.path.isfile(self.models / f"{stem}{SUFFIX}"))
+        names = glob.glob(f"*{SUFFIX}", root_dir=self.models)
+        return sorted(name.removesuffix(SUFFIX) for name in names if os.path.isfile(self.models / name))
 
     def write_settings(self, config: RunConfig, decisions: Decisions) -> None:
         """Write or rewrite config.yaml, with the paths of the copied plug-ins folders, and decisions.json."""

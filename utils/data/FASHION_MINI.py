@@ -7,8 +7,8 @@ from torch import Tensor
 
 from secateur import DataSet
 from secateur.utils.data.FASHION import FASHION
-from secateur.utils.files.regular_file import check_zip, open_regular
-from secateur.utils.loading.dataset import LARGEST_FILE, reading
+from secateur.utils.files.regular_file import check_zip, open_regular, reading
+from secateur.utils.loading.dataset import LARGEST_FILE
 
 
 class FASHION_MINI(DataSet):

@@ -6,8 +6,8 @@ from pathlib import Path
 from secateur import UsageError
 from secateur.utils.data._class_folders import ClassFolders
 from secateur.utils.data._listing import folder_names, images_in
-from secateur.utils.files.regular_file import check_regular
-from secateur.utils.loading.dataset import LARGEST_FILE, reading
+from secateur.utils.files.regular_file import check_regular, reading
+from secateur.utils.loading.dataset import LARGEST_FILE
 
 ANNOTATIONS = "val_annotations.txt"
 

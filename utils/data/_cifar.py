@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from secateur import UsageError, torchvision
-from secateur.utils.files.regular_file import check_regular
-from secateur.utils.loading.dataset import LARGEST_FILE, FileDataSet, reading
+from secateur.utils.files.regular_file import check_regular, reading
+from secateur.utils.loading.dataset import LARGEST_FILE, FileDataSet
 from secateur.utils.vision import torchvision_dataset
 
 

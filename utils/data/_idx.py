@@ -7,7 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from secateur import torchvision
-from secateur.utils.loading.dataset import FileDataSet, gunzipped, reading
+from secateur.utils.files.regular_file import reading
+from secateur.utils.loading.dataset import FileDataSet, gunzipped
 from secateur.utils.vision import torchvision_dataset
 
 

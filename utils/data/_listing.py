@@ -4,8 +4,7 @@ import os
 from pathlib import Path
 
 from secateur import UsageError
-from secateur.utils.files.regular_file import check_regular
-from secateur.utils.loading.dataset import reading
+from secateur.utils.files.regular_file import check_regular, reading
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Suffixes of image files, in lower case."""

@@ -12,9 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from secateur import UsageError
-from secateur.utils.files.regular_file import open_regular
+from secateur.utils.files.regular_file import open_regular, reading
 from secateur.utils.loading.augment import AREAS, LOG_RATIO, TRIES
-from secateur.utils.loading.dataset import reading
 from secateur.utils.suggest import one_line
 
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")

@@ -3,12 +3,14 @@
 Opening a named pipe waits for a writer, a device may have no end, and a small archive may unpack to terabytes.
 """
 
+import contextlib
 import errno
 import gzip
 import io
 import os
 import stat
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -50,6 +52,19 @@ def check_regular(path: str | Path, limit: int | None = None) -> int:
     if limit is not None and status.st_size > limit:
         raise UsageError(f"{path} has {status.st_size:,} bytes, at most {limit:,} are read")
     return status.st_size
+
+
+@contextlib.contextmanager
+def reading(path: str | Path, fault: str = "damaged, or not what its name says") -> Iterator[None]:
+    """Convert every error of a reader inside the `with` block to a UsageError that names `path` and the fault."""
+    try:
+        yield
+    except UsageError:
+        raise
+    # Readers of damaged files (numpy, torch, PIL, pickle, safetensors, zlib) have no narrower common class.
+    except Exception as error:
+        why = one_line(error, 120) or type(error).__name__
+        raise UsageError(f"cannot read {path}: {fault} ({why})") from error
 
 
 def open_regular(path: str | Path, limit: int | None = None) -> IO[bytes]:

@@ -1,10 +1,9 @@
 """Base classes of data sets, and the search for their files."""
 
-import contextlib
 import os
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -14,7 +13,6 @@ from torch import Tensor
 from secateur.utils.errors import UsageError
 from secateur.utils.files.download import download
 from secateur.utils.files.regular_file import check_regular, read_gzip
-from secateur.utils.suggest import one_line
 
 DOWNLOAD_FOLDER = Path("data")
 """Default folder of downloads, unless --data_dir is given; relative to the current folder."""
@@ -24,19 +22,6 @@ FOLDER_IMAGE_SIZE = 64
 
 LARGEST_FILE = 2**28
 """Largest size in bytes, unpacked, of a file that is read as a whole; published files have up to 155 MB."""
-
-
-@contextlib.contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Convert every error of a reader inside the `with` block to a UsageError that names `path`."""
-    try:
-        yield
-    except UsageError:
-        raise
-    # Readers of damaged files (numpy, torch, PIL, pickle, struct, zlib) have no narrower common class.
-    except Exception as error:
-        why = one_line(error) or type(error).__name__
-        raise UsageError(f"cannot read {path}: damaged, or not what its name says ({why})") from error
 
 
 class DataSet(ABC):
