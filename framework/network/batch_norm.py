@@ -21,24 +21,23 @@ def measured_statistics(model: nn.Module, batches: Iterable[Tensor]) -> list[Ten
     They are means over the batches of each batch's mean and variance, in the order of `running_statistics`. The
     model is not changed. Batches of a single sample are skipped.
     """
-    norms = _norms(model)
-    before = [(norm.momentum, norm.running_mean, norm.running_var, norm.num_batches_tracked) for norm in norms]
+    before = [(norm, norm.momentum, dict(norm.named_buffers(recurse=False))) for norm in _norms(model)]
     try:
-        for norm in norms:
+        for norm, _, buffers in before:
             norm.momentum = None
-            norm.running_mean, norm.running_var = norm.running_mean.clone(), norm.running_var.clone()
-            norm.num_batches_tracked = torch.zeros_like(norm.num_batches_tracked)
+            norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
+            norm.reset_running_stats()
         with evaluating(model):
-            for norm in norms:
+            for norm, _, _ in before:
                 norm.training = True
             for inputs in batches:
                 if len(inputs) > 1:
                     model(inputs)
-        return [buffer.clone() for buffer in running_statistics(model)]
+        return running_statistics(model)
     finally:
-        for norm, (momentum, mean, variance, count) in zip(norms, before, strict=True):
-            norm.momentum, norm.running_mean, norm.running_var = momentum, mean, variance
-            norm.num_batches_tracked = count
+        for norm, momentum, buffers in before:
+            norm.momentum = momentum
+            norm._buffers.update(buffers)
 
 
 def _norms(model: nn.Module) -> list[Any]:

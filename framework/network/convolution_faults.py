@@ -5,8 +5,8 @@ instruction sets; `python -m benchmarks.convolutions` repeats the search. The ch
 network only, not on the processor, since the kernel that it selects is unknown.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,11 +110,6 @@ def _pair(value: Any) -> tuple[int, int]:
     return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
 
 
-@contextmanager
-def safe_convolutions(model: nn.Module) -> Iterator[None]:
+def safe_convolutions(model: nn.Module) -> AbstractContextManager[Any]:
     """Make gradients of the model correct in any memory format."""
-    if not faulty_layers(model):
-        yield
-        return
-    with _Subsampling():
-        yield
+    return _Subsampling() if faulty_layers(model) else nullcontext()

@@ -2,8 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,30 +27,34 @@ def measure_latency(
     The models are timed alternately, in eval mode and `inference_mode`, with the current number of threads and
     each in its own memory format.
     """
-    timed: list[dict[str, list[float]]] = [{str(size): [] for size in batches} for _ in models]
+    latencies: list[dict[str, float]] = [{} for _ in models]
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(preserved_state(model))
+        stack.enter_context(torch.inference_mode())
         for size in batches:
             inputs = example_input[:1].expand(size, *example_input.shape[1:]).contiguous()
-            for repeat in range(-warmup, repeats):
-                for model, times in zip(models, timed, strict=True):
-                    with torch.inference_mode():
-                        seconds = _time(model, inputs)
-                    if repeat >= 0:
-                        times[str(size)].append(1000 * seconds)
-    return [{size: statistics.median(values) for size, values in times.items()} for times in timed]
+            timings = [partial(seconds_of, inputs.device, model, inputs) for model in models]
+            for latency, seconds in zip(latencies, medians(timings, repeats, warmup), strict=True):
+                latency[str(size)] = 1000 * seconds
+    return latencies
 
 
-def _time(model: nn.Module, inputs: Tensor) -> float:
-    synchronize(inputs.device)
+def medians(timings: Sequence[Callable[[], float]], repeats: int, warmup: int = 1) -> list[float]:
+    """Return the median of the seconds that each function returns; they are called in turns, after a warm-up."""
+    turns = [[timing() for timing in timings] for _ in range(warmup + repeats)]
+    return [statistics.median(seconds) for seconds in zip(*turns[warmup:], strict=True)]
+
+
+def seconds_of(device: torch.device, function: Callable[..., Any], *args: Any, **options: Any) -> float:
+    """Call a function, and return its duration with all work of the device that it starts."""
+    _synchronize(device)
     start = time.perf_counter()
-    model(inputs)
-    synchronize(inputs.device)
+    function(*args, **options)
+    _synchronize(device)
     return time.perf_counter() - start
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for pending work of the device, so that it is included in a timing."""
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,7 +1,5 @@
 """Prunable layers, convolutions and linear layers, found by type, never by name; names of modules and tensors."""
 
-from collections.abc import Iterator
-
 from torch import Tensor, nn
 
 from secateur.framework.network.ordinary_tensors import check_memory
@@ -12,27 +10,9 @@ TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 
 
-def _walk(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield every name and module in registration order; a module used twice has both names.
-
-    Torch's own iterators take several times as long in a deep network.
-    """
-    pending: list[tuple[str, nn.Module]] = [("", model)]
-    while pending:
-        name, module = pending.pop()
-        yield name, module
-        if module._modules:
-            prefix = f"{name}." if name else ""
-            children = [(prefix + key, child) for key, child in module._modules.items() if child is not None]
-            pending += reversed(children)
-
-
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Return module name -> module in registration order; a module used twice has its first name, as in torch."""
-    first: dict[nn.Module, str] = {}
-    for name, module in _walk(model):
-        first.setdefault(module, name)
-    return {name: module for module, name in first.items()}
+    return dict(model.named_modules())
 
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -56,14 +36,11 @@ def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
         >>> {name: tuple(weight.shape) for name, weight in prunable_weights(model).items()}
         {'0.weight': (8, 3, 3, 3), '3.weight': (2, 8)}
     """
-    weights: dict[str, nn.Parameter] = {}
-    seen: set[int] = set()
+    names: dict[nn.Parameter, str] = {}
     for name, module in prunable_layers(model).items():
-        weight = module.weight
-        if isinstance(weight, nn.Parameter) and id(weight) not in seen:
-            seen.add(id(weight))
-            weights[tensor_name(name, "weight")] = weight
-    return weights
+        if isinstance(module.weight, nn.Parameter):
+            names.setdefault(module.weight, tensor_name(name, "weight"))
+    return {name: weight for weight, name in names.items()}
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -71,17 +48,8 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
     A tied tensor is listed under each of its names.
     """
-    parameters: dict[str, Tensor] = {}
-    buffers: dict[str, Tensor] = {}
-    for name, module in _walk(model):
-        prefix = f"{name}." if name else ""
-        for attribute, parameter in module._parameters.items():
-            if parameter is not None:
-                parameters[prefix + attribute] = parameter
-        for attribute, buffer in module._buffers.items():
-            if buffer is not None:
-                buffers[prefix + attribute] = buffer
-    return parameters | buffers
+    parameters = dict[str, Tensor](model.named_parameters(remove_duplicate=False))
+    return parameters | dict(model.named_buffers(remove_duplicate=False))
 
 
 def check_network(model: nn.Module) -> None:

@@ -8,8 +8,8 @@ import hashlib
 import os
 import platform
 import statistics
-import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.convolution_faults import explained, faulty_layers
-from secateur.framework.network.latency import synchronize
+from secateur.framework.network.latency import medians, seconds_of
 from secateur.framework.network.preserve import scoring
 from secateur.framework.network.size import count_macs
 from secateur.utils.errors import UsageError
@@ -41,9 +41,7 @@ def memory_format(model: nn.Module, example_input: Tensor) -> str:
     "contiguous", without a measurement, for small networks and for those with layers that must not be trained in
     channels_last.
     """
-    if example_input.dim() != 4:
-        return "contiguous"
-    if faulty_layers(model):
+    if example_input.dim() != 4 or faulty_layers(model):
         return "contiguous"
     macs = count_macs(model, example_input)[0]
     if macs < WORTH_MEASURING:
@@ -89,18 +87,14 @@ def _cached(facts: Sequence[Any], allowed: Collection[str], measure: Callable[[]
 
 def _costs(device: torch.device) -> dict[int, float]:
     """Return width -> median seconds of a convolution, divided by width^2."""
-    times: dict[int, list[float]] = {width: [] for width in WIDTHS}
     with torch.inference_mode():
-        given = {width: torch.randn(8, width, 14, 14, device=device) for width in WIDTHS}
-        weights = {width: torch.randn(width, width, 3, 3, device=device) for width in WIDTHS}
-        for repeat in range(-1, 7):
-            for width in WIDTHS:
-                start = time.perf_counter()
-                nn.functional.conv2d(given[width], weights[width], padding=1)
-                synchronize(device)
-                if repeat >= 0:
-                    times[width].append(time.perf_counter() - start)
-    return {width: statistics.median(values) / width**2 for width, values in times.items()}
+        timings = []
+        for width in WIDTHS:
+            given = torch.randn(8, width, 14, 14, device=device)
+            weight = torch.randn(width, width, 3, 3, device=device)
+            timings.append(partial(seconds_of, device, nn.functional.conv2d, given, weight, padding=1))
+        times = medians(timings, repeats=7)
+    return {width: seconds / width**2 for width, seconds in zip(WIDTHS, times, strict=True)}
 
 
 def lay_out(model: nn.Module, layout: torch.memory_format, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -132,19 +126,17 @@ def usable_format(name: str, *models: nn.Module) -> tuple[str, str]:
 def _measure(model: nn.Module, example_input: Tensor, samples: int = SAMPLES) -> str:
     inputs = example_input[:1].expand(samples, *example_input.shape[1:])
     before = _layout(model)
-    times: dict[str, list[float]] = {name: [] for name in MEMORY_FORMATS}
+
+    def timing(layout: torch.memory_format) -> float:
+        lay_out(model, layout)
+        return _pass(model, inputs.contiguous(memory_format=layout))
+
     try:
-        for repeat in range(REPEATS + 1):  # the first repeat is a warm-up
-            for name, layout in MEMORY_FORMATS.items():
-                lay_out(model, layout)
-                seconds = _pass(model, inputs.contiguous(memory_format=layout))
-                if repeat:
-                    times[name].append(seconds)
+        times = medians([partial(timing, layout) for layout in MEMORY_FORMATS.values()], REPEATS)
     finally:
         lay_out(model, before)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    faster = medians["channels_last"] < MARGIN * medians["contiguous"]
-    return "channels_last" if faster else "contiguous"
+    seconds = dict(zip(MEMORY_FORMATS, times, strict=True))
+    return "channels_last" if seconds["channels_last"] < MARGIN * seconds["contiguous"] else "contiguous"
 
 
 def _layout(model: nn.Module) -> torch.memory_format:
@@ -157,10 +149,10 @@ def _pass(model: nn.Module, inputs: Tensor) -> float:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() > 3]
     parameters = parameters or [parameter for parameter in model.parameters() if parameter.requires_grad]
     with scoring(model):
-        start = time.perf_counter()
-        torch.autograd.grad(model(inputs).square().mean(), parameters, allow_unused=True)
-        synchronize(inputs.device)
-        return time.perf_counter() - start
+        return seconds_of(
+            inputs.device,
+            lambda: torch.autograd.grad(model(inputs).square().mean(), parameters, allow_unused=True),
+        )
 
 
 def _hardware(device: torch.device) -> list[Any]:

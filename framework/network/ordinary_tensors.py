@@ -87,13 +87,9 @@ def _overlap(tensors: list[Tensor]) -> bool:
     size = max(tensor.element_size() for tensor in tensors)
     if any(tensor.element_size() != size for tensor in tensors):
         return True  # a view with another dtype
-    starts = [tensor.storage_offset() for tensor in tensors]
-    ends = [start + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)) + 1
-            for start, tensor in zip(starts, tensors, strict=True)]  # fmt: skip
-    first, entries = min(starts), sum(tensor.numel() for tensor in tensors)
-    taken = torch.zeros(max(ends) - first, dtype=torch.bool)
-    for start, tensor in zip(starts, tensors, strict=True):
+    taken = torch.zeros(tensors[0].untyped_storage().nbytes() // size, dtype=torch.bool)
+    positions = torch.arange(len(taken))
+    for tensor in tensors:
         # by an index, since torch refuses a write to overlapping entries
-        places = torch.arange(len(taken)).as_strided(tensor.shape, tensor.stride(), start - first)
-        taken[places.reshape(-1)] = True
-    return int(taken.sum()) < entries
+        taken[positions.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).reshape(-1)] = True
+    return int(taken.sum()) < sum(tensor.numel() for tensor in tensors)

@@ -4,7 +4,7 @@ Prunable weights are the weights of convolutions and linear layers, by type; bia
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
+from torch.utils.hooks import RemovableHandle
 
-from secateur.framework.network.layers import (
-    prunable_layers,
-    prunable_weights,
-    tensor_name,
-)
+from secateur.framework.network.layers import prunable_layers, prunable_weights, tensor_name
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.preserve import preserved_state
 
@@ -57,22 +54,18 @@ def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, 
     by_layer: dict[str, int] = {}
     counter = _Counter(model)
 
-    def count(name: str, before: list[int]) -> Any:
-        def start(*_: Any) -> None:
-            before.append(counter.total)
+    def adding(name: str, sign: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            by_layer[name] = by_layer.get(name, 0) + sign * counter.total
 
-        def end(*_: Any) -> None:
-            by_layer[name] = by_layer.get(name, 0) + counter.total - before.pop()
+        return hook
 
-        return start, end
-
-    handles = []
-    for name, module in prunable_layers(model).items():
-        start, end = count(name, [])
-        handles += [module.register_forward_pre_hook(start), module.register_forward_hook(end)]
+    handles: list[RemovableHandle] = []
+    for name, module in prunable_layers(model).items():  # the total after the layer minus that before it
+        handles.append(module.register_forward_pre_hook(adding(name, -1)))
+        handles.append(module.register_forward_hook(adding(name, 1)))
     try:
-        with preserved_state(model), torch.no_grad(), _attention_in_parts(), counter:
-            model(example_input[:1])
+        counter.run(example_input)
     finally:
         for handle in handles:
             handle.remove()
@@ -87,6 +80,7 @@ class _Counter(TorchDispatchMode):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        self._model = model
         self._names = {p.untyped_storage()._cdata: name for name, p in reversed(list(model.named_parameters()))}
         self.of: dict[str, int] = {}
         self.total = 0
@@ -104,13 +98,17 @@ class _Counter(TorchDispatchMode):
                 self.of[name] = self.of.get(name, 0) + macs
         return out
 
+    def run(self, example_input: Tensor) -> None:
+        """Count the operations of the first sample."""
+        with preserved_state(self._model), torch.no_grad(), _attention_in_parts(), self:
+            self._model(example_input[:1])
+
 
 def macs_by_tensor(model: nn.Module, example_input: Tensor) -> tuple[dict[str, int], int]:
     """Return the multiply-adds of one sample by parameter name, and the number of those between activations."""
-    mode = _Counter(model)
-    with preserved_state(model), torch.no_grad(), _attention_in_parts(), mode:
-        model(example_input[:1])
-    return mode.of, mode.total - sum(mode.of.values())
+    counter = _Counter(model)
+    counter.run(example_input)
+    return counter.of, counter.total - sum(counter.of.values())
 
 
 @contextmanager
@@ -139,9 +137,3 @@ def csr_bytes(model: nn.Module) -> int:
         else:
             total += tensor.numel() * tensor.element_size()
     return total
-
-
-def _density(module: nn.Module) -> float:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return int(torch.count_nonzero(weight)) / max(1, weight.numel())

@@ -8,7 +8,7 @@ from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.layers import check_network, prunable_layers
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
-from secateur.framework.network.size import _density, count_macs, csr_bytes, weight_sparsity
+from secateur.framework.network.size import count_macs, csr_bytes, weight_sparsity
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.utils.errors import UsageError
 
@@ -56,12 +56,13 @@ def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) ->
         raise UsageError(f"example_input is a batch, one tensor with at least one sample; got {given}")
     example_input = ordinary(example_input)
     macs, by_layer = count_macs(model, example_input)
-    density = {name: _density(module) for name, module in prunable_layers(model).items()}
-    saved = sum(count * (1 - density[name]) for name, count in by_layer.items())
+    weights: dict[str, Any] = {name: module.weight for name, module in prunable_layers(model).items()}
+    zeros = {name: int((weight == 0).sum()) / max(1, weight.numel()) for name, weight in weights.items()}
+    idle = sum(count * zeros[name] for name, count in by_layer.items())
     return {
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "macs": macs,
-        "effective_macs": round(macs - saved),
+        "effective_macs": round(macs - idle),
         "bytes": file_size(model),
         "csr_bytes": csr_bytes(model) if len(Masks(model)) else None,
         "weight_sparsity": weight_sparsity(model),
