@@ -58,15 +58,20 @@ def select(
         >>> select(scores, 0.4, scope="layer").removed
         2
     """
-    _check(scores, sparsity, scope, current, gone)
-    _check_floor(floor, scores)
+    _check(scores, sparsity, scope, current, gone, floor)
+    keep = Keep()
     if scope == "row":
-        return _select_rows(scores, sparsity, floor, current, gone)
-    gone, keep = gone or {}, Keep()
+        if any((gone or {}).values()):
+            raise UsageError("scope 'row' cannot count entries that were already cut: use 'layer' or 'global'")
+        for name, score in scores.items():
+            mask, least = (current or {}).get(name), _floor_of(name, score, floor)
+            keep[name], short = _select_in_rows(score, sparsity, least, mask)
+            keep.short += short
+        return keep
     for names in [list(scores)] if scope == "global" else [[name] for name in scores]:
         part = {name: scores[name] for name in names}
         ranking = Ranking(part, {name: _floor_of(name, score, floor) for name, score in part.items()}, current)
-        cut = sum(gone.get(name, 0) for name in names)
+        cut = sum((gone or {}).get(name, 0) for name in names)
         size = sum(score.numel() for score in part.values()) + cut
         wanted = round(sparsity * size) - ranking.pruned - cut
         keep.update(ranking.first(wanted))
@@ -81,29 +86,19 @@ def _floor_of(name: str, score: Tensor, floor: int | Mapping[str, int] | None) -
     return floor if isinstance(floor, int) else floor.get(name, default)
 
 
-def _select_rows(
-    scores: Mapping[str, Tensor],
-    sparsity: float,
-    floor: int | Mapping[str, int] | None,
-    current: Mapping[str, Tensor] | None,
-    gone: Mapping[str, int] | None,
-) -> Keep:
-    if any((gone or {}).values()):
-        raise UsageError("scope 'row' cannot count entries that were already cut: use 'layer' or 'global'")
-    keep = Keep()
-    for name, score in scores.items():
-        rows = score.reshape(len(score), -1) if score.dim() > 1 else score.reshape(1, -1)
-        mask = None if current is None or name not in current else current[name].reshape(rows.shape)
-        masks = select(
-            {str(row): values for row, values in enumerate(rows)},
-            sparsity,
-            scope="layer",
-            floor=_floor_of(name, score, floor),
-            current=None if mask is None else {str(row): values for row, values in enumerate(mask)},
-        )
-        keep[name] = torch.stack(list(masks.values())).reshape(score.shape)
-        keep.short += masks.short
-    return keep
+def _select_in_rows(score: Tensor, sparsity: float, floor: int, mask: Tensor | None) -> tuple[Tensor, int]:
+    """Return the keep mask of a tensor whose rows are pruned alike, and the number of missing entries."""
+    rows = score.reshape(len(score), -1) if score.dim() > 1 else score.reshape(1, -1)
+    width, alive = rows.shape[1], torch.ones_like(rows, dtype=torch.bool)
+    if mask is not None:
+        alive = mask.reshape(rows.shape).to(rows.device) != 0
+    order = rows.sort(dim=1, stable=True).indices
+    order = order.gather(1, alive.gather(1, order).sort(dim=1, stable=True).indices)  # those pruned before first
+    places, wanted = order.argsort(dim=1), round(sparsity * width)
+    prunable = alive & (rows != torch.inf) & (places < width - floor)
+    missing = wanted - (~alive | prunable).sum(dim=1)
+    keep = alive & ~(prunable & (places < wanted))
+    return keep.reshape(score.shape), int(missing.clamp(min=0).sum())
 
 
 def _check(
@@ -112,6 +107,7 @@ def _check(
     scope: str,
     current: Mapping[str, Tensor] | None,
     gone: Mapping[str, int] | None,
+    floor: int | Mapping[str, int] | None,
 ) -> None:
     if not isinstance(scores, Mapping) or not all(isinstance(score, Tensor) for score in scores.values()):
         raise UsageError(f"scores must be a mapping from name to tensor, got {type(scores).__name__}")
@@ -121,35 +117,31 @@ def _check(
         raise UsageError(f"sparsity {sparsity} is not between 0 and 1")
     if scope not in SCOPES:
         raise UsageError(f"unknown scope '{scope}' (one of {', '.join(SCOPES)})")
-    for what, given in (("current", current), ("gone", gone)):
-        if given is not None and not isinstance(given, Mapping):
-            raise UsageError(f"{what} must be a mapping by name, got {type(given).__name__}")
     for name, score in scores.items():
         if score.isnan().any():
             raise UsageError(f"the scores of '{name}' contain NaN")
-        if current is not None and name in current and not isinstance(current[name], Tensor):
-            raise UsageError(f"the mask of '{name}' is {type(current[name]).__name__}, expected a tensor")
-        if current is not None and name in current and current[name].shape != score.shape:
-            raise UsageError(
-                f"the mask of '{name}' has shape {tuple(current[name].shape)}, its scores {tuple(score.shape)}"
-            )
-    for given in (current, gone):
-        for name in given or {}:
+    floors = floor if isinstance(floor, Mapping) else None
+    if floor is not floors:
+        _check_count("floor", floor)
+    for what, given in (("current", current), ("gone", gone), ("floor", floors)):
+        if given is not None and not isinstance(given, Mapping):
+            raise UsageError(f"{what} must be a mapping by name, got {type(given).__name__}")
+        for name, value in (given or {}).items():
             if name not in scores:
                 raise UsageError(unknown("name without scores", name, list(scores)))
-    for name, count in (gone or {}).items():
-        if not _is_count(count):
-            raise UsageError(f"gone of '{name}' must be a number of entries, 0 or more, got {count!r}")
+            if what == "current":
+                _check_mask(name, value, scores[name])
+            else:
+                _check_count(f"{what} of '{name}'", value)
 
 
-def _check_floor(floor: int | Mapping[str, int] | None, scores: Mapping[str, Tensor]) -> None:
-    for name, count in floor.items() if isinstance(floor, Mapping) else [("", floor)]:
-        if name and name not in scores:
-            raise UsageError(unknown("name without scores", name, list(scores)))
-        if count is not None and not _is_count(count):
-            of = f" of '{name}'" if name else ""
-            raise UsageError(f"floor{of} must be a number of entries, 0 or more, got {count!r}")
+def _check_mask(name: str, mask: object, score: Tensor) -> None:
+    if not isinstance(mask, Tensor):
+        raise UsageError(f"the mask of '{name}' is {type(mask).__name__}, expected a tensor")
+    if mask.shape != score.shape:
+        raise UsageError(f"the mask of '{name}' has shape {tuple(mask.shape)}, its scores {tuple(score.shape)}")
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _check_count(what: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise UsageError(f"{what} must be a number of entries, 0 or more, got {value!r}")
