@@ -23,12 +23,12 @@ class BNTaylor(TaylorGate):
         """Raise UsageError for a network without batch norm."""
         require_norms(model, self.name)
 
-    def gradients(
+    def parts(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> Iterator[Part]:
-        """Yield the size of each batch and its sums of scale * g + shift * g."""
+        """Yield the size of each batch and its scores."""
         sample, batches = peek(batches)
         norms = NormScales.find(model, groups, sample[:1], self.name)
         for samples, gradients in each_gradient(model, batches, loss, norms.parameters()):
             products = {name: value.detach() * gradients[name] for name, value in norms.parameters().items()}
-            yield samples, norms.sums(products)
+            yield samples, {name: self.formula(total) for name, total in norms.sums(products).items()}

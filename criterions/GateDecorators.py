@@ -4,23 +4,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from secateur import (
-    Batch,
-    Criterion,
-    Data,
-    During,
-    Groups,
-    LossFunction,
-    Schedule,
-    Scores,
-    input_columns,
-    mean_gradients,
-    prunable_weights,
-    scoring,
-    with_groups,
-)
-from secateur.framework.network.layers import tensor_name
-from secateur.framework.pruning.scoring.gates.gradients import batch_gates
+from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Schedule, Scores, scoring, with_groups
+from secateur.framework.pruning.scoring.gates.gradients import gate_gradients
+from secateur.framework.pruning.scoring.input_features import input_gates
 
 
 class GateDecorators(Criterion):
@@ -46,19 +32,12 @@ class GateDecorators(Criterion):
         free, batches = with_groups(model, batches, groups)
         totals: dict[str, Tensor] = {}
         with scoring(model):
-            for _, gates in batch_gates(model, batches, loss, free, "next norm"):
+            for _, _, gates in gate_gradients(model, batches, loss, free, "next norm"):
                 for name, gate in gates.items():
                     totals[name] = totals[name] + gate.abs() if name in totals else gate.abs()
         return {name: total.float() for name, total in totals.items()}
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
         """Return the sum over batches of |sum w * dL/dw| of each column of the first layer, `(inputs,)`."""
-        name, module = tensor_name(layer, "weight"), model.get_submodule(layer)
-        weight = prunable_weights(model)[name]
-        columns = []
-        with scoring(model):
-            for batch in batches:
-                gradients, _ = mean_gradients(model, [batch], loss, {name: weight})
-                columns.append(input_columns(module, gradients[name] * weight.detach()).sum(1).abs())
-                weight.grad = None
-        return torch.stack(columns).sum(0).float()
+        gates = [input_gates(model, [batch], loss, layer)[0] for batch in batches]
+        return torch.stack(gates).abs().sum(0).float()

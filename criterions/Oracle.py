@@ -2,10 +2,10 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from secateur import Batch, Groups, LossFunction
+from secateur import Batch, Groups, LossFunction, channel_groups
 from secateur.criterions.TaylorGate import TaylorGate
+from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.ablation.loss_change import loss_changes
-from secateur.framework.pruning.scoring.cost import channels_of
 from secateur.framework.pruning.scoring.gradients import Part
 
 
@@ -25,7 +25,9 @@ class Oracle(TaylorGate):
 
     def start(self, model: nn.Module) -> None:
         """Determine the number of channels."""
-        self._channels = channels_of(model, self.example_input, self._channels)
+        if self.example_input is not None:
+            groups = free_groups(channel_groups(model, self.example_input))
+            self._channels = sum(group.channels for group in groups.values())
 
     def cost(self, samples: int) -> float:
         """Return the cost of at most one forward pass per channel and sample."""

@@ -3,23 +3,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from secateur import (
-    Batch,
-    Before,
-    Criterion,
-    Data,
-    Groups,
-    LossFunction,
-    Schedule,
-    Scores,
-    input_columns,
-    mean_gradients,
-    prunable_weights,
-    scoring,
-    with_groups,
-)
-from secateur.framework.network.layers import tensor_name
+from secateur import Batch, Before, Criterion, Data, Groups, LossFunction, Schedule, Scores, scoring, with_groups
 from secateur.framework.pruning.scoring.gates.gradients import mean_gates
+from secateur.framework.pruning.scoring.input_features import input_gates
 
 
 class SNAP(Criterion):
@@ -47,9 +33,5 @@ class SNAP(Criterion):
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
         """Return |sum w * g| / (1e-8 + |L|) of each column of the first layer's weight, `(inputs,)`."""
-        name = tensor_name(layer, "weight")
-        weight = prunable_weights(model)[name]
-        with scoring(model):
-            gradients, mean_loss = mean_gradients(model, batches, loss, {name: weight})
-        columns = input_columns(model.get_submodule(layer), gradients[name] * weight.detach())
-        return (columns.sum(1).abs() / (1e-8 + abs(mean_loss))).float()
+        gates, mean_loss = input_gates(model, batches, loss, layer)
+        return (gates.abs() / (1e-8 + abs(mean_loss))).float()

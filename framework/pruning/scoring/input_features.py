@@ -1,10 +1,14 @@
 """Views of a layer's weight by input feature, for the scores of the network's inputs."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import TRANSPOSED
+from secateur.framework.network.layers import TRANSPOSED, prunable_weights, tensor_name
+from secateur.framework.network.preserve import scoring
+from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
+from secateur.framework.pruning.scoring.gradients import mean_gradients
 
 
 def input_columns(module: nn.Module, values: Tensor) -> Tensor:
@@ -33,6 +37,17 @@ def input_columns(module: nn.Module, values: Tensor) -> Tensor:
         return values.flatten(1)
     per_group = values.reshape(conv_groups, values.shape[0] // conv_groups, values.shape[1], -1)
     return per_group.transpose(1, 2).flatten(2).flatten(0, 1)
+
+
+def input_gates(
+    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str
+) -> tuple[Tensor, float]:
+    """Compute the gradient of the mean loss by a gate on each input of the layer, `(inputs,)`, and that loss."""
+    name = tensor_name(layer, "weight")
+    weight = prunable_weights(model)[name]
+    with scoring(model):
+        gradients, mean_loss = mean_gradients(model, batches, loss, {name: weight})
+    return input_columns(model.get_submodule(layer), gradients[name] * weight.detach()).sum(1), mean_loss
 
 
 def over_inputs(module: nn.Module, values: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.criterion import WORTH_HALVING, Batch, LossFunction
-from secateur.framework.pruning.scoring.gates.gated import Calls, GatedNetwork, gated
+from secateur.framework.pruning.scoring.criterion import WORTH_HALVING, LossFunction
+from secateur.framework.pruning.scoring.gates.gated import Calls, gated
 from secateur.framework.pruning.scoring.gates.gradients import samples_apart
 from secateur.framework.pruning.scoring.gates.linearity import piecewise_linear
 from secateur.framework.pruning.scoring.gates.sites import GateSites
-from secateur.framework.pruning.scoring.gradients import freeze, peek
+from secateur.framework.pruning.scoring.gradients import freeze
 from secateur.utils.errors import UsageError
 
 #: maximum number of elements of a block of products with the Hessian of the outputs
@@ -58,15 +57,17 @@ class Curvature:
         freeze(model)
         direct = sites.of(name for name in groups if sites.on_outputs(name))
         calls: Calls = []
-        with gated(direct, calls=calls) as network:
-            outputs = network(sample)
+        with gated(direct, calls=calls) as gates:
+            outputs = model(sample)
         if not isinstance(outputs, Tensor) or len(outputs) != len(sample):
             raise UsageError(
                 "second derivatives need a network with a single output tensor that has one row per sample"
             )
         if not (samples_apart(direct, sample) and piecewise_linear(model, [outputs])):
             direct = sites.of(())
-        serial = {name: share for name in direct.groups if (share := _share_between(network, name, calls))}
+        serial = {
+            name: share for name in direct.groups if (share := _share_between(direct, name, gates[name], calls))
+        }
         rows = sites.of(name for name in groups if name not in direct.groups)
         return cls(direct, rows, serial, outputs[0].numel())
 
@@ -86,7 +87,6 @@ class Curvature:
         return first, second
 
     def _by_slopes(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
-        freeze(self.direct.model)
         parts = inputs.split(-(-len(inputs) // 2) if len(inputs) >= WORTH_HALVING else len(inputs))
         outputs, slopes = zip(*map(self._slopes, parts), strict=True)
         leaf = torch.cat(outputs).requires_grad_()
@@ -96,7 +96,7 @@ class Curvature:
             slope = torch.cat([part.pop(name) for part in slopes], dim=1)
             slope = slope.view(-1, *leaf.shape)  # (channels, samples, outputs)
             first[name] = (slope * by_outputs.detach()).flatten(1).sum(1)
-            second[name] = (slope * _products(by_outputs, leaf, slope)).flatten(1).sum(1)
+            second[name] = _curvatures(by_outputs, leaf, slope, max(1, CURVATURE_BLOCK // leaf.numel()))
         if self.serial:
             for part, factors in zip(parts, by_outputs.detach().split(len(parts[0])), strict=True):
                 for name, values in self._between_producers(part, factors).items():
@@ -105,26 +105,27 @@ class Curvature:
 
     def _slopes(self, inputs: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the outputs, and their gradients by each gate, `(channels, samples, outputs)` per group."""
-        with gated(self.direct, len(inputs)) as network:
-            outputs = network(inputs)
+        with gated(self.direct, len(inputs)) as gates:
+            outputs = self.direct.model(inputs)
         columns = outputs.flatten(1).unbind(1)
-        gates = list(network.gates.values())
         slopes = [
-            torch.autograd.grad(column.sum(), gates, retain_graph=at < len(columns), materialize_grads=True)
+            torch.autograd.grad(
+                column.sum(), list(gates.values()), retain_graph=at < len(columns), materialize_grads=True
+            )
             for at, column in enumerate(columns, start=1)
         ]
         by_gate = [torch.stack(parts, dim=2).movedim(1, 0) for parts in zip(*slopes, strict=True)]
-        return outputs.detach(), dict(zip(network.gates, by_gate, strict=True))
+        return outputs.detach(), dict(zip(gates, by_gate, strict=True))
 
     def _between_producers(self, inputs: Tensor, by_outputs: Tensor) -> dict[str, Tensor]:
         """Return the sum over pairs of producers of the second derivatives of the outputs, weighted by dL/dy."""
         sites = self.direct.of(self.serial)
         calls: Calls = []
-        with gated(sites, calls=calls) as network:
-            outputs = network(inputs)
+        with gated(sites, calls=calls) as gates:
+            outputs = sites.model(inputs)
         slopes = torch.autograd.grad(outputs, [after for _, _, after in calls], by_outputs, retain_graph=True)
         found = {}
-        for name, gate in network.gates.items():
+        for name, gate in gates.items():
             units = {part.tensor: part.index for part in sites.groups[name].produced}
             own = [
                 (before, slope, sites.axis(weight, before), units[weight])
@@ -139,36 +140,25 @@ class Curvature:
         return found
 
     def _by_rows(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
-        freeze(self.rows.model)
         # fused attention has no second derivative
-        with sdpa_kernel(SDPBackend.MATH), gated(self.rows, keep=True) as network:
-            value, gates = loss(network(inputs), targets), network.gates
+        with sdpa_kernel(SDPBackend.MATH), gated(self.rows, keep=True) as gates:
+            value = loss(self.rows.model(inputs), targets)
             slopes = torch.autograd.grad(value, list(gates.values()), create_graph=True, materialize_grads=True)
             first = {name: slope.detach() for name, slope in zip(gates, slopes, strict=True)}
-            second = {name: _diagonal(slope, gates[name]) for name, slope in zip(gates, slopes, strict=True)}
+            second = {
+                name: _curvatures(slope, gate, torch.eye(len(gate), dtype=gate.dtype, device=gate.device), ROWS)
+                for (name, gate), slope in zip(gates.items(), slopes, strict=True)
+            }
         return first, second
 
 
-def batch_curvatures(
-    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
-) -> Iterator[tuple[int, Mapping[str, Tensor], Mapping[str, Tensor]]]:
-    """Yield the size of each batch, dL/dz and d2L/dz2 of every channel's gate; iterate inside `scoring`."""
-    sample, batches = peek(batches)
-    plan = Curvature.plan(model, groups, sample[:2])
-    for inputs, targets in batches:
-        first, second = plan.of(inputs, targets, loss)
-        yield len(inputs), {name: first[name] for name in groups}, {name: second[name] for name in groups}
-
-
-def _share_between(network: GatedNetwork, name: str, calls: Calls) -> float:
+def _share_between(sites: GateSites, name: str, gate: Tensor, calls: Calls) -> float:
     """Return the share of gated outputs between the producers of a group, and 0 if none depends on another."""
-    own = [at for at, (weight, _, _) in enumerate(calls) if weight in network.sites.producers(name)]
+    own = [at for at, (weight, _, _) in enumerate(calls) if weight in sites.producers(name)]
     outputs = [calls[at][1].sum() for at in own if calls[at][1].requires_grad]
     if not outputs:
         return 0.0
-    (slope,) = torch.autograd.grad(
-        torch.stack(outputs).sum(), network.gates[name], retain_graph=True, allow_unused=True
-    )
+    (slope,) = torch.autograd.grad(torch.stack(outputs).sum(), gate, retain_graph=True, allow_unused=True)
     return 0.0 if slope is None else (own[-1] - own[0]) / len(calls)
 
 
@@ -178,26 +168,14 @@ def _only(slope: Tensor, axis: int, units: Tensor) -> Tensor:
     return torch.zeros_like(slope).index_copy_(axis, units, slope.index_select(axis, units))
 
 
-def _products(slope: Tensor, leaf: Tensor, vectors: Tensor) -> Tensor:
-    """Compute H v for many vectors v, where H is the derivative of `slope` with respect to `leaf`."""
+def _curvatures(slope: Tensor, leaf: Tensor, vectors: Tensor, size: int) -> Tensor:
+    """Compute v . H v for many vectors v, `size` at once, where H is the derivative of `slope` by `leaf`."""
     if not slope.requires_grad:
-        return torch.zeros_like(vectors)
-    size = max(1, CURVATURE_BLOCK // leaf.numel())
-    blocks = [
-        torch.autograd.grad(slope, leaf, block, retain_graph=True, is_grads_batched=True)[0]
-        for block in vectors.split(size)
-    ]
-    return torch.cat(blocks)
-
-
-def _diagonal(slope: Tensor, gate: Tensor) -> Tensor:
-    """Compute the diagonal of the derivative of `slope` with respect to `gate`, in blocks of rows."""
-    if not slope.requires_grad:
-        return torch.zeros_like(gate)
-    blocks = []
-    for rows in torch.eye(len(gate), dtype=gate.dtype, device=gate.device).split(ROWS):
-        (block,) = torch.autograd.grad(
-            slope, gate, rows, retain_graph=True, is_grads_batched=True, materialize_grads=True
+        return vectors.new_zeros(len(vectors))
+    values = []
+    for block in vectors.split(size):
+        (products,) = torch.autograd.grad(
+            slope, leaf, block, retain_graph=True, is_grads_batched=True, materialize_grads=True
         )
-        blocks.append((block * rows).sum(1))
-    return torch.cat(blocks)
+        values.append((block * products).flatten(1).sum(1))
+    return torch.cat(values)

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from secateur.framework.network.preserve import scoring
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.cost import planned_passes
+from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.pruning.scoring.gates.curvature import Curvature, batch_curvatures
-from secateur.framework.pruning.scoring.gates.gradients import batch_gates, sample_gates
+from secateur.framework.pruning.scoring.gates.curvature import Curvature
+from secateur.framework.pruning.scoring.gates.gradients import gate_gradients
 from secateur.framework.pruning.scoring.gates.sites import Place
-from secateur.framework.pruning.scoring.gradients import Part, mean_of
+from secateur.framework.pruning.scoring.gradients import Part, mean_of, peek
 from secateur.framework.pruning.scoring.inputs import with_groups
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
@@ -104,15 +104,9 @@ class GateCriterion(BatchMean):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> Iterator[Part]:
         """Yield the size of each batch and the formula of its gradients."""
-        for size, gradients in self.gradients(model, batches, loss, groups):
+        gates = gate_gradients(model, batches, loss, groups, self.place, self.per_sample)
+        for size, _, gradients in gates:
             yield size, {name: self.formula(gradient) for name, gradient in gradients.items()}
-
-    def gradients(
-        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
-    ) -> Iterator[Part]:
-        """Yield the size of each batch and the gradients by the gates of each group."""
-        gates = sample_gates if self.per_sample else batch_gates
-        return gates(model, batches, loss, groups, self.place)
 
 
 class CurvatureCriterion(BatchMean):
@@ -161,12 +155,18 @@ class CurvatureCriterion(BatchMean):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> Iterator[Part]:
         """Yield the size of each batch and the formula of its derivatives."""
-        for samples, first, second in batch_curvatures(model, batches, loss, groups):
-            yield samples, {name: self.formula(first[name], second[name]) for name in groups}
+        sample, batches = peek(batches)
+        plan = Curvature.plan(model, groups, sample[:2])
+        for inputs, targets in batches:
+            first, second = plan.of(inputs, targets, loss)
+            yield len(inputs), {name: self.formula(first[name], second[name]) for name in groups}
 
     def start(self, model: nn.Module) -> None:
         """Determine the number of passes per sample."""
-        self._passes = planned_passes(model, self.example_input, Curvature.plan, self._passes)
+        if self.example_input is not None:
+            groups = free_groups(channel_groups(model, self.example_input))
+            with scoring(model):
+                self._passes = Curvature.plan(model, groups, self.example_input[:1]).passes
 
     def cost(self, samples: int) -> float:
         """Return the cost of the backward passes per output and per channel, see `Curvature.passes`."""

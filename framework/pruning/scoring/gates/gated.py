@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -46,31 +45,14 @@ class Gate(torch.autograd.Function):
         return grad, products.sum_to_size(gate.shape), None, None, None
 
 
-@dataclass
-class GatedNetwork:
-    """A network with gates; call it to run it.
-
-    Attributes:
-        sites: The places of the gates.
-        gates: Ones for each group: `(channels,)`, or `(samples, channels)` with a gate for each sample.
-        scaled: Parameters that are multiplied by gates, by name.
-    """
-
-    sites: GateSites
-    gates: dict[str, Tensor]
-    scaled: dict[str, Tensor]
-
-    def __call__(self, inputs: Tensor) -> Any:
-        """Return the outputs of the network, which are those without gates."""
-        with replaced(self.sites.model, self.scaled):
-            return self.sites.model(inputs)
-
-
 @contextmanager
 def gated(
     sites: GateSites, samples: int | None = None, calls: Calls | None = None, keep: bool = False
-) -> Iterator[GatedNetwork]:
-    """Context manager that yields the network with a gate for each channel, or for each channel of each sample.
+) -> Iterator[dict[str, Tensor]]:
+    """Context manager in which the network has gates; yields ones for each group, the gates.
+
+    They are `(channels,)`, or `(samples, channels)` with gates for each sample. The outputs of the network are
+    those without gates.
 
     Args:
         sites: The places of the gates.
@@ -100,8 +82,8 @@ def gated(
     def gate_of(weight: str, output: Tensor) -> Tensor:
         return along(units[weight], output.dim(), sites.axis(weight, output))
 
-    with attached(sites, gate_of, calls, keep):
-        yield GatedNetwork(sites, gates, scaled)
+    with attached(sites, gate_of, calls, keep), replaced(sites.model, scaled):
+        yield gates
 
 
 def along(units: Tensor, dims: int, dim: int) -> Tensor:

@@ -18,67 +18,52 @@ ZERO = 1e-3
 UNREACHED = "the loss does not depend on the channels to be scored: there is no gradient"
 
 
-def batch_gates(
-    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, place: Place = "norm"
-) -> Iterator[Part]:
-    """Yield the size of each batch and dL/dz of every channel's gate z = 1; iterate inside `scoring`.
+def gate_gradients(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    loss: LossFunction,
+    groups: Groups,
+    place: Place = "norm",
+    per_sample: bool = False,
+) -> Iterator[tuple[int, Tensor, dict[str, Tensor]]]:
+    """Yield the size of each batch, its mean loss L, and dL/dz of every channel's gate z = 1; use it in `scoring`.
 
     The gate multiplies the output of the batch norm after a producer, so that dL/dz is scale * dL/dscale + shift *
     dL/dshift; without a norm it multiplies the producer's output: sum w * dL/dw + b * dL/db. The gradients of
-    several producers of one channel are summed: `(channels,)` per group. L is the mean loss of the batch.
+    several producers of one channel are summed: `(channels,)` per group. With `per_sample` the part of every
+    sample is separate: `(samples, channels)`.
     """
-    for inputs, _, gradients in _passes(model, batches, loss, groups, place):
-        yield len(inputs), gradients
+    sample, batches = peek(batches)
+    sites = GateSites.find(model, groups, sample[:1], place)
+    freeze(model)
+    together = per_sample and samples_apart(sites, sample[:2])
+    for inputs, targets in batches:
+        if per_sample and not together:
+            value, gradients = _one_by_one(sites, inputs, targets, loss)
+        else:
+            value, gradients = _gradients(sites, inputs, targets, loss, len(inputs) if together else None)
+        yield len(inputs), value, gradients
 
 
 def mean_gates(
     model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, place: Place
 ) -> tuple[dict[str, Tensor], float]:
     """Compute the gradient of the mean loss over all samples with respect to every gate, and that loss."""
-    parts = _passes(model, batches, loss, groups, place)
-    means = mean_of((len(inputs), {**gradients, "": value.double()}) for inputs, value, gradients in parts)
+    parts = gate_gradients(model, batches, loss, groups, place)
+    means = mean_of((size, {**gradients, "": value.double()}) for size, value, gradients in parts)
     return means, float(means.pop(""))
-
-
-def _passes(
-    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, place: Place
-) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
-    sample, batches = peek(batches)
-    sites = GateSites.find(model, groups, sample[:1], place)
-    freeze(model)
-    for inputs, targets in batches:
-        yield inputs, *_gradients(sites, inputs, targets, loss)
 
 
 def _gradients(
     sites: GateSites, inputs: Tensor, targets: Tensor, loss: LossFunction, samples: int | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss of a batch, and its gradient by each gate."""
-    with gated(sites, samples) as network:
-        value = loss(network(inputs), targets)
+    with gated(sites, samples) as gates:
+        value = loss(sites.model(inputs), targets)
     if not value.requires_grad:
         raise UsageError(UNREACHED)
-    gradients = torch.autograd.grad(value, list(network.gates.values()), materialize_grads=True)
-    return value.detach(), dict(zip(network.gates, gradients, strict=True))
-
-
-def sample_gates(
-    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, place: Place = "norm"
-) -> Iterator[Part]:
-    """Yield the size of each batch and every sample's part of dL/dz; iterate inside `scoring`.
-
-    The parts are `(samples, channels)` per group; their sum over samples is the gradient of `batch_gates`.
-    """
-    sample, batches = peek(batches)
-    sites = GateSites.find(model, groups, sample[:1], place)
-    freeze(model)
-    together = samples_apart(sites, sample[:2])
-    for inputs, targets in batches:
-        if together:
-            _, gradients = _gradients(sites, inputs, targets, loss, len(inputs))
-        else:
-            gradients = _one_by_one(sites, inputs, targets, loss)
-        yield len(inputs), gradients
+    gradients = torch.autograd.grad(value, list(gates.values()), materialize_grads=True)
+    return value.detach(), dict(zip(gates, gradients, strict=True))
 
 
 def samples_apart(sites: GateSites, sample: Tensor) -> bool:
@@ -107,17 +92,20 @@ def samples_apart(sites: GateSites, sample: Tensor) -> bool:
     return bool(torch.linalg.vector_norm(rows[:, 1:]) <= ZERO * torch.linalg.vector_norm(rows))
 
 
-def _one_by_one(sites: GateSites, inputs: Tensor, targets: Tensor, loss: LossFunction) -> dict[str, Tensor]:
+def _one_by_one(
+    sites: GateSites, inputs: Tensor, targets: Tensor, loss: LossFunction
+) -> tuple[Tensor, dict[str, Tensor]]:
     """Run one pass per sample, backward from the gradient of the batch's loss at that sample's outputs."""
     with torch.no_grad():
         outputs = sites.model(inputs)
     outputs = outputs.detach().requires_grad_()
-    (slopes,) = torch.autograd.grad(loss(outputs, targets), outputs)
+    value = loss(outputs, targets)
+    (slopes,) = torch.autograd.grad(value, outputs)
     samples = [
         _gradients(sites, image, slope, lambda output, factors: (output * factors).sum())[1]
         for image, slope in zip(inputs.split(1), slopes.split(1), strict=True)
     ]
-    return {name: torch.stack([sample[name] for sample in samples]) for name in sites.groups}
+    return value.detach(), {name: torch.stack([sample[name] for sample in samples]) for name in sites.groups}
 
 
 def output_products(
@@ -136,12 +124,9 @@ def output_products(
     """
     sample, batches = peek(batches)
     sites = GateSites.find(model, groups, sample[:1])
-    for group in groups.values():
-        for part in group.produced:
-            if part.tensor in sites.scaled.values():
-                raise UsageError(
-                    f"the output of '{part.tensor}' cannot be observed: use a weight criterion or TaylorGate"
-                )
+    hidden = next(iter(sites.scaled.values()), None)
+    if hidden is not None:
+        raise UsageError(f"the output of '{hidden}' cannot be observed: use a weight criterion or TaylorGate")
     freeze(model)
     for inputs, targets in batches:
         products = _Products(sites, early)

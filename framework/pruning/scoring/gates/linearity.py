@@ -19,18 +19,8 @@ _LINEAR = (
 )
 LINEAR = frozenset(_LINEAR.split())
 #: bilinear operations -> indices of the two factors
-FACTORS = {
-    "Mul": (0, 1),
-    "Mm": (0, 1),
-    "Bmm": (0, 1),
-    "Mv": (0, 1),
-    "Dot": (0, 1),
-    "Linear": (0, 1),
-    "Addmm": (1, 2),
-    "Baddbmm": (1, 2),
-    "Convolution": (0, 1),
-    "PreluKernel": (0, 1),
-}
+FACTORS = dict.fromkeys(["Mul", "Mm", "Bmm", "Mv", "Dot", "Linear", "Convolution", "PreluKernel"], (0, 1))
+FACTORS |= {"Addmm": (1, 2), "Baddbmm": (1, 2)}
 
 
 def piecewise_linear(model: nn.Module, outputs: Iterable[Tensor]) -> bool:

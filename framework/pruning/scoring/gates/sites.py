@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -129,16 +130,9 @@ class _Uses(TorchDispatchMode):
 
 def _observe(model: nn.Module, outputs: dict[str, str], sample: Tensor) -> tuple[set[str], frozenset[str]]:
     """Return the producers used without their layer, and those whose gated outputs are modified in place."""
-    owners: dict[int, str] = {}
-    layers: dict[str, nn.Module] = {}
-    for weight in outputs:
-        layers[weight] = model.get_submodule(weight.rpartition(".")[0])
-        owners |= {id(parameter): weight for parameter in layers[weight].parameters(recurse=False)}
-    uses = _Uses(owners)
+    layers = {weight: model.get_submodule(weight.rpartition(".")[0]) for weight in outputs}
+    uses = _Uses({id(own): weight for weight in outputs for own in layers[weight].parameters(recurse=False)})
     seen: list[tuple[str, Tensor, int]] = []
-
-    def enter(weight: str) -> Callable[..., None]:
-        return lambda *_: uses.running.append(weight)
 
     def leave(weight: str) -> Callable[..., None]:
         return lambda *_: uses.running.remove(weight)
@@ -146,15 +140,13 @@ def _observe(model: nn.Module, outputs: dict[str, str], sample: Tensor) -> tuple
     def note(weight: str) -> Callable[..., None]:
         return lambda _module, _args, _kwargs, output: seen.append((weight, output, output._version))
 
-    hooks: Iterable[tuple[nn.Module, Callable[..., None]]] = [
-        *((layer, leave(weight)) for weight, layer in layers.items()),
-        *((model.get_submodule(name), note(weight)) for weight, name in outputs.items()),
-    ]
-    handles = [layer.register_forward_pre_hook(enter(weight)) for weight, layer in layers.items()]
-    try:
-        with preserved_state(model), torch.no_grad(), hooked(hooks), uses:
-            model(sample)
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = [(layer, leave(weight)) for weight, layer in layers.items()]
+    hooks += [(model.get_submodule(name), note(weight)) for weight, name in outputs.items()]
+    with ExitStack() as stack:
+        for weight, layer in layers.items():
+            enter = layer.register_forward_pre_hook(lambda *_, weight=weight: uses.running.append(weight))
+            stack.callback(enter.remove)
+        for context in (preserved_state(model), torch.no_grad(), hooked(hooks), uses):
+            stack.enter_context(context)
+        model(sample)
     return uses.elsewhere, frozenset(weight for weight, output, version in seen if output._version != version)

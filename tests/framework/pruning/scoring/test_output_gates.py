@@ -12,7 +12,7 @@ from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_over_channels
-from secateur.framework.pruning.scoring.gates.gradients import batch_gates, mean_gates
+from secateur.framework.pruning.scoring.gates.gradients import gate_gradients, mean_gates
 from secateur.framework.pruning.scoring.gates.sites import GateSites, Place
 from secateur.framework.pruning.scoring.gradients import mean_gradients
 from tests.networks import ConvNet, Net, ResNet, images, randomise, seeded
@@ -107,7 +107,7 @@ def test_gates_of_tables_and_grouped_transposed_convolutions_are_what_small_step
     groups = free_groups(channel_groups(model, inputs))
     assert list(groups) == names
     with scoring(model):
-        _, gates = next(batch_gates(model, [(inputs, targets)], F.cross_entropy, groups, place))
+        _, _, gates = next(gate_gradients(model, [(inputs, targets)], F.cross_entropy, groups, place))
     for name, group in groups.items():
         for channel in range(group.channels):
             losses = []
