@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.framework.plugins.registry import option_names, registry
+from secateur.framework.plugins.source import ROOT
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.schedules.rounds import Rounds
 from secateur.framework.settings.files import parse_settings, parse_value
@@ -222,7 +223,7 @@ def test_what_to_dict_gives_is_a_copy() -> None:
 
 @pytest.mark.parametrize("name", ["quick.yaml", "snipit_original.yaml"])
 def test_the_recipes_we_ship_are_valid(command: Command, name: str) -> None:
-    path = Path(registry._root) / "configs" / name
+    path = ROOT / "configs" / name
     result = command("--config", path)
     assert result.code == 0, result.err
     defaults = RunConfig()
