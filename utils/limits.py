@@ -65,3 +65,21 @@ def check_all(values: Mapping[str, Any], limits: Mapping[str, Limit], prefix: st
     for name, value in values.items():
         if name in limits:
             limits[name](f"{prefix}{name}", value)
+
+
+def check_wholes(owner: object, **least: int) -> None:
+    """Raise UsageError with the argument unless these attributes are whole numbers >= the given ones, or None."""
+    _check_attributes(owner, {name: optional(whole(low)) for name, low in least.items()})
+
+
+def check_shares(owner: object, *names: str) -> None:
+    """Raise UsageError with the argument unless these attributes are shares in [0, 1)."""
+    _check_attributes(owner, dict.fromkeys(names, number(least=0, below=1)))
+
+
+def _check_attributes(owner: object, limits: Mapping[str, Limit]) -> None:
+    for name, limit in limits.items():
+        try:
+            limit(name, getattr(owner, name))
+        except UsageError as error:
+            raise UsageError(f"{type(owner).__name__}: {error}", argument=name) from None

@@ -1,5 +1,6 @@
 """PyYAML's safe loader with limits; imported only when YAML is read."""
 
+import re
 from typing import Any
 
 import yaml
@@ -8,6 +9,8 @@ from secateur.utils.errors import UsageError
 
 #: tags that no setting uses
 REFUSED = ("binary", "set", "omap", "pairs")
+#: a number such as 1e-3; YAML 1.1 requires a dot in a float, so it would be a string
+FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 #: largest number of characters of a number, since numbers in base 60 are converted in quadratic time
 LONGEST_NUMBER = 400
 
@@ -67,6 +70,7 @@ class BoundedLoader(yaml.SafeLoader):
         raise UsageError(f"a value has the tag !!{node.tag.rpartition(':')[2]}, which no setting has")
 
 
+BoundedLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("+-0123456789"))
 for tag in ("int", "float"):
     BoundedLoader.add_constructor(f"tag:yaml.org,2002:{tag}", BoundedLoader.construct_number)
 for tag in REFUSED:

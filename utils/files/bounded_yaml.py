@@ -16,8 +16,6 @@ from typing import Any
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 
-# YAML 1.1 requires a dot in a float, so 1e-3 would be a string
-FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 #: code points that are not text; U+DC80 to U+DCFF represent bytes of file names that are not UTF-8
 NO_TEXT = re.compile("[\x00\ud800-\udc7f\udd00-\udfff]")
@@ -100,7 +98,7 @@ def parse_yaml(text: str, where: str, limits: Limits = SETTINGS, numbered: bool 
         reason = f" ({one_line(error, SHOWN_CHARACTERS)})" if isinstance(error, ValueError) else ""
         raise UsageError(f"{where}: a value does not fit its tag{reason}") from error
     _check_texts(value, where)
-    return _floats(value)
+    return value
 
 
 def parse_json(text: str, where: str, limits: Limits = SETTINGS) -> Any:
@@ -176,11 +174,3 @@ def _parts(value: Any) -> Iterator[Any]:
             yield from _parts(part)
     else:
         yield value
-
-
-def _floats(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _floats(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_floats(part) for part in value]
-    return float(value) if isinstance(value, str) and FLOAT.fullmatch(value) else value
