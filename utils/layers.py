@@ -6,6 +6,7 @@ registration order, so that a seed determines the network.
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple, TypeVar
 
@@ -23,20 +24,17 @@ Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class Network(nn.Module):
-    """An image classifier: `features`, flattened, then `classifier`.
+    """An image classifier: `features`, flattened, then `classifier`, which a subclass returns from `layers`.
 
-    Subclasses register both, then call `initialise(self)`. Input (batch, in_channels, height, width),
-    output (batch, num_classes) logits. Invalid sizes raise UsageError.
+    Input (batch, in_channels, height, width), output (batch, num_classes) logits. Invalid sizes raise UsageError.
     """
 
     #: smallest image height and width for which every layer has an output
     smallest_image: ClassVar[int] = 1
     #: size that smaller images of a data set are resized to in a run; None: no resizing
     usual_image: ClassVar[int | None] = None
-    features: nn.Module
-    classifier: nn.Module
 
-    def __init__(self, in_channels: int, num_classes: int, image_size: int) -> None:
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
         super().__init__()
         require(self, "in_channels", in_channels)
         require(self, "num_classes", num_classes)
@@ -44,6 +42,12 @@ class Network(nn.Module):
             raise UsageError(
                 f"{type(self).__name__}: image_size must be at least {self.smallest_image}, got {image_size}"
             )
+        self.features, self.classifier = self.layers(in_channels, num_classes, image_size)
+        initialise(self)
+
+    @abstractmethod
+    def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+        """Return `features` and `classifier`, uninitialised."""
 
     def forward(self, images: Tensor) -> Tensor:
         # flatten, not squeeze: a batch of 1 keeps its dimension
@@ -145,13 +149,11 @@ class Chain(Network):
     #: widths of the hidden dense layers
     dense: ClassVar[tuple[int, ...]]
 
-    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
-        super().__init__(in_channels, num_classes, image_size)
+    def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         convolutions = convolution_chain(in_channels, self.convolutions)
-        self.features = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(self.averaged))
+        features = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(self.averaged))
         width = self.convolutions[-1][0]
-        self.classifier = dense_classifier(width * self.averaged**2, self.dense, num_classes)
-        initialise(self)
+        return features, dense_classifier(width * self.averaged**2, self.dense, num_classes)
 
 
 def initialise(network: nn.Module) -> None:

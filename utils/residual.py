@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from secateur.utils.layers import conv
+from secateur.utils.layers import conv, linear
 
 
 class BasicBlock(nn.Module):
@@ -87,10 +87,10 @@ def stages(
     return blocks, inputs
 
 
-def small_image_features(
-    in_channels: int, depths: Sequence[int], width: int, preact: bool = False
-) -> tuple[nn.Sequential, int]:
-    """Return stem, stages and global average pooling as one Sequential, and the number of output channels.
+def small_image_layers(
+    in_channels: int, num_classes: int, depths: Sequence[int], width: int, preact: bool = False
+) -> tuple[nn.Module, nn.Module]:
+    """Return stem, stages and global average pooling as one Sequential, and the linear layer.
 
     With `preact` the blocks are `PreActBlock`, and the stem has no norm and no activation.
     """
@@ -98,4 +98,4 @@ def small_image_features(
     if not preact:
         stem += [nn.BatchNorm2d(width), nn.ReLU()]
     blocks, outputs = stages(depths, width, PreActBlock if preact else BasicBlock)
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1)), outputs
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1)), linear(outputs, num_classes)
