@@ -16,7 +16,7 @@ class MLP5(Network):
     def __init__(
         self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28, hidden_dim: int = 512
     ) -> None:
-        require(self, "hidden_dim", hidden_dim)
+        require(type(self), hidden_dim=hidden_dim)
         self.hidden_dim = hidden_dim  # for `layers`, which the constructor of Network calls
         super().__init__(in_channels=in_channels, num_classes=num_classes, image_size=image_size)
 

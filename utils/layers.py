@@ -36,8 +36,7 @@ class Network(nn.Module):
 
     def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
         super().__init__()
-        require(self, "in_channels", in_channels)
-        require(self, "num_classes", num_classes)
+        require(type(self), in_channels=in_channels, num_classes=num_classes)
         if image_size < self.smallest_image:
             raise UsageError(
                 f"{type(self).__name__}: image_size must be at least {self.smallest_image}, got {image_size}"
@@ -54,10 +53,11 @@ class Network(nn.Module):
         return self.classifier(self.features(images).flatten(1))
 
 
-def require(network: nn.Module, option: str, given: int) -> None:
-    """Raise UsageError unless `given`, a count, is at least 1."""
-    if given < 1:
-        raise UsageError(f"{type(network).__name__}: {option} must be at least 1, got {given}")
+def require(owner: type, **counts: int) -> None:
+    """Raise UsageError unless these options of a network are at least 1."""
+    for option, given in counts.items():
+        if given < 1:
+            raise UsageError(f"{owner.__name__}: {option} must be at least 1, got {given}")
 
 
 def activation() -> nn.Module:
