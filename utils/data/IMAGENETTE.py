@@ -1,11 +1,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from secateur.utils.data._class_folders import ImageNetPart
+from secateur.utils.data._class_folders import PublishedFolders
 from secateur.utils.vision import torchvision_dataset
 
 
-class IMAGENETTE(ImageNetPart):
+class IMAGENETTE(PublishedFolders):
     """Imagenette: about 13,000 colour photographs, 10 easy classes of ImageNet; 128x128 by default.
 
     github.com/fastai/imagenette, Apache 2.0. Version 2 (9,469 + 3,925 images) is searched for before version 1
@@ -13,6 +13,7 @@ class IMAGENETTE(ImageNetPart):
     training images are augmented only with --augment, test images never.
     """
 
+    published = 10
     folders = ("imagenette2-320", "imagenette2", "imagenette2-160",
                "imagenette-320", "imagenette", "imagenette-160")  # fmt: skip
     names_of = {
