@@ -1,4 +1,3 @@
-import csv
 import functools
 import os
 from pathlib import Path
@@ -6,7 +5,7 @@ from pathlib import Path
 from secateur import UsageError
 from secateur.utils.data._class_folders import PublishedFolders
 from secateur.utils.data._listing import folder_names, images_in
-from secateur.utils.files.regular_file import check_regular, reading
+from secateur.utils.files.bounded_yaml import Limits, read_text
 from secateur.utils.loading.dataset import LARGEST_FILE
 
 ANNOTATIONS = "val_annotations.txt"
@@ -62,9 +61,7 @@ def _annotated(part: Path) -> dict[str, list[str]]:
 
 def _rows(file: Path) -> list[tuple[str, str]]:
     """Read the first two columns of a file with tab-separated columns."""
-    check_regular(file, LARGEST_FILE)
-    with reading(file), file.open(encoding="utf-8", newline="") as opened:
-        rows = [row for row in csv.reader(opened, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
+    rows = [line.split("\t") for line in read_text(file, Limits(LARGEST_FILE)).splitlines() if line]
     for number, row in enumerate(rows, 1):
         if len(row) < 2:
             raise UsageError(f"cannot read {file}: line {number} has no second column")

@@ -7,14 +7,14 @@ limit, is malformed or cannot be read raises a UsageError of one line that begin
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from secateur.utils.errors import UsageError
-from secateur.utils.suggest import one_line
+from secateur.utils.files.regular_file import open_regular
+from secateur.utils.suggest import one_line, one_line_errors
 
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 #: code points that are not text; U+DC80 to U+DCFF represent bytes of file names that are not UTF-8
@@ -37,42 +37,36 @@ SETTINGS = Limits(size=256 * 2**10)
 RESULTS = Limits(size=64 * 2**20, values=5_000_000)
 
 
-def read_yaml(file: Path, limits: Limits = SETTINGS, where: str = "") -> Any:
+def read_yaml(file: Path, limits: Limits = SETTINGS) -> Any:
     """Read the document of a YAML file; raises UsageError."""
-    where = where or str(file)
-    return parse_yaml(read_text(file, limits, where), where, limits, numbered=True)
+    return parse_yaml(read_text(file, limits), str(file), limits)
 
 
-def read_json(file: Path, limits: Limits = SETTINGS, where: str = "") -> Any:
+def read_json(file: Path, limits: Limits = SETTINGS) -> Any:
     """Read the document of a JSON file; raises UsageError."""
-    where = where or str(file)
-    return parse_json(read_text(file, limits, where), where, limits)
+    return parse_json(read_text(file, limits), str(file), limits)
 
 
-def read_text(file: Path, limits: Limits = SETTINGS, where: str = "") -> str:
+@one_line_errors()
+def read_text(file: Path, limits: Limits = SETTINGS) -> str:
     """Read the text of a regular file, or of a descriptor that a shell has opened, such as /dev/fd/63.
 
     Raises UsageError for other kinds of files: opening a named pipe, for example, waits for a writer.
     """
-    where = one_line(where or str(file))
-    try:
-        data = _read_bytes(file, limits.size + 1)
-    except OSError as error:
-        raise UsageError(f"{where} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # a NUL in the path
-        raise UsageError(f"{where} cannot be read: {error}") from error
+    with open(file, "rb") if _is_open_already(file) else open_regular(file) as opened:
+        data = opened.read(limits.size + 1)
     if len(data) > limits.size:
-        raise UsageError(f"{where} is larger than {_shown_size(limits.size)}, the most that is read")
+        raise UsageError(f"{file} has more than {limits.size:,} bytes, the most that is read")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{where} is not text in UTF-8") from error
+        raise UsageError(f"{file} is not text in UTF-8") from error
 
 
-def parse_yaml(text: str, where: str, limits: Limits = SETTINGS, numbered: bool = False) -> Any:
+def parse_yaml(text: str, where: str, limits: Limits = SETTINGS) -> Any:
     """Parse a YAML text of null, booleans, numbers, strings, dates, lists and mappings.
 
-    Values such as 1e-3 are numbers. Raises UsageError, with the line if `numbered`.
+    Values such as 1e-3 are numbers. Raises UsageError, with the line if the text has several.
     """
     import yaml  # not needed for --help
 
@@ -81,16 +75,12 @@ def parse_yaml(text: str, where: str, limits: Limits = SETTINGS, numbered: bool 
     where = one_line(where)
     _check_size(text, where, limits)
     try:
-        loader = BoundedLoader(text, limits.depth, limits.values)
-        try:
-            value = loader.get_single_data()
-        finally:
-            loader.dispose()
+        value = BoundedLoader(text, limits.depth, limits.values).get_single_data()
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None and numbered else ""
+        line = f", line {mark.line + 1}" if mark is not None and "\n" in text else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise UsageError(f"{where}{line}: {one_line(reason)}") from error
     # PyYAML's constructors raise these for values that do not fit their tag: !!int '', !!timestamp abc
@@ -116,27 +106,10 @@ def parse_json(text: str, where: str, limits: Limits = SETTINGS) -> Any:
     return value
 
 
-def _read_bytes(file: Path, most: int) -> bytes:
-    # without O_NONBLOCK, opening a named pipe waits for its writer
-    number = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    with open(number, "rb") as opened:
-        mode = os.fstat(number).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(0, "it is a folder")
-        if not stat.S_ISREG(mode) and not _is_open_already(file):
-            raise OSError(0, "it is not a regular file")
-        os.set_blocking(number, True)
-        return opened.read(most)
-
-
 def _is_open_already(file: Path) -> bool:
     """Return whether the path is an open descriptor of this process, standard input or the null device."""
     descriptors = ("/dev/fd", "/proc/self/fd", f"/proc/{os.getpid()}/fd")
     return str(file.parent) in descriptors or str(file) in ("/dev/stdin", os.devnull)
-
-
-def _shown_size(size: int) -> str:
-    return f"{size // 2**20} MiB" if size >= 2**20 else f"{size // 2**10} KiB"
 
 
 def _check_size(text: str, where: str, limits: Limits) -> None:

@@ -68,9 +68,10 @@ def reading(path: str | Path, fault: str = "damaged, or not what its name says")
 
 
 def open_regular(path: str | Path, limit: int | None = None) -> IO[bytes]:
-    """Open the regular file `path` for reading; raises the errors of `check_regular`."""
+    """Open the regular file `path` for reading; raises UsageError, also for the reasons of `check_regular`."""
     check_regular(path, limit)
-    return open(path, "rb")
+    with reading(path, "it cannot be opened"):
+        return open(path, "rb")
 
 
 def read_gzip(path: str | Path, limit: int) -> bytes:
