@@ -16,20 +16,18 @@ LONGEST_NUMBER = 400
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """A loader that raises UsageError for documents that are too deep, too large or contain themselves.
+    """A loader that raises UsageError for documents that are too large or contain themselves.
 
     An alias counts as all values that it refers to.
 
     Args:
         text: The document.
-        depth: Largest number of nested levels.
         values: Largest number of values.
     """
 
-    def __init__(self, text: str, depth: int, values: int) -> None:
+    def __init__(self, text: str, values: int) -> None:
         super().__init__(text)
-        self._most_depth, self._most_values = depth, values
-        self._depth = 0
+        self._most_values = values
         self._values = 0
         self._sizes: dict[str, int] = {}  # anchor -> values of its finished node
 
@@ -43,12 +41,7 @@ class BoundedLoader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         before = self._values
         self._count(1)
-        nested = isinstance(event, yaml.CollectionStartEvent)
-        self._depth += nested
-        if self._depth > self._most_depth:
-            raise UsageError(f"it is nested more than {self._most_depth} levels deep")
         node = super().compose_node(parent, index)
-        self._depth -= nested
         if event.anchor is not None:
             self._sizes[event.anchor] = self._values - before
         return node

@@ -7,7 +7,6 @@ limit, is malformed or cannot be read raises a UsageError of one line that begin
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from secateur.utils.suggest import one_line, one_line_errors
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 #: code points that are not text; U+DC80 to U+DCFF represent bytes of file names that are not UTF-8
 NO_TEXT = re.compile("[\x00\ud800-\udc7f\udd00-\udfff]")
-SHOWN_CHARACTERS = 60
+#: largest number of characters of a quoted error
+SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,13 @@ def parse_yaml(text: str, where: str, limits: Limits = SETTINGS) -> Any:
     where = one_line(where)
     _check_size(text, where, limits)
     try:
-        value = BoundedLoader(text, limits.depth, limits.values).get_single_data()
+        value = BoundedLoader(text, limits.values).get_single_data()
+        _check_parts(value, limits)
+        return value
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"{where}: it is nested too deeply") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None and "\n" in text else ""
@@ -87,23 +91,22 @@ def parse_yaml(text: str, where: str, limits: Limits = SETTINGS) -> Any:
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         reason = f" ({one_line(error, SHOWN_CHARACTERS)})" if isinstance(error, ValueError) else ""
         raise UsageError(f"{where}: a value does not fit its tag{reason}") from error
-    _check_texts(value, where)
-    return value
 
 
 def parse_json(text: str, where: str, limits: Limits = SETTINGS) -> Any:
     """Parse a JSON text; raises UsageError."""
     where = one_line(where)
     _check_size(text, where, limits)
-    _check_brackets(text, where, limits)
+    if STRING.sub("", text).count(",") >= limits.values:  # before it takes memory
+        raise UsageError(f"{where} has more than {limits.values:,} values")
     try:
         value = json.loads(text)
+        _check_parts(value, limits)
+        return value
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # a number of more digits than Python converts
+    except (ValueError, RecursionError) as error:  # such as a number of more digits than Python converts
         raise UsageError(f"{where}: {one_line(error, SHOWN_CHARACTERS)}") from error
-    _check_texts(value, where)
-    return value
 
 
 def _is_open_already(file: Path) -> bool:
@@ -117,33 +120,12 @@ def _check_size(text: str, where: str, limits: Limits) -> None:
         raise UsageError(f"{where} is longer than {limits.size:,} characters, the most that is read")
 
 
-def _check_brackets(text: str, where: str, limits: Limits) -> None:
-    """Raise UsageError for JSON that is nested too deeply or has too many values, before it is parsed."""
-    outside = STRING.sub("", text)
-    if outside.count(",") >= limits.values:
-        raise UsageError(f"{where} has more than {limits.values:,} values")
-    depth = 0
-    for bracket in re.findall(r"[\[{\]}]", outside):
-        depth += 1 if bracket in "[{" else -1
-        if depth > limits.depth:
-            raise UsageError(f"{where} is nested more than {limits.depth} levels deep")
-
-
-def _check_texts(value: Any, where: str) -> None:
-    """Raise UsageError for a string with a NUL or a lone surrogate, invalid in names and contents of files."""
-    for part in _parts(value):
-        if isinstance(part, str) and NO_TEXT.search(part):
-            raise UsageError(
-                f"{where}: {one_line(ascii(part), SHOWN_CHARACTERS)} is not text (a NUL or a lone surrogate)"
-            )
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """Iterate over all keys and scalar values of a document."""
-    if isinstance(value, dict):
-        yield from value
+def _check_parts(value: Any, limits: Limits, level: int = 0) -> None:
+    """Raise UsageError for a value that is nested too deeply, or a string with a NUL or a lone surrogate."""
+    if isinstance(value, str) and NO_TEXT.search(value):
+        raise UsageError(f"{one_line(ascii(value), 40)} is not text (a NUL or a lone surrogate)")
     if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _parts(part)
-    else:
-        yield value
+        if level == limits.depth:
+            raise UsageError(f"it is nested more than {limits.depth} levels deep")
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            _check_parts(part, limits, level + 1)

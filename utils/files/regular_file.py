@@ -6,7 +6,6 @@ Opening a named pipe waits for a writer, a device may have no end, and a small a
 import contextlib
 import errno
 import gzip
-import io
 import os
 import stat
 import zipfile
@@ -83,13 +82,12 @@ def read_gzip(path: str | Path, limit: int) -> bytes:
     return content
 
 
-def check_zip(file: IO[bytes], path: str | Path, limit: int) -> None:
+def check_zip(path: str | Path, limit: int) -> None:
     """Raise UsageError if the unpacked entries of a zip archive (such as .npz) have more than `limit` bytes.
 
-    An entry never unpacks to more than its declared size. The file is rewound to its start.
+    An entry never unpacks to more than its declared size.
     """
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(path) as archive:
         total = sum(entry.file_size for entry in archive.infolist())
-    file.seek(0, io.SEEK_SET)
     if total > limit:
         raise UsageError(f"{path} unpacks to {total:,} bytes, at most {limit:,} are read")

@@ -164,6 +164,9 @@ def test_limits_are_inclusive() -> None:
     for text in ("[[[1]]]", "[[1, 2, 3, 4, 5]]", "#" * 101):
         with pytest.raises(UsageError):
             parse_yaml(text, "x", limits)
+    for text in ("[[[1]]]", "[[1, 2, 3, 4, 5]]", " " * 101):
+        with pytest.raises(UsageError):
+            parse_json(text, "x", limits)
 
 
 def test_a_file_of_just_the_limit_is_read_and_one_byte_more_is_refused(tmp_path: Path) -> None:
