@@ -7,7 +7,7 @@ registration order, so that a seed determines the network.
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -70,13 +70,11 @@ def activation() -> nn.Module:
 
 
 def conv(
-    inputs: int, outputs: int, kernel: int, padding: int = 0, *,
-    stride: int = 1, bias: bool = True, groups: int = 1,
-) -> nn.Conv2d:  # fmt: skip
+    inputs: int, outputs: int, kernel: int, padding: int = 0, *, stride: int = 1, **options: int | bool
+) -> nn.Conv2d:
     """Return an uninitialised convolution, for `initialise`; a strided 1x1 one subsamples its input first."""
     kind = SubsampledConv2d if kernel == 1 and stride > 1 else nn.Conv2d
-    options = {"stride": stride, "padding": padding, "bias": bias, "groups": groups}
-    return _unset(kind, inputs, outputs, kernel, **options)
+    return _unset(kind, inputs, outputs, kernel, stride=stride, padding=padding, **options)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
@@ -85,11 +83,10 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def conv_block(
-    inputs: int, outputs: int, kernel: int, padding: int, *, stride: int = 1, bias: bool = True
+    inputs: int, outputs: int, *sizes: int, act: Callable[[], nn.Module] = activation, **options: int | bool
 ) -> list[nn.Module]:
-    """Return convolution, batch norm and LeakyReLU, to be unpacked into a Sequential."""
-    layer = conv(inputs, outputs, kernel, padding, stride=stride, bias=bias)
-    return [layer, nn.BatchNorm2d(outputs), activation()]
+    """Return the convolution `conv`, batch norm and an activation, to be unpacked into a Sequential."""
+    return [conv(inputs, outputs, *sizes, **options), nn.BatchNorm2d(outputs), act()]
 
 
 def dense_block(inputs: int, outputs: int) -> list[nn.Module]:
