@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.utils.errors import UsageError
-from secateur.utils.subsampled import SubsampledConv2d
+from secateur.utils.subsampled import subsample
 
 SLOPE = 0.05
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
@@ -43,6 +43,7 @@ class Network(nn.Module):
             )
         self.features, self.classifier = self.layers(in_channels, num_classes, image_size)
         initialise(self)
+        subsample(self)
 
     @abstractmethod
     def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
@@ -69,12 +70,9 @@ def activation() -> nn.Module:
     return nn.LeakyReLU(SLOPE)
 
 
-def conv(
-    inputs: int, outputs: int, kernel: int, padding: int = 0, *, stride: int = 1, **options: int | bool
-) -> nn.Conv2d:
-    """Return an uninitialised convolution, for `initialise`; a strided 1x1 one subsamples its input first."""
-    kind = SubsampledConv2d if kernel == 1 and stride > 1 else nn.Conv2d
-    return _unset(kind, inputs, outputs, kernel, stride=stride, padding=padding, **options)
+def conv(inputs: int, outputs: int, kernel: int, padding: int = 0, **options: int | bool) -> nn.Conv2d:
+    """Return an uninitialised convolution, for `initialise`."""
+    return _unset(nn.Conv2d, inputs, outputs, kernel, padding=padding, **options)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:

@@ -1,8 +1,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from secateur import torchvision
 from secateur.utils.data._class_folders import PublishedFolders
-from secateur.utils.vision import torchvision_dataset
 
 
 class IMAGENETTE(PublishedFolders):
@@ -24,8 +24,8 @@ class IMAGENETTE(PublishedFolders):
 
     def sources(self) -> tuple[str, ...]:
         """Return the address of torchvision's archive of 320 pixels."""
-        return (torchvision_dataset("Imagenette")._ARCHIVES["320px"][0],)
+        return (torchvision().datasets.Imagenette._ARCHIVES["320px"][0],)
 
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
         """Download and unpack the archive of 320 pixels to `root / "imagenette2-320"`."""
-        torchvision_dataset("Imagenette")(root, split="train", size="320px", download=True)
+        torchvision().datasets.Imagenette(root, split="train", size="320px", download=True)

@@ -2,10 +2,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from secateur import UsageError
+from secateur import UsageError, torchvision
 from secateur.utils.data._class_folders import PublishedFolders
 from secateur.utils.data._listing import folder_names, images_in
-from secateur.utils.vision import torchvision_dataset
 
 DRAWER = re.compile(r"_(\d+)\.\w+")
 TEST_EVERY = 5
@@ -62,13 +61,13 @@ class OMNIGLOT(PublishedFolders):
 
     def sources(self) -> tuple[str, ...]:
         """Return the addresses of torchvision's two archives."""
-        base = torchvision_dataset("Omniglot")
+        base = torchvision().datasets.Omniglot
         return tuple(f"{base.download_url_prefix}/{part}.zip" for part in self.needs)
 
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
         """Download and unpack both archives to `root / "omniglot-py"`."""
         for background in (True, False):
-            torchvision_dataset("Omniglot")(root, background=background, download=True)
+            torchvision().datasets.Omniglot(root, background=background, download=True)
         for archive in (root / self.folders[0]).glob("*.zip"):
             archive.unlink()
 
