@@ -1,6 +1,6 @@
 from torch import nn
 
-from secateur.utils.layers import Network, dense_block, dropout, linear, require
+from secateur.utils.layers import DROPOUT, Network, dense_block, linear, require
 
 
 class MLP5(Network):
@@ -24,5 +24,5 @@ class MLP5(Network):
         widths = [in_channels * image_size**2, *[self.hidden_dim] * 4]
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in zip(widths, widths[1:], strict=False):
-            layers += [*dense_block(inputs, outputs), dropout()]
+            layers += [*dense_block(inputs, outputs), nn.Dropout(DROPOUT)]
         return nn.Sequential(*layers), linear(self.hidden_dim, num_classes)

@@ -18,6 +18,7 @@ from secateur.utils.subsampled import subsample
 
 SLOPE = 0.05
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
+#: share before each linear layer of the larger networks
 DROPOUT = 0.3
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -92,11 +93,6 @@ def dense_block(inputs: int, outputs: int) -> list[nn.Module]:
     return [linear(inputs, outputs), nn.BatchNorm1d(outputs), activation()]
 
 
-def dropout() -> nn.Module:
-    """Return the dropout before each linear layer of the larger networks."""
-    return nn.Dropout(DROPOUT)
-
-
 class Conv(NamedTuple):
     """A convolution of a `Chain`, followed by batch norm and LeakyReLU; by default it keeps the image size."""
 
@@ -129,9 +125,9 @@ def dense_classifier(inputs: int, hidden: Sequence[int], num_classes: int) -> nn
     """Return dense layers of these widths and a linear layer, with dropout before each."""
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [dropout(), *dense_block(inputs, width)]
+        layers += [nn.Dropout(DROPOUT), *dense_block(inputs, width)]
         inputs = width
-    return nn.Sequential(*layers, dropout(), linear(inputs, num_classes))
+    return nn.Sequential(*layers, nn.Dropout(DROPOUT), linear(inputs, num_classes))
 
 
 class Chain(Network):

@@ -14,20 +14,19 @@ class IMAGEFOLDER(ClassFolders):
     """
 
     needs_folder = True
-    layout = f"one folder for every class, with files that end in {', '.join(ENDINGS)}"
+    layout = f"train/CLASS/* and test/CLASS/* (or val/CLASS/*), files that end in {', '.join(ENDINGS)}"
     lacking = True
 
     def part(self, train: bool) -> Path:
         """Return the folder of one part; raises UsageError if there is none."""
         names = ("train",) if train else ("test", "val")
-        wanted = f"DIR/{' or DIR/'.join(names)} with one folder of images for every class"
         if self.data_dir is None:
-            raise UsageError(f"IMAGEFOLDER needs --data_dir DIR and in it {wanted}")
+            raise UsageError(f"IMAGEFOLDER needs --data_dir DIR and in it {self.layout}")
         root = Path(os.path.expanduser(self.data_dir))
         for folder in (root / name for name in names):
             if folder.is_dir():
                 return folder
-        raise UsageError(f"--data_dir {root} has no folder {' or '.join(names)}: IMAGEFOLDER needs {wanted}")
+        raise UsageError(f"--data_dir {root} has no folder {' or '.join(names)}: IMAGEFOLDER needs {self.layout}")
 
     def images(self, train: bool) -> dict[str, list[str]]:
         """Return the paths of the images in and below each class folder of one part."""

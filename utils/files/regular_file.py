@@ -16,13 +16,8 @@ from typing import IO
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 
-FILE_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+#: first character of a file's mode, as `ls -l` shows it -> kind
+FILE_KINDS = {"d": "a folder", "p": "a named pipe", "s": "a socket", "c": "a device", "b": "a device"}
 
 
 def check_regular(path: str | Path, limit: int | None = None) -> int:
@@ -46,7 +41,7 @@ def check_regular(path: str | Path, limit: int | None = None) -> int:
             raise UsageError(f"{path} is a loop of symbolic links, not a regular file") from None
         raise UsageError(f"cannot read {path}: {one_line(getattr(error, 'strerror', None) or error)}") from error
     if not stat.S_ISREG(status.st_mode):
-        kind = next((name for test, name in FILE_KINDS if test(status.st_mode)), "something else")
+        kind = FILE_KINDS.get(stat.filemode(status.st_mode)[0], "something else")
         raise UsageError(f"{path} is {kind}, not a regular file")
     if limit is not None and status.st_size > limit:
         raise UsageError(f"{path} has {status.st_size:,} bytes, at most {limit:,} are read")
