@@ -66,7 +66,7 @@ def read_text(file: Path, limits: Limits = SETTINGS) -> str:
 def parse_yaml(text: str, where: str, limits: Limits = SETTINGS) -> Any:
     """Parse a YAML text of null, booleans, numbers, strings, dates, lists and mappings.
 
-    Values such as 1e-3 are numbers. Raises UsageError, with the line if the text has several.
+    Values such as 1e-3 are numbers. Raises UsageError, with the line of a syntax error.
     """
     import yaml  # not needed for --help
 
@@ -84,7 +84,7 @@ def parse_yaml(text: str, where: str, limits: Limits = SETTINGS) -> Any:
         raise UsageError(f"{where}: it is nested too deeply") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None and "\n" in text else ""
+        line = f", line {mark.line + 1}" if mark is not None else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise UsageError(f"{where}{line}: {one_line(reason)}") from error
     # PyYAML's constructors raise these for values that do not fit their tag: !!int '', !!timestamp abc
