@@ -1,13 +1,10 @@
 from torch import nn
 
-from secateur.utils.layers import Network, initialise, linear
+from secateur.utils.layers import Network, linear
 
 
 class LogisticRegression(Network):
     """Logistic regression on the pixels: 1 dense layer."""
 
-    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
-        super().__init__(in_channels, num_classes, image_size)
-        self.features = nn.Flatten()
-        self.classifier = linear(in_channels * image_size**2, num_classes)
-        initialise(self)
+    def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+        return nn.Flatten(), linear(in_channels * image_size**2, num_classes)

@@ -1,6 +1,6 @@
 from torch import nn
 
-from secateur.utils.layers import Network, dense_block, dropout, initialise, linear, require
+from secateur.utils.layers import DROPOUT, Network, dense_block, linear, require
 
 
 class MLP5(Network):
@@ -16,12 +16,13 @@ class MLP5(Network):
     def __init__(
         self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28, hidden_dim: int = 512
     ) -> None:
-        super().__init__(in_channels, num_classes, image_size)
-        require(self, "hidden_dim", hidden_dim)
-        widths = [in_channels * image_size**2, hidden_dim, hidden_dim, hidden_dim, hidden_dim]
+        require(type(self), hidden_dim=hidden_dim)
+        self.hidden_dim = hidden_dim  # for `layers`, which the constructor of Network calls
+        super().__init__(in_channels=in_channels, num_classes=num_classes, image_size=image_size)
+
+    def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+        widths = [in_channels * image_size**2, *[self.hidden_dim] * 4]
         layers: list[nn.Module] = [nn.Flatten()]
         for inputs, outputs in zip(widths, widths[1:], strict=False):
-            layers += [*dense_block(inputs, outputs), dropout()]
-        self.features = nn.Sequential(*layers)
-        self.classifier = linear(hidden_dim, num_classes)
-        initialise(self)
+            layers += [*dense_block(inputs, outputs), nn.Dropout(DROPOUT)]
+        return nn.Sequential(*layers), linear(self.hidden_dim, num_classes)

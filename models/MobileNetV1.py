@@ -1,6 +1,8 @@
+import functools
+
 from torch import nn
 
-from secateur.utils.layers import Network, conv, initialise, linear
+from secateur.utils.layers import Network, conv_block, linear
 
 #: channels and stride of each block
 BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2), *((512, 1),) * 5, (1024, 2), (1024, 1))
@@ -12,15 +14,12 @@ class MobileNetV1(Network):
     Based on arXiv:1704.04861, with strides for images of 32 pixels.
     """
 
-    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
-        super().__init__(in_channels, num_classes, image_size)
+    def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         inputs = 32
-        layers = [conv(in_channels, inputs, 3, 1, bias=False), nn.BatchNorm2d(inputs), nn.ReLU()]
+        block = functools.partial(conv_block, bias=False, act=nn.ReLU)
+        layers = block(in_channels, inputs, 3, 1)
         for outputs, stride in BLOCKS:
-            depthwise = conv(inputs, inputs, 3, 1, stride=stride, bias=False, groups=inputs)
-            layers += [depthwise, nn.BatchNorm2d(inputs), nn.ReLU()]
-            layers += [conv(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            layers += block(inputs, inputs, 3, 1, stride=stride, groups=inputs)
+            layers += block(inputs, outputs, 1)
             inputs = outputs
-        self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
-        self.classifier = linear(inputs, num_classes)
-        initialise(self)
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1)), linear(inputs, num_classes)

@@ -4,8 +4,8 @@ from typing import ClassVar
 from torch import nn
 
 from secateur import UsageError
-from secateur.utils.layers import Network, activation, conv_block, dense_classifier, initialise, linear
-from secateur.utils.residual import BasicBlock, small_image_features, stages
+from secateur.utils.layers import Network, activation, conv_block, dense_classifier
+from secateur.utils.residual import BasicBlock, small_image_layers, stages
 from secateur.utils.suggest import unknown
 
 VARIANTS = ("default", "cifar", "preact")
@@ -31,20 +31,17 @@ class ResNet18(Network):
     def __init__(
         self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28, variant: str = "default"
     ) -> None:
-        super().__init__(in_channels, num_classes, image_size)
         if variant not in VARIANTS:
             raise UsageError(unknown(f"variant of {type(self).__name__}", str(variant), VARIANTS))
-        if variant == "default":
-            self._build_default(in_channels, num_classes)
-        else:
-            self.features, width = small_image_features(in_channels, self.depths, 64, variant == "preact")
-            self.classifier = linear(width, num_classes)
-        initialise(self)
+        self.variant = variant  # for `layers`, which the constructor of Network calls
+        super().__init__(in_channels=in_channels, num_classes=num_classes, image_size=image_size)
 
-    def _build_default(self, in_channels: int, num_classes: int) -> None:
+    def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+        if self.variant != "default":
+            return small_image_layers(in_channels, num_classes, self.depths, 64, self.variant == "preact")
         stem = conv_block(in_channels, 64, 7, 3, stride=2, bias=False)
         pool = nn.MaxPool2d(3, stride=2, padding=1)
         block = functools.partial(BasicBlock, bias=True, activation=activation)
         blocks, width = stages(self.depths, 64, block)
-        self.features = nn.Sequential(*stem, pool, *blocks, nn.AdaptiveAvgPool2d(2))
-        self.classifier = dense_classifier(width * 2 * 2, (256,), num_classes)
+        features = nn.Sequential(*stem, pool, *blocks, nn.AdaptiveAvgPool2d(2))
+        return features, dense_classifier(width * 2 * 2, (256,), num_classes)

@@ -1,5 +1,7 @@
-from secateur.utils.layers import Network, initialise, linear
-from secateur.utils.residual import small_image_features
+from torch import nn
+
+from secateur.utils.layers import Network
+from secateur.utils.residual import small_image_layers
 
 
 class ResNet56(Network):
@@ -8,8 +10,5 @@ class ResNet56(Network):
     Based on arXiv:1512.03385, with 1x1 convolutions where the shape changes.
     """
 
-    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
-        super().__init__(in_channels, num_classes, image_size)
-        self.features, width = small_image_features(in_channels, (9, 9, 9), 16)
-        self.classifier = linear(width, num_classes)
-        initialise(self)
+    def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+        return small_image_layers(in_channels, num_classes, (9, 9, 9), 16)

@@ -1,14 +1,16 @@
 """Classification networks of torchvision, adapted to the data set."""
 
+import bisect
 from typing import Any
 
 import torch
 from torch import nn
 
 from secateur import UsageError, torchvision
+from secateur.framework.network.copies import twin_of
+from secateur.utils.layers import require
 from secateur.utils.subsampled import subsample
-from secateur.utils.suggest import one_line
-from secateur.utils.torchvision_names import check_arch
+from secateur.utils.suggest import one_line, unknown
 
 RGB_CHANNELS = 3
 #: options of googlenet and inception_v3 that disable the auxiliary heads and a warning
@@ -38,28 +40,28 @@ class TorchvisionModel(nn.Module):
         cls, *, arch: str = "resnet18", in_channels: int = 3, num_classes: int = 1000, image_size: int = 224
     ) -> nn.Module:
         cls.check_options(arch=arch)
-        step = _step(arch)
-        options = {"in_channels": in_channels, "num_classes": num_classes, "image_size": image_size}
-        for option, given in options.items():
-            if given < 1:
-                raise UsageError(f"{cls.__name__}: {option} must be at least 1, got {given}")
-        if image_size % step:
+        require(cls, in_channels=in_channels, num_classes=num_classes, image_size=image_size)
+        if image_size % (step := _step(arch)):
             raise UsageError(f"{cls.__name__}: {arch} needs an image_size that is a multiple of {step}, "
                              f"got {image_size}")  # fmt: skip
         network = _built(arch, in_channels, num_classes, image_size)
         if in_channels != RGB_CHANNELS:
             _swap_first_layer(network, in_channels)
         subsample(network)
-        why = _refusal(network, in_channels, image_size)
+        trial = twin_of(network).eval().to("meta")
+        why = _refusal(trial, in_channels, image_size)
         if why is not None:
             raise UsageError(f"{cls.__name__}: {arch} cannot work with image_size {image_size}: "
-                             f"{_smallest(network, in_channels, image_size) or why}")  # fmt: skip
+                             f"{_smallest(trial, in_channels, image_size) or why}")  # fmt: skip
         return network
 
     @staticmethod
     def check_options(arch: str = "resnet18", **options: Any) -> None:
         """Raise UsageError for an unknown `arch`; called before data are loaded."""
-        check_arch(arch)
+        models = torchvision().models
+        names = models.list_models(module=models)
+        if arch not in names:
+            raise UsageError(unknown("arch", str(arch), names), argument="arch")
 
 
 def _step(arch: str) -> int:
@@ -97,29 +99,18 @@ def _swap_first_layer(network: nn.Module, in_channels: int) -> None:
     setattr(network.get_submodule(owner), attribute, new)
 
 
-def _refusal(network: nn.Module, in_channels: int, image_size: int) -> str | None:
-    """Return the error of a forward pass with images of this size on the meta device, or None."""
-    state = {name: tensor.to("meta") for name, tensor in network.state_dict(keep_vars=True).items()}
-    image = torch.empty(1, in_channels, image_size, image_size, device="meta")
-    training = network.training
+def _refusal(trial: nn.Module, in_channels: int, image_size: int) -> str | None:
+    """Return the error of a forward pass with images of this size, or None; `trial` is on the meta device."""
     try:
         with torch.no_grad():
-            torch.func.functional_call(network.eval(), state, (image,))
+            trial(torch.empty(1, in_channels, image_size, image_size, device="meta"))
     except (RuntimeError, AssertionError, ValueError) as error:
         return one_line(error)
-    finally:
-        network.train(training)
     return None
 
 
-def _smallest(network: nn.Module, in_channels: int, image_size: int) -> str | None:
+def _smallest(trial: nn.Module, in_channels: int, image_size: int) -> str | None:
     """Describe the smallest supported image size; None if the error does not depend on the size."""
-    low, high = image_size, image_size
-    while _refusal(network, in_channels, high) is not None:
-        low, high = high, 2 * high
-        if high > LARGEST_TRIED:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if _refusal(network, in_channels, middle) is None else (middle, high)
-    return f"it must be at least {high}"
+    sizes = range(image_size, LARGEST_TRIED + 1)
+    place = bisect.bisect_left(sizes, True, key=lambda size: _refusal(trial, in_channels, size) is None)
+    return f"it must be at least {sizes[place]}" if place < len(sizes) else None

@@ -1,6 +1,6 @@
 from torch import nn
 
-from secateur.utils.layers import Network, conv, initialise, linear
+from secateur.utils.layers import Network, conv, linear
 
 WIDTHS = (64, 128, 256, 512, 512)
 
@@ -14,8 +14,7 @@ class VGG13(Network):
     smallest_image = 16
     usual_image = 32  # with 28 pixels the input of the last layers would be a single pixel
 
-    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
-        super().__init__(in_channels, num_classes, image_size)
+    def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         layers: list[nn.Module] = []
         inputs = in_channels
         for width in WIDTHS:
@@ -25,6 +24,4 @@ class VGG13(Network):
             layers.append(nn.MaxPool2d(2))
         # equal to the last stage's 2x2 pooling for 32 pixels; one pixel for all other sizes
         layers[-1] = nn.AdaptiveMaxPool2d(1)
-        self.features = nn.Sequential(*layers)
-        self.classifier = linear(inputs, num_classes)
-        initialise(self)
+        return nn.Sequential(*layers), linear(inputs, num_classes)

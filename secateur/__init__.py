@@ -9,6 +9,7 @@ In a clone the folders `framework/`, `models/`, ... lie beside this one and in a
 are imported as `secateur.framework`, `secateur.models`, ... What is not listed here is private.
 """
 
+import ast
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ _ABOVE = Path(__file__).resolve().parent.parent
 if (_ABOVE / "framework").is_dir() and (_ABOVE / "main.py").is_file():  # a clone, or the snapshot of a run
     __path__.append(str(_ABOVE))
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the table of the public names, for type checkers and for `__getattr__`
     from secateur.framework.api import PruneReport as PruneReport
     from secateur.framework.api import prune as prune
     from secateur.framework.network.layers import prunable_weights as prunable_weights
@@ -72,49 +73,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: module below this package: the public names that it defines
-_NAMES = {
-    "framework.api": ("PruneReport", "prune"),
-    "framework.network.layers": ("prunable_weights",),
-    "framework.network.lineage": ("same_network",),
-    "framework.network.masks": ("Masks",),
-    "framework.network.preserve": ("scoring",),
-    "framework.plugins.registry": ("Registry", "build", "registry"),
-    "framework.pruning.adapters.base": ("Kept", "adapter"),
-    "framework.pruning.channels.discovery": ("channel_groups",),
-    "framework.pruning.channels.groups": ("ChannelGroup", "Groups"),
-    "framework.pruning.scoring.channel_sums": ("channel_rows",),
-    "framework.pruning.scoring.criterion": ("Batch", "Criterion", "Data", "LossFunction", "Scores"),
-    "framework.pruning.scoring.gates.gate_criterion": ("CurvatureCriterion", "GateCriterion"),
-    "framework.pruning.scoring.gradients": ("mean_gradients",),
-    "framework.pruning.scoring.input_features": ("input_columns",),
-    "framework.pruning.scoring.inputs": ("with_groups",),
-    "framework.pruning.scoring.templates": ("ChannelWeightCriterion", "WeightCriterion"),
-    "framework.pruning.selection.ranking": ("Keep",),
-    "framework.pruning.selection.select": ("select",),
-    "framework.pruning.surgery.cutting": ("cut",),
-    "framework.reporting.measure": ("measure",),
-    "framework.schedules.base": ("After", "Before", "During", "Never", "Schedule"),
-    "framework.schedules.every_n_batches": ("Iterative",),
-    "framework.schedules.rounds": ("Rounds",),
-    "framework.storage.checkpoint": ("load_model", "save_model"),
-    "framework.training.hooks": ("hookimpl",),
-    "framework.training.loss": ("Loss",),
-    "framework.training.tester": ("TestContext", "Tester"),
-    "framework.training.trainer": ("Trainer", "decay_groups"),
-    "trainers.DefaultTrainer": ("DefaultTrainer",),
-    "utils.errors": ("RunError", "UsageError"),
-    "utils.loading.dataset": ("DataSet",),
-    "utils.vision": ("torchvision",),
+#: public name -> the module that defines it, read from the imports above, which do not run
+_HOME = {
+    alias.name: str(node.module)
+    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
+    if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"{__name__}.")
+    for alias in node.names
 }
-_HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOME)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(importlib.import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

@@ -6,7 +6,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from secateur import Loss, RunError, Tester
-from secateur.utils.calibration import Tally
+from secateur.utils.classification import Tally
 
 LINES = ("accuracy", "top5", "loss", "samples", "ece")
 

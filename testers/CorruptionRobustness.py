@@ -10,7 +10,7 @@ from secateur.framework.studies.robustness.corruptions import CORRUPTIONS, STREN
 from secateur.framework.studies.robustness.points import PixelModel, Points, collect, predictions
 from secateur.framework.studies.robustness.results import wilson
 from secateur.framework.training.tester import Network
-from secateur.utils.limits import check_number, check_whole
+from secateur.utils.limits import number, whole
 from secateur.utils.loading.batches import seeded
 
 
@@ -36,7 +36,7 @@ class CorruptionRobustness(Tester):
             contrast: remaining contrast, in (0, 1], descending.
             batch_size: number of images per batch.
         """
-        check_whole("batch_size", batch_size, 1)
+        whole(1)("batch_size", batch_size)
         super().__init__(batch_size=batch_size)
         given = {"noise": noise, "blur": blur, "contrast": contrast}
         self.strengths = {name: _checked(name, values) for name, values in given.items()}
@@ -67,9 +67,9 @@ class CorruptionRobustness(Tester):
         total = len(points)
         clean = int((predictions(model, points.pixels, self.batch_size) == points.targets).sum())
         hits: dict[str, list[int]] = {name: [] for name in CORRUPTIONS}
-        stages = [(name, number) for name in CORRUPTIONS for number in range(len(self.strengths[name]))]
-        for name, number in self.context.track(stages, f"corruptions of {network.name}", len(stages)):
-            hits[name].append(self._hits(model, points, name, number))
+        stages = [(name, level) for name in CORRUPTIONS for level in range(len(self.strengths[name]))]
+        for name, level in self.context.track(stages, f"corruptions of {network.name}", len(stages)):
+            hits[name].append(self._hits(model, points, name, level))
         shares = {name: [count / total for count in counts] for name, counts in hits.items()}
         everything = [share for row in shares.values() for share in row]
         return {
@@ -88,23 +88,23 @@ class CorruptionRobustness(Tester):
             },
         }
 
-    def _hits(self, model: PixelModel, points: Points, name: str, number: int) -> int:
+    def _hits(self, model: PixelModel, points: Points, name: str, level: int) -> int:
         """Count the correctly classified corrupted images."""
         right = torch.zeros((), dtype=torch.int64, device=points.pixels.device)
-        chunks = self._chunks(points.pixels, name, number)
+        chunks = self._chunks(points.pixels, name, level)
         for pixels, targets in zip(chunks, points.targets.split(self.batch_size), strict=True):
             right += (predictions(model, pixels, len(pixels)) == targets).sum()
         return int(right)
 
-    def _chunks(self, pixels: Tensor, name: str, number: int) -> Iterator[Tensor]:
-        generator = seeded("corruption", self.context.seed, name, number)
+    def _chunks(self, pixels: Tensor, name: str, level: int) -> Iterator[Tensor]:
+        generator = seeded("corruption", self.context.seed, name, level)
         for chunk in pixels.split(self.batch_size):
-            yield CORRUPTIONS[name](chunk, self.strengths[name][number], generator)
+            yield CORRUPTIONS[name](chunk, self.strengths[name][level], generator)
 
     def _spoiled(self, points: Points, name: str) -> list[Tensor]:
         """Return the first image at every strength, for the figure."""
         numbers = range(len(self.strengths[name]))
-        return [next(self._chunks(points.pixels, name, number))[0].cpu() for number in numbers]
+        return [next(self._chunks(points.pixels, name, level))[0].cpu() for level in numbers]
 
     def shown(self, results: dict[str, Any]) -> list[str | Table]:
         """Return a line and a table for each network."""
@@ -131,6 +131,7 @@ def _checked(name: str, values: Any) -> tuple[float, ...]:
     strengths = values if isinstance(values, list | tuple) else [values]
     if not strengths:
         raise UsageError(f"{name} must be a list of numbers, got {values!r}")
+    allowed = number(above=0, most=1) if name == "contrast" else number(above=0)
     for strength in strengths:
-        check_number(name, strength, above=0, **({"most": 1} if name == "contrast" else {}))
+        allowed(name, strength)
     return tuple(float(strength) for strength in strengths)

@@ -6,54 +6,60 @@ registration order, so that a seed determines the network.
 """
 
 import math
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from secateur.utils.errors import UsageError
-from secateur.utils.subsampled import SubsampledConv2d
+from secateur.utils.subsampled import subsample
 
 SLOPE = 0.05
 GAIN = math.sqrt(2 / (1 + SLOPE**2))
+#: share before each linear layer of the larger networks
 DROPOUT = 0.3
 
 Layer = TypeVar("Layer", bound=nn.Module)
 
 
 class Network(nn.Module):
-    """An image classifier: `features`, flattened, then `classifier`.
+    """An image classifier: `features`, flattened, then `classifier`, which a subclass returns from `layers`.
 
-    Subclasses register both, then call `initialise(self)`. Input (batch, in_channels, height, width),
-    output (batch, num_classes) logits. Invalid sizes raise UsageError.
+    Input (batch, in_channels, height, width), output (batch, num_classes) logits. Invalid sizes raise UsageError.
     """
 
     #: smallest image height and width for which every layer has an output
     smallest_image: ClassVar[int] = 1
     #: size that smaller images of a data set are resized to in a run; None: no resizing
     usual_image: ClassVar[int | None] = None
-    features: nn.Module
-    classifier: nn.Module
 
-    def __init__(self, in_channels: int, num_classes: int, image_size: int) -> None:
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
         super().__init__()
-        require(self, "in_channels", in_channels)
-        require(self, "num_classes", num_classes)
+        require(type(self), in_channels=in_channels, num_classes=num_classes)
         if image_size < self.smallest_image:
             raise UsageError(
                 f"{type(self).__name__}: image_size must be at least {self.smallest_image}, got {image_size}"
             )
+        self.features, self.classifier = self.layers(in_channels, num_classes, image_size)
+        initialise(self)
+        subsample(self)
+
+    @abstractmethod
+    def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
+        """Return `features` and `classifier`, uninitialised."""
 
     def forward(self, images: Tensor) -> Tensor:
         # flatten, not squeeze: a batch of 1 keeps its dimension
         return self.classifier(self.features(images).flatten(1))
 
 
-def require(network: nn.Module, option: str, given: int) -> None:
-    """Raise UsageError unless `given`, a count, is at least 1."""
-    if given < 1:
-        raise UsageError(f"{type(network).__name__}: {option} must be at least 1, got {given}")
+def require(owner: type, **counts: int) -> None:
+    """Raise UsageError unless these options of a network are at least 1."""
+    for option, given in counts.items():
+        if given < 1:
+            raise UsageError(f"{owner.__name__}: {option} must be at least 1, got {given}")
 
 
 def activation() -> nn.Module:
@@ -65,14 +71,9 @@ def activation() -> nn.Module:
     return nn.LeakyReLU(SLOPE)
 
 
-def conv(
-    inputs: int, outputs: int, kernel: int, padding: int = 0, *,
-    stride: int = 1, bias: bool = True, groups: int = 1,
-) -> nn.Conv2d:  # fmt: skip
-    """Return an uninitialised convolution, for `initialise`; a strided 1x1 one subsamples its input first."""
-    kind = SubsampledConv2d if kernel == 1 and stride > 1 else nn.Conv2d
-    options = {"stride": stride, "padding": padding, "bias": bias, "groups": groups}
-    return _unset(kind, inputs, outputs, kernel, **options)
+def conv(inputs: int, outputs: int, kernel: int, padding: int = 0, **options: int | bool) -> nn.Conv2d:
+    """Return an uninitialised convolution, for `initialise`."""
+    return _unset(nn.Conv2d, inputs, outputs, kernel, padding=padding, **options)
 
 
 def linear(inputs: int, outputs: int) -> nn.Linear:
@@ -81,21 +82,15 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def conv_block(
-    inputs: int, outputs: int, kernel: int, padding: int, *, stride: int = 1, bias: bool = True
+    inputs: int, outputs: int, *sizes: int, act: Callable[[], nn.Module] = activation, **options: int | bool
 ) -> list[nn.Module]:
-    """Return convolution, batch norm and LeakyReLU, to be unpacked into a Sequential."""
-    layer = conv(inputs, outputs, kernel, padding, stride=stride, bias=bias)
-    return [layer, nn.BatchNorm2d(outputs), activation()]
+    """Return the convolution `conv`, batch norm and an activation, to be unpacked into a Sequential."""
+    return [conv(inputs, outputs, *sizes, **options), nn.BatchNorm2d(outputs), act()]
 
 
 def dense_block(inputs: int, outputs: int) -> list[nn.Module]:
     """Return linear layer, batch norm and LeakyReLU, to be unpacked into a Sequential."""
     return [linear(inputs, outputs), nn.BatchNorm1d(outputs), activation()]
-
-
-def dropout() -> nn.Module:
-    """Return the dropout before each linear layer of the larger networks."""
-    return nn.Dropout(DROPOUT)
 
 
 class Conv(NamedTuple):
@@ -130,9 +125,9 @@ def dense_classifier(inputs: int, hidden: Sequence[int], num_classes: int) -> nn
     """Return dense layers of these widths and a linear layer, with dropout before each."""
     layers: list[nn.Module] = []
     for width in hidden:
-        layers += [dropout(), *dense_block(inputs, width)]
+        layers += [nn.Dropout(DROPOUT), *dense_block(inputs, width)]
         inputs = width
-    return nn.Sequential(*layers, dropout(), linear(inputs, num_classes))
+    return nn.Sequential(*layers, nn.Dropout(DROPOUT), linear(inputs, num_classes))
 
 
 class Chain(Network):
@@ -145,13 +140,11 @@ class Chain(Network):
     #: widths of the hidden dense layers
     dense: ClassVar[tuple[int, ...]]
 
-    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
-        super().__init__(in_channels, num_classes, image_size)
+    def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         convolutions = convolution_chain(in_channels, self.convolutions)
-        self.features = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(self.averaged))
+        features = nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(self.averaged))
         width = self.convolutions[-1][0]
-        self.classifier = dense_classifier(width * self.averaged**2, self.dense, num_classes)
-        initialise(self)
+        return features, dense_classifier(width * self.averaged**2, self.dense, num_classes)
 
 
 def initialise(network: nn.Module) -> None:

@@ -18,41 +18,37 @@ COMPARISONS = {
 }
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise UsageError unless `value` is an integer, not a boolean, and at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"{name} must be a whole number >= {least}, got {value!r}")
+def whole(least: int) -> Limit:
+    """Return a check that a value is an integer, not a boolean, and at least `least`."""
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UsageError(f"{name} must be a whole number >= {least}, got {value!r}")
+
+    return check
 
 
-def check_number(name: str, value: Any, **limits: float) -> None:
-    """Raise UsageError unless `value` is a finite number, not a boolean, and within the limits.
+def number(**limits: float) -> Limit:
+    """Return a check that a value is a finite number, not a boolean, and within the limits.
 
     Args:
-        name: Name of the value.
-        value: The value.
         limits: Any of `least`, `above`, `most` and `below`.
     """
     bounds = [(*COMPARISONS[kind], limit) for kind, limit in limits.items()]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not all(holds(value, limit) for _, holds, limit in bounds):
-        allowed = " and".join(f" {sign} {limit:g}" for sign, _, limit in bounds)
-        raise UsageError(f"{name} must be a number{allowed}, got {value!r}")
+    allowed = " and".join(f" {sign} {limit:g}" for sign, _, limit in bounds)
+
+    def check(name: str, value: Any) -> None:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or not all(holds(value, limit) for _, holds, limit in bounds):
+            raise UsageError(f"{name} must be a number{allowed}, got {value!r}")
+
+    return check
 
 
 def check_switch(name: str, value: Any) -> None:
     """Raise UsageError unless `value` is a boolean."""
     if not isinstance(value, bool):
         raise UsageError(f"{name} must be true or false, got {value!r}")
-
-
-def whole(least: int) -> Limit:
-    """Return `check_whole` with this minimum."""
-    return lambda name, value: check_whole(name, value, least)
-
-
-def number(**limits: float) -> Limit:
-    """Return `check_number` with these limits."""
-    return lambda name, value: check_number(name, value, **limits)
 
 
 def optional(limit: Limit) -> Limit:
@@ -65,3 +61,21 @@ def check_all(values: Mapping[str, Any], limits: Mapping[str, Limit], prefix: st
     for name, value in values.items():
         if name in limits:
             limits[name](f"{prefix}{name}", value)
+
+
+def check_wholes(owner: object, **least: int) -> None:
+    """Raise UsageError with the argument unless these attributes are whole numbers >= the given ones, or None."""
+    _check_attributes(owner, {name: optional(whole(low)) for name, low in least.items()})
+
+
+def check_shares(owner: object, *names: str) -> None:
+    """Raise UsageError with the argument unless these attributes are shares in [0, 1)."""
+    _check_attributes(owner, dict.fromkeys(names, number(least=0, below=1)))
+
+
+def _check_attributes(owner: object, limits: Mapping[str, Limit]) -> None:
+    for name, limit in limits.items():
+        try:
+            limit(name, getattr(owner, name))
+        except UsageError as error:
+            raise UsageError(f"{type(owner).__name__}: {error}", argument=name) from None

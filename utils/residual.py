@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
-from secateur.utils.layers import conv
+from secateur.utils.layers import conv, conv_block, linear
 
 
 class BasicBlock(nn.Module):
@@ -26,9 +26,7 @@ class BasicBlock(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.residual = nn.Sequential(
-            conv(inputs, outputs, 3, 1, stride=stride, bias=bias),
-            nn.BatchNorm2d(outputs),
-            activation(),
+            *conv_block(inputs, outputs, 3, 1, stride=stride, bias=bias, act=activation),
             conv(outputs, outputs, 3, 1, bias=bias),
             nn.BatchNorm2d(outputs),
         )
@@ -52,9 +50,7 @@ class PreActBlock(nn.Module):
         super().__init__()
         self.activation = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
         self.residual = nn.Sequential(
-            conv(inputs, outputs, 3, 1, stride=stride, bias=False),
-            nn.BatchNorm2d(outputs),
-            nn.ReLU(),
+            *conv_block(inputs, outputs, 3, 1, stride=stride, bias=False, act=nn.ReLU),
             conv(outputs, outputs, 3, 1, bias=False),
         )
         self.skip: nn.Module | None = None
@@ -87,15 +83,15 @@ def stages(
     return blocks, inputs
 
 
-def small_image_features(
-    in_channels: int, depths: Sequence[int], width: int, preact: bool = False
-) -> tuple[nn.Sequential, int]:
-    """Return stem, stages and global average pooling as one Sequential, and the number of output channels.
+def small_image_layers(
+    in_channels: int, num_classes: int, depths: Sequence[int], width: int, preact: bool = False
+) -> tuple[nn.Module, nn.Module]:
+    """Return stem, stages and global average pooling as one Sequential, and the linear layer.
 
     With `preact` the blocks are `PreActBlock`, and the stem has no norm and no activation.
     """
-    stem: list[nn.Module] = [conv(in_channels, width, 3, 1, bias=False)]
-    if not preact:
-        stem += [nn.BatchNorm2d(width), nn.ReLU()]
+    stem = conv_block(in_channels, width, 3, 1, bias=False, act=nn.ReLU)
+    if preact:
+        del stem[1:]
     blocks, outputs = stages(depths, width, PreActBlock if preact else BasicBlock)
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1)), outputs
+    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1)), linear(outputs, num_classes)

@@ -4,7 +4,6 @@ import functools
 import importlib
 import sys
 from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -46,8 +45,3 @@ def torchvision() -> ModuleType:
         if not hasattr(torch.ops.torchvision, operator):
             torch.library.define(f"torchvision::{operator}", _SCHEMA)
     return importlib.import_module("torchvision")
-
-
-def torchvision_dataset(name: str) -> Any:
-    """Return torchvision's data set class of this name."""
-    return getattr(torchvision().datasets, name)

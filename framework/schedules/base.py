@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from secateur.utils.errors import UsageError
-from secateur.utils.ranges import check_whole
+from secateur.utils.limits import check_wholes
 from secateur.utils.suggest import unknown
 
 BEFORE_TRAINING = -1
@@ -97,7 +97,7 @@ def _check(schedule: Schedule, **least: int) -> None:
     spacing = getattr(schedule, "spacing", "halving")
     if spacing not in SPACINGS:
         raise UsageError(f"{type(schedule).__name__}: {unknown('spacing', str(spacing), SPACINGS)}")
-    check_whole(schedule, **least)
+    check_wholes(schedule, **least)
 
 
 @dataclass(frozen=True)

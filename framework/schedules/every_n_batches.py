@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from secateur.framework.schedules.base import Schedule
 from secateur.utils.errors import UsageError
-from secateur.utils.ranges import check_share, check_whole
+from secateur.utils.limits import check_shares, check_wholes
 
 #: batches between steps
 FREQUENCY = 30
@@ -66,8 +66,8 @@ class Iterative(Schedule):
     flops: float = 0.0
 
     def __post_init__(self) -> None:
-        check_whole(self, frequency=1, per_step=0, maximum=1, most=0, start=0, group_size=1, fixed_layer=0)
-        check_share(self, "momentum")
+        check_wholes(self, frequency=1, per_step=0, maximum=1, most=0, start=0, group_size=1, fixed_layer=0)
+        check_shares(self, "momentum")
         for name in ("loss_limit", "flops"):
             value = getattr(self, name)
             if value is not None and not value >= 0:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from secateur.framework.schedules.base import Schedule
 from secateur.utils.errors import UsageError
-from secateur.utils.ranges import check_whole
+from secateur.utils.limits import check_wholes
 
 
 def round_targets(limit: float, rounds: int) -> list[float]:
@@ -61,7 +61,7 @@ class Rounds(Schedule):
     thresholds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        check_whole(self, n_rounds=1, warmup=0)
+        check_wholes(self, n_rounds=1, warmup=0)
         if self.thresholds:
             object.__setattr__(self, "thresholds", shares(self.thresholds))
             object.__setattr__(self, "n_rounds", len(self.thresholds))

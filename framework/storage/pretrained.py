@@ -65,8 +65,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
         if is_safetensors(file):
             return load_file(str(file))
         if zipfile.is_zipfile(file):  # torch.save does not compress: the entries are no larger than the file
-            with file.open("rb") as opened:
-                check_zip(opened, file, max(size, LEAST_BYTES))
+            check_zip(file, max(size, LEAST_BYTES))
         with torch.sparse.check_sparse_tensor_invariants(True):  # otherwise invalid indices access foreign memory
             content = torch.load(file, map_location="cpu", weights_only=True)
     return _tensors_of(_innermost(content), file)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from secateur import torchvision
 from secateur.framework.plugins.registry import build
 from secateur.framework.training.tester import TestContext
-from secateur.utils.calibration import Tally
-from secateur.utils.classification import confusion_counts, correct_samples
+from secateur.utils.classification import Tally, confusion_counts, correct_samples
 
 
 def naive(outputs: Tensor, targets: Tensor, bins: int = 15) -> dict[str, Any]:

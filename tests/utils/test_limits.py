@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 
 from secateur.utils.errors import UsageError
-from secateur.utils.limits import check_all, check_number, check_switch, check_whole, number, optional, whole
+from secateur.utils.limits import check_all, check_switch, number, optional, whole
 
 
 @pytest.mark.parametrize("value", [0, 2.0, True, "3", None])
 def test_a_whole_number_is_an_integer_from_a_minimum_on(value: Any) -> None:
-    check_whole("steps", 1, 1)
+    whole(1)("steps", 1)
     with pytest.raises(UsageError) as error:
-        check_whole("steps", value, 1)
+        whole(1)("steps", value)
     assert str(error.value) == f"steps must be a whole number >= 1, got {value!r}"
 
 
@@ -29,10 +29,10 @@ def test_a_number_is_finite_and_within_its_limits(
     limits: dict[str, float], inside: list[float], outside: list[float], allowed: str
 ) -> None:
     for value in inside:
-        check_number("share", value, **limits)
+        number(**limits)("share", value)
     for wrong in (*outside, True, "1", None, math.nan, math.inf):
         with pytest.raises(UsageError) as error:
-            check_number("share", wrong, **limits)
+            number(**limits)("share", wrong)
         assert str(error.value) == f"share must be a number{allowed}, got {wrong!r}"
 
 

@@ -32,7 +32,7 @@ class FASHION_MINI(DataSet):
         part = "train" if train else "test"
         # opened here: given a path, NumPy does not close a damaged file
         with reading(self.file), open_regular(self.file, LARGEST_FILE) as file:
-            check_zip(file, self.file, LARGEST_FILE)
+            check_zip(self.file, LARGEST_FILE)
             with np.load(file, allow_pickle=False) as arrays:
                 images = torch.from_numpy(arrays[f"{part}_images"])
                 labels = torch.from_numpy(arrays[f"{part}_labels"])

@@ -2,13 +2,13 @@ import functools
 import re
 
 from secateur import torchvision
-from secateur.utils.data._class_folders import ImageNetPart
+from secateur.utils.data._class_folders import PublishedFolders
 from secateur.utils.data._pictures import Photographs
 
 WNID = re.compile(r"n\d{8}")
 
 
-class IMAGENET(ImageNetPart):
+class IMAGENET(PublishedFolders):
     """ImageNet (ILSVRC 2012): 1,281,167 + 50,000 colour photographs, 1,000 classes; 224x224 by default.
 
     image-net.org, for research. Read from DATA_DIR/train/CLASS/* and DATA_DIR/val/CLASS/*; a subset of the classes

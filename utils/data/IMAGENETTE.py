@@ -1,11 +1,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from secateur.utils.data._class_folders import ImageNetPart
-from secateur.utils.vision import torchvision_dataset
+from secateur import torchvision
+from secateur.utils.data._class_folders import PublishedFolders
 
 
-class IMAGENETTE(ImageNetPart):
+class IMAGENETTE(PublishedFolders):
     """Imagenette: about 13,000 colour photographs, 10 easy classes of ImageNet; 128x128 by default.
 
     github.com/fastai/imagenette, Apache 2.0. Version 2 (9,469 + 3,925 images) is searched for before version 1
@@ -13,6 +13,7 @@ class IMAGENETTE(ImageNetPart):
     training images are augmented only with --augment, test images never.
     """
 
+    published = 10
     folders = ("imagenette2-320", "imagenette2", "imagenette2-160",
                "imagenette-320", "imagenette", "imagenette-160")  # fmt: skip
     names_of = {
@@ -23,8 +24,8 @@ class IMAGENETTE(ImageNetPart):
 
     def sources(self) -> tuple[str, ...]:
         """Return the address of torchvision's archive of 320 pixels."""
-        return (torchvision_dataset("Imagenette")._ARCHIVES["320px"][0],)
+        return (torchvision().datasets.Imagenette._ARCHIVES["320px"][0],)
 
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
         """Download and unpack the archive of 320 pixels to `root / "imagenette2-320"`."""
-        torchvision_dataset("Imagenette")(root, split="train", size="320px", download=True)
+        torchvision().datasets.Imagenette(root, split="train", size="320px", download=True)

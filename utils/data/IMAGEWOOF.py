@@ -1,7 +1,7 @@
-from secateur.utils.data._class_folders import ImageNetPart
+from secateur.utils.data._class_folders import PublishedFolders
 
 
-class IMAGEWOOF(ImageNetPart):
+class IMAGEWOOF(PublishedFolders):
     """Imagewoof: about 13,000 colour photographs of 10 breeds of dogs in ImageNet; 128x128 by default.
 
     github.com/fastai/imagenette, Apache 2.0. Version 2 (9,025 + 3,929 images) is searched for before version 1
@@ -9,6 +9,7 @@ class IMAGEWOOF(ImageNetPart):
     training images are augmented only with --augment, test images never.
     """
 
+    published = 10
     folders = ("imagewoof2-320", "imagewoof2", "imagewoof2-160",
                "imagewoof-320", "imagewoof", "imagewoof-160")  # fmt: skip
     origin = ("https://s3.amazonaws.com/fast-ai-imageclas/imagewoof2-320.tgz and unpack it "

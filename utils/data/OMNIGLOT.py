@@ -2,17 +2,16 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from secateur import UsageError
-from secateur.utils.data._class_folders import ClassFolders
+from secateur import UsageError, torchvision
+from secateur.utils.data._class_folders import PublishedFolders
 from secateur.utils.data._listing import folder_names, images_in
-from secateur.utils.vision import torchvision_dataset
 
 DRAWER = re.compile(r"_(\d+)\.\w+")
 TEST_EVERY = 5
 """The drawings of every fifth person are the test part."""
 
 
-class OMNIGLOT(ClassFolders):
+class OMNIGLOT(PublishedFolders):
     """Omniglot: 25,968 + 6,492 grey 105x105 drawings of 1,623 characters of 50 alphabets, by 20 people each.
 
     B. Lake, R. Salakhutdinov, J. Tenenbaum, Science 350, 2015; MIT licence. The published parts, background
@@ -33,11 +32,16 @@ class OMNIGLOT(ClassFolders):
     mean = (0.9221,)
     std = (0.2681,)
 
-    def classes(self, root: Path) -> tuple[str, ...]:
-        """Return ALPHABET/CHARACTER of all characters of both published parts, sorted."""
-        return tuple(sorted(self._folders(root)))
+    def part(self, train: bool) -> Path:
+        """Return the folder of the set: both published parts have drawings of both parts."""
+        return self.present()
 
-    def _folders(self, root: Path) -> dict[str, Path]:
+    def classes(self) -> tuple[str, ...]:
+        """Return ALPHABET/CHARACTER of all characters of both published parts, sorted."""
+        return tuple(sorted(self._folders()))
+
+    def _folders(self) -> dict[str, Path]:
+        root = self.present()
         folders: dict[str, Path] = {}
         for part in self.needs:
             for alphabet in folder_names(root / part):
@@ -48,22 +52,22 @@ class OMNIGLOT(ClassFolders):
                     folders[name] = root / part / alphabet / character
         return folders
 
-    def files(self, root: Path, train: bool) -> dict[str, list[str]]:
+    def images(self, train: bool) -> dict[str, list[str]]:
         """Return the paths of the drawings of every character, of the drawers of one part."""
         return {
             name: [path for path in images_in(folder) if (_drawer(path) % TEST_EVERY == 0) != train]
-            for name, folder in self._folders(root).items()
+            for name, folder in self._folders().items()
         }
 
     def sources(self) -> tuple[str, ...]:
         """Return the addresses of torchvision's two archives."""
-        base = torchvision_dataset("Omniglot")
+        base = torchvision().datasets.Omniglot
         return tuple(f"{base.download_url_prefix}/{part}.zip" for part in self.needs)
 
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
         """Download and unpack both archives to `root / "omniglot-py"`."""
         for background in (True, False):
-            torchvision_dataset("Omniglot")(root, background=background, download=True)
+            torchvision().datasets.Omniglot(root, background=background, download=True)
         for archive in (root / self.folders[0]).glob("*.zip"):
             archive.unlink()
 

@@ -1,18 +1,17 @@
-import csv
 import functools
 import os
 from pathlib import Path
 
 from secateur import UsageError
-from secateur.utils.data._class_folders import ClassFolders
+from secateur.utils.data._class_folders import PublishedFolders
 from secateur.utils.data._listing import folder_names, images_in
-from secateur.utils.files.regular_file import check_regular, reading
+from secateur.utils.files.bounded_yaml import Limits, read_text
 from secateur.utils.loading.dataset import LARGEST_FILE
 
 ANNOTATIONS = "val_annotations.txt"
 
 
-class TINYIMAGENET(ClassFolders):
+class TINYIMAGENET(PublishedFolders):
     """Tiny ImageNet: 100,000 + 10,000 colour photographs of 64x64, 200 classes; 128x128 by default.
 
     Stanford CS231n. Tested on its validation part: the labels of its test part were never published. Read in
@@ -28,9 +27,9 @@ class TINYIMAGENET(ClassFolders):
     origin = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it "
               "in the folder for --data_dir")  # fmt: skip
 
-    def files(self, root: Path, train: bool) -> dict[str, list[str]]:
+    def images(self, train: bool) -> dict[str, list[str]]:
         """Return the paths of the images of every class of one part, by the name of the class folder."""
-        part = root / ("train" if train else "val")
+        part = self.part(train)
         if not train and os.path.lexists(part / ANNOTATIONS) and (part / "images").is_dir():
             return _annotated(part)
         files = {}
@@ -62,9 +61,7 @@ def _annotated(part: Path) -> dict[str, list[str]]:
 
 def _rows(file: Path) -> list[tuple[str, str]]:
     """Read the first two columns of a file with tab-separated columns."""
-    check_regular(file, LARGEST_FILE)
-    with reading(file), file.open(encoding="utf-8", newline="") as opened:
-        rows = [row for row in csv.reader(opened, delimiter="\t", quoting=csv.QUOTE_NONE) if row]
+    rows = [line.split("\t") for line in read_text(file, Limits(LARGEST_FILE)).splitlines() if line]
     for number, row in enumerate(rows, 1):
         if len(row) < 2:
             raise UsageError(f"cannot read {file}: line {number} has no second column")

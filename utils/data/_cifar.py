@@ -11,7 +11,6 @@ from torch import Tensor
 from secateur import UsageError, torchvision
 from secateur.utils.files.regular_file import check_regular, reading
 from secateur.utils.loading.dataset import LARGEST_FILE, FileDataSet
-from secateur.utils.vision import torchvision_dataset
 
 
 class CifarDataSet(FileDataSet):
@@ -22,7 +21,7 @@ class CifarDataSet(FileDataSet):
 
     def _checksums(self, train: bool) -> dict[str, str]:
         """Return file name -> md5 of the files that one part needs."""
-        base = torchvision_dataset(self.name)
+        base = getattr(torchvision().datasets, self.name)
         batches = dict(base.train_list if train else base.test_list)
         return {**batches, base.meta["filename"]: base.meta["md5"]}
 
@@ -40,7 +39,7 @@ class CifarDataSet(FileDataSet):
             check_regular(path, LARGEST_FILE)  # before the whole file is read
             if not torchvision().datasets.utils.check_integrity(path, md5):
                 raise UsageError(f"cannot read {path}: damaged or not the published file (md5 is not {md5})")
-        base = torchvision_dataset(self.name)
+        base = getattr(torchvision().datasets, self.name)
         # torchvision checks, and so opens, both parts; an empty list skips the other part
         other = {"test_list" if train else "train_list": [], "base_folder": folder.name}
         with reading(folder), warnings.catch_warnings():
@@ -52,8 +51,8 @@ class CifarDataSet(FileDataSet):
 
     def sources(self) -> tuple[str, ...]:
         """Return the address of torchvision's archive."""
-        return (torchvision_dataset(self.name).url,)
+        return (getattr(torchvision().datasets, self.name).url,)
 
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
         """Download and unpack the archive to `root / folders[0]`."""
-        torchvision_dataset(self.name)(root, download=True)
+        getattr(torchvision().datasets, self.name)(root, download=True)

@@ -9,7 +9,6 @@ from torch import Tensor
 from secateur import torchvision
 from secateur.utils.files.regular_file import reading
 from secateur.utils.loading.dataset import FileDataSet, gunzipped
-from secateur.utils.vision import torchvision_dataset
 
 
 class IdxDataSet(FileDataSet):
@@ -41,10 +40,10 @@ class IdxDataSet(FileDataSet):
 
     def sources(self) -> tuple[str, ...]:
         """Return torchvision's mirrors."""
-        return tuple(torchvision_dataset(self.reader).mirrors)
+        return tuple(getattr(torchvision().datasets, self.reader).mirrors)
 
     def fetch(self, root: Path, sources: Sequence[str]) -> None:
         """Download the four files to `root / folders[0]`."""
-        base = torchvision_dataset(self.reader)
+        base = getattr(torchvision().datasets, self.reader)
         # torchvision derives the folder from the name of the class, so the subclass must have the same name
         type(base.__name__, (base,), {"mirrors": list(sources)})(root, download=True)

@@ -1,6 +1,8 @@
 """List the folders and image files in a folder, sorted; irregular files with names of images are rejected."""
 
+import contextlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from secateur import UsageError
@@ -12,8 +14,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".w
 
 def folder_names(folder: Path) -> tuple[str, ...]:
     """Return the sorted names of the folders in `folder`, without hidden ones."""
-    with reading(folder), os.scandir(folder) as entries:
-        return tuple(sorted(entry.name for entry in entries if entry.name[0] != "." and _is_folder(entry)))
+    return tuple(entry.name for entry in _entries(folder) if entry.name[0] != "." and _is_folder(entry))
 
 
 def images_in(folder: Path) -> list[str]:
@@ -21,10 +22,7 @@ def images_in(folder: Path) -> list[str]:
 
     Raises UsageError for a named pipe, a folder or another irregular file with the name of an image file.
     """
-    with reading(folder), os.scandir(folder) as entries:
-        images = [entry for entry in entries if entry.name.lower().endswith(ENDINGS) and entry.name[0] != "."]
-        _check_files(images)
-    return [str(folder / name) for name in sorted(entry.name for entry in images)]
+    return _images(entry for entry in _entries(folder) if entry.name[0] != ".")
 
 
 def image_tree(folder: Path) -> list[str]:
@@ -36,20 +34,21 @@ def image_tree(folder: Path) -> list[str]:
     images_of: dict[str, list[str]] = {}
     seen: set[tuple[int, int]] = set()
     pending = [str(folder)]
-    while pending:
-        place = pending.pop()
-        with reading(Path(place)):
+    for place in pending:
+        with reading(place):
             status = os.stat(place)
-            if (status.st_dev, status.st_ino) in seen:
-                raise UsageError(f"{place} is a link to a folder inside {folder}: its images would be used twice")
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(place) as scanned:
-                entries = sorted(scanned, key=lambda entry: entry.name)
-        images = [entry for entry in entries if entry.name.lower().endswith(ENDINGS)]
-        _check_files(images)
-        images_of[place] = [entry.path for entry in images]
+        if (status.st_dev, status.st_ino) in seen:
+            raise UsageError(f"{place} is a link to a folder inside {folder}: its images would be used twice")
+        seen.add((status.st_dev, status.st_ino))
+        entries = _entries(place)
+        images_of[place] = _images(entries)
         pending += [entry.path for entry in entries if _is_folder(entry)]
     return [path for place in sorted(images_of) for path in images_of[place]]
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    with reading(folder), os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
@@ -60,11 +59,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         raise
 
 
-def _check_files(entries: list[os.DirEntry[str]]) -> None:
-    for entry in entries:
-        try:
-            regular = entry.is_file()
-        except OSError:
-            regular = False
-        if not regular:
-            check_regular(entry.path)
+def _images(entries: Iterable[os.DirEntry[str]]) -> list[str]:
+    images = [entry for entry in entries if entry.name.lower().endswith(ENDINGS)]
+    for entry in images:
+        with contextlib.suppress(OSError):
+            if entry.is_file():
+                continue
+        check_regular(entry.path)
+    return [entry.path for entry in images]

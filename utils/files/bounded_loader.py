@@ -1,5 +1,6 @@
 """PyYAML's safe loader with limits; imported only when YAML is read."""
 
+import re
 from typing import Any
 
 import yaml
@@ -8,25 +9,25 @@ from secateur.utils.errors import UsageError
 
 #: tags that no setting uses
 REFUSED = ("binary", "set", "omap", "pairs")
+#: a number such as 1e-3; YAML 1.1 requires a dot in a float, so it would be a string
+FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
 #: largest number of characters of a number, since numbers in base 60 are converted in quadratic time
 LONGEST_NUMBER = 400
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """A loader that raises UsageError for documents that are too deep, too large or contain themselves.
+    """A loader that raises UsageError for documents that are too large or contain themselves.
 
     An alias counts as all values that it refers to.
 
     Args:
         text: The document.
-        depth: Largest number of nested levels.
         values: Largest number of values.
     """
 
-    def __init__(self, text: str, depth: int, values: int) -> None:
+    def __init__(self, text: str, values: int) -> None:
         super().__init__(text)
-        self._most_depth, self._most_values = depth, values
-        self._depth = 0
+        self._most_values = values
         self._values = 0
         self._sizes: dict[str, int] = {}  # anchor -> values of its finished node
 
@@ -40,12 +41,7 @@ class BoundedLoader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         before = self._values
         self._count(1)
-        nested = isinstance(event, yaml.CollectionStartEvent)
-        self._depth += nested
-        if self._depth > self._most_depth:
-            raise UsageError(f"it is nested more than {self._most_depth} levels deep")
         node = super().compose_node(parent, index)
-        self._depth -= nested
         if event.anchor is not None:
             self._sizes[event.anchor] = self._values - before
         return node
@@ -62,12 +58,9 @@ class BoundedLoader(yaml.SafeLoader):
         integer = node.tag.endswith(":int")
         return self.construct_yaml_int(node) if integer else self.construct_yaml_float(node)
 
-    def refuse_tag(self, node: Any) -> Any:
-        """Raise UsageError for a value of a tag that no setting uses."""
-        raise UsageError(f"a value has the tag !!{node.tag.rpartition(':')[2]}, which no setting has")
 
-
+BoundedLoader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("+-0123456789"))
 for tag in ("int", "float"):
     BoundedLoader.add_constructor(f"tag:yaml.org,2002:{tag}", BoundedLoader.construct_number)
 for tag in REFUSED:
-    BoundedLoader.add_constructor(f"tag:yaml.org,2002:{tag}", BoundedLoader.refuse_tag)
+    del BoundedLoader.yaml_constructors[f"tag:yaml.org,2002:{tag}"]  # a copy, since the first `add_constructor`

@@ -7,21 +7,19 @@ limit, is malformed or cannot be read raises a UsageError of one line that begin
 import json
 import os
 import re
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from secateur.utils.errors import UsageError
-from secateur.utils.suggest import one_line
+from secateur.utils.files.regular_file import open_regular
+from secateur.utils.suggest import one_line, one_line_errors
 
-# YAML 1.1 requires a dot in a float, so 1e-3 would be a string
-FLOAT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 #: code points that are not text; U+DC80 to U+DCFF represent bytes of file names that are not UTF-8
 NO_TEXT = re.compile("[\x00\ud800-\udc7f\udd00-\udfff]")
-SHOWN_CHARACTERS = 60
+#: largest number of characters of a quoted error
+SHOWN_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
@@ -39,42 +37,36 @@ SETTINGS = Limits(size=256 * 2**10)
 RESULTS = Limits(size=64 * 2**20, values=5_000_000)
 
 
-def read_yaml(file: Path, limits: Limits = SETTINGS, where: str = "") -> Any:
+def read_yaml(file: Path, limits: Limits = SETTINGS) -> Any:
     """Read the document of a YAML file; raises UsageError."""
-    where = where or str(file)
-    return parse_yaml(read_text(file, limits, where), where, limits, numbered=True)
+    return parse_yaml(read_text(file, limits), str(file), limits)
 
 
-def read_json(file: Path, limits: Limits = SETTINGS, where: str = "") -> Any:
+def read_json(file: Path, limits: Limits = SETTINGS) -> Any:
     """Read the document of a JSON file; raises UsageError."""
-    where = where or str(file)
-    return parse_json(read_text(file, limits, where), where, limits)
+    return parse_json(read_text(file, limits), str(file), limits)
 
 
-def read_text(file: Path, limits: Limits = SETTINGS, where: str = "") -> str:
+@one_line_errors()
+def read_text(file: Path, limits: Limits = SETTINGS) -> str:
     """Read the text of a regular file, or of a descriptor that a shell has opened, such as /dev/fd/63.
 
     Raises UsageError for other kinds of files: opening a named pipe, for example, waits for a writer.
     """
-    where = one_line(where or str(file))
-    try:
-        data = _read_bytes(file, limits.size + 1)
-    except OSError as error:
-        raise UsageError(f"{where} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # a NUL in the path
-        raise UsageError(f"{where} cannot be read: {error}") from error
+    with open(file, "rb") if _is_open_already(file) else open_regular(file) as opened:
+        data = opened.read(limits.size + 1)
     if len(data) > limits.size:
-        raise UsageError(f"{where} is larger than {_shown_size(limits.size)}, the most that is read")
+        raise UsageError(f"{file} has more than {limits.size:,} bytes, the most that is read")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{where} is not text in UTF-8") from error
+        raise UsageError(f"{file} is not text in UTF-8") from error
 
 
-def parse_yaml(text: str, where: str, limits: Limits = SETTINGS, numbered: bool = False) -> Any:
+def parse_yaml(text: str, where: str, limits: Limits = SETTINGS) -> Any:
     """Parse a YAML text of null, booleans, numbers, strings, dates, lists and mappings.
 
-    Values such as 1e-3 are numbers. Raises UsageError, with the line if `numbered`.
+    Values such as 1e-3 are numbers. Raises UsageError, with the line of a syntax error.
     """
     import yaml  # not needed for --help
 
@@ -83,52 +75,38 @@ def parse_yaml(text: str, where: str, limits: Limits = SETTINGS, numbered: bool 
     where = one_line(where)
     _check_size(text, where, limits)
     try:
-        loader = BoundedLoader(text, limits.depth, limits.values)
-        try:
-            value = loader.get_single_data()
-        finally:
-            loader.dispose()
+        value = BoundedLoader(text, limits.values).get_single_data()
+        _check_parts(value, limits)
+        return value
     except UsageError as error:
         raise UsageError(f"{where}: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"{where}: it is nested too deeply") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark is not None and numbered else ""
+        line = f", line {mark.line + 1}" if mark is not None else ""
         reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
         raise UsageError(f"{where}{line}: {one_line(reason)}") from error
     # PyYAML's constructors raise these for values that do not fit their tag: !!int '', !!timestamp abc
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         reason = f" ({one_line(error, SHOWN_CHARACTERS)})" if isinstance(error, ValueError) else ""
         raise UsageError(f"{where}: a value does not fit its tag{reason}") from error
-    _check_texts(value, where)
-    return _floats(value)
 
 
 def parse_json(text: str, where: str, limits: Limits = SETTINGS) -> Any:
     """Parse a JSON text; raises UsageError."""
     where = one_line(where)
     _check_size(text, where, limits)
-    _check_brackets(text, where, limits)
+    if STRING.sub("", text).count(",") >= limits.values:  # before it takes memory
+        raise UsageError(f"{where} has more than {limits.values:,} values")
     try:
         value = json.loads(text)
+        _check_parts(value, limits)
+        return value
     except json.JSONDecodeError as error:
         raise UsageError(f"{where}, line {error.lineno}: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # a number of more digits than Python converts
+    except (ValueError, RecursionError) as error:  # such as a number of more digits than Python converts
         raise UsageError(f"{where}: {one_line(error, SHOWN_CHARACTERS)}") from error
-    _check_texts(value, where)
-    return value
-
-
-def _read_bytes(file: Path, most: int) -> bytes:
-    # without O_NONBLOCK, opening a named pipe waits for its writer
-    number = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
-    with open(number, "rb") as opened:
-        mode = os.fstat(number).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(0, "it is a folder")
-        if not stat.S_ISREG(mode) and not _is_open_already(file):
-            raise OSError(0, "it is not a regular file")
-        os.set_blocking(number, True)
-        return opened.read(most)
 
 
 def _is_open_already(file: Path) -> bool:
@@ -137,50 +115,17 @@ def _is_open_already(file: Path) -> bool:
     return str(file.parent) in descriptors or str(file) in ("/dev/stdin", os.devnull)
 
 
-def _shown_size(size: int) -> str:
-    return f"{size // 2**20} MiB" if size >= 2**20 else f"{size // 2**10} KiB"
-
-
 def _check_size(text: str, where: str, limits: Limits) -> None:
     if len(text) > limits.size:
         raise UsageError(f"{where} is longer than {limits.size:,} characters, the most that is read")
 
 
-def _check_brackets(text: str, where: str, limits: Limits) -> None:
-    """Raise UsageError for JSON that is nested too deeply or has too many values, before it is parsed."""
-    outside = STRING.sub("", text)
-    if outside.count(",") >= limits.values:
-        raise UsageError(f"{where} has more than {limits.values:,} values")
-    depth = 0
-    for bracket in re.findall(r"[\[{\]}]", outside):
-        depth += 1 if bracket in "[{" else -1
-        if depth > limits.depth:
-            raise UsageError(f"{where} is nested more than {limits.depth} levels deep")
-
-
-def _check_texts(value: Any, where: str) -> None:
-    """Raise UsageError for a string with a NUL or a lone surrogate, invalid in names and contents of files."""
-    for part in _parts(value):
-        if isinstance(part, str) and NO_TEXT.search(part):
-            raise UsageError(
-                f"{where}: {one_line(ascii(part), SHOWN_CHARACTERS)} is not text (a NUL or a lone surrogate)"
-            )
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """Iterate over all keys and scalar values of a document."""
-    if isinstance(value, dict):
-        yield from value
+def _check_parts(value: Any, limits: Limits, level: int = 0) -> None:
+    """Raise UsageError for a value that is nested too deeply, or a string with a NUL or a lone surrogate."""
+    if isinstance(value, str) and NO_TEXT.search(value):
+        raise UsageError(f"{one_line(ascii(value), 40)} is not text (a NUL or a lone surrogate)")
     if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            yield from _parts(part)
-    else:
-        yield value
-
-
-def _floats(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _floats(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_floats(part) for part in value]
-    return float(value) if isinstance(value, str) and FLOAT.fullmatch(value) else value
+        if level == limits.depth:
+            raise UsageError(f"it is nested more than {limits.depth} levels deep")
+        for part in (*value, *value.values()) if isinstance(value, dict) else value:
+            _check_parts(part, limits, level + 1)

@@ -6,7 +6,6 @@ Opening a named pipe waits for a writer, a device may have no end, and a small a
 import contextlib
 import errno
 import gzip
-import io
 import os
 import stat
 import zipfile
@@ -17,13 +16,8 @@ from typing import IO
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import one_line
 
-FILE_KINDS = (
-    (stat.S_ISDIR, "a folder"),
-    (stat.S_ISFIFO, "a named pipe"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
+#: first character of a file's mode, as `ls -l` shows it -> kind
+FILE_KINDS = {"d": "a folder", "p": "a named pipe", "s": "a socket", "c": "a device", "b": "a device"}
 
 
 def check_regular(path: str | Path, limit: int | None = None) -> int:
@@ -47,7 +41,7 @@ def check_regular(path: str | Path, limit: int | None = None) -> int:
             raise UsageError(f"{path} is a loop of symbolic links, not a regular file") from None
         raise UsageError(f"cannot read {path}: {one_line(getattr(error, 'strerror', None) or error)}") from error
     if not stat.S_ISREG(status.st_mode):
-        kind = next((name for test, name in FILE_KINDS if test(status.st_mode)), "something else")
+        kind = FILE_KINDS.get(stat.filemode(status.st_mode)[0], "something else")
         raise UsageError(f"{path} is {kind}, not a regular file")
     if limit is not None and status.st_size > limit:
         raise UsageError(f"{path} has {status.st_size:,} bytes, at most {limit:,} are read")
@@ -68,9 +62,10 @@ def reading(path: str | Path, fault: str = "damaged, or not what its name says")
 
 
 def open_regular(path: str | Path, limit: int | None = None) -> IO[bytes]:
-    """Open the regular file `path` for reading; raises the errors of `check_regular`."""
+    """Open the regular file `path` for reading; raises UsageError, also for the reasons of `check_regular`."""
     check_regular(path, limit)
-    return open(path, "rb")
+    with reading(path, "it cannot be opened"):
+        return open(path, "rb")
 
 
 def read_gzip(path: str | Path, limit: int) -> bytes:
@@ -82,13 +77,12 @@ def read_gzip(path: str | Path, limit: int) -> bytes:
     return content
 
 
-def check_zip(file: IO[bytes], path: str | Path, limit: int) -> None:
+def check_zip(path: str | Path, limit: int) -> None:
     """Raise UsageError if the unpacked entries of a zip archive (such as .npz) have more than `limit` bytes.
 
-    An entry never unpacks to more than its declared size. The file is rewound to its start.
+    An entry never unpacks to more than its declared size.
     """
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(path) as archive:
         total = sum(entry.file_size for entry in archive.infolist())
-    file.seek(0, io.SEEK_SET)
     if total > limit:
         raise UsageError(f"{path} unpacks to {total:,} bytes, at most {limit:,} are read")

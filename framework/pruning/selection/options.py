@@ -10,7 +10,7 @@ from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
 from secateur.framework.pruning.selection.budgets import BUDGETS
 from secateur.utils.errors import UsageError
-from secateur.utils.ranges import check_share, check_whole
+from secateur.utils.limits import check_shares, check_wholes
 from secateur.utils.suggest import unknown
 
 
@@ -52,8 +52,8 @@ class PruneOptions:
     fold: bool = False
 
     def __post_init__(self) -> None:
-        check_share(self, "keep_share")
-        check_whole(self, min_channels=0, round_to=1, group_size=1)
+        check_shares(self, "keep_share")
+        check_wholes(self, min_channels=0, round_to=1, group_size=1)
         if isinstance(self.protect, str):
             object.__setattr__(self, "protect", (self.protect,))
         if self.budget is not None and self.budget not in BUDGETS:

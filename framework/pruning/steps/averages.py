@@ -9,7 +9,7 @@ from torch import Tensor
 from secateur.framework.pruning.channels.slicing import shrink
 from secateur.framework.training.events import PruneEvent
 from secateur.utils.errors import RunError, UsageError
-from secateur.utils.ranges import check_whole
+from secateur.utils.limits import check_wholes
 
 #: lower bound of a layer's norm
 TINY = 1e-8
@@ -28,7 +28,7 @@ class Tracking:
     alpha: float = 0.8
 
     def __post_init__(self) -> None:
-        check_whole(self, batches=1)
+        check_wholes(self, batches=1)
         if not 0 < self.alpha <= 1:
             raise UsageError(f"Tracking: alpha must be in (0, 1], got {self.alpha}", argument="alpha")
 

@@ -117,7 +117,7 @@ def _criterion(method: int) -> str:
 
 def read(file: Path) -> dict[str, Any]:
     """Return the keys and values of a file; raise UsageError for unknown keys."""
-    values = read_json(file, where=f"--pruning_config {file}")
+    values = read_json(file)
     if not isinstance(values, dict):
         raise UsageError(f"--pruning_config {file} must contain keys and values, found {type(values).__name__}")
     known = (*CONFIG_KEYS, *SPECIAL, *NEEDLESS_KEYS)

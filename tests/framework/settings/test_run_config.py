@@ -146,7 +146,7 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "image.yaml").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(UsageError, match="not text"):
         resolved({}, tmp_path / "image.yaml")
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match="is a folder, not a regular file"):
         resolved({}, tmp_path)
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.main import main
-from secateur.utils.data._class_folders import ClassFolders
+from secateur.utils.data._class_folders import PublishedFolders
 from secateur.utils.data.IMAGENETTE import IMAGENETTE
 from secateur.utils.data.IMAGEWOOF import IMAGEWOOF
 from secateur.utils.data.OMNIGLOT import OMNIGLOT
@@ -79,7 +79,7 @@ def omniglot(root: Path, alphabets: Sequence[str] = ("Greek", "Korean"), drawers
     return folder
 
 
-MAKE: dict[type[ClassFolders], Callable[[Path], Path]] = {
+MAKE: dict[type[PublishedFolders], Callable[[Path], Path]] = {
     IMAGENETTE: imagenette,
     IMAGEWOOF: functools.partial(imagenette, name="imagewoof2-320"),
     TINYIMAGENET: tiny,
@@ -92,7 +92,7 @@ KINDS = list(MAKE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sizes_channels_and_classes_of_the_published_sets(kind: type[ClassFolders]) -> None:
+def test_sizes_channels_and_classes_of_the_published_sets(kind: type[PublishedFolders]) -> None:
     expected = {"OMNIGLOT": (1, 105, 1623), "TINYIMAGENET": (3, 128, 200)}.get(kind.__name__, (3, 128, 10))
     assert (kind.in_channels, kind.image_size, kind.num_classes) == expected
     assert kind().num_classes == expected[2]  # nothing is there yet
@@ -101,7 +101,7 @@ def test_sizes_channels_and_classes_of_the_published_sets(kind: type[ClassFolder
 @pytest.mark.parametrize("kind", [IMAGENETTE, IMAGEWOOF, TINYIMAGENET])
 @pytest.mark.parametrize("directly", [False, True])
 def test_a_set_is_found_under_each_of_its_names_or_as_data_dir_itself(
-    kind: type[ClassFolders], directly: bool, tmp_path: Path
+    kind: type[PublishedFolders], directly: bool, tmp_path: Path
 ) -> None:
     made = MAKE[kind](tmp_path)
     for name in kind.folders:
@@ -171,7 +171,7 @@ def test_omniglots_mean_and_deviation_are_those_of_black_on_white() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_test_images_are_never_flipped(kind: type[ClassFolders], tmp_path: Path) -> None:
+def test_test_images_are_never_flipped(kind: type[PublishedFolders], tmp_path: Path) -> None:
     made = MAKE[kind](tmp_path)
     rows = np.tile(np.arange(0, 240, 2, dtype=np.uint8), (120, 1))  # brighter to the right
     for path in [*made.rglob("*.JPEG"), *made.rglob("*.png")]:
@@ -190,7 +190,7 @@ def test_test_images_are_never_flipped(kind: type[ClassFolders], tmp_path: Path)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_set_that_is_nowhere_is_one_line_with_places_and_layout(
-    kind: type[ClassFolders], tmp_path: Path, nowhere_else: Path
+    kind: type[PublishedFolders], tmp_path: Path, nowhere_else: Path
 ) -> None:
     message = usage_error(lambda: kind(data_dir=tmp_path, download=False).open(True, 8))
     assert message.startswith(f"{kind.__name__} not found: looked in {tmp_path / kind.folders[0]}, ")
@@ -202,13 +202,13 @@ def test_a_set_that_is_nowhere_is_one_line_with_places_and_layout(
 
 @pytest.mark.parametrize("part", ["train", "val"])
 @pytest.mark.parametrize("kind", [IMAGENETTE, IMAGEWOOF, TINYIMAGENET])
-def test_a_part_that_is_missing_is_named(kind: type[ClassFolders], part: str, tmp_path: Path) -> None:
+def test_a_part_that_is_missing_is_named(kind: type[PublishedFolders], part: str, tmp_path: Path) -> None:
     made = MAKE[kind](tmp_path)
     shutil.rmtree(made / part)
     assert f"{made} is incomplete, it lacks {part}: " in usage_error(lambda: kind(data_dir=tmp_path).open(True, 8))
 
 
-def loaded(kind: type[ClassFolders], folder: Path) -> Any:
+def loaded(kind: type[PublishedFolders], folder: Path) -> Any:
     return make_loaders(kind(data_dir=folder), batch_size=4, seed=0, image_size=8, workers=0)
 
 
@@ -216,7 +216,7 @@ def loaded(kind: type[ClassFolders], folder: Path) -> Any:
 @pytest.mark.parametrize("left", ["nothing", "an empty folder", "no image"])
 @pytest.mark.parametrize("kind", [IMAGENETTE, IMAGEWOOF])
 def test_a_class_without_images_in_one_part_is_named(
-    kind: type[ClassFolders], part: str, left: str, tmp_path: Path
+    kind: type[PublishedFolders], part: str, left: str, tmp_path: Path
 ) -> None:
     made = MAKE[kind](tmp_path)
     gone = made / part / WNIDS[1]
@@ -250,7 +250,7 @@ def test_what_tiny_imagenets_annotations_and_files_disagree_about_is_named(tmp_p
     notes.write_text("val_0.JPEG\n")
     assert f"cannot read {notes}: line 1 has no second column" in message()
     notes.write_bytes(b"\xff\xfe\x00")
-    assert f"cannot read {notes}: damaged" in message()
+    assert f"{notes} is not text in UTF-8" in message()
     notes.write_text(before)
     image.unlink()
     assert f"{image} is missing" in message() and "val_annotations.txt" in message()
@@ -394,7 +394,10 @@ def test_more_images_than_fit_into_memory_are_refused_in_one_line(
     [pytest.param(kind, marks=() if kind in (OMNIGLOT, IMAGENETTE) else pytest.mark.slow) for kind in KINDS],
 )
 def test_a_run_by_command_line_trains_prunes_and_tests(
-    kind: type[ClassFolders], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: type[PublishedFolders],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     MAKE[kind](tmp_path / "sets")
     monkeypatch.chdir(tmp_path)
@@ -427,5 +430,5 @@ def test_a_damaged_set_ends_a_run_with_one_line(
     monkeypatch.chdir(tmp_path)
     assert main(["--data_set", "IMAGENETTE", "--data_dir", str(tmp_path), "--image_size", "32"]) == 2
     shown = capsys.readouterr()
-    assert shown.err.startswith(f"error: IMAGENETTE: {made} (test part) has no images of {WNIDS[2]}:")
+    assert shown.err.startswith(f"error: IMAGENETTE: {made / 'val'} (test part) has no images of {WNIDS[2]}:")
     assert shown.err.count("\n") == 1 and not (tmp_path / "results").exists()

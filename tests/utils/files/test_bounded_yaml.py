@@ -164,6 +164,9 @@ def test_limits_are_inclusive() -> None:
     for text in ("[[[1]]]", "[[1, 2, 3, 4, 5]]", "#" * 101):
         with pytest.raises(UsageError):
             parse_yaml(text, "x", limits)
+    for text in ("[[[1]]]", "[[1, 2, 3, 4, 5]]", " " * 101):
+        with pytest.raises(UsageError):
+            parse_json(text, "x", limits)
 
 
 def test_a_file_of_just_the_limit_is_read_and_one_byte_more_is_refused(tmp_path: Path) -> None:
@@ -171,5 +174,5 @@ def test_a_file_of_just_the_limit_is_read_and_one_byte_more_is_refused(tmp_path:
     file.write_text("é" + "x" * 62, encoding="utf-8")
     assert len(str(read_yaml(file, limits))) == 63
     file.write_text("é" + "x" * 63, encoding="utf-8")  # 64 characters, 65 bytes
-    with pytest.raises(UsageError, match="larger than"):
+    with pytest.raises(UsageError, match="more than 64 bytes"):
         read_yaml(file, limits)

@@ -24,7 +24,7 @@ import pytest
 import torch
 from PIL import Image
 
-from secateur.utils.data._class_folders import ClassFolders
+from secateur.utils.data._class_folders import PublishedFolders
 from secateur.utils.data.CIFAR10 import CIFAR10
 from secateur.utils.data.CIFAR100 import CIFAR100
 from secateur.utils.data.FASHION import FASHION
@@ -148,7 +148,7 @@ def test_every_file_holds_a_data_set_of_its_name_that_says_what_it_is(name: str)
     assert len((kind.__doc__ or "").splitlines()[0]) > 20
     assert len(kind.mean) == len(kind.std) == kind.in_channels
     assert all(0 < value < 1 for value in (*kind.mean, *kind.std))
-    if issubclass(kind, ClassFolders):
+    if issubclass(kind, PublishedFolders):
         assert kind.num_classes == kind.published
     elif name != "IMAGEFOLDER":  # the classes of both are those of the folder
         assert len(set(kind.class_names)) == kind.num_classes
@@ -633,17 +633,17 @@ def test_folders_that_cannot_be_used_are_errors_that_name_them(tmp_path: Path) -
     assert "IMAGEFOLDER needs --data_dir" in usage_error(lambda: IMAGEFOLDER().open(True, 8))
     assert f"{tmp_path} has no folder train" in message()
     (tmp_path / "train").mkdir()
-    assert f"{tmp_path / 'train'} has no folders" in message()
+    assert f"{tmp_path / 'train'} has no class folders" in message()
     (tmp_path / "train" / "ant").mkdir()
     (tmp_path / "train" / "ant" / "notes.txt").touch()
-    assert f"{tmp_path / 'train'} has no images" in message()
+    assert f"{tmp_path / 'train'} (training part) has no images of ant:" in message()
     write_pictures(tmp_path / "train", {"owl": 1, ".hidden": 1})
     assert "has no images of ant:" in message()
     Image.new("L", (4, 4)).save(tmp_path / "train" / "ant" / "1.png")
     assert len(IMAGEFOLDER(data_dir=tmp_path).open(True, 8)) == 2
     assert f"{tmp_path} has no folder test or val" in message(train=False)
     write_pictures(tmp_path / "val", {"yak": 1, "owl": 1})
-    assert f"{tmp_path / 'val'} has classes that `train` lacks: yak" in message(train=False)
+    assert f"{tmp_path / 'val'} (test part) has classes that the training part lacks: yak" in message(train=False)
 
 
 def test_a_damaged_picture_is_named(tmp_path: Path) -> None:

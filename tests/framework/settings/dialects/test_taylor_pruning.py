@@ -22,7 +22,7 @@ TAYLOR = {
 
 
 def test_a_settings_file_that_is_not_there_is_one_line(command: Command) -> None:
-    refused(command("--pruning_config", "nowhere.json"), "nowhere.json cannot be read")
+    refused(command("--pruning_config", "nowhere.json"), "there is no file nowhere.json")
 
 
 def test_a_command_line_of_taylor_pruning_runs(command: Command, tmp_path: Path) -> None:
