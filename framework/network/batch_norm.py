@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.preserve import evaluating
+from secateur.framework.network.copies import twin_of
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
@@ -21,23 +21,15 @@ def measured_statistics(model: nn.Module, batches: Iterable[Tensor]) -> list[Ten
     They are means over the batches of each batch's mean and variance, in the order of `running_statistics`. The
     model is not changed. Batches of a single sample are skipped.
     """
-    before = [(norm, norm.momentum, dict(norm.named_buffers(recurse=False))) for norm in _norms(model)]
-    try:
-        for norm, _, buffers in before:
-            norm.momentum = None
-            norm._buffers.update({name: buffer.clone() for name, buffer in buffers.items()})
-            norm.reset_running_stats()
-        with evaluating(model):
-            for norm, _, _ in before:
-                norm.training = True
-            for inputs in batches:
-                if len(inputs) > 1:
-                    model(inputs)
-        return running_statistics(model)
-    finally:
-        for norm, momentum, buffers in before:
-            norm.momentum = momentum
-            norm._buffers.update(buffers)
+    twin = twin_of(model).eval()
+    for norm in _norms(twin):
+        norm._buffers = {name: buffer.clone() for name, buffer in norm.named_buffers(recurse=False)}
+        norm.reset_running_stats()
+        norm.momentum, norm.training = None, True
+    for inputs in batches:
+        if len(inputs) > 1:
+            twin(inputs)
+    return running_statistics(twin)
 
 
 def _norms(model: nn.Module) -> list[Any]:
