@@ -35,22 +35,31 @@ def batch_norms_after(
     if not modules or not owners:
         return {}
     outputs: dict[str, list[tuple[int, Any]]] = {name: [] for name in modules}
-    with preserved_state(model), torch.no_grad(), _Record() as record:
+    with preserved_state(model), torch.no_grad(), _Record(owners, directly) as record:
 
         def keep(name: str) -> Callable[..., None]:
             return lambda _module, _args, _kwargs, output: outputs[name].append((len(record.events), output))
 
         with hooked((module, keep(name)) for name, module in modules.items()):
-            returned = {id(tensor) for tensor in output_tensors(run())}
-    calls = [norm for event in record.events for norm in _norms_of(event, owners)]
+            record.returned = {id(tensor) for tensor in output_tensors(run())}
+    calls = [norm for event in record.events for norm in record.norms_of(event)]
     norms = {}
     for name, module in modules.items():
-        ends = [
-            _follow(record.events, place, out, module, owners, returned, directly) for place, out in outputs[name]
-        ]
+        ends = [record.follow(place, out, module) for place, out in outputs[name]]
         if ends and ends[0] is not None and set(ends) == {ends[0]} and calls.count(ends[0]) == len(ends):
             norms[name] = ends[0]
     return norms
+
+
+def _norms_by_tensor(model: nn.Module, with_statistics: bool) -> dict[int, str]:
+    return {
+        id(tensor): name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        if module.running_mean is not None or not with_statistics
+        for tensor in (module.weight, module.running_mean)
+        if tensor is not None
+    }
 
 
 class _Event(NamedTuple):
@@ -62,9 +71,11 @@ class _Event(NamedTuple):
 class _Record(TorchDispatchMode):
     """Records every operation in order, with references to its tensors, so that their ids stay unique."""
 
-    def __init__(self) -> None:
+    def __init__(self, owners: dict[int, str], directly: bool) -> None:
         super().__init__()
+        self._owners, self._directly = owners, directly
         self.events: list[_Event] = []
+        self.returned: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
@@ -72,53 +83,36 @@ class _Record(TorchDispatchMode):
         self.events.append(_Event(func, given, [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]))
         return out
 
+    def norms_of(self, event: _Event) -> set[str]:
+        """Return the names of the norms whose tensors an operation reads; none if it is not a batch norm."""
+        if "batch_norm" not in event.func.overloadpacket.__name__:
+            return set()
+        return {self._owners[id(tensor)] for tensor in event.given if id(tensor) in self._owners}
 
-def _norms_by_tensor(model: nn.Module, with_statistics: bool) -> dict[int, str]:
-    norms = {}
-    for name, module in model.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            if with_statistics and module.running_mean is None:
-                continue
-            for tensor in (module.weight, module.running_mean):
-                if tensor is not None:
-                    norms[id(tensor)] = name
-    return norms
-
-
-def _norms_of(event: _Event, owners: dict[int, str]) -> set[str]:
-    if "batch_norm" not in event.func.overloadpacket.__name__:
-        return set()
-    return {owners[id(tensor)] for tensor in event.given if id(tensor) in owners}
-
-
-def _follow(
-    events: list[_Event],
-    place: int,
-    out: Any,
-    layer: Any,
-    owners: dict[int, str],
-    returned: set[int],
-    directly: bool,
-) -> str | None:
-    """Return the norm that consumes an output of the layer, starting at operation number `place`, or None."""
-    if not isinstance(out, Tensor) or out.dim() + 1 - layer.weight.dim() != 1:
-        return None
-    if out.shape[1] != layer.weight.shape[output_dim(layer)]:  # grouped and transposed: a unit is several channels
-        return None
-    while True:
-        users = [at for at in range(place, len(events)) if any(tensor is out for tensor in events[at].given)]
-        if not users or id(out) in returned:
+    def follow(self, place: int, out: Any, layer: Any) -> str | None:
+        """Return the norm that consumes an output of the layer, starting at operation number `place`, or None."""
+        if not isinstance(out, Tensor) or out.dim() + 1 - layer.weight.dim() != 1:
             return None
-        event, place = events[users[0]], users[0] + 1
-        in_place = any(tensor is out for tensor in event.out)
-        if len(users) > 1 and not in_place:
-            return None
-        norms = _norms_of(event, owners)
-        if norms:
-            return norms.pop() if len(norms) == 1 and event.given[0] is out else None
-        if directly or not _channelwise(event):
-            return None
-        out = out if in_place else event.out[0]
+        if out.shape[1] != layer.weight.shape[output_dim(layer)]:
+            return None  # grouped and transposed: a unit is several channels
+        while True:
+            users = [at for at in range(place, len(self.events)) if _has(self.events[at].given, out)]
+            if not users or id(out) in self.returned:
+                return None
+            event, place = self.events[users[0]], users[0] + 1
+            in_place = _has(event.out, out)
+            if len(users) > 1 and not in_place:
+                return None
+            norms = self.norms_of(event)
+            if norms:
+                return norms.pop() if len(norms) == 1 and event.given[0] is out else None
+            if self._directly or not _channelwise(event):
+                return None
+            out = out if in_place else event.out[0]
+
+
+def _has(tensors: list[Tensor], wanted: Tensor) -> bool:
+    return any(tensor is wanted for tensor in tensors)
 
 
 def _channelwise(event: _Event) -> bool:

@@ -37,8 +37,12 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, requires_grad in trainable.items():
             parameter.requires_grad_(requires_grad)
-        for module, name, buffer, version, copy in buffers:
-            _restore(module, name, buffer, version, copy)
+        with torch.no_grad():
+            for module, name, buffer, version, copy in buffers:
+                module._buffers[name] = buffer
+                # not every write increases the version: batch norm in training mode does not on the CPU
+                if buffer._version != version or not same_bits(buffer, copy):
+                    buffer.copy_(copy)
 
 
 @contextmanager
@@ -51,14 +55,6 @@ def random_numbers_as_before() -> Iterator[None]:
     finally:
         random.setstate(of_python)
         np.random.set_state(of_numpy)
-
-
-@torch.no_grad()
-def _restore(module: nn.Module, name: str, buffer: Tensor, version: int, copy: Tensor) -> None:
-    module._buffers[name] = buffer
-    # not every write increases the version: batch norm in training mode does not on the CPU
-    if buffer._version != version or not same_bits(buffer, copy):
-        buffer.copy_(copy)
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
