@@ -12,11 +12,10 @@ from torch.utils.data import DataLoader
 
 from secateur.utils.errors import UsageError
 from secateur.utils.loading.augment import AUGMENTATIONS, augment
-from secateur.utils.loading.dataset import ImageFiles
+from secateur.utils.loading.data_checks import CheckedFiles
 from secateur.utils.suggest import unknown
 
 Batch = tuple[Tensor, Tensor]
-Key = int | tuple[int, int]  # the number of an image, or its number and the seed of a random crop
 
 FROM_FILES = "resized_crop_flip"
 """The augmentation whose crops are taken from image files at full resolution, before these are resized."""
@@ -156,22 +155,6 @@ class TensorLoader(BatchLoader):
             yield self.images.index_select(0, chunk), self.targets.index_select(0, chunk)
 
 
-class _Numbered:
-    """Image files at given positions, as (image, number); the loader has the labels, which may be permuted."""
-
-    def __init__(self, files: ImageFiles, positions: Sequence[int]) -> None:
-        self.files, self.positions = files, positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        if isinstance(key, int):
-            return self.files[self.positions[key]], key
-        number, seed = key
-        return self.files.cropped(self.positions[number], seed), number  # type: ignore[attr-defined]
-
-
 class FolderLoader(BatchLoader):
     """Batches of image files, decoded by worker processes.
 
@@ -180,27 +163,26 @@ class FolderLoader(BatchLoader):
     Args:
         files: The image files.
         targets: Labels, int64 (N,).
-        positions: Those of the files that the loader has, in its order; None for all.
+        positions: Those of the files that the loader has, in its order, int64 (N,); None for all.
         num_workers: Number of worker processes; 0 decodes in the main process.
         options: Arguments of `BatchLoader`.
     """
 
     def __init__(
-        self, files: ImageFiles, targets: Tensor, *,
-        positions: Sequence[int] | None = None, num_workers: int = 2, **options: Any,
+        self, files: CheckedFiles, targets: Tensor, *,
+        positions: Tensor | None = None, num_workers: int = 2, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(targets, **options)
         if num_workers < 0:
             raise UsageError(f"workers {num_workers}: at least 0 are needed")
         self.num_workers = num_workers
-        self._files = _Numbered(files, range(len(files)) if positions is None else positions)
-        self.cuts_files = hasattr(files, "cropped")
+        self._files, self.cuts_files = files, files.cuts_files
+        self._positions = torch.arange(len(files)) if positions is None else positions
 
     def _fetch(self, chunks: Sequence[Tensor], seeds: Sequence[Tensor] | None = None) -> Iterator[Batch]:
-        plan: list[list[Key]] = [chunk.tolist() for chunk in chunks]
+        plan: list[list[Any]] = [self._positions[chunk].tolist() for chunk in chunks]
         if seeds is not None:  # an epoch may be limited to fewer chunks
-            pairs = zip(chunks, seeds, strict=False)
-            plan = [list(zip(chunk.tolist(), part.tolist(), strict=True)) for chunk, part in pairs]
+            plan = [list(zip(keys, part.tolist(), strict=True)) for keys, part in zip(plan, seeds, strict=False)]
         stream: DataLoader[Any] = DataLoader(
             self._files,  # type: ignore[arg-type]  # has the methods of a map-style Dataset
             batch_sampler=plan,
@@ -210,8 +192,8 @@ class FolderLoader(BatchLoader):
         )
         trouble: str | None = None
         try:
-            for images, positions in stream:
-                yield images.to(self.device, non_blocking=True), self.targets[positions.to(self.device)]
+            for images, chunk in zip(stream, chunks, strict=True):
+                yield images.to(self.device, non_blocking=True), self.targets[chunk.to(self.device)]
         except UsageError as error:
             # torch prepends the worker's traceback to the message
             trouble = str(error).strip().rpartition("UsageError: ")[2]

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from secateur.utils.errors import UsageError
 from secateur.utils.loading import data_checks
 from secateur.utils.loading.batches import Batch, BatchLoader, FolderLoader, TensorLoader, seeded
-from secateur.utils.loading.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet, ImageFiles
+from secateur.utils.loading.data_checks import CheckedFiles
+from secateur.utils.loading.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet
 from secateur.utils.memory import check_memory
 from secateur.utils.suggest import unknown
 
@@ -161,24 +162,20 @@ def split(total: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
 
 def _open(
     dataset: DataSet, train: bool, size: int, decoders: int | None = None
-) -> tuple[Tensor | ImageFiles, Tensor]:
+) -> tuple[Tensor | CheckedFiles, Tensor]:
     """Return the images of one part (uint8 tensor, or files) and their labels (int64).
 
     With `decoders`, this number of processes decodes all files into a tensor; with None the files are returned.
     """
-    source: Tensor | ImageFiles
     if isinstance(dataset, FolderDataSet):
-        source, targets = data_checks.checked_files(dataset.open(train, size), dataset, train, size)
-    else:
-        images, targets = data_checks.checked_part(dataset.load(train), dataset, train)
-        check_memory(len(images) * images.shape[1] * size**2, f"image_size {size}: {dataset.name}")
-        source = resized(images, size)
-    if decoders is not None and not isinstance(source, Tensor):
-        source = preloaded(source, dataset, size, decoders)
-    return source, targets
+        files, targets = data_checks.checked_files(dataset.open(train, size), dataset, train, size)
+        return (files if decoders is None else preloaded(files, dataset, size, decoders)), targets
+    images, targets = data_checks.checked_part(dataset.load(train), dataset, train)
+    check_memory(len(images) * images.shape[1] * size**2, f"image_size {size}: {dataset.name}")
+    return resized(images, size), targets
 
 
-def preloaded(files: ImageFiles, dataset: DataSet, size: int, workers: int) -> Tensor:
+def preloaded(files: CheckedFiles, dataset: DataSet, size: int, workers: int) -> Tensor:
     """Return all images (uint8, (N, C, size, size)), decoded by `workers` processes (0: the main process)."""
     shape = (len(files), dataset.in_channels, size, size)
     try:
@@ -194,15 +191,14 @@ def preloaded(files: ImageFiles, dataset: DataSet, size: int, workers: int) -> T
 
 
 def _loader(
-    source: Tensor | ImageFiles, targets: Tensor, positions: Tensor | None, workers: int, **options: Any
+    source: Tensor | CheckedFiles, targets: Tensor, positions: Tensor | None, workers: int, **options: Any
 ) -> BatchLoader:
     """Return the loader for the result of `_open`, for the samples at `positions` (None: all)."""
     if positions is not None:
         targets = targets[positions]
     if isinstance(source, Tensor):
         return TensorLoader(source if positions is None else source[positions], targets, **options)
-    of_files = None if positions is None else positions.tolist()
-    return FolderLoader(source, targets, positions=of_files, num_workers=workers, **options)
+    return FolderLoader(source, targets, positions=positions, num_workers=workers, **options)
 
 
 def make_loaders(

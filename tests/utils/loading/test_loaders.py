@@ -20,6 +20,7 @@ from secateur.utils.errors import UsageError
 from secateur.utils.loading import loaders as module
 from secateur.utils.loading.augment import augment
 from secateur.utils.loading.batches import BatchLoader, FolderLoader, TensorLoader
+from secateur.utils.loading.data_checks import CheckedFiles
 from secateur.utils.loading.dataset import DataSet, FolderDataSet
 from secateur.utils.loading.loaders import Loaders, make_loaders, resized, split
 
@@ -557,8 +558,10 @@ def test_a_damaged_picture_is_one_line_that_names_it_from_a_worker_too(workers: 
     path = tmp_path / "train" / "ant" / "bad.png"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"no picture")
-    made = FolderLoader(IMAGEFOLDER(data_dir=tmp_path).open(True, 8), torch.zeros(1).long(), batch_size=1,
-                        num_workers=workers, mean=(0,) * 3, std=(1,) * 3)  # fmt: skip
+    files = CheckedFiles(IMAGEFOLDER(data_dir=tmp_path).open(True, 8), (3, 8, 8), "IMAGEFOLDER")
+    made = FolderLoader(
+        files, torch.zeros(1).long(), batch_size=1, num_workers=workers, mean=(0,) * 3, std=(1,) * 3
+    )
     assert usage_error(lambda: list(made)).startswith(f"cannot read {path}:")
 
 
