@@ -13,8 +13,6 @@ from secateur.framework.network.copies import replace_tensors
 from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.masks import PREFIX
 
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 
 @contextmanager
 def preserved_state(model: nn.Module) -> Iterator[None]:
@@ -63,10 +61,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
         return True
     if one.is_quantized:
         return torch.equal(one, other)
-    if one.is_complex():
-        one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj())
-    integers = _INTEGERS[one.element_size()]
-    return torch.equal(one.view(integers), other.view(integers))
+    return torch.equal(*(x.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8) for x in (one, other)))
 
 
 @contextmanager

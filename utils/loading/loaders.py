@@ -178,11 +178,8 @@ def _open(
 def preloaded(files: CheckedFiles, dataset: DataSet, size: int, workers: int) -> Tensor:
     """Return all images (uint8, (N, C, size, size)), decoded by `workers` processes (0: the main process)."""
     shape = (len(files), dataset.in_channels, size, size)
-    try:
-        images = torch.empty(shape, dtype=torch.uint8)
-    except RuntimeError as error:
-        raise UsageError(f"preload_all_data: {dataset.name} needs {math.prod(shape) / 1e9:.1f} GB of memory, "
-                         "more than available") from error  # fmt: skip
+    check_memory(math.prod(shape), f"preload_all_data: {dataset.name}")
+    images = torch.empty(shape, dtype=torch.uint8)
     whole = FolderLoader(files, torch.arange(len(files)), num_workers=workers, batch_size=PRELOAD_BATCH,
                          mean=(0.0,) * shape[1], std=(1.0,) * shape[1])  # fmt: skip
     for part, positions in whole._fetch(torch.arange(len(files)).split(PRELOAD_BATCH)):
