@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+Hook = tuple[nn.Module, Callable[..., None]]
 #: maximum depth of nested objects that are searched
 DEPTH = 6
 
@@ -27,9 +28,10 @@ def output_tensors(out: Any, depth: int = DEPTH) -> list[Tensor]:
 
 
 @contextmanager
-def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
-    """Register forward hooks, and remove them on exit."""
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
+def hooked(hooks: Iterable[Hook], before: Iterable[Hook] = ()) -> Iterator[None]:
+    """Register forward hooks, and those to be called before the forward pass, and remove them on exit."""
+    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in before]
+    handles += [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
     try:
         yield
     finally:

@@ -230,17 +230,17 @@ def _check_header(header: dict[str, Any], path: str | Path) -> None:
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of the state by their first name, and the other names of shared tensors as aliases."""
-    first: dict[int, str] = {}
+    names: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     storages: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not isinstance(tensor, Tensor):
             raise UsageError(f"{type(model).__name__} has '{name}' in its state, which is not a tensor")
-        if id(tensor) in first:
-            aliases[name] = first[id(tensor)]
+        first = names.setdefault(id(tensor), name)
+        if first != name:
+            aliases[name] = first
             continue
-        first[id(tensor)] = name
         storage = tensor.untyped_storage().data_ptr()
         # safetensors refuses tensors that share memory; views are saved as copies
         tensors[name] = tensor.detach().cpu().clone() if storage in storages else tensor.detach().cpu()

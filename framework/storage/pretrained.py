@@ -90,16 +90,11 @@ def _tensors_of(content: Any, file: Path) -> dict[str, Tensor]:
             shown = f"'{name}'" if isinstance(name, str) else f"a key of type {type(name).__name__}"
             raise UsageError(one_line(f"{file}: {shown} is {type(tensor).__name__}, not a named tensor: "
                                       f"a state dict is needed, alone or under {', '.join(NESTED)}"))  # fmt: skip
-    return {name: _plain(name, tensor, file) for name, tensor in content.items()}
-
-
-def _plain(name: str, tensor: Tensor, file: Path) -> Tensor:
-    """Return the tensor detached; raise UsageError unless it is a dense or sparse tensor of a class of torch."""
-    is_torchs = type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
-    kind = unusual_kind(tensor) if is_torchs else type(tensor).__name__
-    if kind and kind not in SPARSE:
-        raise UsageError(f"{file}: '{name}' is {kind}; dense or sparse tensors with values are needed")
-    return tensor.detach()
+        is_torchs = type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+        kind = unusual_kind(tensor) if is_torchs else type(tensor).__name__
+        if kind and kind not in SPARSE:
+            raise UsageError(f"{file}: '{name}' is {kind}; dense or sparse tensors with values are needed")
+    return {name: tensor.detach() for name, tensor in content.items()}
 
 
 def _dense(tensor: Tensor) -> Tensor:
