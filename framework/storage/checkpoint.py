@@ -151,8 +151,9 @@ def load_model(path: str | Path, model: nn.Module | None = None, *, dtype: torch
     check_fits(model, everywhere, values, wanted, path)
     _check_masks(model, masks, values, path)
     values = converted(values, wanted, path)
-    if not given and _has_unsaved_buffers(model):  # buffers outside the file have no values on the meta device
-        model = _construct(header, path)
+    saved = model.state_dict()
+    if not given and any(buffer.is_meta for name, buffer in model.named_buffers() if name not in saved):
+        model = _construct(header, path)  # buffers outside the file have no values on the meta device
     lineage = lineage_of(model)  # recorded from the dense network before it is filled
     _fill(model, values)
     lineage.kept = everywhere
@@ -188,11 +189,6 @@ def _construct(header: dict[str, Any], path: str | Path) -> nn.Module:
         raise UsageError(f"{path}: {header['model']} cannot be built: {one_line(error)}") from error
     assert isinstance(model, nn.Module)
     return model
-
-
-def _has_unsaved_buffers(model: nn.Module) -> bool:
-    saved = model.state_dict()
-    return any(buffer.is_meta for name, buffer in model.named_buffers() if name not in saved)
 
 
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

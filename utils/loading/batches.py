@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from secateur.utils.errors import UsageError
+from secateur.utils.limits import check_all, check_whole, optional, whole
 from secateur.utils.loading.augment import AUGMENTATIONS, augment
 from secateur.utils.loading.data_checks import CheckedFiles
 from secateur.utils.suggest import unknown
@@ -61,12 +62,8 @@ class BatchLoader(ABC):
         train: bool = False, augment: str = "none", limit: int | None = None,
         device: str | torch.device = "cpu", memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:  # fmt: skip
-        if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size}: at least 1 is needed")
-        if len(targets) == 0:
-            raise UsageError("a data set without samples")
-        if limit is not None and limit < 1:
-            raise UsageError(f"a limit of {limit} batches: at least 1 is needed")
+        limits = {"batch_size": whole(1), "limit": optional(whole(1))}
+        check_all({"batch_size": batch_size, "limit": limit}, limits)
         if augment not in AUGMENTATIONS:
             raise UsageError(unknown("augment", augment, AUGMENTATIONS))
         self.device = torch.device(device)
@@ -144,9 +141,6 @@ class TensorLoader(BatchLoader):
 
     def __init__(self, images: Tensor, targets: Tensor, **options: Any) -> None:
         super().__init__(targets, **options)
-        if images.dtype != torch.uint8 or images.dim() != 4 or len(images) != len(targets):
-            raise UsageError(f"expected uint8 images (N, C, H, W) for {len(targets)} targets, "
-                             f"got {images.dtype} {tuple(images.shape)}")  # fmt: skip
         self.images = images.to(self.device)
 
     def _fetch(self, chunks: Sequence[Tensor], seeds: Sequence[Tensor] | None = None) -> Iterator[Batch]:
@@ -173,8 +167,7 @@ class FolderLoader(BatchLoader):
         positions: Tensor | None = None, num_workers: int = 2, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(targets, **options)
-        if num_workers < 0:
-            raise UsageError(f"workers {num_workers}: at least 0 are needed")
+        check_whole("workers", num_workers, 0)
         self.num_workers = num_workers
         self._files, self.cuts_files = files, files.cuts_files
         self._positions = torch.arange(len(files)) if positions is None else positions

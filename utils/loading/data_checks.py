@@ -33,7 +33,11 @@ def check_normalization(dataset: DataSet) -> None:
     channels = dataset.in_channels
     for attribute, least, kind in (("mean", -math.inf, "finite"), ("std", 0.0, "finite positive")):
         values = getattr(dataset, attribute, None)
-        if not _are_numbers(values, channels, above=least):
+        try:
+            numbers = torch.as_tensor(values, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            numbers = torch.empty(0)
+        if numbers.shape != (channels,) or not bool((numbers.isfinite() & (numbers > least)).all()):
             raise UsageError(f"{dataset.name}: {attribute} must be {channels} {kind} numbers, one for each "
                              f"channel, got {one_line(repr(values), 60)}")  # fmt: skip
 
@@ -120,16 +124,6 @@ def _checked_labels(labels: Tensor, count: int, dataset: DataSet, train: bool, w
     if low < 0 or high >= dataset.num_classes:
         raise UsageError(f"{dataset.name} has labels {low}..{high}, not 0..{dataset.num_classes - 1}")
     return labels
-
-
-def _are_numbers(values: Any, count: int, above: float) -> bool:
-    if isinstance(values, str):
-        return False
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
-        return False
-    return len(numbers) == count and all(math.isfinite(number) and number > above for number in numbers)
 
 
 def _is_dense(tensor: Tensor) -> bool:

@@ -223,17 +223,11 @@ def test_unit_normalisation_leaves_pixels_in_0_1_exactly() -> None:
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    ({"batch_size": 0}, "batch_size 0"), ({"limit": 0}, "limit of 0"), ({"count": 0}, "without samples"),
+    ({"batch_size": 0}, "batch_size must be"), ({"limit": 0}, "limit must be"),
     ({"augment": "flop"}, "did you mean 'flip'"),
 ])  # fmt: skip
 def test_impossible_loaders_are_usage_errors(options: dict, words: str) -> None:
     assert words in usage_error(lambda: tensor_loader(**options))
-
-
-def test_images_that_are_not_uint8_or_too_few_are_refused() -> None:
-    for images in (torch.rand(3, 1, 2, 2), numbered_images(2), numbered_images(3)[:, 0]):
-        with pytest.raises(ValueError, match="uint8 images"):
-            TensorLoader(images, torch.zeros(3).long(), batch_size=2, **UNIT)
 
 
 # ----------------------------------------------------------------------------------------------- make_loaders
@@ -359,9 +353,9 @@ def test_resizing_in_pieces_changes_nothing(count: int, side: int, chunk: int) -
     ({"num_classes": 7}, "num_classes 7: Numbered has 5 classes"),
     ({"normalize": "unti"}, "did you mean 'unit'"),
     ({"augment": "crop"}, "did you mean 'crop_flip'"),
-    ({"val_share": 1.0}, "val_share 1.0"), ({"val_share": -0.1}, "val_share -0.1"),
-    ({"val_share": 0.999}, "leaves none"), ({"image_size": 0}, "image_size 0"),
-    ({"batch_size": 0}, "batch_size 0"), ({"limit_test_batches": 0}, "limit of 0"),
+    ({"val_share": 1.0}, "val_share must be"), ({"val_share": -0.1}, "val_share must be"),
+    ({"val_share": 0.999}, "leaves none"), ({"image_size": 0}, "image_size must be"),
+    ({"batch_size": 0}, "batch_size must be"), ({"limit_test_batches": 0}, "limit must be"),
 ])  # fmt: skip
 def test_bad_options_are_usage_errors(options: dict, words: str) -> None:
     assert words in usage_error(lambda: numbered_loaders(**options))
@@ -573,6 +567,6 @@ def test_tuning_on_a_folder_needs_no_test_folder(tmp_path: Path) -> None:
     made = make_loaders(dataset, batch_size=4, seed=0, tuning=True, image_size=8, workers=0)
     assert (made.train.num_samples, made.test.num_samples, made.image_size) == (8, 2, 8)
     assert "no folder test or val" in usage_error(lambda: make_loaders(dataset, batch_size=4, seed=0))
-    assert "workers -1" in usage_error(
+    assert "workers must be" in usage_error(
         lambda: make_loaders(dataset, batch_size=4, seed=0, tuning=True, workers=-1)
     )
