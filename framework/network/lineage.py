@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.masks import PREFIX
 
-_ATTRIBUTE = "_secateur_lineage"
+#: attribute of the model
+LINEAGE = "_secateur_lineage"
 
 
 @dataclass
@@ -56,12 +57,12 @@ class Lineage:
 
 def has_lineage(model: nn.Module) -> bool:
     """Whether the model has a lineage."""
-    return _ATTRIBUTE in model.__dict__
+    return LINEAGE in model.__dict__
 
 
 def was_pruned(model: nn.Module) -> bool:
     """Whether the model was cut or masked; fast enough to be called for every batch."""
-    lineage: Lineage | None = model.__dict__.get(_ATTRIBUTE)
+    lineage: Lineage | None = model.__dict__.get(LINEAGE)
     if lineage is not None and lineage.kept:
         return True
     return any(name.startswith(PREFIX) for module in model.modules() for name in module._buffers)
@@ -69,7 +70,7 @@ def was_pruned(model: nn.Module) -> bool:
 
 def set_lineage(model: nn.Module, lineage: Lineage) -> None:
     """Set the lineage of a model, for instance to that of the model it is a copy of."""
-    model.__dict__[_ATTRIBUTE] = lineage
+    model.__dict__[LINEAGE] = lineage
 
 
 def lineage_of(model: nn.Module) -> Lineage:
@@ -78,7 +79,7 @@ def lineage_of(model: nn.Module) -> Lineage:
     If the user has replaced layers since, for instance for new classes, the new tensors count as dense, and the
     lineage no longer has the name and options of a built-in architecture.
     """
-    lineage: Lineage | None = model.__dict__.get(_ATTRIBUTE)
+    lineage: Lineage | None = model.__dict__.get(LINEAGE)
     shapes = _shapes(model)
     if lineage is None:
         lineage = Lineage(dense=shapes)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from secateur.framework.network.layers import prunable_weights, tensor_name
 from secateur.utils.errors import UsageError
@@ -129,18 +130,13 @@ class Masks(Mapping[str, Tensor]):
             A function without arguments that removes the hook.
         """
         hooks = optimizer._optimizer_step_post_hooks
-
-        def attached() -> list[int]:
-            masks = {key: getattr(hook, "__self__", None) for key, hook in hooks.items()}
-            return [key for key, it in masks.items() if isinstance(it, Masks) and it._model is self._model]
-
-        def end() -> None:
-            for key in attached():
-                del hooks[key]
-
-        if not attached():
-            optimizer.register_step_post_hook(self._after_step)
-        return end
+        for key, hook in hooks.items():
+            masks = getattr(hook, "__self__", None)
+            if isinstance(masks, Masks) and masks._model is self._model:
+                handle = RemovableHandle(hooks)
+                handle.id = key
+                return handle.remove
+        return optimizer.register_step_post_hook(self._after_step).remove
 
     def _after_step(self, *_: Any) -> None:
         self.apply()

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import named_modules, shortened, tensor_name
-from secateur.framework.network.lineage import has_lineage, lineage_of, set_lineage
+from secateur.framework.network.lineage import LINEAGE, has_lineage, lineage_of, set_lineage
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import same_bits
 
 #: names of a module's dicts and sets: parameters, buffers, submodules and hooks
 TABLES = tuple(name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))
-_LINEAGE = "_secateur_lineage"
 _PLAIN = (bool, int, float, complex, str, tuple, type(None), torch.dtype, torch.device)
 _ABSENT = object()
 #: kinds of changes by attribute; the others of TABLES are hooks
@@ -186,7 +185,7 @@ def _view(tensor: Tensor) -> tuple[Any, ...]:
 
 def _same_setting(key: str, one: object, other: object) -> bool:
     """Whether an attribute is unchanged, or neither value is a number, string or function to compute with."""
-    if one is other or key in (_LINEAGE, "training"):
+    if one is other or key in (LINEAGE, "training"):
         return True
     if isinstance(one, _PLAIN) and isinstance(other, _PLAIN):
         return type(one) is type(other) and repr(one) == repr(other)

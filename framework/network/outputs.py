@@ -7,12 +7,13 @@ from typing import Any
 from torch import Tensor, nn
 
 Hook = tuple[nn.Module, Callable[..., None]]
-#: maximum depth of nested objects that are searched
-DEPTH = 6
 
 
-def output_tensors(out: Any, depth: int = DEPTH) -> list[Tensor]:
-    """Return all tensors in sequences, mappings, sets, dataclasses and other objects, in a fixed order."""
+def output_tensors(out: Any, depth: int = 6) -> list[Tensor]:
+    """Return all tensors in sequences, mappings, sets, dataclasses and other objects, in a fixed order.
+
+    Objects that are nested deeper than `depth` are not searched.
+    """
     if isinstance(out, Tensor):
         return [out]
     if depth == 0 or isinstance(out, (str, bytes, int, float, complex, type(None))):

@@ -214,13 +214,13 @@ def is_ours(path: str | Path) -> bool:
 
 
 def _check_header(header: dict[str, Any], path: str | Path) -> None:
-    for key, kind in (("aliases", dict), ("options", dict), ("model", (str, type(None)))):
+    header.setdefault("dtypes", {})
+    for key, kind in (("aliases", dict), ("options", dict), ("model", (str, type(None))), ("dtypes", dict)):
         if key not in header or not isinstance(header[key], kind):
             raise UsageError(f"{path}: the header's '{key}' is damaged")
     if not all(isinstance(name, str) for name in header["aliases"].values()):
         raise UsageError(f"{path}: the header's 'aliases' must be names")
-    dtypes = header.get("dtypes", {})
-    if not isinstance(dtypes, dict) or not all(isinstance(x, str) and dtype_named(x) for x in dtypes.values()):
+    if not all(isinstance(dtype, str) and dtype_named(dtype) for dtype in header["dtypes"].values()):
         raise UsageError(f"{path}: the header's 'dtypes' is damaged")
 
 
@@ -290,7 +290,7 @@ def _check_masks(model: nn.Module, masks: dict[str, Tensor], values: dict[str, T
 
 def _wanted_dtypes(model: nn.Module, header: dict[str, Any], dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     """Return the dtype of each tensor of the model: the requested one, or else the recorded one."""
-    recorded, aliases = header.get("dtypes", {}), header["aliases"]
+    recorded, aliases = header["dtypes"], header["aliases"]
     wanted = {}
     for name, tensor in model.state_dict().items():
         saved = dtype_named(recorded.get(aliases.get(name, name), "float32"))

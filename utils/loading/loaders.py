@@ -23,7 +23,6 @@ NORMALIZATIONS = ("dataset", "unit", "imagenet")
 TUNING_SHARE = 0.2
 """Share of the training images that --tuning holds out for validation and test."""
 
-FLOAT_BYTES = 4
 PRELOAD_BATCH = 64
 """Images per batch when all images are decoded into memory."""
 
@@ -238,8 +237,9 @@ def make_loaders(
                               "device": device, "workers": workers}  # fmt: skip
     decoders = workers if preload else None
     source, targets = _open(dataset, True, size, decoders)
+    # of a batch, as uint8 and as float32
     pixels = min(batch_size, len(targets)) * dataset.in_channels * size**2
-    check_memory(pixels * (1 + FLOAT_BYTES), f"image_size {size} and batch_size {batch_size}: a batch")
+    check_memory(5 * pixels, f"image_size {size} and batch_size {batch_size}: a batch")
     kept, held = split(len(targets), TUNING_SHARE if tuning else val_share, seed)
     val = _loader(source, targets, held, limit=limit_test_batches, **common) if len(held) else None
     if random_shuffle_labels:
