@@ -1,13 +1,12 @@
 """Convolutions that PyTorch computes wrongly or with out-of-bounds writes on the CPU, and a replacement for them.
 
-`FAULTS` is the table. docs/known_upstream_faults.md describes how it was found, in which versions and with which
-instruction sets; `python -m benchmarks.convolutions` repeats the search. The checks depend on the structure of the
-network only, not on the processor, since the kernel that it selects is unknown.
+docs/known_upstream_faults.md describes how they were found, in which versions and with which instruction sets;
+`python -m benchmarks.convolutions` repeats the search. The checks depend on the structure of the network only, not
+on the processor, since the kernel that it selects is unknown.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,41 +14,19 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from secateur.framework.network.layers import shortened
 from secateur.utils.subsampled import SubsampledConv2d, subsampled
-
-#: number of layers named in a message
-SHOWN = 3
-
-
-@dataclass(frozen=True)
-class Fault:
-    """2-D convolutions on the CPU, in channels_last, with a faulty gradient of the weight."""
-
-    kernel: tuple[int, int]
-    #: minimum of the largest stride
-    stride: int
-    #: input channels of each conv group
-    inputs: range
-
-    def hits(self, weight: Tensor, stride: Sequence[int]) -> bool:
-        """Whether a convolution with this weight and stride is faulty."""
-        return (
-            weight.dim() == 4
-            and weight.device.type == "cpu"
-            and tuple(weight.shape[2:]) == self.kernel
-            and max(stride) >= self.stride
-            and weight.shape[1] in self.inputs
-        )
-
-
-#: out-of-bounds writes: torch 2.13.0 with oneDNN 3.12.0 on AVX2 (on AVX-512 with ONEDNN_MAX_CPU_ISA=AVX2),
-#: found by a run that crashed and confirmed by benchmarks/convolutions.py
-FAULTS = (Fault(kernel=(1, 1), stride=2, inputs=range(2, 8)),)
 
 
 def is_faulty(weight: Tensor, stride: Sequence[int]) -> bool:
-    """Whether a 2-D convolution with this weight and stride is in the table."""
-    return any(fault.hits(weight, stride) for fault in FAULTS)
+    """Whether a 2-D convolution on the CPU, in channels_last, has a faulty gradient of the weight.
+
+    The kernel is 1 x 1, the largest stride at least 2, and a conv group has 2 to 7 input channels: out-of-bounds
+    writes by torch 2.13.0 with oneDNN 3.12.0 on AVX2 (on AVX-512 with ONEDNN_MAX_CPU_ISA=AVX2), found by a run
+    that crashed and confirmed by benchmarks/convolutions.py.
+    """
+    pointwise = weight.dim() == 4 and weight.shape[2:] == (1, 1)
+    return pointwise and weight.device.type == "cpu" and max(stride) >= 2 and 2 <= weight.shape[1] <= 7
 
 
 def faulty_layers(model: nn.Module) -> list[str]:
@@ -70,9 +47,7 @@ def faulty_layers(model: nn.Module) -> list[str]:
 
 def explained(layers: Sequence[str]) -> str:
     """Return a message about these layers."""
-    more = f" and {len(layers) - SHOWN} more" if len(layers) > SHOWN else ""
-    names = ", ".join(f"'{name}'" for name in layers[:SHOWN]) + more
-    return f"PyTorch may corrupt memory when it trains {names} in channels_last on the CPU"
+    return f"PyTorch may corrupt memory when it trains {shortened(layers)} in channels_last on the CPU"
 
 
 def in_channels_last(tensors: Iterable[Tensor]) -> bool:
@@ -81,14 +56,12 @@ def in_channels_last(tensors: Iterable[Tensor]) -> bool:
 
 
 class _Subsampling(TorchFunctionMode):
-    """Computes the convolutions of the table by subsampling, in every module and function."""
+    """Computes the faulty convolutions by subsampling, in every module and function."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.conv2d:
-            return _convolved(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+        return (_convolved if func is torch.conv2d else func)(*args, **(kwargs or {}))
 
 
 def _convolved(
@@ -105,9 +78,7 @@ def _convolved(
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    return (value[0], value[0]) if len(value) == 1 else (value[0], value[1])
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
 
 
 def safe_convolutions(model: nn.Module) -> AbstractContextManager[Any]:

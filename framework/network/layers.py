@@ -1,5 +1,7 @@
 """Prunable layers, convolutions and linear layers, found by type, never by name; names of modules and tensors."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from secateur.framework.network.ordinary_tensors import check_memory
@@ -8,6 +10,8 @@ from secateur.utils.errors import UsageError
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+#: number of names in a message
+SHOWN = 3
 
 
 def named_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -68,6 +72,12 @@ def check_network(model: nn.Module) -> None:
 def tensor_name(module: str, attribute: str) -> str:
     """Return the `state_dict` name of a module's tensor; the root module has the name ''."""
     return f"{module}.{attribute}" if module else attribute
+
+
+def shortened(names: Sequence[str]) -> str:
+    """Return a few of the names, quoted, and the number of the others; the root module has the name ''."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(repr(name) if name else "the model" for name in names[:SHOWN]) + more
 
 
 def output_dim(module: nn.Module) -> int:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.masks import PREFIX
 
-_ATTRIBUTE = "_secateur_lineage"
+#: attribute of the model
+LINEAGE = "_secateur_lineage"
 
 
 @dataclass
@@ -39,10 +40,12 @@ class Lineage:
         before = self.kept.get((tensor, dim))
         self.kept[tensor, dim] = index.cpu().clone() if before is None else before[index.cpu()]
 
-    def forget(self, tensors: Set[str]) -> None:
-        """Drop the records of these tensors."""
-        self.dense = {name: shape for name, shape in self.dense.items() if name not in tensors}
-        self.kept = {key: index for key, index in self.kept.items() if key[0] not in tensors}
+    def follow(self, shapes: Mapping[str, tuple[int, ...]], new: Set[str] = frozenset()) -> None:
+        """Drop tensors without a shape, and record those that are `new` or unknown as dense."""
+        self.dense = {
+            name: shape if name in new else self.dense.get(name, shape) for name, shape in shapes.items()
+        }
+        self.kept = {key: index for key, index in self.kept.items() if key[0] in shapes.keys() - new}
 
     def expected(self, tensor: str) -> tuple[int, ...] | None:
         """Return the shape of a tensor after the recorded cuts; None for an unknown tensor."""
@@ -54,12 +57,12 @@ class Lineage:
 
 def has_lineage(model: nn.Module) -> bool:
     """Whether the model has a lineage."""
-    return _ATTRIBUTE in model.__dict__
+    return LINEAGE in model.__dict__
 
 
 def was_pruned(model: nn.Module) -> bool:
     """Whether the model was cut or masked; fast enough to be called for every batch."""
-    lineage: Lineage | None = model.__dict__.get(_ATTRIBUTE)
+    lineage: Lineage | None = model.__dict__.get(LINEAGE)
     if lineage is not None and lineage.kept:
         return True
     return any(name.startswith(PREFIX) for module in model.modules() for name in module._buffers)
@@ -67,7 +70,7 @@ def was_pruned(model: nn.Module) -> bool:
 
 def set_lineage(model: nn.Module, lineage: Lineage) -> None:
     """Set the lineage of a model, for instance to that of the model it is a copy of."""
-    model.__dict__[_ATTRIBUTE] = lineage
+    model.__dict__[LINEAGE] = lineage
 
 
 def lineage_of(model: nn.Module) -> Lineage:
@@ -76,24 +79,16 @@ def lineage_of(model: nn.Module) -> Lineage:
     If the user has replaced layers since, for instance for new classes, the new tensors count as dense, and the
     lineage no longer has the name and options of a built-in architecture.
     """
-    lineage: Lineage | None = model.__dict__.get(_ATTRIBUTE)
+    lineage: Lineage | None = model.__dict__.get(LINEAGE)
+    shapes = _shapes(model)
     if lineage is None:
-        lineage = Lineage(dense=_shapes(model))
+        lineage = Lineage(dense=shapes)
         set_lineage(model, lineage)
-    else:
-        _follow_swaps(lineage, _shapes(model))
+    swapped = {name for name, shape in shapes.items() if lineage.expected(name) != shape}
+    if swapped or lineage.dense.keys() - shapes.keys():
+        lineage.follow(shapes, swapped)
+        lineage.name, lineage.options, lineage.output_layers, lineage.dense_macs = None, {}, None, {}
     return lineage
-
-
-def _follow_swaps(lineage: Lineage, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Drop tensors that no longer exist, and record tensors of unexpected shapes as dense."""
-    swapped = [name for name, shape in shapes.items() if lineage.expected(name) != shape]
-    missing = lineage.dense.keys() - shapes.keys()
-    if not swapped and not missing:
-        return
-    lineage.forget({*swapped, *missing})
-    lineage.dense = {name: lineage.dense.get(name, shape) for name, shape in shapes.items()}
-    lineage.name, lineage.options, lineage.output_layers, lineage.dense_macs = None, {}, None, {}
 
 
 def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -131,10 +126,7 @@ def same_network(model: nn.Module) -> Iterator[None]:
     """
     lineage = lineage_of(model)
     yield
-    shapes = _shapes(model)
-    lineage.forget(lineage.dense.keys() - shapes.keys())
-    for name, shape in shapes.items():
-        lineage.dense.setdefault(name, shape)
+    lineage.follow(_shapes(model))
 
 
 #: tensor name -> dimension -> kept positions, ascending

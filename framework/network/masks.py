@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from secateur.framework.network.layers import prunable_weights, tensor_name
 from secateur.utils.errors import UsageError
@@ -129,17 +130,16 @@ class Masks(Mapping[str, Tensor]):
             A function without arguments that removes the hook.
         """
         hooks = optimizer._optimizer_step_post_hooks
+        for key, hook in hooks.items():
+            masks = getattr(hook, "__self__", None)
+            if isinstance(masks, Masks) and masks._model is self._model:
+                handle = RemovableHandle(hooks)
+                handle.id = key
+                return handle.remove
+        return optimizer.register_step_post_hook(self._after_step).remove
 
-        def attached() -> list[int]:
-            return [key for key, hook in hooks.items() if isinstance(hook, _Reapply) and hook.model is self._model]
-
-        def end() -> None:
-            for key in attached():
-                del hooks[key]
-
-        if not attached():
-            optimizer.register_step_post_hook(_Reapply(self))
-        return end
+    def _after_step(self, *_: Any) -> None:
+        self.apply()
 
     def _paired(self) -> tuple[list[Tensor], list[Tensor]]:
         # A cut replaces parameters and masks, but not their modules. The modules are collected again only if masks
@@ -147,14 +147,8 @@ class Masks(Mapping[str, Tensor]):
         if self._walked != Masks._changes:
             self._places = [(module, attribute) for _, module, attribute in self._masked()]
             self._walked = Masks._changes
-        parameters: list[Tensor] = []
-        masks: list[Tensor] = []
-        for module, attribute in self._places:
-            parameter, mask = module._parameters[attribute], module._buffers[PREFIX + attribute]
-            assert parameter is not None and mask is not None
-            parameters.append(parameter)
-            masks.append(mask)
-        return parameters, masks
+        parameters = [getattr(module, attribute) for module, attribute in self._places]
+        return parameters, [getattr(module, PREFIX + attribute) for module, attribute in self._places]
 
     @property
     def sparsity(self) -> float:
@@ -165,13 +159,3 @@ class Masks(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"Masks({len(self)} tensors, {self.sparsity:.2%} of the prunable weights held at zero)"
-
-
-class _Reapply:
-    """A step post-hook that applies masks; its type shows whether an optimizer has one for a model."""
-
-    def __init__(self, masks: Masks) -> None:
-        self.model, self._masks = masks._model, masks
-
-    def __call__(self, _optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
-        self._masks.apply()

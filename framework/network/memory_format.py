@@ -9,6 +9,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,14 @@ def fast_multiple(device: torch.device) -> int:
     """
 
     def measure() -> str:
-        costs = _costs(device)
+        timings = []
+        for width in WIDTHS:
+            given = torch.randn(8, width, 14, 14, device=device)
+            weight = torch.randn(width, width, 3, 3, device=device)
+            timings.append(partial(seconds_of, device, nn.functional.conv2d, given, weight, padding=1))
+        with torch.inference_mode():
+            times = medians(timings, repeats=7)
+        costs = {width: seconds / width**2 for width, seconds in zip(WIDTHS, times, strict=True)}
         means = {n: statistics.mean(costs[width] for width in WIDTHS if width % n == 0) for n in MULTIPLES}
         return str(next(n for n in MULTIPLES if means[n] <= NEARLY * min(means.values())))
 
@@ -76,25 +84,23 @@ def fast_multiple(device: torch.device) -> int:
 
 
 def _cached(facts: Sequence[Any], allowed: Collection[str], measure: Callable[[], str]) -> str:
-    """Return the cached result of a measurement that depends on `facts`; measure if it is unknown or invalid."""
+    """Return the cached result of a measurement that depends on `facts`; measure if it is unknown or invalid.
+
+    An unreadable or unwritable cache only costs a measurement.
+    """
     key = hashlib.sha256(repr(facts).encode()).hexdigest()
-    cache = _read_cache()
+    file = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "secateur" / "memory_formats.json"
+    known: Any = None
+    with suppress(UsageError):
+        known = read_json(file, RESULTS)
+    entries = known.items() if isinstance(known, dict) else ()
+    cache = {entry: name for entry, name in entries if isinstance(name, str)}
     if cache.get(key) not in allowed:
         cache[key] = measure()
-        _write_cache(cache)
+        with suppress(OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, cache)
     return cache[key]
-
-
-def _costs(device: torch.device) -> dict[int, float]:
-    """Return width -> median seconds of a convolution, divided by width^2."""
-    with torch.inference_mode():
-        timings = []
-        for width in WIDTHS:
-            given = torch.randn(8, width, 14, 14, device=device)
-            weight = torch.randn(width, width, 3, 3, device=device)
-            timings.append(partial(seconds_of, device, nn.functional.conv2d, given, weight, padding=1))
-        times = medians(timings, repeats=7)
-    return {width: seconds / width**2 for width, seconds in zip(WIDTHS, times, strict=True)}
 
 
 def lay_out(model: nn.Module, layout: torch.memory_format, optimizer: torch.optim.Optimizer | None = None) -> None:
@@ -125,11 +131,20 @@ def usable_format(name: str, *models: nn.Module) -> tuple[str, str]:
 
 def _measure(model: nn.Module, example_input: Tensor, samples: int = SAMPLES) -> str:
     inputs = example_input[:1].expand(samples, *example_input.shape[1:])
-    before = _layout(model)
+    wide = [p for p in model.parameters() if p.dim() == 4 and not p.is_contiguous()]
+    before = torch.channels_last if wide else torch.contiguous_format
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    # the weights of linear layers, most of those of VGG16, do not depend on the format
+    trained = [parameter for parameter in trained if parameter.dim() > 3] or trained
 
     def timing(layout: torch.memory_format) -> float:
         lay_out(model, layout)
-        return _pass(model, inputs.contiguous(memory_format=layout))
+        laid_out = inputs.contiguous(memory_format=layout)
+        with scoring(model):
+            return seconds_of(
+                inputs.device,
+                lambda: torch.autograd.grad(model(laid_out).square().mean(), trained, allow_unused=True),
+            )
 
     try:
         times = medians([partial(timing, layout) for layout in MEMORY_FORMATS.values()], REPEATS)
@@ -139,45 +154,7 @@ def _measure(model: nn.Module, example_input: Tensor, samples: int = SAMPLES) ->
     return "channels_last" if seconds["channels_last"] < MARGIN * seconds["contiguous"] else "contiguous"
 
 
-def _layout(model: nn.Module) -> torch.memory_format:
-    wide = [p for p in model.parameters() if p.dim() == 4 and not p.is_contiguous()]
-    return torch.channels_last if wide else torch.contiguous_format
-
-
-def _pass(model: nn.Module, inputs: Tensor) -> float:
-    # the weights of linear layers, most of those of VGG16, do not depend on the format
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad and parameter.dim() > 3]
-    parameters = parameters or [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with scoring(model):
-        return seconds_of(
-            inputs.device,
-            lambda: torch.autograd.grad(model(inputs).square().mean(), parameters, allow_unused=True),
-        )
-
-
 def _hardware(device: torch.device) -> list[Any]:
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor
     return [torch.__version__, device.type, name, torch.get_num_threads()]
-
-
-def _cache_file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "secateur" / "memory_formats.json"
-
-
-def _read_cache() -> dict[str, str]:
-    try:
-        cache = read_json(_cache_file(), RESULTS)
-    except UsageError:  # an unreadable cache only costs a measurement
-        return {}
-    return {key: name for key, name in cache.items() if isinstance(name, str)} if isinstance(cache, dict) else {}
-
-
-def _write_cache(known: dict[str, str]) -> None:
-    """Write the cache; an error is ignored, since it only costs a measurement next time."""
-    try:
-        _cache_file().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_cache_file(), known)
-    except OSError:
-        return

@@ -9,18 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import named_modules, named_tensors, tensor_name
-from secateur.framework.network.lineage import has_lineage, lineage_of, set_lineage
+from secateur.framework.network.layers import named_modules, shortened, tensor_name
+from secateur.framework.network.lineage import LINEAGE, has_lineage, lineage_of, set_lineage
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import same_bits
 
 #: names of a module's dicts and sets: parameters, buffers, submodules and hooks
 TABLES = tuple(name for name, value in vars(nn.Module()).items() if isinstance(value, (dict, set)))
-_LINEAGE = "_secateur_lineage"
 _PLAIN = (bool, int, float, complex, str, tuple, type(None), torch.dtype, torch.device)
 _ABSENT = object()
-#: number of tensors or modules that a message names; of the others it gives the number
-SHOWN = 3
+#: kinds of changes by attribute; the others of TABLES are hooks
+_KINDS = {"_modules": "submodules", "training": "the mode (train or eval)"} | dict.fromkeys(
+    ["_parameters", "_buffers", "_non_persistent_buffers_set"], "the tensors themselves"
+)
 
 #: kind of a change -> names of the tensors or modules
 Changes = dict[str, list[str]]
@@ -36,10 +37,8 @@ class ModelState:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._modules = [ModuleState(name, module) for name, module in named_modules(model).items()]
-        first: dict[int, tuple[str, Tensor]] = {}
-        for name, tensor in named_tensors(model).items():
-            first.setdefault(id(tensor), (name, tensor))
-        self._tensors = [_TensorState(name, tensor) for name, tensor in first.values()]
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        self._tensors = [_TensorState(name, tensor) for name, tensor in tensors]
         self._lineage = copy.deepcopy(lineage_of(model)) if has_lineage(model) else None
 
     def restore(self, example: Tensor | None = None) -> Changes:
@@ -69,13 +68,8 @@ class ModelState:
 
 def described(changes: Changes) -> str:
     """Return a one-line text, such as "values of 'conv1.weight', 'conv2.weight'; hooks of 'conv1'"."""
-    parts = []
-    for kind, names in changes.items():
-        unique = list(dict.fromkeys(names))
-        shown = ", ".join(repr(name) if name else "the model" for name in unique[:SHOWN])
-        more = f" and {len(unique) - SHOWN} more" if len(unique) > SHOWN else ""
-        parts.append(f"{kind} of {shown}{more}" if shown else kind)
-    return "; ".join(parts)
+    unique = {kind: list(dict.fromkeys(names)) for kind, names in changes.items()}
+    return "; ".join(f"{kind} of {shortened(names)}" if names else kind for kind, names in unique.items())
 
 
 class ModuleState:
@@ -83,47 +77,35 @@ class ModuleState:
 
     def __init__(self, name: str, module: nn.Module) -> None:
         self.name, self._module, self._class = name, module, type(module)
+        self.is_torchs = self._class.__module__.startswith("torch.nn.modules")
         self._attributes = dict(vars(module))
-        self._tables: dict[str, dict[Any, Any] | set[Any]] = {
-            key: dict(value) if isinstance(value, dict) else set(value)
-            for key, value in vars(module).items()
-            if isinstance(value, (dict, set))
-        }
-
-    @property
-    def is_torchs(self) -> bool:
-        """Whether the class of the module is one of torch's."""
-        return self._class.__module__.startswith("torch.nn.modules")
+        tables = {key: value for key, value in vars(module).items() if isinstance(value, (dict, set))}
+        self._tables = {key: copy.copy(table) for key, table in tables.items()}
 
     def restore(self) -> Iterator[str]:
         """Restore everything but the attributes, and yield the kinds of changes."""
         if type(self._module) is not self._class:
             self._module.__class__ = self._class
             yield "the class"
-        for key in [key for key in TABLES if key in self._tables]:
-            if vars(self._module).get(key) is not self._attributes[key] or not self._is_same_table(key):
+        now = vars(self._module)
+        for key in (*TABLES, "training"):
+            before = self._attributes.get(key)
+            if now.get(key) is not before or _entries(before) != _entries(self._tables.get(key, before)):
                 self.put_back(key)
-                yield _kind_of_table(key)
-        if self._module.training != self._attributes["training"]:
-            self.put_back("training")
-            yield "the mode (train or eval)"
+                yield _KINDS.get(key, "hooks")
 
     def roll_back(self) -> None:
         """Restore the class and all attributes."""
-        if type(self._module) is not self._class:
-            self._module.__class__ = self._class
+        self._module.__class__ = self._class
         vars(self._module).clear()
         for key in self._attributes:
             self.put_back(key)
 
     def changed_attributes(self) -> list[str]:
         """Return the names of attributes with another number, string or function."""
-        now = vars(self._module)
-        return [
-            key
-            for key in {**self._attributes, **now}
-            if not _same_setting(key, self._attributes.get(key, _ABSENT), now.get(key, _ABSENT))
-        ]
+        before, now = self._attributes, vars(self._module)
+        keys = {**before, **now}
+        return [key for key in keys if not _same_setting(key, before.get(key, _ABSENT), now.get(key, _ABSENT))]
 
     def put_back(self, key: str) -> None:
         """Restore an attribute; a dict or set is the same object as before, since others may refer to it."""
@@ -135,12 +117,10 @@ class ModuleState:
             value.clear()
             value.update(self._tables[key])
 
-    def _is_same_table(self, key: str) -> bool:
-        table: Any = self._attributes[key]
-        before: Any = self._tables[key]
-        if isinstance(table, dict):
-            return list(table) == list(before) and all(table[name] is before[name] for name in before)
-        return bool(table == before)
+
+def _entries(table: Any) -> Any:
+    """Return what is compared of a table: of a dict the keys, in order, and the identities of the values."""
+    return [(key, id(value)) for key, value in table.items()] if isinstance(table, dict) else table
 
 
 class _TensorState:
@@ -188,7 +168,8 @@ class _Memory:
 
     def put_back(self) -> bool:
         """Restore memory and values, and return whether they had changed."""
-        rebound, written = _rebound(self._tensor, self._memory), not same_bits(self._memory, self._values)
+        rebound = _view(self._tensor) != _view(self._memory)
+        written = not same_bits(self._memory, self._values)
         if rebound:
             self._tensor.data = self._memory
         if written:
@@ -196,23 +177,15 @@ class _Memory:
         return rebound or written
 
 
-def _rebound(tensor: Tensor, memory: Tensor) -> bool:
-    """Whether the tensor has other memory, or another view of it, than before."""
-    same = tensor.shape == memory.shape and tensor.dtype == memory.dtype and tensor.device == memory.device
-    if not same or tensor.layout is not torch.strided:
-        return not same
-    return tensor.stride() != memory.stride() or tensor.data_ptr() != memory.data_ptr()
-
-
-def _kind_of_table(key: str) -> str:
-    if "hook" in key:
-        return "hooks"
-    return "submodules" if key == "_modules" else "the tensors themselves"
+def _view(tensor: Tensor) -> tuple[Any, ...]:
+    """Return the facts by which a view of the memory differs from another."""
+    place = (tensor.stride(), tensor.data_ptr()) if tensor.layout is torch.strided else ()
+    return tensor.shape, tensor.dtype, tensor.device, *place
 
 
 def _same_setting(key: str, one: object, other: object) -> bool:
     """Whether an attribute is unchanged, or neither value is a number, string or function to compute with."""
-    if one is other or key in (_LINEAGE, "training"):
+    if one is other or key in (LINEAGE, "training"):
         return True
     if isinstance(one, _PLAIN) and isinstance(other, _PLAIN):
         return type(one) is type(other) and repr(one) == repr(other)

@@ -36,13 +36,16 @@ def ordinary(value: Any) -> Any:
 
 def check_dense(where: str, tensor: Tensor) -> None:
     """Raise UsageError, beginning with `where`, for a tensor that is not dense or has no values."""
-    kind = "nested" if tensor.is_nested else "meta" if tensor.is_meta else None
-    if kind is None and tensor.is_quantized:
-        kind = "quantized"
-    if kind is None and tensor.layout is not torch.strided:
-        kind = str(tensor.layout).removeprefix("torch.")
-    if kind is not None:
+    kind = unusual_kind(tensor)
+    if kind:
         raise UsageError(f"{where} must be a dense tensor with values, got a {kind} one")
+
+
+def unusual_kind(tensor: Tensor) -> str:
+    """Return "nested", "meta", "quantized" or a layout such as "sparse_coo"; "" for a dense tensor with values."""
+    kinds = {"nested": tensor.is_nested, "meta": tensor.is_meta, "quantized": tensor.is_quantized}
+    layout = "" if tensor.layout is torch.strided else str(tensor.layout).removeprefix("torch.")
+    return next((kind for kind, applies in kinds.items() if applies), layout)
 
 
 def check_memory(owner: str, tensors: Mapping[str, Tensor]) -> None:

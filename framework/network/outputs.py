@@ -6,12 +6,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-#: maximum depth of nested objects that are searched
-DEPTH = 6
+Hook = tuple[nn.Module, Callable[..., None]]
 
 
-def output_tensors(out: Any, depth: int = DEPTH) -> list[Tensor]:
-    """Return all tensors in sequences, mappings, sets, dataclasses and other objects, in a fixed order."""
+def output_tensors(out: Any, depth: int = 6) -> list[Tensor]:
+    """Return all tensors in sequences, mappings, sets, dataclasses and other objects, in a fixed order.
+
+    Objects that are nested deeper than `depth` are not searched.
+    """
     if isinstance(out, Tensor):
         return [out]
     if depth == 0 or isinstance(out, (str, bytes, int, float, complex, type(None))):
@@ -27,9 +29,10 @@ def output_tensors(out: Any, depth: int = DEPTH) -> list[Tensor]:
 
 
 @contextmanager
-def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
-    """Register forward hooks, and remove them on exit."""
-    handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
+def hooked(hooks: Iterable[Hook], before: Iterable[Hook] = ()) -> Iterator[None]:
+    """Register forward hooks, and those to be called before the forward pass, and remove them on exit."""
+    handles = [module.register_forward_pre_hook(hook, with_kwargs=True) for module, hook in before]
+    handles += [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
     try:
         yield
     finally:

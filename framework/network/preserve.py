@@ -13,8 +13,6 @@ from secateur.framework.network.copies import replace_tensors
 from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.masks import PREFIX
 
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
 
 @contextmanager
 def preserved_state(model: nn.Module) -> Iterator[None]:
@@ -37,8 +35,12 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter, requires_grad in trainable.items():
             parameter.requires_grad_(requires_grad)
-        for module, name, buffer, version, copy in buffers:
-            _restore(module, name, buffer, version, copy)
+        with torch.no_grad():
+            for module, name, buffer, version, copy in buffers:
+                module._buffers[name] = buffer
+                # not every write increases the version: batch norm in training mode does not on the CPU
+                if buffer._version != version or not same_bits(buffer, copy):
+                    buffer.copy_(copy)
 
 
 @contextmanager
@@ -53,24 +55,13 @@ def random_numbers_as_before() -> Iterator[None]:
         np.random.set_state(of_numpy)
 
 
-@torch.no_grad()
-def _restore(module: nn.Module, name: str, buffer: Tensor, version: int, copy: Tensor) -> None:
-    module._buffers[name] = buffer
-    # not every write increases the version: batch norm in training mode does not on the CPU
-    if buffer._version != version or not same_bits(buffer, copy):
-        buffer.copy_(copy)
-
-
 def same_bits(one: Tensor, other: Tensor) -> bool:
     """Whether two tensors of one shape and dtype have the same bits; True for meta and sparse tensors."""
     if one.is_meta or one.layout is not torch.strided:
         return True
     if one.is_quantized:
         return torch.equal(one, other)
-    if one.is_complex():
-        one, other = torch.view_as_real(one.resolve_conj()), torch.view_as_real(other.resolve_conj())
-    integers = _INTEGERS[one.element_size()]
-    return torch.equal(one.view(integers), other.view(integers))
+    return torch.equal(*(x.resolve_conj().resolve_neg().reshape(-1).view(torch.uint8) for x in (one, other)))
 
 
 @contextmanager

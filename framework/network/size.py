@@ -14,10 +14,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
-from torch.utils.hooks import RemovableHandle
 
 from secateur.framework.network.layers import prunable_layers, prunable_weights, tensor_name
 from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import preserved_state
 
 
@@ -60,15 +60,10 @@ def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, 
 
         return hook
 
-    handles: list[RemovableHandle] = []
-    for name, module in prunable_layers(model).items():  # the total after the layer minus that before it
-        handles.append(module.register_forward_pre_hook(adding(name, -1)))
-        handles.append(module.register_forward_hook(adding(name, 1)))
-    try:
+    layers = prunable_layers(model)  # the total after the layer minus that before it
+    before, after = ([(module, adding(name, sign)) for name, module in layers.items()] for sign in (-1, 1))
+    with hooked(after, before):
         counter.run(example_input)
-    finally:
-        for handle in handles:
-            handle.remove()
     return counter.total, by_layer
 
 

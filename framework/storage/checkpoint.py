@@ -151,8 +151,9 @@ def load_model(path: str | Path, model: nn.Module | None = None, *, dtype: torch
     check_fits(model, everywhere, values, wanted, path)
     _check_masks(model, masks, values, path)
     values = converted(values, wanted, path)
-    if not given and _has_unsaved_buffers(model):  # buffers outside the file have no values on the meta device
-        model = _construct(header, path)
+    saved = model.state_dict()
+    if not given and any(buffer.is_meta for name, buffer in model.named_buffers() if name not in saved):
+        model = _construct(header, path)  # buffers outside the file have no values on the meta device
     lineage = lineage_of(model)  # recorded from the dense network before it is filled
     _fill(model, values)
     lineage.kept = everywhere
@@ -190,11 +191,6 @@ def _construct(header: dict[str, Any], path: str | Path) -> nn.Module:
     return model
 
 
-def _has_unsaved_buffers(model: nn.Module) -> bool:
-    saved = model.state_dict()
-    return any(buffer.is_meta for name, buffer in model.named_buffers() if name not in saved)
-
-
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return all tensors and the header; raise UsageError unless `save_model` wrote the file."""
     path = Path(path)
@@ -218,29 +214,29 @@ def is_ours(path: str | Path) -> bool:
 
 
 def _check_header(header: dict[str, Any], path: str | Path) -> None:
-    for key, kind in (("aliases", dict), ("options", dict), ("model", (str, type(None)))):
+    header.setdefault("dtypes", {})
+    for key, kind in (("aliases", dict), ("options", dict), ("model", (str, type(None))), ("dtypes", dict)):
         if key not in header or not isinstance(header[key], kind):
             raise UsageError(f"{path}: the header's '{key}' is damaged")
     if not all(isinstance(name, str) for name in header["aliases"].values()):
         raise UsageError(f"{path}: the header's 'aliases' must be names")
-    dtypes = header.get("dtypes", {})
-    if not isinstance(dtypes, dict) or not all(isinstance(x, str) and dtype_named(x) for x in dtypes.values()):
+    if not all(isinstance(dtype, str) and dtype_named(dtype) for dtype in header["dtypes"].values()):
         raise UsageError(f"{path}: the header's 'dtypes' is damaged")
 
 
 def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors of the state by their first name, and the other names of shared tensors as aliases."""
-    first: dict[int, str] = {}
+    names: dict[int, str] = {}
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     storages: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if not isinstance(tensor, Tensor):
             raise UsageError(f"{type(model).__name__} has '{name}' in its state, which is not a tensor")
-        if id(tensor) in first:
-            aliases[name] = first[id(tensor)]
+        first = names.setdefault(id(tensor), name)
+        if first != name:
+            aliases[name] = first
             continue
-        first[id(tensor)] = name
         storage = tensor.untyped_storage().data_ptr()
         # safetensors refuses tensors that share memory; views are saved as copies
         tensors[name] = tensor.detach().cpu().clone() if storage in storages else tensor.detach().cpu()
@@ -294,7 +290,7 @@ def _check_masks(model: nn.Module, masks: dict[str, Tensor], values: dict[str, T
 
 def _wanted_dtypes(model: nn.Module, header: dict[str, Any], dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     """Return the dtype of each tensor of the model: the requested one, or else the recorded one."""
-    recorded, aliases = header.get("dtypes", {}), header["aliases"]
+    recorded, aliases = header["dtypes"], header["aliases"]
     wanted = {}
     for name, tensor in model.state_dict().items():
         saved = dtype_named(recorded.get(aliases.get(name, name), "float32"))

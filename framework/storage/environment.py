@@ -19,17 +19,23 @@ PACKAGES = (
 
 def describe_environment(device: str, root: Path) -> dict[str, Any]:
     """Return a JSON-serialisable description of this process; `root` is the source tree to read the commit of."""
+    torch = sys.modules.get("torch")  # None if this process has not imported it
+    cpu = _cpu_model()
+    device_name = cpu if device == "cpu" else device
+    if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
+        device_name = torch.cuda.get_device_name(device)
     return {
         # not that of the metadata: another version may be installed
         "secateur": importlib.import_module("secateur").__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
-        "cpu": _cpu_model(),
-        "cores": _cores(),
-        "threads": _threads(),
+        "cpu": cpu,
+        # those that this process may use
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads() if torch is not None else None,
         "device": device,
-        "device_name": _device_name(device),
+        "device_name": device_name,
         "git": git_state(root),
     }
 
@@ -70,20 +76,3 @@ def _cpu_model() -> str:
         if name is not None:
             return name[1].strip()
     return platform.processor() or platform.machine()
-
-
-def _cores() -> int | None:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _threads() -> int | None:
-    torch = sys.modules.get("torch")  # None if this process has not imported it
-    return torch.get_num_threads() if torch is not None else None
-
-
-def _device_name(device: str) -> str:
-    torch = sys.modules.get("torch")
-    if device.startswith("cuda") and torch is not None and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name(device))
-    return _cpu_model() if device == "cpu" else device

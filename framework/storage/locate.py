@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from secateur.framework.settings.run_config import RunConfig
@@ -67,18 +68,13 @@ def _subfolders(results_dir: str | Path) -> list[str]:
 
 
 def _age(folder: RunFolder) -> tuple[str, int, str]:
-    written = max((_written(folder.models / f"{stem}{SUFFIX}") for stem in folder.stems()), default=0)
+    written = 0
+    for stem in folder.stems():
+        with suppress(OSError):  # removed in the meantime
+            written = max(written, (folder.models / f"{stem}{SUFFIX}").stat().st_mtime_ns)
     stamp = STAMP.match(folder.name)
     moment = time.strftime("%Y-%m-%d_%H-%M-%S", time.localtime(min(written // 10**9, LAST_SECOND)))
     return (stamp.group() if stamp else moment), written, folder.name
-
-
-def _written(file: Path) -> int:
-    """Return the modification time of a file in nanoseconds; 0 if it was removed in the meantime."""
-    try:
-        return max(0, file.stat().st_mtime_ns)
-    except OSError:
-        return 0
 
 
 def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -> RunFolder:

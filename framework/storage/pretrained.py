@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import prunable_weights
+from secateur.framework.network.ordinary_tensors import unusual_kind
 from secateur.framework.storage.checkpoint import check_fits
 from secateur.framework.storage.precision import check_finite, converted
 from secateur.utils.errors import UsageError
@@ -24,7 +25,7 @@ DOTTED = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
 #: auxiliary heads of googlenet and inception_v3 that only training uses; they are not built here
 AUXILIARY_HEAD = re.compile(r"(?:aux[12]|AuxLogits)\.")
 COUNTER = "num_batches_tracked"
-SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc)
+SPARSE = ("sparse_coo", "sparse_csr", "sparse_csc", "sparse_bsr", "sparse_bsc")
 #: number of bytes that every zip archive of tensors may unpack to
 LEAST_BYTES = 2**20
 
@@ -88,25 +89,11 @@ def _tensors_of(content: Any, file: Path) -> dict[str, Tensor]:
             shown = f"'{name}'" if isinstance(name, str) else f"a key of type {type(name).__name__}"
             raise UsageError(one_line(f"{file}: {shown} is {type(tensor).__name__}, not a named tensor: "
                                       f"a state dict is needed, alone or under {', '.join(NESTED)}"))  # fmt: skip
-    return {name: _plain(name, tensor, file) for name, tensor in content.items()}
-
-
-def _plain(name: str, tensor: Tensor, file: Path) -> Tensor:
-    """Return the tensor detached; raise UsageError unless it is a dense or sparse tensor of a class of torch."""
-    kind = None
-    if type(tensor) not in (Tensor, nn.Parameter, nn.Buffer):
-        kind = type(tensor).__name__
-    elif tensor.is_meta:
-        kind = "on the meta device, without values"
-    elif tensor.is_nested:
-        kind = "a nested tensor"
-    elif tensor.is_quantized:
-        kind = f"quantized ({str(tensor.dtype).removeprefix('torch.')})"
-    elif tensor.layout not in (torch.strided, *SPARSE):
-        kind = str(tensor.layout)
-    if kind is not None:
-        raise UsageError(f"{file}: '{name}' is {kind}; dense or sparse tensors with values are needed")
-    return tensor.detach()
+        is_torchs = type(tensor) in (Tensor, nn.Parameter, nn.Buffer)
+        kind = unusual_kind(tensor) if is_torchs else type(tensor).__name__
+        if kind and kind not in SPARSE:
+            raise UsageError(f"{file}: '{name}' is {kind}; dense or sparse tensors with values are needed")
+    return {name: tensor.detach() for name, tensor in content.items()}
 
 
 def _dense(tensor: Tensor) -> Tensor:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import datetime
 import glob
-import itertools
 import os
 import re
 from pathlib import Path
@@ -155,11 +154,11 @@ def _new_folder(config: RunConfig) -> Path:
 
 def _make_unused(path: Path) -> Path:
     """Create `path`, or the first of path_2, path_3, ... that does not exist, without races between processes."""
-    for number in itertools.count(1):
-        candidate = path if number == 1 else path.with_name(f"{path.name}_{number}")
+    candidate, number = path, 1
+    while True:
         try:
             os.mkdir(candidate)
             return candidate
         except FileExistsError:
-            continue
-    raise AssertionError("itertools.count ends never")
+            number += 1
+            candidate = path.with_name(f"{path.name}_{number}")

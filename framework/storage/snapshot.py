@@ -19,46 +19,32 @@ def copy_tree(source: Path, target: Path, skip: Collection[Path] = (), top_never
     Excluded are version control, virtual environments, caches, run folders, files over 50 MB, symbolic links to
     targets outside `source`, the folders `skip`, unreadable files and, at the top level, the names `top_never`.
     """
-    root = source.resolve()
-    _copy(root, target, root, {path.resolve() for path in skip}, frozenset(top_never))
+    root, skipped = source.resolve(), {path.resolve() for path in skip}
+    for place, folders, files in os.walk(root):  # neither links to folders nor unreadable folders are entered
+        folder, copy = Path(place), target / Path(place).relative_to(root)
+        never = NEVER.union(top_never) if folder == root else NEVER
+        folders[:] = [name for name in folders if name not in never and _is_part(folder / name, skipped)]
+        copy.mkdir(parents=True, exist_ok=True)
+        for name in set(files) - never:
+            try:
+                if _is_source(folder / name, root, skipped):
+                    shutil.copy2(folder / name, copy / name)
+            except (FileNotFoundError, PermissionError) as error:
+                # removed in the meantime or unreadable: not part of the source that this run has imported
+                if error.filename is None or Path(error.filename).is_relative_to(target):
+                    raise
 
 
-def _copy(folder: Path, target: Path, root: Path, skip: Collection[Path], never: Collection[str]) -> None:
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)  # first, since it may be unreadable
-    target.mkdir(parents=True, exist_ok=True)
-    for entry in entries:
-        if entry.name in NEVER or entry.name in never:
-            continue
-        try:
-            _copy_entry(entry, target, root, skip)
-        except (FileNotFoundError, PermissionError) as error:
-            # removed in the meantime or unreadable: not part of the source that this run has imported
-            if error.filename is None or Path(error.filename).is_relative_to(target):
-                raise
+def _is_part(folder: Path, skipped: Collection[Path]) -> bool:
+    """Whether a folder is part of the source: not to be skipped, no virtual environment and no run folder."""
+    is_run = os.path.isfile(folder / "command.txt") and os.path.isdir(folder / "codebase")
+    return folder not in skipped and not is_run and not os.path.exists(folder / "pyvenv.cfg")
 
 
-def _copy_entry(entry: os.DirEntry[str], target: Path, root: Path, skip: Collection[Path]) -> None:
-    path = Path(entry.path)
-    if entry.is_dir(follow_symlinks=False):
-        if path not in skip and not _is_environment(path) and not is_run_folder(path):
-            _copy(path, target / entry.name, root, skip, ())
-    elif _is_source(path, entry, root, skip):
-        shutil.copy2(path, target / entry.name)
-
-
-def _is_source(path: Path, entry: os.DirEntry[str], root: Path, skip: Collection[Path]) -> bool:
-    if entry.is_symlink():  # links may be circular or lead outside the source tree
-        real = path.resolve()
-        inside = real.is_relative_to(root) and not any(real.is_relative_to(folder) for folder in skip)
+def _is_source(file: Path, root: Path, skipped: Collection[Path]) -> bool:
+    if file.is_symlink():  # links may be circular or lead outside the source tree
+        real = file.resolve()
+        inside = real.is_relative_to(root) and not any(real.is_relative_to(folder) for folder in skipped)
         if not inside or NEVER.intersection(real.relative_to(root).parts):
             return False
-    return path.is_file() and path.stat().st_size <= LARGEST
-
-
-def _is_environment(folder: Path) -> bool:
-    return (folder / "pyvenv.cfg").exists()
-
-
-def is_run_folder(folder: Path) -> bool:
-    """Whether a folder is the folder of a run."""
-    return (folder / "command.txt").is_file() and (folder / "codebase").is_dir()
+    return file.is_file() and file.stat().st_size <= LARGEST

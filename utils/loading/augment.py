@@ -25,15 +25,15 @@ TRIES = 10
 """Largest number of crops that are drawn until one is inside the image."""
 
 
-def _integers(low: int, high: int, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return one integer of low..high-1 per image, int64 (B,), on the device of the images."""
-    drawn = torch.randint(low, high, (len(images),), generator=generator, device=generator.device)
+def _integers(below: int, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return one integer of 0..below-1 per image, int64 (B,), on the device of the images."""
+    drawn = torch.randint(below, (len(images),), generator=generator, device=generator.device)
     return drawn.to(images.device, non_blocking=True)
 
 
-def _uniform(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return one number of [0, 1) per image, float32 (B,), on the device of the images."""
-    drawn = torch.rand(len(images), generator=generator, device=generator.device)
+def _uniform(images: Tensor, generator: torch.Generator, *shape: int) -> Tensor:
+    """Return numbers of [0, 1) per image, float32 (*shape, B), on the device of the images."""
+    drawn = torch.rand(*shape, len(images), generator=generator, device=generator.device)
     return drawn.to(images.device, non_blocking=True)
 
 
@@ -47,8 +47,8 @@ def flip(images: Tensor, generator: torch.Generator) -> Tensor:
 def crop(images: Tensor, generator: torch.Generator) -> Tensor:
     """Pad every image with 4 black pixels and take a random crop of the original size."""
     height, width = images.shape[-2:]
-    top = _integers(0, 2 * PADDING + 1, images, generator)
-    left = _integers(0, 2 * PADDING + 1, images, generator)
+    top = _integers(2 * PADDING + 1, images, generator)
+    left = _integers(2 * PADDING + 1, images, generator)
     padded = F.pad(images, (PADDING,) * 4)
     # a view of all crops, (B, C, 9, 9, H, W); indexing copies one of them per image
     pieces = padded.unfold(2, height, 1).unfold(3, width, 1)
@@ -62,8 +62,8 @@ def cutout(images: Tensor, generator: torch.Generator) -> Tensor:
     """
     height, width = images.shape[-2:]
     side = min(height, width) // 2
-    top = (_integers(0, height, images, generator) - side // 2)[:, None]
-    left = (_integers(0, width, images, generator) - side // 2)[:, None]
+    top = (_integers(height, images, generator) - side // 2)[:, None]
+    left = (_integers(width, images, generator) - side // 2)[:, None]
     rows = torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device)
     row_hit = ((rows >= top) & (rows < top + side)).to(images.dtype)  # (B, H)
@@ -92,7 +92,7 @@ def resized_crop(images: Tensor, generator: torch.Generator) -> Tensor:
     The first of ten crops of random area and ratio that is inside the image is used, else the whole image
     (arXiv:1409.4842). The values of uint8 images are rounded.
     """
-    drawn = torch.rand(4, TRIES, len(images), generator=generator, device=generator.device).to(images.device)
+    drawn = _uniform(images, generator, 4, TRIES)
     side = (AREAS[0] + (AREAS[1] - AREAS[0]) * drawn[0]).sqrt()
     stretch = ((2 * drawn[1] - 1) * LOG_RATIO / 2).exp()
     height, width = images.shape[-2:]

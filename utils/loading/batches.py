@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from secateur.utils.errors import UsageError
+from secateur.utils.limits import check_all, check_whole, optional, whole
 from secateur.utils.loading.augment import AUGMENTATIONS, augment
-from secateur.utils.loading.dataset import ImageFiles
+from secateur.utils.loading.data_checks import CheckedFiles
 from secateur.utils.suggest import unknown
 
 Batch = tuple[Tensor, Tensor]
-Key = int | tuple[int, int]  # the number of an image, or its number and the seed of a random crop
 
 FROM_FILES = "resized_crop_flip"
 """The augmentation whose crops are taken from image files at full resolution, before these are resized."""
@@ -62,12 +62,8 @@ class BatchLoader(ABC):
         train: bool = False, augment: str = "none", limit: int | None = None,
         device: str | torch.device = "cpu", memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:  # fmt: skip
-        if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size}: at least 1 is needed")
-        if len(targets) == 0:
-            raise UsageError("a data set without samples")
-        if limit is not None and limit < 1:
-            raise UsageError(f"a limit of {limit} batches: at least 1 is needed")
+        limits = {"batch_size": whole(1), "limit": optional(whole(1))}
+        check_all({"batch_size": batch_size, "limit": limit}, limits)
         if augment not in AUGMENTATIONS:
             raise UsageError(unknown("augment", augment, AUGMENTATIONS))
         self.device = torch.device(device)
@@ -145,31 +141,12 @@ class TensorLoader(BatchLoader):
 
     def __init__(self, images: Tensor, targets: Tensor, **options: Any) -> None:
         super().__init__(targets, **options)
-        if images.dtype != torch.uint8 or images.dim() != 4 or len(images) != len(targets):
-            raise UsageError(f"expected uint8 images (N, C, H, W) for {len(targets)} targets, "
-                             f"got {images.dtype} {tuple(images.shape)}")  # fmt: skip
         self.images = images.to(self.device)
 
     def _fetch(self, chunks: Sequence[Tensor], seeds: Sequence[Tensor] | None = None) -> Iterator[Batch]:
         positions = torch.cat(list(chunks)).to(self.device)  # one transfer for all
         for chunk in positions.split([len(chunk) for chunk in chunks]):
             yield self.images.index_select(0, chunk), self.targets.index_select(0, chunk)
-
-
-class _Numbered:
-    """Image files at given positions, as (image, number); the loader has the labels, which may be permuted."""
-
-    def __init__(self, files: ImageFiles, positions: Sequence[int]) -> None:
-        self.files, self.positions = files, positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def __getitem__(self, key: Key) -> tuple[Tensor, int]:
-        if isinstance(key, int):
-            return self.files[self.positions[key]], key
-        number, seed = key
-        return self.files.cropped(self.positions[number], seed), number  # type: ignore[attr-defined]
 
 
 class FolderLoader(BatchLoader):
@@ -180,27 +157,25 @@ class FolderLoader(BatchLoader):
     Args:
         files: The image files.
         targets: Labels, int64 (N,).
-        positions: Those of the files that the loader has, in its order; None for all.
+        positions: Those of the files that the loader has, in its order, int64 (N,); None for all.
         num_workers: Number of worker processes; 0 decodes in the main process.
         options: Arguments of `BatchLoader`.
     """
 
     def __init__(
-        self, files: ImageFiles, targets: Tensor, *,
-        positions: Sequence[int] | None = None, num_workers: int = 2, **options: Any,
+        self, files: CheckedFiles, targets: Tensor, *,
+        positions: Tensor | None = None, num_workers: int = 2, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(targets, **options)
-        if num_workers < 0:
-            raise UsageError(f"workers {num_workers}: at least 0 are needed")
+        check_whole("workers", num_workers, 0)
         self.num_workers = num_workers
-        self._files = _Numbered(files, range(len(files)) if positions is None else positions)
-        self.cuts_files = hasattr(files, "cropped")
+        self._files, self.cuts_files = files, files.cuts_files
+        self._positions = torch.arange(len(files)) if positions is None else positions
 
     def _fetch(self, chunks: Sequence[Tensor], seeds: Sequence[Tensor] | None = None) -> Iterator[Batch]:
-        plan: list[list[Key]] = [chunk.tolist() for chunk in chunks]
+        plan: list[list[Any]] = [self._positions[chunk].tolist() for chunk in chunks]
         if seeds is not None:  # an epoch may be limited to fewer chunks
-            pairs = zip(chunks, seeds, strict=False)
-            plan = [list(zip(chunk.tolist(), part.tolist(), strict=True)) for chunk, part in pairs]
+            plan = [list(zip(keys, part.tolist(), strict=True)) for keys, part in zip(plan, seeds, strict=False)]
         stream: DataLoader[Any] = DataLoader(
             self._files,  # type: ignore[arg-type]  # has the methods of a map-style Dataset
             batch_sampler=plan,
@@ -210,8 +185,8 @@ class FolderLoader(BatchLoader):
         )
         trouble: str | None = None
         try:
-            for images, positions in stream:
-                yield images.to(self.device, non_blocking=True), self.targets[positions.to(self.device)]
+            for images, chunk in zip(stream, chunks, strict=True):
+                yield images.to(self.device, non_blocking=True), self.targets[chunk.to(self.device)]
         except UsageError as error:
             # torch prepends the worker's traceback to the message
             trouble = str(error).strip().rpartition("UsageError: ")[2]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from secateur.utils.errors import UsageError
-from secateur.utils.suggest import one_line
+from secateur.utils.limits import check_all, optional, whole
+from secateur.utils.suggest import one_line, one_line_errors
 
 if TYPE_CHECKING:
     from secateur.utils.loading.dataset import DataSet, ImageFiles
@@ -22,13 +23,9 @@ LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 def check_description(dataset: DataSet) -> None:
     """Raise UsageError unless the numbers of channels and classes and the image size are positive integers."""
-    for attribute in ("in_channels", "num_classes"):
-        value = getattr(dataset, attribute, None)
-        if type(value) is not int or value < 1:
-            raise UsageError(f"{dataset.name}: {attribute} must be an integer from 1 on, got {_shown(value)}")
-    size = getattr(dataset, "image_size", None)
-    if size is not None and (type(size) is not int or size < 1):
-        raise UsageError(f"{dataset.name}: image_size must be None or an integer from 1 on, got {_shown(size)}")
+    limits = {"in_channels": whole(1), "num_classes": whole(1), "image_size": optional(whole(1))}
+    with one_line_errors():
+        check_all({name: getattr(dataset, name, None) for name in limits}, limits, f"{dataset.name}: ")
 
 
 def check_normalization(dataset: DataSet) -> None:
@@ -36,9 +33,13 @@ def check_normalization(dataset: DataSet) -> None:
     channels = dataset.in_channels
     for attribute, least, kind in (("mean", -math.inf, "finite"), ("std", 0.0, "finite positive")):
         values = getattr(dataset, attribute, None)
-        if not _are_numbers(values, channels, above=least):
+        try:
+            numbers = torch.as_tensor(values, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            numbers = torch.empty(0)
+        if numbers.shape != (channels,) or not bool((numbers.isfinite() & (numbers > least)).all()):
             raise UsageError(f"{dataset.name}: {attribute} must be {channels} {kind} numbers, one for each "
-                             f"channel, got {_shown(values)}")  # fmt: skip
+                             f"channel, got {one_line(repr(values), 60)}")  # fmt: skip
 
 
 def check_class_names(dataset: DataSet) -> None:
@@ -57,15 +58,13 @@ def checked_part(part: Any, dataset: DataSet, train: bool) -> tuple[Tensor, Tens
                                   f"{type(part).__name__}{inside}"))  # fmt: skip
     images, labels = part
     wanted = f"uint8 images of shape (N, {dataset.in_channels}, H, W)"
-    _check_plain(images, wanted, where)
-    shape = tuple(images.shape)
-    if images.dtype != torch.uint8 or len(shape) != 4 or shape[1] != dataset.in_channels or 0 in shape[2:]:
+    fits = _is_dense(images) and images.dtype == torch.uint8 and images.dim() == 4
+    if not fits or images.shape[1] != dataset.in_channels or 0 in images.shape[2:]:
         raise UsageError(f"{where} must return {wanted}, got {_kind(images)}")
-    _check_plain(labels, "int64 labels of shape (N,)", where)
     return images, _checked_labels(labels, len(images), dataset, train, where)
 
 
-def checked_files(files: ImageFiles, dataset: DataSet, train: bool, size: int) -> tuple[ImageFiles, Tensor]:
+def checked_files(files: ImageFiles, dataset: DataSet, train: bool, size: int) -> tuple[CheckedFiles, Tensor]:
     """Return the files, each image checked when it is read (the first one now), and the labels as int64."""
     where = f"{dataset.name}: open(train={train})"
     given = getattr(files, "targets", None)
@@ -90,38 +89,33 @@ class CheckedFiles:
         files: The files.
         shape: Shape of every image.
         where: Beginning of the error message.
+
+    Attributes:
+        cuts_files: Whether random crops can be taken from the files.
     """
 
-    def __init__(self, files: ImageFiles, shape: tuple[int, int, int], where: str) -> None:
-        self.files = files
-        self.targets = files.targets
-        self.shape = shape
-        self.where = where
-        if hasattr(files, "cropped"):
-            self.cropped = self._cropped
+    def __init__(self, files: Any, shape: tuple[int, int, int], where: str) -> None:
+        self._files, self._shape, self._where = files, shape, where
+        self.cuts_files = hasattr(files, "cropped")
 
     def __len__(self) -> int:
         """Return the number of images."""
-        return len(self.files)
+        return len(self._files)
 
-    def __getitem__(self, index: int) -> Tensor:
-        """Return one image, uint8 (C, image_size, image_size); UsageError for any other value."""
-        return self._checked(self.files[index], index)
-
-    def _cropped(self, index: int, seed: int) -> Tensor:
-        return self._checked(self.files.cropped(index, seed), index)  # type: ignore[attr-defined]
-
-    def _checked(self, image: Tensor, index: int) -> Tensor:
-        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.shape != self.shape:
+    def __getitem__(self, key: int | tuple[int, int]) -> Tensor:
+        """Return an image by its number, or by its number and the seed of a random crop; check it."""
+        image = self._files.cropped(*key) if isinstance(key, tuple) else self._files[key]
+        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.shape != self._shape:
             found = _kind(image) if isinstance(image, Tensor) else type(image).__name__
-            raise UsageError(f"{self.where}: image {index} is {found}, expected uint8 {self.shape}")
+            index = key[0] if isinstance(key, tuple) else key
+            raise UsageError(f"{self._where}: image {index} is {found}, expected uint8 {self._shape}")
         return image
 
 
 def _checked_labels(labels: Tensor, count: int, dataset: DataSet, train: bool, where: str) -> Tensor:
     if count == 0:
         raise UsageError(f"{dataset.name} has no {'training' if train else 'test'} images")
-    if labels.dim() != 1 or labels.dtype not in LABEL_DTYPES:
+    if not _is_dense(labels) or labels.dim() != 1 or labels.dtype not in LABEL_DTYPES:
         raise UsageError(f"{where} must return int64 labels of shape (N,), got {_kind(labels)}")
     if len(labels) != count:
         raise UsageError(f"{where} returns {count} images and {len(labels)} labels, not one for each")
@@ -132,28 +126,14 @@ def _checked_labels(labels: Tensor, count: int, dataset: DataSet, train: bool, w
     return labels
 
 
-def _check_plain(tensor: Tensor, wanted: str, where: str) -> None:
-    """Raise UsageError for nested, meta and sparse tensors."""
-    kind = "nested" if tensor.is_nested else "meta" if tensor.is_meta else None
-    if kind is None and tensor.layout != torch.strided:
-        kind = str(tensor.layout).removeprefix("torch.")
-    if kind is not None:
-        raise UsageError(f"{where} must return {wanted}, got a {kind} tensor")
-
-
-def _are_numbers(values: Any, count: int, above: float) -> bool:
-    if isinstance(values, str):
-        return False
-    try:
-        numbers = [float(value) for value in values]
-    except (TypeError, ValueError):
-        return False
-    return len(numbers) == count and all(math.isfinite(number) and number > above for number in numbers)
+def _is_dense(tensor: Tensor) -> bool:
+    return not tensor.is_nested and not tensor.is_meta and tensor.layout == torch.strided
 
 
 def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-
-
-def _shown(value: object) -> str:
-    return one_line(repr(value), 60)
+    if _is_dense(tensor):
+        return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+    kind = (
+        "nested" if tensor.is_nested else "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+    )
+    return f"a {kind} tensor"

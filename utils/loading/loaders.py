@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.utils.errors import UsageError
+from secateur.utils.limits import check_number, check_whole
 from secateur.utils.loading import data_checks
 from secateur.utils.loading.batches import Batch, BatchLoader, FolderLoader, TensorLoader, seeded
-from secateur.utils.loading.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet, ImageFiles
+from secateur.utils.loading.data_checks import CheckedFiles
+from secateur.utils.loading.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet
 from secateur.utils.memory import check_memory
 from secateur.utils.suggest import unknown
 
@@ -21,7 +23,6 @@ NORMALIZATIONS = ("dataset", "unit", "imagenet")
 TUNING_SHARE = 0.2
 """Share of the training images that --tuning holds out for validation and test."""
 
-FLOAT_BYTES = 4
 PRELOAD_BATCH = 64
 """Images per batch when all images are decoded into memory."""
 
@@ -150,8 +151,7 @@ def resized(images: Tensor, size: int, chunk: int = 1024) -> Tensor:
 
 def split(total: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Return the positions, ascending int64, of training and validation samples; disjoint, together all."""
-    if not 0 <= share < 1:
-        raise UsageError(f"val_share {share}: must be in [0, 1)")
+    check_number("val_share", share, least=0, below=1)
     held = max(1, round(share * total)) if share > 0 else 0
     if held >= total:
         raise UsageError(f"val_share {share} of {total} training images leaves none for training")
@@ -161,31 +161,24 @@ def split(total: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
 
 def _open(
     dataset: DataSet, train: bool, size: int, decoders: int | None = None
-) -> tuple[Tensor | ImageFiles, Tensor]:
+) -> tuple[Tensor | CheckedFiles, Tensor]:
     """Return the images of one part (uint8 tensor, or files) and their labels (int64).
 
     With `decoders`, this number of processes decodes all files into a tensor; with None the files are returned.
     """
-    source: Tensor | ImageFiles
     if isinstance(dataset, FolderDataSet):
-        source, targets = data_checks.checked_files(dataset.open(train, size), dataset, train, size)
-    else:
-        images, targets = data_checks.checked_part(dataset.load(train), dataset, train)
-        check_memory(len(images) * images.shape[1] * size**2, f"image_size {size}: {dataset.name}")
-        source = resized(images, size)
-    if decoders is not None and not isinstance(source, Tensor):
-        source = preloaded(source, dataset, size, decoders)
-    return source, targets
+        files, targets = data_checks.checked_files(dataset.open(train, size), dataset, train, size)
+        return (files if decoders is None else preloaded(files, dataset, size, decoders)), targets
+    images, targets = data_checks.checked_part(dataset.load(train), dataset, train)
+    check_memory(len(images) * images.shape[1] * size**2, f"image_size {size}: {dataset.name}")
+    return resized(images, size), targets
 
 
-def preloaded(files: ImageFiles, dataset: DataSet, size: int, workers: int) -> Tensor:
+def preloaded(files: CheckedFiles, dataset: DataSet, size: int, workers: int) -> Tensor:
     """Return all images (uint8, (N, C, size, size)), decoded by `workers` processes (0: the main process)."""
     shape = (len(files), dataset.in_channels, size, size)
-    try:
-        images = torch.empty(shape, dtype=torch.uint8)
-    except RuntimeError as error:
-        raise UsageError(f"preload_all_data: {dataset.name} needs {math.prod(shape) / 1e9:.1f} GB of memory, "
-                         "more than available") from error  # fmt: skip
+    check_memory(math.prod(shape), f"preload_all_data: {dataset.name}")
+    images = torch.empty(shape, dtype=torch.uint8)
     whole = FolderLoader(files, torch.arange(len(files)), num_workers=workers, batch_size=PRELOAD_BATCH,
                          mean=(0.0,) * shape[1], std=(1.0,) * shape[1])  # fmt: skip
     for part, positions in whole._fetch(torch.arange(len(files)).split(PRELOAD_BATCH)):
@@ -194,15 +187,14 @@ def preloaded(files: ImageFiles, dataset: DataSet, size: int, workers: int) -> T
 
 
 def _loader(
-    source: Tensor | ImageFiles, targets: Tensor, positions: Tensor | None, workers: int, **options: Any
+    source: Tensor | CheckedFiles, targets: Tensor, positions: Tensor | None, workers: int, **options: Any
 ) -> BatchLoader:
     """Return the loader for the result of `_open`, for the samples at `positions` (None: all)."""
     if positions is not None:
         targets = targets[positions]
     if isinstance(source, Tensor):
         return TensorLoader(source if positions is None else source[positions], targets, **options)
-    of_files = None if positions is None else positions.tolist()
-    return FolderLoader(source, targets, positions=of_files, num_workers=workers, **options)
+    return FolderLoader(source, targets, positions=positions, num_workers=workers, **options)
 
 
 def make_loaders(
@@ -240,14 +232,14 @@ def make_loaders(
     if num_classes is not None and num_classes != dataset.num_classes:
         raise UsageError(f"num_classes {num_classes}: {dataset.name} has {dataset.num_classes} classes")
     size = dataset.image_size or FOLDER_IMAGE_SIZE if image_size is None else image_size
-    if size < 1:
-        raise UsageError(f"image_size {size}: at least 1 is needed")
+    check_whole("image_size", size, 1)
     common: dict[str, Any] = {"batch_size": batch_size, "mean": mean, "std": std, "seed": seed,
                               "device": device, "workers": workers}  # fmt: skip
     decoders = workers if preload else None
     source, targets = _open(dataset, True, size, decoders)
+    # of a batch, as uint8 and as float32
     pixels = min(batch_size, len(targets)) * dataset.in_channels * size**2
-    check_memory(pixels * (1 + FLOAT_BYTES), f"image_size {size} and batch_size {batch_size}: a batch")
+    check_memory(5 * pixels, f"image_size {size} and batch_size {batch_size}: a batch")
     kept, held = split(len(targets), TUNING_SHARE if tuning else val_share, seed)
     val = _loader(source, targets, held, limit=limit_test_batches, **common) if len(held) else None
     if random_shuffle_labels:

@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from secateur.utils.data.FASHION import FASHION
 from secateur.utils.data.FASHION_MINI import FASHION_MINI
@@ -58,12 +57,6 @@ def make(source: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def statistics(images: np.ndarray) -> tuple[float, float]:
-    """Return mean and standard deviation of the pixels of `images` (uint8), scaled to [0, 1]."""
-    pixels = torch.from_numpy(images).double() / 255
-    return pixels.mean().item(), pixels.std(correction=0).item()
-
-
 def main() -> int:
     """Write the file; return the exit code."""
     parser = argparse.ArgumentParser(description="Make the embedded data set FASHION_MINI.")
@@ -79,7 +72,8 @@ def main() -> int:
         return 2
     with options.output.open("wb") as file:  # given a path, NumPy would append a suffix
         np.savez_compressed(file, allow_pickle=False, **arrays)
-    mean, std = statistics(arrays["train_images"])
+    pixels = arrays["train_images"] / 255
+    mean, std = pixels.mean(), pixels.std()
     print(f"{options.output}: {options.output.stat().st_size:,} bytes, mean {mean:.4f}, std {std:.4f}")
     return 0
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.framework.network.batch_norm import batch_norms_after
 from secateur.framework.network.layers import prunable_layers, tensor_name
 from secateur.framework.network.lineage import lineage_of, same_network
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.norm_after import batch_norms_after
 from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import preserved_state
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, free_groups

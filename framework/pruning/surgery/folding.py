@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.framework.network.batch_norm import batch_norms_after
 from secateur.framework.network.layers import TRANSPOSED, tensor_name
 from secateur.framework.network.masks import PREFIX
-from secateur.framework.network.norm_after import batch_norms_after
 from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.network.preserve import preserved_state, random_numbers_as_before, replaced
 from secateur.framework.pruning.channels.consumers import Reader, readers_of

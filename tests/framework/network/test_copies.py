@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from secateur.framework.network import copies
 from secateur.framework.network.copies import twin_of
 from tests.networks import ConvNet, ResNet, images
 
@@ -63,7 +62,7 @@ def test_it_computes_the_same_and_has_the_same_tables_as_a_deep_copy(make: Any) 
         assert repr(one) == repr(other)
 
 
-def test_a_module_that_says_how_it_is_copied_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_says_how_it_is_copied_is_asked() -> None:
     class Careful(nn.Linear):
         def __deepcopy__(self, memo: dict[int, Any]) -> Careful:
             asked.append(self)
@@ -73,5 +72,12 @@ def test_a_module_that_says_how_it_is_copied_is_asked(monkeypatch: pytest.Monkey
     model = nn.Sequential(Careful(2, 2))
     twin_of(model)
     assert asked == [model[0]]
-    monkeypatch.setattr(copies.copy, "deepcopy", lambda *_: pytest.fail("tables alone need none"))
-    twin_of(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+
+
+def test_activations_that_a_module_has_stored_are_shared() -> None:
+    model = ConvNet()
+    model.last = model(images(2))
+    model.seen = [model.last * 2, torch.ones(1)]
+    twin: Any = twin_of(model)
+    assert twin.last is model.last and twin.seen[0] is model.seen[0]
+    assert twin.seen is not model.seen and twin.seen[1] is not model.seen[1]

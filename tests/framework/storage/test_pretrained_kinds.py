@@ -66,14 +66,14 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "NaN": (lambda: put(lambda t: t * float("nan")), f"'{NAME}' contains NaN"),
     "infinity": (lambda: put(lambda t: t * float("inf")), f"'{NAME}' contains infinity"),
     "NaN in a sparse one": (lambda: put(lambda t: (t * float("nan")).to_sparse()), f"'{NAME}' contains NaN"),
-    "meta": (lambda: put(lambda t: t.to("meta")), f"'{NAME}' is on the meta device"),
-    "all meta": (lambda: {n: t.to("meta") for n, t in state().items()}, "is on the meta device"),
-    "nested": (lambda: put(lambda t: torch.nested.nested_tensor([t[:2], t[:3]])), f"'{NAME}' is a nested tensor"),
+    "meta": (lambda: put(lambda t: t.to("meta")), f"'{NAME}' is meta"),
+    "all meta": (lambda: {n: t.to("meta") for n, t in state().items()}, "is meta; dense"),
+    "nested": (lambda: put(lambda t: torch.nested.nested_tensor([t[:2], t[:3]])), f"'{NAME}' is nested"),
     "jagged": (
         lambda: put(lambda t: torch.nested.nested_tensor([t[:2], t[:3]], layout=torch.jagged)),
         f"'{NAME}' is NestedTensor",
     ),
-    "quantized": (lambda: put(lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8)), "quantized (qint8)"),
+    "quantized": (lambda: put(lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8)), "is quantized"),
     "enormous and sparse": (
         lambda: put(lambda t: torch.sparse_coo_tensor([[0], [0]], [1.0], (2**30, 2**30))),
         f"'{NAME}' has 1073741824 outputs",

@@ -376,14 +376,10 @@ def test_more_images_than_fit_into_memory_are_refused_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     imagenette(tmp_path)
-
-    def full(*_: Any, **__: Any) -> None:
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
-
-    monkeypatch.setattr("secateur.utils.loading.loaders.torch.empty", full)
+    monkeypatch.setattr("secateur.utils.memory.memory_bytes", lambda: 100)
     dataset = IMAGENETTE(data_dir=tmp_path)
     message = usage_error(lambda: make_loaders(dataset, batch_size=4, seed=0, workers=0, preload=True))
-    assert message.startswith("preload_all_data: IMAGENETTE needs 0.0 GB of memory")
+    assert message.startswith("preload_all_data: IMAGENETTE needs 0.0 GiB of memory")
 
 
 # --------------------------------------------------------------------------------------------------- command line

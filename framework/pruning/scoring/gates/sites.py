@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from secateur.framework.network.batch_norm import batch_norms_after
 from secateur.framework.network.layers import PRUNABLE, prunable_layers, tensor_name, unit_is_channel
-from secateur.framework.network.norm_after import batch_norms_after
 from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import preserved_state
 from secateur.framework.pruning.channels.groups import Groups

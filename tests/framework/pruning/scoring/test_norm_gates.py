@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.criterions.GateDecorators import GateDecorators
-from secateur.framework.network.norm_after import batch_norms_after
+from secateur.framework.network.batch_norm import batch_norms_after
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.gated_layers.gated_batch_norm import add_gates
 from tests.networks import ConvNet, Net, ResNet, images, mlp, randomise, seeded
