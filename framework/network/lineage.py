@@ -15,6 +15,8 @@ from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.masks import PREFIX
 
 _ATTRIBUTE = "_secateur_lineage"
+#: tensor name -> dimension -> kept positions, ascending
+KeptIndices = dict[str, dict[int, Tensor]]
 
 
 @dataclass
@@ -34,10 +36,12 @@ class Lineage:
     #: names of the layers whose outputs are the model's outputs; None before they are traced
     output_layers: tuple[str, ...] | None = None
 
-    def record_cut(self, tensor: str, dim: int, index: Tensor) -> None:
-        """Compose with a cut: `index` has the current positions that are kept along `dim` of `tensor`."""
-        before = self.kept.get((tensor, dim))
-        self.kept[tensor, dim] = index.cpu().clone() if before is None else before[index.cpu()]
+    def record_cut(self, kept_indices: KeptIndices) -> None:
+        """Compose with a cut, which keeps these of the current positions."""
+        for tensor, dims in kept_indices.items():
+            for dim, index in dims.items():
+                before = self.kept.get((tensor, dim))
+                self.kept[tensor, dim] = index.cpu().clone() if before is None else before[index.cpu()]
 
     def forget(self, tensors: Set[str]) -> None:
         """Drop the records of these tensors."""
@@ -135,10 +139,6 @@ def same_network(model: nn.Module) -> Iterator[None]:
     lineage.forget(lineage.dense.keys() - shapes.keys())
     for name, shape in shapes.items():
         lineage.dense.setdefault(name, shape)
-
-
-#: tensor name -> dimension -> kept positions, ascending
-KeptIndices = dict[str, dict[int, Tensor]]
 
 
 #: a mapping from tensor name to tensor, or a module like the model, that is cut together with it
