@@ -3,7 +3,7 @@
 import itertools
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -77,8 +77,8 @@ class Context:
         """Set a tensor's labels."""
         self._fields[self.number(tensor)] = fields
 
-    def carry(self, tensor: Tensor, out: Any, place: Callable[[int], int | str | None]) -> None:
-        """Set the labels of the results to those of `tensor`.
+    def carry(self, tensor: Tensor, place: Callable[[int], int | str | None]) -> Fields:
+        """Return the labels of a tensor for the results of an operation.
 
         `place` maps an axis to that of the results; or to the reason why its labels are protected; or to None,
         and its labels are dropped.
@@ -90,8 +90,7 @@ class Context:
                 self.stay(labels, new)
             elif new is not None:
                 fields[new] = labels
-        for result in tensors(out):
-            self.give(result, dict(fields))
+        return fields
 
     def flow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], made: Sequence[str | Tensor] = ()) -> None:
         """Record an operation; the outputs of the first one are the network's input."""
@@ -170,17 +169,17 @@ class Context:
         return f"{text} at {self.where[-1]}" if self.where[-1] else text
 
 
-#: (context, name of the operation, its arguments, its result)
-Rule = Callable[[Context, str, Arguments, Any], None]
-
-
+#: (context, name of the operation, its arguments in the order of the schema, its result) -> the labels of every
+#: tensor of the result, or a list with those of the first ones; None if the rule has no labels to set
+Rule = Callable[[Context, str, Arguments, Any], Fields | list[Fields] | None]
+R = TypeVar("R", bound=Rule)
 RULES: dict[str, Rule] = {}
 
 
-def rule(names: str) -> Callable[[Rule], Rule]:
+def rule(names: str) -> Callable[[R], R]:
     """Register a function as the rule of some ATen operations, named without their overloads."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: R) -> R:
         RULES.update(dict.fromkeys(names.split(), function))
         return function
 

@@ -48,6 +48,11 @@ class Labels:
         """Join labels at equal positions, after broadcasting: they are removed together."""
         self._joined.append(torch.stack([part.reshape(-1) for part in torch.broadcast_tensors(one, other)]))
 
+    def tie(self, labels: Tensor, size: int) -> None:
+        """Join the labels of equal pieces of an axis, each of which then loses the same positions."""
+        pieces = labels.reshape(-1, size)
+        self.join(pieces, pieces[:1])
+
     def stay(self, labels: Tensor, reason: str, step: int | None = None) -> None:
         """Protect these labels, unless the outputs do not depend on operation number `step`."""
         self._reasons.append((labels[labels != FIXED], reason, step, False))

@@ -44,10 +44,9 @@ from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
 from secateur.framework.pruning.adapters.torch_layers import heads_of
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT
-from secateur.framework.pruning.channels.tracing import indexing_ops as indexing_ops  # registers its rules
 from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops  # registers its rules
 from secateur.framework.pruning.channels.tracing.compute_ops import pointwise, unsupported
-from secateur.framework.pruning.channels.tracing.context import RULES, Context, tensors
+from secateur.framework.pruning.channels.tracing.context import RULES, Context, Fields, tensors
 from secateur.framework.pruning.channels.tracing.dataflow import storage_of
 from secateur.framework.pruning.channels.tracing.labels import FIXED
 from secateur.framework.pruning.channels.tracing.meta_network import of_shapes
@@ -108,18 +107,24 @@ class _Tracer(TorchDispatchMode):
 
     def _moved(self, func: Any, ctx: Context, given: list[Any], out: Any) -> None:
         """Apply the rule of the operation."""
-        if not any(ctx.fields(tensor) for tensor in tensors(given)) or not tensors(out):
+        results = tensors(out)
+        if not any(ctx.fields(tensor) for tensor in tensors(given)) or not results:
             return
         name = func.overloadpacket.__name__
         plain = name.rstrip("_") if not name.startswith("_") else name  # relu_ is relu in place
+        fields: Fields | list[Fields] | None = None
         if name in RULES:
-            RULES[name](ctx, name, given, out)
+            fields = RULES[name](ctx, name, given, out)
         elif torch.Tag.pointwise in func.tags or plain in POINTWISE:
-            pointwise(ctx, name, given, out)
+            fields = pointwise(ctx, name, given, out)
         elif plain in RULES:
-            RULES[plain](ctx, plain, given, out)
+            fields = RULES[plain](ctx, plain, given, out)
         elif name not in CREATING:
             unsupported(ctx, name, given, out)
+        if fields is not None:
+            each = fields if isinstance(fields, list) else [fields] * len(results)
+            for result, part in zip(results, each, strict=False):
+                ctx.give(result, dict(part))
 
 
 def _has_number(ctx: Context, name: str, given: list[Any]) -> bool:
