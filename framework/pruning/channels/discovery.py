@@ -28,8 +28,7 @@ from secateur.framework.pruning.channels.tracing.grouping import (
     mark_removable,
     named_groups,
 )
-from secateur.framework.pruning.channels.tracing.meta_network import meta_copy
-from secateur.framework.pruning.channels.tracing.tracer import FAR_BELOW, _follow
+from secateur.framework.pruning.channels.tracing.tracer import FAR_BELOW, _follow, meta_copy
 from secateur.framework.pruning.channels.verification import distance, mismatches
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown

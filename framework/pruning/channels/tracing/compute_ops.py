@@ -22,8 +22,12 @@ def unsupported(ctx: Context, name: str, args: Arguments, out: Any) -> None:
             ctx.stay(labels, f"unsupported op: aten.{name}")
 
 
+@rule("hardswish hardsigmoid hardtanh dropout masked_fill relu6 celu selu rrelu _prelu_kernel")
 def pointwise(ctx: Context, name: str, args: Arguments, out: Any) -> Fields:
-    """Join the labels of the arguments along each axis, after broadcasting."""
+    """Join the labels of the arguments along each axis, after broadcasting.
+
+    Operations that torch tags as pointwise need no name here.
+    """
     results = tensors(out)
     given = [tensor for tensor in tensors(args) if tensor.dim() > 0]
     fields: Fields = {}
@@ -93,7 +97,7 @@ def product(ctx: Context, name: str, args: Arguments, out: Any) -> Fields:
         _contract(ctx, name, (a, 0), (b, 0))
         fields = _picked((0, right.get(0))) | fields
         if 2 in left and 1 in right:  # perhaps the scores of hand-written attention
-            ctx.queries.found(ctx.number(a), ctx.number(b), sure=False)
+            ctx.queries.found(a, b, sure=False)
     fields |= _picked((last, right.get(outer)))
     if added is None:
         return fields
@@ -266,7 +270,7 @@ def attention(ctx: Context, name: str, args: Arguments, out: Any) -> list[Fields
     query, key, value = args[:3]
     kept = args[-1] is not None or ctx.where[-1] in ctx.adapted
     if not kept and 3 in ctx.fields(query) and 3 in ctx.fields(key):
-        kept = ctx.queries.found(ctx.number(query), ctx.number(key), sure=True)
+        kept = ctx.queries.found(query, key, sure=True)
     for tensor in (query, key, value):
         for axis, labels in ctx.fields(tensor).items():
             if axis in (0, 2):
@@ -278,3 +282,8 @@ def attention(ctx: Context, name: str, args: Arguments, out: Any) -> list[Fields
     _contract(ctx, name, (query, 1), (value, 1))
     fields = ctx.fields(value)
     return [_picked((1, fields.get(1)), (3, fields.get(3)))]
+
+
+@rule("zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty")
+def created(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Make a tensor from sizes alone, without labels."""

@@ -1,20 +1,18 @@
 """The state that the rules of the tracer share: labels, recorded operations, and the table of rules."""
 
 import itertools
-import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.framework.pruning.channels.tracing.attention_scale import Queries
 from secateur.framework.pruning.channels.tracing.dataflow import Dataflow, storage_of
 from secateur.framework.pruning.channels.tracing.labels import FIXED, Labels
 
 Fields = dict[int, Tensor]
-
-
 Arguments = Sequence[Any]
 
 
@@ -51,10 +49,9 @@ class Context:
         self.first: set[int] = set()
         self.splits: list[tuple[int, Tensor]] = []
         self.misled: set[int] = set()
-        self._fields: dict[int, Fields] = {}
+        #: tensor -> its labels, and its number: Python reuses the id of a deleted tensor
+        self._fields, self._numbers = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
         self._count = itertools.count()
-        #: id -> weak reference to the tensor, and its number: Python reuses the id of a deleted tensor
-        self._numbers: dict[int, tuple[weakref.ref[Tensor], int]] = {}
 
     @property
     def step(self) -> int:
@@ -63,19 +60,17 @@ class Context:
 
     def number(self, tensor: Tensor) -> int:
         """Return the number of a tensor, which is unique within this pass."""
-        entry = self._numbers.get(id(tensor))
-        if entry is None or entry[0]() is not tensor:
-            entry = weakref.ref(tensor), next(self._count)
-            self._numbers[id(tensor)] = entry
-        return entry[1]
+        number: int = self._numbers.setdefault(tensor, next(self._count))
+        return number
 
     def fields(self, tensor: Any) -> Fields:
         """Return the labels of a tensor; an empty dict for any other object."""
-        return self._fields.get(self.number(tensor), {}) if isinstance(tensor, Tensor) else {}
+        fields: Fields = self._fields.get(tensor, {}) if isinstance(tensor, Tensor) else {}
+        return fields
 
     def give(self, tensor: Tensor, fields: Fields) -> None:
         """Set a tensor's labels."""
-        self._fields[self.number(tensor)] = fields
+        self._fields[tensor] = fields
 
     def carry(self, tensor: Tensor, place: Callable[[int], int | str | None]) -> Fields:
         """Return the labels of a tensor for the results of an operation.
@@ -101,8 +96,9 @@ class Context:
     def forget_labels(self) -> None:
         """Release the labels once the groups are known: they take several times the memory of a small network."""
         self.labels.forget()
-        for records in (self._fields, self.made, self.splits):
-            records.clear()
+        self._fields = WeakTensorKeyDictionary()
+        self.made.clear()
+        self.splits.clear()
 
     def not_channels(self, x: Tensor) -> None:
         """Mark the splits that left labels on the spatial axes of x (batch, channels, spatial...) as misled.
@@ -138,16 +134,16 @@ class Context:
         self.made.append(labels)
         if self.where[-1] not in self.adapted and (bias is None or self.is_parameter(bias) and bias.dim() == 1):
             shift = None if bias is None else self.fields(bias).get(0)
-            self.queries.begin(self.number(out), out.shape, along, labels, shift)
+            self.queries.begin(out, along, labels, shift)
 
     def follow_queries(self, name: str, func: Any, args: Arguments, kwargs: Any, out: Any) -> None:
         """Propagate rows of queries through an operation."""
         if name == "add" and isinstance(args[0], Tensor) and isinstance(args[1], Tensor) and args[1].dim() == 1:
             bias = self.fields(args[1]).get(0)
             if bias is not None and self.is_parameter(args[1]):
-                self.queries.shift(self.number(args[0]), self.number(out), bias)
+                self.queries.shift(args[0], out, bias)
                 return
-        self.queries.follow(name, func, self.number, args, kwargs, out)
+        self.queries.follow(name, func, args, kwargs, out)
 
     def is_parameter(self, tensor: Tensor) -> bool:
         """Whether the tensor is a parameter, or a view of one."""

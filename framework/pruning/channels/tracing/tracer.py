@@ -1,7 +1,7 @@
 """Tracer: propagate labels of channels through every operation of one forward pass.
 
 Every position along every dimension of every parameter and buffer has an integer label. A `TorchDispatchMode`
-intercepts each ATen operation and applies its rule (compute_ops, layout_ops, indexing_ops) to the fields of its
+intercepts each ATen operation and applies its rule (compute_ops, layout_ops) to the fields of its
 arguments, axis -> labels along it. Labels that meet in a sum, product or contraction are joined (union-find in
 `Labels`). Nothing depends on the architecture. Two convolutions, cat, flatten and a linear layer, with the labels
 of three dimensions:
@@ -39,6 +39,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.framework.network.copies import replace_tensors, twin_of
 from secateur.framework.network.layers import MADE_UP, named_modules, named_tensors, prunable_layers
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
@@ -49,24 +50,8 @@ from secateur.framework.pruning.channels.tracing.compute_ops import pointwise, u
 from secateur.framework.pruning.channels.tracing.context import RULES, Context, Fields, tensors
 from secateur.framework.pruning.channels.tracing.dataflow import storage_of
 from secateur.framework.pruning.channels.tracing.labels import FIXED
-from secateur.framework.pruning.channels.tracing.meta_network import of_shapes
 from secateur.utils.errors import UsageError
 
-#: pointwise operations that torch does not tag as such
-POINTWISE = frozenset(
-    [
-        "hardswish",
-        "hardsigmoid",
-        "hardtanh",
-        "dropout",
-        "masked_fill",
-        "relu6",
-        "celu",
-        "selu",
-        "rrelu",
-        "_prelu_kernel",
-    ]
-)
 #: operations with which the code may compute from a size
 ARITHMETIC = frozenset(
     ["add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "clamp",
@@ -75,11 +60,14 @@ ARITHMETIC = frozenset(
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 #: of two ways to cut, the right one differs by rounding only: its distance is below this share of the other one
 FAR_BELOW = 0.1
-#: operations that make tensors from sizes alone
-CREATING = frozenset(
-    ["zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones",
-     "new_full", "new_empty"]
-)  # fmt: skip
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+#: parts of names of operations that differ between devices (attention)
+_BY_DEVICE = ("softmax", "bmm", "dot_product")
+#: operations whose result has the shape of the input, for which the meta kernels of torch take 1 to 2 ms
+_ALIKE = frozenset(
+    ["relu", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "elu", "leaky_relu", "tanh"]
+)
 
 
 class _Tracer(TorchDispatchMode):
@@ -90,7 +78,7 @@ class _Tracer(TorchDispatchMode):
         self.context = context
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = of_shapes(func, args, kwargs or {})
+        out = _of_shapes(func, args, kwargs or {})
         ctx, given = self.context, _bound(func, args, kwargs or {})
         name, before = func.overloadpacket.__name__, len(ctx.made)
         ctx.path.append(name)
@@ -111,20 +99,34 @@ class _Tracer(TorchDispatchMode):
         if not any(ctx.fields(tensor) for tensor in tensors(given)) or not results:
             return
         name = func.overloadpacket.__name__
-        plain = name.rstrip("_") if not name.startswith("_") else name  # relu_ is relu in place
-        fields: Fields | list[Fields] | None = None
-        if name in RULES:
-            fields = RULES[name](ctx, name, given, out)
-        elif torch.Tag.pointwise in func.tags or plain in POINTWISE:
-            fields = pointwise(ctx, name, given, out)
-        elif plain in RULES:
+        plain = name.rstrip("_")  # relu_ is relu in place
+        if name not in RULES and torch.Tag.pointwise in func.tags:
+            fields: Fields | list[Fields] | None = pointwise(ctx, name, given, out)
+        elif name not in RULES and plain in RULES:
             fields = RULES[plain](ctx, plain, given, out)
-        elif name not in CREATING:
-            unsupported(ctx, name, given, out)
+        else:
+            fields = RULES.get(name, unsupported)(ctx, name, given, out)
         if fields is not None:
             each = fields if isinstance(fields, list) else [fields] * len(results)
             for result, part in zip(results, each, strict=False):
                 ctx.give(result, dict(part))
+
+
+def _of_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation, with shortcuts for tensors on the meta device."""
+    given = args[0] if args else None
+    if isinstance(given, Tensor) and given.is_meta and not kwargs:
+        name = func.overloadpacket.__name__
+        if any(part in name for part in _BY_DEVICE):
+            raise NotImplementedError(f"{name} on the meta device")
+        if name in _ALIKE and given.is_floating_point():
+            return torch.empty_like(given)
+        if name.endswith("_") and name[:-1] in _ALIKE:
+            return given
+        if name == "native_batch_norm":
+            saved = given.new_empty(given.shape[1] if args[5] else 0)
+            return torch.empty_like(given), saved, torch.empty_like(saved)
+    return func(*args, **kwargs)
 
 
 def _has_number(ctx: Context, name: str, given: list[Any]) -> bool:
@@ -150,6 +152,27 @@ def _bound(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[
 def _arguments(func: Any) -> list[tuple[str, Any]]:
     """Return names and defaults, cached: reading a schema takes as long as some operations."""
     return [(argument.name, argument.default_value) for argument in func._schema.arguments]
+
+
+def meta_copy(model: nn.Module) -> nn.Module | None:
+    """Return a copy of the network on the meta device, or None if its forward pass may depend on values.
+
+    Third-party modules with tensors may depend on values, and so may the user's hooks.
+    """
+    for module in model.modules():
+        values = [*module._parameters.values(), *module._buffers.values()]
+        if any(value is not None for value in values) and not isinstance(module, MADE_UP):
+            return None
+        if any(getattr(module, name) for name in _HOOKS):
+            return None
+    shadow = twin_of(model)
+    empty = {}
+    for tensor in named_tensors(shadow).values():
+        value = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        empty[id(tensor)] = nn.Parameter(value, requires_grad=False) if is_parameter else value
+    replace_tensors(shadow, empty)
+    return shadow
 
 
 def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection[int] = ()) -> Context:
@@ -221,9 +244,6 @@ def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
     Dropout is off: its noise would look like a constant of the size of the channels.
     """
     model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.eval()
     try:
         with _no_noise():
             return output_tensors(model(torch.cat([example, example])))
