@@ -28,10 +28,13 @@ from secateur.framework.pruning.channels.tracing.grouping import (
     mark_removable,
     named_groups,
 )
-from secateur.framework.pruning.channels.tracing.tracer import FAR_BELOW, _follow, meta_copy
+from secateur.framework.pruning.channels.tracing.tracer import _follow, meta_copy
 from secateur.framework.pruning.channels.verification import distance, mismatches
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
+
+#: of two ways to cut, the right one differs by rounding only: its distance is below this share of the other one
+FAR_BELOW = 0.1
 
 
 @ordinary_mode()
@@ -93,8 +96,7 @@ def channel_groups(
     groups = TracedGroups(trace(model, example_input[:1], inexact, attention), example_input[:1])
     for name, group in groups.items():
         for prefix in protect:
-            hit = [layer for layer in group.layers if layer == prefix or layer.startswith(prefix + ".")]
-            if hit and group.protected is None:
+            if group.protected is None and any(f"{layer}.".startswith(f"{prefix}.") for layer in group.layers):
                 groups[name] = replace(group, protected=f"protected by name: {prefix}")
     outputs = [group.layers for group in groups.values() if group.protected == MODEL_OUTPUT]
     lineage_of(model).output_layers = tuple(dict.fromkeys(sum(outputs, ())))

@@ -159,7 +159,7 @@ def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:
         raise UsageError(f"protect must be names of modules, got {protect!r}")
     names = list(named_modules(model))
     for prefix in protect:
-        if not any(name == prefix or name.startswith(prefix + ".") for name in names):
+        if not any(f"{name}.".startswith(f"{prefix}.") for name in names):
             raise UsageError(unknown("module to protect", prefix, list(prunable_layers(model))))
     return tuple(protect)
 

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from secateur.framework.network.copies import replace_tensors
 from secateur.framework.network.layers import check_network, named_tensors, tensor_name
 from secateur.framework.network.lineage import Companion, KeptIndices, has_lineage, lineage_of, set_lineage
-from secateur.framework.network.masks import PREFIX, Masks
+from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.model_state import ModuleState
 from secateur.framework.network.ordinary_tensors import ordinary_mode
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
@@ -251,11 +251,6 @@ def all_or_nothing(
     """Restore tensors, attributes, lineages, mappings and the optimizer if the body raises an error.
 
     Tensors changed in place, and mutable values of attributes such as lists, are not restored.
-
-    Args:
-        modules: The networks that the body changes.
-        optimizer: Their optimizer, or None.
-        mappings: Mappings from tensor name to tensor that the body changes.
     """
     states = [ModuleState("", module) for network in modules for module in network.modules()]
     lineages = [copy.deepcopy(lineage_of(module)) for module in modules]
@@ -290,20 +285,17 @@ def _sorted_out(
     twins: dict[int, nn.Module] = {}
     mappings: dict[int, MutableMapping[str, Tensor]] = {}
     for companion in companions:
+        if isinstance(companion, torch.optim.swa_utils.AveragedModel):
+            companion = companion.module
         if isinstance(companion, nn.Module):
-            if _inner(companion) is not model:
-                twins[id(_inner(companion))] = _inner(companion)
+            if companion is not model:
+                twins[id(companion)] = companion
         elif isinstance(companion, MutableMapping):
             mappings[id(companion)] = companion
         else:
             kind = type(companion).__name__
             raise UsageError(f"a companion must be a module or a mutable mapping, got {kind}")
     return list(twins.values()), list(mappings.values())
-
-
-def _inner(module: nn.Module) -> nn.Module:
-    """Return the network inside an `AveragedModel`, which has its copy as `.module`."""
-    return module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else module
 
 
 def _check_current(model: nn.Module, groups: Groups) -> None:
@@ -328,13 +320,9 @@ def _check(keep: Mapping[str, Tensor], groups: Groups) -> None:
         group = groups[name]
         if not isinstance(group, ChannelGroup):
             raise UsageError(f"groups must be those of channel_groups, got {type(group).__name__} for '{name}'")
-        if not isinstance(mask, Tensor):
-            kind = type(mask).__name__
-            raise UsageError(f"the keep mask of '{name}' is {kind}, expected a tensor, bool ({group.channels},)")
-        if mask.dtype != torch.bool or tuple(mask.shape) != (group.channels,):
-            raise UsageError(
-                f"the keep mask of '{name}' is {mask.dtype} {tuple(mask.shape)}, expected bool ({group.channels},)"
-            )
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != (group.channels,):
+            found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise UsageError(f"the keep mask of '{name}' is {found}, expected bool ({group.channels},)")
         if group.protected is not None and not bool(mask.all()):
             raise UsageError(f"group '{name}' is protected ({group.protected}) and cannot be cut")
         if not bool(mask.any()) and group.channels and not group.removable:
@@ -355,22 +343,3 @@ def _check_gone(
         raise UsageError(f"group '{next(iter(removed))}' cannot be removed entirely without an example_input")
     for name, reason in not_removable(model, example, removed).items():
         raise UsageError(f"group '{name}' cannot be removed entirely: {reason}")
-
-
-def mask_channels(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> None:
-    """Mask instead of cut: every parameter entry of a removed channel's slices is zeroed and held at zero."""
-    _check(keep, groups)
-    Masks(model).hold(channel_masks(model, keep, groups))
-
-
-def channel_masks(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
-    """Return parameter name -> bool mask, False for entries of removed channels."""
-    parameters = dict(model.named_parameters())
-    masks: dict[str, Tensor] = {}
-    for name, mask in keep.items():
-        off = ~mask.cpu()
-        for tensor, dim, index in groups[name].slices:
-            if tensor in parameters:
-                held = masks.setdefault(tensor, torch.ones_like(parameters[tensor], dtype=torch.bool))
-                held.index_fill_(dim, index[off].flatten().to(held.device), False)
-    return masks

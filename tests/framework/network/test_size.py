@@ -13,7 +13,7 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs, csr_bytes, weight_sparsity
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.pruning.surgery.cutting import cut, mask_channels
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.reporting.measure import measure
 from secateur.framework.storage.checkpoint import save_model
 from tests.networks import (
@@ -21,6 +21,7 @@ from tests.networks import (
     Net,
     ResNet,
     images,
+    mask_channels,
     mlp,
     random_keep,
     randomise,

@@ -159,7 +159,7 @@ class Context:
 
     def reduced(self, labels: Tensor, what: str) -> None:
         """Record that the current operation, `what`, reduces over these labels."""
-        self.labels.reduced(labels, self._located(f"reduced over: {what}"), self.step)
+        self.labels.stay(labels, self._located(f"reduced over: {what}"), self.step, reduces=True)
 
     def _located(self, text: str) -> str:
         return f"{text} at {self.where[-1]}" if self.where[-1] else text

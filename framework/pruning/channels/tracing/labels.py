@@ -53,13 +53,12 @@ class Labels:
         pieces = labels.reshape(-1, size)
         self.join(pieces, pieces[:1])
 
-    def stay(self, labels: Tensor, reason: str, step: int | None = None) -> None:
-        """Protect these labels, unless the outputs do not depend on operation number `step`."""
-        self._reasons.append((labels[labels != FIXED], reason, step, False))
+    def stay(self, labels: Tensor, reason: str, step: int | None = None, reduces: bool = False) -> None:
+        """Protect these labels, unless the outputs do not depend on operation number `step`.
 
-    def reduced(self, labels: Tensor, reason: str, step: int | None = None) -> None:
-        """Record a reduction over these labels: a cut differs from a mask."""
-        self._reasons.append((labels[labels != FIXED], reason, step, True))
+        `reduces` is whether the operation reduces over them: a cut then differs from a mask.
+        """
+        self._reasons.append((labels[labels != FIXED], reason, step, reduces))
 
     def forget(self) -> None:
         """Release all records; the number of labels is kept."""

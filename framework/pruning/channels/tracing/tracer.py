@@ -28,7 +28,6 @@ of three dimensions:
 5. A rule cannot prove that a cut equals a mask: `verification` tries every free group.
 """
 
-import bisect
 import functools
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -58,8 +57,6 @@ ARITHMETIC = frozenset(
      "clamp_min", "clamp_max", "where", "masked_fill"]
 )  # fmt: skip
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-#: of two ways to cut, the right one differs by rounding only: its distance is below this share of the other one
-FAR_BELOW = 0.1
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 #: parts of names of operations that differ between devices (attention)
@@ -134,13 +131,12 @@ def _has_number(ctx: Context, name: str, given: list[Any]) -> bool:
     if name.startswith(("add", "sub", "rsub")):
         given = given[:2]  # the third argument is the factor `alpha`, usually 1
     flowing = ctx.dataflow.flowing
-    for value in given:
-        if isinstance(value, Tensor):
-            if value.numel() == 1 and not ctx.is_parameter(value) and ctx.number(value) not in flowing:
-                return True
-        elif isinstance(value, (int, float)):
-            return True
-    return False
+    return any(
+        value.numel() == 1 and not ctx.is_parameter(value) and ctx.number(value) not in flowing
+        if isinstance(value, Tensor)
+        else isinstance(value, (int, float))
+        for value in given
+    )
 
 
 def _bound(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
@@ -196,9 +192,6 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
             stacklevel=5,
         )
 
-    def enter(name: str) -> Any:
-        return lambda *_: context.where.append(name)
-
     def leave(name: str) -> Any:
         def hook(*_: Any) -> None:
             context.where.pop()
@@ -209,7 +202,8 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
 
     handles = []
     for name, module in named_modules(model).items():
-        handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave(name))]
+        enter = module.register_forward_pre_hook(lambda *_, name=name: context.where.append(name))
+        handles += [enter, module.register_forward_hook(leave(name))]
     try:
         given = example.clone()  # a network may change its input
         context.flow([], [given])
@@ -254,34 +248,28 @@ def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
 
 
 def _order(context: Context) -> list[str]:
-    runs = context.labels.runs
     order: dict[str, None] = {}
     for made in context.made:
         if isinstance(made, str):
             order.setdefault(made)
         else:
-            real = made[made != FIXED]
-            if len(real):
-                run = runs[bisect.bisect_right(runs, int(real[0]), key=lambda run: run.start) - 1]
-                order.setdefault(run.tensor.rpartition(".")[0])
+            for number in context.runs_of(made[made != FIXED][:1]):
+                order.setdefault(context.labels.runs[number].tensor.rpartition(".")[0])
     return list(order)
 
 
 def _label(model: nn.Module, context: Context) -> None:
     """Assign labels to all parameters and buffers; a tied tensor has its first name."""
-    seen: set[int] = set()
     known = {name for name, module in named_modules(model).items() if isinstance(module, MADE_UP)}
+    first = {id(tensor): name for name, tensor in reversed(named_tensors(model).items())}
     for name, tensor in named_tensors(model).items():
-        if id(tensor) in seen or tensor.dim() == 0 or name.rpartition(".")[2].startswith(PREFIX):
+        owner, _, attribute = name.rpartition(".")
+        if first[id(tensor)] != name or tensor.dim() == 0 or attribute.startswith(PREFIX):
             continue
-        seen.add(id(tensor))
-        fields = {}
-        layer = name.rpartition(".")[0] in known
-        for dim, size in enumerate(tensor.shape):
-            if size == 0 or size == 1 and not layer:
-                continue  # a removed block; a token or a table is never cut along this dimension
-            fields[dim] = context.labels.run(name, dim, size)
-        context.give(tensor, fields)
+        # a removed block has no positions; a token or a table is never cut along a dimension of size one
+        least = 1 if owner in known else 2
+        sizes = [(dim, size) for dim, size in enumerate(tensor.shape) if size >= least]
+        context.give(tensor, {dim: context.labels.run(name, dim, size) for dim, size in sizes})
         if isinstance(tensor, nn.Parameter):
             context.storages.add(storage_of(tensor))
 

@@ -14,10 +14,9 @@ from benchmarks.coverage import half
 from secateur import adapter, channel_groups, cut, load_model, prune, save_model
 from secateur.framework.pruning.adapters.attention import SlimMultiheadAttention
 from secateur.framework.pruning.adapters.base import _ADAPTERS, _HEADS
-from secateur.framework.pruning.surgery.cutting import mask_channels
 from secateur.utils.errors import UsageError
 from secateur.utils.vision import torchvision
-from tests.networks import Net, assert_cut_is_mask, seeded
+from tests.networks import Net, assert_cut_is_mask, mask_channels, seeded
 
 WAYS = ("dims", "heads")
 
