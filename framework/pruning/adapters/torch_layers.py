@@ -149,32 +149,20 @@ def _linear(module: Any, kept: Kept) -> None:
     module.out_features, module.in_features = module.weight.shape
 
 
-@adapter(nn.modules.batchnorm._NormBase)
+@adapter(nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
 def _norm(module: Any, kept: Kept) -> None:
-    sized = module.weight if module.weight is not None else module.running_mean
+    sized = module.weight if module.weight is not None else getattr(module, "running_mean", None)
     if sized is None:
         _without_tensors(module, kept)
         return
-    module.num_features = len(sized)
+    if isinstance(module, nn.GroupNorm):
+        module.num_groups = _kept_groups(module, kept, module.num_groups)
+        module.num_channels = len(sized)
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = len(sized)
+    else:
+        module.normalized_shape = tuple(sized.shape)
     _if_empty(module, sized)
-
-
-@adapter(nn.LayerNorm, nn.RMSNorm)
-def _layer_norm(module: Any, kept: Kept) -> None:
-    if module.weight is None:
-        _without_tensors(module, kept)
-        return
-    module.normalized_shape = tuple(module.weight.shape)
-
-
-@adapter(nn.GroupNorm)
-def _group_norm(module: Any, kept: Kept) -> None:
-    if module.weight is None:
-        _without_tensors(module, kept)
-        return
-    module.num_groups = _kept_groups(module, kept, module.num_groups)
-    module.num_channels = len(module.weight)
-    _if_empty(module, module.weight)
 
 
 @adapter(nn.Unflatten)

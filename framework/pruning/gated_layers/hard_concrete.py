@@ -96,8 +96,7 @@ class HardConcrete(nn.Module):
 
     def draw_gates(self, *shape: int) -> Tensor:
         """Sample the gates of training, `(*shape, gates)`."""
-        u = torch.empty(*shape, *self.log_alpha.shape, device=self.log_alpha.device, dtype=self.log_alpha.dtype)
-        u.uniform_(EPSILON, 1 - EPSILON)
+        u = self.log_alpha.new_empty(*shape, len(self.log_alpha)).uniform_(EPSILON, 1 - EPSILON)
         soft = torch.sigmoid((u.log() - (1 - u).log() + self.log_alpha) / self.temperature)
         return (soft * (HIGH - LOW) + LOW).clamp(0, 1)
 

@@ -44,6 +44,7 @@ from secateur.framework.network.ordinary_tensors import ordinary_mode
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, example_of, like, remap
 from secateur.framework.pruning.channels.slicing import Factor, kept_positions, rescaled, rescaling, shrink
+from secateur.framework.pruning.channels.verification import not_removable
 from secateur.framework.pruning.surgery.folding import moved_constants
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
@@ -321,7 +322,11 @@ def _check(keep: Mapping[str, Tensor], groups: Groups) -> None:
         if not isinstance(group, ChannelGroup):
             raise UsageError(f"groups must be those of channel_groups, got {type(group).__name__} for '{name}'")
         if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != (group.channels,):
-            found = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            found = (
+                f"{mask.dtype} {tuple(mask.shape)}"
+                if isinstance(mask, Tensor)
+                else f"{type(mask).__name__}, no tensor"
+            )
             raise UsageError(f"the keep mask of '{name}' is {found}, expected bool ({group.channels},)")
         if group.protected is not None and not bool(mask.all()):
             raise UsageError(f"group '{name}' is protected ({group.protected}) and cannot be cut")
@@ -336,8 +341,6 @@ def _check_gone(
     removed = {name: groups[name] for name, mask in keep.items() if len(mask) and not bool(mask.any())}
     if not removed:
         return
-    from secateur.framework.pruning.channels.verification import not_removable  # a cycle otherwise
-
     example = example_of(groups) if example_input is None else example_input[:1]
     if example is None:
         raise UsageError(f"group '{next(iter(removed))}' cannot be removed entirely without an example_input")

@@ -91,7 +91,7 @@ def _analyse(
         readers = readers_of(model, removed, groups)
         with hooked((reader.module, reader.look) for reader in readers):
             expected = [_run(model, bare, given) for given in inputs]
-        readers = [reader for reader in readers if reader.means]
+        readers = [reader for reader in readers if reader.seen]
         moved, lost = _moves(model, readers, lambda: _run(model, bare, inputs[0]))
         if not lost:
             masked = _without(model, removed, groups, moved, weights_only=False)
@@ -154,8 +154,7 @@ def _moves(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> t
     moved: dict[str, Tensor] = {}
     lost: Lost = {}
     for reader in readers:
-        constants, constant = reader.constants()
-        nonzero = (reader.low != 0) | (reader.high != 0)
+        constants, constant, nonzero = reader.constants()
         _note(lost, "not constant", reader, ~constant)
         change = reader.change(constants)
         if not change.any():

@@ -11,8 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs, csr_bytes, weight_sparsity
-from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
+from secateur.framework.pruning.channels.discovery import channel_groups, node_sparsity
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.reporting.measure import measure
 from secateur.framework.storage.checkpoint import save_model

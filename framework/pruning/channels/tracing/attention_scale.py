@@ -64,10 +64,10 @@ class Queries:
     def follow(self, name: str, func: Any, args: Sequence[Any], kwargs: Any, out: Any) -> None:
         """Propagate rows through an operation, or drop them."""
         pair = [self._rows.get(arg) if isinstance(arg, Tensor) else None for arg in args[:2]]
-        rows = pair[0] if pair and pair[0] is not None else pair[1] if name == "mul" and len(pair) > 1 else None
-        if rows is None:
+        known = [rows for rows in pair if rows is not None]
+        if not known or pair[0] is None and name != "mul":
             return
-        both = len(pair) > 1 and pair[0] is not None and pair[1] is not None
+        rows = known[0]
         if name in VIEW_OPS:
             self._rows[out] = rows.reshape(out.shape)
         elif name in MOVES:
@@ -78,7 +78,7 @@ class Queries:
         else:
             result = out[0] if isinstance(out, tuple) else out
             scaled = name.rstrip("_") in MULTIPLES or name in MULTIPLES
-            if scaled and not both and result.shape == rows.shape:
+            if scaled and len(known) == 1 and result.shape == rows.shape:
                 self._rows[result] = rows
             elif isinstance(args[0], Tensor) and result is args[0]:  # changed in place
                 self._rows.pop(result, None)
@@ -105,12 +105,7 @@ def with_queries(
 ) -> dict[str, ChannelGroup]:
     """Return the groups that own some of the query rows, with these as their `queries`.
 
-    A group whose channels do not all own the same number of rows is protected.
-
-    Args:
-        groups: The groups by name.
-        labels: The labels of the pass.
-        found: Labels of rows of queries.
+    A group whose channels do not all own the same number of rows is protected. `found` are labels of query rows.
     """
     if not found:
         return {}

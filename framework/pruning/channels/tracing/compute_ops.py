@@ -140,51 +140,36 @@ def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> Fields | 
 
 
 @rule("native_batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit _batch_norm_no_update "
-      "cudnn_batch_norm miopen_batch_norm")  # fmt: skip
-def batch_norm(ctx: Context, name: str, args: Arguments, out: Any) -> list[Fields]:
-    """Batch norm: join the labels of scale, shift and statistics with those of the channels."""
-    return _follow(ctx, args[0], 1, args[1:5], "batch norm")
+      "cudnn_batch_norm miopen_batch_norm native_layer_norm _fused_rms_norm native_group_norm")  # fmt: skip
+def norm(ctx: Context, name: str, args: Arguments, out: Any) -> list[Fields]:
+    """Norms: join the labels of scale, shift and statistics with those of the channels.
 
-
-@rule("native_layer_norm _fused_rms_norm")
-def layer_norm(ctx: Context, name: str, args: Arguments, out: Any) -> list[Fields]:
-    """LayerNorm and RMSNorm: join the labels of scale and shift; the moments reduce over the channels.
-
-    On other devices RMSNorm, which has no shift, is decomposed into several operations.
+    The moments of LayerNorm and RMSNorm reduce over the channels, those of GroupNorm over groups of channels: a
+    cut does not change the number of groups, and their sizes stay equal; if each group is a single channel, a
+    removed channel removes its group. RMSNorm has no shift, and is decomposed into several operations on other
+    devices.
     """
-    x, shape, scale, shift = args[:4]
-    what, followers = ("LayerNorm", (scale, shift)) if name == "native_layer_norm" else ("RMSNorm", (scale,))
-    for place, axis in enumerate(range(x.dim() - len(shape), x.dim())):
-        _follow(ctx, x, axis, followers, what, place)
-        if axis in ctx.fields(x):
-            ctx.reduced(ctx.fields(x)[axis], what)
-    return [ctx.fields(x)]
-
-
-@rule("native_group_norm")
-def group_norm(ctx: Context, name: str, args: Arguments, out: Any) -> list[Fields]:
-    """GroupNorm: mean and variance reduce over groups of channels.
-
-    A cut does not change the number of groups, and their sizes stay equal. If each group is a single channel, a
-    removed channel removes its group.
-    """
-    x, count = args[0], args[6]
+    x, axes = args[0], [1]
     labels = ctx.fields(x).get(1)
-    if labels is not None and count < len(labels):
-        ctx.labels.tie(labels, len(labels) // count)
-        ctx.reduced(labels, "GroupNorm")
-    return _follow(ctx, x, 1, args[1:3], "GroupNorm")
-
-
-def _follow(ctx: Context, x: Tensor, axis: int, followers: Arguments, what: str, place: int = 0) -> list[Fields]:
-    """Join the labels of scale, shift and statistics with those of x, which are also those of the result."""
-    labels = ctx.fields(x).get(axis)
-    for follower in followers:
-        entries = ctx.fields(follower).get(place)
-        if entries is not None and labels is not None:
-            ctx.labels.join(labels, entries)
-        elif entries is not None:
-            ctx.stay(entries, f"meets a constant of its size: {what}")
+    if "batch_norm" in name:
+        what, followers = "batch norm", args[1:5]
+    elif name == "native_group_norm":
+        what, followers, count = "GroupNorm", args[1:3], args[6]
+        if labels is not None and count < len(labels):
+            ctx.labels.tie(labels, len(labels) // count)
+            ctx.reduced(labels, what)
+    else:
+        what, followers = ("RMSNorm", args[2:3]) if name == "_fused_rms_norm" else ("LayerNorm", args[2:4])
+        axes = list(range(x.dim() - len(args[1]), x.dim()))
+        for axis in set(axes).intersection(ctx.fields(x)):
+            ctx.reduced(ctx.fields(x)[axis], what)
+    for place, axis in enumerate(axes):
+        labels = ctx.fields(x).get(axis)
+        for entries in (ctx.fields(follower).get(place) for follower in followers):
+            if entries is not None and labels is not None:
+                ctx.labels.join(labels, entries)
+            elif entries is not None:
+                ctx.stay(entries, f"meets a constant of its size: {what}")
     return [ctx.fields(x)]
 
 

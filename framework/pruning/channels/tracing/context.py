@@ -1,6 +1,5 @@
 """The state that the rules of the tracer share: labels, recorded operations, and the table of rules."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -49,19 +48,13 @@ class Context:
         self.first: set[int] = set()
         self.splits: list[tuple[int, Tensor]] = []
         self.misled: set[int] = set()
-        #: tensor -> its labels, and its number: Python reuses the id of a deleted tensor
-        self._fields, self._numbers = WeakTensorKeyDictionary(), WeakTensorKeyDictionary()
-        self._count = itertools.count()
+        #: tensor -> its labels
+        self._fields = WeakTensorKeyDictionary()
 
     @property
     def step(self) -> int:
         """The number of the current operation."""
         return len(self.dataflow.operations)
-
-    def number(self, tensor: Tensor) -> int:
-        """Return the number of a tensor, which is unique within this pass."""
-        number: int = self._numbers.setdefault(tensor, next(self._count))
-        return number
 
     def fields(self, tensor: Any) -> Fields:
         """Return the labels of a tensor; an empty dict for any other object."""
@@ -86,19 +79,6 @@ class Context:
             elif new is not None:
                 fields[new] = labels
         return fields
-
-    def flow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], made: Sequence[str | Tensor] = ()) -> None:
-        """Record an operation; the outputs of the first one are the network's input."""
-        given, results = ([(self.number(tensor), tensor) for tensor in part] for part in (inputs, outputs))
-        labels = tuple(int(part[0]) for part in made if not isinstance(part, str) and len(part))
-        self.dataflow.record(given, results, labels)
-
-    def forget_labels(self) -> None:
-        """Release the labels once the groups are known: they take several times the memory of a small network."""
-        self.labels.forget()
-        self._fields = WeakTensorKeyDictionary()
-        self.made.clear()
-        self.splits.clear()
 
     def not_channels(self, x: Tensor) -> None:
         """Mark the splits that left labels on the spatial axes of x (batch, channels, spatial...) as misled.

@@ -60,17 +60,13 @@ class Labels:
         """
         self._reasons.append((labels[labels != FIXED], reason, step, reduces))
 
-    def forget(self) -> None:
-        """Release all records; the number of labels is kept."""
-        self._joined.clear()
-        self._reasons.clear()
-
     def components(self) -> Tensor:
-        """Return the least label of the component of every label, int64 `(count,)`."""
+        """Return the least label of the component of every label, int64 `(count,)`, and forget what was joined."""
         root = torch.arange(self.count)
         if not self._joined:
             return root
         one, other = torch.cat(self._joined, dim=1)
+        self._joined.clear()  # it takes several times the memory of a small network
         real = (one != FIXED) & (other != FIXED) & (one != other)
         one, other = one[real], other[real]
         pairs = (one * self.count + other).unique()  # as one number per pair: much faster than unique columns

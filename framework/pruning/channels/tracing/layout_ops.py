@@ -22,8 +22,8 @@ def unchanged(ctx: Context, name: str, args: Arguments, out: Any) -> list[Fields
 def copied(ctx: Context, name: str, args: Arguments, out: Any) -> Fields:
     """Write entries into a tensor, or into a view of one (circular padding, `x[:, :8] = y`)."""
     target, source = args[:2]
-    labels_of = {axis + target.dim() - source.dim(): labels for axis, labels in ctx.fields(source).items()}
-    fields = {axis: labels for axis, labels in labels_of.items() if len(labels) == target.shape[axis]}
+    moved = ctx.carry(source, lambda axis: axis + target.dim() - source.dim())
+    fields = {axis: labels for axis, labels in moved.items() if len(labels) == target.shape[axis]}
     before = dict(ctx.fields(target))
     for axis, labels in before.items():
         if axis in fields:
@@ -173,8 +173,9 @@ def _axis_of(
         if axis not in varying:
             spread = spread.narrow(axis, 0, 1)
     left = prefer if prefer in varying else varying[-1]
-    if prefer is None and _splits_heads(ctx, [moved.shape[axis] for axis in varying]):
-        left = varying[-2]
+    heads = ctx.heads.get(ctx.where[-1]) if len(varying) > 1 else None
+    if prefer is None and heads is not None and heads == tuple(moved.shape[axis] for axis in varying[-2:]):
+        left = varying[-2]  # (heads, size of a head), where whole heads are cut
     elif prefer is None and (first or ctx.step in ctx.first):
         left = varying[0]
     along = spread
@@ -194,12 +195,6 @@ def _varying(entries: Tensor) -> list[int]:
         for axis, size in enumerate(entries.shape)
         if size > 1 and not bool((entries == entries.narrow(axis, 0, 1)).all())
     ]
-
-
-def _splits_heads(ctx: Context, sizes: list[int]) -> bool:
-    """Whether whole heads are cut in this module, and the sizes end in (heads, size of a head)."""
-    heads = ctx.heads.get(ctx.where[-1])
-    return heads is not None and len(sizes) > 1 and tuple(sizes[-2:]) == heads
 
 
 def _add(ctx: Context, fields: Fields, axis: int, labels: Tensor) -> None:

@@ -30,8 +30,8 @@ of three dimensions:
 
 import functools
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -88,7 +88,8 @@ class _Tracer(TorchDispatchMode):
             ctx.follow_queries(name, func, args, kwargs or {}, out)
             return out
         finally:
-            ctx.flow(tensors(given), tensors(out), ctx.made[before:])
+            made = [int(part[0]) for part in ctx.made[before:] if not isinstance(part, str) and len(part)]
+            ctx.dataflow.record(tensors(given), tensors(out), made)
 
     def _moved(self, func: Any, ctx: Context, given: list[Any], out: Any) -> None:
         """Apply the rule of the operation."""
@@ -132,7 +133,7 @@ def _has_number(ctx: Context, name: str, given: list[Any]) -> bool:
         given = given[:2]  # the third argument is the factor `alpha`, usually 1
     flowing = ctx.dataflow.flowing
     return any(
-        value.numel() == 1 and not ctx.is_parameter(value) and ctx.number(value) not in flowing
+        value.numel() == 1 and not ctx.is_parameter(value) and ctx.dataflow.number(value) not in flowing
         if isinstance(value, Tensor)
         else isinstance(value, (int, float))
         for value in given
@@ -192,22 +193,22 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
             stacklevel=5,
         )
 
-    def leave(name: str) -> Any:
-        def hook(*_: Any) -> None:
-            context.where.pop()
-            if name in layers:
-                context.made.append(name)
+    def leave(name: str, *_: Any) -> None:
+        context.where.pop()
+        if name in layers:
+            context.made.append(name)
 
-        return hook
-
-    handles = []
-    for name, module in named_modules(model).items():
-        enter = module.register_forward_pre_hook(lambda *_, name=name: context.where.append(name))
-        handles += [enter, module.register_forward_hook(leave(name))]
     try:
-        given = example.clone()  # a network may change its input
-        context.flow([], [given])
-        with _plain_attention(), torch.no_grad():
+        with ExitStack() as restored, torch.no_grad():
+            # the fast path of nn.MultiheadAttention is a single fused operation
+            restored.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+            for name, module in named_modules(model).items():
+                enter = module.register_forward_pre_hook(lambda *_, name=name: context.where.append(name))
+                restored.callback(enter.remove)
+                restored.callback(module.register_forward_hook(functools.partial(leave, name)).remove)
+            given = example.clone()  # a network may change its input
+            context.dataflow.record([], [given])
             with _Tracer(context):
                 out = output_tensors(model(given))
             context.order = _order(context)
@@ -220,12 +221,9 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
         raise UsageError(
             f"{type(model).__name__} rejects an input of shape {tuple(example.shape)}: {message}"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     if not out:
         raise UsageError(f"{type(model).__name__} returns no tensor")
-    context.ends = [context.number(leaf) for leaf in out]
+    context.ends = [context.dataflow.number(leaf) for leaf in out]
     for leaf in out:
         for labels in context.fields(leaf).values():
             context.labels.stay(labels, MODEL_OUTPUT)
@@ -239,7 +237,10 @@ def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
     """
     model.train()
     try:
-        with _no_noise():
+        with ExitStack() as restored:
+            for name in DROPOUTS:
+                restored.callback(setattr, nn.functional, name, getattr(nn.functional, name))
+                setattr(nn.functional, name, lambda x, *_, **__: x)
             return output_tensors(model(torch.cat([example, example])))
     except Exception:  # training may need more than an input
         return []
@@ -272,27 +273,3 @@ def _label(model: nn.Module, context: Context) -> None:
         context.give(tensor, {dim: context.labels.run(name, dim, size) for dim, size in sizes})
         if isinstance(tensor, nn.Parameter):
             context.storages.add(storage_of(tensor))
-
-
-@contextmanager
-def _no_noise() -> Iterator[None]:
-    """Replace the dropouts of `torch.nn.functional` by the identity."""
-    functions = {name: getattr(nn.functional, name) for name in DROPOUTS}
-    try:
-        for name in DROPOUTS:
-            setattr(nn.functional, name, lambda x, *_, **__: x)
-        yield
-    finally:
-        for name, function in functions.items():
-            setattr(nn.functional, name, function)
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Disable the fast path of nn.MultiheadAttention, which is a single fused operation."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
