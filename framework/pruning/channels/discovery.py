@@ -22,12 +22,7 @@ from secateur.framework.network.preserve import preserved_state, random_numbers_
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, ChannelGroup, TracedGroups, check_example
 from secateur.framework.pruning.channels.tracing.attention_scale import with_queries
 from secateur.framework.pruning.channels.tracing.context import Context
-from secateur.framework.pruning.channels.tracing.grouping import (
-    Grouping,
-    doubtful_groups,
-    mark_removable,
-    named_groups,
-)
+from secateur.framework.pruning.channels.tracing.grouping import Grouping, doubtful_groups, mark_removable
 from secateur.framework.pruning.channels.tracing.tracer import _follow, meta_copy
 from secateur.framework.pruning.channels.verification import distance, mismatches
 from secateur.utils.errors import UsageError
@@ -157,7 +152,7 @@ def _proven(
     model: nn.Module, example: Tensor, inexact: bool, context: Context, path: Sequence[str] = ()
 ) -> tuple[dict[str, ChannelGroup], bool]:
     """Return the verified groups of a trace, and whether a trial refused any; for `path` see `mismatches`."""
-    groups = named_groups(Grouping(model, context).collect(inexact))
+    groups = Grouping(model, context).collect(inexact)
     queries = context.queries
     groups |= _runs(model, example, with_queries(groups, context.labels, queries.sure))
     mark_removable(groups, context)

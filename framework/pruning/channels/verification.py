@@ -86,8 +86,7 @@ def mismatches(
     reasons = _mismatches(model, example, free, keeps, equal, path)
     for name in [name for name in free if name in doubtful and name not in reasons]:
         trials = (_Trial(model, example, {name: free[name]}, {name: keep}) for keep in _few_and_many(keeps[name]))
-        wrong = next(filter(None, (trial.mismatch() for trial in trials)), None)
-        if wrong is not None:
+        if wrong := next(filter(None, (trial.mismatch() for trial in trials)), None):
             reasons[name] = wrong
     unrefuted = {name: group for name, group in free.items() if name in doubtful and name not in reasons}
     others = {name: ~keeps[name] if (~keeps[name]).any() else keeps[name] for name in unrefuted}

@@ -102,10 +102,8 @@ class HardConcrete(nn.Module):
 
     def gates(self: Any, samples: int) -> Tensor:
         """Return the gates of this forward pass: `(gates,)`; in training with `local_rep` `(samples, gates)`."""
-        if not self.training:
-            z = self.mean_gates()
-        else:
-            z = self.draw_gates(samples) if self.local_rep else self.draw_gates()
+        shape = (samples,) if self.local_rep else ()
+        z = self.draw_gates(*shape) if self.training else self.mean_gates()
         self.__dict__["is_open"] = z.detach() != 0
         return z
 

@@ -76,7 +76,10 @@ def without_gates(model: nn.Module) -> nn.Module:
             layer.weight.mul_(gates.view(shape))
             if layer.gate_dim == 0 and layer.bias is not None:
                 layer.bias.mul_(gates)
-            _become_plain(layer)
+            del layer.log_alpha
+            for name in ("temperature", "local_rep", "l0_reg", "rho", "samples", "is_open"):
+                layer.__dict__.pop(name, None)
+            layer.__class__ = next(kind for kind, gated in LAYERS.items() if type(layer) is gated)
     return plain
 
 
@@ -89,13 +92,6 @@ def _close(norm: Any) -> None:
         norm.running_mean[closed] = 0
     del norm.__dict__["gated_by"]
     norm.__class__ = nn.BatchNorm2d
-
-
-def _become_plain(layer: Any) -> None:
-    del layer.log_alpha
-    for name in ("temperature", "local_rep", "l0_reg", "rho", "samples", "is_open"):
-        layer.__dict__.pop(name, None)
-    layer.__class__ = next(plain for plain, gated in LAYERS.items() if type(layer) is gated)
 
 
 @dataclass(frozen=True)

@@ -294,8 +294,7 @@ def _sorted_out(
         elif isinstance(companion, MutableMapping):
             mappings[id(companion)] = companion
         else:
-            kind = type(companion).__name__
-            raise UsageError(f"a companion must be a module or a mutable mapping, got {kind}")
+            raise UsageError(f"a companion must be a module or a mutable mapping, got {type(companion).__name__}")
     return list(twins.values()), list(mappings.values())
 
 

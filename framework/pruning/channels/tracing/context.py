@@ -1,6 +1,6 @@
 """The state that the rules of the tracer share: labels, recorded operations, and the table of rules."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -49,7 +49,7 @@ class Context:
         self.splits: list[tuple[int, Tensor]] = []
         self.misled: set[int] = set()
         #: tensor -> its labels
-        self._fields = WeakTensorKeyDictionary()
+        self._fields: MutableMapping[Tensor, Fields] = WeakTensorKeyDictionary()
 
     @property
     def step(self) -> int:
@@ -58,8 +58,7 @@ class Context:
 
     def fields(self, tensor: Any) -> Fields:
         """Return the labels of a tensor; an empty dict for any other object."""
-        fields: Fields = self._fields.get(tensor, {}) if isinstance(tensor, Tensor) else {}
-        return fields
+        return self._fields.get(tensor, {}) if isinstance(tensor, Tensor) else {}
 
     def give(self, tensor: Tensor, fields: Fields) -> None:
         """Set a tensor's labels."""

@@ -1,7 +1,7 @@
 """Data flow: the operations on which the outputs depend, and the groups on every path from the input to them."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,7 +37,7 @@ class Dataflow:
         #: numbers of the tensors that depend on the input
         self.flowing: set[int] = set()
         #: tensor -> its number, since Python reuses the id of a deleted tensor; number -> its place
-        self._numbers = WeakTensorKeyDictionary()
+        self._numbers: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self._place: dict[int, int] = {}
         #: storage of a tensor that existed before the pass -> its place
         self._before: dict[int, int] = {}
@@ -45,8 +45,7 @@ class Dataflow:
 
     def number(self, tensor: Tensor) -> int:
         """Return the number of a tensor, which is unique within this pass."""
-        number: int = self._numbers.setdefault(tensor, next(self._new))
-        return number
+        return self._numbers.setdefault(tensor, next(self._new))
 
     def record(self, given: Sequence[Tensor], results: Sequence[Tensor], made: Sequence[int] = ()) -> None:
         """Record the next operation: its arguments, its results, and the labels that it produces."""

@@ -29,7 +29,7 @@ class Grouping:
         #: run number of a weight's output dimension -> its module, for weights outside of layers
         self._bare = self._bare_weights()
 
-    def collect(self, inexact: bool) -> list[ChannelGroup]:
+    def collect(self, inexact: bool) -> dict[str, ChannelGroup]:
         """Return the groups: channels that own equally many positions of the same slices, equally protected."""
         labels, dataflow = self._context.labels, self._context.dataflow
         root = labels.components()
@@ -46,7 +46,7 @@ class Grouping:
             index = group.produced[0].index
             return self._places[group.producers[0]], int(index.min()) if index.numel() else 0
 
-        return sorted(groups, key=place)
+        return _named(sorted(groups, key=place))
 
     def _outputs_of_layers(self) -> dict[int, list[str]]:
         first_name = {id(tensor): name for name, tensor in reversed(named_tensors(self._model).items())}
@@ -181,7 +181,7 @@ def _closed(model: nn.Module, name: str) -> ChannelGroup:
     return ChannelGroup(name, len(positions), (part,), positions, (name,), (part,), (name,), reason)
 
 
-def named_groups(groups: list[ChannelGroup]) -> dict[str, ChannelGroup]:
+def _named(groups: list[ChannelGroup]) -> dict[str, ChannelGroup]:
     """Return the groups by the first producer's name, with #1, #2, ... if one layer produces several groups."""
     names = [group.name for group in groups]
     named: dict[str, ChannelGroup] = {}

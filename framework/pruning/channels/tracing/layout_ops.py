@@ -303,14 +303,8 @@ def indexed(ctx: Context, name: str, args: Arguments, out: Any) -> Fields:
     x, given = args[0], args[1]
     used = [axis for axis, index in enumerate(given) if index is not None]
     together = used == list(range(used[0], used[-1] + 1)) and given[used[0]].dtype != torch.bool
-    wider = out.dim() - x.dim()
-
-    def place(axis: int) -> int | str:
-        if axis in used or not together:
-            return "indexed at constant positions"
-        return axis if axis < used[0] else axis + wider
-
-    return ctx.carry(x, place)
+    wider, reason = out.dim() - x.dim(), "indexed at constant positions"
+    return ctx.carry(x, lambda axis: reason if axis in used or not together else axis + wider * (axis > used[0]))
 
 
 @rule("index_select roll flip")

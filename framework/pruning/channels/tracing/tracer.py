@@ -181,12 +181,9 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
     context.first.update(first)
     _label(model, context)
     layers = set(prunable_layers(model))
-    for name, module in named_modules(model).items():
-        heads = heads_of(module)
-        if heads is not None:
-            context.adapted.add(name)
-            if attention == "heads":
-                context.heads[name] = heads
+    heads = {name: sizes for name, module in named_modules(model).items() if (sizes := heads_of(module))}
+    context.adapted.update(heads)
+    context.heads.update(heads if attention == "heads" else {})
     if attention == "heads" and not context.heads:
         warnings.warn(
             "attention='heads': no module has an adapter that defines its heads, see secateur.adapter",
