@@ -14,6 +14,7 @@ import gc
 import json
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,11 @@ from torch import Tensor, nn
 
 from benchmarks.timing import machine
 from secateur.framework.network.latency import measure_latency
+from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup
-from secateur.framework.pruning.surgery.cutting import cut, mask_channels
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.vision import torchvision
 
 SIZES = {"inception_v3": 299}
@@ -99,6 +101,17 @@ def half(groups: dict[str, ChannelGroup]) -> dict[str, Tensor]:
             keep[name] = torch.zeros(group.channels, dtype=torch.bool)
             keep[name][torch.randperm(group.channels)[: -(-group.channels // 2)]] = True
     return keep
+
+
+def mask_channels(model: nn.Module, keep: Mapping[str, torch.Tensor], groups: Mapping[str, ChannelGroup]) -> None:
+    """Mask instead of cut: every parameter entry of a removed channel's slices is held at zero."""
+    parameters = dict(model.named_parameters())
+    masks = {name: torch.ones_like(value, dtype=torch.bool) for name, value in parameters.items()}
+    for name, mask in keep.items():
+        for tensor, dim, index in groups[name].slices:
+            if tensor in masks:
+                masks[tensor].index_fill_(dim, index[~mask].flatten(), False)
+    Masks(model).hold(masks)
 
 
 def check(name: str, latency_repeats: int = 10) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from secateur import Criterion
+from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
-from secateur.framework.pruning.surgery.cutting import cut, mask_channels
+from secateur.framework.pruning.surgery.cutting import cut
 
 Groups = Mapping[str, ChannelGroup]
 
@@ -126,6 +127,24 @@ def random_keep(groups: Groups, seed: int = 0, share: float = 0.5) -> dict[str, 
         mask[int(torch.randint(group.channels, (), generator=generator))] = True
         keep[name] = mask
     return keep
+
+
+def mask_channels(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> None:
+    """Mask instead of cut: every parameter entry of a removed channel's slices is zeroed and held at zero."""
+    Masks(model).hold(channel_masks(model, keep, groups))
+
+
+def channel_masks(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
+    """Return parameter name -> bool mask, False for entries of removed channels."""
+    parameters = dict(model.named_parameters())
+    masks: dict[str, Tensor] = {}
+    for name, mask in keep.items():
+        off = ~mask.cpu()
+        for tensor, dim, index in groups[name].slices:
+            if tensor in parameters:
+                held = masks.setdefault(tensor, torch.ones_like(parameters[tensor], dtype=torch.bool))
+                held.index_fill_(dim, index[off].flatten().to(held.device), False)
+    return masks
 
 
 def masked(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> nn.Module:

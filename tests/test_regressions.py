@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from secateur import channel_groups, cut, prune
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.plugins.registry import build
+from secateur.framework.pruning.channels.discovery import node_sparsity
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.schedules.base import During, targets
 from secateur.framework.storage.checkpoint import load_model, save_model

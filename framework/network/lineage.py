@@ -16,6 +16,8 @@ from secateur.framework.network.masks import PREFIX
 
 #: attribute of the model
 LINEAGE = "_secateur_lineage"
+#: tensor name -> dimension -> kept positions, ascending
+KeptIndices = dict[str, dict[int, Tensor]]
 
 
 @dataclass
@@ -35,10 +37,12 @@ class Lineage:
     #: names of the layers whose outputs are the model's outputs; None before they are traced
     output_layers: tuple[str, ...] | None = None
 
-    def record_cut(self, tensor: str, dim: int, index: Tensor) -> None:
-        """Compose with a cut: `index` has the current positions that are kept along `dim` of `tensor`."""
-        before = self.kept.get((tensor, dim))
-        self.kept[tensor, dim] = index.cpu().clone() if before is None else before[index.cpu()]
+    def record_cut(self, kept_indices: KeptIndices) -> None:
+        """Compose with a cut, which keeps these of the current positions."""
+        for tensor, dims in kept_indices.items():
+            for dim, index in dims.items():
+                before = self.kept.get((tensor, dim))
+                self.kept[tensor, dim] = index.cpu().clone() if before is None else before[index.cpu()]
 
     def follow(self, shapes: Mapping[str, tuple[int, ...]], new: Set[str] = frozenset()) -> None:
         """Drop tensors without a shape, and record those that are `new` or unknown as dense."""
@@ -127,10 +131,6 @@ def same_network(model: nn.Module) -> Iterator[None]:
     lineage = lineage_of(model)
     yield
     lineage.follow(_shapes(model))
-
-
-#: tensor name -> dimension -> kept positions, ascending
-KeptIndices = dict[str, dict[int, Tensor]]
 
 
 #: a mapping from tensor name to tensor, or a module like the model, that is cut together with it

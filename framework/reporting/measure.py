@@ -9,7 +9,7 @@ from secateur.framework.network.layers import check_network, prunable_layers
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
 from secateur.framework.network.size import count_macs, csr_bytes, weight_sparsity
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
+from secateur.framework.pruning.channels.discovery import node_sparsity
 from secateur.utils.errors import UsageError
 
 

@@ -14,7 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import csr_bytes, layer_sparsities, weight_sparsity
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
+from secateur.framework.pruning.channels.discovery import node_sparsity
 from secateur.framework.pruning.steps.rewinding import rewind_point
 from secateur.framework.reporting.console import Console
 from secateur.framework.storage.checkpoint import file_size

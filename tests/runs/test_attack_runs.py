@@ -17,13 +17,13 @@ from PIL import Image
 from secateur import channel_groups, cut, load_model, save_model
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.surgery.cutting import mask_channels
 from secateur.framework.settings.attacks import ATTACKS
 from secateur.main import main
 from secateur.utils.errors import UsageError
 from secateur.utils.loading.loaders import make_loaders
 from tests import ROOT
 from tests.command_line import Run, run_main
+from tests.networks import mask_channels
 
 TINY = "--model LeNet300 --epochs 2 --limit_train_batches 20 --threads 1"
 FAST = "--attack_samples 20 --attack_steps 4 --attack_binary_steps 2"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
+from secateur.framework.pruning.channels.discovery import node_sparsity
 from secateur.framework.storage.checkpoint import load_model
 from secateur.framework.storage.run_folder import RunFolder
 from tests.command_line import run_main

@@ -16,7 +16,7 @@ from secateur.framework.network.batch_norm import measured_statistics, running_s
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
+from secateur.framework.pruning.channels.discovery import node_sparsity
 from secateur.framework.pruning.gated_layers.hard_concrete import LARGEST, SMALLEST, l0_layers
 from secateur.framework.pruning.gated_layers.l0_network import Closed
 from secateur.framework.settings.run_config import RunConfig

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from secateur.framework.network.layers import prunable_layers
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
+from secateur.framework.pruning.channels.discovery import node_sparsity
 from secateur.framework.pruning.gated_layers.gated_batch_norm import gated_norms
 from secateur.framework.schedules.base import even_targets
 from secateur.framework.storage.checkpoint import load_model

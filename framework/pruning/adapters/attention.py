@@ -22,10 +22,8 @@ PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 def remaining(rows: Tensor | None, heads: int, size: int) -> tuple[int, int]:
     """Return the number of heads and the channels per head that remain after a cut.
 
-    Args:
-        rows: Original indices of the kept rows of the packed weight, queries first; None if none was cut.
-        heads: Number of heads of the dense module.
-        size: Channels per head of the dense module.
+    `rows` are the original indices of the kept rows of the packed weight, queries first, or None if none was cut;
+    `heads` and `size` are those of the dense module.
     """
     if rows is None:
         return heads, size
@@ -57,9 +55,13 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
             raise RuntimeError("is_causal requires attn_mask")
         batched = query.dim() == 3
         if self.num_heads == 0:
-            out = self.out_proj(query.new_zeros(*query.shape[:-1], 0))
-            return out, None
-        q, k, v = self._projected(*self._batch_first(batched, query, key, value))
+            return self.out_proj(query.new_zeros(*query.shape[:-1], 0)), None
+        same = query is key is value
+        if not batched:
+            query, key, value = (tensor.unsqueeze(0) for tensor in (query, key, value))
+        elif not self.batch_first:
+            query, key, value = (tensor.transpose(0, 1) for tensor in (query, key, value))
+        q, k, v = self._projected(query, key, value, same)
         mask = self._mask(q, attn_mask, key_padding_mask)
         k, v, mask = self._extended(k, v, mask)
         dropout = self.dropout if self.training else 0.0
@@ -80,31 +82,15 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         weights = weights.mean(dim=1) if average_attn_weights else weights
         return out, weights if batched else weights.squeeze(0)
 
-    def _batch_first(self, batched: bool, *given: Tensor) -> list[Tensor]:
-        """Return each tensor as (batch, positions, channels); identical arguments have identical results."""
-        moved: dict[int, Tensor] = {}
-        for tensor in given:
-            if id(tensor) not in moved:
-                moved[id(tensor)] = (
-                    tensor.unsqueeze(0) if not batched else tensor if self.batch_first else tensor.transpose(0, 1)
-                )
-        return [moved[id(tensor)] for tensor in given]
-
-    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
-        """Return queries, keys and values, each (batch, heads, positions, size)."""
-        if self.in_proj_weight is not None and query is key is value:
-            parts = list(functional.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1))
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor, same: bool) -> list[Tensor]:
+        """Return queries, keys and values, each (batch, heads, positions, size); `same` is whether all are one."""
+        packed = self.in_proj_weight
+        if packed is not None and same:
+            parts = functional.linear(query, packed, self.in_proj_bias).chunk(3, dim=-1)
         else:
-            weights = (
-                self.in_proj_weight.chunk(3)
-                if self.in_proj_weight is not None
-                else (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-            )
+            weights = [getattr(self, name) for name in PROJECTIONS] if packed is None else packed.chunk(3)
             biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-            parts = [
-                functional.linear(tensor, weight, bias)
-                for tensor, weight, bias in zip((query, key, value), weights, biases, strict=True)
-            ]
+            parts = tuple(map(functional.linear, (query, key, value), weights, biases))
         return [self._by_head(part) for part in parts]
 
     def _by_head(self, tensor: Tensor) -> Tensor:
@@ -124,17 +110,15 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
 
     def _extended(self, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Append the learned key and value `bias_k`, `bias_v`, and zeros (`add_zero_attn`), to every sequence."""
-        more = 0
+        before = k.shape[2]
         if self.bias_k is not None and self.bias_v is not None:
             k, v = (
                 torch.cat([tensor, self._by_head(bias).expand(len(tensor), -1, -1, -1)], dim=2)
                 for tensor, bias in ((k, self.bias_k), (v, self.bias_v))
             )
-            more += 1
         if self.add_zero_attn:
             k, v = (functional.pad(tensor, (0, 0, 0, 1)) for tensor in (k, v))
-            more += 1
-        return k, v, functional.pad(mask, (0, more)) if mask is not None and more else mask
+        return k, v, mask if mask is None else functional.pad(mask, (0, k.shape[2] - before))
 
 
 def _added(mask: Tensor, like: Tensor) -> Tensor:
@@ -146,24 +130,26 @@ def _added(mask: Tensor, like: Tensor) -> Tensor:
 
 @adapter(nn.MultiheadAttention, heads=lambda module: (module.num_heads, module.head_dim))
 def _multihead(module: Any, kept: Kept) -> None:
+    packed = _projections(module)[0]
     if not _is_cut(module, kept):
         return
-    rows = kept("in_proj_weight" if module.in_proj_weight is not None else PROJECTIONS[0], 0)
     if not isinstance(module, SlimMultiheadAttention):
         module.scale = module.head_dim**-0.5
         module.dense_heads = module.num_heads, module.head_dim
         module.__class__ = SlimMultiheadAttention
         module._qkv_same_embed_dim = False  # TransformerEncoderLayer's fused kernel supports a single width only
-    module.num_heads, module.head_dim = remaining(rows, *module.dense_heads)
-    module.embed_dim = (
-        module.in_proj_weight if module.in_proj_weight is not None else module.q_proj_weight
-    ).shape[1]
+    module.num_heads, module.head_dim = remaining(kept(packed, 0), *module.dense_heads)
+    module.embed_dim = getattr(module, packed).shape[1]
+
+
+def _projections(module: Any) -> tuple[str, ...]:
+    """Return the names of the weights that produce queries, keys and values."""
+    return PROJECTIONS if module.in_proj_weight is None else ("in_proj_weight",)
 
 
 def _is_cut(module: Any, kept: Kept, inside: str = "") -> bool:
     """Whether this `nn.MultiheadAttention` was cut; its name within `kept.module` is `inside`."""
-    weights = ("in_proj_weight",) if module.in_proj_weight is not None else PROJECTIONS
-    return _any_cut(kept, [tensor_name(inside, name) for name in (*weights, "out_proj.weight")])
+    return _any_cut(kept, [tensor_name(inside, name) for name in (*_projections(module), "out_proj.weight")])
 
 
 def _any_cut(kept: Kept, names: Iterable[str]) -> bool:
@@ -206,14 +192,13 @@ def _swin(module: Any, kept: Kept) -> None:
     from secateur.framework.pruning.adapters.torchvision_attention import (
         SlimWindowAttention,
         SlimWindowAttentionV2,
-        is_v2,
     )
 
     if not isinstance(module, (SlimWindowAttention, SlimWindowAttentionV2)):
         dense = module.qkv.weight.shape[0] if rows is None else kept.lineage.dense[kept.name("qkv.weight")][0]
         size = dense // (3 * module.num_heads)
         module.dense_heads, module.scale = (module.num_heads, size), size**-0.5
-        module.__class__ = SlimWindowAttentionV2 if is_v2(module) else SlimWindowAttention
+        module.__class__ = SlimWindowAttentionV2 if hasattr(module, "logit_scale") else SlimWindowAttention
     module.num_heads, module.head_dim = remaining(rows, *module.dense_heads)
 
 

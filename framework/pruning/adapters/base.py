@@ -134,12 +134,8 @@ def heads_of(module: nn.Module) -> tuple[int, int] | None:
 def follow_shapes(model: nn.Module) -> None:
     """Run the adapters of all modules of the model."""
     lineage = lineage_of(model)
-    adapters: dict[type[nn.Module], Follow | None] = {}
     for name, module in named_modules(model).items():
-        kind = type(module)
-        if kind not in adapters:
-            adapters[kind] = _find(_ADAPTERS, module)
-        follow = adapters[kind]
+        follow = _find(_ADAPTERS, module)
         if follow is not None:
             follow(module, Kept(lineage, name))
 

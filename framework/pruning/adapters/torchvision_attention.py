@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from secateur.utils.vision import torchvision
@@ -18,11 +18,6 @@ _SwinV2: Any = _models.swin_transformer.ShiftedWindowAttentionV2
 _MaxVit: Any = _models.maxvit.RelativePositionalMultiHeadAttention
 #: score between positions of different regions after a shift
 FAR = -100.0
-
-
-def is_v2(module: nn.Module) -> bool:
-    """Whether the module is Swin V2's attention."""
-    return isinstance(module, _SwinV2)
 
 
 class SlimMaxVitAttention(_MaxVit):

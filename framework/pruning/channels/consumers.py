@@ -11,10 +11,6 @@ from secateur.framework.network.layers import TRANSPOSED, named_tensors, output_
 from secateur.framework.pruning.channels.groups import Groups
 
 
-def _number(value: float) -> Tensor:
-    return torch.tensor(value, dtype=torch.float64)
-
-
 @dataclass
 class Reader:
     """A layer that reads removed channels, with statistics of these inputs over all its calls."""
@@ -24,10 +20,8 @@ class Reader:
     #: positions of removed channels along the input, and for each position the number of its channel
     positions: Tensor
     channels: Tensor
-    low: Tensor = field(default_factory=lambda: _number(torch.inf))
-    high: Tensor = field(default_factory=lambda: _number(-torch.inf))
-    means: list[Tensor] = field(default_factory=list)
-    #: zeros of the shape of an input
+    #: minimum, maximum and mean of each position, `(3, positions)` for each call, and zeros like the last input
+    seen: list[Tensor] = field(default_factory=list)
     blank: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     @property
@@ -46,20 +40,21 @@ class Reader:
         axis = self.axis(given)
         values = given.detach().index_select(axis, self.positions.to(given.device)).movedim(axis, -1)
         values = values.reshape(-1, len(self.positions)).cpu().double()
-        self.low, self.high = torch.minimum(self.low, values.amin(0)), torch.maximum(self.high, values.amax(0))
-        self.means.append(values.mean(0))
+        self.seen.append(torch.stack([values.amin(0), values.amax(0), values.mean(0)]))
         self.blank = torch.zeros_like(given)
 
-    def constants(self) -> tuple[Tensor, Tensor]:
-        """Return the constants along the whole input, and whether each removed position is constant.
+    def constants(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the constants along the whole input, whether each removed position is constant, and is not zero.
 
         The constants are float64, and zero at positions that are not removed or not constant.
         """
-        scale = torch.maximum(self.low.abs(), self.high.abs()).nan_to_num(0.0, posinf=0.0).max()
-        constant = self.high - self.low <= torch.finfo(self.blank.dtype).eps ** 0.75 * scale  # False for NaN
+        lows, highs, means = torch.stack(self.seen).unbind(1)
+        low, high = lows.amin(0), highs.amax(0)
+        scale = torch.maximum(low.abs(), high.abs()).nan_to_num(0.0, posinf=0.0).max()
+        constant = high - low <= torch.finfo(self.blank.dtype).eps ** 0.75 * scale  # False for NaN
         full = torch.zeros(self.blank.shape[self.axis(self.blank)], dtype=torch.float64)
-        full[self.positions[constant]] = torch.stack(self.means).mean(0)[constant]
-        return full, constant
+        full[self.positions[constant]] = means.mean(0)[constant]
+        return full, constant, (low != 0) | (high != 0)
 
     def change(self, constants: Tensor) -> Tensor:
         """Return the contribution of these constants to each output, float64."""
@@ -67,9 +62,11 @@ class Reader:
         weight = weight.transpose(0, 1) if isinstance(self.module, TRANSPOSED) else weight
         inputs = constants.view(getattr(self.module, "groups", 1), -1)
         used = (inputs != 0).any(0).nonzero().flatten()
+        if not len(used):
+            return torch.zeros((), dtype=torch.float64)
         sums = weight.index_select(1, used.to(weight.device)).cpu().double()
-        sums = sums.reshape(len(inputs), -1, len(used), sums[0, 0].numel()).sum(3) if len(used) else sums
-        return torch.einsum("gop,gp->go", sums, inputs[:, used]).flatten() if len(used) else _number(0.0)
+        sums = sums.reshape(len(inputs), -1, len(used), sums[0, 0].numel()).sum(3)
+        return torch.einsum("gop,gp->go", sums, inputs[:, used]).flatten()
 
     def adds(self, constants: Tensor, change: Tensor) -> bool:
         """Return whether the layer adds `change` to every output; a third-party subclass may compute otherwise."""

@@ -1,38 +1,35 @@
 """Find the channel groups of a network: trace a forward pass, then verify every group that can be cut."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.copies import twin_of
-from secateur.framework.network.layers import check_network, prunable_layers
+from secateur.framework.network.layers import (
+    check_network,
+    named_modules,
+    output_dim,
+    prunable_layers,
+    tensor_name,
+)
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
 from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
-from secateur.framework.pruning.channels.groups import (
-    ATTENTION,
-    MODEL_OUTPUT,
-    ChannelGroup,
-    TracedGroups,
-    _prefixes,
-    check_example,
-)
+from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, ChannelGroup, TracedGroups, check_example
 from secateur.framework.pruning.channels.tracing.attention_scale import with_queries
 from secateur.framework.pruning.channels.tracing.context import Context
-from secateur.framework.pruning.channels.tracing.grouping import (
-    Grouping,
-    doubtful_groups,
-    mark_removable,
-    named_groups,
-)
-from secateur.framework.pruning.channels.tracing.meta_network import meta_copy
-from secateur.framework.pruning.channels.tracing.tracer import FAR_BELOW, _follow
+from secateur.framework.pruning.channels.tracing.grouping import Grouping, doubtful_groups, mark_removable
+from secateur.framework.pruning.channels.tracing.tracer import _follow, meta_copy
 from secateur.framework.pruning.channels.verification import distance, mismatches
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
+
+#: of two ways to cut, the right one differs by rounding only: its distance is below this share of the other one
+FAR_BELOW = 0.1
 
 
 @ordinary_mode()
@@ -87,25 +84,58 @@ def channel_groups(
         raise UsageError(
             f"{type(model).__name__} rejects an input of shape {tuple(example_input.shape)}: no sample"
         )
-    if attention not in ATTENTION:
-        raise UsageError(unknown("way to cut attention", attention, ATTENTION))
+    if attention not in ("dims", "heads"):
+        raise UsageError(unknown("way to cut attention", attention, ("dims", "heads")))
     protect = _prefixes(model, protect)
 
     groups = TracedGroups(trace(model, example_input[:1], inexact, attention), example_input[:1])
     for name, group in groups.items():
         for prefix in protect:
-            hit = [layer for layer in group.layers if layer == prefix or layer.startswith(prefix + ".")]
-            if hit and group.protected is None:
+            if group.protected is None and any(f"{layer}.".startswith(f"{prefix}.") for layer in group.layers):
                 groups[name] = replace(group, protected=f"protected by name: {prefix}")
     outputs = [group.layers for group in groups.values() if group.protected == MODEL_OUTPUT]
     lineage_of(model).output_layers = tuple(dict.fromkeys(sum(outputs, ())))
     return groups
 
 
+def node_sparsity(model: nn.Module, example_input: Tensor) -> float:
+    """Return 1 - (output units of prunable layers now / in the dense network), without the output layers.
+
+    A unit whose weights are all zero counts as pruned. Returns 0 for a network without hidden units.
+    """
+    lineage = lineage_of(model)
+    if lineage.output_layers is None:
+        channel_groups(model, example_input)
+    total = remaining = 0
+    for name, module in prunable_layers(model).items():
+        if name in (lineage.output_layers or ()):
+            continue
+        weight, dim = module.weight, output_dim(module)
+        assert isinstance(weight, Tensor)
+        total += lineage.dense.get(tensor_name(name, "weight"), tuple(weight.shape))[dim]
+        remaining += int(weight.detach().movedim(dim, 0).flatten(1).any(dim=1).sum())
+    return 1 - remaining / total if total else 0.0
+
+
+def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:
+    """Return the prefixes as a tuple; raise UsageError for one that matches no module."""
+    protect = (protect,) if isinstance(protect, str) else protect
+    if not isinstance(protect, Collection) or not all(isinstance(prefix, str) for prefix in protect):
+        raise UsageError(f"protect must be names of modules, got {protect!r}")
+    names = list(named_modules(model))
+    for prefix in protect:
+        if not any(f"{name}.".startswith(f"{prefix}.") for name in names):
+            raise UsageError(unknown("module to protect", prefix, list(prunable_layers(model))))
+    return tuple(protect)
+
+
 def trace(model: nn.Module, example: Tensor, inexact: bool, attention: str = "dims") -> dict[str, ChannelGroup]:
     """Return the groups by name in forward order; see `channel_groups`. The model is not changed."""
     with preserved_state(model), random_numbers_as_before():
-        traced = _without_values(model, example, attention)
+        traced, shadow = None, meta_copy(model)
+        if shadow is not None:
+            with contextlib.suppress(UsageError):  # the forward pass needs values, or does not run at all
+                traced = _follow(shadow, torch.empty_like(example, device="meta"), attention)
         if traced is not None and not traced.misled:
             path = traced.path if traced.numberless else ()
             groups, refused = _proven(model, example, inexact, traced, path)
@@ -122,8 +152,7 @@ def _proven(
     model: nn.Module, example: Tensor, inexact: bool, context: Context, path: Sequence[str] = ()
 ) -> tuple[dict[str, ChannelGroup], bool]:
     """Return the verified groups of a trace, and whether a trial refused any; for `path` see `mismatches`."""
-    groups = named_groups(Grouping(model, context).collect(inexact))
-    context.forget_labels()
+    groups = Grouping(model, context).collect(inexact)
     queries = context.queries
     groups |= _runs(model, example, with_queries(groups, context.labels, queries.sure))
     mark_removable(groups, context)
@@ -175,14 +204,3 @@ def _scaled_by_hand(
         elif FAR_BELOW * scaled <= plain < math.inf and len(names) > 1 and scaled > 0:  # a mixture: split
             pending += [names[: len(names) // 2], names[len(names) // 2 :]]
     return rescaled
-
-
-def _without_values(model: nn.Module, example: Tensor, attention: str) -> Context | None:
-    """Trace on the meta device; None if the forward pass needs values."""
-    shadow = meta_copy(model)
-    if shadow is None:
-        return None
-    try:
-        return _follow(shadow, torch.empty_like(example, device="meta"), attention)
-    except UsageError:
-        return None  # the forward pass needs values after all, or does not run at all

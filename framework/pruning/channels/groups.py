@@ -3,17 +3,15 @@
 `discovery.channel_groups` finds them; `tracing` has the tracer.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from secateur.framework.network.layers import named_modules, prunable_layers
 from secateur.framework.network.ordinary_tensors import check_dense
 from secateur.utils.errors import UsageError
-from secateur.utils.suggest import unknown
 
 MODEL_OUTPUT = "model output"
 NOTHING_LEFT = "no channel is left"
@@ -90,8 +88,6 @@ class ChannelGroup:
 
 #: group name -> `ChannelGroup`, in forward order: the result of `channel_groups` and of `cut`
 Groups = Mapping[str, ChannelGroup]
-#: values of the argument `attention` of `channel_groups`
-ATTENTION = ("dims", "heads")
 
 
 class TracedGroups(dict[str, ChannelGroup]):
@@ -150,18 +146,6 @@ def check_example(example_input: Any) -> None:
     if not isinstance(example_input, Tensor) or not example_input.is_nested and example_input.dim() == 0:
         raise UsageError(f"example_input is a batch, one tensor; got {type(example_input).__name__}")
     check_dense("example_input", example_input)
-
-
-def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:
-    """Return the prefixes as a tuple; raise UsageError for one that matches no module."""
-    protect = (protect,) if isinstance(protect, str) else protect
-    if not isinstance(protect, Collection) or not all(isinstance(prefix, str) for prefix in protect):
-        raise UsageError(f"protect must be names of modules, got {protect!r}")
-    names = list(named_modules(model))
-    for prefix in protect:
-        if not any(name == prefix or name.startswith(prefix + ".") for name in names):
-            raise UsageError(unknown("module to protect", prefix, list(prunable_layers(model))))
-    return tuple(protect)
 
 
 def free_groups(groups: Groups) -> dict[str, ChannelGroup]:

@@ -86,8 +86,7 @@ def mismatches(
     reasons = _mismatches(model, example, free, keeps, equal, path)
     for name in [name for name in free if name in doubtful and name not in reasons]:
         trials = (_Trial(model, example, {name: free[name]}, {name: keep}) for keep in _few_and_many(keeps[name]))
-        wrong = next(filter(None, (trial.mismatch() for trial in trials)), None)
-        if wrong is not None:
+        if wrong := next(filter(None, (trial.mismatch() for trial in trials)), None):
             reasons[name] = wrong
     unrefuted = {name: group for name, group in free.items() if name in doubtful and name not in reasons}
     others = {name: ~keeps[name] if (~keeps[name]).any() else keeps[name] for name in unrefuted}
@@ -292,25 +291,15 @@ def _run_small(twin: nn.Module, example: Tensor, path: Sequence[str]) -> tuple[T
 
 
 def _cut_in_place(twin: nn.Module, kept_indices: KeptIndices, factors: Mapping[str, list[Factor]]) -> None:
-    """Cut tensor by tensor, without rollback: the twin is discarded after an error."""
-    lineage = lineage_of(twin)
-    places: dict[int, list[tuple[dict[str, Any], str]]] = {}  # tied tensors have several
-    for module in twin.modules():
-        holders: tuple[Any, Any] = (module._parameters, module._buffers)
-        for holder in holders:
-            for name, value in holder.items():
-                places.setdefault(id(value), []).append((holder, name))
-    tensors = named_tensors(twin)
-    for tensor, dims in kept_indices.items():
-        old = tensors.pop(tensor)
-        for dim, index in dims.items():
-            lineage.record_cut(tensor, dim, index)
-        if id(old) not in places:
-            continue  # tied to a tensor that is cut already
-        new = shrink(rescaled(old, factors.get(tensor, ())), dims)
-        replacement = nn.Parameter(new, requires_grad=False) if isinstance(old, nn.Parameter) else new
-        for holder, name in places.pop(id(old)):
-            holder[name] = replacement
+    """Cut without rollback: the twin is discarded after an error."""
+    tensors, new = named_tensors(twin), dict[int, Tensor]()
+    lineage_of(twin).record_cut(kept_indices)
+    for name, dims in kept_indices.items():
+        old = tensors[name]
+        if id(old) not in new:  # tied tensors have several names
+            value = shrink(rescaled(old, factors.get(name, ())), dims)
+            new[id(old)] = nn.Parameter(value, requires_grad=False) if isinstance(old, nn.Parameter) else value
+    replace_tensors(twin, new)
     follow_shapes(twin)
 
 

@@ -59,26 +59,20 @@ def add_gates(model: nn.Module, clamp: float = CLAMP) -> int:
     +-`clamp`, and rest = shift - scale * bias (not trained).
     """
     kinds = {kind.__mro__[2]: kind for kind in GATED}
-    count = 0
+    norms: list[Any] = [norm for norm in model.modules() if type(norm) in kinds and norm.weight is not None]
     with same_network(model):
-        for module in list(model.modules()):
-            if type(module) in kinds and module.weight is not None:
-                _add_gate(module, kinds[type(module)], clamp)
-                count += 1
-    return count
-
-
-def _add_gate(norm: Any, kind: type[nn.Module], clamp: float) -> None:
-    scale, shift = norm.weight.detach().clone(), norm.bias.detach().clone()
-    ratio = torch.where(scale == 0, 0, shift / scale)
-    bounded = ratio.clamp(-clamp, clamp)
-    whole = (bounded == ratio) & (scale != 0)
-    norm.__class__ = kind
-    norm.gate = nn.Parameter(scale)
-    norm.register_buffer("rest", torch.where(whole, 0, shift - scale * bounded))
-    norm.bias.copy_(bounded)
-    norm.weight.fill_(1)
-    norm.weight.requires_grad_(False)
+        for norm in norms:
+            scale, shift = norm.weight.detach().clone(), norm.bias.detach().clone()
+            ratio = torch.where(scale == 0, 0, shift / scale)
+            bounded = ratio.clamp(-clamp, clamp)
+            whole = (bounded == ratio) & (scale != 0)
+            norm.__class__ = kinds[type(norm)]
+            norm.gate = nn.Parameter(scale)
+            norm.register_buffer("rest", torch.where(whole, 0, shift - scale * bounded))
+            norm.bias.copy_(bounded)
+            norm.weight.fill_(1)
+            norm.weight.requires_grad_(False)
+    return len(norms)
 
 
 @torch.no_grad()

@@ -96,17 +96,14 @@ class HardConcrete(nn.Module):
 
     def draw_gates(self, *shape: int) -> Tensor:
         """Sample the gates of training, `(*shape, gates)`."""
-        u = torch.empty(*shape, *self.log_alpha.shape, device=self.log_alpha.device, dtype=self.log_alpha.dtype)
-        u.uniform_(EPSILON, 1 - EPSILON)
+        u = self.log_alpha.new_empty(*shape, len(self.log_alpha)).uniform_(EPSILON, 1 - EPSILON)
         soft = torch.sigmoid((u.log() - (1 - u).log() + self.log_alpha) / self.temperature)
         return (soft * (HIGH - LOW) + LOW).clamp(0, 1)
 
     def gates(self: Any, samples: int) -> Tensor:
         """Return the gates of this forward pass: `(gates,)`; in training with `local_rep` `(samples, gates)`."""
-        if not self.training:
-            z = self.mean_gates()
-        else:
-            z = self.draw_gates(samples) if self.local_rep else self.draw_gates()
+        shape = (samples,) if self.local_rep else ()
+        z = self.draw_gates(*shape) if self.training else self.mean_gates()
         self.__dict__["is_open"] = z.detach() != 0
         return z
 

@@ -39,11 +39,8 @@ def add_l0_gates(model: nn.Module, sample: Tensor, close_norms: bool = True, **g
             layer: Any = model.get_submodule(name)
             layer.__class__ = LAYERS[type(layer)]
             layer.add_log_alpha(**gates)
-        convolutions = [name for name in names if isinstance(model.get_submodule(name), L0Conv2d)]
-        norms = {}
-        if close_norms:
-            norms = batch_norms_after(model, convolutions, lambda: model(sample), directly=True)
-        for name, norm in norms.items():
+        closing = [name for name in names if close_norms and isinstance(model.get_submodule(name), L0Conv2d)]
+        for name, norm in batch_norms_after(model, closing, lambda: model(sample), directly=True).items():
             module: Any = model.get_submodule(norm)
             if type(module) is nn.BatchNorm2d:
                 module.__class__ = L0BatchNorm2d
@@ -59,11 +56,8 @@ def _callable_layers(model: nn.Module, sample: Tensor) -> list[str]:
         if type(module) in LAYERS and all(owners[id(parameter)] == 1 for parameter in module.parameters())
     }
     called: set[str] = set()
-
-    def note(name: str) -> Any:
-        return lambda *_: called.add(name)
-
-    with preserved_state(model), torch.no_grad(), hooked((module, note(name)) for name, module in layers.items()):
+    hooks = [(module, lambda *_, name=name: called.add(name)) for name, module in layers.items()]
+    with preserved_state(model), torch.no_grad(), hooked(hooks):
         model(sample)
     return [name for name in layers if name in called]
 
@@ -73,7 +67,7 @@ def without_gates(model: nn.Module) -> nn.Module:
     """Return a plain copy, equivalent in eval mode, whose weights are multiplied by the gates."""
     plain = copy.deepcopy(model)
     with same_network(plain):
-        for module in list(plain.modules()):
+        for module in plain.modules():
             if isinstance(module, L0BatchNorm2d):
                 _close(module)
         for layer in l0_layers(plain).values():
@@ -82,7 +76,10 @@ def without_gates(model: nn.Module) -> nn.Module:
             layer.weight.mul_(gates.view(shape))
             if layer.gate_dim == 0 and layer.bias is not None:
                 layer.bias.mul_(gates)
-            _become_plain(layer)
+            del layer.log_alpha
+            for name in ("temperature", "local_rep", "l0_reg", "rho", "samples", "is_open"):
+                layer.__dict__.pop(name, None)
+            layer.__class__ = next(kind for kind, gated in LAYERS.items() if type(layer) is gated)
     return plain
 
 
@@ -95,13 +92,6 @@ def _close(norm: Any) -> None:
         norm.running_mean[closed] = 0
     del norm.__dict__["gated_by"]
     norm.__class__ = nn.BatchNorm2d
-
-
-def _become_plain(layer: Any) -> None:
-    del layer.log_alpha
-    for name in ("temperature", "local_rep", "l0_reg", "rho", "samples", "is_open"):
-        layer.__dict__.pop(name, None)
-    layer.__class__ = next(plain for plain, gated in LAYERS.items() if type(layer) is gated)
 
 
 @dataclass(frozen=True)
@@ -131,21 +121,15 @@ def cut_closed(model: nn.Module, groups: Groups, sample: Tensor) -> tuple[nn.Mod
 
     The copy is equivalent to the network in eval mode. A channel is removed if nothing reads it, or if its
     producers output zero, and norms and activations map this zero to zero or to a constant that can be folded
-    into the layers that read it.
-
-    Args:
-        model: The network with gates, which is not changed.
-        groups: The channel groups of the plain network.
-        sample: A batch that the model accepts.
+    into the layers that read it. `groups` are those of the plain network, `sample` is a batch that it accepts.
     """
     layers = l0_layers(model)
     plain = without_gates(model)
     closed = {name: (layer.mean_gates() == 0).cpu() for name, layer in layers.items()}
-    smaller = cut(plain, _keep(plain, groups, _unread), groups)
-    keep = _keep(plain, smaller, _silent)
-    off = {name: ~mask for name, mask in keep.items()}
-    off = foldable(plain, off, smaller, sample)
-    cut(plain, {name: ~mask for name, mask in off.items()}, smaller, fold=True, example_input=sample)
+    unread = _removed(plain, groups, _unread)
+    smaller = cut(plain, {name: ~off for name, off in unread.items()}, groups)
+    silent = foldable(plain, _removed(plain, smaller, _silent), smaller, sample)
+    cut(plain, {name: ~off for name, off in silent.items()}, smaller, fold=True, example_input=sample)
     left = inputs = 0
     read = {(part.tensor, part.dim) for group in groups.values() for part in group.slices}
     for name, layer in layers.items():
@@ -157,16 +141,13 @@ def cut_closed(model: nn.Module, groups: Groups, sample: Tensor) -> tuple[nn.Mod
     return plain, Closed(sum(len(mask) for mask in closed.values()), counted, left, inputs)
 
 
-def _keep(model: nn.Module, groups: Groups, is_gone: Any) -> dict[str, Tensor]:
-    """Return the keep masks of the free groups, with at least one kept channel each."""
+def _removed(model: nn.Module, groups: Groups, is_gone: Any) -> dict[str, Tensor]:
+    """Return the removed channels of the free groups, without the first channel if these are all."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    keep = {}
-    for name, group in free_groups(groups).items():
-        mask = ~is_gone(parameters, group)
-        if not mask.any():
-            mask[0] = True
-        keep[name] = mask
-    return keep
+    removed = {name: is_gone(parameters, group) for name, group in free_groups(groups).items()}
+    for off in removed.values():
+        off[0] &= ~off.all()
+    return removed
 
 
 def _zero(parameters: Mapping[str, Tensor], tensor: str, dim: int, index: Tensor) -> Tensor:

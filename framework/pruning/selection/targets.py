@@ -13,9 +13,8 @@ from secateur.framework.network.layers import prunable_layers, prunable_weights,
 from secateur.framework.network.lineage import Companion, KeptIndices, lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import dense_weights, weight_sparsity
-from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups, node_sparsity
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, free_groups
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.channels.slicing import kept_positions, shrink
 from secateur.framework.pruning.channels.verification import not_removable
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction

@@ -11,9 +11,8 @@ Companions are further copies of the weights, as modules or mappings: rewind cop
          values {id: tensor} <-- rescaling        | shrink = index_select along each dim, memory format kept
                       +------------+--------------+
                                    v
-         _Plan: parameters, buffers and masks, entries of mappings, optimizer states     (nothing is changed yet)
-                                   |
-         all_or_nothing( _apply -> Lineage.record_cut -> follow_shapes (adapters) )   --error--> rollback
+         all_or_nothing( mappings -> optimizer -> parameters, buffers and masks -> Lineage.record_cut
+                         -> follow_shapes (adapters) )                                --error--> rollback
                                    v
          remap(groups, positions): the groups of the smaller network
 
@@ -24,13 +23,13 @@ Companions are further copies of the weights, as modules or mappings: rewind cop
   keys.
 - Companions: a module is cut like the model, an entry of a mapping is replaced; names that are absent from a
   mapping are skipped. Rows of attention queries are rescaled in them, too; `fold` does not change them.
-- Rollback (surgery/rollback.py) restores attributes, classes, lineages, mappings and the optimizer, but not
-  tensors that an adapter changed in place. Errors in the plan need no rollback.
+- Rollback (`all_or_nothing`) restores attributes, classes, lineages, mappings and the optimizer, but not tensors
+  that an adapter changed in place.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -38,21 +37,15 @@ from torch import Tensor, nn
 
 from secateur.framework.network.copies import replace_tensors
 from secateur.framework.network.layers import check_network, named_tensors, tensor_name
-from secateur.framework.network.lineage import (
-    Companion,
-    KeptIndices,
-    Lineage,
-    has_lineage,
-    lineage_of,
-    set_lineage,
-)
-from secateur.framework.network.masks import PREFIX, Masks
+from secateur.framework.network.lineage import Companion, KeptIndices, has_lineage, lineage_of, set_lineage
+from secateur.framework.network.masks import PREFIX
+from secateur.framework.network.model_state import ModuleState
 from secateur.framework.network.ordinary_tensors import ordinary_mode
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, example_of, like, remap
 from secateur.framework.pruning.channels.slicing import Factor, kept_positions, rescaled, rescaling, shrink
+from secateur.framework.pruning.channels.verification import not_removable
 from secateur.framework.pruning.surgery.folding import moved_constants
-from secateur.framework.pruning.surgery.rollback import all_or_nothing
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 from secateur.utils.suggest import unknown
@@ -63,16 +56,6 @@ class _Replacement(NamedTuple):
     name: str
     dims: Mapping[int, Tensor]
     new: Tensor
-
-
-@dataclass
-class _Plan:
-    """All replacements, computed before the first one is applied."""
-
-    #: id of a parameter, buffer or mask -> the old tensor, its name, its kept positions, and the new tensor
-    tensors: dict[int, _Replacement] = field(default_factory=dict)
-    entries: list[tuple[MutableMapping[str, Tensor], str, Tensor]] = field(default_factory=list)
-    states: list[tuple[Tensor, dict[str, Any]]] = field(default_factory=list)
 
 
 @ordinary_mode()
@@ -87,9 +70,8 @@ def cut(
 ) -> dict[str, ChannelGroup]:
     """Remove channels from a network, in place.
 
-    Parameters are replaced by smaller ones, so that graphs that hold the old ones stay valid. All replacements are
-    computed before the first is applied, and a later failure (an adapter, a mapping) is rolled back: after an
-    error the network, the optimizer and the companions are unchanged.
+    Parameters are replaced by smaller ones, so that graphs that hold the old ones stay valid. A failure is rolled
+    back: after an error the network, the optimizer and the companions are unchanged.
 
     Args:
         model: The network.
@@ -138,35 +120,39 @@ def cut(
     folded = moved_constants(model, removed, groups, example_input) if fold else {}
     kept_indices, positions = kept_positions(model, removed, groups)
     twins, mappings = _sorted_out(companions, model)
-    plan = _Plan()
+    for twin in twins:
+        if not has_lineage(twin):  # it was copied before the model had one
+            set_lineage(twin, copy.deepcopy(lineage_of(model)))
+    modules = [model, *twins]
+    lineages = [lineage_of(module) for module in modules]
+    inner = None if optimizer is None else unwrapped(optimizer)
     shapes = {name: tensor.shape for name, tensor in named_tensors(model).items()}
     factors = rescaling(keep, groups)
-    for module in [model, *twins]:
-        _plan_module(plan, module, kept_indices, shapes, factors, folded if module is model else {})
-    _plan_optimizer(plan, optimizer)
-    for mapping in mappings:
-        _plan_mapping(plan, mapping, kept_indices, shapes, factors)
-    modules = [model, *twins]
-    lineages = [lineage_of(model), *(_twin_lineage(twin, model) for twin in twins)]
-    with all_or_nothing(modules, None if optimizer is None else unwrapped(optimizer), mappings):
-        _apply(plan, modules, optimizer)
+    with all_or_nothing(modules, inner, mappings):
+        for mapping in mappings:
+            _cut_mapping(mapping, kept_indices, shapes, factors)
+        smaller: dict[int, _Replacement] = {}
+        for module in modules:
+            _shrink_module(smaller, module, kept_indices, shapes, factors, folded if module is model else {})
+        if inner is not None:
+            _cut_optimizer(inner, smaller)
+        new = {key: replacement.new for key, replacement in smaller.items()}
         for module, lineage in zip(modules, lineages, strict=True):
-            for tensor, dims in kept_indices.items():
-                for dim, index in dims.items():
-                    lineage.record_cut(tensor, dim, index)
+            replace_tensors(module, new)
+            lineage.record_cut(kept_indices)
             follow_shapes(module)
         return remap(groups, positions, keep)
 
 
-def _plan_module(
-    plan: _Plan,
+def _shrink_module(
+    smaller: dict[int, _Replacement],
     module: nn.Module,
     kept_indices: KeptIndices,
     shapes: Mapping[str, torch.Size],
     factors: Mapping[str, Sequence[Factor]],
     folded: Mapping[str, Tensor],
 ) -> None:
-    """Plan the parameters (with gradients), buffers and masks of one module.
+    """Add the smaller parameters (with gradients), buffers and masks of one module, by the ids of the old ones.
 
     `shapes` are those of the model, `folded` new values of some tensors before slicing.
     """
@@ -182,15 +168,15 @@ def _plan_module(
     touched: KeptIndices = {name: {} for name, tensor in tensors.items() if id(tensor) in values} | kept_indices
     for name, dims in touched.items():
         old = tensors[name]
-        if id(old) in plan.tensors:  # tied tensors have several names
+        if id(old) in smaller:  # tied tensors have several names
             continue
         value = shrink(values.get(id(old), old.detach()), dims)
         new = _replaced(old, value, dims) if isinstance(old, nn.Parameter) else value
-        plan.tensors[id(old)] = _Replacement(old, name, dims, new)
+        smaller[id(old)] = _Replacement(old, name, dims, new)
         owner, _, attribute = name.rpartition(".")
         mask = tensors.get(tensor_name(owner, PREFIX + attribute))
         if mask is not None:
-            plan.tensors[id(mask)] = _Replacement(mask, name, dims, shrink(mask, dims))
+            smaller[id(mask)] = _Replacement(mask, name, dims, shrink(mask, dims))
 
 
 def _replaced(old: nn.Parameter, value: Tensor, dims: Mapping[int, Tensor]) -> nn.Parameter:
@@ -207,39 +193,31 @@ def _replaced(old: nn.Parameter, value: Tensor, dims: Mapping[int, Tensor]) -> n
     return new
 
 
-def _plan_optimizer(plan: _Plan, optimizer: Any) -> None:
-    if optimizer is None:
-        return
-    inner = unwrapped(optimizer)
-    if isinstance(inner, torch.optim.LBFGS):
+def _cut_optimizer(optimizer: torch.optim.Optimizer, smaller: Mapping[int, _Replacement]) -> None:
+    """Slice state tensors of the parameter's shape, keep scalars, and refuse other shapes."""
+    if isinstance(optimizer, torch.optim.LBFGS):
         raise UsageError("LBFGS has a single flat state for all parameters, which cannot be cut")
-    for old, name, dims, _ in plan.tensors.values():
-        if old in inner.state:
-            state = {
-                key: _smaller_state(value, key, old, name, dims, type(inner).__name__)
-                for key, value in inner.state[old].items()
-            }
-            plan.states.append((old, state))
+    for old, name, dims, new in smaller.values():
+        if old not in optimizer.state:
+            continue
+        state = optimizer.state[new] = dict(optimizer.state.pop(old))
+        for key, value in state.items():
+            if not isinstance(value, Tensor):
+                continue
+            if value.shape == old.shape:
+                state[key] = shrink(value, dims)
+            elif value.numel() != 1:
+                raise UsageError(
+                    f"{type(optimizer).__name__}'s state '{key}' of '{name}' has shape {tuple(value.shape)}, "
+                    f"unlike its parameter {tuple(old.shape)}: it cannot be cut"
+                )
+    for group in optimizer.param_groups:
+        group["params"] = [
+            smaller[id(parameter)].new if id(parameter) in smaller else parameter for parameter in group["params"]
+        ]
 
 
-def _smaller_state(
-    value: Any, key: str, parameter: Tensor, name: str, dims: Mapping[int, Tensor], optimizer: str
-) -> Any:
-    """Slice a tensor of the parameter's shape, keep scalars, and refuse other shapes."""
-    if not isinstance(value, Tensor):
-        return value
-    if value.shape == parameter.shape:
-        return shrink(value, dims)
-    if value.numel() == 1:
-        return value
-    raise UsageError(
-        f"{optimizer}'s state '{key}' of '{name}' has shape {tuple(value.shape)}, unlike its parameter "
-        f"{tuple(parameter.shape)}: it cannot be cut"
-    )
-
-
-def _plan_mapping(
-    plan: _Plan,
+def _cut_mapping(
     companion: MutableMapping[str, Tensor],
     kept_indices: KeptIndices,
     shapes: Mapping[str, torch.Size],
@@ -255,31 +233,48 @@ def _plan_mapping(
     for name, dims in kept_indices.items():
         if name not in companion:
             continue
-        if not isinstance(companion[name], Tensor):
-            raise UsageError(f"companion: '{name}' is {type(companion[name]).__name__}, not a tensor")
-        if companion[name].shape != shapes[name]:
+        value = companion[name]
+        if not isinstance(value, Tensor):
+            raise UsageError(f"companion: '{name}' is {type(value).__name__}, not a tensor")
+        if value.shape != shapes[name]:
             raise UsageError(
-                f"companion: '{name}' has shape {tuple(companion[name].shape)}, the model's has "
-                f"{tuple(shapes[name])}"
+                f"companion: '{name}' has shape {tuple(value.shape)}, the model's has {tuple(shapes[name])}"
             )
-        values = companion[name].detach()
-        plan.entries.append((companion, name, shrink(rescaled(values, factors.get(name, ())), dims)))
+        companion[name] = shrink(rescaled(value.detach(), factors.get(name, ())), dims)
 
 
-def _apply(plan: _Plan, modules: Sequence[nn.Module], optimizer: Any) -> None:
-    new = {key: replacement.new for key, replacement in plan.tensors.items()}
-    for module in modules:
-        replace_tensors(module, new)
-    for mapping, name, tensor in plan.entries:
-        mapping[name] = tensor
-    if optimizer is None:
-        return
-    inner = unwrapped(optimizer)
-    for group in inner.param_groups:
-        group["params"] = [new.get(id(parameter), parameter) for parameter in group["params"]]
-    for old, state in plan.states:
-        del inner.state[old]
-        inner.state[new[id(old)]] = state
+@contextmanager
+def all_or_nothing(
+    modules: Sequence[nn.Module],
+    optimizer: torch.optim.Optimizer | None,
+    mappings: Iterable[MutableMapping[str, Tensor]],
+) -> Iterator[None]:
+    """Restore tensors, attributes, lineages, mappings and the optimizer if the body raises an error.
+
+    Tensors changed in place, and mutable values of attributes such as lists, are not restored.
+    """
+    states = [ModuleState("", module) for network in modules for module in network.modules()]
+    lineages = [copy.deepcopy(lineage_of(module)) for module in modules]
+    entries = [(mapping, dict(mapping)) for mapping in mappings]
+    parameters = [list(group["params"]) for group in optimizer.param_groups] if optimizer is not None else []
+    of_optimizer = dict(optimizer.state) if optimizer is not None else {}
+    try:
+        yield
+    except BaseException:
+        for state in states:
+            state.roll_back()
+        for module, lineage in zip(modules, lineages, strict=True):
+            set_lineage(module, lineage)
+        for mapping, before in entries:
+            for name, tensor in before.items():
+                if mapping[name] is not tensor:
+                    mapping[name] = tensor
+        if optimizer is not None:
+            for group, params in zip(optimizer.param_groups, parameters, strict=True):
+                group["params"] = params
+            optimizer.state.clear()
+            optimizer.state.update(of_optimizer)
+        raise
 
 
 def _sorted_out(
@@ -291,27 +286,16 @@ def _sorted_out(
     twins: dict[int, nn.Module] = {}
     mappings: dict[int, MutableMapping[str, Tensor]] = {}
     for companion in companions:
+        if isinstance(companion, torch.optim.swa_utils.AveragedModel):
+            companion = companion.module
         if isinstance(companion, nn.Module):
-            if _inner(companion) is not model:
-                twins[id(_inner(companion))] = _inner(companion)
+            if companion is not model:
+                twins[id(companion)] = companion
         elif isinstance(companion, MutableMapping):
             mappings[id(companion)] = companion
         else:
-            kind = type(companion).__name__
-            raise UsageError(f"a companion must be a module or a mutable mapping, got {kind}")
+            raise UsageError(f"a companion must be a module or a mutable mapping, got {type(companion).__name__}")
     return list(twins.values()), list(mappings.values())
-
-
-def _inner(module: nn.Module) -> nn.Module:
-    """Return the network inside an `AveragedModel`, which has its copy as `.module`."""
-    return module.module if isinstance(module, torch.optim.swa_utils.AveragedModel) else module
-
-
-def _twin_lineage(twin: nn.Module, model: nn.Module) -> Lineage:
-    """Return the twin's lineage; a twin copied before the model had one gets the model's."""
-    if not has_lineage(twin):
-        set_lineage(twin, copy.deepcopy(lineage_of(model)))
-    return lineage_of(twin)
 
 
 def _check_current(model: nn.Module, groups: Groups) -> None:
@@ -336,13 +320,13 @@ def _check(keep: Mapping[str, Tensor], groups: Groups) -> None:
         group = groups[name]
         if not isinstance(group, ChannelGroup):
             raise UsageError(f"groups must be those of channel_groups, got {type(group).__name__} for '{name}'")
-        if not isinstance(mask, Tensor):
-            kind = type(mask).__name__
-            raise UsageError(f"the keep mask of '{name}' is {kind}, expected a tensor, bool ({group.channels},)")
-        if mask.dtype != torch.bool or tuple(mask.shape) != (group.channels,):
-            raise UsageError(
-                f"the keep mask of '{name}' is {mask.dtype} {tuple(mask.shape)}, expected bool ({group.channels},)"
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != (group.channels,):
+            found = (
+                f"{mask.dtype} {tuple(mask.shape)}"
+                if isinstance(mask, Tensor)
+                else f"{type(mask).__name__}, no tensor"
             )
+            raise UsageError(f"the keep mask of '{name}' is {found}, expected bool ({group.channels},)")
         if group.protected is not None and not bool(mask.all()):
             raise UsageError(f"group '{name}' is protected ({group.protected}) and cannot be cut")
         if not bool(mask.any()) and group.channels and not group.removable:
@@ -356,29 +340,8 @@ def _check_gone(
     removed = {name: groups[name] for name, mask in keep.items() if len(mask) and not bool(mask.any())}
     if not removed:
         return
-    from secateur.framework.pruning.channels.verification import not_removable  # a cycle otherwise
-
     example = example_of(groups) if example_input is None else example_input[:1]
     if example is None:
         raise UsageError(f"group '{next(iter(removed))}' cannot be removed entirely without an example_input")
     for name, reason in not_removable(model, example, removed).items():
         raise UsageError(f"group '{name}' cannot be removed entirely: {reason}")
-
-
-def mask_channels(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> None:
-    """Mask instead of cut: every parameter entry of a removed channel's slices is zeroed and held at zero."""
-    _check(keep, groups)
-    Masks(model).hold(channel_masks(model, keep, groups))
-
-
-def channel_masks(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups) -> dict[str, Tensor]:
-    """Return parameter name -> bool mask, False for entries of removed channels."""
-    parameters = dict(model.named_parameters())
-    masks: dict[str, Tensor] = {}
-    for name, mask in keep.items():
-        off = ~mask.cpu()
-        for tensor, dim, index in groups[name].slices:
-            if tensor in parameters:
-                held = masks.setdefault(tensor, torch.ones_like(parameters[tensor], dtype=torch.bool))
-                held.index_fill_(dim, index[off].flatten().to(held.device), False)
-    return masks

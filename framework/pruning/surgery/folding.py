@@ -35,16 +35,10 @@ def moved_constants(
     """Return new values, by name, of the biases and running means that include the constants of removed channels.
 
     Exact in eval mode, for inputs of the example's size. The model is not changed. Warns of constants that cannot
-    be moved.
+    be moved; raises UsageError without an example, or if the model rejects it.
 
-    Args:
-        model: The network before the cut.
-        removed: Group name -> bool `(channels,)`, True for a removed channel.
-        groups: The groups of the network.
-        example: A batch; by default the sample with which the groups were traced.
-
-    Raises:
-        UsageError: Without an example, or if the model rejects it.
+    `removed` maps a group name to the removed channels, bool `(channels,)`; `example` is a batch, by default the
+    sample with which the groups were traced.
     """
     moved, lost = _analyse(model, removed, groups, example)
     _warn(lost)
@@ -63,7 +57,7 @@ def foldable(
         lost = _analyse(model, candidates, groups, example)[1]
         if not lost:
             break
-        numbers = {number for layers in lost.values() for channels in layers.values() for number in channels}
+        numbers = set[int]().union(*(channels for layers in lost.values() for channels in layers.values()))
         if numbers:
             _drop(candidates, numbers)
         else:  # no single layer is the reason: keep the groups that can be folded alone
@@ -97,7 +91,7 @@ def _analyse(
         readers = readers_of(model, removed, groups)
         with hooked((reader.module, reader.look) for reader in readers):
             expected = [_run(model, bare, given) for given in inputs]
-        readers = [reader for reader in readers if reader.means]
+        readers = [reader for reader in readers if reader.seen]
         moved, lost = _moves(model, readers, lambda: _run(model, bare, inputs[0]))
         if not lost:
             masked = _without(model, removed, groups, moved, weights_only=False)
@@ -160,8 +154,7 @@ def _moves(model: nn.Module, readers: list[Reader], run: Callable[[], Any]) -> t
     moved: dict[str, Tensor] = {}
     lost: Lost = {}
     for reader in readers:
-        constants, constant = reader.constants()
-        nonzero = (reader.low != 0) | (reader.high != 0)
+        constants, constant, nonzero = reader.constants()
         _note(lost, "not constant", reader, ~constant)
         change = reader.change(constants)
         if not change.any():
@@ -221,13 +214,13 @@ def _warn(lost: Lost) -> None:
     """Warn, in one line, how many channels lose their constants, why, and which layers read them."""
     if not lost:
         return
-    count = len({channel for layers in lost.values() for channels in layers.values() for channel in channels})
-    parts = []
+    parts, every = [], set[int]()
     for why, layers in lost.items():
-        channels = {channel for numbers in layers.values() for channel in numbers}
+        channels = set[int]().union(*layers.values())
+        every |= channels
         names = [*list(layers)[:SHOWN], *([f"{len(layers) - SHOWN} more"] if len(layers) > SHOWN else [])]
         parts.append(f"{len(channels)} {why} ({', '.join(names)})" if layers else why)
-    channels_lost = f"{count} removed channels" if count else "removed channels"
+    channels_lost = f"{len(every)} removed channels" if every else "removed channels"
     warnings.warn(
         f"cut: the constants of {channels_lost} could not all be folded: {'; '.join(parts)}", stacklevel=5
     )

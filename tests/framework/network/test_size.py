@@ -11,9 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs, csr_bytes, weight_sparsity
-from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
-from secateur.framework.pruning.surgery.cutting import cut, mask_channels
+from secateur.framework.pruning.channels.discovery import channel_groups, node_sparsity
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.reporting.measure import measure
 from secateur.framework.storage.checkpoint import save_model
 from tests.networks import (
@@ -21,6 +20,7 @@ from tests.networks import (
     Net,
     ResNet,
     images,
+    mask_channels,
     mlp,
     random_keep,
     randomise,

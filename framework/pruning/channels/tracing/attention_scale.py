@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from secateur.framework.pruning.channels.groups import ChannelGroup, Slice
+from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.pruning.channels.tracing.labels import Labels
 
 #: operations that only move, repeat or select entries
@@ -35,25 +36,24 @@ class Queries:
     """The rows of weights that each tensor was computed from, and those of the queries of every attention."""
 
     def __init__(self) -> None:
-        #: number of a tensor -> the labels of rows at its entries, int64, usually an expanded view
-        self._rows: dict[int, Tensor] = {}
+        #: tensor -> the labels of rows at its entries, int64, usually an expanded view
+        self._rows = WeakTensorKeyDictionary()
         #: labels of rows of weights, and of the biases added to their outputs
         self._biases: list[tuple[Tensor, Tensor]] = []
         #: rows of queries whose scale depends on their size, and rows of queries for which it may
         self.sure: list[Tensor] = []
         self.maybe: list[Tensor] = []
 
-    def begin(self, number: int, shape: Sequence[int], axis: int, labels: Tensor, bias: Tensor | None) -> None:
+    def begin(self, out: Tensor, axis: int, labels: Tensor, bias: Tensor | None) -> None:
         """Record a layer's output, with the labels of its weight (and bias) along one of its axes."""
-        if len(labels) == shape[axis]:
-            sizes = [len(labels) if dim == axis else 1 for dim in range(len(shape))]
-            self._rows[number] = labels.view(sizes).expand(list(shape))
+        if len(labels) == out.shape[axis]:
+            self._rows[out] = labels.view(-1, *[1] * (out.dim() - 1 - axis)).expand(out.shape)
             if bias is not None:
                 self._biases.append((labels, bias))
 
-    def shift(self, number: int, out: int, bias: Tensor) -> None:
+    def shift(self, x: Tensor, out: Tensor, bias: Tensor) -> None:
         """Record a bias that a separate operation adds to a layer's output along the last axis."""
-        rows = self._rows.get(number)
+        rows = self._rows.get(x)
         if rows is None or rows.shape[-1] != len(bias):
             return
         weight = rows.reshape(-1, len(bias))[0]
@@ -61,34 +61,34 @@ class Queries:
             self._biases.append((weight, bias))
             self._rows[out] = rows
 
-    def follow(self, name: str, func: Any, number: Any, args: Sequence[Any], kwargs: Any, out: Any) -> None:
-        """Propagate rows through an operation, or drop them; `number` returns the number of a tensor."""
-        pair = [self._rows.get(number(arg)) if isinstance(arg, Tensor) else None for arg in args[:2]]
-        rows = pair[0] if pair and pair[0] is not None else pair[1] if name == "mul" and len(pair) > 1 else None
-        if rows is None:
+    def follow(self, name: str, func: Any, args: Sequence[Any], kwargs: Any, out: Any) -> None:
+        """Propagate rows through an operation, or drop them."""
+        pair = [self._rows.get(arg) if isinstance(arg, Tensor) else None for arg in args[:2]]
+        known = [rows for rows in pair if rows is not None]
+        if not known or pair[0] is None and name != "mul":
             return
-        both = len(pair) > 1 and pair[0] is not None and pair[1] is not None
+        rows = known[0]
         if name in VIEW_OPS:
-            self._rows[number(out)] = rows.reshape(out.shape)
+            self._rows[out] = rows.reshape(out.shape)
         elif name in MOVES:
             moved = func(rows, *args[1:], **kwargs)
             pairs = zip(out, moved, strict=True) if isinstance(out, (list, tuple)) else [(out, moved)]
-            self._rows.update((number(tensor), part) for tensor, part in pairs)
-        elif name.rstrip("_") in MULTIPLES or name in MULTIPLES:
+            for tensor, part in pairs:
+                self._rows[tensor] = part
+        else:
             result = out[0] if isinstance(out, tuple) else out
-            if not both and result.shape == rows.shape:
-                self._rows[number(result)] = rows
-            elif isinstance(args[0], Tensor) and result is args[0]:
-                self._rows.pop(number(result), None)
-        elif isinstance(out, Tensor) and isinstance(args[0], Tensor) and out is args[0]:
-            self._rows.pop(number(out), None)  # changed in place
+            scaled = name.rstrip("_") in MULTIPLES or name in MULTIPLES
+            if scaled and len(known) == 1 and result.shape == rows.shape:
+                self._rows[result] = rows
+            elif isinstance(args[0], Tensor) and result is args[0]:  # changed in place
+                self._rows.pop(result, None)
 
-    def found(self, query: int, key: int, sure: bool) -> bool:
-        """Record attention between two tensors, given by their numbers; return whether rows of one were recorded.
+    def found(self, query: Tensor, key: Tensor, sure: bool) -> bool:
+        """Record attention between two tensors; return whether rows of one of them were recorded.
 
         `sure` is whether the scale is known to depend on the size of the queries.
         """
-        candidates = [self._rows.pop(number, None) for number in (query, key)]
+        candidates = [self._rows.pop(tensor, None) for tensor in (query, key)]
         rows = next((labels for labels in candidates if labels is not None), None)
         if rows is None:
             return False
@@ -105,12 +105,7 @@ def with_queries(
 ) -> dict[str, ChannelGroup]:
     """Return the groups that own some of the query rows, with these as their `queries`.
 
-    A group whose channels do not all own the same number of rows is protected.
-
-    Args:
-        groups: The groups by name.
-        labels: The labels of the pass.
-        found: Labels of rows of queries.
+    A group whose channels do not all own the same number of rows is protected. `found` are labels of query rows.
     """
     if not found:
         return {}
@@ -119,17 +114,12 @@ def with_queries(
     wanted[torch.cat(list(found))] = True
     marked = {}
     for name, group in groups.items():
-        parts, even = [], True
-        for part in group.produced:
-            start = starts.get((part.tensor, part.dim))
-            hit = wanted[part.index + start] if start is not None else torch.zeros(1, 1, dtype=torch.bool)
-            if bool(hit.any()):
-                widths = hit.sum(dim=1)
-                even = even and bool((widths == widths[0]).all())
-                parts.append((part, hit))
-        if parts and not even:
+        known = [part for part in group.produced if (part.tensor, part.dim) in starts]
+        hits = [(part, wanted[part.index + starts[part.tensor, part.dim]]) for part in known]
+        hits = [(part, hit) for part, hit in hits if bool(hit.any())]
+        if any(len(hit.sum(dim=1).unique()) > 1 for _, hit in hits):
             marked[name] = replace(group, protected=group.protected or UNMATCHED)
-        elif parts:
-            queries = (part._replace(index=part.index[hit].view(group.channels, -1)) for part, hit in parts)
-            marked[name] = replace(group, queries=tuple(Slice(*part) for part in queries))
+        elif hits:
+            queries = (part._replace(index=part.index[hit].view(group.channels, -1)) for part, hit in hits)
+            marked[name] = replace(group, queries=tuple(queries))
     return marked

@@ -1,7 +1,7 @@
 """Rules of arithmetic, contractions, norms, reductions, pooling and attention.
 
 The labels of a tensor are its fields: axis -> labels along it, int64 `(size,)`. The rule of an operation joins the
-labels that meet, and sets the fields of the results. An operation without a rule protects the labels of its
+labels that meet, and returns the fields of the results. An operation without a rule protects the labels of its
 arguments, with its name as the reason.
 """
 
@@ -22,8 +22,12 @@ def unsupported(ctx: Context, name: str, args: Arguments, out: Any) -> None:
             ctx.stay(labels, f"unsupported op: aten.{name}")
 
 
-def pointwise(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Join the labels of the arguments along each axis, after broadcasting."""
+@rule("hardswish hardsigmoid hardtanh dropout masked_fill relu6 celu selu rrelu _prelu_kernel")
+def pointwise(ctx: Context, name: str, args: Arguments, out: Any) -> Fields:
+    """Join the labels of the arguments along each axis, after broadcasting.
+
+    Operations that torch tags as pointwise need no name here.
+    """
     results = tensors(out)
     given = [tensor for tensor in tensors(args) if tensor.dim() > 0]
     fields: Fields = {}
@@ -43,12 +47,12 @@ def pointwise(ctx: Context, name: str, args: Arguments, out: Any) -> None:
             for labels in present:
                 ctx.stay(labels, f"meets a constant of its size: aten.{name}")
         elif present:
-            fields[axis] = _met(ctx, present)
-    for result in results:
-        ctx.give(result, dict(fields))
+            fields[axis] = met(ctx, present)
+    return fields
 
 
-def _met(ctx: Context, present: list[Tensor]) -> Tensor:
+def met(ctx: Context, present: list[Tensor]) -> Tensor:
+    """Join the labels of tensors along one axis, and return those of the result."""
     merged = present[0]
     for labels in present[1:]:
         ctx.labels.join(merged, labels)
@@ -72,53 +76,44 @@ def _picked(*pairs: tuple[int, Tensor | None]) -> Fields:
     return {axis: labels for axis, labels in pairs if labels is not None}
 
 
-@rule("mm addmm")
-def matrix_product(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Matrix product (m, k) x (k, n), with or without an addend."""
-    added, (a, b) = (args[0], args[1:3]) if name == "addmm" else (None, args[:2])
-    _contract(ctx, name, (a, 1), (b, 0))
-    ctx.produce(b, 1, out, 1, added)
-    ctx.give(out, _picked((0, ctx.fields(a).get(0)), (1, ctx.fields(b).get(1))))
-    if added is not None:
-        pointwise(ctx, name, (out, added), out)
+@rule("mm addmm bmm baddbmm linear")
+def product(ctx: Context, name: str, args: Arguments, out: Any) -> Fields:
+    """Matrix products (..., m, k) x (..., k, n), and linear layers with a weight (n, k), perhaps with an addend.
 
-
-@rule("bmm baddbmm")
-def batched_product(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Batched matrix product (b, m, k) x (b, k, n); labels along the batch axes are joined, too."""
-    added, (a, b) = (args[0], args[1:3]) if name == "baddbmm" else (None, args[:2])
-    _contract(ctx, name, (a, 2), (b, 1))
-    _contract(ctx, name, (a, 0), (b, 0))
+    Labels along the batch axes are joined, too.
+    """
+    if name == "linear":
+        a, b, added = args
+    else:
+        added, a, b = args[:3] if "add" in name else (None, *args[:2])
+    inner, outer = (1, 0) if name == "linear" else (b.dim() - 2, b.dim() - 1)
+    last = out.dim() - 1
     left, right = ctx.fields(a), ctx.fields(b)
-    if 2 in left and 1 in right:  # perhaps the scores of hand-written attention
-        ctx.queries.found(ctx.number(a), ctx.number(b), sure=False)
-    ctx.give(out, _picked((0, left.get(0, right.get(0))), (1, left.get(1)), (2, right.get(2))))
-    if added is not None:
-        pointwise(ctx, name, (out, added), out)
-
-
-@rule("linear")
-def linear(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Linear layer: input (..., in), weight (out, in)."""
-    x, weight = args[:2]
-    _contract(ctx, name, (x, x.dim() - 1), (weight, 1))
-    ctx.produce(weight, 0, out, out.dim() - 1, args[2] if len(args) > 2 else None)
-    fields = {axis: labels for axis, labels in ctx.fields(x).items() if axis < x.dim() - 1}
-    ctx.give(out, fields | _picked((out.dim() - 1, ctx.fields(weight).get(0))))
-    if len(args) > 2 and args[2] is not None:
-        pointwise(ctx, name, (out, args[2]), out)
+    fields = {axis: labels for axis, labels in left.items() if axis < last}
+    _contract(ctx, name, (a, last), (b, inner))
+    if b.dim() == 2:
+        ctx.produce(b, outer, out, last, added)
+    else:
+        _contract(ctx, name, (a, 0), (b, 0))
+        fields = _picked((0, right.get(0))) | fields
+        if 2 in left and 1 in right:  # perhaps the scores of hand-written attention
+            ctx.queries.found(a, b, sure=False)
+    fields |= _picked((last, right.get(outer)))
+    if added is None:
+        return fields
+    ctx.give(out, fields)
+    return pointwise(ctx, name, (out, added), out)
 
 
 @rule("convolution mkldnn_convolution cudnn_convolution")
-def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> Fields | None:
     """Convolution: input (batch, in, ...), weight (out, in / groups, ...); transposed (in, out / groups, ...)."""
     x, weight, bias = args[:3]
     transposed, groups = (args[6], args[8]) if name == "convolution" else (False, args[-1])
     fields = ctx.fields(weight)
     if not {0, 1} <= fields.keys():  # computed from other tensors
         unsupported(ctx, name, args, out)
-        return
-    produced, read = (fields[1], fields[0]) if transposed else (fields[0], fields[1])
+        return None
     ctx.produce(weight, 1 if transposed else 0, out, 1, bias)
     ctx.not_channels(x)
     for axis, labels in ctx.fields(x).items():
@@ -127,105 +122,71 @@ def convolution(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     incoming = ctx.fields(x).get(1)
     if incoming is None:
         incoming = torch.full((x.shape[1],), FIXED)
-    if groups == 1:
-        ctx.labels.join(incoming, read)
-    elif transposed:
-        produced = _transposed_groups(ctx, incoming, read, produced, groups)
-    elif len(read) == 1:  # depthwise: whole conv groups are removed
-        by_group = produced.reshape(groups, -1)
+    whole, part = fields[0], fields[1]  # along all channels, and along those of one conv group
+    if groups > 1 and (len(whole) == groups if transposed else len(part) == 1):  # depthwise
+        by_group = whole.reshape(groups, -1)  # whole conv groups are removed
         ctx.labels.join(by_group, by_group[:, :1])
         ctx.labels.join(by_group, incoming[:, None])
         if bool((incoming == FIXED).any()):
-            ctx.stay(produced, "meets a constant of its size: depthwise convolution")
+            ctx.stay(whole, "meets a constant of its size: depthwise convolution")
+        produced = whole.repeat_interleave(len(part))
     else:  # channel j of every conv group is removed: the number of groups is unchanged and their sizes stay equal
-        by_group = produced.reshape(groups, -1)
-        ctx.labels.join(by_group, by_group[:1])
-        ctx.labels.join(incoming.reshape(groups, -1), read[None])
-    ctx.give(out, {1: produced})
+        ctx.labels.tie(whole, len(whole) // groups)
+        ctx.labels.join(incoming, whole if transposed else part.repeat(groups))
+        produced = part.repeat(groups) if transposed else whole
     if bias is not None:
         ctx.labels.join(produced, ctx.fields(bias)[0])
-
-
-def _transposed_groups(ctx: Context, incoming: Tensor, read: Tensor, produced: Tensor, groups: int) -> Tensor:
-    """Return the labels of the outputs of a grouped transposed convolution.
-
-    Its weight has all inputs along dimension 0 and the outputs of one conv group along dimension 1.
-    """
-    ctx.labels.join(incoming, read)
-    if len(read) == groups:  # depthwise: whole conv groups are removed
-        if bool((incoming == FIXED).any()):
-            ctx.stay(read, "meets a constant of its size: depthwise convolution")
-        return read.repeat_interleave(len(produced))
-    by_group = read.reshape(groups, -1)  # channel j of every conv group is removed, inputs and outputs
-    ctx.labels.join(by_group, by_group[:1])
-    return produced.repeat(groups)
+    return {1: produced}
 
 
 @rule("native_batch_norm _native_batch_norm_legit_no_training _native_batch_norm_legit _batch_norm_no_update "
-      "cudnn_batch_norm miopen_batch_norm")  # fmt: skip
-def batch_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Batch norm: join the labels of scale, shift and statistics with those of the channels."""
-    _follow(ctx, args[0], 1, args[1:5], "batch norm")
-    ctx.give(out[0], dict(ctx.fields(args[0])))
+      "cudnn_batch_norm miopen_batch_norm native_layer_norm _fused_rms_norm native_group_norm")  # fmt: skip
+def norm(ctx: Context, name: str, args: Arguments, out: Any) -> list[Fields]:
+    """Norms: join the labels of scale, shift and statistics with those of the channels.
 
-
-@rule("native_layer_norm _fused_rms_norm")
-def layer_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """LayerNorm and RMSNorm: join the labels of scale and shift; the moments reduce over the channels.
-
-    On other devices RMSNorm, which has no shift, is decomposed into several operations.
+    The moments of LayerNorm and RMSNorm reduce over the channels, those of GroupNorm over groups of channels: a
+    cut does not change the number of groups, and their sizes stay equal; if each group is a single channel, a
+    removed channel removes its group. RMSNorm has no shift, and is decomposed into several operations on other
+    devices.
     """
-    x, shape, scale, shift = args[:4]
-    what, followers = ("LayerNorm", (scale, shift)) if name == "native_layer_norm" else ("RMSNorm", (scale,))
-    for place, axis in enumerate(range(x.dim() - len(shape), x.dim())):
-        _follow(ctx, x, axis, followers, what, place)
-        if axis in ctx.fields(x):
-            ctx.reduced(ctx.fields(x)[axis], what)
-    ctx.give(out[0], dict(ctx.fields(x)))
-
-
-@rule("native_group_norm")
-def group_norm(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """GroupNorm: mean and variance reduce over groups of channels.
-
-    A cut does not change the number of groups, and their sizes stay equal. If each group is a single channel, a
-    removed channel removes its group.
-    """
-    x, count = args[0], args[6]
-    _follow(ctx, x, 1, args[1:3], "GroupNorm")
+    x, axes = args[0], [1]
     labels = ctx.fields(x).get(1)
-    if labels is not None and count < len(labels):
-        by_group = labels.reshape(count, -1)
-        ctx.labels.join(by_group, by_group[:1])
-        ctx.reduced(labels, "GroupNorm")
-    ctx.give(out[0], dict(ctx.fields(x)))
-
-
-def _follow(ctx: Context, x: Tensor, axis: int, followers: Arguments, what: str, place: int = 0) -> None:
-    labels = ctx.fields(x).get(axis)
-    for follower in followers:
-        entries = ctx.fields(follower).get(place)
-        if entries is not None and labels is not None:
-            ctx.labels.join(labels, entries)
-        elif entries is not None:
-            ctx.stay(entries, f"meets a constant of its size: {what}")
+    if "batch_norm" in name:
+        what, followers = "batch norm", args[1:5]
+    elif name == "native_group_norm":
+        what, followers, count = "GroupNorm", args[1:3], args[6]
+        if labels is not None and count < len(labels):
+            ctx.labels.tie(labels, len(labels) // count)
+            ctx.reduced(labels, what)
+    else:
+        what, followers = ("RMSNorm", args[2:3]) if name == "_fused_rms_norm" else ("LayerNorm", args[2:4])
+        axes = list(range(x.dim() - len(args[1]), x.dim()))
+        for axis in set(axes).intersection(ctx.fields(x)):
+            ctx.reduced(ctx.fields(x)[axis], what)
+    for place, axis in enumerate(axes):
+        labels = ctx.fields(x).get(axis)
+        for entries in (ctx.fields(follower).get(place) for follower in followers):
+            if entries is not None and labels is not None:
+                ctx.labels.join(labels, entries)
+            elif entries is not None:
+                ctx.stay(entries, f"meets a constant of its size: {what}")
+    return [ctx.fields(x)]
 
 
 @rule("glu")
-def gated(ctx: Context, name: str, args: Arguments, out: Any) -> None:
-    """Gated linear unit: tie the two halves of an axis, each of which loses the same positions."""
-    axis = (args[1] if len(args) > 1 else -1) % out.dim()
+def gated(ctx: Context, name: str, args: Arguments, out: Any) -> Fields:
+    """Gated linear unit: tie the two halves of an axis."""
+    axis = args[1] % out.dim()
     fields = dict(ctx.fields(args[0]))
     if axis in fields:
         half = out.shape[axis]
-        halves = fields[axis].reshape(2, half)
-        ctx.labels.join(halves, halves[:1])
-        fields[axis] = halves[0]
-    ctx.give(out, fields)
+        ctx.labels.tie(fields[axis], half)
+        fields[axis] = fields[axis][:half]
+    return fields
 
 
 @rule("_softmax _log_softmax _safe_softmax cumsum sort topk logsumexp")
-def along_one_axis(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+def along_one_axis(ctx: Context, name: str, args: Arguments, out: Any) -> Fields:
     """Operations that mix entries along one axis; the labels of the other axes are kept."""
     given = args[2] if name == "topk" else args[1]
     axis = (given[0] if isinstance(given, (list, tuple)) else given) % args[0].dim()
@@ -234,8 +195,7 @@ def along_one_axis(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         ctx.reduced(fields[axis], name.strip("_"))
         if name in ("topk", "sort", "logsumexp"):  # the results are not these channels in this order
             ctx.stay(fields.pop(axis), f"unsupported op: aten.{name}")
-    for result in tensors(out):
-        ctx.give(result, dict(fields))
+    return fields
 
 
 #: reductions whose value does not change if zero channels are removed; verification tries whether they are zero
@@ -243,17 +203,16 @@ SUMS = ("sum", "norm", "linalg_vector_norm")
 
 
 @rule("sum mean amax amin var std prod max min argmax argmin any all var_mean std_mean norm linalg_vector_norm")
-def reduction(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+def reduction(ctx: Context, name: str, args: Arguments, out: Any) -> Fields:
     """Reduce some or all axes; labels of the other axes are kept."""
     if name in ("max", "min") and len(args) > 1 and isinstance(args[1], Tensor):
-        pointwise(ctx, name, args, out)
-        return
+        return pointwise(ctx, name, args, out)
     x, results = args[0], tensors(out)
     axes = _reduced_axes(x, args[2:] if "norm" in name else args[1:])  # the first argument of a norm is its order
     dropped = set() if results[0].dim() == x.dim() else axes
     for axis in axes.intersection(ctx.fields(x)) if name not in SUMS else ():
         ctx.reduced(ctx.fields(x)[axis], name)
-    ctx.carry(x, out, lambda axis: None if axis in axes else axis - sum(other < axis for other in dropped))
+    return ctx.carry(x, lambda axis: None if axis in axes else axis - sum(other < axis for other in dropped))
 
 
 def _reduced_axes(x: Tensor, args: Arguments) -> set[int]:
@@ -270,14 +229,14 @@ def _reduced_axes(x: Tensor, args: Arguments) -> set[int]:
       "adaptive_max_pool3d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d "
       "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d _upsample_bilinear2d_aa "
       "_upsample_nearest_exact2d")  # fmt: skip
-def spatial(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+def spatial(ctx: Context, name: str, args: Arguments, out: Any) -> Fields:
     """Operations on the spatial axes of each channel separately: (batch, channels, spatial...)."""
     ctx.not_channels(args[0])
-    ctx.carry(args[0], out, lambda axis: axis if axis < 2 else f"reduced over: {name}")
+    return ctx.carry(args[0], lambda axis: axis if axis < 2 else f"reduced over: {name}")
 
 
 @rule("embedding _embedding_bag _embedding_bag_forward_only")
-def embedding(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+def embedding(ctx: Context, name: str, args: Arguments, out: Any) -> list[Fields]:
     """Rows of an embedding table, or sums and means of them; the table's columns are the channels it produces."""
     table = args[0]
     fields = ctx.fields(table)
@@ -285,18 +244,18 @@ def embedding(ctx: Context, name: str, args: Arguments, out: Any) -> None:
         ctx.stay(fields[0], "meets a constant of its size: embedding")
     result = tensors(out)[0]
     ctx.produce(table, 1, result, result.dim() - 1)
-    ctx.give(result, _picked((result.dim() - 1, fields.get(1))))
+    return [_picked((result.dim() - 1, fields.get(1)))]
 
 
 @rule("_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention "
       "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention "
       "_scaled_dot_product_fused_attention_overrideable")  # fmt: skip
-def attention(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+def attention(ctx: Context, name: str, args: Arguments, out: Any) -> list[Fields]:
     """Attention of queries, keys, values (batch, heads, places, size); the default scale depends on the size."""
     query, key, value = args[:3]
     kept = args[-1] is not None or ctx.where[-1] in ctx.adapted
     if not kept and 3 in ctx.fields(query) and 3 in ctx.fields(key):
-        kept = ctx.queries.found(ctx.number(query), ctx.number(key), sure=True)
+        kept = ctx.queries.found(query, key, sure=True)
     for tensor in (query, key, value):
         for axis, labels in ctx.fields(tensor).items():
             if axis in (0, 2):
@@ -307,4 +266,9 @@ def attention(ctx: Context, name: str, args: Arguments, out: Any) -> None:
     _contract(ctx, name, (query, 1), (key, 1))
     _contract(ctx, name, (query, 1), (value, 1))
     fields = ctx.fields(value)
-    ctx.give(tensors(out)[0], _picked((1, fields.get(1)), (3, fields.get(3))))
+    return [_picked((1, fields.get(1)), (3, fields.get(3)))]
+
+
+@rule("zeros_like ones_like full_like empty_like rand_like randn_like new_zeros new_ones new_full new_empty")
+def created(ctx: Context, name: str, args: Arguments, out: Any) -> None:
+    """Make a tensor from sizes alone, without labels."""

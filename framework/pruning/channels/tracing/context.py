@@ -1,20 +1,17 @@
 """The state that the rules of the tracer share: labels, recorded operations, and the table of rules."""
 
-import itertools
-import weakref
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, MutableMapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from secateur.framework.pruning.channels.tracing.attention_scale import Queries
 from secateur.framework.pruning.channels.tracing.dataflow import Dataflow, storage_of
 from secateur.framework.pruning.channels.tracing.labels import FIXED, Labels
 
 Fields = dict[int, Tensor]
-
-
 Arguments = Sequence[Any]
 
 
@@ -51,34 +48,24 @@ class Context:
         self.first: set[int] = set()
         self.splits: list[tuple[int, Tensor]] = []
         self.misled: set[int] = set()
-        self._fields: dict[int, Fields] = {}
-        self._count = itertools.count()
-        #: id -> weak reference to the tensor, and its number: Python reuses the id of a deleted tensor
-        self._numbers: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        #: tensor -> its labels
+        self._fields: MutableMapping[Tensor, Fields] = WeakTensorKeyDictionary()
 
     @property
     def step(self) -> int:
         """The number of the current operation."""
         return len(self.dataflow.operations)
 
-    def number(self, tensor: Tensor) -> int:
-        """Return the number of a tensor, which is unique within this pass."""
-        entry = self._numbers.get(id(tensor))
-        if entry is None or entry[0]() is not tensor:
-            entry = weakref.ref(tensor), next(self._count)
-            self._numbers[id(tensor)] = entry
-        return entry[1]
-
     def fields(self, tensor: Any) -> Fields:
         """Return the labels of a tensor; an empty dict for any other object."""
-        return self._fields.get(self.number(tensor), {}) if isinstance(tensor, Tensor) else {}
+        return self._fields.get(tensor, {}) if isinstance(tensor, Tensor) else {}
 
     def give(self, tensor: Tensor, fields: Fields) -> None:
         """Set a tensor's labels."""
-        self._fields[self.number(tensor)] = fields
+        self._fields[tensor] = fields
 
-    def carry(self, tensor: Tensor, out: Any, place: Callable[[int], int | str | None]) -> None:
-        """Set the labels of the results to those of `tensor`.
+    def carry(self, tensor: Tensor, place: Callable[[int], int | str | None]) -> Fields:
+        """Return the labels of a tensor for the results of an operation.
 
         `place` maps an axis to that of the results; or to the reason why its labels are protected; or to None,
         and its labels are dropped.
@@ -90,20 +77,7 @@ class Context:
                 self.stay(labels, new)
             elif new is not None:
                 fields[new] = labels
-        for result in tensors(out):
-            self.give(result, dict(fields))
-
-    def flow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], made: Sequence[str | Tensor] = ()) -> None:
-        """Record an operation; the outputs of the first one are the network's input."""
-        given, results = ([(self.number(tensor), tensor) for tensor in part] for part in (inputs, outputs))
-        labels = tuple(int(part[0]) for part in made if not isinstance(part, str) and len(part))
-        self.dataflow.record(given, results, labels)
-
-    def forget_labels(self) -> None:
-        """Release the labels once the groups are known: they take several times the memory of a small network."""
-        self.labels.forget()
-        for records in (self._fields, self.made, self.splits):
-            records.clear()
+        return fields
 
     def not_channels(self, x: Tensor) -> None:
         """Mark the splits that left labels on the spatial axes of x (batch, channels, spatial...) as misled.
@@ -139,16 +113,16 @@ class Context:
         self.made.append(labels)
         if self.where[-1] not in self.adapted and (bias is None or self.is_parameter(bias) and bias.dim() == 1):
             shift = None if bias is None else self.fields(bias).get(0)
-            self.queries.begin(self.number(out), out.shape, along, labels, shift)
+            self.queries.begin(out, along, labels, shift)
 
     def follow_queries(self, name: str, func: Any, args: Arguments, kwargs: Any, out: Any) -> None:
         """Propagate rows of queries through an operation."""
         if name == "add" and isinstance(args[0], Tensor) and isinstance(args[1], Tensor) and args[1].dim() == 1:
             bias = self.fields(args[1]).get(0)
             if bias is not None and self.is_parameter(args[1]):
-                self.queries.shift(self.number(args[0]), self.number(out), bias)
+                self.queries.shift(args[0], out, bias)
                 return
-        self.queries.follow(name, func, self.number, args, kwargs, out)
+        self.queries.follow(name, func, args, kwargs, out)
 
     def is_parameter(self, tensor: Tensor) -> bool:
         """Whether the tensor is a parameter, or a view of one."""
@@ -164,23 +138,23 @@ class Context:
 
     def reduced(self, labels: Tensor, what: str) -> None:
         """Record that the current operation, `what`, reduces over these labels."""
-        self.labels.reduced(labels, self._located(f"reduced over: {what}"), self.step)
+        self.labels.stay(labels, self._located(f"reduced over: {what}"), self.step, reduces=True)
 
     def _located(self, text: str) -> str:
         return f"{text} at {self.where[-1]}" if self.where[-1] else text
 
 
-#: (context, name of the operation, its arguments, its result)
-Rule = Callable[[Context, str, Arguments, Any], None]
-
-
+#: (context, name of the operation, its arguments in the order of the schema, its result) -> the labels of every
+#: tensor of the result, or a list with those of the first ones; None if the rule has no labels to set
+Rule = Callable[[Context, str, Arguments, Any], Fields | list[Fields] | None]
+R = TypeVar("R", bound=Rule)
 RULES: dict[str, Rule] = {}
 
 
-def rule(names: str) -> Callable[[Rule], Rule]:
+def rule(names: str) -> Callable[[R], R]:
     """Register a function as the rule of some ATen operations, named without their overloads."""
 
-    def register(function: Rule) -> Rule:
+    def register(function: R) -> R:
         RULES.update(dict.fromkeys(names.split(), function))
         return function
 

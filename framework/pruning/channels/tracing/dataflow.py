@@ -1,11 +1,12 @@
 """Data flow: the operations on which the outputs depend, and the groups on every path from the input to them."""
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 class Operation(NamedTuple):
@@ -35,31 +36,34 @@ class Dataflow:
         self.operations: list[Operation] = []
         #: numbers of the tensors that depend on the input
         self.flowing: set[int] = set()
-        #: number of a tensor -> its place
+        #: tensor -> its number, since Python reuses the id of a deleted tensor; number -> its place
+        self._numbers: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
         self._place: dict[int, int] = {}
         #: storage of a tensor that existed before the pass -> its place
         self._before: dict[int, int] = {}
         self._new = itertools.count()
 
-    def record(
-        self, given: Sequence[tuple[int, Tensor]], results: Sequence[tuple[int, Tensor]], made: tuple[int, ...]
-    ) -> None:
-        """Record the next operation by the numbers and tensors of its arguments and results."""
+    def number(self, tensor: Tensor) -> int:
+        """Return the number of a tensor, which is unique within this pass."""
+        return self._numbers.setdefault(tensor, next(self._new))
+
+    def record(self, given: Sequence[Tensor], results: Sequence[Tensor], made: Sequence[int] = ()) -> None:
+        """Record the next operation: its arguments, its results, and the labels that it produces."""
         here: dict[int, int] = {}
-        for number, tensor in given:
+        read, returned = ({self.number(tensor): tensor for tensor in part} for part in (given, results))
+        for number, tensor in read.items():
             storage = storage_of(tensor)
             if number not in self._place:
                 self._place[number] = self._before.setdefault(storage, next(self._new))
             here[storage] = self._place[number]
-        for number, tensor in results:
+        for number, tensor in returned.items():
             if number not in self._place:
                 place = here.get(storage_of(tensor))
                 self._place[number] = next(self._new) if place is None else place
-        read, returned = {number for number, _ in given}, {number for number, _ in results}
         if not self.operations or not self.flowing.isdisjoint(read):
-            self.flowing |= returned
-        written = {self._place[number] for number in returned & read}
-        self.operations.append(Operation(read, returned, written, made))
+            self.flowing.update(returned)
+        written = {self._place[number] for number in returned.keys() & read}
+        self.operations.append(Operation(set(read), set(returned), written, tuple(made)))
 
     def live(self, ends: Iterable[int]) -> set[int]:
         """Return the numbers of the operations on which the tensors `ends` may depend.

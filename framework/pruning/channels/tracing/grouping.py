@@ -29,7 +29,7 @@ class Grouping:
         #: run number of a weight's output dimension -> its module, for weights outside of layers
         self._bare = self._bare_weights()
 
-    def collect(self, inexact: bool) -> list[ChannelGroup]:
+    def collect(self, inexact: bool) -> dict[str, ChannelGroup]:
         """Return the groups: channels that own equally many positions of the same slices, equally protected."""
         labels, dataflow = self._context.labels, self._context.dataflow
         root = labels.components()
@@ -46,15 +46,13 @@ class Grouping:
             index = group.produced[0].index
             return self._places[group.producers[0]], int(index.min()) if index.numel() else 0
 
-        return sorted(groups, key=place)
+        return _named(sorted(groups, key=place))
 
     def _outputs_of_layers(self) -> dict[int, list[str]]:
         first_name = {id(tensor): name for name, tensor in reversed(named_tensors(self._model).items())}
         number = {(run.tensor, run.dim): at for at, run in enumerate(self._runs)}
         outputs: dict[int, list[str]] = {}
-        for name in self._places:
-            if name not in self._layers:
-                continue
+        for name in filter(self._layers.__contains__, self._places):
             module = self._layers[name]
             key = first_name.get(id(module.weight), tensor_name(name, "weight")), output_dim(module)
             if key in number:
@@ -80,8 +78,7 @@ class Grouping:
         for number, names in self._outputs.items():
             producing[number] = any(map(self._is_producer, names))
         producing[list(self._bare)] = True
-        sizes = torch.tensor([run.size for run in runs])
-        run_of = torch.repeat_interleave(torch.arange(len(runs)), sizes)
+        run_of = self._context.labels.runs_of(torch.arange(len(root)))
         position = torch.arange(len(run_of)) - torch.tensor([run.start for run in runs])[run_of]
         produced = torch.zeros(len(root), dtype=torch.bool)
         produced[root[producing[run_of]]] = True
@@ -90,9 +87,13 @@ class Grouping:
         components, counts = root[members].unique_consecutive(return_counts=True)
         starts = counts.cumsum(0) - counts
         numbers, positions = run_of[members], position[members]
-        kinds, count = _kinds(stay, loose, len(root))
+        # a number for each reason of protection and exactness, 0 for free and exact components
+        why = {component: (stay.get(component), component in loose) for component in {*stay, *loose}}
+        numbered = {reason: at for at, reason in enumerate(dict.fromkeys(why.values()), 1)}
+        kinds = torch.zeros(len(root), dtype=torch.int64)
+        kinds[list(why)] = torch.tensor([numbered[reason] for reason in why.values()], dtype=torch.int64)
         # components with the same runs, equally often, have the same sum of random 64-bit numbers
-        codes = torch.randint(-(2**63), 2**63 - 1, (len(runs) + count,), generator=torch.Generator())
+        codes = torch.randint(-(2**63), 2**63 - 1, (len(runs) + len(numbered) + 1,), generator=torch.Generator())
         signatures = codes[len(runs) + kinds[components]]
         signatures.scatter_add_(0, torch.repeat_interleave(torch.arange(len(counts)), counts), codes[numbers])
         _, group_of, sizes = signatures.unique(return_inverse=True, return_counts=True)
@@ -115,12 +116,14 @@ class Grouping:
             number: Slice(self._runs[number].tensor, self._runs[number].dim, index[ascending])
             for number, index in owned.items()
         }
-        produced = [slices[lead]] + [
-            part
-            for number, part in slices.items()
-            if number != lead and (number in self._bare or _is_bias(self._runs[number], producers)
-                                   or any(name in producers for name in self._outputs.get(number, ())))
-        ]  # fmt: skip
+        made = [
+            number
+            for number in owned
+            if number in self._bare
+            or _is_bias(self._runs[number], producers)
+            or any(name in producers for name in self._outputs.get(number, ()))
+        ]
+        produced = [slices[number] for number in sorted(made, key=lambda number: number != lead)]
         first = slices[lead].index[:, 0]
         kept = self._kept.get((slices[lead].tensor, slices[lead].dim))
         return ChannelGroup(
@@ -136,18 +139,6 @@ class Grouping:
         )
 
 
-def _kinds(stay: Mapping[int, str], loose: set[int], count: int) -> tuple[Tensor, int]:
-    """Return a code for each component, int64 `(count,)`, and the number of codes.
-
-    Components have the same code if they have the same reason of protection and the same exactness.
-    """
-    reasons = {reason: number for number, reason in enumerate(dict.fromkeys(stay.values()), 1)}
-    kinds = torch.zeros(count, dtype=torch.int64)
-    kinds[list(stay)] = torch.tensor([2 * reasons[reason] for reason in stay.values()], dtype=torch.int64)
-    kinds[list(loose)] += 1
-    return kinds, 2 * len(reasons) + 2
-
-
 def _is_bias(run: Run, producers: list[str]) -> bool:
     owner, _, attribute = run.tensor.rpartition(".")
     return owner in producers and attribute.endswith("bias") and run.dim == 0
@@ -156,11 +147,7 @@ def _is_bias(run: Run, producers: list[str]) -> bool:
 def doubtful_groups(groups: dict[str, ChannelGroup], context: Context) -> set[str]:
     """Return the names of groups of which the code used a piece that is not one of equal pieces."""
     tensors = {context.labels.runs[number][:2] for number in context.doubtful}
-    return {
-        name
-        for name, group in groups.items()
-        if tensors and any((part.tensor, part.dim) in tensors for part in group.slices)
-    }
+    return {name for name, group in groups.items() if any(part[:2] in tensors for part in group.slices)}
 
 
 def mark_removable(groups: dict[str, ChannelGroup], context: Context) -> None:
@@ -194,7 +181,7 @@ def _closed(model: nn.Module, name: str) -> ChannelGroup:
     return ChannelGroup(name, len(positions), (part,), positions, (name,), (part,), (name,), reason)
 
 
-def named_groups(groups: list[ChannelGroup]) -> dict[str, ChannelGroup]:
+def _named(groups: list[ChannelGroup]) -> dict[str, ChannelGroup]:
     """Return the groups by the first producer's name, with #1, #2, ... if one layer produces several groups."""
     names = [group.name for group in groups]
     named: dict[str, ChannelGroup] = {}

@@ -48,25 +48,25 @@ class Labels:
         """Join labels at equal positions, after broadcasting: they are removed together."""
         self._joined.append(torch.stack([part.reshape(-1) for part in torch.broadcast_tensors(one, other)]))
 
-    def stay(self, labels: Tensor, reason: str, step: int | None = None) -> None:
-        """Protect these labels, unless the outputs do not depend on operation number `step`."""
-        self._reasons.append((labels[labels != FIXED], reason, step, False))
+    def tie(self, labels: Tensor, size: int) -> None:
+        """Join the labels of equal pieces of an axis, each of which then loses the same positions."""
+        pieces = labels.reshape(-1, size)
+        self.join(pieces, pieces[:1])
 
-    def reduced(self, labels: Tensor, reason: str, step: int | None = None) -> None:
-        """Record a reduction over these labels: a cut differs from a mask."""
-        self._reasons.append((labels[labels != FIXED], reason, step, True))
+    def stay(self, labels: Tensor, reason: str, step: int | None = None, reduces: bool = False) -> None:
+        """Protect these labels, unless the outputs do not depend on operation number `step`.
 
-    def forget(self) -> None:
-        """Release all records; the number of labels is kept."""
-        self._joined.clear()
-        self._reasons.clear()
+        `reduces` is whether the operation reduces over them: a cut then differs from a mask.
+        """
+        self._reasons.append((labels[labels != FIXED], reason, step, reduces))
 
     def components(self) -> Tensor:
-        """Return the least label of the component of every label, int64 `(count,)`."""
+        """Return the least label of the component of every label, int64 `(count,)`, and forget what was joined."""
         root = torch.arange(self.count)
         if not self._joined:
             return root
         one, other = torch.cat(self._joined, dim=1)
+        self._joined.clear()  # it takes several times the memory of a small network
         real = (one != FIXED) & (other != FIXED) & (one != other)
         one, other = one[real], other[real]
         pairs = (one * self.count + other).unique()  # as one number per pair: much faster than unique columns

@@ -1,7 +1,7 @@
 """Tracer: propagate labels of channels through every operation of one forward pass.
 
 Every position along every dimension of every parameter and buffer has an integer label. A `TorchDispatchMode`
-intercepts each ATen operation and applies its rule (compute_ops, layout_ops, indexing_ops) to the fields of its
+intercepts each ATen operation and applies its rule (compute_ops, layout_ops) to the fields of its
 arguments, axis -> labels along it. Labels that meet in a sum, product or contraction are joined (union-find in
 `Labels`). Nothing depends on the architecture. Two convolutions, cat, flatten and a linear layer, with the labels
 of three dimensions:
@@ -28,59 +28,43 @@ of three dimensions:
 5. A rule cannot prove that a cut equals a mask: `verification` tries every free group.
 """
 
-import bisect
 import functools
 import warnings
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.framework.network.copies import replace_tensors, twin_of
 from secateur.framework.network.layers import MADE_UP, named_modules, named_tensors, prunable_layers
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
 from secateur.framework.pruning.adapters.torch_layers import heads_of
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT
-from secateur.framework.pruning.channels.tracing import indexing_ops as indexing_ops  # registers its rules
 from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops  # registers its rules
 from secateur.framework.pruning.channels.tracing.compute_ops import pointwise, unsupported
-from secateur.framework.pruning.channels.tracing.context import RULES, Context, tensors
+from secateur.framework.pruning.channels.tracing.context import RULES, Context, Fields, tensors
 from secateur.framework.pruning.channels.tracing.dataflow import storage_of
 from secateur.framework.pruning.channels.tracing.labels import FIXED
-from secateur.framework.pruning.channels.tracing.meta_network import of_shapes
 from secateur.utils.errors import UsageError
 
-#: pointwise operations that torch does not tag as such
-POINTWISE = frozenset(
-    [
-        "hardswish",
-        "hardsigmoid",
-        "hardtanh",
-        "dropout",
-        "masked_fill",
-        "relu6",
-        "celu",
-        "selu",
-        "rrelu",
-        "_prelu_kernel",
-    ]
-)
 #: operations with which the code may compute from a size
 ARITHMETIC = frozenset(
     ["add", "sub", "rsub", "mul", "div", "true_divide", "floor_divide", "remainder", "fmod", "pow", "clamp",
      "clamp_min", "clamp_max", "where", "masked_fill"]
 )  # fmt: skip
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
-#: of two ways to cut, the right one differs by rounding only: its distance is below this share of the other one
-FAR_BELOW = 0.1
-#: operations that make tensors from sizes alone
-CREATING = frozenset(
-    ["zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones",
-     "new_full", "new_empty"]
-)  # fmt: skip
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+#: parts of names of operations that differ between devices (attention)
+_BY_DEVICE = ("softmax", "bmm", "dot_product")
+#: operations whose result has the shape of the input, for which the meta kernels of torch take 1 to 2 ms
+_ALIKE = frozenset(
+    ["relu", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "silu", "gelu", "elu", "leaky_relu", "tanh"]
+)
 
 
 class _Tracer(TorchDispatchMode):
@@ -91,7 +75,7 @@ class _Tracer(TorchDispatchMode):
         self.context = context
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = of_shapes(func, args, kwargs or {})
+        out = _of_shapes(func, args, kwargs or {})
         ctx, given = self.context, _bound(func, args, kwargs or {})
         name, before = func.overloadpacket.__name__, len(ctx.made)
         ctx.path.append(name)
@@ -104,22 +88,43 @@ class _Tracer(TorchDispatchMode):
             ctx.follow_queries(name, func, args, kwargs or {}, out)
             return out
         finally:
-            ctx.flow(tensors(given), tensors(out), ctx.made[before:])
+            made = [int(part[0]) for part in ctx.made[before:] if not isinstance(part, str) and len(part)]
+            ctx.dataflow.record(tensors(given), tensors(out), made)
 
     def _moved(self, func: Any, ctx: Context, given: list[Any], out: Any) -> None:
         """Apply the rule of the operation."""
-        if not any(ctx.fields(tensor) for tensor in tensors(given)) or not tensors(out):
+        results = tensors(out)
+        if not any(ctx.fields(tensor) for tensor in tensors(given)) or not results:
             return
         name = func.overloadpacket.__name__
-        plain = name.rstrip("_") if not name.startswith("_") else name  # relu_ is relu in place
-        if name in RULES:
-            RULES[name](ctx, name, given, out)
-        elif torch.Tag.pointwise in func.tags or plain in POINTWISE:
-            pointwise(ctx, name, given, out)
-        elif plain in RULES:
-            RULES[plain](ctx, plain, given, out)
-        elif name not in CREATING:
-            unsupported(ctx, name, given, out)
+        plain = name.rstrip("_")  # relu_ is relu in place
+        if name not in RULES and torch.Tag.pointwise in func.tags:
+            fields: Fields | list[Fields] | None = pointwise(ctx, name, given, out)
+        elif name not in RULES and plain in RULES:
+            fields = RULES[plain](ctx, plain, given, out)
+        else:
+            fields = RULES.get(name, unsupported)(ctx, name, given, out)
+        if fields is not None:
+            each = fields if isinstance(fields, list) else [fields] * len(results)
+            for result, part in zip(results, each, strict=False):
+                ctx.give(result, dict(part))
+
+
+def _of_shapes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Run an operation, with shortcuts for tensors on the meta device."""
+    given = args[0] if args else None
+    if isinstance(given, Tensor) and given.is_meta and not kwargs:
+        name = func.overloadpacket.__name__
+        if any(part in name for part in _BY_DEVICE):
+            raise NotImplementedError(f"{name} on the meta device")
+        if name in _ALIKE and given.is_floating_point():
+            return torch.empty_like(given)
+        if name.endswith("_") and name[:-1] in _ALIKE:
+            return given
+        if name == "native_batch_norm":
+            saved = given.new_empty(given.shape[1] if args[5] else 0)
+            return torch.empty_like(given), saved, torch.empty_like(saved)
+    return func(*args, **kwargs)
 
 
 def _has_number(ctx: Context, name: str, given: list[Any]) -> bool:
@@ -127,13 +132,12 @@ def _has_number(ctx: Context, name: str, given: list[Any]) -> bool:
     if name.startswith(("add", "sub", "rsub")):
         given = given[:2]  # the third argument is the factor `alpha`, usually 1
     flowing = ctx.dataflow.flowing
-    for value in given:
-        if isinstance(value, Tensor):
-            if value.numel() == 1 and not ctx.is_parameter(value) and ctx.number(value) not in flowing:
-                return True
-        elif isinstance(value, (int, float)):
-            return True
-    return False
+    return any(
+        value.numel() == 1 and not ctx.is_parameter(value) and ctx.dataflow.number(value) not in flowing
+        if isinstance(value, Tensor)
+        else isinstance(value, (int, float))
+        for value in given
+    )
 
 
 def _bound(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
@@ -147,6 +151,27 @@ def _arguments(func: Any) -> list[tuple[str, Any]]:
     return [(argument.name, argument.default_value) for argument in func._schema.arguments]
 
 
+def meta_copy(model: nn.Module) -> nn.Module | None:
+    """Return a copy of the network on the meta device, or None if its forward pass may depend on values.
+
+    Third-party modules with tensors may depend on values, and so may the user's hooks.
+    """
+    for module in model.modules():
+        values = [*module._parameters.values(), *module._buffers.values()]
+        if any(value is not None for value in values) and not isinstance(module, MADE_UP):
+            return None
+        if any(getattr(module, name) for name in _HOOKS):
+            return None
+    shadow = twin_of(model)
+    empty = {}
+    for tensor in named_tensors(shadow).values():
+        value = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        empty[id(tensor)] = nn.Parameter(value, requires_grad=False) if is_parameter else value
+    replace_tensors(shadow, empty)
+    return shadow
+
+
 def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection[int] = ()) -> Context:
     """Run the model with labels, and return what was recorded.
 
@@ -156,36 +181,31 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
     context.first.update(first)
     _label(model, context)
     layers = set(prunable_layers(model))
-    for name, module in named_modules(model).items():
-        heads = heads_of(module)
-        if heads is not None:
-            context.adapted.add(name)
-            if attention == "heads":
-                context.heads[name] = heads
+    heads = {name: sizes for name, module in named_modules(model).items() if (sizes := heads_of(module))}
+    context.adapted.update(heads)
+    context.heads.update(heads if attention == "heads" else {})
     if attention == "heads" and not context.heads:
         warnings.warn(
             "attention='heads': no module has an adapter that defines its heads, see secateur.adapter",
             stacklevel=5,
         )
 
-    def enter(name: str) -> Any:
-        return lambda *_: context.where.append(name)
+    def leave(name: str, *_: Any) -> None:
+        context.where.pop()
+        if name in layers:
+            context.made.append(name)
 
-    def leave(name: str) -> Any:
-        def hook(*_: Any) -> None:
-            context.where.pop()
-            if name in layers:
-                context.made.append(name)
-
-        return hook
-
-    handles = []
-    for name, module in named_modules(model).items():
-        handles += [module.register_forward_pre_hook(enter(name)), module.register_forward_hook(leave(name))]
     try:
-        given = example.clone()  # a network may change its input
-        context.flow([], [given])
-        with _plain_attention(), torch.no_grad():
+        with ExitStack() as restored, torch.no_grad():
+            # the fast path of nn.MultiheadAttention is a single fused operation
+            restored.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
+            torch.backends.mha.set_fastpath_enabled(False)
+            for name, module in named_modules(model).items():
+                enter = module.register_forward_pre_hook(lambda *_, name=name: context.where.append(name))
+                restored.callback(enter.remove)
+                restored.callback(module.register_forward_hook(functools.partial(leave, name)).remove)
+            given = example.clone()  # a network may change its input
+            context.dataflow.record([], [given])
             with _Tracer(context):
                 out = output_tensors(model(given))
             context.order = _order(context)
@@ -198,12 +218,9 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
         raise UsageError(
             f"{type(model).__name__} rejects an input of shape {tuple(example.shape)}: {message}"
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
     if not out:
         raise UsageError(f"{type(model).__name__} returns no tensor")
-    context.ends = [context.number(leaf) for leaf in out]
+    context.ends = [context.dataflow.number(leaf) for leaf in out]
     for leaf in out:
         for labels in context.fields(leaf).values():
             context.labels.stay(labels, MODEL_OUTPUT)
@@ -216,11 +233,11 @@ def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
     Dropout is off: its noise would look like a constant of the size of the channels.
     """
     model.train()
-    for module in model.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.eval()
     try:
-        with _no_noise():
+        with ExitStack() as restored:
+            for name in DROPOUTS:
+                restored.callback(setattr, nn.functional, name, getattr(nn.functional, name))
+                setattr(nn.functional, name, lambda x, *_, **__: x)
             return output_tensors(model(torch.cat([example, example])))
     except Exception:  # training may need more than an input
         return []
@@ -229,57 +246,27 @@ def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
 
 
 def _order(context: Context) -> list[str]:
-    runs = context.labels.runs
     order: dict[str, None] = {}
     for made in context.made:
         if isinstance(made, str):
             order.setdefault(made)
         else:
-            real = made[made != FIXED]
-            if len(real):
-                run = runs[bisect.bisect_right(runs, int(real[0]), key=lambda run: run.start) - 1]
-                order.setdefault(run.tensor.rpartition(".")[0])
+            for number in context.runs_of(made[made != FIXED][:1]):
+                order.setdefault(context.labels.runs[number].tensor.rpartition(".")[0])
     return list(order)
 
 
 def _label(model: nn.Module, context: Context) -> None:
     """Assign labels to all parameters and buffers; a tied tensor has its first name."""
-    seen: set[int] = set()
     known = {name for name, module in named_modules(model).items() if isinstance(module, MADE_UP)}
+    first = {id(tensor): name for name, tensor in reversed(named_tensors(model).items())}
     for name, tensor in named_tensors(model).items():
-        if id(tensor) in seen or tensor.dim() == 0 or name.rpartition(".")[2].startswith(PREFIX):
+        owner, _, attribute = name.rpartition(".")
+        if first[id(tensor)] != name or tensor.dim() == 0 or attribute.startswith(PREFIX):
             continue
-        seen.add(id(tensor))
-        fields = {}
-        layer = name.rpartition(".")[0] in known
-        for dim, size in enumerate(tensor.shape):
-            if size == 0 or size == 1 and not layer:
-                continue  # a removed block; a token or a table is never cut along this dimension
-            fields[dim] = context.labels.run(name, dim, size)
-        context.give(tensor, fields)
+        # a removed block has no positions; a token or a table is never cut along a dimension of size one
+        least = 1 if owner in known else 2
+        sizes = [(dim, size) for dim, size in enumerate(tensor.shape) if size >= least]
+        context.give(tensor, {dim: context.labels.run(name, dim, size) for dim, size in sizes})
         if isinstance(tensor, nn.Parameter):
             context.storages.add(storage_of(tensor))
-
-
-@contextmanager
-def _no_noise() -> Iterator[None]:
-    """Replace the dropouts of `torch.nn.functional` by the identity."""
-    functions = {name: getattr(nn.functional, name) for name in DROPOUTS}
-    try:
-        for name in DROPOUTS:
-            setattr(nn.functional, name, lambda x, *_, **__: x)
-        yield
-    finally:
-        for name, function in functions.items():
-            setattr(nn.functional, name, function)
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Disable the fast path of nn.MultiheadAttention, which is a single fused operation."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from secateur import build, channel_groups
 from secateur.framework.pruning.channels import discovery
-from secateur.framework.pruning.channels.tracing.meta_network import meta_copy
+from secateur.framework.pruning.channels.tracing.tracer import meta_copy
 from secateur.utils.vision import torchvision
 from tests.networks import ConvNet, ResNet, images, seeded
 

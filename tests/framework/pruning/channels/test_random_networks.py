@@ -15,8 +15,8 @@ from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
-from secateur.framework.pruning.surgery.cutting import cut, mask_channels
-from tests.networks import Net, images, masked, random_keep, randomise, same, seeded, snapshot
+from secateur.framework.pruning.surgery.cutting import cut
+from tests.networks import Net, images, mask_channels, masked, random_keep, randomise, same, seeded, snapshot
 
 SIZE = 4
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

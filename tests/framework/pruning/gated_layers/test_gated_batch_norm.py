@@ -12,9 +12,9 @@ from secateur.framework.network.lineage import lineage_of
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.gated_layers.gated_batch_norm import add_gates, fold_gates, gated_norms
-from secateur.framework.pruning.surgery.cutting import cut, mask_channels
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.storage.checkpoint import load_model, save_model
-from tests.networks import ConvNet, ResNet, images, randomise, seeded, shipped
+from tests.networks import ConvNet, ResNet, images, mask_channels, randomise, seeded, shipped
 
 
 def gated(model: nn.Module, **options: float) -> nn.Module:

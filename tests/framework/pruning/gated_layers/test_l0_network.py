@@ -15,8 +15,7 @@ from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import weight_sparsity
-from secateur.framework.pruning.channels.discovery import channel_groups
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
+from secateur.framework.pruning.channels.discovery import channel_groups, node_sparsity
 from secateur.framework.pruning.gated_layers.hard_concrete import (
     LARGEST,
     SMALLEST,

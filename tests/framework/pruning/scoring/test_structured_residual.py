@@ -14,8 +14,7 @@ from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.steps.step import PruningStep
-from secateur.framework.pruning.surgery.cutting import channel_masks
-from tests.networks import ResNet, images, masked, randomise, seeded, shipped
+from tests.networks import ResNet, channel_masks, images, masked, randomise, seeded, shipped
 
 CHANNEL = [
     name

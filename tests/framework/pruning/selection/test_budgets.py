@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from secateur import Masks, build, channel_groups, cut, measure, prune
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.size import count_macs, macs_by_tensor, weight_sparsity
+from secateur.framework.pruning.channels.discovery import node_sparsity
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.selection.budgets import Entries, Macs, make_budget
 from secateur.framework.pruning.selection.channel_ranking import ChannelRanking, competing
 from secateur.framework.pruning.selection.options import PruneOptions

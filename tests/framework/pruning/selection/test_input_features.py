@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from secateur import registry
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups, node_sparsity
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
 from secateur.framework.pruning.selection.budgets import Nodes

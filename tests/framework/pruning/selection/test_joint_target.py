@@ -24,10 +24,9 @@ from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.selection.ranking import Keep
 from secateur.framework.pruning.selection.targets import JointTarget, Request
 from secateur.framework.pruning.steps.step import PruningStep
-from secateur.framework.pruning.surgery.cutting import channel_masks
 from secateur.framework.storage.checkpoint import load_model, save_model
 from secateur.utils.errors import UsageError
-from tests.networks import ConvNet, ResNet, images, mlp, randomise, same, seeded, snapshot
+from tests.networks import ConvNet, ResNet, channel_masks, images, mlp, randomise, same, seeded, snapshot
 
 NETS: dict[str, tuple[Any, Tensor]] = {
     "convolutions": (ConvNet, images(8)),

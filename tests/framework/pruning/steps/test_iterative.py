@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from secateur import Iterative
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.channels.discovery import channel_groups
+from secateur.framework.pruning.channels.discovery import channel_groups, node_sparsity
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.channels.node_sparsity import node_sparsity
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
 from secateur.framework.pruning.selection.budgets import Macs
 from secateur.framework.pruning.selection.channel_ranking import ChannelRanking

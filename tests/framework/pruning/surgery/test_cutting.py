@@ -15,7 +15,7 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.pruning.channels.slicing import shrink
-from secateur.framework.pruning.surgery.cutting import cut, mask_channels
+from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
 from tests.networks import (
@@ -24,6 +24,7 @@ from tests.networks import (
     ResNet,
     assert_cut_is_mask,
     images,
+    mask_channels,
     masked,
     random_keep,
     randomise,

@@ -14,12 +14,11 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import Groups, free_groups
 from secateur.framework.pruning.scoring.criterion import Batch, LossFunction, Scores
 from secateur.framework.pruning.scoring.inputs import with_groups
-from secateur.framework.pruning.surgery.cutting import mask_channels
 from secateur.framework.studies.oracle.correlation import MEASURES, correlation
 from secateur.framework.studies.oracle.study import REFERENCES, Study, judge, measure_oracle
 from secateur.framework.studies.oracle.tables import head, left_out_lines, table
 from secateur.utils.files.atomic import write_json
-from tests.networks import ConvNet, ResNet, images, randomise, same, seeded, snapshot
+from tests.networks import ConvNet, ResNet, images, mask_channels, randomise, same, seeded, snapshot
 
 NETWORKS = {"plain": ConvNet, "residual": ResNet}
 
