@@ -12,13 +12,7 @@ from secateur.framework.network.layers import prunable_weights
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.selection.targets import (
-    ChannelTarget,
-    JointTarget,
-    Request,
-    WeightTarget,
-    target_class,
-)
+from secateur.framework.pruning.selection.targets import Request, WeightTarget, check_unused, target_class
 from secateur.framework.pruning.steps.averages import Averages, normed
 from secateur.framework.pruning.steps.pruned_network import PrunedNetwork
 from secateur.framework.pruning.steps.step import nothing_below
@@ -104,8 +98,8 @@ class EveryNBatches(Trigger):
                 f"{self.network.name}: training ended after {self._done} of {wanted} steps of {self._frequency} "
                 f"batches, {self._gone} {step.target.units} were pruned"
             )
-        elif step.criterion.threshold is not None and self._limit > 0 and not self._gone:
-            trainer.warn(nothing_below(step.criterion))
+        elif self._limit > 0 and (warning := nothing_below(step.criterion, self._gone)):
+            trainer.warn(warning)
 
     def _check(self, trainer: Trainer) -> None:
         """Run a step unless the mean loss is above `loss_limit`."""
@@ -173,23 +167,18 @@ def iterative_options(
 
     Raises UsageError for fields of the schedule that have no meaning for the criterion.
     """
-    who, target, threshold = criterion.name, target_class(criterion), criterion.threshold
-    unused = ["group_size", "flops", "fixed_layer"] if threshold is not None or target is not ChannelTarget else []
-    unused += ["per_step", "most"] if threshold is not None or target is JointTarget else []
-    unused += ["l2_per_layer"] if threshold is not None else []
-    for name in unused:
-        if getattr(schedule, name) != getattr(Iterative, name):
-            why = target.does if threshold is None else "prunes by a fixed threshold"
-            raise UsageError(f"{name} cannot be combined with {who}, which {why}", argument=name)
-    scope = options.scope or criterion.scope
-    for name in ("per_step", "most") if target is WeightTarget else ():
-        if getattr(schedule, name) is not None and scope != "global":
-            raise UsageError(
-                f"{name} prunes the lowest of all weights: {who} needs the scope global, not {scope}",
-                argument=name,
-            )
-        if getattr(schedule, name) is not None and not masking:
-            raise UsageError(
-                f"{name} cannot be combined with masking=False: regrown weights would count twice", argument=name
-            )
+    who, target, scope = criterion.name, target_class(criterion), options.scope or criterion.scope
+    if criterion.threshold is None:
+        check_unused(schedule, target.unused, f"{who}, which {target.does}")
+    else:
+        unused = ("group_size", "flops", "fixed_layer", "per_step", "most", "l2_per_layer")
+        check_unused(schedule, unused, f"{who}, which prunes by a fixed threshold")
+    if target is WeightTarget and (schedule.per_step is not None or schedule.most is not None):
+        name = "most" if schedule.per_step is None else "per_step"
+        if scope != "global":
+            message = f"{name} prunes the lowest of all weights: {who} needs the scope global, not {scope}"
+            raise UsageError(message, argument=name)
+        if not masking:
+            message = f"{name} cannot be combined with masking=False: regrown weights would count twice"
+            raise UsageError(message, argument=name)
     return replace(options, group_size=schedule.group_size, flops=schedule.flops)

@@ -86,13 +86,10 @@ class AtMoments(Trigger):
         if missed:
             asked = f"target sparsity {missed[-1]:.4f} was not applied"
             trainer.warn(f"{self.network.name}: training ended before the last pruning: {asked}")
-        elif (
-            events
-            and any(max(targets) > 0 for targets in self._plan.values())
-            and criterion.threshold is not None
-            and not any(event.removed for event in events)
+        elif max(map(max, self._plan.values())) > 0 and (
+            warning := nothing_below(criterion, sum(event.removed for event in events))
         ):
-            trainer.warn(nothing_below(criterion))
+            trainer.warn(warning)
 
     def _batches_left(self, trainer: Trainer) -> float:
         """Return the number of batches after this one up to the next pruning; infinite if there is none."""
@@ -102,26 +99,23 @@ class AtMoments(Trigger):
         return ahead - (trainer.progress.step - self._first_step)
 
     def _prune(self, trainer: Trainer, moment: int) -> None:
-        targets = self._plan.get(moment, ())
+        network, targets = self.network, self._plan.get(moment, ())
         if not targets:
             return
         if self._running is not None:  # all targets use the same scores: one step is equivalent
             targets = targets[-1:]
         for number, target in enumerate(trainer.track(targets, "prune", len(targets)), 1):
-            self._prune_to(trainer, target, strict=number == len(targets) and moment == max(self._plan))
+            strict = number == len(targets) and moment == max(self._plan)
+            if self._running is None:
+                event = network.prune(trainer, target, network.scoring_batches(trainer), strict)
+            else:
+                event = network.prune(trainer, target, strict=strict, scores=self._running.value())
+                self._running = RunningScores(self._running.alpha)
+            network.report(trainer, event)
         trainer.hooks.moment_ended(trainer=trainer)
-        self.network.release(trainer)
-        if self.network.step.criterion.threshold is None:
-            self.network.warn_if_off(trainer, targets[-1])
-
-    def _prune_to(self, trainer: Trainer, target: float, strict: bool) -> None:
-        if self._running is None:
-            event = self.network.prune(trainer, target, self.network.scoring_batches(trainer), strict)
-        else:
-            scores = self._running.value()
-            event = self.network.prune(trainer, target, strict=strict, scores=scores)
-            self._running = RunningScores(self._running.alpha)
-        self.network.report(trainer, event)
+        network.release(trainer)
+        if network.step.criterion.threshold is None:
+            network.warn_if_off(trainer, targets[-1])
 
 
 def phase_of(epoch: int, first: int, last: int) -> str:
