@@ -232,11 +232,10 @@ def _run(
 
 def _reached(step: PruningStep, asked: float, events: Sequence[PruneEvent]) -> float:
     """Return the current sparsity; warn if the target was not reached or no score was below the threshold."""
-    reached = step.target.sparsity()
-    threshold = step.criterion.threshold
-    if events and asked > 0 and threshold is not None and not any(event.removed for event in events):
-        warnings.warn(nothing_below(step.criterion), stacklevel=4)
-    if events and (threshold is None or asked == 0) and abs(reached - asked) > step.target.tolerance:
+    reached, free = step.target.sparsity(), step.criterion.threshold is None or asked == 0
+    if events and asked > 0 and (warning := nothing_below(step.criterion, sum(event.removed for event in events))):
+        warnings.warn(warning, stacklevel=4)
+    if events and free and abs(reached - asked) > step.target.tolerance:
         name = step.criterion.name
         warnings.warn(f"{name}: asked for sparsity {asked:.4f}, reached {reached:.4f}", stacklevel=4)
     return reached

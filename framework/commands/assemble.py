@@ -16,7 +16,8 @@ from secateur.framework.pruning.scoring.weighted import weighted
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.selection.targets import target_class
 from secateur.framework.pruning.steps.averages import Tracking
-from secateur.framework.pruning.steps.pruner import Pruner, pruner_for
+from secateur.framework.pruning.steps.by_schedule import pruner_for
+from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.settings.decisions import MEASURED, RECOMMENDED, Config, Decisions
 from secateur.framework.settings.run_config import RunConfig

@@ -102,7 +102,7 @@ def test_a_recipe_takes_exactly_its_number_of_channels_and_no_whole_layer(
     pruner = build_pruner(config, Free(), plan)
     assert isinstance(pruner.schedule, Iterative)
     monkeypatch.setattr(targets, "channel_groups", lambda *_, **__: groups)
-    monkeypatch.setattr("secateur.framework.pruning.steps.pruned_network.count_macs", lambda *_: (0, {}))
+    monkeypatch.setattr("secateur.framework.pruning.steps.pruner.count_macs", lambda *_: (0, {}))
     monkeypatch.setattr(targets.ChannelTarget, "sparsity", lambda _: 0.0)
     pruner.prepare(model, example)
     trainer: Any = SimpleNamespace(
@@ -110,7 +110,7 @@ def test_a_recipe_takes_exactly_its_number_of_channels_and_no_whole_layer(
         use_memory_format=lambda _: None,
         optimizer=SimpleNamespace(zero_grad=lambda **_: None), hooks=SimpleNamespace(pruned=lambda **_: None),
     )  # fmt: skip
-    pruner._trigger.fit(5000 * 25)  # type: ignore[attr-defined]
+    pruner.fit(5000 * 25)  # type: ignore[attr-defined]
     steps = config.maximum_pruning_iterations or 0
     for _ in range(30 * steps + 30):
         pruner.batch_ended(trainer, torch.zeros(()))

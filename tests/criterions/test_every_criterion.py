@@ -7,8 +7,9 @@ from secateur.framework.network.size import weight_sparsity
 from secateur.framework.plugins.registry import build, option_names, registry
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
+from secateur.framework.pruning.steps.at_moments import AtMoments
 from secateur.framework.pruning.steps.averages import Tracking
-from secateur.framework.pruning.steps.pruner import Pruner, pruner_for
+from secateur.framework.pruning.steps.by_schedule import pruner_for
 from secateur.framework.schedules.base import Never
 from secateur.framework.schedules.every_n_batches import Iterative
 from tests.networks import same
@@ -50,10 +51,10 @@ def test_every_other_criterion_prunes_every_few_batches_down_to_the_limit(name: 
 
 @pytest.mark.parametrize("name", CRITERIONS)
 def test_every_criterion_can_be_tracked_and_that_is_pure(name: str) -> None:
-    tracked = Pruner(made(name), {1: [0.5]}, tracking=Tracking(2))
+    tracked = AtMoments(made(name), {1: [0.5]}, tracking=Tracking(2))
     model = trained(tracked, epochs=2).model
     assert len(tracked.events) == 1 and tracked.events[0].reached == pytest.approx(0.5, abs=0.03)
-    again = Pruner(made(name), {1: [0.5]}, tracking=Tracking(2))
+    again = AtMoments(made(name), {1: [0.5]}, tracking=Tracking(2))
     assert same(trained(again, epochs=2).model.state_dict(), model.state_dict())
 
 

@@ -13,6 +13,7 @@ from secateur.criterions.SNAPitDuring import SNAPitDuring
 from secateur.framework.commands.assemble import build_lr_schedule, build_optimizer
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
+from secateur.framework.pruning.steps.at_moments import AtMoments
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.hooks import HookSpecs, hookimpl, manager
@@ -515,7 +516,7 @@ class Surgeon:
     """Prunes after the first epoch and compares the optimizer's momentum before and after."""
 
     def __init__(self) -> None:
-        self.pruner = Pruner(SNAPitDuring(), {0: [0.5]}, seed=SEED)
+        self.pruner = AtMoments(SNAPitDuring(), {0: [0.5]}, seed=SEED)
         self.before: dict[str, Tensor] = {}
         self.checked = 0
 

@@ -78,7 +78,7 @@ class Target(ABC):
     #: allowed scopes and budgets, the first of which is the default
     scopes: ClassVar[tuple[str, ...]]
     budgets: ClassVar[tuple[str, ...]]
-    #: options that have no meaning for the target, and what it does, in messages
+    #: options and fields of an iterative schedule without a meaning for the target, and what it does, in messages
     unused: ClassVar[tuple[str, ...]] = ()
     does = "prunes weights"
     #: name of the units in messages, and the reason for pruning fewer than requested
@@ -115,9 +115,7 @@ class Target(ABC):
             raise UsageError(f"{name}: {unknown('scope', scope, cls.scopes)}", argument="scope")
         if cls.budgets == ("weights",) and options.budget not in (None, "weights"):
             raise UsageError(f"{name} prunes {criterion.granularity}s: its budget is 'weights'", argument="budget")
-        for option in cls.unused:
-            if getattr(options, option) != getattr(PruneOptions, option):
-                raise UsageError(f"{option} cannot be combined with {name}, which {cls.does}", argument=option)
+        check_unused(options, cls.unused, f"{name}, which {cls.does}")
 
     @classmethod
     def scored(cls, groups: Groups) -> Groups | None:
@@ -229,7 +227,16 @@ class WeightTarget(Target):
     """Single weights, which are masked. Sparsity is the share of the dense network's prunable weights."""
 
     scopes, budgets = SCOPES, ("weights",)
-    unused = ("min_channels", "keep_share", "round_to", "group_size", "flops", "fold", "rank_inputs")
+    unused = (
+        "min_channels",
+        "keep_share",
+        "round_to",
+        "group_size",
+        "flops",
+        "fixed_layer",
+        "fold",
+        "rank_inputs",
+    )
 
     @classmethod
     def scored(cls, groups: Groups) -> Groups | None:
@@ -289,7 +296,7 @@ class JointTarget(Target):
     """
 
     scopes, budgets = ("global",), ("weights",)
-    unused = ("round_to", "group_size", "flops", "rank_inputs")
+    unused = ("round_to", "group_size", "flops", "fixed_layer", "per_step", "most", "rank_inputs")
     does = "ranks weights and channels together"
 
     def _ranking(self, scores: dict[str, Tensor]) -> Ranking:
@@ -312,6 +319,13 @@ def target_class(criterion: Criterion) -> type[Target]:
         who = criterion.name
         raise UsageError(f"{who}: granularity {granularity!r} cannot be pruned (weight, channel or both)")
     return TARGETS[granularity]
+
+
+def check_unused(given: object, unused: Sequence[str], why: str) -> None:
+    """Raise UsageError for attributes that have no meaning and differ from their default."""
+    for name in unused:
+        if hasattr(given, name) and getattr(given, name) != getattr(type(given), name):
+            raise UsageError(f"{name} cannot be combined with {why}", argument=name)
 
 
 def cut_weights(model: nn.Module) -> dict[str, int]:

@@ -95,8 +95,10 @@ class PruningStep:
         )  # fmt: skip
 
 
-def nothing_below(criterion: Criterion) -> str:
-    """Return the warning for a fixed threshold that has pruned nothing."""
-    who, limit = criterion.name, criterion.threshold
+def nothing_below(criterion: Criterion, removed: int) -> str | None:
+    """Return the warning for a fixed threshold that has pruned nothing; None if there is no reason for it."""
+    if criterion.threshold is None or removed:
+        return None
     remedy = "longer training, a stronger penalty in the loss or a higher threshold"
-    return f"{who}: nothing was pruned, no score is below the threshold {limit:g}: try {remedy}"
+    limit = f"no score is below the threshold {criterion.threshold:g}"
+    return f"{criterion.name}: nothing was pruned, {limit}: try {remedy}"

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur import Rounds
-from secateur.framework.pruning.steps.triggers import phase_of
 from secateur.framework.schedules.rounds import round_targets, shares
 from secateur.utils.errors import UsageError
 from tests.command_line import resolved
@@ -85,12 +84,6 @@ def test_thresholds_that_make_no_sense_are_refused(given_: tuple[float, ...], wo
 def test_impossible_rounds_are_refused(field: str, value: int) -> None:
     with pytest.raises(UsageError, match=f"Rounds: {field} must be a whole number"):
         Rounds(**{field: value})
-
-
-def test_phases_end_with_the_first_and_the_last_pruning() -> None:
-    assert [phase_of(epoch, 2, 3) for epoch in range(6)] == ["warmup"] * 2 + ["pruning"] * 2 + ["final"] * 2
-    assert phase_of(0, -1, -1) == "final"
-    assert phase_of(0, -1, 1) == "pruning"
 
 
 def test_a_flag_that_only_one_schedule_reads_chooses_it() -> None:

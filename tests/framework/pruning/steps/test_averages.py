@@ -15,6 +15,7 @@ from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Data
 from secateur.framework.pruning.scoring.weighted import weighted
+from secateur.framework.pruning.steps.at_moments import AtMoments
 from secateur.framework.pruning.steps.averages import RunningScores, Tracking
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.training.group_decay import GroupDecay, shrink_filters
@@ -102,7 +103,7 @@ def test_the_scores_of_the_last_batches_before_the_moment_take_the_place_of_a_fr
     criterion: str, count: int
 ) -> None:
     found = build("criterions", criterion)
-    spy, pruner = Spy(found), Pruner(found, {1: [0.5]}, tracking=Tracking(count, 0.6))
+    spy, pruner = Spy(found), AtMoments(found, {1: [0.5]}, tracking=Tracking(count, 0.6))
     trained(pruner, [spy])
     assert len(spy.calls) == min(count, 6)  # two epochs of three batches
     expected = RunningScores(0.6)
@@ -115,12 +116,12 @@ def test_the_scores_of_the_last_batches_before_the_moment_take_the_place_of_a_fr
 def test_tracking_changes_nothing_but_the_scores() -> None:
     plain, tracked = build("criterions", "TaylorGate"), build("criterions", "TaylorGate")
     one, two = Spy(plain), Spy(tracked)
-    first = trained(Pruner(plain, {1: [0.5]}), [one])
-    second = trained(Pruner(tracked, {1: [0.5]}, tracking=Tracking(3)), [two])
+    first = trained(AtMoments(plain, {1: [0.5]}), [one])
+    second = trained(AtMoments(tracked, {1: [0.5]}, tracking=Tracking(3)), [two])
     assert same(one.before[0], two.before[0]) and same(one.before[1], two.before[1])
     assert first.progress.samples == second.progress.samples
     again = build("criterions", "TaylorGate")
-    third = trained(Pruner(again, {1: [0.5]}, tracking=Tracking(3)), [Spy(again)])
+    third = trained(AtMoments(again, {1: [0.5]}, tracking=Tracking(3)), [Spy(again)])
     assert same(second.model.state_dict(), third.model.state_dict())
 
 
@@ -129,7 +130,7 @@ def test_what_tracking_costs_is_counted(criterion: str, passes: int) -> None:
     def spent(tracking: Tracking | None) -> int:
         found = build("criterions", criterion)
         found.__dict__["data"] = Data(found.data.kind, samples=10) if found.data.kind != "none" else found.data
-        pruner = Pruner(found, {2: [0.0]}, tracking=tracking)
+        pruner = AtMoments(found, {2: [0.0]}, tracking=tracking)
         trainer = trained(pruner, epochs=3)
         return trainer.progress.cumulative_macs // (3 * trainer.macs)
 
@@ -149,7 +150,7 @@ def test_the_optimizers_state_survives_a_pruning_unless_it_is_to_start_anew(keep
             if trainer.epoch == 1:
                 self.kept = len(unwrapped(trainer.optimizer).state)
 
-    pruner, witness = Pruner(build("criterions", "MagBased"), {1: [0.5]}, preserve_moment=keep), Witness()
+    pruner, witness = AtMoments(build("criterions", "MagBased"), {1: [0.5]}, preserve_moment=keep), Witness()
     trainer = trained(pruner, [witness], optimizer=optimizer)
     assert witness.kept == (len(list(trainer.model.parameters())) if keep else 0)
 
@@ -157,7 +158,7 @@ def test_the_optimizers_state_survives_a_pruning_unless_it_is_to_start_anew(keep
 def test_the_epochs_of_the_rounds_have_a_learning_rate_of_their_own_and_the_schedule_goes_on() -> None:
     found = build("criterions", "MagBased")
     spy = Spy(found)
-    trained(Pruner(found, {1: [0.3], 2: [0.5]}), [PruningRate(0.2), spy], epochs=4)
+    trained(AtMoments(found, {1: [0.3], 2: [0.5]}), [PruningRate(0.2), spy], epochs=4)
     assert spy.rates == pytest.approx([0.01] * 3 + [0.2] * 6 + [0.00125] * 3)
 
 

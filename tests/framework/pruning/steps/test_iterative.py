@@ -19,10 +19,9 @@ from secateur.framework.pruning.selection.budgets import Macs
 from secateur.framework.pruning.selection.channel_ranking import ChannelRanking
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.steps.averages import Averages
+from secateur.framework.pruning.steps.by_schedule import pruner_for
 from secateur.framework.pruning.steps.iterative import EveryNBatches
-from secateur.framework.pruning.steps.pruned_network import PrunedNetwork
-from secateur.framework.pruning.steps.pruner import Pruner, pruner_for
-from secateur.framework.pruning.steps.step import PruningStep
+from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.training.hooks import hookimpl
 from secateur.framework.training.trainer import Trainer
@@ -302,7 +301,7 @@ def test_no_step_while_the_loss_is_too_high_and_scores_go_on_adding_up() -> None
     assert log.left == [] and criterion.calls == 12
     assert "training ended after 0 of 1 steps of 2 batches, 0 channels were pruned" in log.warnings[0]
 
-    class Falling(Pruner):
+    class Falling(EveryNBatches):
         @hookimpl
         def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
             super().batch_ended(trainer, torch.tensor(3.0 if trainer.progress.step <= 4 else 1.0))
@@ -392,9 +391,8 @@ def test_without_momentum_an_infinite_score_stays_one() -> None:
 
 @pytest.mark.parametrize(("name", "momentum"), [("Oracle", 0.0), ("Combinatorial", 0.0), ("TaylorGate", 0.9)])
 def test_exact_changes_of_the_loss_are_not_averaged_over_steps(name: str, momentum: float) -> None:
-    step = PruningStep(seeded(ConvNet), build("criterions", name), images())
-    network = PrunedNetwork(step, [], seed=0, masking=True, preserve_moment=True)
-    assert EveryNBatches(network, Iterative(), 0.5)._averages.momentum == momentum
+    pruner = pruner_for(build("criterions", name), Iterative(), 0.5, 2)
+    assert isinstance(pruner, EveryNBatches) and pruner._averages.momentum == momentum
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.2, 0.9])

@@ -14,7 +14,7 @@ from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
 from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.steps.pruner import pruner_for
+from secateur.framework.pruning.steps.by_schedule import pruner_for
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl
@@ -243,4 +243,4 @@ def test_a_layer_may_go_as_a_whole_between_two_steps(name: str, fixed: bool) -> 
     model = seeded(ResNet)
     groups = len(free_groups(channel_groups(model, torch.zeros(1, 3, 8, 8))))
     trained(pruner, epochs=4, model=model)
-    assert len(free_groups(pruner.groups)) < groups and pruner._trigger._done == 4  # type: ignore[attr-defined]
+    assert len(free_groups(pruner.groups)) < groups and pruner._done == 4  # type: ignore[attr-defined]

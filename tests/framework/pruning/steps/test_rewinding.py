@@ -9,7 +9,7 @@ from torch import Tensor
 
 from secateur.framework.network.masks import PREFIX, Masks
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.steps.pruner import Pruner
+from secateur.framework.pruning.steps.at_moments import AtMoments
 from secateur.framework.pruning.steps.rewinding import Rewinder, check_rewinding
 from secateur.framework.schedules.base import After, Before, During, Never
 from secateur.framework.training.hooks import hookimpl, manager
@@ -82,7 +82,7 @@ def run() -> Run:
         parts = Parts(model, loss, stepping, loaders, schedule)
         trainer: Trainer = build("trainers", "DefaultTrainer", parts=parts, settings=Settings(epochs=epochs))
         witness = Witness()
-        heard: list[Any] = [witness, Pruner(build("criterions", criterion), plan), *listeners]
+        heard: list[Any] = [witness, AtMoments(build("criterions", criterion), plan), *listeners]
         if epoch is not None:
             heard.append(Rewinder(epoch))
         trainer.hooks = manager(heard).hook
