@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from secateur.utils.errors import UsageError
-from secateur.utils.limits import check_all, check_whole, optional, whole
+from secateur.utils.limits import check_all, optional, whole
 from secateur.utils.loading.augment import AUGMENTATIONS, augment
 from secateur.utils.loading.data_checks import CheckedFiles
 from secateur.utils.suggest import unknown
@@ -167,7 +167,7 @@ class FolderLoader(BatchLoader):
         positions: Tensor | None = None, num_workers: int = 2, **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(targets, **options)
-        check_whole("workers", num_workers, 0)
+        whole(0)("workers", num_workers)
         self.num_workers = num_workers
         self._files, self.cuts_files = files, files.cuts_files
         self._positions = torch.arange(len(files)) if positions is None else positions

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from secateur.utils.errors import UsageError
-from secateur.utils.limits import check_number, check_whole
+from secateur.utils.limits import number, whole
 from secateur.utils.loading import data_checks
 from secateur.utils.loading.batches import Batch, BatchLoader, FolderLoader, TensorLoader, seeded
 from secateur.utils.loading.data_checks import CheckedFiles
@@ -151,7 +151,7 @@ def resized(images: Tensor, size: int, chunk: int = 1024) -> Tensor:
 
 def split(total: int, share: float, seed: int) -> tuple[Tensor, Tensor]:
     """Return the positions, ascending int64, of training and validation samples; disjoint, together all."""
-    check_number("val_share", share, least=0, below=1)
+    number(least=0, below=1)("val_share", share)
     held = max(1, round(share * total)) if share > 0 else 0
     if held >= total:
         raise UsageError(f"val_share {share} of {total} training images leaves none for training")
@@ -232,7 +232,7 @@ def make_loaders(
     if num_classes is not None and num_classes != dataset.num_classes:
         raise UsageError(f"num_classes {num_classes}: {dataset.name} has {dataset.num_classes} classes")
     size = dataset.image_size or FOLDER_IMAGE_SIZE if image_size is None else image_size
-    check_whole("image_size", size, 1)
+    whole(1)("image_size", size)
     common: dict[str, Any] = {"batch_size": batch_size, "mean": mean, "std": std, "seed": seed,
                               "device": device, "workers": workers}  # fmt: skip
     decoders = workers if preload else None
