@@ -18,6 +18,7 @@ from secateur.framework.pruning.scoring.criterion import Batch
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.dense_twin import dense_twin
 from secateur.framework.reporting.measure import measure
+from secateur.framework.reporting.report import report_head
 from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.unused_flags import unused_in_tests
@@ -131,8 +132,8 @@ def evaluate(config: RunConfig, decisions: Decisions, command: str, console: Con
         more = extras(config, model, loaders, results)
         write_json(
             folder.report,
-            {"model": config.model, "checkpoint": checkpoint, "data_set": config.data_set, "seed": config.seed,
-             "tester": config.test_scheme, **({"extras": more} if more else {}), **results},
+            {**report_head(config), "checkpoint": checkpoint, "tester": config.test_scheme,
+             **({"extras": more} if more else {}), **results},
         )  # fmt: skip
         console.say(f"{checkpoint} on {config.data_set}")
         for line in shown_extras(more):

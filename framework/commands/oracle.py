@@ -18,6 +18,7 @@ from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
 from secateur.framework.pruning.steps.dry_run import try_criterion
 from secateur.framework.reporting.console import Console
+from secateur.framework.reporting.report import report_head
 from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.oracle_config import StudyConfig
 from secateur.framework.storage.run_folder import RunFolder
@@ -145,6 +146,6 @@ def _report(config: StudyConfig, folder: RunFolder, console: Console, study: Stu
     results["seconds"]["pictures"] = time.perf_counter() - start
     write_json(
         folder.oracle,
-        {"model": config.model, "checkpoint": checkpoint, "data_set": config.data_set, "seed": config.seed,
-         "batch_size": config.batch_size, "loss_function": config.loss, **results},
+        {**report_head(config), "checkpoint": checkpoint, "batch_size": config.batch_size,
+         "loss_function": config.loss, **results},
     )  # fmt: skip

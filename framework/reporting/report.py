@@ -17,6 +17,11 @@ from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.trainer import Progress, Trainer
 
 
+def report_head(config: RunConfig) -> dict[str, Any]:
+    """Return the facts that the reports of all commands begin with."""
+    return {"model": config.model, "data_set": config.data_set, "seed": config.seed}
+
+
 def make_report(
     trainer: Trainer,
     config: RunConfig,
@@ -48,10 +53,8 @@ def make_report(
     dense_macs = count_macs(twin, example)[0]
     pruned = measure(model, example, latency=False)
     return {
-        "model": config.model,
+        **report_head(config),
         "criterion": config.prune_criterion,
-        "data_set": config.data_set,
-        "seed": config.seed,
         "budget": config.budget,
         "asked_sparsity": _asked(config, event, counted),
         "reached": {
