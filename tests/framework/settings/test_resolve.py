@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.plugins.registry import registry
 from secateur.framework.settings.run_config import PRESETS
+from tests import ROOT
 
 Command = Callable[..., Any]
-ORIGINAL = Path(registry._root) / "configs" / "snipit_original.yaml"
+ORIGINAL = ROOT / "configs" / "snipit_original.yaml"
 
 
 def chosen(config: Any, preset: str) -> dict[str, str]:

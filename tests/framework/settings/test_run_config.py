@@ -17,6 +17,7 @@ from secateur.framework.schedules.rounds import Rounds
 from secateur.framework.settings.files import parse_settings, parse_value
 from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, PRESETS, RunConfig
 from secateur.utils.errors import UsageError
+from tests import ROOT
 from tests.command_line import resolved
 
 Command = Callable[..., Any]
@@ -222,7 +223,7 @@ def test_what_to_dict_gives_is_a_copy() -> None:
 
 @pytest.mark.parametrize("name", ["quick.yaml", "snipit_original.yaml"])
 def test_the_recipes_we_ship_are_valid(command: Command, name: str) -> None:
-    path = Path(registry._root) / "configs" / name
+    path = ROOT / "configs" / name
     result = command("--config", path)
     assert result.code == 0, result.err
     defaults = RunConfig()
