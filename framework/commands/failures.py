@@ -19,6 +19,8 @@ def opened(config: RunConfig, decisions: Decisions, command: str, console: Conso
     folder = RunFolder.create(config, decisions, command)
     with explaining(folder, config.model, console):
         console.log_to(folder.log)
+        if config.note:
+            console.say(f"note: {' '.join(config.note.split())}")
         for note in decisions.notes:
             console.say(note)
         yield folder

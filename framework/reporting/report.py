@@ -19,7 +19,7 @@ from secateur.framework.training.trainer import Progress, Trainer
 
 def report_head(config: RunConfig) -> dict[str, Any]:
     """Return the facts that the reports of all commands begin with."""
-    return {"model": config.model, "data_set": config.data_set, "seed": config.seed}
+    return {"model": config.model, "data_set": config.data_set, "seed": config.seed, "note": config.note}
 
 
 def make_report(

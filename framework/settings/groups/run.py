@@ -16,6 +16,7 @@ class Run:
 
     results_dir: str = _folder("results", "folder for run folders", metavar="DIR", path="write")
     run_name: str | None = _folder(None, "suffix of the run folder; default: MODEL_CRITERION", metavar="NAME")
+    note: str | None = _folder(None, "remark to keep in the report", metavar="TEXT")
     checkpoint_name: str | None = _folder(
         None,
         "run folder to start from, by name or path; default with --eval: the newest",
