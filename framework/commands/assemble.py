@@ -207,10 +207,13 @@ def build_lr_schedule(
 
 def build_pruner(config: RunConfig, criterion: Criterion, plan: Plan) -> Pruner:
     """Build the pruning listener."""
-    options = config.options("pruning")
-    options["round_to"] = int(options["round_to"])
-    options["keep_share"] = max(options["keep_share"], plan.least_share)
-    outer = bool(config.outer_layer_pruning)
+    options, outer = config.options("pruning"), bool(config.outer_layer_pruning)
+    options |= {
+        "round_to": int(config.round_to),
+        "keep_share": max(config.keep_share, plan.least_share),
+        "outer_layers": outer,
+        "rank_inputs": outer and target_class(criterion).units == "channels",
+    }
     return pruner_for(
         criterion,
         plan.schedule,
@@ -219,14 +222,8 @@ def build_pruner(config: RunConfig, criterion: Criterion, plan: Plan) -> Pruner:
         seed=config.seed,
         masking=config.masking,
         preserve_moment=config.preserve_moment,
-        tracking=Tracking(config.track_batches, config.alpha) if config.track_importance else None,
-        options=PruneOptions(
-            scope=config.scope,
-            protect=config.protect,
-            outer_layers=outer,
-            rank_inputs=outer and target_class(criterion).units == "channels",
-            **options,
-        ),
+        tracking=Tracking(**config.options("tracking")) if config.track_importance else None,
+        options=PruneOptions(**options),
     )
 
 

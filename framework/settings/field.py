@@ -86,7 +86,8 @@ class Flag:
     #: kind of plug-in that the flag names, and the group of `--set` with its options
     plugin: str = ""
     options: str = ""
-    #: readers of the value: "GROUP" or "GROUP.OPTION" of a plug-in, "pruning" or the word of a schedule
+    #: readers of the value: "GROUP" or "GROUP.OPTION" of a plug-in, "pruning", "tracking" or the word of a
+    #: schedule
     to: str = ""
     #: value that stands for None in the reader
     none: Any = None
