@@ -206,7 +206,7 @@ def build_lr_schedule(
 
 
 def build_pruner(config: RunConfig, criterion: Criterion, plan: Plan) -> Pruner:
-    """Build the pruning listener."""
+    """Build the pruning listener; raise UsageError for options without meaning for the criterion."""
     options, outer = config.options("pruning"), bool(config.outer_layer_pruning)
     options |= {
         "round_to": int(config.round_to),
@@ -214,6 +214,8 @@ def build_pruner(config: RunConfig, criterion: Criterion, plan: Plan) -> Pruner:
         "outer_layers": outer,
         "rank_inputs": outer and target_class(criterion).units == "channels",
     }
+    if plan.moments:
+        target_class(criterion).check(criterion, PruneOptions(**options))
     return pruner_for(
         criterion,
         plan.schedule,

@@ -114,39 +114,17 @@ def _check_trainer(config: RunConfig) -> None:
 
 
 def _check_pruning(config: RunConfig) -> None:
-    name = config.prune_criterion
+    """Check what is not checked with the pruning step, whose own errors name the flags, see `in_flags`."""
     if config.round_to != "auto" and not ROUND_TO.fullmatch(config.round_to):
         raise UsageError(
             f"--round_to must be a number from 1 to 999999, or auto, got {one_line(config.round_to, 40)}"
         )
-    criterion = registry.describe("criterions", name)
-    granularity = criterion.granularity
+    name = config.prune_criterion
+    granularity = registry.describe("criterions", name).granularity
     if not config.masking and granularity != "weight":
         raise UsageError(f"--no_masking is for weight criterions; {name} removes channels permanently")
-    if granularity == "channel":
-        if config.outer_layer_pruning and not config.eval:
-            _check_ranks_inputs(name)
-        if config.scope == "row":
-            raise UsageError(
-                f"--scope row is for weight criterions; {name} prunes channels (global, layer or isomorphic)"
-            )
-    elif granularity == "both":
-        if config.scope not in (None, "global"):
-            raise UsageError(
-                f"--scope {config.scope}: {name} ranks weights and channels together, which requires scope global"
-            )
-        if config.budget not in (None, "weights"):
-            raise UsageError(f"--budget {config.budget} is for channel criterions; {name} prunes weights too")
-        if config.round_to != "1":
-            raise UsageError(f"--round_to is for channel criterions; {name} prunes weights too")
-    elif granularity == "weight" and criterion.prunes:
-        if config.scope == "isomorphic":
-            raise UsageError(f"--scope isomorphic is for channel criterions; {name} prunes weights")
-        if config.budget not in (None, "weights"):
-            raise UsageError(f"--budget {config.budget} is for channel criterions; {name} prunes weights")
-        for flag in FLAGS.values():
-            if flag.channels and getattr(config, flag.name) != flag.default:
-                raise UsageError(f"--{flag.name} is for channel criterions; {name} prunes weights")
+    if config.outer_layer_pruning and granularity == "channel" and not config.eval:
+        _check_ranks_inputs(name)
 
 
 def _check_ranks_inputs(name: str) -> None:

@@ -99,8 +99,6 @@ class Flag:
     phase: str = ""
     #: whether the flag may change the training of the dense network
     dense: bool = True
-    #: whether only channel criterions support it
-    channels: bool = False
     #: "data" or "test" if it is taken from the run of a checkpoint, by all runs or by evaluations
     inherit: str = ""
     #: whether the command oracle has it

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from secateur.framework.settings.field import section
 
 _prune = section("Pruning", dense=False, phase="pruning")
-_channels = section("Pruning", dense=False, phase="pruning", to="pruning", channels=True)
+_channels = section("Pruning", dense=False, phase="pruning", to="pruning")
 _gates = section("Pruning", dense=False, phase="training", to="trainer")
 _scores = section("Scores over the run", dense=False)
 
