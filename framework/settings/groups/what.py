@@ -6,6 +6,10 @@ from secateur.framework.settings.field import section
 
 #: the criterion that prunes nothing, of a dense run
 NOTHING = "EmptyCrit"
+#: the criterion that a study of importance measures as the reference
+REFERENCE = "Oracle"
+#: the criterion of `prune`, unless one is given
+LIBRARY_CRITERION = "SNAP"
 # plug-ins that a preset chooses, by the flags that name them
 L0 = {"prune_criterion": NOTHING, "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"}
 HOYER_SQUARE = {"loss": "HoyerSquare", "prune_criterion": "HoyerSquare"}
