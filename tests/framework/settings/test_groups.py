@@ -1,6 +1,7 @@
 """The facts of the flags are complete and agree, and only one file of the core names plug-ins."""
 
 import ast
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -63,3 +64,20 @@ def test_no_other_file_of_the_core_names_a_plugin(path: Path) -> None:
 def test_a_plugin_that_is_named_would_be_found() -> None:
     what = ast.walk(ast.parse((ROOT / NAMING[0]).read_bytes()))
     assert {"SNAPit", "LeNet5", "L0Trainer"} <= {n.value for n in what if isinstance(n, ast.Constant)} & PLUGINS
+
+
+def test_a_flag_is_named_in_at_most_four_places() -> None:
+    """The table of docs/architecture.md is true: no file of the command line but the two of a flag names it."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `--(\w+)` \|(.*)\|$", page, re.MULTILINE)
+    assert [name for name, _ in rows] == ["prune_per_iteration", "l1_reg", "keep_share"]
+    for name, cells in rows:
+        places = re.findall(r"`([\w.]+)` in `([\w/.]+)`", cells)
+        assert len(places) == len(cells.split("|")) == 4
+        for word, file in places:
+            assert word in (ROOT / file).read_text(encoding="utf-8"), (word, file)
+        naming = {path.relative_to(ROOT).as_posix() for folder in ("settings", "commands")
+                  for path in (ROOT / "framework" / folder).rglob("*.py")
+                  if re.search(rf"\b{name}\b", path.read_text(encoding="utf-8"))}  # fmt: skip
+        dialects = {file for file in naming if file.startswith("framework/settings/dialects/")}
+        assert naming - dialects <= {file for _, file in places}, name
