@@ -42,7 +42,7 @@ def build_loaders(config: Config, decisions: Decisions) -> tuple[Loaders, Config
     try:
         dataset: DataSet = build("datasets", config.data_set, **config.options("dataset"))
         config = _with_image_size(config, decisions, dataset)
-        loaders = _make_loaders(config, dataset)
+        loaders = make_loaders(dataset, **config.options("loaders"))
     except OSError as error:  # such as an unreadable folder
         raise UsageError(f"{config.data_set}: {error.filename or config.data_dir}: {error.strerror}") from error
     decisions.notes += loaders.remarks
@@ -63,26 +63,6 @@ def _with_image_size(config: Config, decisions: Decisions, dataset: DataSet) -> 
         return config
     why = f"by {config.model}, instead of {dataset.image_size} of {config.data_set}"
     return decisions.choose(config, RECOMMENDED, why, image_size=usual)
-
-
-def _make_loaders(config: RunConfig, dataset: DataSet) -> Loaders:
-    return make_loaders(
-        dataset,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        val_share=config.val_share,
-        tuning=config.tuning,
-        augment=config.augment,
-        normalize=config.normalize,
-        image_size=config.image_size,
-        num_classes=config.num_classes,
-        limit_train_batches=config.limit_train_batches,
-        limit_test_batches=config.limit_test_batches,
-        random_shuffle_labels=config.random_shuffle_labels,
-        device=config.device,
-        workers=config.workers,
-        preload=config.preload_all_data,
-    )
 
 
 def build_model(config: RunConfig, loaders: Loaders) -> nn.Module:

@@ -53,7 +53,6 @@ FLAGS: dict[str, Flag] = {
         word("growing_rate", "regrowth of weights, which is not supported: only 0"),
     )
 }
-BARE: dict[str, str] = {}
 
 
 def translate(flags: Mapping[str, Any], file: Mapping[str, Any]) -> Translation:

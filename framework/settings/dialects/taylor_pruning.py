@@ -76,7 +76,6 @@ FLAGS: dict[str, Flag] = {
         path="read",
     ),
 }
-BARE: dict[str, str] = {}
 
 
 def translate(flags: Mapping[str, Any], file: Mapping[str, Any]) -> Translation:

@@ -57,7 +57,7 @@ class Pruning:
         None,
         "temperature of the logits in training and scoring; default: 1",
         above=0,
-        to="criterion.temperature",
+        to="criterion.temperature loop.temperature",
         dense=True,
     )
     grasp_T: float | None = _scores(

@@ -34,7 +34,7 @@ class Run:
         study=False,
     )
     new_head: bool = _folder(False, "with --pretrained: re-initialise the last layer", dense=True, study=False)
-    device: str = _machine("auto", "auto, cpu, cuda, cuda:N or mps", metavar="DEVICE")
+    device: str = _machine("auto", "auto, cpu, cuda, cuda:N or mps", metavar="DEVICE", to="loaders")
     threads: int | None = _machine(None, "CPU threads; default: chosen by torch", low=1, most=1024, dense=False)
     deterministic: bool = _machine(True, "bitwise reproducible results for equal seeds")
     cudnn_benchmark: bool = _machine(False, "let cuDNN measure and choose the fastest algorithms", study=False)

@@ -59,5 +59,9 @@ class What:
     l0: bool = _what(False, "train hard-concrete gates on inputs and channels, and cut closed ones", preset=L0)
     train_dense: bool = _what(False, "also train the dense network for comparison", dense=False)
     tuning: bool = _what(
-        False, "test on a held-out 20 % of the training set instead of the test set", inherit="data", study=True
+        False,
+        "test on a held-out 20 % of the training set instead of the test set",
+        inherit="data",
+        study=True,
+        to="loaders",
     )
