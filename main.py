@@ -187,9 +187,9 @@ def oracle(ctx: click.Context, config_file: str | None, explain: bool, **flags: 
 
             print_decisions(config, decisions)
             return
-        from secateur.framework.commands.oracle import run_study
+        from secateur.framework.commands.run import run
 
-        run_study(config, decisions, ctx.obj)
+        run(config, decisions, ctx.obj)
 
 
 @cli.command("list")

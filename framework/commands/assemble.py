@@ -9,7 +9,7 @@ from torch import nn
 from secateur.framework.commands.machine import seed_everything
 from secateur.framework.commands.optimizer_options import optimizer_options
 from secateur.framework.commands.plan import Plan
-from secateur.framework.network.memory_format import usable_format
+from secateur.framework.network.memory_format import MEMORY_FORMATS, lay_out, usable_format
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighted
@@ -135,6 +135,16 @@ def with_safe_format(config: Config, decisions: Decisions, *models: nn.Module) -
     if note:
         decisions.notes.append(note)
     return decisions.choose(config, MEASURED, "the only safe format here", memory_format=usable)
+
+
+def laid_out(config: Config, decisions: Decisions, loaders: Loaders, *models: nn.Module) -> Config:
+    """Convert networks to evaluate and their batches to a safe memory format; return the settings with it."""
+    config = with_safe_format(config, decisions, *models)
+    layout = MEMORY_FORMATS.get(config.memory_format, torch.contiguous_format)
+    for model in models:
+        lay_out(model, layout)
+    loaders.test.memory_format = loaders.train.memory_format = layout
+    return config
 
 
 def build_loss(config: RunConfig) -> Loss:

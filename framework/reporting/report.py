@@ -1,5 +1,6 @@
 """Collect the results of a run for report.json, and show them as a table."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +19,10 @@ from secateur.framework.training.trainer import Progress, Trainer
 
 
 def report_head(config: RunConfig) -> dict[str, Any]:
-    """Return the facts that the reports of all commands begin with."""
-    return {"model": config.model, "data_set": config.data_set, "seed": config.seed, "note": config.note}
+    """Return the facts that the reports of all commands begin with; those of an evaluation name the checkpoint."""
+    facts = {"model": config.model, "data_set": config.data_set, "seed": config.seed, "note": config.note}
+    checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
+    return facts | ({"checkpoint": checkpoint} if config.eval else {})
 
 
 def make_report(

@@ -24,7 +24,6 @@ def explain(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     model = build("models", "LeNet5", in_channels=1, num_classes=10, image_size=28)
     save_model(model, folder.checkpoint("LeNet5"))
     monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.setattr("secateur.framework.commands.oracle.run_study", None)
 
     def call(*arguments: str) -> dict[str, tuple[str, ...]]:
         before = sorted(Path.cwd().rglob("*"))
