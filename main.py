@@ -8,8 +8,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,16 @@ import click
 from click.core import ParameterSource
 
 from secateur import __version__
-from secateur.framework.commands.prepare import prepare_study
+from secateur.framework.commands.prepare import add_plugins, prepare_run, prepare_study
 from secateur.framework.plugins.faults import ends_process, explained, origin, plugin_file
 from secateur.framework.plugins.old_imports import old_import
+from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.dialects.discovery import BARE, OTHER_PROGRAMS
 from secateur.framework.settings.field import Flag, is_true
+from secateur.framework.settings.in_flags import in_flags
 from secateur.framework.settings.oracle_config import STUDY_FLAGS
-from secateur.framework.settings.run_config import FLAGS
+from secateur.framework.settings.run_config import FLAGS, RunConfig
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.memory import is_out_of_memory
 from secateur.utils.suggest import nearest, one_line, unknown
@@ -115,42 +117,62 @@ def _help(flag: Flag) -> str:
     return f"{flag.help}  [{default}]"
 
 
+#: options of commands that run
+COMMON = [
+    click.Option(
+        ["config_file", "--config"], metavar="FILE", help="settings in YAML or JSON; flags win over them"
+    ),
+    click.Option(["--explain"], is_flag=True, help="print every setting, who chose it and why, and exit"),
+]
+
+
 @click.group(
-    cls=Sections, invoke_without_command=True,
-    params=[option_for(flag) for flag in (FLAGS | OTHER_PROGRAMS).values()], context_settings=CONTEXT,
+    cls=Sections, invoke_without_command=True, context_settings=CONTEXT,
+    params=[*(option_for(flag) for flag in (FLAGS | OTHER_PROGRAMS).values()), *COMMON],
 )  # fmt: skip
-@click.option("config_file", "--config", metavar="FILE", help="settings in YAML or JSON; flags win over them")
-@click.option("--explain", is_flag=True, help="print every setting, who chose it and why, and exit")
 @click.version_option(__version__, prog_name="Secateur")
 @click.pass_context
-def cli(ctx: click.Context, config_file: str | None, explain: bool, **flags: Any) -> None:
+def cli(ctx: click.Context, **flags: Any) -> None:
     """Prune a neural network before, during or after training, and measure the result.
 
     Without flags, LeNet5 is pruned by SNAPit to half of its nodes and trained on FASHION_MINI. All files of a run
     are written to one folder under results/. The command `list` prints the models, criterions, data sets and other
     plug-ins; defaults are in [brackets].
     """
-    if ctx.invoked_subcommand is not None:
-        return
-    from secateur.framework.commands.prepare import prepare_run
+    if ctx.invoked_subcommand is None:
+        _run(ctx, prepare_run)
 
-    with _clicks_contained():
-        config, decisions = prepare_run(_given(ctx), Path(config_file) if config_file is not None else None)
+
+@cli.command("oracle", cls=Headed, context_settings=CONTEXT,
+             params=[*(option_for(flag) for flag in STUDY_FLAGS.values()), *COMMON])  # fmt: skip
+@click.pass_context
+def oracle(ctx: click.Context, **flags: Any) -> None:
+    """Measure the importance of each channel of a trained network, and compare the criterions with it.
+
+    Each channel is removed in turn and the change of the loss on training images is computed, which the criterions
+    estimate. Prints the correlation of their scores with the measured changes, and writes a run folder with
+    oracle.json and scatter plots.
+    """
+    _run(ctx, prepare_study)
+
+
+def _run(ctx: click.Context, prepare: Callable[..., tuple[RunConfig, Decisions]]) -> None:
+    """Resolve the flags, then run, or explain the settings; exceptions of click that a plug-in raises end the run.
+
+    click would exit with code 0 or abort.
+    """
+    above = ctx.parent.params if ctx.parent is not None else {}
+    file, explain = (ctx.params[name] or above.get(name, ctx.params[name]) for name in OWN)
+    try:
+        config, decisions = prepare(_given(ctx), Path(file) if file is not None else None)
         if explain:
             from secateur.framework.commands.listing import explained_run, print_decisions
 
             print_decisions(*explained_run(config, decisions))
-            return
-        from secateur.framework.commands.run import run
+        else:
+            from secateur.framework.commands.run import run
 
-        run(config, decisions, ctx.obj)
-
-
-@contextmanager
-def _clicks_contained() -> Iterator[None]:
-    """Convert exceptions of click that a plug-in raises to a RunError; click would exit with code 0 or abort."""
-    try:
-        yield
+            run(config, decisions, ctx.obj)
     except (click.exceptions.Exit, click.Abort, click.ClickException) as error:
         raise RunError(explained(error)) from error
 
@@ -166,32 +188,6 @@ def _given(ctx: click.Context) -> dict[str, Any]:
     return above | flags
 
 
-@cli.command("oracle", cls=Headed, params=[option_for(flag) for flag in STUDY_FLAGS.values()],
-             context_settings=CONTEXT)  # fmt: skip
-@click.option("config_file", "--config", metavar="FILE", help="settings in YAML or JSON; flags win over them")
-@click.option("--explain", is_flag=True, help="print every setting, who chose it and why, and exit")
-@click.pass_context
-def oracle(ctx: click.Context, config_file: str | None, explain: bool, **flags: Any) -> None:
-    """Measure the importance of each channel of a trained network, and compare the criterions with it.
-
-    Each channel is removed in turn and the change of the loss on training images is computed, which the criterions
-    estimate. Prints the correlation of their scores with the measured changes, and writes a run folder with
-    oracle.json and scatter plots.
-    """
-    assert ctx.parent is not None
-    file = config_file or ctx.parent.params["config_file"]
-    with _clicks_contained():
-        config, decisions = prepare_study(_given(ctx), Path(file) if file is not None else None)
-        if explain or ctx.parent.params["explain"]:
-            from secateur.framework.commands.listing import print_decisions
-
-            print_decisions(config, decisions)
-            return
-        from secateur.framework.commands.oracle import run_study
-
-        run_study(config, decisions, ctx.obj)
-
-
 @cli.command("list")
 @click.argument("kind", required=False)
 @click.option(
@@ -203,9 +199,6 @@ def list_plugins(ctx: click.Context, kind: str | None, plugins: tuple[str, ...])
 
     KIND is one of models, criterions, losses, optimizers, trainers, testers or datasets.
     """
-    from secateur.framework.commands.prepare import add_plugins
-    from secateur.framework.plugins.registry import registry
-
     kinds = registry.kinds if kind is None else (_kind(kind, registry.kinds),)
     assert ctx.parent is not None
     add_plugins((*ctx.parent.params["plugins"], *plugins))
@@ -242,12 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _fail(_explain(error), 2)
     except UsageError as error:
-        from secateur.framework.settings.in_flags import in_flags
-
         return _fail(in_flags(error), 2)
-    except RunError as error:
-        return _fail(str(error), 1)
-    except OSError as error:  # such as missing permissions or a full disk
+    except (RunError, OSError) as error:  # OSError: such as missing permissions or a full disk
         return _fail(str(error), 1)
     except BaseException as error:
         if isinstance(error.__context__, BrokenPipeError):  # the reader of the output, such as `head`, has exited
@@ -276,18 +265,9 @@ def _program() -> str:
 
 def _explain(error: click.ClickException) -> str:
     if isinstance(error, click.NoSuchOption):
-        ctx = error.ctx
-        names = (
-            [
-                name
-                for parameter in ctx.command.get_params(ctx)
-                for name in (*parameter.opts, *parameter.secondary_opts)
-                if name.startswith("--")
-            ]
-            if ctx
-            else []
-        )
-        match = nearest(error.option_name, names)
+        parameters = error.ctx.command.get_params(error.ctx) if error.ctx else []
+        names = [name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)]
+        match = nearest(error.option_name, [name for name in names if name.startswith("--")])
         hint = f"did you mean '{match}'?" if match else f"see {_program()} --help"
         return f"unknown flag '{error.option_name}': {hint}"
     return error.format_message()

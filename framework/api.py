@@ -22,6 +22,7 @@ from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossF
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.steps.step import PruningStep, nothing_below
 from secateur.framework.reporting.measure import measure
+from secateur.framework.settings.groups.what import LIBRARY_CRITERION
 from secateur.framework.training.events import PruneEvent
 from secateur.utils.errors import UsageError
 from secateur.utils.optimizers import unwrapped
@@ -72,7 +73,7 @@ class PruneReport:
 @ordinary_mode()
 def prune(
     model: nn.Module,
-    criterion: str | Criterion = "SNAP",
+    criterion: str | Criterion = LIBRARY_CRITERION,
     sparsity: float = 0.5,
     *,
     batches: Iterable[Batch] = (),

@@ -115,11 +115,14 @@ def run_main(place: Path, *arguments: object, plots: bool = False) -> Run:
 
 
 def resolved(
-    flags: Mapping[str, Any] | None = None, file: Path | None = None, kind: type[RunConfig] = RunConfig
+    flags: Mapping[str, Any] | None = None,
+    file: Path | None = None,
+    kind: type[RunConfig] = RunConfig,
+    saved: RunConfig | None = None,
 ) -> tuple[RunConfig, Decisions]:
-    """The settings for flags and a config file, and the decisions on them; unchecked, and without a checkpoint."""
+    """The settings for flags and a config file, and the decisions on them, unchecked; `saved`: of a checkpoint."""
     request = read_request(flags or {}, None if file is None else read_config_file(file), str(file), kind)
-    return resolve(request, lambda _: None)
+    return resolve(request, lambda _: None if saved is None else ("saved", saved))
 
 
 class Result(NamedTuple):

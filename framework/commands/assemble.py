@@ -9,7 +9,7 @@ from torch import nn
 from secateur.framework.commands.machine import seed_everything
 from secateur.framework.commands.optimizer_options import optimizer_options
 from secateur.framework.commands.plan import Plan
-from secateur.framework.network.memory_format import usable_format
+from secateur.framework.network.memory_format import MEMORY_FORMATS, lay_out, usable_format
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighted
@@ -43,7 +43,7 @@ def build_loaders(config: Config, decisions: Decisions) -> tuple[Loaders, Config
     try:
         dataset: DataSet = build("datasets", config.data_set, **config.options("dataset"))
         config = _with_image_size(config, decisions, dataset)
-        loaders = _make_loaders(config, dataset)
+        loaders = make_loaders(dataset, **config.options("loaders"))
     except OSError as error:  # such as an unreadable folder
         raise UsageError(f"{config.data_set}: {error.filename or config.data_dir}: {error.strerror}") from error
     decisions.notes += loaders.remarks
@@ -64,26 +64,6 @@ def _with_image_size(config: Config, decisions: Decisions, dataset: DataSet) -> 
         return config
     why = f"by {config.model}, instead of {dataset.image_size} of {config.data_set}"
     return decisions.choose(config, RECOMMENDED, why, image_size=usual)
-
-
-def _make_loaders(config: RunConfig, dataset: DataSet) -> Loaders:
-    return make_loaders(
-        dataset,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        val_share=config.val_share,
-        tuning=config.tuning,
-        augment=config.augment,
-        normalize=config.normalize,
-        image_size=config.image_size,
-        num_classes=config.num_classes,
-        limit_train_batches=config.limit_train_batches,
-        limit_test_batches=config.limit_test_batches,
-        random_shuffle_labels=config.random_shuffle_labels,
-        device=config.device,
-        workers=config.workers,
-        preload=config.preload_all_data,
-    )
 
 
 def build_model(config: RunConfig, loaders: Loaders) -> nn.Module:
@@ -158,6 +138,16 @@ def with_safe_format(config: Config, decisions: Decisions, *models: nn.Module) -
     return decisions.choose(config, MEASURED, "the only safe format here", memory_format=usable)
 
 
+def laid_out(config: Config, decisions: Decisions, loaders: Loaders, *models: nn.Module) -> Config:
+    """Convert networks to evaluate and their batches to a safe memory format; return the settings with it."""
+    config = with_safe_format(config, decisions, *models)
+    layout = MEMORY_FORMATS.get(config.memory_format, torch.contiguous_format)
+    for model in models:
+        lay_out(model, layout)
+    loaders.test.memory_format = loaders.train.memory_format = layout
+    return config
+
+
 def build_loss(config: RunConfig) -> Loss:
     """Build the loss, with the flags that are options of it."""
     loss: Loss = build("losses", config.loss, **config.options("loss"))
@@ -207,11 +197,16 @@ def build_lr_schedule(
 
 
 def build_pruner(config: RunConfig, criterion: Criterion, plan: Plan) -> Pruner:
-    """Build the pruning listener."""
-    options = config.options("pruning")
-    options["round_to"] = int(options["round_to"])
-    options["keep_share"] = max(options["keep_share"], plan.least_share)
-    outer = bool(config.outer_layer_pruning)
+    """Build the pruning listener; raise UsageError for options without meaning for the criterion."""
+    options, outer = config.options("pruning"), bool(config.outer_layer_pruning)
+    options |= {
+        "round_to": int(config.round_to),
+        "keep_share": max(config.keep_share, plan.least_share),
+        "outer_layers": outer,
+        "rank_inputs": outer and target_class(criterion).units == "channels",
+    }
+    if plan.moments:
+        target_class(criterion).check(criterion, PruneOptions(**options))
     return pruner_for(
         criterion,
         plan.schedule,
@@ -220,14 +215,8 @@ def build_pruner(config: RunConfig, criterion: Criterion, plan: Plan) -> Pruner:
         seed=config.seed,
         masking=config.masking,
         preserve_moment=config.preserve_moment,
-        tracking=Tracking(config.track_batches, config.alpha) if config.track_importance else None,
-        options=PruneOptions(
-            scope=config.scope,
-            protect=config.protect,
-            outer_layers=outer,
-            rank_inputs=outer and target_class(criterion).units == "channels",
-            **options,
-        ),
+        tracking=Tracking(**config.options("tracking")) if config.track_importance else None,
+        options=PruneOptions(**options),
     )
 
 

@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from secateur.framework.plugins.registry import registry
@@ -33,11 +32,6 @@ def dense_config(config: RunConfig) -> RunConfig:
         values |= {**dict.fromkeys(presets, False), "loss": RunConfig.loss, "hoyer_reg": None}
         values["set"].pop("loss", None)
     return RunConfig.from_dict(values | {"prune_criterion": NOTHING})
-
-
-def finished_dense_run(config: RunConfig) -> Path | None:
-    """Return the folder of the newest finished run of the dense network of `config`; None without one."""
-    return next((folder.path for folder in finished_dense_runs(config, [])), None)
 
 
 def finished_dense_runs(config: RunConfig, unreadable: list[str]) -> Iterator[RunFolder]:

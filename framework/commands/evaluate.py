@@ -1,7 +1,6 @@
 """The command --eval: evaluation of a checkpoint, with --train_acc, --test_acc, --flops and --compression."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor, nn
 from secateur.framework.commands import assemble
 from secateur.framework.commands.attack_checks import compared_checkpoint
 from secateur.framework.commands.failures import opened
-from secateur.framework.network import memory_format
 from secateur.framework.network.preserve import preserved_state
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build
@@ -18,6 +16,7 @@ from secateur.framework.pruning.scoring.criterion import Batch
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.dense_twin import dense_twin
 from secateur.framework.reporting.measure import measure
+from secateur.framework.reporting.report import report_head
 from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.unused_flags import unused_in_tests
@@ -115,14 +114,11 @@ def evaluate(config: RunConfig, decisions: Decisions, command: str, console: Con
     model = assemble.build_model(config, loaders)
     compared = load_compared(config, loaders)
     models = [model] if compared is None else [model, compared.model]
-    config = assemble.with_safe_format(config, decisions, *models)
-    layout = memory_format.MEMORY_FORMATS.get(config.memory_format, torch.contiguous_format)
-    for network in models:
-        memory_format.lay_out(network, layout)
-    loaders.test.memory_format = loaders.train.memory_format = layout
+    config = assemble.laid_out(config, decisions, loaders, *models)
     with opened(config, decisions, command, console) as folder:
         batches = console.track(loaders.test, "evaluate", len(loaders.test))
-        checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
+        head = report_head(config)
+        checkpoint = head["checkpoint"]
         context = TestContext(
             name=checkpoint, mean=loaders.mean, std=loaders.std, class_names=loaders.class_names,
             plots=folder.plots, compared=compared, track=console.track,
@@ -131,8 +127,8 @@ def evaluate(config: RunConfig, decisions: Decisions, command: str, console: Con
         more = extras(config, model, loaders, results)
         write_json(
             folder.report,
-            {"model": config.model, "checkpoint": checkpoint, "data_set": config.data_set, "seed": config.seed,
-             "tester": config.test_scheme, **({"extras": more} if more else {}), **results},
+            {**head, "tester": config.test_scheme,
+             **({"extras": more} if more else {}), **results},
         )  # fmt: skip
         console.say(f"{checkpoint} on {config.data_set}")
         for line in shown_extras(more):

@@ -15,29 +15,25 @@ from secateur.utils.suggest import one_line
 
 @contextlib.contextmanager
 def opened(config: RunConfig, decisions: Decisions, command: str, console: Console) -> Iterator[RunFolder]:
-    """Create the run folder, with the notes on the settings in its log, and explain failures, see `explaining`."""
-    folder = RunFolder.create(config, decisions, command)
-    with explaining(folder, config.model, console):
-        console.log_to(folder.log)
-        for note in decisions.notes:
-            console.say(note)
-        yield folder
+    """Create the run folder, with the notes on the settings in its log.
 
-
-@contextlib.contextmanager
-def explaining(folder: RunFolder, model: str, console: Console) -> Iterator[None]:
-    """Write the failure of a run to its log, with the path of the last good network, and raise RunError.
-
-    A UsageError inside the block becomes a RunError too, since the run has already started.
+    A failure inside the block is written to the log, with the path of the last good network, and becomes a
+    RunError; a UsageError too, since the run has already started.
     """
+    folder = RunFolder.create(config, decisions, command)
     try:
         with contained():
-            yield
+            console.log_to(folder.log)
+            if config.note:
+                console.say(f"note: {' '.join(config.note.split())}")
+            for note in decisions.notes:
+                console.say(note)
+            yield folder
     except (KeyboardInterrupt, BrokenPipeError):
         _note(console, "interrupted")
         raise
     except (RunError, UsageError, OSError) as error:
-        last = folder.checkpoint(model, "last")
+        last = folder.checkpoint(config.model, "last")
         kept = f"; the last good network is {last}" if last.is_file() else ""
         where = f"{folder.path}: " if isinstance(error, OSError) else ""
         _note(console, f"error: {where}{error}{kept}")

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 
 from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.groups.what import REFERENCE
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
 ALL_CRITERIONS = "all"
-#: criterion that the study measures as the reference
-REFERENCE = "Oracle"
 
 
 def chosen_criterions(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:

@@ -104,17 +104,8 @@ def build_trainer(
     parts = Parts(
         model, assemble.build_loss(config), optimizer, loaders, assemble.build_lr_schedule(config, optimizer)
     )
-    settings = Settings(
-        epochs=config.epochs,
-        grad_clip=config.grad_clip,
-        grad_noise=config.grad_noise,
-        eval_freq=config.eval_freq,
-        max_training_minutes=config.max_training_minutes,
-        temperature=1.0 if config.T is None else config.T,
-        seed=config.seed,
-        memory_format=memory_format.MEMORY_FORMATS[config.memory_format],
-        plan=plan or {},
-    )
+    layout = memory_format.MEMORY_FORMATS[config.memory_format]
+    settings = Settings(**config.options("loop"), memory_format=layout, plan=plan or {})
     trainer: Trainer = build("trainers", config.train_scheme, parts=parts, settings=settings,
                              **assemble.trainer_options(config))  # fmt: skip
     return trainer

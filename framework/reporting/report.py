@@ -1,5 +1,6 @@
 """Collect the results of a run for report.json, and show them as a table."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,13 @@ from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import file_size
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.trainer import Progress, Trainer
+
+
+def report_head(config: RunConfig) -> dict[str, Any]:
+    """Return the facts that the reports of all commands begin with; those of an evaluation name the checkpoint."""
+    facts = {"model": config.model, "data_set": config.data_set, "seed": config.seed, "note": config.note}
+    checkpoint = f"{Path(str(config.checkpoint_name)).name}/{config.checkpoint_model}"
+    return facts | ({"checkpoint": checkpoint} if config.eval else {})
 
 
 def make_report(
@@ -48,10 +56,8 @@ def make_report(
     dense_macs = count_macs(twin, example)[0]
     pruned = measure(model, example, latency=False)
     return {
-        "model": config.model,
+        **report_head(config),
         "criterion": config.prune_criterion,
-        "data_set": config.data_set,
-        "seed": config.seed,
         "budget": config.budget,
         "asked_sparsity": _asked(config, event, counted),
         "reached": {

@@ -10,7 +10,7 @@ from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, PRES
 from secateur.framework.settings.schedule import check_schedule
 from secateur.framework.settings.unused_flags import STRICT
 from secateur.utils.errors import UsageError
-from secateur.utils.suggest import nearest, one_line, unknown
+from secateur.utils.suggest import did_you_mean, one_line, unknown
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:(?P<index>\d{1,9}))?")
 ROUND_TO = re.compile(r"0{0,9}[1-9][0-9]{0,5}")
@@ -26,7 +26,10 @@ def check_config(config: RunConfig, decisions: Decisions) -> None:
     """Raise UsageError of one line for the first invalid setting."""
     for name, flag in FLAGS.items():
         if name in KINDS:
-            _check_plugin(KINDS[name], getattr(config, name))
+            kind, plugin = KINDS[name], getattr(config, name)
+            registry.check_name(kind, plugin)
+            if kind != "optimizers":
+                check_source(kind, plugin, registry.file(kind, plugin))
         elif name != "set":
             flag.check(getattr(config, name))
     _check_combinations(config)
@@ -58,12 +61,6 @@ def check_device(device: str) -> None:
         raise UsageError(f"--device {device}: this machine or torch has no CUDA device; try --device auto")
     if int(match["index"] or 0) >= count:
         raise UsageError(f"--device {device}: there are {count} CUDA devices, the last is cuda:{count - 1}")
-
-
-def _check_plugin(kind: str, name: str) -> None:
-    registry.check_name(kind, name)
-    if kind != "optimizers":
-        check_source(kind, name, registry.file(kind, name))
 
 
 def _check_combinations(config: RunConfig) -> None:
@@ -114,39 +111,17 @@ def _check_trainer(config: RunConfig) -> None:
 
 
 def _check_pruning(config: RunConfig) -> None:
-    name = config.prune_criterion
+    """Check what is not checked with the pruning step, whose own errors name the flags, see `in_flags`."""
     if config.round_to != "auto" and not ROUND_TO.fullmatch(config.round_to):
         raise UsageError(
             f"--round_to must be a number from 1 to 999999, or auto, got {one_line(config.round_to, 40)}"
         )
-    criterion = registry.describe("criterions", name)
-    granularity = criterion.granularity
+    name = config.prune_criterion
+    granularity = registry.describe("criterions", name).granularity
     if not config.masking and granularity != "weight":
         raise UsageError(f"--no_masking is for weight criterions; {name} removes channels permanently")
-    if granularity == "channel":
-        if config.outer_layer_pruning and not config.eval:
-            _check_ranks_inputs(name)
-        if config.scope == "row":
-            raise UsageError(
-                f"--scope row is for weight criterions; {name} prunes channels (global, layer or isomorphic)"
-            )
-    elif granularity == "both":
-        if config.scope not in (None, "global"):
-            raise UsageError(
-                f"--scope {config.scope}: {name} ranks weights and channels together, which requires scope global"
-            )
-        if config.budget not in (None, "weights"):
-            raise UsageError(f"--budget {config.budget} is for channel criterions; {name} prunes weights too")
-        if config.round_to != "1":
-            raise UsageError(f"--round_to is for channel criterions; {name} prunes weights too")
-    elif granularity == "weight" and criterion.prunes:
-        if config.scope == "isomorphic":
-            raise UsageError(f"--scope isomorphic is for channel criterions; {name} prunes weights")
-        if config.budget not in (None, "weights"):
-            raise UsageError(f"--budget {config.budget} is for channel criterions; {name} prunes weights")
-        for flag in FLAGS.values():
-            if flag.channels and getattr(config, flag.name) != flag.default:
-                raise UsageError(f"--{flag.name} is for channel criterions; {name} prunes weights")
+    if config.outer_layer_pruning and granularity == "channel" and not config.eval:
+        _check_ranks_inputs(name)
 
 
 def _check_ranks_inputs(name: str) -> None:
@@ -174,11 +149,8 @@ def _check_options(config: RunConfig, decisions: Decisions) -> None:
     for group in ("model", "trainer"):
         if config.asked_options(group) and not (config.eval and group == "trainer"):
             cls = registry.get(KINDS[PLUGIN_OF[group]], getattr(config, PLUGIN_OF[group]))
-            getattr(cls, "check_options", _accept)(**config.options(group))
-
-
-def _accept(**options: Any) -> None:
-    """Accept the options of a plug-in that checks none before it is built."""
+            if hasattr(cls, "check_options"):  # of a plug-in that checks them before it is built
+                cls.check_options(**config.options(group))
 
 
 def _check_shorthand(config: RunConfig, name: str, group: str, decisions: Decisions) -> None:
@@ -210,6 +182,5 @@ def _check_option(config: RunConfig, group: str, option: str) -> None:
     if not allowed:
         raise UsageError(f"--set {group}.{option}: {name} has no options")
     if option not in allowed:
-        match = nearest(option, allowed)
-        hint = f": did you mean '{match}'?" if match else ""
+        hint = did_you_mean(option, allowed)
         raise UsageError(f"--set {group}.{option}: unknown option of {name}{hint} (one of {', '.join(allowed)})")

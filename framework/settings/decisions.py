@@ -77,6 +77,6 @@ class Decisions:
 
     def table(self, config: RunConfig) -> list[Decision]:
         """Return the decision on every setting, in the order of the settings."""
-        values = config.to_dict()
-        made = {name: self._made.get(name, Decision(name, None, DEFAULT, "of the command line")) for name in FLAGS}
-        return [decision._replace(value=values[name]) for name, decision in made.items()]
+        unmade = Decision("", None, DEFAULT, "of the command line")
+        values = config.to_dict().items()
+        return [self._made.get(name, unmade)._replace(setting=name, value=value) for name, value in values]

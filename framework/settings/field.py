@@ -18,16 +18,7 @@ from secateur.utils.suggest import one_line, unknown
 #: largest number of bytes of a text, and of each part of a path, as on Linux
 LONGEST, LONGEST_NAME = 4096, 255
 #: words for truth values
-TRUTH_VALUES = {
-    "true": True,
-    "1": True,
-    "yes": True,
-    "false": False,
-    "0": False,
-    "no": False,
-    "none": False,
-    "": False,
-}
+TRUTH_VALUES = dict.fromkeys(("true", "1", "yes"), True) | dict.fromkeys(("false", "0", "no", "none", ""), False)
 WORDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -86,7 +77,8 @@ class Flag:
     #: kind of plug-in that the flag names, and the group of `--set` with its options
     plugin: str = ""
     options: str = ""
-    #: readers of the value: "GROUP" or "GROUP.OPTION" of a plug-in, "pruning" or the word of a schedule
+    #: readers of the value: "GROUP" or "GROUP.OPTION" of a plug-in, the word of a schedule, "pruning",
+    #: "tracking", "loaders" or "loop" (of training)
     to: str = ""
     #: value that stands for None in the reader
     none: Any = None
@@ -98,8 +90,6 @@ class Flag:
     phase: str = ""
     #: whether the flag may change the training of the dense network
     dense: bool = True
-    #: whether only channel criterions support it
-    channels: bool = False
     #: "data" or "test" if it is taken from the run of a checkpoint, by all runs or by evaluations
     inherit: str = ""
     #: whether the command oracle has it

@@ -6,12 +6,7 @@ from secateur.framework.settings.run_config import FLAGS
 from secateur.utils.errors import UsageError
 
 #: flags by the arguments that they set
-FLAG_OF = {option: name for name, flag in FLAGS.items() for option in flag.readers.values()} | {
-    "delay": "prune_delay",
-    "freq": "prune_freq",
-    "batches": "track_batches",
-    "rank_inputs": "outer_layer_pruning",
-}
+FLAG_OF = {option: name for name, flag in FLAGS.items() for option in flag.readers.values()}
 
 
 def in_flags(error: UsageError) -> str:

@@ -19,8 +19,10 @@ class StudyConfig(RunConfig):
         metavar="NAME,...|all",
     )
 
+    eval: bool = _study(True, "a study reads a checkpoint and trains nothing")
+
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eval", True)  # a study reads a checkpoint and trains nothing
+        object.__setattr__(self, "eval", True)  # whatever a config file says
 
     def default_run_name(self) -> str:
         """Return the default run name."""

@@ -128,7 +128,7 @@ def resolve(request: Request, inherited: Inherited) -> tuple[RunConfig, Decision
             if rule.holds(layers.config):
                 layers.add(sources.RULE, rule.set, rule.explain(layers.config))
         layers.add(sources.RECOMMENDED, *recommended(layers.config))
-    layers.add(sources.DEFAULT, {"outer_layer_pruning": False})
+    layers.add(sources.DEFAULT, {"outer_layer_pruning": False}, "not recommended")
     layers.record(decisions)
     config = layers.config
     return decisions.choose(config, sources.IMPLIED, "", thresholds=shares(config.thresholds)), decisions

@@ -33,9 +33,9 @@ def check_schedule(config: RunConfig) -> None:
     if config.owns_gates:
         _check_gates(config)
     if config.schedule in OWN_FLAGS:
-        for flag in ("prune_delay", "prune_freq"):
-            if getattr(config, flag) is not None:
-                raise UsageError(f"--{flag} is for --schedule during or after, not {config.schedule}")
+        for name, flag in FLAGS.items():
+            if "during" in flag.readers and getattr(config, name) is not None:
+                raise UsageError(f"--{name} is for --schedule during or after, not {config.schedule}")
     if config.schedule == "iterative" and criterion.prunes:
         _check_steps(config, criterion.granularity)
     if config.track_importance and criterion.granularity == "channel" and config.outer_layer_pruning:
@@ -83,8 +83,6 @@ def settings_of(schedule: Schedule) -> dict[str, Any]:
     """Return the settings that give the schedule, so that the config of a run repeats it."""
     word = WHEN.get(type(schedule))
     values: dict[str, Any] = {"schedule": word}
-    if isinstance(schedule, During):
-        values |= {"prune_delay": schedule.delay, "prune_freq": schedule.freq}
     for name, flag in FLAGS.items():
         if word in flag.readers:
             values[name] = getattr(schedule, flag.readers[word])

@@ -37,6 +37,9 @@ from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
+#: options that have a meaning only for targets of channels alone
+ONLY_CHANNELS = ("round_to", "group_size", "flops", "fixed_layer", "rank_inputs")
+
 
 class Choice(NamedTuple):
     """The selection of a step, and the share or the number that determined it; neither for a fixed threshold."""
@@ -114,7 +117,7 @@ class Target(ABC):
         if scope not in cls.scopes:
             raise UsageError(f"{name}: {unknown('scope', scope, cls.scopes)}", argument="scope")
         if cls.budgets == ("weights",) and options.budget not in (None, "weights"):
-            raise UsageError(f"{name} prunes {criterion.granularity}s: its budget is 'weights'", argument="budget")
+            raise UsageError(f"{name} {cls.does}: its budget is 'weights'", argument="budget")
         check_unused(options, cls.unused, f"{name}, which {cls.does}")
 
     @classmethod
@@ -227,16 +230,7 @@ class WeightTarget(Target):
     """Single weights, which are masked. Sparsity is the share of the dense network's prunable weights."""
 
     scopes, budgets = SCOPES, ("weights",)
-    unused = (
-        "min_channels",
-        "keep_share",
-        "round_to",
-        "group_size",
-        "flops",
-        "fixed_layer",
-        "fold",
-        "rank_inputs",
-    )
+    unused = (*ONLY_CHANNELS, "min_channels", "keep_share", "attention", "inexact", "fold")
 
     @classmethod
     def scored(cls, groups: Groups) -> Groups | None:
@@ -296,7 +290,7 @@ class JointTarget(Target):
     """
 
     scopes, budgets = ("global",), ("weights",)
-    unused = ("round_to", "group_size", "flops", "fixed_layer", "per_step", "most", "rank_inputs")
+    unused = (*ONLY_CHANNELS, "per_step", "most")
     does = "ranks weights and channels together"
 
     def _ranking(self, scores: dict[str, Tensor]) -> Ranking:

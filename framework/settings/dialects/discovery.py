@@ -13,4 +13,6 @@ DIALECTS: list[Dialect] = [module for module in _modules if hasattr(module, "tra
 #: the flags of all dialects by name
 OTHER_PROGRAMS: dict[str, Flag] = {name: flag for dialect in DIALECTS for name, flag in dialect.FLAGS.items()}
 #: flags of Secateur that may stand without a value there, and the value that they have then
-BARE: dict[str, str] = {name: value for dialect in DIALECTS for name, value in dialect.BARE.items()}
+BARE: dict[str, str] = {
+    name: value for dialect in DIALECTS for name, value in getattr(dialect, "BARE", {}).items()
+}

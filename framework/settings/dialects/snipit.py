@@ -6,7 +6,7 @@ Several of these flags had the opposite effect of their name; here they have the
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from secateur.framework.settings.dialects.translation import Settings, Translation, put, word
 from secateur.framework.settings.field import Flag
@@ -14,28 +14,16 @@ from secateur.framework.settings.run_config import FLAGS as OURS
 from secateur.utils.errors import UsageError
 from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
 
-
-class Old(NamedTuple):
-    """A deprecated flag: its setting and value, the current spelling, and a remark."""
-
-    setting: str
-    value: Any
-    now: str
-    remark: str = ""
-
-
-#: deprecated switches
+#: deprecated switch -> the setting that it switches off, and a remark
 SWITCHES = {
-    "disable_autoconfig": Old("autoconfig", False, "--no_autoconfig"),
-    "disable_masking": Old("masking", False, "--no_masking"),
-    "disable_histograms": Old("histograms", False, "--no_histograms"),
-    "disable_saliency": Old("saliency", False, "--no_saliency"),
-    "disable_confusion": Old("confusion", False, "--no_confusion"),
-    "disable_weightplot": Old("plot_weights", False, "--no_plot_weights", "it used to enable them"),
-    "disable_netplot": Old("plot_net", False, "--no_plot_net", "it used to enable it"),
-    "disable_cuda_benchmark": Old(
-        "cudnn_benchmark", False, "--no_cudnn_benchmark", "it used to disable determinism"
-    ),
+    "disable_autoconfig": ("autoconfig", ""),
+    "disable_masking": ("masking", ""),
+    "disable_histograms": ("histograms", ""),
+    "disable_saliency": ("saliency", ""),
+    "disable_confusion": ("confusion", ""),
+    "disable_weightplot": ("plot_weights", " (it used to enable them)"),
+    "disable_netplot": ("plot_net", " (it used to enable it)"),
+    "disable_cuda_benchmark": ("cudnn_benchmark", " (it used to disable determinism)"),
 }
 #: flags without effect, with the reason
 NEEDLESS = {
@@ -53,18 +41,16 @@ FLAGS: dict[str, Flag] = {
         word("growing_rate", "regrowth of weights, which is not supported: only 0"),
     )
 }
-BARE: dict[str, str] = {}
 
 
 def translate(flags: Mapping[str, Any], file: Mapping[str, Any]) -> Translation:
     """Translate the flags of SNIP-it, see `Dialect.translate`."""
     ours = {name: value for name, value in flags.items() if name not in FLAGS}
     notes = []
-    for name, old in SWITCHES.items():
+    for name, (setting, remark) in SWITCHES.items():
         if flags.get(name):
-            put(ours, name, old.setting, old.value)
-            remark = f" ({old.remark})" if old.remark else ""
-            notes.append(f"deprecated: --{name}{remark}; write {old.now}")
+            put(ours, name, setting, False)
+            notes.append(f"deprecated: --{name}{remark}; write --no_{setting}")
     if "output_dim" in flags:
         put(ours, "output_dim", "num_classes", flags["output_dim"])
         notes.append("deprecated: --output_dim; write --num_classes")

@@ -11,20 +11,20 @@ from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import read_json
 from secateur.utils.suggest import unknown
 
-#: key -> (setting, default of the original reader)
-CONFIG_KEYS: dict[str, tuple[str, Any]] = {
-    "frequency": ("frequency", 500),
-    "prune_per_iteration": ("prune_per_iteration", 2),
-    "maximum_pruning_iterations": ("maximum_pruning_iterations", 10000),
-    "fixed_layer": ("fixed_layer", -1),
-    "pruning_threshold": ("pruning_threshold", 100.0),
-    "start_pruning_after_n_iterations": ("start_pruning_after_n_iterations", 0),
-    "fixed_criteria": ("fixed_criteria", False),
-    "pruning_momentum": ("pruning_momentum", 0.9),
-    "flops_regularization": ("flops_regularization", 0.0),
-    "prune_neurons_max": ("prune_neurons_max", 1),
-    "group_size": ("group_size", 1),
-    "l2_normalization_per_layer": ("l2_normalization_per_layer", False),
+#: key, which is the setting -> default of the original reader
+CONFIG_KEYS: dict[str, Any] = {
+    "frequency": 500,
+    "prune_per_iteration": 2,
+    "maximum_pruning_iterations": 10000,
+    "fixed_layer": -1,
+    "pruning_threshold": 100.0,
+    "start_pruning_after_n_iterations": 0,
+    "fixed_criteria": False,
+    "pruning_momentum": 0.9,
+    "flops_regularization": 0.0,
+    "prune_neurons_max": 1,
+    "group_size": 1,
+    "l2_normalization_per_layer": False,
 }
 #: keys that need special handling
 SPECIAL = (
@@ -76,7 +76,6 @@ FLAGS: dict[str, Flag] = {
         path="read",
     ),
 }
-BARE: dict[str, str] = {}
 
 
 def translate(flags: Mapping[str, Any], file: Mapping[str, Any]) -> Translation:
@@ -135,8 +134,8 @@ def settings_of(values: dict[str, Any], file: Path) -> dict[str, Any]:
     where = f"--pruning_config {file}"
     method = _criterion(_typed(METHOD, values.get("method", METHOD.default), f"{where}: method"))
     found: dict[str, Any] = {"schedule": "iterative", "prune_criterion": method}
-    for key, (name, default) in CONFIG_KEYS.items():
-        found[name] = _typed(OURS[name], values.get(key, default), f"{where}: {key}")
+    for key, default in CONFIG_KEYS.items():
+        found[key] = _typed(OURS[key], values.get(key, default), f"{where}: {key}")
     if values.get("push_group_down"):
         raise UsageError(f"{where}: push_group_down true is not supported: remove it")
     if not values.get("use_momentum", True):

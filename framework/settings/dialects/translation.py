@@ -27,10 +27,9 @@ class Translation(NamedTuple):
 
 
 class Dialect(Protocol):
-    """The flags of another program."""
+    """The flags of another program; `BARE`, if there is one, has values of flags of Secateur without one there."""
 
     FLAGS: Mapping[str, Flag]
-    BARE: Mapping[str, str]
 
     def translate(self, flags: Mapping[str, Any], file: Mapping[str, Any]) -> Translation:
         """Translate the flags of the other program.

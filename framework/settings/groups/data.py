@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from secateur.framework.settings.field import section
 
-_data = section("Data", study=True)
+_data = section("Data", study=True, to="loaders")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Data:
         "dataset", "normalisation of the inputs", choices=("unit", "imagenet", "dataset"), inherit="data"
     )
     input_dim: tuple[int, ...] = _data(
-        (), "channels, height and width to expect of the inputs", low=1, metavar="C,H,W", dense=False
+        (), "channels, height and width to expect of the inputs", low=1, metavar="C,H,W", dense=False, to=""
     )
     num_classes: int | None = _data(None, "number of classes to expect of the data set", low=1, inherit="data")
     limit_train_batches: int | None = _data(None, "use only N batches of each epoch", low=1, study=False)
@@ -35,5 +35,7 @@ class Data:
         None, "use only N batches of each evaluation", low=1, inherit="test", study=False
     )
     random_shuffle_labels: bool = _data(False, "shuffle the labels of the training set", study=False)
-    preload_all_data: bool = _data(False, "keep all images of a folder data set in device memory", dense=False)
+    preload_all_data: bool = _data(
+        False, "keep all images of a folder data set in device memory", dense=False, to="loaders.preload"
+    )
     workers: int = _data(2, "processes that load data sets larger than memory", low=0, most=256, dense=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from secateur.framework.settings.field import section
 
 _prune = section("Pruning", dense=False, phase="pruning")
-_channels = section("Pruning", dense=False, phase="pruning", to="pruning", channels=True)
+_channels = section("Pruning", dense=False, phase="pruning", to="pruning")
 _gates = section("Pruning", dense=False, phase="training", to="trainer")
 _scores = section("Scores over the run", dense=False)
 
@@ -27,15 +27,27 @@ class Pruning:
         "when to prune; default: depends on the criterion",
         choices=("before", "during", "after", "rounds", "iterative"),
     )
-    prune_delay: int | None = _prune(None, "during, after training: epochs before the first interval", low=0)
-    prune_freq: int | None = _prune(None, "during training: epochs between pruning steps", low=1)
+    prune_delay: int | None = _prune(
+        None, "during, after training: epochs before the first interval", low=0, to="during.delay"
+    )
+    prune_freq: int | None = _prune(None, "during training: epochs between pruning steps", low=1, to="during.freq")
     preserve_moment: bool = _scores(True, "keep the state of the optimizer when pruning, or reset it")
     track_importance: bool = _scores(False, "average the scores of the last batches before each pruning step")
     track_batches: int = _scores(
-        20, "with --track_importance: number of batches", low=1, most=10**6, needs="track_importance"
+        20,
+        "with --track_importance: number of batches",
+        low=1,
+        most=10**6,
+        needs="track_importance",
+        to="tracking.batches",
     )
     alpha: float = _scores(
-        0.8, "with --track_importance: weight of the latest batch", above=0, high=1, needs="track_importance"
+        0.8,
+        "with --track_importance: weight of the latest batch",
+        above=0,
+        high=1,
+        needs="track_importance",
+        to="tracking",
     )
     use_l2: bool = _scores(False, "multiply the scores of weights by |w|", to="criterion")
     use_init: bool = _scores(
@@ -45,7 +57,7 @@ class Pruning:
         None,
         "temperature of the logits in training and scoring; default: 1",
         above=0,
-        to="criterion.temperature",
+        to="criterion.temperature loop.temperature",
         dense=True,
     )
     grasp_T: float | None = _scores(
@@ -64,6 +76,7 @@ class Pruning:
         None,
         "scores that are ranked together; default: depends on the criterion",
         choices=("global", "layer", "row", "isomorphic"),
+        to="pruning",
     )
     min_channels: int = _channels(1, "channels to keep in each group; 0: residual blocks may be removed", low=0)
     keep_share: float = _channels(0.0, "share of the dense channels to keep in each group", low=0, below=1)
@@ -75,7 +88,9 @@ class Pruning:
     fold: bool = _channels(False, "move constant outputs of removed channels into following layers")
     masking: bool = _prune(True, "keep pruned weights at zero, or let them regrow")
     outer_layer_pruning: bool | None = _prune(
-        None, "also prune weights of the first and last layer; channel criterions: also mask inputs"
+        None,
+        "also prune weights of the first and last layer; channel criterions: also mask inputs",
+        to="pruning.rank_inputs",
     )
     enable_rewinding: bool = _prune(False, "reset the weights to earlier ones after each pruning step", phase="")
     rewind_to: int = _prune(
@@ -87,5 +102,5 @@ class Pruning:
         phase="",
     )
     protect: tuple[str, ...] = _prune(
-        (), "never prune modules with this name prefix; repeatable", metavar="PREFIX", study=True
+        (), "never prune modules with this name prefix; repeatable", metavar="PREFIX", to="pruning", study=True
     )

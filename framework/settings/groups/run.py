@@ -16,6 +16,7 @@ class Run:
 
     results_dir: str = _folder("results", "folder for run folders", metavar="DIR", path="write")
     run_name: str | None = _folder(None, "suffix of the run folder; default: MODEL_CRITERION", metavar="NAME")
+    note: str | None = _folder(None, "remark to keep in the report", metavar="TEXT")
     checkpoint_name: str | None = _folder(
         None,
         "run folder to start from, by name or path; default with --eval: the newest",
@@ -33,7 +34,7 @@ class Run:
         study=False,
     )
     new_head: bool = _folder(False, "with --pretrained: re-initialise the last layer", dense=True, study=False)
-    device: str = _machine("auto", "auto, cpu, cuda, cuda:N or mps", metavar="DEVICE")
+    device: str = _machine("auto", "auto, cpu, cuda, cuda:N or mps", metavar="DEVICE", to="loaders")
     threads: int | None = _machine(None, "CPU threads; default: chosen by torch", low=1, most=1024, dense=False)
     deterministic: bool = _machine(True, "bitwise reproducible results for equal seeds")
     cudnn_benchmark: bool = _machine(False, "let cuDNN measure and choose the fastest algorithms", study=False)

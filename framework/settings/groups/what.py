@@ -6,6 +6,10 @@ from secateur.framework.settings.field import section
 
 #: the criterion that prunes nothing, of a dense run
 NOTHING = "EmptyCrit"
+#: the criterion that a study of importance measures as the reference
+REFERENCE = "Oracle"
+#: the criterion of `prune`, unless one is given
+LIBRARY_CRITERION = "SNAP"
 # plug-ins that a preset chooses, by the flags that name them
 L0 = {"prune_criterion": NOTHING, "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"}
 HOYER_SQUARE = {"loss": "HoyerSquare", "prune_criterion": "HoyerSquare"}
@@ -55,5 +59,9 @@ class What:
     l0: bool = _what(False, "train hard-concrete gates on inputs and channels, and cut closed ones", preset=L0)
     train_dense: bool = _what(False, "also train the dense network for comparison", dense=False)
     tuning: bool = _what(
-        False, "test on a held-out 20 % of the training set instead of the test set", inherit="data", study=True
+        False,
+        "test on a held-out 20 % of the training set instead of the test set",
+        inherit="data",
+        study=True,
+        to="loaders",
     )

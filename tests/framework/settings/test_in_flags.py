@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from secateur.framework.pruning.selection.options import PruneOptions
+from secateur.framework.pruning.steps.averages import Tracking
 from secateur.framework.schedules.base import During
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.settings.in_flags import in_flags
@@ -18,6 +19,7 @@ from secateur.utils.errors import UsageError
         (lambda: Iterative(per_step=-1), "per_step", "per_step must", "--prune_per_iteration must"),
         (lambda: Iterative(momentum=1.0), "momentum", "momentum must", "--pruning_momentum must"),
         (lambda: PruneOptions(keep_share=1), "keep_share", "keep_share must", "--keep_share must"),
+        (lambda: Tracking(batches=0), "batches", "batches must", "--track_batches must"),
     ],
 )
 def test_the_argument_of_an_error_is_shown_as_its_flag(
@@ -28,6 +30,10 @@ def test_the_argument_of_an_error_is_shown_as_its_flag(
     assert raised.value.argument == argument
     assert plain in str(raised.value) and "--" not in str(raised.value)
     assert shown in in_flags(raised.value)
+
+
+def test_the_argument_of_a_flag_of_another_name_is_shown_as_the_flag() -> None:
+    assert in_flags(UsageError("rank_inputs: a", argument="rank_inputs")) == "--outer_layer_pruning: a"
 
 
 def test_other_errors_are_shown_as_they_are() -> None:

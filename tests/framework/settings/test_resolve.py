@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.plugins.source import ROOT
 from secateur.framework.settings.run_config import PRESETS
+from tests import ROOT
 
 Command = Callable[..., Any]
 ORIGINAL = ROOT / "configs" / "snipit_original.yaml"

@@ -18,6 +18,7 @@ from secateur.framework.schedules.rounds import Rounds
 from secateur.framework.settings.files import parse_settings, parse_value
 from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, PRESETS, RunConfig
 from secateur.utils.errors import UsageError
+from tests import ROOT
 from tests.command_line import resolved
 
 Command = Callable[..., Any]
@@ -42,7 +43,7 @@ def test_every_field_that_names_a_plugin_has_a_kind() -> None:
 
 
 def test_every_fact_of_a_flag_is_about_flags_and_plugins_that_there_are() -> None:
-    words = {*FLAGS["schedule"].choices, "pruning"}
+    words = {*FLAGS["schedule"].choices, "pruning", "tracking", "loaders", "loop"}
     for name, flag in FLAGS.items():
         assert set(flag.readers) <= {*PLUGIN_OF, *words}, name
         assert flag.phase in ("", "training", "pruning") and flag.inherit in ("", "data", "test"), name

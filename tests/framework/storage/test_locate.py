@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.commands.dense_baseline import finished_dense_run
+from secateur.framework.commands.dense_baseline import finished_dense_runs
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.locate import find_checkpoint, find_pretrained, run_folder_of
 from secateur.framework.storage.run_folder import RunFolder
@@ -24,6 +24,11 @@ def finish(folder: RunFolder, *stems: str) -> RunFolder:
     for stem in stems or ("LeNet5_finished",):
         (folder.models / f"{stem}.safetensors").write_bytes(HEADER)
     return folder
+
+
+def dense_run(config: RunConfig) -> Path | None:
+    """The newest finished run of the dense network."""
+    return next((folder.path for folder in finished_dense_runs(config, [])), None)
 
 
 def old_run(name: str, *stems: str, results: str = "results") -> RunFolder:
@@ -132,7 +137,7 @@ DENSE = {"prune_criterion": "EmptyCrit", "epochs": 2}
 )
 def test_a_dense_run_of_the_same_settings_is_found(make: Make, settings: dict[str, Any]) -> None:
     folder = finish(make(**DENSE))
-    assert finished_dense_run(RunConfig(**{"epochs": 2, **settings})) == folder.path
+    assert dense_run(RunConfig(**{"epochs": 2, **settings})) == folder.path
 
 
 @pytest.mark.parametrize(
@@ -156,7 +161,7 @@ def test_a_dense_run_of_the_same_settings_is_found(make: Make, settings: dict[st
 )
 def test_a_dense_run_of_other_settings_is_not_taken(make: Make, settings: dict[str, Any]) -> None:
     finish(make(**DENSE, device="cpu"))
-    assert finished_dense_run(RunConfig(**{"epochs": 2, "device": "cpu", **settings})) is None
+    assert dense_run(RunConfig(**{"epochs": 2, "device": "cpu", **settings})) is None
 
 
 def test_runs_that_are_unfinished_pruned_or_damaged_are_not_dense_runs(make: Make) -> None:
@@ -164,9 +169,9 @@ def test_runs_that_are_unfinished_pruned_or_damaged_are_not_dense_runs(make: Mak
     finish(make(epochs=2, prune_criterion="SNIP"))
     finish(make(**DENSE)).config.write_text("epochs: [")
     finish(make(**DENSE, checkpoint_name="x"))
-    assert finished_dense_run(RunConfig(epochs=2)) is None
+    assert dense_run(RunConfig(epochs=2)) is None
 
 
 def test_an_option_by_its_short_flag_is_the_same_option(make: Make) -> None:
     folder = finish(make(**DENSE, hidden_dim=3))
-    assert finished_dense_run(RunConfig(epochs=2, set={"model": {"hidden_dim": 3}})) == folder.path
+    assert dense_run(RunConfig(epochs=2, set={"model": {"hidden_dim": 3}})) == folder.path

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from secateur.framework.settings.dialects.gradient_flow import FOREIGN, NOTHING_TO_DO, translate
-from secateur.framework.settings.dialects.gradient_flow_defaults import TRAINING
+from secateur.framework.settings.dialects.gradient_flow import FOREIGN, NOTHING_TO_DO, TRAINING, translate
 from tests.command_line import refused
 
 Command = Callable[..., Any]

@@ -15,15 +15,15 @@ Command = Callable[..., Any]
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_an_old_switch_does_what_its_name_says_and_names_the_new_one(name: str, command: Command) -> None:
-    old = SWITCHES[name]
+    setting, _ = SWITCHES[name]
     criterion = ["--prune_criterion", "SNIP"]  # masks belong to weights
     result = command(f"--{name}", *criterion)
-    assert getattr(result.config, old.setting) is old.value
+    assert getattr(result.config, setting) is False
     lines = [line for line in result.notes if line.startswith("deprecated")]
     assert len(lines) == 1
     assert f"--{name}" in lines[0]
-    assert old.now in lines[0]
-    assert getattr(command(old.now, *criterion).config, old.setting) is old.value
+    assert f"--no_{setting}" in lines[0]
+    assert getattr(command(f"--no_{setting}", *criterion).config, setting) is False
 
 
 def test_old_and_new_flags_that_contradict_each_other_are_refused(command: Command) -> None:

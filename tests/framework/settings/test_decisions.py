@@ -1,0 +1,110 @@
+"""Settings are frozen, resolved without side effects, and every choice that is not the user's is recorded."""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from secateur import build, save_model
+from secateur.framework.commands.listing import explained_run
+from secateur.framework.settings.decisions import USER
+from secateur.framework.settings.oracle_config import StudyConfig
+from secateur.framework.settings.resolve import Request, read_request, resolve
+from secateur.framework.settings.run_config import RunConfig
+from secateur.framework.storage.run_folder import RunFolder
+
+Command = Callable[..., Any]
+SAVED = RunConfig(val_share=0.25, num_classes=10, train_memory_format="contiguous", note="of another run")
+
+#: flags, config file, and the kind of settings
+REQUESTS: dict[str, tuple[dict[str, Any], dict[str, Any], type[RunConfig]]] = {
+    "nothing": ({}, {}, RunConfig),
+    "flags over a file": ({"epochs": "3", "set": ("criterion.p=1",)}, {"epochs": 4, "protect": ["a"]}, RunConfig),
+    "options on both": ({"set": ("loss.a=1",)}, {"set": {"loss": {"b": 2}, "model": {"c": [3]}}}, RunConfig),
+    "rounds": ({"thresholds": "30,60", "prune_criterion": "MagBased"}, {}, RunConfig),
+    "a preset over a file": ({"l0": True}, {"prune_criterion": "SNIP", "hoyer_square": True}, RunConfig),
+    "another program": ({"pruning_type": "biased_loss", "bypass": "true", "epochs": "9"}, {}, RunConfig),
+    "a checkpoint": ({"checkpoint_name": "a"}, {}, RunConfig),
+    "an evaluation": ({"eval": True, "attack": "FGSM"}, {"test_scheme": "Accuracy"}, RunConfig),
+    "a study": ({"samples": "9", "criterions": ("SNAP",)}, {"eval": False}, StudyConfig),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_resolving_is_pure_and_its_result_is_frozen(name: str) -> None:
+    flags, file, kind = REQUESTS[name]
+
+    def once() -> tuple[Request, RunConfig, list[str], list[Any]]:
+        request = read_request(flags, file, "recipe", kind)
+        before = copy.deepcopy(request)
+        config, decisions = resolve(request, lambda _: ("saved", SAVED))
+        again = resolve(request, lambda _: ("saved", SAVED))
+        assert (again[0], again[1].notes) == (config, decisions.notes) and request == before
+        return request, config, decisions.notes, decisions.table(config)
+
+    given, saved = copy.deepcopy((flags, file)), copy.deepcopy(SAVED)
+    assert once() == once()
+    assert (flags, file) == given and saved == SAVED
+    request, config, _, table = once()
+    assert [row.setting for row in table] == list(config.to_dict()) and type(config) is kind
+    for frozen, field in ((config, "epochs"), (request, "flags")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(frozen, field, None)
+
+
+#: command lines; those of a checkpoint use that of `trained`
+LINES = (
+    "", "--prune_criterion SNIP --pruning_limit 0.9", "--prune_criterion MagBased --n_rounds 3",
+    "--prune_criterion SNAP --frequency 5 --group_size 2", "--l0", "--hoyer_square", "--group_hoyer_square",
+    "--prune_criterion EmptyCrit --T 2", "--pruning_type biased_loss --epochs 8 --bypass", "--pruning_method 22",
+    "--thresholds 30,60 --prune_criterion LossBased", "--disable_autoconfig --output_dim 10",
+    "--input_dim 1,30,30",
+    "--prune_criterion LossBased --set criterion.temperature=3", "--prune_criterion IMP --fused off --no_masking",
+    "--prune_criterion SNAPitDuring --schedule after --prune_delay 2", "--prune_criterion SNAP --round_to auto",
+    "--prune_criterion Combinatorial --fixed_layer 1", "--checkpoint_name trained", "--eval",
+    "--eval --attack FGSM",
+)  # fmt: skip
+
+
+@pytest.fixture
+def trained(command: Command) -> Path:
+    """The run folder results/trained with a LeNet5 and its settings, which differ from the defaults."""
+    folder = RunFolder(Path("results/trained"))
+    folder.make_places()
+    model = build("models", "LeNet5", in_channels=1, num_classes=10, image_size=28)
+    save_model(model, folder.checkpoint("LeNet5"))
+    folder.write_settings(*explained_run(*command("--val_share", "0.25", "--batch_size", "64")[3:5]))
+    return folder.path
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_the_record_of_a_run_tells_each_choice_and_repeats_the_settings(
+    command: Command, trained: Path, line: str, tmp_path: Path
+) -> None:
+    result = command(*line.split())
+    assert result.code == 0, result.err
+    config, decisions = explained_run(result.config, result.decisions)
+    folder = RunFolder(tmp_path)
+    folder.write_settings(config, decisions)
+    told = {row["setting"]: row for row in json.loads(folder.decisions.read_text())}
+    chosen = {row.setting: row for row in decisions.table(config)}
+    assert told.keys() == {name for name, row in chosen.items() if row.source not in USER}
+    for name, value in config.to_dict().items():
+        default = json.loads(json.dumps(RunConfig().to_dict()[name]))
+        if name in told:
+            assert told[name]["value"] == value and told[name]["source"], name
+        if name in told and value != default:
+            assert told[name]["why"] not in ("", "of the command line"), name
+        assert name in told or name in decisions.given, name
+
+    again = command("--config", folder.config)
+    assert again.code == 0, again.err
+    assert again.config == config
+    assert again.notes == again.decisions.remarks
+    repeated, more = explained_run(again.config, again.decisions)
+    assert repeated == config
+    assert {row.source for row in more.table(repeated)} == {"config file"}
