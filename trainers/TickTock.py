@@ -123,12 +123,9 @@ class TickTock(DefaultTrainer):
         return keep_share
 
     @classmethod
-    def schedule(
-        cls, own: Schedule, *, tick: int | None = None, tock: int | None = None, fine_tune: int | None = None,
-        **options: Any,
-    ) -> Schedule:  # fmt: skip
+    def schedule(cls, own: Schedule, **options: Any) -> Schedule:
         """Return the schedule of the Ticks, which replaces that of the criterion."""
-        return own if isinstance(own, Never) else Phases(tick, tock, fine_tune)
+        return own if isinstance(own, Never) else Phases(**{name: options.get(name) for name in EPOCHS})
 
     @classmethod
     def prepare_model(

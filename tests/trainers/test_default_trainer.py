@@ -13,7 +13,7 @@ from secateur.criterions.SNAPitDuring import SNAPitDuring
 from secateur.framework.commands.assemble import build_lr_schedule, build_optimizer
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.steps.at_moments import AtMoments
+from secateur.framework.pruning.steps.by_schedule import AtMoments
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.hooks import HookSpecs, hookimpl, manager

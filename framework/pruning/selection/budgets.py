@@ -7,7 +7,7 @@ also measure a network that is cut that way.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from math import prod
+from math import inf, prod
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +40,12 @@ class Budget(ABC):
 
     Attributes:
         name: Name of the budget, one of BUDGETS.
-        tolerance: Maximum deviation of a selection from the target; None to accept the nearest selection.
+        tolerance: Maximum deviation of a selection from the target; inf to accept the nearest selection.
         exact: Whether `predicted` equals the share of a network that is cut.
     """
 
     name: str
-    tolerance: float | None = TOLERANCE
+    tolerance = TOLERANCE
     exact = True
 
     @abstractmethod
@@ -142,7 +142,7 @@ class Nodes(Counted):
     """Output units of hidden layers; units without a nonzero weight or without inputs count as removed."""
 
     name = "nodes"
-    tolerance = None
+    tolerance = inf
 
     def __init__(self, model: nn.Module, groups: Groups) -> None:
         weights, outputs = prunable_weights(model), lineage_of(model).output_layers or ()
@@ -156,10 +156,10 @@ class Nodes(Counted):
 class Entries(Counted):
     """Entries of all parameters, or of the prunable weights only, whose zeros count as removed."""
 
-    def __init__(self, model: nn.Module, groups: Groups, prunable_only: bool) -> None:
-        self.name = "weights" if prunable_only else "params"
-        weights = prunable_weights(model) if prunable_only else {}
-        counted = weights if prunable_only else dict(model.named_parameters())
+    def __init__(self, model: nn.Module, groups: Groups, name: str) -> None:
+        self.name = name
+        weights = prunable_weights(model) if name == "weights" else {}
+        counted = weights if name == "weights" else dict(model.named_parameters())
         super().__init__(model, groups, dict.fromkeys(counted), weights)
 
 
@@ -248,7 +248,7 @@ def make_budget(
     if name == "nodes":
         return Nodes(model, groups)
     if name in ("weights", "params"):
-        return Entries(model, groups, prunable_only=name == "weights")
+        return Entries(model, groups, name)
     if name == "macs":
         return Macs(model, groups, example)
     if name == "latency":

@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +38,8 @@ from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
-
-class Choice(NamedTuple):
-    """The selection of a step, and the share or the number that determined it; neither for a fixed threshold."""
-
-    keep: Keep
-    asked: float | None = None
-    number: int | None = None
+#: options and fields of an iterative schedule for which only channels are ranked
+OF_CHANNELS = ("round_to", "group_size", "flops", "fixed_layer", "rank_inputs")
 
 
 @dataclass(frozen=True)
@@ -132,21 +127,21 @@ class Target(ABC):
         """Number of scorings of a step: one, and one for each layer whose inputs are ranked."""
         return 1 if self.inputs is None else 1 + len(self.inputs.readers)
 
-    def choose(self, scores: dict[str, Tensor], request: Request, strict: bool = True) -> Choice:
-        """Return the selection that a request gives with these scores.
+    def choose(self, scores: dict[str, Tensor], request: Request, strict: bool = True) -> tuple[Keep, Request]:
+        """Return the selection that a request gives with these scores, and the part of the request that decided.
 
         A fixed threshold of the criterion replaces the request unless its share is 0. With `strict`, raises
         UsageError if a budget other than nodes cannot be met.
         """
         ranking, threshold = self._ranking(scores), self.criterion.threshold
         if threshold is not None and request.share != 0:
-            return Choice(ranking.above(threshold))
+            return ranking.above(threshold), Request()
         choices = []
         if request.share is not None:
-            choices.append(Choice(self._to_share(ranking, request.share, strict), asked=request.share))
+            choices.append((self._to_share(ranking, request.share, strict), Request(share=request.share)))
         if request.units is not None:
-            choices.append(Choice(ranking.up_to(request.units), number=request.units))
-        return min(choices, key=lambda choice: choice.keep.removed)
+            choices.append((ranking.up_to(request.units), Request(units=request.units)))
+        return min(choices, key=lambda choice: choice[0].removed)
 
     @abstractmethod
     def _ranking(self, scores: dict[str, Tensor]) -> Ranking:
@@ -202,10 +197,7 @@ class Target(ABC):
 
     def _unspared(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the scores with +inf, which is never pruned, for the spared weights."""
-        spared = self.spared()
-        return {
-            name: torch.full_like(score, torch.inf) if name in spared else score for name, score in scores.items()
-        }
+        return dict(scores) | {name: torch.full_like(scores[name], torch.inf) for name in self.spared()}
 
     def _masked(self) -> dict[str, Tensor]:
         """Return the masks of the prunable weights."""
@@ -216,28 +208,20 @@ class Target(ABC):
         """Mask the pruned weights; return the number of newly masked ones."""
         if all(bool(mask.all()) for mask in keep.values()):
             return 0
-        before = self._masked()
+        before = self._off()
         Masks(self.model).hold(keep)
-        return sum(
-            int((mask == 0).sum()) - int((before[name] == 0).sum() if name in before else 0)
-            for name, mask in self._masked().items()
-        )
+        return self._off() - before
+
+    def _off(self) -> int:
+        """Return the number of masked weights."""
+        return sum(int((mask == 0).sum()) for mask in self._masked().values())
 
 
 class WeightTarget(Target):
     """Single weights, which are masked. Sparsity is the share of the dense network's prunable weights."""
 
     scopes, budgets = SCOPES, ("weights",)
-    unused = (
-        "min_channels",
-        "keep_share",
-        "round_to",
-        "group_size",
-        "flops",
-        "fixed_layer",
-        "fold",
-        "rank_inputs",
-    )
+    unused = (*OF_CHANNELS, "min_channels", "keep_share", "fold")
 
     @classmethod
     def scored(cls, groups: Groups) -> Groups | None:
@@ -297,7 +281,7 @@ class JointTarget(Target):
     """
 
     scopes, budgets = ("global",), ("weights",)
-    unused = ("round_to", "group_size", "flops", "fixed_layer", "per_step", "most", "rank_inputs")
+    unused = (*OF_CHANNELS, "per_step", "most")
     does = "ranks weights and channels together"
 
     def _ranking(self, scores: dict[str, Tensor]) -> Ranking:

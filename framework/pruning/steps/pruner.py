@@ -87,11 +87,6 @@ class Pruner:
         """Number of weights or channels that were pruned so far."""
         return sum(event.removed for event in self.events)
 
-    @property
-    def name(self) -> str:
-        """Name of the criterion in messages."""
-        return type(self.criterion).__name__
-
     def phase(self, trainer: Trainer) -> str:
         """Return the phase of the epoch, a column of the metrics: "warmup", "pruning" or "final".
 
@@ -198,7 +193,7 @@ class Pruner:
         samples, classes = sum(len(targets) for _, targets in batches), trainer.loaders.num_classes
         if data.per_class is not None and samples < data.per_class * classes and not self.events:
             trainer.warn(
-                f"{self.name} scores with {data.per_class} images of each class, the smallest class has "
+                f"{self.criterion.name} scores with {data.per_class} images of each class, the smallest class has "
                 f"{samples // classes}"
             )
         layout = trainer.memory_format
@@ -235,4 +230,4 @@ class Pruner:
         why = f"{target.why_short}{kept}, or the next {target.units} would exceed the target"
         if reached >= asked:
             why = f"as much was already pruned, or the {target.units} can only be pruned together"
-        trainer.warn(f"{self.name}: asked for sparsity {asked:.4f}, reached {reached:.4f}: {why}")
+        trainer.warn(f"{self.criterion.name}: asked for sparsity {asked:.4f}, reached {reached:.4f}: {why}")
