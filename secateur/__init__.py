@@ -53,9 +53,9 @@ if TYPE_CHECKING:
     from secateur.framework.schedules.base import Before as Before
     from secateur.framework.schedules.base import During as During
     from secateur.framework.schedules.base import Never as Never
+    from secateur.framework.schedules.base import Rounds as Rounds
     from secateur.framework.schedules.base import Schedule as Schedule
     from secateur.framework.schedules.every_n_batches import Iterative as Iterative
-    from secateur.framework.schedules.rounds import Rounds as Rounds
     from secateur.framework.storage.checkpoint import load_model as load_model
     from secateur.framework.storage.checkpoint import save_model as save_model
     from secateur.framework.training.hooks import hookimpl as hookimpl
@@ -94,9 +94,8 @@ _NAMES = {
     "framework.pruning.selection.select": ("select",),
     "framework.pruning.surgery.cutting": ("cut",),
     "framework.reporting.measure": ("measure",),
-    "framework.schedules.base": ("After", "Before", "During", "Never", "Schedule"),
+    "framework.schedules.base": ("After", "Before", "During", "Never", "Rounds", "Schedule"),
     "framework.schedules.every_n_batches": ("Iterative",),
-    "framework.schedules.rounds": ("Rounds",),
     "framework.storage.checkpoint": ("load_model", "save_model"),
     "framework.training.hooks": ("hookimpl",),
     "framework.training.loss": ("Loss",),

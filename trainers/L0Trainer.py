@@ -74,8 +74,7 @@ class L0Trainer(DefaultTrainer):
         """Initialise the trainer.
 
         Args:
-            parts: model, loss, optimizer, loaders, scheduler of the learning rate, and hooks.
-            settings: settings of the training loop.
+            parts, settings: see `Trainer`.
             l0_reg: cost of a nonzero weight, divided by the number of training samples.
             l2_reg: cost of the squared weights, per training sample.
             beta_ema: decay of the averaged parameters, in [0, 1); 0 disables averaging.

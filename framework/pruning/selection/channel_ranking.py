@@ -158,7 +158,6 @@ class ChannelRanking(Ranking):
                     yield Keep(keep | self._kept({name: count}))
 
     def _floor(self, name: str) -> int:
-        """Return the number of units that are never pruned."""
         return self._present[name] - len(self._own[name])
 
     def _round(self, name: str, count: int) -> int:

@@ -56,10 +56,8 @@ def _inputs(model: nn.Module, layer: str) -> int:
 
 def readers_of_weights(model: nn.Module) -> dict[str, nn.Module]:
     """Return prunable weight -> its layer, the first one if several share it."""
-    names: dict[int, nn.Module] = {}
-    for module in prunable_layers(model).values():
-        names.setdefault(id(module.weight), module)
-    return {name: names[id(weight)] for name, weight in prunable_weights(model).items()}
+    layers = {id(module.weight): module for module in reversed(prunable_layers(model).values())}
+    return {name: layers[id(weight)] for name, weight in prunable_weights(model).items()}
 
 
 class NetworkInputs:

@@ -96,7 +96,6 @@ class Ranking:
             self._place(places)
 
     def _place(self, places: Tensor) -> None:
-        """Set the ranks of the candidates."""
         own = self._by_name(places)
         for name, free in self._free.items():
             ranks = torch.where(self._alive[name], self.size, -1).int()

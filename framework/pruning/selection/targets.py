@@ -58,17 +58,9 @@ class Request:
 class Target(ABC):
     """Base class of what is pruned: it selects units by their scores, and removes them from the network.
 
-    Args:
-        model: The network.
-        criterion: The criterion whose scores are ranked.
-        example_input: One input batch, for tracing and for measured budgets.
-        options: The options.
-
     Attributes:
         groups: The present channel groups.
         inputs: The network's inputs, if they are ranked.
-        optimizer: Optimizer whose state is cut together with the network, or None.
-        companions: Further tensors by parameter name that are cut together with the network.
     """
 
     #: allowed scopes and budgets, the first of which is the default
@@ -87,8 +79,6 @@ class Target(ABC):
         self.model, self.criterion, self.example_input = model, criterion, example_input
         self.scope, self.budget = options.scope or criterion.scope, options.budget or self.budgets[0]
         self.options = replace(options, scope=self.scope, budget=self.budget)
-        self.optimizer: Any = None
-        self.companions: Sequence[Companion] = ()
         self.groups: dict[str, ChannelGroup] = channel_groups(
             model, example_input, options.protect, inexact=options.inexact, attention=options.attention
         )
@@ -151,8 +141,10 @@ class Target(ABC):
     def _to_share(self, ranking: Any, share: float, strict: bool) -> Keep:
         """Return the selection that brings the sparsity nearest to `share`."""
 
-    def remove(self, keep: Keep) -> tuple[int, KeptIndices]:
-        """Cut the pruned channels, and mask the pruned weights and inputs.
+    def remove(
+        self, keep: Keep, optimizer: Any = None, companions: Sequence[Companion] = ()
+    ) -> tuple[int, KeptIndices]:
+        """Cut the pruned channels, with `optimizer` and `companions`, and mask the pruned weights and inputs.
 
         Returns the number of pruned units, and the kept positions where weights are ranked together with channels.
         """
@@ -163,7 +155,7 @@ class Target(ABC):
             if weights:
                 off = {name: ~mask.cpu() for name, mask in channels.items()}
                 kept, _ = kept_positions(self.model, off, self.groups)
-            how = self.optimizer, self.companions, self.options.fold, self.example_input
+            how = optimizer, companions, self.options.fold, self.example_input
             self.groups = cut(self.model, channels, self.groups, *how)  # may raise, before anything is masked
         count = channels.removed
         if weights:
@@ -200,7 +192,6 @@ class Target(ABC):
         return dict(scores) | {name: torch.full_like(scores[name], torch.inf) for name in self.spared()}
 
     def _masked(self) -> dict[str, Tensor]:
-        """Return the masks of the prunable weights."""
         masks = Masks(self.model)
         return {name: masks[name] for name in prunable_weights(self.model) if name in masks}
 
@@ -213,7 +204,6 @@ class Target(ABC):
         return self._off() - before
 
     def _off(self) -> int:
-        """Return the number of masked weights."""
         return sum(int((mask == 0).sum()) for mask in self._masked().values())
 
 

@@ -173,9 +173,9 @@ class EveryNBatches(Pruner):
         self._averages = Averages(0.0 if criterion.exact else schedule.momentum)
         self._scores_batches = criterion.data.kind != "none"
         self._frequency, self._steps = 1, schedule.maximum
-        #: sum of the losses since the last check, batches since then and in total, and steps
+        #: sum of the losses since the last check, number of batches and of steps
         self._loss: Tensor | float = 0.0
-        self._waited = self._seen = self._done = 0
+        self._seen = self._done = 0
         self._over = self._frozen = self._told = False
         #: name of the only group to prune, if there is one
         self._only: str | None = None
@@ -209,7 +209,7 @@ class EveryNBatches(Pruner):
         if self._over:
             return "final"
         ahead = max(1, self.schedule.start) - self._done
-        first = self._seen + self._frequency - self._waited + (ahead - 1) * self._frequency
+        first = (self._seen // self._frequency + ahead) * self._frequency
         last = trainer.progress.step + len(trainer.loaders.train)
         return "warmup" if ahead > 0 and first > last else "pruning"
 
@@ -219,8 +219,7 @@ class EveryNBatches(Pruner):
         super().batch_ended(trainer, loss)
         if self._over:
             return
-        self._loss = self._loss + loss
-        self._waited, self._seen = self._waited + 1, self._seen + 1
+        self._loss, self._seen = self._loss + loss, self._seen + 1
         if self._scores_batches and not self._frozen:
             self._averages.add(self.batch_scores(trainer))
         if self._seen % self._frequency == 0:
@@ -237,8 +236,8 @@ class EveryNBatches(Pruner):
 
     def _check(self, trainer: Trainer) -> None:
         """Run a step unless the mean loss is above `loss_limit`."""
-        mean, limit = self._loss / self._waited, self.schedule.loss_limit
-        self._loss, self._waited = 0.0, 0
+        mean, limit = self._loss / self._frequency, self.schedule.loss_limit
+        self._loss = 0.0
         if limit is not None and float(mean) > limit:
             return
         self._done += 1

@@ -102,7 +102,7 @@ class Pruner:
         if self.plan:
             if not hasattr(self, "step"):
                 self.prepare(trainer.model, trainer.example_input)
-            self.step.attach(trainer.optimizer, trainer.companions)
+            self.step.optimizer, self.step.companions = trainer.optimizer, trainer.companions
         self.criterion.seed = self._seed
         with held_to_contract(self.criterion, "start", trainer.model):
             self.criterion.start(trainer.model)
