@@ -177,13 +177,14 @@ class DefaultTrainer(Trainer):
 
     def _clip(self, limit: float) -> None:
         """Clip the gradients to an L2 norm of `limit`; on the CPU nothing is scaled if the norm is smaller."""
-        parameters = self.model.parameters()
         if not self._alone() or self.example_input.device.type != "cpu":
-            self.accelerator.clip_grad_norm_(parameters, limit)
+            self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
             return
+        # of the optimizer: a walk over the modules would take a quarter of the time of clipping
+        parameters = [p for group in unwrapped(self.optimizer).param_groups for p in group["params"]]
         norm = torch.nn.utils.get_total_norm([grad for p in parameters if (grad := p.grad) is not None])
         if not float(norm) + 1e-6 < limit:  # not `norm >= limit`, which is false for NaN
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
 
     def _add_noise(self) -> None:
         for parameter in self.model.parameters():

@@ -101,15 +101,14 @@ class L0Trainer(DefaultTrainer):
 
     @classmethod
     def prepare_model(
-        cls, model: nn.Module, loaders: Loaders, *, l0_reg: float = L0_REG, l2_reg: float = L2_REG,
-        close_norms: bool = True, local_rep: bool = False, droprate_init: float = DROP_RATE,
-        temperature: float = TEMPERATURE, **options: Any,
-    ) -> nn.Module:  # fmt: skip
+        cls, model: nn.Module, loaders: Loaders, *, l0_reg: float = L0_REG, l2_reg: float = L2_REG, **options: Any
+    ) -> nn.Module:
         """Add gates to every Conv2d and Linear layer; for the options see the constructor."""
         sample = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
         samples = loaders.train.num_samples
-        add_l0_gates(model, sample, close_norms, samples=samples, l0_reg=l0_reg, rho=l2_reg * samples,
-                     local_rep=local_rep, droprate_init=droprate_init, temperature=temperature)  # fmt: skip
+        own = ("close_norms", "local_rep", "droprate_init", "temperature")
+        gates = {name: options[name] for name in own if name in options}
+        add_l0_gates(model, sample, samples=samples, l0_reg=l0_reg, rho=l2_reg * samples, **gates)
         return model
 
     @classmethod

@@ -58,6 +58,12 @@ class Request:
 class Target(ABC):
     """Base class of what is pruned: it selects units by their scores, and removes them from the network.
 
+    Args:
+        model: The network.
+        criterion: The criterion whose scores are ranked.
+        example_input: One input batch, for tracing and for measured budgets.
+        options: The options.
+
     Attributes:
         groups: The present channel groups.
         inputs: The network's inputs, if they are ranked.

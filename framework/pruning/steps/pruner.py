@@ -120,9 +120,11 @@ class Pruner:
 
     @hookimpl
     def batch_ended(self, trainer: Trainer, loss: Tensor) -> None:
-        """Call the criterion's `observe`."""
-        with held_to_contract(self.criterion, "observe", trainer.model):
-            self.criterion.observe(trainer.model, loss)
+        """Call the criterion's `observe`, if it has one of its own."""
+        # the check of the contract takes 10 microseconds, also around the inherited method, which does nothing
+        if type(self.criterion).observe is not Criterion.observe or "observe" in vars(self.criterion):
+            with held_to_contract(self.criterion, "observe", trainer.model):
+                self.criterion.observe(trainer.model, loss)
 
     @hookimpl
     def training_ended(self, trainer: Trainer) -> None:
