@@ -393,6 +393,20 @@ def test_the_gradient_is_clipped_to_its_norm(make: Make) -> None:
     assert step_length(make(grad_clip=1e6, **one)) == pytest.approx(free, rel=1e-6)
 
 
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_clipping_is_that_of_torch_to_rounding(make: Make, limit: float) -> None:
+    trainer = make(grad_clip=limit)
+    parameters = list(trainer.model.parameters())
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    gradients = [parameter.grad.double() for parameter in parameters if parameter.grad is not None]
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    trainer._clip(limit)
+    factor = min(1.0, limit / float(norm))
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, (factor * gradient).float())
+
+
 def test_noise_of_the_given_deviation_is_added_to_every_gradient(make: Make) -> None:
     plain = {"momentum": 0.0, "l2_reg": 0.0, "learning_rate": 1.0}
     one: dict[str, Any] = {"epochs": 1, "data": {"limit_train_batches": 1, "val_share": 0.0}, "run": plain}
