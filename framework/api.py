@@ -188,7 +188,7 @@ def prune(
         after=measure(model, example, latency=latency),
         protected={name: group.protected for name, group in step.groups.items() if group.protected},
         events=events,
-        note="; ".join(filter(None, (_of_threshold(chosen, sparsity, reached), _attach(model, optimizer)))),
+        note=_note(step, sparsity, reached),
     )
 
 
@@ -242,13 +242,19 @@ def _reached(step: PruningStep, asked: float, events: Sequence[PruneEvent]) -> f
     return reached
 
 
-def _of_threshold(criterion: Criterion, sparsity: float, reached: float) -> str:
-    if criterion.threshold is None:
-        return ""
-    rule = f"{criterion.name} prunes scores up to its threshold {criterion.threshold:g}"
-    if sparsity == 0:
-        return f"{rule}, but nothing at sparsity 0"
-    return f"{rule}, regardless of the sparsity: asked for {sparsity:g}, reached {reached:.4f}"
+def _note(step: PruningStep, sparsity: float, reached: float) -> str:
+    """Return remarks on a fixed threshold and on masks; the optimizer re-applies masks from now on."""
+    notes, criterion, masks = [], step.criterion, Masks(step.model)
+    if criterion.threshold is not None:
+        override = f"regardless of the sparsity: asked for {sparsity:g}, reached {reached:.4f}"
+        effect = override if sparsity > 0 else "but nothing at sparsity 0"
+        notes.append(f"{criterion.name} prunes scores up to its threshold {criterion.threshold:g}, {effect}")
+    if masks and step.optimizer is None:
+        notes.append("masked, no optimizer given: call Masks(model).apply() after each of its steps")
+    elif masks:
+        masks.attach(unwrapped(step.optimizer))
+        notes.append("masked: the masks are re-applied after each step of the optimizer")
+    return "; ".join(notes)
 
 
 def _warn_of_faults(model: nn.Module, example: Tensor) -> None:
@@ -274,13 +280,3 @@ def _multiple(round_to: int | str, example: Tensor) -> int:
     if isinstance(round_to, int) and not isinstance(round_to, bool):
         return round_to
     raise UsageError(f"round_to must be a whole number or 'auto', got {round_to!r}")
-
-
-def _attach(model: nn.Module, optimizer: Any) -> str:
-    masks = Masks(model)
-    if not masks:
-        return ""
-    if optimizer is None:
-        return "masked, no optimizer given: call Masks(model).apply() after each of its steps"
-    masks.attach(unwrapped(optimizer))
-    return "masked: the masks are re-applied after each step of the optimizer"

@@ -9,7 +9,6 @@ In a clone the folders `framework/`, `models/`, ... lie beside this one and in a
 are imported as `secateur.framework`, `secateur.models`, ... What is not listed here is private.
 """
 
-import ast
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ _ABOVE = Path(__file__).resolve().parent.parent
 if (_ABOVE / "framework").is_dir() and (_ABOVE / "main.py").is_file():  # a clone, or the snapshot of a run
     __path__.append(str(_ABOVE))
 
-if TYPE_CHECKING:  # the table of the public names, for type checkers and for `__getattr__`
+if TYPE_CHECKING:
     from secateur.framework.api import PruneReport as PruneReport
     from secateur.framework.api import prune as prune
     from secateur.framework.network.layers import prunable_weights as prunable_weights
@@ -54,9 +53,9 @@ if TYPE_CHECKING:  # the table of the public names, for type checkers and for `_
     from secateur.framework.schedules.base import Before as Before
     from secateur.framework.schedules.base import During as During
     from secateur.framework.schedules.base import Never as Never
+    from secateur.framework.schedules.base import Rounds as Rounds
     from secateur.framework.schedules.base import Schedule as Schedule
     from secateur.framework.schedules.every_n_batches import Iterative as Iterative
-    from secateur.framework.schedules.rounds import Rounds as Rounds
     from secateur.framework.storage.checkpoint import load_model as load_model
     from secateur.framework.storage.checkpoint import save_model as save_model
     from secateur.framework.training.hooks import hookimpl as hookimpl
@@ -73,20 +72,48 @@ if TYPE_CHECKING:  # the table of the public names, for type checkers and for `_
 
 __version__ = "0.1.0"
 
-#: public name -> the module that defines it, read from the imports above, which do not run
-_HOME = {
-    alias.name: str(node.module)
-    for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
-    if isinstance(node, ast.ImportFrom) and str(node.module).startswith(f"{__name__}.")
-    for alias in node.names
+#: module below this package: the public names that it defines
+_NAMES = {
+    "framework.api": ("PruneReport", "prune"),
+    "framework.network.layers": ("prunable_weights",),
+    "framework.network.lineage": ("same_network",),
+    "framework.network.masks": ("Masks",),
+    "framework.network.preserve": ("scoring",),
+    "framework.plugins.registry": ("Registry", "build", "registry"),
+    "framework.pruning.adapters.base": ("Kept", "adapter"),
+    "framework.pruning.channels.discovery": ("channel_groups",),
+    "framework.pruning.channels.groups": ("ChannelGroup", "Groups"),
+    "framework.pruning.scoring.channel_sums": ("channel_rows",),
+    "framework.pruning.scoring.criterion": ("Batch", "Criterion", "Data", "LossFunction", "Scores"),
+    "framework.pruning.scoring.gates.gate_criterion": ("CurvatureCriterion", "GateCriterion"),
+    "framework.pruning.scoring.gradients": ("mean_gradients",),
+    "framework.pruning.scoring.input_features": ("input_columns",),
+    "framework.pruning.scoring.inputs": ("with_groups",),
+    "framework.pruning.scoring.templates": ("ChannelWeightCriterion", "WeightCriterion"),
+    "framework.pruning.selection.ranking": ("Keep",),
+    "framework.pruning.selection.select": ("select",),
+    "framework.pruning.surgery.cutting": ("cut",),
+    "framework.reporting.measure": ("measure",),
+    "framework.schedules.base": ("After", "Before", "During", "Never", "Rounds", "Schedule"),
+    "framework.schedules.every_n_batches": ("Iterative",),
+    "framework.storage.checkpoint": ("load_model", "save_model"),
+    "framework.training.hooks": ("hookimpl",),
+    "framework.training.loss": ("Loss",),
+    "framework.training.tester": ("TestContext", "Tester"),
+    "framework.training.trainer": ("Trainer", "decay_groups"),
+    "trainers.DefaultTrainer": ("DefaultTrainer",),
+    "utils.errors": ("RunError", "UsageError"),
+    "utils.loading.dataset": ("DataSet",),
+    "utils.vision": ("torchvision",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOME)  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     globals()[name] = value
     return value
 

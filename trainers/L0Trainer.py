@@ -1,4 +1,4 @@
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -74,8 +74,7 @@ class L0Trainer(DefaultTrainer):
         """Initialise the trainer.
 
         Args:
-            parts: model, loss, optimizer, loaders, scheduler of the learning rate, and hooks.
-            settings: settings of the training loop.
+            parts, settings: see `Trainer`.
             l0_reg: cost of a nonzero weight, divided by the number of training samples.
             l2_reg: cost of the squared weights, per training sample.
             beta_ema: decay of the averaged parameters, in [0, 1); 0 disables averaging.
@@ -90,28 +89,26 @@ class L0Trainer(DefaultTrainer):
         super().__init__(parts, settings)
         self.beta_ema, self.norm_batches = beta_ema, norm_batches
         self._steps = 0
-        self._parameters: list[Tensor] = [
-            parameter for parameter in self.model.parameters() if parameter.requires_grad
-        ]
+        self._parameters: list[Tensor] = [weight for weight in self.model.parameters() if weight.requires_grad]
         self._log_alphas: list[Tensor] = [layer.log_alpha for layer in l0_layers(self.model).values()]
         self._averages = [torch.zeros_like(parameter) for parameter in self._parameters] if beta_ema > 0 else []
         self._groups: Groups | None = None
-        self._plain: tuple[int, nn.Module] | None = None
+        #: of the averaged network at this step: the network without gates, and its norm statistics
+        self._plain: nn.Module | None = None
+        self._statistics: list[Tensor] | None = None
         self._closed: Closed | None = None
-        self._statistics: tuple[int, list[Tensor]] | None = None
         unwrapped(self.optimizer).register_step_post_hook(self._after_step)
 
     @classmethod
     def prepare_model(
-        cls, model: nn.Module, loaders: Loaders, *, l0_reg: float = L0_REG, l2_reg: float = L2_REG,
-        close_norms: bool = True, local_rep: bool = False, droprate_init: float = DROP_RATE,
-        temperature: float = TEMPERATURE, **options: Any,
-    ) -> nn.Module:  # fmt: skip
+        cls, model: nn.Module, loaders: Loaders, *, l0_reg: float = L0_REG, l2_reg: float = L2_REG, **options: Any
+    ) -> nn.Module:
         """Add gates to every Conv2d and Linear layer; for the options see the constructor."""
         sample = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
         samples = loaders.train.num_samples
-        add_l0_gates(model, sample, close_norms, samples=samples, l0_reg=l0_reg, rho=l2_reg * samples,
-                     local_rep=local_rep, droprate_init=droprate_init, temperature=temperature)  # fmt: skip
+        own = ("close_norms", "local_rep", "droprate_init", "temperature")
+        gates = {name: options[name] for name in own if name in options}
+        add_l0_gates(model, sample, samples=samples, l0_reg=l0_reg, rho=l2_reg * samples, **gates)
         return model
 
     @classmethod
@@ -133,13 +130,12 @@ class L0Trainer(DefaultTrainer):
         """Return the averaged network without gates and without the channels that they close."""
         if not l0_layers(self.model):
             return self.model
-        if self._plain is None or self._plain[0] != self._steps:
+        if self._plain is None:
             with self._averaged():
                 if self._groups is None:
                     self._groups = channel_groups(without_gates(self.model), self.example_input)
-                plain, self._closed = cut_closed(self.model, self._groups, self.example_input)
-            self._plain = self._steps, plain
-        return self._plain[1]
+                self._plain, self._closed = cut_closed(self.model, self._groups, self.example_input)
+        return self._plain
 
     def finish(self) -> None:
         """Replace the network by the plain one, and warn of closed gates that were not cut."""
@@ -180,58 +176,51 @@ class L0Trainer(DefaultTrainer):
             torch._foreach_clamp_min_(self._log_alphas, SMALLEST)
             torch._foreach_clamp_max_(self._log_alphas, LARGEST)
         self._steps += 1
+        self._plain = self._statistics = None
         if self._averages:
             torch._foreach_lerp_(self._averages, self._parameters, 1 - self.beta_ema)
 
     @contextmanager
     def _averaged(self) -> Iterator[None]:
         """Use the averaged parameters and their norm statistics inside the block; restore all tensors exactly."""
-        statistics = running_statistics(self.model)
-        tensors = [*self._parameters, *statistics]
         if not l0_layers(self.model):
             yield
             return
-        with torch.no_grad():
-            saved = [tensor.clone() for tensor in tensors]
+        statistics = running_statistics(self.model)
+        tensors = [*self._parameters, *statistics]
+        saved = [tensor.detach().clone() for tensor in tensors]
         try:
-            if self._averages and self._steps:
-                self._copy(self._parameters, torch._foreach_div(self._averages, 1 - self.beta_ema**self._steps))
-                Masks(self.model).apply()  # the averages were computed before the masks were applied
-            if self.norm_batches and statistics:
-                self._copy(statistics, self._measured())
+            with torch.no_grad():
+                if self._averages and self._steps:
+                    averages = torch._foreach_div(self._averages, 1 - self.beta_ema**self._steps)
+                    torch._foreach_copy_(self._parameters, averages)
+                    Masks(self.model).apply()  # the averages were computed before the masks were applied
+                if self.norm_batches and statistics:
+                    torch._foreach_copy_(statistics, self._measured())
             yield
         finally:
-            self._copy(tensors, saved)
-
-    @torch.no_grad()
-    def _copy(self, targets: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-        for target, value in zip(targets, values, strict=True):
-            target.copy_(value)
+            with torch.no_grad():
+                torch._foreach_copy_(tensors, saved)
 
     def _measured(self) -> list[Tensor]:
         """Return the norm statistics for the gates of eval mode, measured once per optimizer step."""
-        if self._statistics is None or self._statistics[0] != self._steps:
+        if self._statistics is None:
+            size, seed = self.loaders.train.batch_size, self.settings.seed
             batches = self.loaders.scoring_batches(
-                "random",
-                batches=self.norm_batches,
-                samples=None,
-                batch_size=self.loaders.train.batch_size,
-                seed=self.settings.seed,
-                step=0,
+                "random", batches=self.norm_batches, samples=None, batch_size=size, seed=seed, step=0
             )
             inputs = [images.contiguous(memory_format=self.memory_format) for images, _ in batches]
-            self._statistics = self._steps, measured_statistics(self.model, inputs)
+            self._statistics = measured_statistics(self.model, inputs)
             self.progress.cumulative_macs += self.macs * sum(map(len, inputs))
-        return self._statistics[1]
+        return self._statistics
 
 
 def _left_as_zeros(closed: Closed) -> str:
     """Return a message that says why closed gates were not cut, with the number of gates for each reason."""
-    others = closed.left - closed.inputs
-    parts = []
-    if closed.inputs:
-        parts.append(f"{closed.inputs} belong to inputs of the network, which are masked and never cut")
-    if others:
-        parts.append(f"{others} belong to channels that are kept, because another gate of the channel is open, it "
-                     "cannot be cut exactly, or it is the last of its layer")  # fmt: skip
-    return f"L0: {closed.left} of {closed.closed} closed gates were masked, not cut: {'; '.join(parts)}"
+    reasons = {
+        "inputs of the network, which are masked and never cut": closed.inputs,
+        "channels that are kept, because another gate of the channel is open, it cannot be cut exactly, or it is "
+        "the last of its layer": closed.left - closed.inputs,
+    }
+    parts = "; ".join(f"{count} belong to {reason}" for reason, count in reasons.items() if count)
+    return f"L0: {closed.left} of {closed.closed} closed gates were masked, not cut: {parts}"

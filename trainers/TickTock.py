@@ -2,6 +2,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -97,11 +98,8 @@ class TickTock(DefaultTrainer):
         """Initialise the trainer.
 
         Args:
-            parts: model, loss, optimizer, loaders, scheduler of the learning rate, and hooks.
-            settings: settings of the training loop.
-            tick: number of epochs of a Tick; None: see `Phases`.
-            tock: number of epochs of a Tock; None: see `Phases`.
-            fine_tune: number of epochs of fine-tuning; None: see `Phases`.
+            parts, settings: see `Trainer`.
+            tick, tock, fine_tune: numbers of epochs of a Tick, a Tock and of fine-tuning; None: see `Phases`.
             gate_reg: factor of the penalty on the gates in a Tock.
             low_lr: factor of the learning rate in a Tick, and at both ends of a Tock.
             clamp: see `add_gates`.
@@ -123,12 +121,9 @@ class TickTock(DefaultTrainer):
         return keep_share
 
     @classmethod
-    def schedule(
-        cls, own: Schedule, *, tick: int | None = None, tock: int | None = None, fine_tune: int | None = None,
-        **options: Any,
-    ) -> Schedule:  # fmt: skip
+    def schedule(cls, own: Schedule, **options: Any) -> Schedule:
         """Return the schedule of the Ticks, which replaces that of the criterion."""
-        return own if isinstance(own, Never) else Phases(tick, tock, fine_tune)
+        return own if isinstance(own, Never) else Phases(**{name: options.get(name) for name in EPOCHS})
 
     @classmethod
     def prepare_model(
@@ -183,14 +178,10 @@ class TickTock(DefaultTrainer):
         """Return the factor of the learning rate at this step: a triangle over each Tock."""
         if self.phase != TOCK:
             return self.low_lr if self.phase == TICK else 1.0
-        begin = end = self.epoch
-        while begin > 0 and self.phases[begin - 1] == TOCK:
-            begin -= 1
-        while end + 1 < len(self.phases) and self.phases[end + 1] == TOCK:
-            end += 1
-        batches = max(1, len(self.loaders.train))
-        done = self.epoch - begin + (self.progress.step - self._first_step + 0.5) / batches
-        return self.low_lr + (1 - self.low_lr) * (1 - abs(2 * done / (end + 1 - begin) - 1))
+        before = sum(1 for _ in takewhile(TOCK.__eq__, reversed(self.phases[: self.epoch])))
+        length = before + sum(1 for _ in takewhile(TOCK.__eq__, self.phases[self.epoch :]))
+        done = before + (self.progress.step - self._first_step + 0.5) / max(1, len(self.loaders.train))
+        return self.low_lr + (1 - self.low_lr) * (1 - abs(2 * done / length - 1))
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:

@@ -24,9 +24,8 @@ from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import is_ours, load_model, read_file
 from secateur.framework.storage.precision import check_finite
 from secateur.framework.storage.pretrained import load_tensors
-from secateur.framework.training.group_decay import GroupDecay
+from secateur.framework.training.listeners import GroupDecay, PruningRate
 from secateur.framework.training.loss import Loss
-from secateur.framework.training.pruning_lr import PruningRate
 from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.files.formats import SUFFIX, is_safetensors

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from typing import Any
 
 from secateur.framework.plugins.registry import option_names, registry
-from secateur.framework.schedules.rounds import shares
+from secateur.framework.schedules.base import shares
 from secateur.framework.settings.run_config import FLAGS, RunConfig
 from secateur.utils.errors import UsageError
 

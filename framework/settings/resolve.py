@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from secateur.framework.plugins.registry import registry
-from secateur.framework.schedules.rounds import shares
+from secateur.framework.schedules.base import shares
 from secateur.framework.settings import decisions as sources
 from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.dialects.discovery import DIALECTS, OTHER_PROGRAMS

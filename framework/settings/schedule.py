@@ -6,9 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from secateur.framework.plugins.registry import registry
-from secateur.framework.schedules.base import After, Before, During, Schedule, chosen
+from secateur.framework.schedules.base import After, Before, During, Rounds, Schedule, chosen
 from secateur.framework.schedules.every_n_batches import Iterative
-from secateur.framework.schedules.rounds import Rounds
 from secateur.framework.settings.run_config import FLAGS, RunConfig
 from secateur.utils.errors import UsageError
 

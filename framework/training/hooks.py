@@ -120,10 +120,7 @@ def installed_folders() -> list[tuple[str, Path]]:
     folders_of = []
     for entry in entry_points(group=NAME):
         with _blaming(entry):
-            single = pluggy.PluginManager(NAME)
-            single.add_hookspecs(HookSpecs)
-            single.register(entry.load())
-            for folders in single.hook.plugin_folders():
+            for folders in manager([entry.load()]).hook.plugin_folders():
                 if isinstance(folders, str | Path):  # a single folder instead of a list
                     folders = [folders]
                 folders_of += [(_package(entry), Path(folder)) for folder in folders]

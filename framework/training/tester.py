@@ -94,10 +94,8 @@ class Tester(ABC):
         {'samples': 3}
     """
 
-    #: whether `run` also evaluates `context.compared`; if not, `--compare_with` is refused
     compares: ClassVar[bool] = False
     attacks: ClassVar[bool] = False
-    #: context of the evaluation; valid inside `run` and `shown`
     context: TestContext = TestContext()
 
     def __init__(self, **options: Any) -> None:

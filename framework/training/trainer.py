@@ -78,11 +78,6 @@ class Progress:
     #: number of optimizer steps before a change of the memory format -> the new format
     memory_formats: dict[int, str] = field(default_factory=dict)
 
-    def note_format(self, name: str) -> None:
-        """Record that training continues in this memory format."""
-        if name not in list(self.memory_formats.values())[-1:]:
-            self.memory_formats[self.step] = name
-
 
 def decay_groups(parameters: Iterable[nn.Parameter]) -> list[dict[str, Any]]:
     """Split parameters into optimizer groups with and without weight decay.
@@ -225,7 +220,9 @@ class Trainer(ABC):
                 self.warn(message)
         self.memory_format = memory_format
         lay_out(self.model, memory_format, unwrapped(self.optimizer))
-        self.progress.note_format(format_name(memory_format))
+        used, name = self.progress.memory_formats, format_name(memory_format)
+        if name not in list(used.values())[-1:]:
+            used[self.progress.step] = name
         for loader in (self.loaders.train, self.loaders.val, self.loaders.test):
             if loader is not None:
                 loader.memory_format = memory_format

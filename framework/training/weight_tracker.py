@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.lineage import lineage_of
@@ -54,42 +54,21 @@ class WeightTracker:
 
     @hookimpl(trylast=True)
     def run_started(self, trainer: Trainer) -> None:
-        """Start tracking, after any pruning before training."""
-        self.start(trainer.model)
-
-    @hookimpl(tryfirst=True)
-    def batch_ended(self, trainer: Trainer) -> None:
-        """Update the statistics after each optimizer step."""
-        self.look(trainer.model)
-
-    @hookimpl
-    def pruned(self, trainer: Trainer) -> None:
-        """Cut the statistics together with the channels."""
-        self.follow_cuts(trainer.model)
-
-    @hookimpl(trylast=True)
-    def rewound(self, trainer: Trainer) -> None:
-        """Update the signs to the rewound weights without counting flips; the statistics are kept."""
-        for name, weight in prunable_weights(trainer.model).items():
-            if name in self._followed:
-                self._followed[name].sign = weight.detach().sign().to(torch.int8)
-
-    def start(self, model: nn.Module) -> None:
-        """Reset all statistics and read the signs of the current weights."""
+        """Start tracking, after any pruning before training: reset all statistics and read the present signs."""
         self.steps, self._lost = 0, []
-        self._kept = dict(lineage_of(model).kept)
+        self._kept = dict(lineage_of(trainer.model).kept)
         self._followed = {}
-        for name, weight in prunable_weights(model).items():
+        for name, weight in prunable_weights(trainer.model).items():
             value = weight.detach()
             zero = torch.zeros_like(value, dtype=torch.float32)
             flips = torch.zeros_like(value, dtype=torch.int32)
             self._followed[name] = Followed(flips, value.sign().to(torch.int8), zero, zero.clone())
 
-    @torch.no_grad()
-    def look(self, model: nn.Module) -> None:
-        """Update the statistics with the current values, as one more step."""
+    @hookimpl(tryfirst=True)
+    def batch_ended(self, trainer: Trainer) -> None:
+        """Update the statistics after each optimizer step."""
         self.steps += 1
-        weights = prunable_weights(model)
+        weights = prunable_weights(trainer.model)
         for name, stats in list(self._followed.items()):
             weight = weights.get(name)
             if weight is None or weight.shape != stats.mean.shape:  # the trainer replaced the layer
@@ -104,25 +83,32 @@ class WeightTracker:
             stats.mean += change / self.steps
             stats.squares.addcmul_(change, value - stats.mean)
 
-    def follow_cuts(self, model: nn.Module) -> None:
+    @hookimpl
+    def pruned(self, trainer: Trainer) -> None:
         """Cut the statistics as the model was cut since the last step."""
-        kept = lineage_of(model).kept
-        for (name, dim), now in kept.items():
+        lineage = lineage_of(trainer.model)
+        for (name, dim), now in lineage.kept.items():
             stats = self._followed.get(name)
             if stats is None:
                 continue
-            before = self._kept.get((name, dim), torch.arange(lineage_of(model).dense[name][dim]))
+            before = self._kept.get((name, dim), torch.arange(lineage.dense[name][dim]))
             if len(before) != len(now):
                 stats.cut(dim, torch.isin(before, now).nonzero().flatten())
-        self._kept = dict(kept)
+        self._kept = dict(lineage.kept)
+
+    @hookimpl(trylast=True)
+    def rewound(self, trainer: Trainer) -> None:
+        """Update the signs to the rewound weights without counting flips; the statistics are kept."""
+        for name, weight in prunable_weights(trainer.model).items():
+            if name in self._followed:
+                self._followed[name].sign = weight.detach().sign().to(torch.int8)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return NAME.flips (int32), NAME.mean and NAME.variance (float32, over the steps) of each weight."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for name, stats in self._followed.items():
-            found[f"{name}.flips"] = stats.flips
-            found[f"{name}.mean"] = stats.mean
-            found[f"{name}.variance"] = stats.squares / max(1, self.steps)
+            variance = stats.squares / max(1, self.steps)
+            found |= {f"{name}.flips": stats.flips, f"{name}.mean": stats.mean, f"{name}.variance": variance}
         return {name: tensor.contiguous().cpu() for name, tensor in found.items()}
 
     def summary(self) -> dict[str, Any]:

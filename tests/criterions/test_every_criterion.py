@@ -7,9 +7,8 @@ from secateur.framework.network.size import weight_sparsity
 from secateur.framework.plugins.registry import build, option_names, registry
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion, Data
-from secateur.framework.pruning.steps.at_moments import AtMoments
 from secateur.framework.pruning.steps.averages import Tracking
-from secateur.framework.pruning.steps.by_schedule import pruner_for
+from secateur.framework.pruning.steps.by_schedule import AtMoments, pruner_for
 from secateur.framework.schedules.base import Never
 from secateur.framework.schedules.every_n_batches import Iterative
 from tests.networks import same

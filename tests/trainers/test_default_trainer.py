@@ -13,7 +13,7 @@ from secateur.criterions.SNAPitDuring import SNAPitDuring
 from secateur.framework.commands.assemble import build_lr_schedule, build_optimizer
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.steps.at_moments import AtMoments
+from secateur.framework.pruning.steps.by_schedule import AtMoments
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.hooks import HookSpecs, hookimpl, manager
@@ -391,6 +391,20 @@ def test_the_gradient_is_clipped_to_its_norm(make: Make) -> None:
     assert free > 0.5
     assert step_length(make(grad_clip=-1.0, **one)) == free  # off
     assert step_length(make(grad_clip=1e6, **one)) == pytest.approx(free, rel=1e-6)
+
+
+@pytest.mark.parametrize("limit", [0.5, 1e6])
+def test_clipping_is_that_of_torch_to_rounding(make: Make, limit: float) -> None:
+    trainer = make(grad_clip=limit)
+    parameters = list(trainer.model.parameters())
+    for parameter in parameters:
+        parameter.grad = torch.randn_like(parameter)
+    gradients = [parameter.grad.double() for parameter in parameters if parameter.grad is not None]
+    norm = torch.cat([gradient.flatten() for gradient in gradients]).norm()
+    trainer._clip(limit)
+    factor = min(1.0, limit / float(norm))
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, (factor * gradient).float())
 
 
 def test_noise_of_the_given_deviation_is_added_to_every_gradient(make: Make) -> None:

@@ -7,7 +7,7 @@ also measure a network that is cut that way.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from math import prod
+from math import inf, prod
 
 import torch
 from torch import Tensor, nn
@@ -38,15 +38,31 @@ TOLERANCE, LATENCY_TOLERANCE = 0.01, 0.05
 class Budget(ABC):
     """Base class: the share of the dense network that a selection removes, in [0, 1].
 
+    Args:
+        model: The network.
+        groups: Its channel groups.
+
     Attributes:
         name: Name of the budget, one of BUDGETS.
-        tolerance: Maximum deviation of a selection from the target; None to accept the nearest selection.
+        tolerance: Maximum deviation of a selection from the target; inf to accept the nearest selection.
         exact: Whether `predicted` equals the share of a network that is cut.
     """
 
     name: str
-    tolerance: float | None = TOLERANCE
+    tolerance = TOLERANCE
     exact = True
+
+    def __init__(self, model: nn.Module, groups: Groups) -> None:
+        self._model, self._groups = model, groups
+        tensors = named_tensors(model)
+        self._shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        first = {id(tensor): name for name, tensor in reversed(tensors.items())}
+        self._first = {name: first[id(tensor)] for name, tensor in tensors.items()}
+        #: tensor -> dimension, group and number of positions of each of its channels
+        self._owners: dict[str, list[tuple[int, str, int]]] = {}
+        for name, group in groups.items():
+            for part in group.slices:
+                self._owners.setdefault(part.tensor, []).append((part.dim, name, part.index.shape[1]))
 
     @abstractmethod
     def predicted(self, keep: Keeps) -> float:
@@ -64,28 +80,12 @@ class Budget(ABC):
         """Return the share that is already removed."""
         return self.actual({})
 
-
-class _Shapes:
-    """Shapes of all tensors before and after a cut."""
-
-    def __init__(self, model: nn.Module, groups: Groups) -> None:
-        tensors = named_tensors(model)
-        self.now = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        first = {id(tensor): name for name, tensor in reversed(tensors.items())}
-        self._first = {name: first[id(tensor)] for name, tensor in tensors.items()}
-        self._groups = groups
-        #: tensor -> dimension, group and number of positions of each of its channels
-        self._owners: dict[str, list[tuple[int, str, int]]] = {}
-        for name, group in groups.items():
-            for part in group.slices:
-                self._owners.setdefault(part.tensor, []).append((part.dim, name, part.index.shape[1]))
-
-    def after(self, keep: Keeps, tensors: Iterable[str]) -> dict[str, list[int]]:
+    def _shapes_after(self, keep: Keeps, tensors: Iterable[str]) -> dict[str, list[int]]:
         """Return the shape of each tensor if only `keep` remains."""
         gone = {name: len(mask) - int(mask.sum()) for name, mask in keep.items() if name in self._groups}
         left = {}
         for tensor in tensors:
-            left[tensor] = list(self.now[tensor])
+            left[tensor] = list(self._shapes[tensor])
             for dim, name, width in self._owners.get(self._first[tensor], ()):
                 left[tensor][dim] -= gone.get(name, 0) * width
         return left
@@ -95,8 +95,7 @@ class Counted(Budget):
     """Base class of the budgets that count units or entries of tensors; masked ones count as removed.
 
     Args:
-        model: The network.
-        groups: Its channel groups.
+        model, groups: See `Budget`.
         dims: Counted tensor -> the dimension of its units, or None to count its entries.
         weights: Weights by name whose zeros count as removed.
     """
@@ -104,17 +103,17 @@ class Counted(Budget):
     def __init__(
         self, model: nn.Module, groups: Groups, dims: Mapping[str, int | None], weights: Mapping[str, Tensor]
     ) -> None:
-        self._model, self._groups, self._dims, self._weights = model, groups, dims, weights
+        super().__init__(model, groups)
+        self._dims, self._weights = dims, weights
         living = ((name, weight.detach() != 0) for name, weight in weights.items())
         self._alive = {name: alive for name, alive in living if not bool(alive.all())}
-        self._shapes = _Shapes(model, groups)
         dense = lineage_of(model).dense
         self.dense = sum(self._size(dim, dense[name]) for name, dim in dims.items())
 
     def predicted(self, keep: Keeps) -> float:
         """Return 1 - remaining units or entries / those of the dense network."""
         left, alive = 0, self._alive_after(keep)
-        for name, shape in self._shapes.after(keep, self._dims).items():
+        for name, shape in self._shapes_after(keep, self._dims).items():
             dim = self._dims[name]
             if name not in alive:
                 left += self._size(dim, shape)
@@ -142,7 +141,7 @@ class Nodes(Counted):
     """Output units of hidden layers; units without a nonzero weight or without inputs count as removed."""
 
     name = "nodes"
-    tolerance = None
+    tolerance = inf
 
     def __init__(self, model: nn.Module, groups: Groups) -> None:
         weights, outputs = prunable_weights(model), lineage_of(model).output_layers or ()
@@ -156,10 +155,10 @@ class Nodes(Counted):
 class Entries(Counted):
     """Entries of all parameters, or of the prunable weights only, whose zeros count as removed."""
 
-    def __init__(self, model: nn.Module, groups: Groups, prunable_only: bool) -> None:
-        self.name = "weights" if prunable_only else "params"
-        weights = prunable_weights(model) if prunable_only else {}
-        counted = weights if prunable_only else dict(model.named_parameters())
+    def __init__(self, model: nn.Module, groups: Groups, name: str) -> None:
+        self.name = name
+        weights = prunable_weights(model) if name == "weights" else {}
+        counted = weights if name == "weights" else dict(model.named_parameters())
         super().__init__(model, groups, dict.fromkeys(counted), weights)
 
 
@@ -169,15 +168,15 @@ class Macs(Budget):
     name = "macs"
 
     def __init__(self, model: nn.Module, groups: Groups, example: Tensor) -> None:
-        self._model, self._groups, self._example = model, groups, example
+        super().__init__(model, groups)
+        self._example = example
         self._of, self._rest = macs_by_tensor(model, example)
         self.exact = self._rest == 0
-        self._shapes = _Shapes(model, groups)
         self._dense = dense_macs(model, example)
 
     def predicted(self, keep: Keeps) -> float:
         """Predict the share: the work of a weight scales with its size, work between activations is constant."""
-        total = _scaled(self._of, self._shapes.now, self._shapes.after(keep, self._of)) + self._rest
+        total = _scaled(self._of, self._shapes, self._shapes_after(keep, self._of)) + self._rest
         return 1 - total / max(1, self._dense)
 
     def freed(self, name: str) -> float:
@@ -248,7 +247,7 @@ def make_budget(
     if name == "nodes":
         return Nodes(model, groups)
     if name in ("weights", "params"):
-        return Entries(model, groups, prunable_only=name == "weights")
+        return Entries(model, groups, name)
     if name == "macs":
         return Macs(model, groups, example)
     if name == "latency":

@@ -113,15 +113,9 @@ class ChannelRanking(Ranking):
         """Return the largest selection of at most `count` entries that splits no set."""
         return self.first(max(end for end in self._set_ends if end <= max(0, count)))
 
-    def first(self, count: int) -> Keep:
-        """Return the selection that prunes the first `count` entries; widths are rounded to their multiples."""
-        return self._rounded(super().first(count))
-
-    def above(self, threshold: float) -> Keep:
-        """Return the selection that prunes all entries up to a threshold; widths are rounded."""
-        return self._rounded(super().above(threshold))
-
-    def _rounded(self, keep: Keep) -> Keep:
+    def _shaped(self, masks: Mapping[str, Tensor]) -> Keep:
+        """Return the selection with widths that are rounded to their multiples."""
+        keep = super()._shaped(masks)
         if self.options.round_to == 1:
             return keep
         return self._kept({name: self._round(name, int(mask.sum())) for name, mask in keep.items()})
@@ -164,7 +158,6 @@ class ChannelRanking(Ranking):
                     yield Keep(keep | self._kept({name: count}))
 
     def _floor(self, name: str) -> int:
-        """Return the number of units that are never pruned."""
         return self._present[name] - len(self._own[name])
 
     def _round(self, name: str, count: int) -> int:

@@ -1,6 +1,7 @@
 """The network's inputs as units that are ranked beside its channels: they are masked, never cut."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.framework.network.layers import prunable_layers, prunable_weights, tensor_name
 from secateur.framework.network.masks import Masks
+from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import preserved_state
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
@@ -29,20 +31,13 @@ def input_readers(model: nn.Module, example_input: Tensor, groups: Groups) -> li
     first = first_layer(groups)
     read: dict[str, Tensor] = {}  # held, so that their memory is not reused
 
-    def note(name: str, inputs: tuple[Any, ...]) -> None:
+    def note(name: str, _: nn.Module, inputs: tuple[Any, ...], *others: Any) -> None:
         if inputs and isinstance(inputs[0], Tensor) and (name == first or first in read):
             read.setdefault(name, inputs[0])
 
-    hooks = [
-        module.register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs))
-        for name, module in prunable_layers(model).items()
-    ]
-    try:
-        with preserved_state(model), torch.no_grad():
-            model(example_input)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    hooks = [(module, partial(note, name)) for name, module in prunable_layers(model).items()]
+    with preserved_state(model), torch.no_grad(), hooked(hooks):
+        model(example_input)
     readers = [name for name, inputs in read.items() if inputs.data_ptr() == read[first].data_ptr()]
     for name in readers:
         if read[name].shape != read[first].shape or _inputs(model, name) != _inputs(model, first):
@@ -61,10 +56,8 @@ def _inputs(model: nn.Module, layer: str) -> int:
 
 def readers_of_weights(model: nn.Module) -> dict[str, nn.Module]:
     """Return prunable weight -> its layer, the first one if several share it."""
-    names: dict[int, nn.Module] = {}
-    for module in prunable_layers(model).values():
-        names.setdefault(id(module.weight), module)
-    return {name: names[id(weight)] for name, weight in prunable_weights(model).items()}
+    layers = {id(module.weight): module for module in reversed(prunable_layers(model).values())}
+    return {name: layers[id(weight)] for name, weight in prunable_weights(model).items()}
 
 
 class NetworkInputs:
@@ -84,19 +77,14 @@ class NetworkInputs:
 
         Raises UsageError if the criterion cannot score inputs or its scores are invalid.
         """
-        who, shape = f"{criterion.name}.input_scores", tuple(self.alive().shape)
-        parts = []
+        who, alive, parts = f"{criterion.name}.input_scores", self.alive(), []
         with held_to_contract(criterion, "input_scores", self._model):
             for layer in self.readers:
                 scores = criterion.input_scores(self._model, batches, loss, layer)
-                parts.append(float_scores(f"{who}: the result", scores, shape).to(self._device))
+                parts.append(float_scores(f"{who}: the result", scores, tuple(alive.shape)).to(alive.device))
                 if parts[-1].isnan().any():
                     raise UsageError(f"{who} contains NaN")
         return torch.stack(parts).sum(0)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self._model.parameters()).device
 
     def alive(self) -> Tensor:
         """Return the mask of inputs that are not masked in every one of the layers: bool `(inputs,)`."""
@@ -111,8 +99,6 @@ class NetworkInputs:
         """Mask the inputs that are False in `left`; return the number of newly masked ones."""
         newly = int((self.alive() & ~left).sum())
         if newly:
-            of = {layer: self._model.get_submodule(layer) for layer in self.readers}
-            Masks(self._model).hold(
-                {tensor_name(layer, "weight"): over_inputs(module, left) for layer, module in of.items()}
-            )
+            of = {name: over_inputs(self._model.get_submodule(name), left) for name in self.readers}
+            Masks(self._model).hold({tensor_name(name, "weight"): mask for name, mask in of.items()})
         return newly

@@ -47,18 +47,11 @@ class Ranking:
         floors: Mapping[str, int] | None = None,
         current: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.scores = scores
-        self._alive = {
-            name: torch.ones(score.numel(), dtype=torch.bool, device=score.device)
-            for name, score in scores.items()
-        }
-        for name, mask in (current or {}).items():
-            if name in scores:
-                self._alive[name] = (mask != 0).flatten().to(scores[name].device)
-        self._free = {
-            name: _free(score.flatten(), self._alive[name], (floors or {}).get(name, 0))
-            for name, score in scores.items()
-        }
+        self.scores, self._alive, self._free = scores, {}, {}
+        for name, score in scores.items():
+            mask = (current or {}).get(name, torch.ones_like(score, dtype=torch.bool))
+            self._alive[name] = (mask != 0).flatten().to(score.device)
+            self._free[name] = _free(score.flatten(), self._alive[name], (floors or {}).get(name, 0))
         self._sizes = {name: int(free.count_nonzero()) for name, free in self._free.items()}
         #: number of entries that can be pruned, and of those that `current` has already pruned
         self.size = sum(self._sizes.values())
@@ -103,7 +96,6 @@ class Ranking:
             self._place(places)
 
     def _place(self, places: Tensor) -> None:
-        """Set the ranks of the candidates."""
         own = self._by_name(places)
         for name, free in self._free.items():
             ranks = torch.where(self._alive[name], self.size, -1).int()

@@ -1,6 +1,7 @@
 """Search for the selection of a ranking that meets a budget: all candidates are prefixes of one order."""
 
 from bisect import bisect_left
+from math import inf
 
 from secateur.framework.pruning.selection.budgets import Budget
 from secateur.framework.pruning.selection.channel_ranking import ChannelRanking
@@ -39,20 +40,19 @@ def to_budget(ranking: ChannelRanking, budget: Budget, sparsity: float, strict: 
         reached = budget.predicted(keep)
     else:
         keep, reached = _corrected(ranking, budget, sparsity, now)
-    off = budget.tolerance is not None and abs(reached - sparsity) > budget.tolerance / 2
-    if off or ranking.options.round_to > 1 and budget.exact:  # refine single groups
+    if abs(reached - sparsity) > budget.tolerance / 2 or ranking.options.round_to > 1 and budget.exact:
         goal = budget.predicted(keep) + sparsity - reached
         other = ranking.refine(keep, lambda masks: abs(budget.predicted(masks) - goal))
         choices = [(keep, reached), (other, budget.actual(other))]
         keep, reached = min(choices, key=lambda pair: abs(pair[1] - sparsity))
-    if strict and budget.tolerance is not None and abs(reached - sparsity) > budget.tolerance:
+    if strict and abs(reached - sparsity) > budget.tolerance:
         raise UsageError(_why_not(ranking, budget, sparsity, reached))
     return keep
 
 
 def check_reachable(ranking: ChannelRanking, budget: Budget, sparsity: float) -> None:
     """Raise UsageError if a budget cannot be met even by pruning all prunable channels, whatever the scores."""
-    if budget.tolerance is not None:
+    if budget.tolerance < inf:
         most = budget.actual(ranking.first(ranking.size))
         if most < sparsity - budget.tolerance:
             raise UsageError(_why_not(ranking, budget, sparsity, most))
@@ -75,7 +75,7 @@ def _corrected(ranking: ChannelRanking, budget: Budget, sparsity: float, now: fl
         keep = _nearest(ranking, budget, goal)
         actual = budget.actual(keep)
         best = min(best, (keep, actual), key=lambda pair: abs(pair[1] - sparsity))
-        if abs(actual - sparsity) <= (budget.tolerance or 0) / 4:
+        if abs(actual - sparsity) <= budget.tolerance / 4:
             break
         low, high = ((goal, actual), high) if actual < sparsity else (low, (goal, actual))
     return best

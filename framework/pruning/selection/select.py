@@ -7,6 +7,7 @@ from torch import Tensor
 
 from secateur.framework.pruning.selection.ranking import Keep, Ranking
 from secateur.utils.errors import UsageError
+from secateur.utils.limits import check_number, check_whole
 from secateur.utils.suggest import unknown
 
 SCOPES = ("global", "layer", "row")
@@ -111,18 +112,15 @@ def _check(
 ) -> None:
     if not isinstance(scores, Mapping) or not all(isinstance(score, Tensor) for score in scores.values()):
         raise UsageError(f"scores must be a mapping from name to tensor, got {type(scores).__name__}")
-    if not isinstance(sparsity, (int, float)) or isinstance(sparsity, bool):
-        raise UsageError(f"sparsity must be a number, got {sparsity!r}")
-    if not 0 <= sparsity <= 1:
-        raise UsageError(f"sparsity {sparsity} is not between 0 and 1")
+    check_number("sparsity", sparsity, least=0, most=1)
     if scope not in SCOPES:
-        raise UsageError(f"unknown scope '{scope}' (one of {', '.join(SCOPES)})")
+        raise UsageError(unknown("scope", str(scope), SCOPES))
     for name, score in scores.items():
         if score.isnan().any():
             raise UsageError(f"the scores of '{name}' contain NaN")
     floors = floor if isinstance(floor, Mapping) else None
     if floor is not floors:
-        _check_count("floor", floor)
+        check_whole("floor", floor, 0)
     for what, given in (("current", current), ("gone", gone), ("floor", floors)):
         if given is not None and not isinstance(given, Mapping):
             raise UsageError(f"{what} must be a mapping by name, got {type(given).__name__}")
@@ -132,7 +130,7 @@ def _check(
             if what == "current":
                 _check_mask(name, value, scores[name])
             else:
-                _check_count(f"{what} of '{name}'", value)
+                check_whole(f"{what} of '{name}'", value, 0)
 
 
 def _check_mask(name: str, mask: object, score: Tensor) -> None:
@@ -140,8 +138,3 @@ def _check_mask(name: str, mask: object, score: Tensor) -> None:
         raise UsageError(f"the mask of '{name}' is {type(mask).__name__}, expected a tensor")
     if mask.shape != score.shape:
         raise UsageError(f"the mask of '{name}' has shape {tuple(mask.shape)}, its scores {tuple(score.shape)}")
-
-
-def _check_count(what: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise UsageError(f"{what} must be a number of entries, 0 or more, got {value!r}")

@@ -4,7 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,16 +37,8 @@ from secateur.framework.pruning.surgery.cutting import cut
 from secateur.utils.errors import UsageError
 from secateur.utils.suggest import unknown
 
-#: options that have a meaning only for targets of channels alone
+#: options and fields of an iterative schedule for which only channels are ranked
 ONLY_CHANNELS = ("round_to", "group_size", "flops", "fixed_layer", "rank_inputs")
-
-
-class Choice(NamedTuple):
-    """The selection of a step, and the share or the number that determined it; neither for a fixed threshold."""
-
-    keep: Keep
-    asked: float | None = None
-    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,8 +66,6 @@ class Target(ABC):
     Attributes:
         groups: The present channel groups.
         inputs: The network's inputs, if they are ranked.
-        optimizer: Optimizer whose state is cut together with the network, or None.
-        companions: Further tensors by parameter name that are cut together with the network.
     """
 
     #: allowed scopes and budgets, the first of which is the default
@@ -94,8 +84,6 @@ class Target(ABC):
         self.model, self.criterion, self.example_input = model, criterion, example_input
         self.scope, self.budget = options.scope or criterion.scope, options.budget or self.budgets[0]
         self.options = replace(options, scope=self.scope, budget=self.budget)
-        self.optimizer: Any = None
-        self.companions: Sequence[Companion] = ()
         self.groups: dict[str, ChannelGroup] = channel_groups(
             model, example_input, options.protect, inexact=options.inexact, attention=options.attention
         )
@@ -134,21 +122,21 @@ class Target(ABC):
         """Number of scorings of a step: one, and one for each layer whose inputs are ranked."""
         return 1 if self.inputs is None else 1 + len(self.inputs.readers)
 
-    def choose(self, scores: dict[str, Tensor], request: Request, strict: bool = True) -> Choice:
-        """Return the selection that a request gives with these scores.
+    def choose(self, scores: dict[str, Tensor], request: Request, strict: bool = True) -> tuple[Keep, Request]:
+        """Return the selection that a request gives with these scores, and the part of the request that decided.
 
         A fixed threshold of the criterion replaces the request unless its share is 0. With `strict`, raises
         UsageError if a budget other than nodes cannot be met.
         """
         ranking, threshold = self._ranking(scores), self.criterion.threshold
         if threshold is not None and request.share != 0:
-            return Choice(ranking.above(threshold))
+            return ranking.above(threshold), Request()
         choices = []
         if request.share is not None:
-            choices.append(Choice(self._to_share(ranking, request.share, strict), asked=request.share))
+            choices.append((self._to_share(ranking, request.share, strict), Request(share=request.share)))
         if request.units is not None:
-            choices.append(Choice(ranking.up_to(request.units), number=request.units))
-        return min(choices, key=lambda choice: choice.keep.removed)
+            choices.append((ranking.up_to(request.units), Request(units=request.units)))
+        return min(choices, key=lambda choice: choice[0].removed)
 
     @abstractmethod
     def _ranking(self, scores: dict[str, Tensor]) -> Ranking:
@@ -158,8 +146,10 @@ class Target(ABC):
     def _to_share(self, ranking: Any, share: float, strict: bool) -> Keep:
         """Return the selection that brings the sparsity nearest to `share`."""
 
-    def remove(self, keep: Keep) -> tuple[int, KeptIndices]:
-        """Cut the pruned channels, and mask the pruned weights and inputs.
+    def remove(
+        self, keep: Keep, optimizer: Any = None, companions: Sequence[Companion] = ()
+    ) -> tuple[int, KeptIndices]:
+        """Cut the pruned channels, with `optimizer` and `companions`, and mask the pruned weights and inputs.
 
         Returns the number of pruned units, and the kept positions where weights are ranked together with channels.
         """
@@ -170,7 +160,7 @@ class Target(ABC):
             if weights:
                 off = {name: ~mask.cpu() for name, mask in channels.items()}
                 kept, _ = kept_positions(self.model, off, self.groups)
-            how = self.optimizer, self.companions, self.options.fold, self.example_input
+            how = optimizer, companions, self.options.fold, self.example_input
             self.groups = cut(self.model, channels, self.groups, *how)  # may raise, before anything is masked
         count = channels.removed
         if weights:
@@ -204,13 +194,9 @@ class Target(ABC):
 
     def _unspared(self, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the scores with +inf, which is never pruned, for the spared weights."""
-        spared = self.spared()
-        return {
-            name: torch.full_like(score, torch.inf) if name in spared else score for name, score in scores.items()
-        }
+        return dict(scores) | {name: torch.full_like(scores[name], torch.inf) for name in self.spared()}
 
     def _masked(self) -> dict[str, Tensor]:
-        """Return the masks of the prunable weights."""
         masks = Masks(self.model)
         return {name: masks[name] for name in prunable_weights(self.model) if name in masks}
 
@@ -218,12 +204,12 @@ class Target(ABC):
         """Mask the pruned weights; return the number of newly masked ones."""
         if all(bool(mask.all()) for mask in keep.values()):
             return 0
-        before = self._masked()
+        before = self._off()
         Masks(self.model).hold(keep)
-        return sum(
-            int((mask == 0).sum()) - int((before[name] == 0).sum() if name in before else 0)
-            for name, mask in self._masked().items()
-        )
+        return self._off() - before
+
+    def _off(self) -> int:
+        return sum(int((mask == 0).sum()) for mask in self._masked().values())
 
 
 class WeightTarget(Target):

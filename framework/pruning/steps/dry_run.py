@@ -31,19 +31,17 @@ def try_criterion(
         criterion = copy.deepcopy(criterion)
         data = criterion.data
         _check_data(data)
-        if data.kind == "balanced":
-            batches = loaders.scoring_batches("balanced", batches=None, samples=None, per_class=2, batch_size=4,
-                                              seed=0, step=0)  # fmt: skip
-        else:
-            batches = loaders.scoring_batches("random", batches=None, samples=2, batch_size=2, seed=0, step=0)
-        given = batches if data.kind != "none" else []
+        samples = None if data.kind == "balanced" else 2
+        batches = loaders.scoring_batches(
+            data.kind, batches=None, samples=samples, per_class=2, batch_size=4, seed=0, step=0
+        )
         with held_to_contract(criterion, "start", model, always=True):
             criterion.start(model)
         if criterion.uses_initial_weights:
             model = _moved(model)  # at the initial weights all scores would be zero
         free = target_class(criterion).scored(groups)
         with held_to_contract(criterion, "score", model, always=True):
-            check_scores(criterion.score(model, given, loss, free), model, groups, criterion)
+            check_scores(criterion.score(model, batches, loss, free), model, groups, criterion)
     except (UsageError, RunError) as error:
         if error.__cause__ is not None and ends_process(error.__cause__):
             raise  # not a bad argument: the plug-in ended the run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -90,8 +91,7 @@ class Rewinder:
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     self._moments.setdefault(key, {})[name] = value.detach().clone()
                 else:
-                    kept = value.detach().clone() if isinstance(value, Tensor) else value
-                    self._scalars.setdefault(name, {})[key] = kept
+                    self._scalars.setdefault(name, {})[key] = copy.deepcopy(value)
         # the mappings themselves: a cut replaces their entries
         trainer.companions += [self._tensors, *self._moments.values()]
 
@@ -103,8 +103,7 @@ class Rewinder:
         for name, parameter in trainer.model.named_parameters():
             if parameter not in state:
                 continue
-            scalars = self._scalars.get(name, {})
-            kept = {key: value.clone() if isinstance(value, Tensor) else value for key, value in scalars.items()}
+            kept = copy.deepcopy(self._scalars.get(name, {}))
             kept |= {key: of[name].clone() for key, of in self._moments.items() if name in of}
             if kept:
                 state[parameter] = kept
@@ -116,6 +115,5 @@ class Rewinder:
 
 def _tensors(trainer: Trainer) -> dict[str, Tensor]:
     """Return parameters and buffers by name, without the masks."""
-    buffers = dict(trainer.model.named_buffers())
-    unmasked = {name: value for name, value in buffers.items() if not name.rpartition(".")[2].startswith(PREFIX)}
-    return {**dict(trainer.model.named_parameters()), **unmasked}
+    named: dict[str, Tensor] = {**dict(trainer.model.named_parameters()), **dict(trainer.model.named_buffers())}
+    return {name: value for name, value in named.items() if not name.rpartition(".")[2].startswith(PREFIX)}

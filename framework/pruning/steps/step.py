@@ -48,11 +48,7 @@ class PruningStep:
         if optimizer is not None:
             unwrapped(optimizer)  # raises now instead of after a change of the model
         self.target = target(model, criterion, example_input, options)
-        self.attach(optimizer, companions)
-
-    def attach(self, optimizer: Any, companions: Sequence[Companion]) -> None:
-        """Set the optimizer and the tensors that are cut together with the network."""
-        self.target.optimizer, self.target.companions = optimizer, companions
+        self.optimizer, self.companions = optimizer, companions
 
     @property
     def groups(self) -> Groups:
@@ -85,13 +81,13 @@ class PruningStep:
         checked = self.check(self.score(batches, loss) if scores is None else scores)
         ranked = checked | self.target.input_scores(batches, loss)
         request = request if isinstance(request, Request) else Request(share=request)
-        choice = self.target.choose(ranked, request, strict)
-        removed, kept_indices = self.target.remove(choice.keep)
+        chosen, decisive = self.target.choose(ranked, request, strict)
+        removed, kept_indices = self.target.remove(chosen, self.optimizer, self.companions)
         self.criterion.step += 1
-        keep = Keep({name: mask for name, mask in choice.keep.items() if name != INPUTS})
+        keep = Keep({name: mask for name, mask in chosen.items() if name != INPUTS})
         return PruneEvent(
-            choice.asked, self.target.sparsity(), keep, checked, removed, choice.keep.get(INPUTS),
-            number=choice.number, kept_indices=kept_indices,
+            decisive.share, self.target.sparsity(), keep, checked, removed, chosen.get(INPUTS),
+            number=decisive.units, kept_indices=kept_indices,
         )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Pruning in rounds: exact ratios, thresholds, warm-up, and the phases of a run."""
+"""Pruning in rounds: exact ratios, thresholds and warm-up."""
 
 from math import prod
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from secateur import Rounds
-from secateur.framework.schedules.rounds import round_targets, shares
+from secateur.framework.schedules.base import round_targets, shares
 from secateur.utils.errors import UsageError
 from tests.command_line import resolved
 

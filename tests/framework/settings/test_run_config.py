@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.plugins.source import ROOT
+from secateur.framework.schedules.base import Rounds
 from secateur.framework.schedules.every_n_batches import Iterative
-from secateur.framework.schedules.rounds import Rounds
 from secateur.framework.settings.files import parse_settings, parse_value
 from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, PRESETS, RunConfig
 from secateur.utils.errors import UsageError

@@ -22,6 +22,11 @@ from tests.networks import ConvNet
 from tests.runs.test_run import launch
 
 
+def of(model: nn.Module) -> Any:
+    """A trainer of the model, as far as the tracker reads it."""
+    return SimpleNamespace(model=model)
+
+
 def copies(model: nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in prunable_weights(model).items()}
 
@@ -59,11 +64,11 @@ def test_flips_mean_and_variance_are_those_of_all_steps_together(rows: list[list
 
     tracker = WeightTracker()
     before = put(rows[0])
-    tracker.start(model)
+    tracker.run_started(of(model))
     steps = []
     for row in rows[1:]:
         steps.append(put(row))
-        tracker.look(model)
+        tracker.batch_ended(of(model))
     check(tracker, before, steps)
 
 
@@ -73,7 +78,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, tracker: WeightTra
         optimizer.zero_grad()
         F.cross_entropy(model(torch.randn(8, 3, 8, 8)), torch.randint(5, (8,))).backward()
         optimizer.step()
-        tracker.look(model)
+        tracker.batch_ended(of(model))
         steps.append(copies(model))
     return steps
 
@@ -99,12 +104,12 @@ def test_what_is_known_of_a_weight_stays_with_it_when_channels_are_cut(cuts: int
     if cut_before:
         prune(model, criterion="SNAP", sparsity=0.2, batches=[batch], optimizer=optimizer)
     tracker = WeightTracker()
-    tracker.start(model)
+    tracker.run_started(of(model))
     history = [copies(model), *train(model, optimizer, tracker)]
     for number in range(cuts):
         old = dict(lineage_of(model).kept)
         prune(model, criterion="SNAP", sparsity=0.4 + 0.2 * number, batches=[batch], optimizer=optimizer)
-        tracker.follow_cuts(model)
+        tracker.pruned(of(model))
         history = [follow(values, old, lineage_of(model).kept) for values in history]
         history += train(model, optimizer, tracker)
     assert any(flips.any() for name, flips in tracker.tensors().items() if name.endswith("flips"))
@@ -117,7 +122,7 @@ def test_weights_held_at_zero_flip_no_more() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     prune(model, criterion="SNIP", sparsity=0.6, batches=[batch], optimizer=optimizer)
     tracker = WeightTracker()
-    tracker.start(model)
+    tracker.run_started(of(model))
     before = copies(model)
     check(tracker, before, train(model, optimizer, tracker))
     for name, weight in prunable_weights(model).items():
@@ -130,10 +135,10 @@ def test_the_summary_adds_up() -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0)
-        tracker.start(model)
+        tracker.run_started(of(model))
         for value in (-1.0, 1.0):
             model[0].weight[0, 0] = value
-            tracker.look(model)
+            tracker.batch_ended(of(model))
     found = tracker.summary()
     assert found["steps"] == 2 and found["flipped"] == 1 / 6 and found["flips"] == 2 / 6
     first = found["layers"]["0.weight"]
@@ -144,10 +149,10 @@ def test_the_summary_adds_up() -> None:
 def test_a_weight_that_is_replaced_by_another_is_no_longer_followed_and_named() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 1))
     tracker = WeightTracker()
-    tracker.start(model)
-    tracker.look(model)
+    tracker.run_started(of(model))
+    tracker.batch_ended(of(model))
     model[0], model[1] = nn.Identity(), nn.Linear(4, 2)
-    tracker.look(model)
+    tracker.batch_ended(of(model))
     assert tracker.summary()["lost"] == ["0.weight", "1.weight"]
     assert list(tracker.summary()["layers"]) == ["2.weight"]
 
@@ -157,19 +162,19 @@ def test_a_jump_back_by_rewinding_is_no_flip() -> None:
     tracker = WeightTracker()
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[1.0, 1.0]]))
-        tracker.start(model)
+        tracker.run_started(of(model))
         model.weight.copy_(torch.tensor([[-1.0, 1.0]]))
-        tracker.look(model)  # one flip
+        tracker.batch_ended(of(model))  # one flip
         model.weight.copy_(torch.tensor([[1.0, -1.0]]))
         manager([tracker]).hook.rewound(trainer=SimpleNamespace(model=model), to_epoch=0)
         model.weight.copy_(torch.tensor([[2.0, -2.0]]))
-        tracker.look(model)
+        tracker.batch_ended(of(model))
     assert tracker.tensors()["weight.flips"].tolist() == [[1, 0]]
 
 
 def test_no_step_leaves_zeros_and_no_division_by_zero() -> None:
     tracker = WeightTracker()
-    tracker.start(nn.Linear(2, 2))
+    tracker.run_started(of(nn.Linear(2, 2)))
     assert tracker.summary()["flips"] == 0 and not tracker.tensors()["weight.variance"].any()
 
 

@@ -211,7 +211,7 @@ def test_predictions_are_what_a_cut_network_has() -> None:
             keep[name] = torch.ones(group.channels, dtype=torch.bool)
             keep[name][: group.channels // 2] = False
         x = images(1)
-        budgets = [Entries(model, groups, False), Entries(model, groups, True), Macs(model, groups, x)]
+        budgets = [Entries(model, groups, "params"), Entries(model, groups, "weights"), Macs(model, groups, x)]
         assert budgets[2].exact
         expected = [budget.predicted(keep) for budget in budgets]
         smaller = copy.deepcopy(model)

@@ -91,10 +91,10 @@ def test_the_count_is_the_one_that_comes_nearest(
         )
     scores = random_scores(model, groups, seed, ties)
     example = NETS[net][1]
-    keep = JointTarget(model, Ranked(scores), example, PruneOptions()).choose(scores, Request(share)).keep
+    keep, _ = JointTarget(model, Ranked(scores), example, PruneOptions()).choose(scores, Request(share))
     weights = Keep({name: mask for name, mask in keep.items() if name not in groups})
     channels = Keep({name: mask for name, mask in keep.items() if name in groups})
-    measured = Entries(model, free_groups(groups), prunable_only=True).predicted(keep)
+    measured = Entries(model, free_groups(groups), name="weights").predicted(keep)
     total = sum(weight.numel() for weight in prunable_weights(model).values())
     by_channel = channel_masks(model, channels, groups)
     left = sum(int((mask & by_channel.get(n, torch.tensor(True))).sum()) for n, mask in weights.items())

@@ -170,9 +170,9 @@ def test_nan_is_an_error_that_names_the_tensor(score: Tensor) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"sparsity": 1.1}, "1.1 is not between 0 and 1"),
-        ({"sparsity": -0.1}, "-0.1 is not between"),
-        ({"sparsity": math.nan}, "nan is not between"),
+        ({"sparsity": 1.1}, "sparsity must be a number >= 0 and <= 1, got 1.1"),
+        ({"sparsity": -0.1}, "<= 1, got -0.1"),
+        ({"sparsity": math.nan}, "<= 1, got nan"),
         ({"scope": "channel"}, "unknown scope 'channel'"),
         ({"current": {"w": torch.ones(3)}}, r"mask of 'w' has shape \(3,\), its scores \(2, 2\)"),
         ({"gone": {"w": -1}}, "gone of 'w' .* got -1"),

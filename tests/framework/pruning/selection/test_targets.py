@@ -25,7 +25,7 @@ def test_weights_in_channels_that_were_cut_and_masked_weights_are_gone_alike() -
     bias = torch.zeros(6, dtype=torch.bool)  # no prunable weight
     Masks(model).hold({"a.weight": keep, "a.bias": bias})
     pruned, dense = 3 * 54 + 3 * 4 * 10 + 2 * 9, 162 + 432 + 320 + 50
-    assert Entries(model, {}, prunable_only=True).now() == 1 - (dense - pruned) / dense
+    assert Entries(model, {}, name="weights").now() == 1 - (dense - pruned) / dense
 
 
 def test_a_network_that_came_cut_from_a_file_knows_the_multiply_adds_of_the_dense_one(tmp_path: Path) -> None:

@@ -15,12 +15,11 @@ from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Data
 from secateur.framework.pruning.scoring.weighted import weighted
-from secateur.framework.pruning.steps.at_moments import AtMoments
 from secateur.framework.pruning.steps.averages import RunningScores, Tracking
+from secateur.framework.pruning.steps.by_schedule import AtMoments
 from secateur.framework.pruning.steps.pruner import Pruner
-from secateur.framework.training.group_decay import GroupDecay, shrink_filters
 from secateur.framework.training.hooks import hookimpl
-from secateur.framework.training.pruning_lr import PruningRate
+from secateur.framework.training.listeners import GroupDecay, PruningRate, shrink_filters
 from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.loading.loaders import make_loaders

@@ -19,8 +19,7 @@ from secateur.framework.pruning.selection.budgets import Macs
 from secateur.framework.pruning.selection.channel_ranking import ChannelRanking
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.steps.averages import Averages
-from secateur.framework.pruning.steps.by_schedule import pruner_for
-from secateur.framework.pruning.steps.iterative import EveryNBatches
+from secateur.framework.pruning.steps.by_schedule import EveryNBatches, pruner_for
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.training.hooks import hookimpl

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from secateur.framework.network.masks import PREFIX, Masks
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.steps.at_moments import AtMoments
+from secateur.framework.pruning.steps.by_schedule import AtMoments
 from secateur.framework.pruning.steps.rewinding import Rewinder, check_rewinding
 from secateur.framework.schedules.base import After, Before, During, Never
 from secateur.framework.training.hooks import hookimpl, manager

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.steps.at_moments import AtMoments
+from secateur.framework.pruning.steps.by_schedule import AtMoments
 
 
 @pytest.mark.parametrize(
