@@ -143,8 +143,8 @@ def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Modul
     for column, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
         part = layers[column * rows : (column + 1) * rows]
         _draw_column(axes, part, rows, widest, total)
-    legend = [Rectangle((0, 0), 1, 1, color=DENSE), Rectangle((0, 0), 1, 1, color=LEFT)]
-    figure.legend(legend, ["dense", "kept"], loc="lower center", ncols=2, frameon=False, fontsize=8)
+    blocks = [Rectangle((0, 0), 1, 1, color=colour) for colour in (DENSE, LEFT)]
+    figure.legend(blocks, ["dense", "kept"], loc="lower center", ncols=2, frameon=False, fontsize=8)
     margins(figure, 0.1, 0.1, 0.8, 0.4, wspace=0.02)
     return figure
 

@@ -1,4 +1,4 @@
-"""Draw the weights of a network: sparsity per layer, histograms, filters and matrices."""
+"""Draw the weights of a network: histograms, filters and matrices."""
 
 from collections.abc import Mapping
 from textwrap import fill
@@ -11,18 +11,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.network.layers import output_dim, prunable_layers, prunable_weights, tensor_name
-from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.layers import output_dim, prunable_layers, prunable_weights
 from secateur.framework.reporting.plots.gallery import (
     DENSE,
-    GONE,
     LEFT,
     PANELS,
-    label_rows,
     margins,
-    new_figure,
     new_panels,
-    row_height,
     sample,
     short,
     some,
@@ -30,28 +25,6 @@ from secateur.framework.reporting.plots.gallery import (
 
 #: largest number of filters of the first layer, and of pixels (rows, columns) of a matrix
 FILTERS, ROWS, COLUMNS = 64, 192, 384
-
-
-def draw_sparsity(sparsity: Mapping[str, float], model: nn.Module, title: str) -> Figure:
-    """Draw the share of each dense layer's weights that are cut or masked."""
-    dense = lineage_of(model).dense
-    totals = [int(np.prod(dense[tensor_name(name, "weight")])) for name in sparsity]
-    figure = new_figure(8.5, row_height(len(sparsity)) + 1.2, f"{title}: sparsity of each layer")
-    axes = figure.subplots()
-    y = np.arange(len(sparsity))
-    axes.barh(y, [100] * len(y), color=DENSE, label="kept weights")
-    axes.barh(y, [100 * share for share in sparsity.values()], color=GONE, label="pruned weights")
-    for row in some(range(len(y)), 44):
-        share = list(sparsity.values())[row]
-        axes.text(101, row, f"{100 * share:.2f} % of {totals[row]:,}", va="center", fontsize=7)
-    label_rows(axes, list(sparsity))
-    axes.set_xlim(0, 130)
-    axes.set_xticks(range(0, 101, 20))
-    axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel("weights that are zero or cut out, % of the dense layer's", fontsize=9)
-    figure.legend(*axes.get_legend_handles_labels(), loc="lower right", ncols=2, frameon=False, fontsize=8)
-    margins(figure, 2.1, 0.1, 0.45, 0.75)
-    return figure
 
 
 def magnitudes(model: nn.Module) -> dict[str, Tensor]:

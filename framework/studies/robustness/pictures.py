@@ -11,6 +11,8 @@ from secateur.framework.reporting.plots.gallery import (
     GONE,
     LEFT,
     class_label,
+    image_rows,
+    label_axes,
     margins,
     new_figure,
     save_figure,
@@ -70,8 +72,7 @@ def _with_interval(
     low, high = zip(network["clean_interval"], *bounds, strict=True)
     axes.fill_between(x, low, high, color=style["color"], alpha=0.12)
     axes.set_ylim(-0.02, 1.02)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.grid(alpha=0.3)
+    label_axes(axes)
 
 
 def curve_ticks(epsilons: Sequence[float]) -> list[float]:
@@ -107,18 +108,16 @@ def draw_examples(
     device = next(model.parameters(), broken).device
     taken = model(broken.to(device)).argmax(dim=1).cpu().tolist()
     clean = assessment.clean[shown].tolist()
-    figure = new_figure(1.35 * max(4, len(shown)) + 0.5, 5.1, title)
-    panels = figure.subplots(3, len(shown), squeeze=False)
-    for column, at in enumerate(shown):
-        perturbation = (broken[column] - images[column]).float()
-        largest = max(float(perturbation.abs().max()), 1e-12)
-        size = shown_epsilon(outcome.attack.norm, float(outcome.distance[at]))
-        show_image(panels[0][column], images[column], class_label(names, clean[column]))
-        show_image(panels[1][column], 0.5 + 0.5 * perturbation / largest, f"{outcome.attack.norm} {size}")
-        show_image(panels[2][column], broken[column], class_label(names, taken[column]))
-    for row, label in enumerate(("image", "perturbation", "adversarial")):
-        panels[row][0].set_ylabel(label, fontsize=8)
-    margins(figure, 0.4, 0.1, 0.6, 0.1, wspace=0.08, hspace=0.2)
+    perturbations = (broken - images).float()
+    largest = perturbations.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
+    norm = outcome.attack.norm
+    sizes = [f"{norm} {shown_epsilon(norm, float(outcome.distance[at]))}" for at in shown]
+    rows = {
+        "image": zip(images, [class_label(names, label) for label in clean], strict=True),
+        "perturbation": zip(0.5 + 0.5 * perturbations / largest, sizes, strict=True),
+        "adversarial": zip(broken, [class_label(names, label) for label in taken], strict=True),
+    }
+    figure, _ = image_rows({label: list(row) for label, row in rows.items()}, title)
     save_figure(figure, file)
 
 

@@ -21,6 +21,7 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.selection.select import select
 from secateur.framework.reporting.plots import confusion, network, saliency, scores, weights
 from secateur.framework.reporting.plots.gallery import LABELS, some
+from secateur.framework.reporting.plots.layers import draw_sparsity
 from secateur.framework.reporting.plots.listener import Pictures
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.events import PruneEvent
@@ -395,7 +396,7 @@ def test_layer_sparsity_is_the_share_of_the_dense_layers_weights_that_are_gone(
     assert found == {name[0]: 1 - left[name] / whole[name] for name in whole}
     total = sum(found[name[0]] * size for name, size in whole.items()) / sum(whole.values())
     assert total == pytest.approx(weight_sparsity(model))
-    bars = weights.draw_sparsity(found, model, "net").axes[0].containers[1]
+    bars = draw_sparsity(model, "net").axes[0].containers[1]
     assert [bar.get_width() for bar in bars] == pytest.approx([100 * share for share in found.values()])
 
 
@@ -414,7 +415,7 @@ def test_of_many_layers_the_first_the_last_and_some_between_are_shown() -> None:
     assert some(list(range(100)), 5) == [0, 25, 50, 74, 99] and some([1, 2], 5) == [1, 2]
     model = deep()
     assert len(weights.draw_histograms(model, "net").axes) == 16
-    axes = weights.draw_sparsity(layer_sparsities(model), model, "net").axes[0]
+    axes = draw_sparsity(model, "net").axes[0]
     assert len(axes.get_yticks()) == len(axes.texts) == LABELS
 
 
