@@ -69,8 +69,8 @@ class AdversarialEvaluation(Tester):
         context = self.context
         points = collect(batches, context.mean, context.std)
         if self.attack_samples is not None:
-            chosen = balanced(points.targets, self.attack_samples, context.seed)
-            points = points.at(chosen.to(points.targets.device))
+            positions = balanced(points.targets, self.attack_samples, context.seed)
+            points = points.at(positions)
         networks = context.networks(model)
         assessments = [
             assess(
@@ -81,7 +81,7 @@ class AdversarialEvaluation(Tester):
         ]  # fmt: skip
         results = [{"network": assessment.name, **summary(assessment)} for assessment in assessments]
         if self.attack_samples is not None:
-            results[0]["positions"] = points.positions.tolist()
+            results[0]["positions"] = positions.tolist()
         if len(results) > 1:
             results[0]["compared"] = results[1]
         self._draw(results[0], assessments[0], networks[0])

@@ -7,14 +7,14 @@ import torch
 from secateur.framework.settings.attacks import Attack
 from secateur.framework.studies.robustness.attacking import Effort, run_attack
 from secateur.framework.studies.robustness.points import PixelModel, Points, frozen, predictions
-from secateur.framework.studies.robustness.results import Assessment, on_cpu, to_show
+from secateur.framework.studies.robustness.results import Assessment, to_show
 from secateur.framework.studies.robustness.sanity import check_masking
 from secateur.framework.training.tester import Network
 from secateur.utils.errors import RunError
-from secateur.utils.progress import Track
+from secateur.utils.progress import Track, no_bar
 
-#: largest number of images in a figure of examples, and of points whose adversarial images are stored for it
-SHOWN, KEPT = 8, 64
+#: largest number of points whose adversarial images are stored for the figures of examples
+KEPT = 64
 
 
 def assess(
@@ -25,7 +25,7 @@ def assess(
     effort: Effort,
     *,
     seed: int,
-    track: Track | None = None,
+    track: Track = no_bar,
 ) -> Assessment:
     """Attack `points` with each of `attacks` at the epsilons of its norm, and look for signs of masked gradients.
 
@@ -39,7 +39,7 @@ def assess(
         epsilons: Norm -> largest perturbations, ascending.
         effort: Steps, restarts and batch size.
         seed: Seed of each attack.
-        track: Shows the progress; None shows none.
+        track: Shows the progress.
 
     Raises:
         RunError: If the network has a single class.
@@ -51,13 +51,12 @@ def assess(
                 raise RunError(f"{network.name} has a single class and cannot be attacked")
         clean = predictions(model, points.pixels, effort.batch_size)
         right = clean == points.targets
-        show = to_show(clean, points.targets, KEPT)
+        shown = to_show(clean, points.targets, KEPT)
         outcomes = []
         for attack in attacks:
             torch.manual_seed(seed)
             values = epsilons[attack.norm]
-            outcomes.append(run_attack(attack, model, points, right, values, effort, show=show, track=track))
+            outcomes.append(run_attack(attack, model, points, right, values, effort, show=shown, track=track))
         torch.manual_seed(seed)
-        sanity = check_masking(model, points, right, outcomes, effort, track)
-    cpu = Points(points.pixels.cpu(), points.targets.cpu(), points.positions)
-    return Assessment(network.name, cpu, clean.cpu(), [on_cpu(outcome) for outcome in outcomes], sanity)
+        sanity = check_masking(model, points, right.cpu(), outcomes, effort, track)
+    return Assessment(network.name, points, clean.cpu(), outcomes, sanity, shown)

@@ -58,8 +58,8 @@ def assessment(*outcomes: Outcome, wrong: int = 1) -> Assessment:
     targets = torch.zeros(count, dtype=torch.int64)
     clean = targets.clone()
     clean[:wrong] = 1
-    points = Points(torch.zeros(count, 1, 2, 2), targets, torch.arange(count))
-    return Assessment("net", points, clean, list(outcomes), {"signs": []})
+    points = Points(torch.zeros(count, 1, 2, 2), targets)
+    return Assessment("net", points, clean, list(outcomes), {"signs": []}, [])
 
 
 def test_a_point_is_robust_only_if_it_survives_every_attack_of_its_norm() -> None:
