@@ -1,7 +1,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor, nn
 
 from secateur import Loss, Tester, UsageError
@@ -106,12 +106,12 @@ class CorruptionRobustness(Tester):
                 f"{network['network']}: clean accuracy {network['clean_accuracy']:.4f}, "
                 f"mean over corruptions {network['mean_accuracy']:.4f}, {network['samples']} images"
             )
-            table = Table(title="accuracy by strength, mild to strong", title_justify="left")
-            for title in ("", *map(str, range(1, 1 + max(map(len, self.strengths.values())))), "mean"):
-                table.add_column(title, justify="right" if title else "left")
+            most = max(map(len, self.strengths.values()))
+            columns = [Column(name, justify="right") for name in (*map(str, range(1, 1 + most)), "mean")]
+            table = Table("", *columns, title="accuracy by strength, mild to strong", title_justify="left")
             for name, row in network["corruptions"].items():
                 shares = [f"{share:.4f}" for share in row["accuracy"]]
-                table.add_row(name, *shares, *[""] * (len(table.columns) - 2 - len(shares)), f"{row['mean']:.4f}")
+                table.add_row(name, *shares, *[""] * (most - len(shares)), f"{row['mean']:.4f}")
             shown.append(table)
         return shown
 

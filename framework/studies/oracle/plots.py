@@ -40,13 +40,11 @@ def draw_study(folder: Path, study: Study, title: str) -> None:
 def draw_overview(study: Study, title: str) -> Figure:
     """Draw bars of every criterion's correlations with the squared change, over all units and within layers."""
     names = study.ranked()
-    parts = {
-        "over all layers": [study.judged[name].overall["squared"] for name in names],
-        "mean over the layers": [study.judged[name].layer_mean("squared") for name in names],
-    }
+    parts = {"over all layers": "all", "mean over the layers": "layer_mean"}
     figure, panels = new_bars(names, list(parts), 10, f"{title}: correlation with the squared change of the loss")
     y, height = np.arange(len(names)), 0.8 / len(MEASURES)
-    for axes, correlations in zip(panels, parts.values(), strict=True):
+    for axes, part in zip(panels, parts.values(), strict=True):
+        correlations = [study.judged[name].correlation["squared"][part] for name in names]
         for at, measure in enumerate(MEASURES):
             values = [correlation[measure] or 0.0 for correlation in correlations]
             axes.barh(y + (at - 1) * height, values, height, color=PALETTE[at], label=measure.capitalize())
@@ -65,8 +63,8 @@ def draw_scatter(study: Study, name: str, title: str) -> Figure:
     An axis whose values differ by an order of magnitude is logarithmic, unless some are negative; values that are
     zero, or much smaller than the largest, are then drawn at its edge.
     """
-    judged, reference = study.judged[name], study.oracle.squared
-    correlations = judged.overall["squared"]
+    judged, reference = study.judged[name], study.oracle.changes["squared"]
+    correlations = judged.correlation["squared"]["all"]
     numbers = ", ".join(f"{measure.capitalize()} {shown(correlations[measure])}" for measure in MEASURES)
     figure = new_figure(8.2, 5, f"{title}: {name}\n{numbers}")
     axes = figure.subplots()

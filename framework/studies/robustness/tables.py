@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from secateur.framework.settings.attacks import NORMS
 from secateur.framework.studies.robustness.results import networks_of
@@ -35,11 +35,10 @@ def _table(norm: str, network: dict[str, Any]) -> Table:
     On a narrow terminal, the names are folded but not the numbers.
     """
     worst = network["worst_case"][norm]
-    table = Table(title=f"robust accuracy in {norm}: {network['network']}", title_justify="left")
-    table.add_column("", overflow="fold", min_width=8)
-    for epsilon in worst["epsilons"]:
-        table.add_column(shown_epsilon(norm, epsilon), justify="right", no_wrap=True)
-    table.add_column("median", justify="right", min_width=6)
+    names, median = Column(overflow="fold", min_width=8), Column("median", justify="right", min_width=6)
+    epsilons = [Column(shown_epsilon(norm, value), justify="right", no_wrap=True) for value in worst["epsilons"]]
+    title = f"robust accuracy in {norm}: {network['network']}"
+    table = Table(names, *epsilons, median, title=title, title_justify="left")
     low, high = zip(*worst["interval"], strict=True)
     rows = {name: network["attacks"][name]["robust_accuracy"] for name in worst["attacks"]}
     rows |= {"worst case": worst["robust_accuracy"], "  95 % from": low, "  to": high}
