@@ -19,13 +19,8 @@ WRITTEN, NAMED = 20, 40
 @torch.inference_mode()
 def count_confusion(model: nn.Module, loader: BatchLoader) -> Tensor:
     """Count true classes (rows) by predicted classes (columns) over a loader; int64, of shape (C, C)."""
-    table = None
     with evaluating(model):
-        for inputs, targets in loader:
-            counts = confusion_counts(model(inputs), targets)
-            table = counts if table is None else table + counts
-    assert table is not None
-    return table
+        return torch.stack([confusion_counts(model(inputs), targets) for inputs, targets in loader]).sum(dim=0)
 
 
 def draw_confusion(table: Tensor, names: Sequence[str] | None, part: str, title: str) -> Figure:

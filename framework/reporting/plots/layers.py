@@ -14,11 +14,10 @@ from secateur.framework.reporting.plots.network import sizes_of
 def draw_layers(model: nn.Module, title: str) -> Figure:
     """Draw the kept output channels and weights per layer, compared with the dense network."""
     sizes = sizes_of(model)
-    figure, (left, right) = new_bars(
-        list(sizes), ("output channels", "share of the dense layer's weights"), 10, title
-    )
-    channels, dense = [size.channels for size in sizes.values()], [size.dense_channels for size in sizes.values()]
-    shares = [size.weights / size.dense_weights for size in sizes.values()]
+    labels = ("output channels", "share of the dense layer's weights")
+    figure, (left, right) = new_bars([size.name for size in sizes], labels, 10, title)
+    channels, dense = [size.channels for size in sizes], [size.dense_channels for size in sizes]
+    shares = [size.weights / size.dense_weights for size in sizes]
     _bars(left, dense, channels, LEFT, ("dense", "kept"))
     _bars(right, [1] * len(sizes), shares, LEFT, ("dense", "kept"))
     numbers = [f"{kept} / {whole}" for kept, whole in zip(channels, dense, strict=True)]
@@ -34,10 +33,10 @@ def draw_sparsity(model: nn.Module, title: str) -> Figure:
     """Draw the share of each dense layer's weights that are cut or masked."""
     sizes = sizes_of(model)
     label = "weights that are zero or cut out, % of the dense layer's"
-    figure, (axes,) = new_bars(list(sizes), (label,), 8.5, f"{title}: sparsity of each layer")
-    pruned = [100 * (1 - size.weights / max(1, size.dense_weights)) for size in sizes.values()]
+    figure, (axes,) = new_bars([size.name for size in sizes], (label,), 8.5, f"{title}: sparsity of each layer")
+    pruned = [100 * (1 - size.weights / max(1, size.dense_weights)) for size in sizes]
     _bars(axes, [100] * len(sizes), pruned, GONE, ("kept weights", "pruned weights"))
-    totals = [size.dense_weights for size in sizes.values()]
+    totals = [size.dense_weights for size in sizes]
     numbers = [f"{share:.2f} % of {total:,}" for share, total in zip(pruned, totals, strict=True)]
     _write(axes, [101] * len(sizes), numbers)
     axes.set_xlim(0, 130)

@@ -20,7 +20,7 @@ from secateur.framework.reporting.plots.scores import Curve, curve_of, draw_scor
 from secateur.framework.reporting.plots.weights import (
     draw_histograms,
     draw_weights,
-    magnitudes,
+    nonzero_weights,
     weight_images,
 )
 from secateur.framework.settings.run_config import RunConfig
@@ -138,12 +138,11 @@ class Pictures:
         return draw_saliency(pixels, gradients, targets, predicted, loaders.class_names, title)
 
     def _histograms(self, trainer: Trainer, title: str) -> Figure:
-        layers = {name: values for name, values in magnitudes(trainer.model).items() if len(values)}
-        for name, values in layers.items():
-            self._writer.add_histogram(f"weight/magnitude/{name}", values, trainer.progress.samples)
-        if layers:
-            together = torch.cat(list(layers.values()))
-            self._writer.add_histogram("weight/magnitude", together, trainer.progress.samples)
+        layers = {f"weight/magnitude/{name}": part.abs() for name, part in nonzero_weights(trainer.model).items()}
+        layers["weight/magnitude"] = torch.cat(list(layers.values()))
+        for tag, values in layers.items():
+            if len(values):
+                self._writer.add_histogram(tag, values, trainer.progress.samples)
         return draw_histograms(trainer.model, title)
 
     def _weights(self, trainer: Trainer, title: str) -> Figure:

@@ -27,13 +27,10 @@ from secateur.framework.reporting.plots.gallery import (
 FILTERS, ROWS, COLUMNS = 64, 192, 384
 
 
-def magnitudes(model: nn.Module) -> dict[str, Tensor]:
-    """Return the absolute values of the nonzero weights in a sample of each layer."""
-    by_layer = {}
-    for name, weight in prunable_weights(model).items():
-        values = sample(weight)
-        by_layer[_layer(name, model)] = values[values != 0]
-    return by_layer
+def nonzero_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the nonzero weights in a sample of each layer."""
+    samples = {name: sample(weight) for name, weight in prunable_weights(model).items()}
+    return {_layer(name, model): values[values != 0] for name, values in samples.items()}
 
 
 def _layer(weight: str, model: nn.Module) -> str:
@@ -42,18 +39,17 @@ def _layer(weight: str, model: nn.Module) -> str:
 
 def draw_histograms(model: nn.Module, title: str) -> Figure:
     """Draw histograms of the nonzero weights: magnitudes of all layers, then a panel for each layer."""
-    weights = prunable_weights(model)
-    shown = some(list(weights), PANELS - 1)
-    of = f" ({len(shown)} of {len(weights)} layers)" if len(shown) < len(weights) else ""
+    weights = list(prunable_weights(model).values())
+    layers = nonzero_weights(model)
+    shown = some(list(zip(layers, weights, strict=True)), PANELS - 1)
+    of = f" ({len(shown)} of {len(layers)} layers)" if len(shown) < len(layers) else ""
     figure, panels = new_panels(len(shown) + 1, 1.95, f"{title}: nonzero weights{of}")
-    left = [part for part in magnitudes(model).values() if len(part)]
-    every = torch.cat(left).log10().numpy() if left else np.zeros(0)
+    every = torch.cat(list(layers.values())).abs().log10().numpy()
     _histogram(panels[0], every, "all layers: log10 of |weight|", LEFT)
-    for axes, name in zip(panels[1:], shown, strict=True):
-        values = sample(weights[name])
-        zero = weights[name].numel() - int(weights[name].count_nonzero())
-        label = f"{short(_layer(name, model), 20)}, {zero:,} of {weights[name].numel():,} zero"
-        _histogram(axes, values[values != 0].numpy(), label, DENSE)
+    for axes, (name, weight) in zip(panels[1:], shown, strict=True):
+        zero = weight.numel() - int(weight.count_nonzero())
+        label = f"{short(name, 20)}, {zero:,} of {weight.numel():,} zero"
+        _histogram(axes, layers[name].numpy(), label, DENSE)
     figure.supxlabel("weight (first panel: log10 of its magnitude)", fontsize=9)
     figure.supylabel("weights, % of those shown", fontsize=9)
     return figure

@@ -402,13 +402,19 @@ def test_layer_sparsity_is_the_share_of_the_dense_layers_weights_that_are_gone(
 
 def test_histograms_are_of_the_weights_that_are_not_zero() -> None:
     model = masked(ConvNet())
-    found = weights.magnitudes(model)
+    found = weights.nonzero_weights(model)
     for name, values in found.items():
         weight = model.get_submodule(name).weight.detach().flatten()
         assert torch.equal(values, weight[weight != 0])
     figure = weights.draw_histograms(model, "net")
     zero = int((model.c.weight == 0).sum())
     assert f"c, {zero} of 320 zero" in [axes.get_title() for axes in figure.axes]
+    (outline,) = figure.axes[0].patches
+    x, y = outline.get_xy().T  # type: ignore[attr-defined]
+    together = torch.cat(list(found.values())).abs().log10()
+    assert (x.min(), x.max()) == pytest.approx((float(together.min()), float(together.max())), abs=1e-4)
+    area = abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+    assert 50 * area / (x.max() - x.min()) == pytest.approx(100)  # of both signs, in 50 bins
 
 
 def test_of_many_layers_the_first_the_last_and_some_between_are_shown() -> None:
