@@ -6,11 +6,10 @@ from torch import Tensor, nn
 
 from secateur import Loss, Tester, UsageError
 from secateur.framework.settings.attacks import DEFAULT, chosen_attacks, chosen_epsilons
-from secateur.framework.studies.robustness.assess import assess
+from secateur.framework.studies.robustness.assess import Assessment, assess, summary
 from secateur.framework.studies.robustness.attacking import Effort, make_attack, settings_of
 from secateur.framework.studies.robustness.options import check_attack_options
 from secateur.framework.studies.robustness.points import PixelModel, balanced, collect
-from secateur.framework.studies.robustness.results import Assessment, summary
 from secateur.framework.studies.robustness.tables import robustness_tables
 from secateur.framework.training.tester import Network
 from secateur.utils.limits import check_all, optional, whole

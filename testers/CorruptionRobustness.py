@@ -5,9 +5,9 @@ from rich.table import Column, Table
 from torch import Tensor, nn
 
 from secateur import Loss, Tester, UsageError
+from secateur.framework.studies.robustness.assess import networks_of, wilson
 from secateur.framework.studies.robustness.corruptions import CORRUPTIONS, STRENGTHS
 from secateur.framework.studies.robustness.points import PixelModel, Points, collect, predictions
-from secateur.framework.studies.robustness.results import networks_of, wilson
 from secateur.framework.training.tester import Network
 from secateur.utils.limits import check_number, check_whole
 from secateur.utils.loading.batches import seeded

@@ -19,9 +19,9 @@ from secateur.framework.reporting.plots.gallery import (
     show_image,
 )
 from secateur.framework.settings.attacks import NORMS
+from secateur.framework.studies.robustness.assess import Assessment, networks_of
 from secateur.framework.studies.robustness.attacking import Outcome
 from secateur.framework.studies.robustness.points import PixelModel
-from secateur.framework.studies.robustness.results import Assessment, networks_of
 from secateur.framework.studies.robustness.tables import shown_epsilon
 
 #: largest number of images in a figure of examples

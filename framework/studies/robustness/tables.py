@@ -5,7 +5,7 @@ from typing import Any
 from rich.table import Column, Table
 
 from secateur.framework.settings.attacks import NORMS
-from secateur.framework.studies.robustness.results import networks_of
+from secateur.framework.studies.robustness.assess import networks_of
 
 
 def robustness_tables(results: dict[str, Any]) -> list[str | Table]:

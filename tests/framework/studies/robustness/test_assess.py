@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import Tensor
 
 from secateur.framework.settings.attacks import ATTACKS
+from secateur.framework.studies.robustness.assess import Assessment, summary, to_show, wilson
 from secateur.framework.studies.robustness.attacking import Outcome
 from secateur.framework.studies.robustness.points import Points, balanced, collect
-from secateur.framework.studies.robustness.results import Assessment, summary, to_show, wilson
 from secateur.framework.studies.robustness.tables import robustness_tables
 from secateur.utils.errors import RunError
 
