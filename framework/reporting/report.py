@@ -47,6 +47,9 @@ def make_report(
     latency = measure_latency([twin, model], example) if config.latency else [None, None]
     dense_macs = count_macs(twin, example)[0]
     pruned = measure(model, example, latency=False)
+    reached = {key: pruned[key] for key in ("weight_sparsity", "node_sparsity")}
+    if event is not None and event.inputs is not None:
+        reached |= {"inputs": len(event.inputs), "inputs_left": int(event.inputs.sum())}
     return {
         "model": config.model,
         "criterion": config.prune_criterion,
@@ -54,11 +57,7 @@ def make_report(
         "seed": config.seed,
         "budget": config.budget,
         "asked_sparsity": _asked(config, event, counted),
-        "reached": {
-            "weight_sparsity": pruned["weight_sparsity"],
-            "node_sparsity": pruned["node_sparsity"],
-            **_inputs(event),
-        },
+        "reached": reached,
         "dense": {
             "accuracy": dense_accuracy,
             "params": sum(parameter.numel() for parameter in twin.parameters()),
@@ -76,13 +75,6 @@ def make_report(
         "threads": torch.get_num_threads(),
         "warnings": trainer.progress.warnings,
     }
-
-
-def _inputs(event: PruneEvent | None) -> dict[str, int]:
-    """Return the number of inputs of the first layer, and of those that are not masked."""
-    if event is None or event.inputs is None:
-        return {}
-    return {"inputs": len(event.inputs), "inputs_left": int(event.inputs.sum())}
 
 
 def _asked(config: RunConfig, event: PruneEvent | None, counted: bool) -> float | None:
