@@ -6,11 +6,10 @@ from torch import Tensor, nn
 
 from secateur import Loss, Tester, UsageError
 from secateur.framework.settings.attacks import DEFAULT, chosen_attacks, chosen_epsilons
-from secateur.framework.studies.robustness.assess import assess
+from secateur.framework.studies.robustness.assess import Assessment, assess, summary
 from secateur.framework.studies.robustness.attacking import Effort, make_attack, settings_of
 from secateur.framework.studies.robustness.options import check_attack_options
 from secateur.framework.studies.robustness.points import PixelModel, balanced, collect
-from secateur.framework.studies.robustness.results import Assessment, summary
 from secateur.framework.studies.robustness.tables import robustness_tables
 from secateur.framework.training.tester import Network
 from secateur.utils.limits import check_all, optional, whole
@@ -69,8 +68,8 @@ class AdversarialEvaluation(Tester):
         context = self.context
         points = collect(batches, context.mean, context.std)
         if self.attack_samples is not None:
-            chosen = balanced(points.targets, self.attack_samples, context.seed)
-            points = points.at(chosen.to(points.targets.device))
+            positions = balanced(points.targets, self.attack_samples, context.seed)
+            points = points.at(positions)
         networks = context.networks(model)
         assessments = [
             assess(
@@ -81,7 +80,7 @@ class AdversarialEvaluation(Tester):
         ]  # fmt: skip
         results = [{"network": assessment.name, **summary(assessment)} for assessment in assessments]
         if self.attack_samples is not None:
-            results[0]["positions"] = points.positions.tolist()
+            results[0]["positions"] = positions.tolist()
         if len(results) > 1:
             results[0]["compared"] = results[1]
         self._draw(results[0], assessments[0], networks[0])

@@ -1,14 +1,13 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
-import torch
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor, nn
 
 from secateur import Loss, Tester, UsageError
+from secateur.framework.studies.robustness.assess import networks_of, wilson
 from secateur.framework.studies.robustness.corruptions import CORRUPTIONS, STRENGTHS
 from secateur.framework.studies.robustness.points import PixelModel, Points, collect, predictions
-from secateur.framework.studies.robustness.results import wilson
 from secateur.framework.training.tester import Network
 from secateur.utils.limits import number, whole
 from secateur.utils.loading.batches import seeded
@@ -57,71 +56,62 @@ class CorruptionRobustness(Tester):
         if context.plots is not None:
             from secateur.framework.studies.robustness.pictures import draw_corruptions
 
-            spoiled = {name: self._spoiled(points.at(torch.arange(1)), name) for name in CORRUPTIONS}
+            first = points.pixels[:1]
+            spoiled = {
+                name: [next(self._chunks(first, name, number))[0].cpu() for number in range(len(strengths))]
+                for name, strengths in self.strengths.items()
+            }
             draw_corruptions(context.plots / "corruptions.png", results[0], spoiled)
         return results[0]
 
     def _tested(self, network: Network, points: Points) -> dict[str, Any]:
         """Return the results of one network; every network is given the same corrupted images."""
         model = PixelModel(network.model, network.mean, network.std)
-        total = len(points)
+        targets = points.targets.split(self.batch_size)
         clean = int((predictions(model, points.pixels, self.batch_size) == points.targets).sum())
+        stages = [(name, number) for name in CORRUPTIONS for level in range(len(self.strengths[name]))]
         hits: dict[str, list[int]] = {name: [] for name in CORRUPTIONS}
-        stages = [(name, level) for name in CORRUPTIONS for level in range(len(self.strengths[name]))]
         for name, level in self.context.track(stages, f"corruptions of {network.name}", len(stages)):
-            hits[name].append(self._hits(model, points, name, level))
-        shares = {name: [count / total for count in counts] for name, counts in hits.items()}
-        everything = [share for row in shares.values() for share in row]
+            chunks = zip(self._chunks(points.pixels, name, level), targets, strict=True)
+            right = sum((predictions(model, chunk, len(chunk)) == labels).sum() for chunk, labels in chunks)
+            hits[name].append(int(right))
+        corruptions = {}
+        for name, counts in hits.items():
+            shares = [count / len(points) for count in counts]
+            corruptions[name] = {
+                "strengths": list(self.strengths[name]),
+                "accuracy": shares,
+                "interval": [wilson(count, len(points)) for count in counts],
+                "mean": sum(shares) / len(shares),
+            }
+        every = [count / len(points) for counts in hits.values() for count in counts]
         return {
-            "samples": total,
-            "clean_accuracy": clean / total,
-            "clean_interval": list(wilson(clean, total)),
-            "mean_accuracy": sum(everything) / len(everything),
-            "corruptions": {
-                name: {
-                    "strengths": list(self.strengths[name]),
-                    "accuracy": shares[name],
-                    "interval": [list(wilson(count, total)) for count in counts],
-                    "mean": sum(shares[name]) / len(shares[name]),
-                }
-                for name, counts in hits.items()
-            },
+            "samples": len(points),
+            "clean_accuracy": clean / len(points),
+            "clean_interval": wilson(clean, len(points)),
+            "mean_accuracy": sum(every) / len(every),
+            "corruptions": corruptions,
         }
-
-    def _hits(self, model: PixelModel, points: Points, name: str, level: int) -> int:
-        """Count the correctly classified corrupted images."""
-        right = torch.zeros((), dtype=torch.int64, device=points.pixels.device)
-        chunks = self._chunks(points.pixels, name, level)
-        for pixels, targets in zip(chunks, points.targets.split(self.batch_size), strict=True):
-            right += (predictions(model, pixels, len(pixels)) == targets).sum()
-        return int(right)
 
     def _chunks(self, pixels: Tensor, name: str, level: int) -> Iterator[Tensor]:
         generator = seeded("corruption", self.context.seed, name, level)
         for chunk in pixels.split(self.batch_size):
             yield CORRUPTIONS[name](chunk, self.strengths[name][level], generator)
 
-    def _spoiled(self, points: Points, name: str) -> list[Tensor]:
-        """Return the first image at every strength, for the figure."""
-        numbers = range(len(self.strengths[name]))
-        return [next(self._chunks(points.pixels, name, level))[0].cpu() for level in numbers]
-
     def shown(self, results: dict[str, Any]) -> list[str | Table]:
         """Return a line and a table for each network."""
         shown: list[str | Table] = []
-        for network in (results, results.get("compared")):
-            if network is None:
-                continue
+        for network in networks_of(results):
             shown.append(
                 f"{network['network']}: clean accuracy {network['clean_accuracy']:.4f}, "
                 f"mean over corruptions {network['mean_accuracy']:.4f}, {network['samples']} images"
             )
-            table = Table(title="accuracy by strength, mild to strong", title_justify="left")
-            for title in ("", *map(str, range(1, 1 + max(map(len, self.strengths.values())))), "mean"):
-                table.add_column(title, justify="right" if title else "left")
+            most = max(map(len, self.strengths.values()))
+            columns = [Column(name, justify="right") for name in (*map(str, range(1, 1 + most)), "mean")]
+            table = Table("", *columns, title="accuracy by strength, mild to strong", title_justify="left")
             for name, row in network["corruptions"].items():
                 shares = [f"{share:.4f}" for share in row["accuracy"]]
-                table.add_row(name, *shares, *[""] * (len(table.columns) - 2 - len(shares)), f"{row['mean']:.4f}")
+                table.add_row(name, *shares, *[""] * (most - len(shares)), f"{row['mean']:.4f}")
             shown.append(table)
         return shown
 

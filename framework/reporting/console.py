@@ -27,15 +27,10 @@ class Console:
     def __init__(self, progress: str = "auto") -> None:
         self._terminal = sys.stdout.isatty()
         # Text is printed unchanged: no markup, and no `:name:` in a path replaced by an emoji.
-        self._rich = RichConsole(
-            highlight=False,
-            markup=False,
-            emoji=False,
-            soft_wrap=True,
-            width=None if self._terminal else 120,
-        )
+        width = None if self._terminal else 120
+        self._rich = RichConsole(highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
         self._tracked = progress == "on" or (progress == "auto" and self._terminal)
-        self._lines: list[str] = []
+        self._pending: list[str] = []
         self._log: Path | None = None
         self._progress: Progress | None = None
 
@@ -50,23 +45,21 @@ class Console:
         plain = RichConsole(width=120, no_color=True, force_terminal=False, file=io.StringIO())
         with plain.capture() as captured:
             plain.print(table)
-        self.note("\n".join(line.rstrip() for line in captured.get().splitlines()))
+        self.note(*(line.rstrip() for line in captured.get().splitlines()))
 
-    def note(self, text: str) -> None:
-        """Write a line to the log only; buffered until `log_to` is called."""
-        if self._log is None:
-            self._lines.append(text)
-            return
-        # a path may contain bytes that are not valid UTF-8
-        with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text + "\n")
+    def note(self, *lines: str) -> None:
+        """Write lines to the log only; buffered until `log_to` is called."""
+        self._pending += lines
+        if self._log is not None:
+            # a path may contain bytes that are not valid UTF-8
+            with self._log.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.writelines(f"{line}\n" for line in self._pending)
+            self._pending.clear()
 
     def log_to(self, path: Path) -> None:
         """Write all earlier and later lines to this file."""
         self._log = path
-        lines, self._lines = self._lines, []
-        for line in lines:
-            self.note(line)
+        self.note()
 
     def track(self, items: Iterable[Any], title: str, total: int) -> Iterable[Any]:
         """Iterate over `items` and show the progress, if it is enabled."""

@@ -41,7 +41,8 @@ class Recorder:
 
     def __init__(self, folder: RunFolder, console: Console) -> None:
         self._folder, self._console = folder, console
-        self._writer = SummaryWriter(str(folder.tensorboard))
+        #: the TensorBoard writer, also for the figures of other listeners
+        self.writer = SummaryWriter(str(folder.tensorboard))
         self.rows: list[dict[str, Any]] = []
         #: the rows at the ends of epochs
         self.epochs: list[dict[str, Any]] = []
@@ -49,11 +50,6 @@ class Recorder:
         #: since the last row: start of the batches, end of the last batch, and their number
         self._since = self._until = self._started
         self._batches = 0
-
-    @property
-    def writer(self) -> SummaryWriter:
-        """The TensorBoard writer, for the figures of other listeners."""
-        return self._writer
 
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:
@@ -130,14 +126,14 @@ class Recorder:
             file.write(json.dumps(finite(row)) + "\n")
         for key, value in row.items():
             if "/" in key:
-                self._writer.add_scalar(key, value, trainer.progress.samples)
-        self._writer.flush()
+                self.writer.add_scalar(key, value, trainer.progress.samples)
+        self.writer.flush()
         return row
 
     def close(self) -> None:
         """Close the TensorBoard file; an error here must not hide an error of the run."""
         with contextlib.suppress(OSError):
-            self._writer.close()
+            self.writer.close()
 
     def _state(self, trainer: Trainer, metrics: dict[str, float]) -> dict[str, float]:
         network = trainer.network()

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
+from rich.table import Column, Table
 
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.memory_format import lay_out
@@ -55,16 +55,15 @@ def make_report(
     latency = measure_latency([twin, model], example) if config.latency else [None, None]
     dense_macs = count_macs(twin, example)[0]
     pruned = measure(model, example, latency=False)
+    reached = {key: pruned[key] for key in ("weight_sparsity", "node_sparsity")}
+    if event is not None and event.inputs is not None:
+        reached |= {"inputs": len(event.inputs), "inputs_left": int(event.inputs.sum())}
     return {
         **report_head(config),
         "criterion": config.prune_criterion,
         "budget": config.budget,
         "asked_sparsity": _asked(config, event, counted),
-        "reached": {
-            "weight_sparsity": pruned["weight_sparsity"],
-            "node_sparsity": pruned["node_sparsity"],
-            **_inputs(event),
-        },
+        "reached": reached,
         "dense": {
             "accuracy": dense_accuracy,
             "params": sum(parameter.numel() for parameter in twin.parameters()),
@@ -82,13 +81,6 @@ def make_report(
         "threads": torch.get_num_threads(),
         "warnings": trainer.progress.warnings,
     }
-
-
-def _inputs(event: PruneEvent | None) -> dict[str, int]:
-    """Return the number of inputs of the first layer, and of those that are not masked."""
-    if event is None or event.inputs is None:
-        return {}
-    return {"inputs": len(event.inputs), "inputs_left": int(event.inputs.sum())}
 
 
 def _asked(config: RunConfig, event: PruneEvent | None, counted: bool) -> float | None:
@@ -114,25 +106,24 @@ def _train_part(progress: Progress, dense_macs: int, seconds: float) -> dict[str
 def report_table(report: dict[str, Any]) -> Table:
     """Return a table that compares the dense and the pruned network."""
     dense, pruned, reached, train = report["dense"], report["pruned"], report["reached"], report["train"]
-    how = report["criterion"]
+    title = f"{report['model']} on {report['data_set']}, {report['criterion']}"
     if report["trainer"]["name"] != RunConfig.train_scheme:  # the default
-        how += f", {report['trainer']['name']}"
-    table = Table(title=f"{report['model']} on {report['data_set']}, {how}", title_justify="left")
-    for title in ("", "dense", "pruned", "ratio"):
-        table.add_column(title, justify="left" if not title else "right")
+        title += f", {report['trainer']['name']}"
+    columns = [Column(name, justify="right") for name in ("dense", "pruned", "ratio")]
+    table = Table("", *columns, title=title, title_justify="left")
 
     def compare(label: str, before: float, after: float, form: str = ",", unit: str = "") -> None:
         ratio = f"{before / after:.2f}x" if after else ""
         table.add_row(label, f"{before:{form}}{unit}", f"{after:{form}}{unit}", ratio)
 
-    shown = None if dense["accuracy"] is None else f"{dense['accuracy']:.4f}"
-    table.add_row("test accuracy", shown or "not trained", f"{pruned['accuracy']:.4f}", "")
+    shown = "not trained" if dense["accuracy"] is None else f"{dense['accuracy']:.4f}"
+    table.add_row("test accuracy", shown, f"{pruned['accuracy']:.4f}")
     for kind in ("node", "weight"):
         known = report["asked_sparsity"] is not None and report["budget"] == f"{kind}s"
         asked = f" (asked {report['asked_sparsity']:.4f})" if known else ""
-        table.add_row(f"{kind} sparsity{asked}", "0", f"{reached[f'{kind}_sparsity']:.4f}", "")
+        table.add_row(f"{kind} sparsity{asked}", "0", f"{reached[f'{kind}_sparsity']:.4f}")
     if "inputs" in reached:
-        table.add_row("inputs of the first layer", str(reached["inputs"]), str(reached["inputs_left"]), "")
+        table.add_row("inputs of the first layer", str(reached["inputs"]), str(reached["inputs_left"]))
     for key, label in (("params", "parameters"), ("macs", "MACs a sample"), ("bytes", "bytes on disk")):
         if report["budget"] == key and report["asked_sparsity"] is not None:
             label += f" (asked {1 - report['asked_sparsity']:.4f} of them)"
@@ -143,5 +134,5 @@ def report_table(report: dict[str, Any]) -> Table:
     for size, slow in (dense["latency_ms"] or {}).items():
         compare(f"latency, batch {size}", slow, pruned["latency_ms"][size], ".2f", " ms")
     compare("training MACs", train["dense_cumulative_macs"], train["cumulative_macs"], ".3e")
-    table.add_row("training time", "", f"{train['seconds']:.1f} s", "")
+    table.add_row("training time", "", f"{train['seconds']:.1f} s")
     return table

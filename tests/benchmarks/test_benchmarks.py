@@ -215,10 +215,10 @@ def test_the_seconds_of_an_attack_are_those_of_its_passes_and_scale_to_the_full_
     right = attacks.predictions(model, points.pixels, 128) == points.targets
     seconds, processor, robust = attacks.ours("FGSM", model, points, right)
     assert seconds > 0 and processor > 0 and 0 <= robust <= 1
-    before = model.passes
+    passes: list[int] = []
+    model.register_forward_hook(lambda *_: passes.append(1))
     full = attacks.theirs("CarliniWagner", model, points.at(torch.arange(2)))
-    steps = model.passes - before
-    assert attacks.MEASURED <= steps <= attacks.MEASURED + 3
+    assert attacks.MEASURED <= len(passes) <= attacks.MEASURED + 3
     assert full > 100 * attacks.theirs("FGSM", model, points.at(torch.arange(2)))
 
 

@@ -28,7 +28,7 @@ from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.selection.ranking import Keep
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.plots.gallery import save_figure
-from secateur.framework.reporting.plots.run import draw_last_scores
+from secateur.framework.reporting.plots.scores import draw_last_scores
 from secateur.framework.schedules.base import targets
 from secateur.framework.settings.run_config import FLAGS
 from secateur.framework.storage.run_folder import RunFolder

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.plugins.registry import build
+from secateur.framework.studies.robustness.assess import wilson
 from secateur.framework.studies.robustness.corruptions import CORRUPTIONS, STRENGTHS, blur, contrast, noise
-from secateur.framework.studies.robustness.results import wilson
 from secateur.framework.training.tester import Network, TestContext
 from secateur.utils.errors import UsageError
 

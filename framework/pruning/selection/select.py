@@ -7,7 +7,7 @@ from torch import Tensor
 
 from secateur.framework.pruning.selection.ranking import Keep, Ranking
 from secateur.utils.errors import UsageError
-from secateur.utils.limits import check_number, check_whole
+from secateur.utils.limits import number, whole
 from secateur.utils.suggest import unknown
 
 SCOPES = ("global", "layer", "row")
@@ -112,7 +112,7 @@ def _check(
 ) -> None:
     if not isinstance(scores, Mapping) or not all(isinstance(score, Tensor) for score in scores.values()):
         raise UsageError(f"scores must be a mapping from name to tensor, got {type(scores).__name__}")
-    check_number("sparsity", sparsity, least=0, most=1)
+    number(least=0, most=1)("sparsity", sparsity)
     if scope not in SCOPES:
         raise UsageError(unknown("scope", str(scope), SCOPES))
     for name, score in scores.items():
@@ -120,7 +120,7 @@ def _check(
             raise UsageError(f"the scores of '{name}' contain NaN")
     floors = floor if isinstance(floor, Mapping) else None
     if floor is not floors:
-        check_whole("floor", floor, 0)
+        whole(0)("floor", floor)
     for what, given in (("current", current), ("gone", gone), ("floor", floors)):
         if given is not None and not isinstance(given, Mapping):
             raise UsageError(f"{what} must be a mapping by name, got {type(given).__name__}")
@@ -130,7 +130,7 @@ def _check(
             if what == "current":
                 _check_mask(name, value, scores[name])
             else:
-                check_whole(f"{what} of '{name}'", value, 0)
+                whole(0)(f"{what} of '{name}'", value)
 
 
 def _check_mask(name: str, mask: object, score: Tensor) -> None:

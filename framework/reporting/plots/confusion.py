@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from secateur.framework.network.preserve import evaluating
-from secateur.framework.reporting.plots.gallery import margins, new_figure, short, some
+from secateur.framework.reporting.plots.gallery import label_axes, margins, new_figure, short, some
 from secateur.utils.classification import confusion_counts
 from secateur.utils.loading.batches import BatchLoader
 
@@ -19,13 +19,8 @@ WRITTEN, NAMED = 20, 40
 @torch.inference_mode()
 def count_confusion(model: nn.Module, loader: BatchLoader) -> Tensor:
     """Count true classes (rows) by predicted classes (columns) over a loader; int64, of shape (C, C)."""
-    table = None
     with evaluating(model):
-        for inputs, targets in loader:
-            counts = confusion_counts(model(inputs), targets)
-            table = counts if table is None else table + counts
-    assert table is not None
-    return table
+        return torch.stack([confusion_counts(model(inputs), targets) for inputs, targets in loader]).sum(dim=0)
 
 
 def draw_confusion(table: Tensor, names: Sequence[str] | None, part: str, title: str) -> Figure:
@@ -49,35 +44,28 @@ def draw_confusion(table: Tensor, names: Sequence[str] | None, part: str, title:
     )  # fmt: skip
     panels = figure.subplots(1, 2)
     labels = [str(name) for name in names] if names else [str(number) for number in range(classes)]
-    for axes, values, form, what in (
-        (panels[0], counts, ".0f", "images"),
-        (panels[1], 100 * shares, ".0f", "% of the true class"),
-    ):
+    for axes, values, what in ((panels[0], counts, "images"), (panels[1], 100 * shares, "% of the true class")):
         shown = axes.imshow(values.numpy(), cmap="Greens", vmin=0, interpolation="nearest", aspect="auto")
         _label(axes, labels)
         axes.set_title(what, fontsize=9)
         scale = axes.inset_axes((1.02, 0, 0.03, 1))
         figure.colorbar(shown, cax=scale).ax.tick_params(labelsize=7)
         if classes <= WRITTEN:
-            _write(axes, values, form)
+            _write(axes, values)
     margins(figure, 1.35, 0.5, 0.75, 1.3, wspace=0.42 if classes <= NAMED else 0.3)
     return figure
 
 
 def _label(axes: Any, labels: Sequence[str]) -> None:
     shown = range(len(labels)) if len(labels) <= NAMED else some(range(len(labels)), 12)
-    size = 8 if len(labels) <= WRITTEN else 7
     texts = [short(labels[place], 16) for place in shown]
-    axes.set_xticks(shown, texts, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
-    axes.set_yticks(shown, texts, fontsize=size)
-    axes.set_xlabel("predicted class", fontsize=9)
-    axes.set_ylabel("true class", fontsize=9)
+    axes.set_xticks(shown, texts, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(shown, texts)
+    label_axes(axes, "predicted class", "true class", grid=None)
 
 
-def _write(axes: Any, values: Tensor, form: str) -> None:
-    middle = float(values.max()) / 2
-    for row, line in enumerate(values.tolist()):
-        for column, value in enumerate(line):
-            if value:
-                colour = "white" if value > middle else "black"
-                axes.text(column, row, format(value, form), ha="center", va="center", fontsize=7, color=colour)
+def _write(axes: Any, values: Tensor) -> None:
+    for row, column in values.nonzero().tolist():
+        value = float(values[row, column])
+        colour = "white" if value > float(values.max()) / 2 else "black"
+        axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour)

@@ -3,9 +3,9 @@
 Figures do not use pyplot, which would keep them in a global state.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -61,11 +61,24 @@ def new_panels(count: int, height: float, title: str, **options: Any) -> tuple[F
     return figure, axes[:count]
 
 
-def show_image(axes: Any, image: Tensor, title: str = "", **options: Any) -> None:
+def image_rows(rows: Mapping[str, Sequence[tuple[Tensor, str]]], title: str) -> tuple[Figure, np.ndarray]:
+    """Return a figure of images (C, H, W) with their titles, in rows of equal lengths, and its grid of axes."""
+    columns = len(next(iter(rows.values())))
+    figure = new_figure(1.35 * max(4, columns) + 0.5, 1.5 * len(rows) + 0.9, title)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for panels, (label, images) in zip(grid, rows.items(), strict=True):
+        panels[0].set_ylabel(label, fontsize=8)
+        for axes, (image, name) in zip(panels, images, strict=True):
+            show_image(axes, image, name)
+    margins(figure, 0.4, 0.1, 0.8, 0.1, wspace=0.08, hspace=0.2)
+    return figure, grid
+
+
+def show_image(axes: Any, image: Tensor, title: str) -> None:
     """Show a colour or grey image (C, H, W) with values in [0, 1], without ticks."""
     shown = image.detach().float().clamp(0, 1).cpu()
     pixels = shown.permute(1, 2, 0) if len(shown) == 3 else shown.mean(dim=0)
-    axes.imshow(pixels.numpy(), **{"cmap": "gray", "vmin": 0, "vmax": 1} | options)
+    axes.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
     axes.set_title(title, fontsize=7)
     axes.set_xticks([])
     axes.set_yticks([])
@@ -83,16 +96,42 @@ def some(items: Sequence[T], most: int) -> list[T]:
     return [items[round(place)] for place in np.linspace(0, len(items) - 1, most)]
 
 
-def label_rows(axes: Any, names: Sequence[str], size: float = 8) -> None:
-    """Label the rows of a chart from top to bottom; with many rows only some of them."""
-    rows = some(range(len(names)), LABELS)
-    axes.set_yticks(rows, [short(names[row]) for row in rows], fontsize=size)
-    axes.set_ylim(len(names) - 0.4, -0.6)
+def label_axes(axes: Any, x: str = "", y: str = "", grid: Literal["both", "x"] | None = "both") -> None:
+    """Label the axes, and draw a grid behind the data."""
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.set_axisbelow(True)
+    if grid is not None:
+        axes.grid(axis=grid, alpha=0.3)
 
 
-def row_height(count: int) -> float:
-    """Return the height in inches of a chart with `count` rows, limited to about two screens."""
-    return max(0.8, min(0.28 * count, 0.28 * LABELS) + 0.1)
+def new_bars(names: Sequence[str], labels: Sequence[str], width: float, title: str) -> tuple[Figure, list[Any]]:
+    """Return a figure for horizontal bars, and its panels: one for each label, with a row for each name.
+
+    The rows are limited to about two screens; with many rows only some of them are named.
+    """
+    height = max(0.8, min(0.28 * len(names), 0.28 * LABELS) + 0.1)
+    figure = new_figure(width, height + 1.35, title)
+    panels = list(figure.subplots(1, len(labels), sharey=True, squeeze=False)[0])
+    for axes, label in zip(panels, labels, strict=True):
+        label_axes(axes, label, grid="x")
+    rows = labelled(names)
+    panels[0].set_yticks(rows, [short(names[row]) for row in rows], fontsize=8)
+    panels[0].set_ylim(len(names) - 0.4, -0.6)
+    margins(figure, 2.1, 0.15, 0.6, 0.75, wspace=0.1)
+    return figure, panels
+
+
+def labelled(rows: Sequence[Any]) -> list[int]:
+    """Return the numbers of the rows of a chart that are labelled."""
+    return some(range(len(rows)), LABELS)
+
+
+def legend_below(axes: Any) -> None:
+    """Draw the legend of a panel in one line at the lower edge of its figure."""
+    handles, names = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, names, loc="lower left", ncols=len(names), frameon=False, fontsize=8)
 
 
 def short(name: str, most: int = 28) -> str:

@@ -11,18 +11,16 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from secateur.framework.network.size import layer_sparsities
 from secateur.framework.reporting.plots.confusion import count_confusion, draw_confusion
 from secateur.framework.reporting.plots.gallery import save_figure
+from secateur.framework.reporting.plots.layers import draw_sparsity, draw_tracked
 from secateur.framework.reporting.plots.network import draw_network, layers_of, table_of
 from secateur.framework.reporting.plots.saliency import IMAGES, draw_saliency, input_gradients
 from secateur.framework.reporting.plots.scores import Curve, curve_of, draw_scores
-from secateur.framework.reporting.plots.tracked import draw_tracked
 from secateur.framework.reporting.plots.weights import (
     draw_histograms,
-    draw_sparsity,
     draw_weights,
-    magnitudes,
+    nonzero_weights,
     weight_images,
 )
 from secateur.framework.settings.run_config import RunConfig
@@ -101,8 +99,8 @@ class Pictures:
 
     def _draw(self, trainer: Trainer, when: str, loader: BatchLoader | None, part: str) -> None:
         """Draw the network, and the confusion matrix of the images of a loader, if there is one."""
-        title, config, model = f"{self._title}, {when}", self._config, trainer.model
-        self._show(trainer, "sparsity", lambda: draw_sparsity(layer_sparsities(model), model, title))
+        title, config = f"{self._title}, {when}", self._config
+        self._show(trainer, "sparsity", lambda: draw_sparsity(trainer.model, title))
         if config.saliency:
             self._show(trainer, "saliency", lambda: self._saliency(trainer, title))
         if config.histograms:
@@ -140,12 +138,11 @@ class Pictures:
         return draw_saliency(pixels, gradients, targets, predicted, loaders.class_names, title)
 
     def _histograms(self, trainer: Trainer, title: str) -> Figure:
-        layers = {name: values for name, values in magnitudes(trainer.model).items() if len(values)}
-        for name, values in layers.items():
-            self._writer.add_histogram(f"weight/magnitude/{name}", values, trainer.progress.samples)
-        if layers:
-            together = torch.cat(list(layers.values()))
-            self._writer.add_histogram("weight/magnitude", together, trainer.progress.samples)
+        layers = {f"weight/magnitude/{name}": part.abs() for name, part in nonzero_weights(trainer.model).items()}
+        layers["weight/magnitude"] = torch.cat(list(layers.values()))
+        for tag, values in layers.items():
+            if len(values):
+                self._writer.add_histogram(tag, values, trainer.progress.samples)
         return draw_histograms(trainer.model, title)
 
     def _weights(self, trainer: Trainer, title: str) -> Figure:

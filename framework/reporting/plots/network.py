@@ -1,10 +1,11 @@
 """Draw a network, and list its layers as a table: each layer when dense and at present."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
@@ -24,83 +25,66 @@ PLACES = (1.08, 2.25, 3.05, 3.95)
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Sizes of a layer, at present and in the dense network. Channels masked to zero count as pruned."""
-
-    channels: int
-    dense_channels: int
-    weights: int
-    dense_weights: int
-
-
-@dataclass(frozen=True)
-class Layer(Sizes):
-    """One layer with prunable weights.
+class Layer:
+    """One layer with prunable weights, at present and when dense. Channels masked to zero count as pruned.
 
     Attributes:
+        name: Name of the layer; for a network that is a single layer, that of its class.
         output: Shape for one sample, (C, H, W) or (C,); empty for a layer that is not used.
         macs: Multiply-adds of one sample.
     """
 
     name: str
     kind: str
-    output: tuple[int, ...]
+    channels: int
+    dense_channels: int
+    weights: int
+    dense_weights: int
     parameters: int
-    macs: int
+    output: tuple[int, ...] = ()
+    macs: int = 0
 
 
-def sizes_of(model: nn.Module) -> dict[str, Sizes]:
-    """Return the sizes of the prunable layers by name; a network that is a single layer has that of its class."""
+def sizes_of(model: nn.Module) -> list[Layer]:
+    """List the prunable layers without their outputs and multiply-adds, which need an input."""
     dense = lineage_of(model).dense
-    sizes = {}
+    layers = []
     for name, module in prunable_layers(model).items():
         weight: Any = module.weight
         full = dense.get(tensor_name(name, "weight"), tuple(weight.shape))
-        rows = weight.detach().movedim(output_dim(module), 0).flatten(1)
-        sizes[name or type(model).__name__] = Sizes(
-            channels=int(rows.any(dim=1).sum()),
-            dense_channels=full[output_dim(module)],
-            weights=int(weight.count_nonzero()),
-            dense_weights=int(np.prod(full)),
+        layers.append(
+            Layer(
+                name=name or type(model).__name__,
+                kind=type(module).__name__,
+                channels=int(weight.detach().movedim(output_dim(module), 0).flatten(1).any(dim=1).sum()),
+                dense_channels=full[output_dim(module)],
+                weights=int(weight.count_nonzero()),
+                dense_weights=math.prod(full),
+                parameters=sum(parameter.numel() for parameter in module.parameters(recurse=False)),
+            )
         )
-    return sizes
+    return layers
 
 
 def layers_of(model: nn.Module, example_input: Tensor) -> list[Layer]:
     """List the prunable layers in the order of the forward pass; unused layers come last."""
-    layers = prunable_layers(model)
-    outputs = _output_shapes(model, layers, example_input)
+    names = list(prunable_layers(model))
+    outputs = _output_shapes(model, example_input)
     macs = count_macs(model, example_input)[1]
-    sizes = sizes_of(model)
-    listed = []
-    for name in [*outputs, *(name for name in layers if name not in outputs)]:
-        label = name or type(model).__name__
-        parameters = sum(parameter.numel() for parameter in layers[name].parameters(recurse=False))
-        listed.append(
-            Layer(
-                **vars(sizes[label]),
-                name=label,
-                kind=type(layers[name]).__name__,
-                output=outputs.get(name, ()),
-                parameters=parameters,
-                macs=macs.get(name, 0),
-            )
-        )
-    return listed
+    sizes = dict(zip(names, sizes_of(model), strict=True))
+    return [
+        replace(sizes[name], output=outputs.get(name, ()), macs=macs.get(name, 0))
+        for name in dict.fromkeys([*outputs, *names])
+    ]
 
 
-def _output_shapes(
-    model: nn.Module, layers: dict[str, nn.Module], example_input: Tensor
-) -> dict[str, tuple[int, ...]]:
+def _output_shapes(model: nn.Module, example_input: Tensor) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
 
-    def remember(name: str) -> Any:
-        def hook(*seen: Any) -> None:
-            shapes.setdefault(name, tuple(seen[-1].shape[1:]))
+    def remember(name: str, *seen: Any) -> None:
+        shapes.setdefault(name, tuple(seen[-1].shape[1:]))
 
-        return hook
-
-    hooks = [(module, remember(name)) for name, module in layers.items()]
+    hooks = [(module, partial(remember, name)) for name, module in prunable_layers(model).items()]
     with hooked(hooks), preserved_state(model), torch.no_grad():
         model(example_input[:1])
     return shapes
@@ -143,8 +127,8 @@ def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Modul
     for column, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
         part = layers[column * rows : (column + 1) * rows]
         _draw_column(axes, part, rows, widest, total)
-    legend = [Rectangle((0, 0), 1, 1, color=DENSE), Rectangle((0, 0), 1, 1, color=LEFT)]
-    figure.legend(legend, ["dense", "kept"], loc="lower center", ncols=2, frameon=False, fontsize=8)
+    blocks = [Rectangle((0, 0), 1, 1, color=colour) for colour in (DENSE, LEFT)]
+    figure.legend(blocks, ["dense", "kept"], loc="lower center", ncols=2, frameon=False, fontsize=8)
     margins(figure, 0.1, 0.1, 0.8, 0.4, wspace=0.02)
     return figure
 

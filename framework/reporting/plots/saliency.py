@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from secateur.framework.network.preserve import scoring
-from secateur.framework.reporting.plots.gallery import class_label, margins, new_figure, show_image
+from secateur.framework.reporting.plots.gallery import class_label, image_rows
 
 IMAGES = 8
 
@@ -37,19 +37,20 @@ def draw_saliency(
     images: Tensor, gradients: Tensor, true: Tensor, predicted: Tensor, names: Sequence[str] | None, title: str
 ) -> Figure:
     """Draw images (B, C, H, W) in [0, 1] above their gradients (B, H, W), each scaled by its maximum."""
-    count = len(images)
-    figure = new_figure(1.35 * count + 0.5, 3.9, f"{title}: gradient of the predicted class by the pixels")
-    rows = figure.subplots(2, count, squeeze=False)
-    for place in range(count):
-        top, bottom = rows[0][place], rows[1][place]
-        words = [class_label(names, int(number)) for number in (true[place], predicted[place])]
-        show_image(top, images[place], f"true {words[0]}\npred. {words[1]}")
-        if int(true[place]) != int(predicted[place]):
+    largest = gradients.flatten(1).amax(dim=1)
+    scaled = gradients / torch.where(largest > 0, largest, 1.0)[:, None, None]
+    labels = [
+        f"true {class_label(names, one)}\npred. {class_label(names, other)}"
+        for one, other in zip(true.tolist(), predicted.tolist(), strict=True)
+    ]
+    sizes = [f"up to {size:.2g}" if size > 0 else "no gradient" for size in largest.tolist()]
+    rows = {
+        "image": list(zip(images, labels, strict=True)),
+        "|d output / d input|": list(zip(scaled[:, None], sizes, strict=True)),
+    }
+    figure, grid = image_rows(rows, f"{title}: gradient of the predicted class by the pixels")
+    for top, bottom, right in zip(*grid, (true == predicted).tolist(), strict=True):
+        bottom.images[0].set_cmap("magma")
+        if not right:
             top.title.set_color("#a33620")
-        largest = float(gradients[place].max())
-        shown = gradients[place] / largest if largest > 0 else gradients[place]
-        show_image(bottom, shown[None], f"up to {largest:.2g}" if largest > 0 else "no gradient", cmap="magma")
-    rows[0][0].set_ylabel("image", fontsize=8)
-    rows[1][0].set_ylabel("|d output / d input|", fontsize=8)
-    margins(figure, 0.4, 0.1, 0.8, 0.1, wspace=0.08, hspace=0.18)
     return figure

@@ -1,15 +1,26 @@
-"""Draw the scores of each pruning step in ascending order, with the threshold between pruned and kept."""
+"""Draw the scores of pruning steps: in ascending order with the threshold, and as histograms of the last step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
-from secateur.framework.reporting.plots.gallery import DENSE, SAMPLE, margins, new_figure
+from secateur.framework.reporting.plots.gallery import (
+    DENSE,
+    LEFT,
+    PANELS,
+    SAMPLE,
+    label_axes,
+    legend_below,
+    margins,
+    new_figure,
+    new_panels,
+    short,
+)
 from secateur.framework.training.events import PruneEvent
 
 #: points of a drawn curve
@@ -50,22 +61,17 @@ def curve_of(event: PruneEvent) -> Curve | None:
     kept = [event.keep[name].reshape(-1).to(event.scores[name].device) for name in event.scores]
     if not scores or not sum(map(len, scores)):
         return None
-    lowest_kept, highest_pruned = _ends(scores, kept)
+    finite = [torch.isfinite(score) for score in scores]
+    lows = [score[keep & usable] for score, keep, usable in zip(scores, kept, finite, strict=True)]
+    highs = [score[~keep & usable] for score, keep, usable in zip(scores, kept, finite, strict=True)]
+    lowest_kept = min((float(low.min()) for low in lows if len(low)), default=None)
+    highest_pruned = max((float(high.max()) for high in highs if len(high)), default=None)
     stride = max(1, sum(map(len, scores)) // SAMPLE)
     taken = torch.cat([score[::stride].cpu() for score in scores])
     values = taken[torch.isfinite(taken)].sort().values.numpy()
     places = np.linspace(0, max(0, len(values) - 1), min(POINTS, len(values))).round().astype(int)
     zeros = sum(int((score == 0).sum()) for score in scores)
     return Curve(event.asked, sum(map(len, scores)), values[places], zeros, lowest_kept, highest_pruned)
-
-
-def _ends(scores: Sequence[Tensor], kept: Sequence[Tensor]) -> tuple[float | None, float | None]:
-    """Return the lowest finite score of the kept entries and the highest of the pruned entries."""
-    low = [score[keep & torch.isfinite(score)] for score, keep in zip(scores, kept, strict=True)]
-    high = [score[~keep & torch.isfinite(score)] for score, keep in zip(scores, kept, strict=True)]
-    lows = [float(part.min()) for part in low if len(part)]
-    highs = [float(part.max()) for part in high if len(part)]
-    return (min(lows) if lows else None), (max(highs) if highs else None)
 
 
 def draw_scores(curves: Sequence[Curve], title: str) -> Figure:
@@ -90,10 +96,7 @@ def draw_scores(curves: Sequence[Curve], title: str) -> Figure:
     if signed and any(curve.values.max() > 0 for curve in curves if len(curve.values)):
         width = max(float(np.abs(curve.values).max()) for curve in curves if len(curve.values))
         axes.set_yscale("symlog", linthresh=max(width * 1e-6, 1e-30))
-    axes.set_xlabel("share of the entries ranked, %", fontsize=9)
-    axes.set_ylabel("score" if signed else "log10 of the score", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(color=DENSE, alpha=0.5)
+    label_axes(axes, "share of the entries ranked, %", "score" if signed else "log10 of the score")
     axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.01, 1.0), title="steps",
                 title_fontsize=8)  # fmt: skip
     margins(figure, 0.8, 3.0, 0.5, 0.55)
@@ -110,3 +113,50 @@ def _legend(number: int, curve: Curve) -> str:
     elif curve.highest_pruned is not None and curve.lowest_kept is not None:
         parts.append(f"pruned up to {curve.highest_pruned:.2g}, kept from {curve.lowest_kept:.2g}")
     return "\n    ".join(parts)
+
+
+def draw_last_scores(event: PruneEvent, title: str) -> Figure:
+    """Draw a histogram of the last pruning step's scores per layer, pruned and kept, with a common scale.
+
+    Nonnegative scores are shown by their logarithm. Entries at zero (such as those pruned earlier) and at infinity
+    are counted in the title of the panel.
+    """
+    names = list(event.scores)[:PANELS]
+    scores = {name: event.scores[name].flatten().cpu().float().numpy() for name in names}
+    signed = any((values < 0).any() for values in scores.values())
+    shown = {name: np.isfinite(values) & (signed | (values > 0)) for name, values in scores.items()}
+    drawn = {name: values[shown[name]] for name, values in scores.items()}
+    if not signed:
+        drawn = {name: np.log10(values) for name, values in drawn.items()}
+    bins = _bins(np.concatenate(list(drawn.values())))
+    sparsity = event.reached if event.asked is None else event.asked
+    figure, panels = new_panels(len(names), 1.95, f"{title}: scores at {sparsity:.3f}", sharex=True)
+    for panel, name in zip(panels, names, strict=True):
+        keep = event.keep[name].flatten().cpu().numpy()[shown[name]]
+        values = np.maximum(drawn[name], bins[0])
+        parts, colours = [values[~keep], values[keep]], [DENSE, LEFT]
+        style: Any = "stepfilled"  # one outline: forty bars per panel take seconds to draw
+        panel.hist(parts, bins=bins, stacked=True, color=colours, label=["pruned", "kept"], histtype=style)
+        panel.set_title(_panel_title(name, scores[name], signed), fontsize=7)
+        panel.tick_params(labelsize=7, labelbottom=True)
+        panel.yaxis.get_major_locator().set_params(integer=True)
+    legend_below(panels[0])
+    figure.supxlabel("score" if signed else "log10 of the score", fontsize=9)
+    figure.supylabel("entries", fontsize=9)
+    return figure
+
+
+def _panel_title(name: str, scores: Any, signed: bool) -> str:
+    zero, infinite = int((scores == 0).sum()), int(np.isinf(scores).sum())
+    aside = [f"{zero:,} at zero"] if zero and not signed else []
+    aside += [f"{infinite:,} at infinity"] if infinite else []
+    return ", ".join([short(name, 30), *aside])
+
+
+def _bins(values: Any) -> Any:
+    """Return bin edges for all panels; the lowest thousandth, which can be far away, is put into the first bin."""
+    if not len(values):
+        return np.linspace(0, 1, 3)
+    sample = values[:: max(1, len(values) // 100_000)]  # a sample is sufficient for tens of millions of values
+    low, high = np.quantile(sample, 0.001), values.max()
+    return np.linspace(low, high if high > low else low + 1, 41)

@@ -1,4 +1,4 @@
-"""Draw the weights of a network: sparsity per layer, histograms, filters and matrices."""
+"""Draw the weights of a network: histograms, filters and matrices."""
 
 from collections.abc import Mapping
 from textwrap import fill
@@ -11,18 +11,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.framework.network.layers import output_dim, prunable_layers, prunable_weights, tensor_name
-from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.layers import output_dim, prunable_layers, prunable_weights
 from secateur.framework.reporting.plots.gallery import (
     DENSE,
-    GONE,
     LEFT,
     PANELS,
-    label_rows,
     margins,
-    new_figure,
     new_panels,
-    row_height,
     sample,
     short,
     some,
@@ -32,35 +27,10 @@ from secateur.framework.reporting.plots.gallery import (
 FILTERS, ROWS, COLUMNS = 64, 192, 384
 
 
-def draw_sparsity(sparsity: Mapping[str, float], model: nn.Module, title: str) -> Figure:
-    """Draw the share of each dense layer's weights that are cut or masked."""
-    dense = lineage_of(model).dense
-    totals = [int(np.prod(dense[tensor_name(name, "weight")])) for name in sparsity]
-    figure = new_figure(8.5, row_height(len(sparsity)) + 1.2, f"{title}: sparsity of each layer")
-    axes = figure.subplots()
-    y = np.arange(len(sparsity))
-    axes.barh(y, [100] * len(y), color=DENSE, label="kept weights")
-    axes.barh(y, [100 * share for share in sparsity.values()], color=GONE, label="pruned weights")
-    for row in some(range(len(y)), 44):
-        share = list(sparsity.values())[row]
-        axes.text(101, row, f"{100 * share:.2f} % of {totals[row]:,}", va="center", fontsize=7)
-    label_rows(axes, list(sparsity))
-    axes.set_xlim(0, 130)
-    axes.set_xticks(range(0, 101, 20))
-    axes.tick_params(axis="x", labelsize=8)
-    axes.set_xlabel("weights that are zero or cut out, % of the dense layer's", fontsize=9)
-    figure.legend(*axes.get_legend_handles_labels(), loc="lower right", ncols=2, frameon=False, fontsize=8)
-    margins(figure, 2.1, 0.1, 0.45, 0.75)
-    return figure
-
-
-def magnitudes(model: nn.Module) -> dict[str, Tensor]:
-    """Return the absolute values of the nonzero weights in a sample of each layer."""
-    by_layer = {}
-    for name, weight in prunable_weights(model).items():
-        values = sample(weight)
-        by_layer[_layer(name, model)] = values[values != 0]
-    return by_layer
+def nonzero_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the nonzero weights in a sample of each layer."""
+    samples = {name: sample(weight) for name, weight in prunable_weights(model).items()}
+    return {_layer(name, model): values[values != 0] for name, values in samples.items()}
 
 
 def _layer(weight: str, model: nn.Module) -> str:
@@ -69,18 +39,17 @@ def _layer(weight: str, model: nn.Module) -> str:
 
 def draw_histograms(model: nn.Module, title: str) -> Figure:
     """Draw histograms of the nonzero weights: magnitudes of all layers, then a panel for each layer."""
-    weights = prunable_weights(model)
-    shown = some(list(weights), PANELS - 1)
-    of = f" ({len(shown)} of {len(weights)} layers)" if len(shown) < len(weights) else ""
+    weights = list(prunable_weights(model).values())
+    layers = nonzero_weights(model)
+    shown = some(list(zip(layers, weights, strict=True)), PANELS - 1)
+    of = f" ({len(shown)} of {len(layers)} layers)" if len(shown) < len(layers) else ""
     figure, panels = new_panels(len(shown) + 1, 1.95, f"{title}: nonzero weights{of}")
-    left = [part for part in magnitudes(model).values() if len(part)]
-    every = torch.cat(left).log10().numpy() if left else np.zeros(0)
+    every = torch.cat(list(layers.values())).abs().log10().numpy()
     _histogram(panels[0], every, "all layers: log10 of |weight|", LEFT)
-    for axes, name in zip(panels[1:], shown, strict=True):
-        values = sample(weights[name])
-        zero = weights[name].numel() - int(weights[name].count_nonzero())
-        label = f"{short(_layer(name, model), 20)}, {zero:,} of {weights[name].numel():,} zero"
-        _histogram(axes, values[values != 0].numpy(), label, DENSE)
+    for axes, (name, weight) in zip(panels[1:], shown, strict=True):
+        zero = weight.numel() - int(weight.count_nonzero())
+        label = f"{short(name, 20)}, {zero:,} of {weight.numel():,} zero"
+        _histogram(axes, layers[name].numpy(), label, DENSE)
     figure.supxlabel("weight (first panel: log10 of its magnitude)", fontsize=9)
     figure.supylabel("weights, % of those shown", fontsize=9)
     return figure

@@ -27,14 +27,10 @@ def correlation(scores: Tensor, reference: Tensor) -> Correlation:
     x, y = x[finite], y[finite]
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return dict.fromkeys(MEASURES)
-    return {name: _value(measure, x, y) for name, measure in MEASURES.items()}
-
-
-def _value(measure: Any, x: Any, y: Any) -> float | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nearly constant numbers
-        coefficient = float(measure(x, y).statistic)
-    return coefficient if np.isfinite(coefficient) else None
+        values = {name: float(measure(x, y).statistic) for name, measure in MEASURES.items()}
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}
 
 
 def mean(correlations: list[Correlation]) -> Correlation:

@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from secateur.framework.reporting.plots.gallery import (
     GONE,
     LEFT,
-    label_rows,
+    label_axes,
+    legend_below,
     margins,
+    new_bars,
     new_figure,
     save_figure,
     short,
@@ -38,14 +40,11 @@ def draw_study(folder: Path, study: Study, title: str) -> None:
 def draw_overview(study: Study, title: str) -> Figure:
     """Draw bars of every criterion's correlations with the squared change, over all units and within layers."""
     names = study.ranked()
-    figure = new_figure(10, 1.6 + 0.36 * len(names), f"{title}: correlation with the squared change of the loss")
-    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    parts = {"over all layers": "all", "mean over the layers": "layer_mean"}
+    figure, panels = new_bars(names, list(parts), 10, f"{title}: correlation with the squared change of the loss")
     y, height = np.arange(len(names)), 0.8 / len(MEASURES)
-    parts = {
-        "over all layers": [study.judged[name].overall["squared"] for name in names],
-        "mean over the layers": [study.judged[name].layer_mean("squared") for name in names],
-    }
-    for axes, (where, correlations) in zip(panels, parts.items(), strict=True):
+    for axes, part in zip(panels, parts.values(), strict=True):
+        correlations = [study.judged[name].correlation["squared"][part] for name in names]
         for at, measure in enumerate(MEASURES):
             values = [correlation[measure] or 0.0 for correlation in correlations]
             axes.barh(y + (at - 1) * height, values, height, color=PALETTE[at], label=measure.capitalize())
@@ -53,12 +52,8 @@ def draw_overview(study: Study, title: str) -> Figure:
             if correlations[line]["pearson"] is None:
                 axes.text(0.01, line, "not defined", va="center", fontsize=7)
         axes.axvline(0, color="black", linewidth=0.6)
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_xlabel(where, fontsize=9)
-        axes.tick_params(axis="x", labelsize=8)
-    label_rows(panels[0], names)
-    panels[0].legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, fontsize=8)
-    margins(figure, 1.7, 0.15, 0.75, 0.5, wspace=0.05)
+        axes.set_xlim(-1.05, 1.05)
+    legend_below(panels[0])
     return figure
 
 
@@ -68,24 +63,19 @@ def draw_scatter(study: Study, name: str, title: str) -> Figure:
     An axis whose values differ by an order of magnitude is logarithmic, unless some are negative; values that are
     zero, or much smaller than the largest, are then drawn at its edge.
     """
-    judged, reference = study.judged[name], study.oracle.squared
-    correlations = judged.overall["squared"]
+    judged, reference = study.judged[name], study.oracle.changes["squared"]
+    correlations = judged.correlation["squared"]["all"]
     numbers = ", ".join(f"{measure.capitalize()} {shown(correlations[measure])}" for measure in MEASURES)
     figure = new_figure(8.2, 5, f"{title}: {name}\n{numbers}")
     axes = figure.subplots()
-    scores = {layer: values.double().numpy() for layer, values in judged.scores.items()}
-    finite = {layer: np.isfinite(values) for layer, values in scores.items()}
-    x = {layer: values[finite[layer]] for layer, values in scores.items()}
-    y = {layer: reference[layer].numpy()[finite[layer]] for layer in scores}
-    left, low = _edge(axes, "x", x), _edge(axes, "y", y)
+    scores = {layer: values.double() for layer, values in judged.scores.items()}
+    finite = {layer: values.isfinite() for layer, values in scores.items()}
+    x = _visible(axes, "x", {layer: values[finite[layer]].numpy() for layer, values in scores.items()})
+    y = _visible(axes, "y", {layer: reference[layer][finite[layer]].numpy() for layer in scores})
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.95, len(x)))
-    for (layer, values), colour in zip(x.items(), colours, strict=True):
-        axes.scatter(_at_least(values, left), _at_least(y[layer], low), s=11, alpha=0.7, color=colour,
-                     label=short(layer, 22))  # fmt: skip
-    axes.set_xlabel(f"score of {name}", fontsize=9)
-    axes.set_ylabel("squared change of the loss", fontsize=9)
-    axes.tick_params(labelsize=8)
-    axes.grid(alpha=0.3)
+    for layer, colour in zip(x, colours, strict=True):
+        axes.scatter(x[layer], y[layer], s=11, alpha=0.7, color=colour, label=short(layer, 22))
+    label_axes(axes, f"score of {name}", "squared change of the loss")
     if len(x) <= NAMED:
         axes.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     else:
@@ -94,21 +84,18 @@ def draw_scatter(study: Study, name: str, title: str) -> Figure:
     return figure
 
 
-def _edge(axes: Any, which: str, values: dict[str, Any]) -> float | None:
-    """Choose the scale of an axis; returns the value at the edge of a logarithmic axis, else None."""
+def _visible(axes: Any, which: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Choose the scale of an axis, and return the values, those below a logarithmic axis moved to its edge."""
     together = np.concatenate(list(values.values())) if values else np.zeros(0)
     positive = together[together > 0]
     if not len(positive) or (together < 0).any() or positive.max() < 10 * positive.min():
-        return None
+        return values
     axes.set(**{f"{which}scale": "log"})
     axis = getattr(axes, f"{which}axis")
     axis.set_major_formatter("{x:.0e}")  # plain text: powers of ten take half of the time of a figure
     axis.set_minor_formatter("")
-    return float(max(positive.min(), positive.max() / 10.0**ORDERS)) / 2
-
-
-def _at_least(values: Any, edge: float | None) -> Any:
-    return values if edge is None else np.maximum(values, edge)
+    edge = max(positive.min(), positive.max() / 10.0**ORDERS) / 2
+    return {layer: np.maximum(part, edge) for layer, part in values.items()}
 
 
 def _bar(figure: Figure, axes: Any, layers: list[str]) -> None:

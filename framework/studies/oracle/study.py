@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, fre
 from secateur.framework.pruning.scoring.ablation.loss_change import loss_changes
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, check_scores
-from secateur.framework.studies.oracle.correlation import Correlation, correlation, mean
+from secateur.framework.studies.oracle.correlation import correlation, mean
 
 Track = Callable[[Sequence[Batch]], Iterable[Batch]]
 #: references that scores are compared with; the first one is used in the table and the figures
@@ -26,32 +26,21 @@ REFERENCES = {
 
 @dataclass
 class Oracle:
-    """Changes of the loss when a unit is removed: per group, float64 of shape `(channels,)` on the CPU.
+    """Changes of the loss when a unit is removed.
 
     Attributes:
         samples: Number of samples.
         loss: Mean loss of the whole network.
-        signed: Mean loss without the unit, minus `loss`.
-        squared: The squared change of each batch, averaged over batches with equal weights: the importance of
-            arXiv:1906.10771, averaged in the same way as the estimates of the criterions.
+        changes: For each of REFERENCES, by group, float64 of shape `(channels,)` on the CPU. Batches have equal
+            weights in `squared`: the importance of arXiv:1906.10771, averaged in the same way as the estimates of
+            the criterions. For a single batch it is equal to `total`.
         seconds: Duration of the measurement.
     """
 
     samples: int
     loss: float
-    signed: dict[str, Tensor]
-    squared: dict[str, Tensor]
-    seconds: float = 0.0
-
-    @property
-    def total(self) -> dict[str, Tensor]:
-        """The square of `signed`; equal to `squared` for a single batch."""
-        return {name: change.square() for name, change in self.signed.items()}
-
-    def reference(self, name: str) -> dict[str, Tensor]:
-        """Return the values of one of REFERENCES."""
-        values: dict[str, Tensor] = getattr(self, name)
-        return values
+    changes: dict[str, dict[str, Tensor]]
+    seconds: float
 
 
 def measure_oracle(
@@ -75,29 +64,28 @@ def measure_oracle(
                 exact = change.detach().cpu().double()
                 signed[name] += size * exact
                 squares[name] += exact.square()
-    return Oracle(
-        samples,
-        total / samples,
-        {name: total_change / samples for name, total_change in signed.items()},
-        {name: total_change / len(batches) for name, total_change in squares.items()},
-        time.perf_counter() - start,
-    )
+    references = {
+        "squared": {name: change / len(batches) for name, change in squares.items()},
+        "total": {name: (change / samples).square() for name, change in signed.items()},
+        "signed": {name: change / samples for name, change in signed.items()},
+    }
+    return Oracle(samples, total / samples, references, time.perf_counter() - start)
 
 
 @dataclass
 class Judged:
-    """Scores of one criterion, `(channels,)` per group, and their correlations with each reference."""
+    """Scores of one criterion, and their correlations with the changes of the loss.
+
+    Attributes:
+        scores: By group, `(channels,)`.
+        seconds: Duration of scoring.
+        correlation: For each of REFERENCES: `all`, over the raw scores of all units, as in a global ranking;
+            `layers`, within each group; and `layer_mean`, the mean over the groups in which it is defined.
+    """
 
     scores: dict[str, Tensor]
     seconds: float
-    #: reference -> correlation over all units, with the raw scores, as in a global ranking
-    overall: dict[str, Correlation] = field(default_factory=dict)
-    #: reference -> group -> correlation within the group
-    layers: dict[str, dict[str, Correlation]] = field(default_factory=dict)
-
-    def layer_mean(self, reference: str) -> Correlation:
-        """Average the correlations within groups, over those in which they are defined."""
-        return mean(list(self.layers[reference].values()))
+    correlation: dict[str, dict[str, Any]]
 
 
 def judge(
@@ -117,13 +105,12 @@ def judge(
     with held_to_contract(criterion, "score", model):
         raw = criterion.score(model, batches if criterion.data.kind != "none" else [], loss, free)
         scores = {name: score.cpu() for name, score in check_scores(raw, model, groups, criterion).items()}
-    judged = Judged(scores, time.perf_counter() - start)
-    for reference in REFERENCES:
-        wanted = oracle.reference(reference)
-        judged.layers[reference] = {name: correlation(scores[name], wanted[name]) for name in wanted}
-        judged.overall[reference] = correlation(*(torch.cat([values[name] for name in wanted])
-                                                  for values in (scores, wanted)))  # fmt: skip
-    return judged
+    seconds, together = time.perf_counter() - start, {}
+    for reference, wanted in oracle.changes.items():
+        layers = {name: correlation(scores[name], change) for name, change in wanted.items()}
+        overall = correlation(torch.cat([scores[name] for name in wanted]), torch.cat(list(wanted.values())))
+        together[reference] = {"all": overall, "layer_mean": mean(list(layers.values())), "layers": layers}
+    return Judged(scores, seconds, together)
 
 
 @dataclass
@@ -138,13 +125,13 @@ class Study:
     @property
     def units(self) -> int:
         """Number of units that were removed, one at a time."""
-        return sum(len(change) for change in self.oracle.signed.values())
+        return sum(len(change) for change in self.oracle.changes["signed"].values())
 
     def ranked(self) -> list[str]:
         """Return the criterions by Pearson's r over all units, best first; undefined ones last."""
 
         def place(name: str) -> tuple[bool, float]:
-            value = self.judged[name].overall["squared"]["pearson"]
+            value = self.judged[name].correlation["squared"]["all"]["pearson"]
             return value is None, -(value or 0.0)
 
         return sorted(self.judged, key=place)
@@ -160,11 +147,11 @@ class Study:
             "references": REFERENCES,
             "layers": {
                 name: {
-                    "units": len(oracle.signed[name]),
+                    "units": len(signed),
                     "channels": self.groups[name].origin.tolist(),
-                    **{reference: oracle.reference(reference)[name].tolist() for reference in REFERENCES},
+                    **{reference: changes[name].tolist() for reference, changes in oracle.changes.items()},
                 }
-                for name in oracle.signed
+                for name, signed in oracle.changes["signed"].items()
             },
             "protected": {name: group.protected for name, group in self.groups.items() if group.protected},
             "criterions": {name: _numbers(self.judged[name]) for name in self.ranked()},
@@ -176,13 +163,6 @@ def _numbers(judged: Judged) -> dict[str, Any]:
     return {
         "seconds": judged.seconds,
         "units": sum(int(torch.isfinite(scores).sum()) for scores in judged.scores.values()),
-        "correlation": {
-            reference: {
-                "all": judged.overall[reference],
-                "layer_mean": judged.layer_mean(reference),
-                "layers": judged.layers[reference],
-            }
-            for reference in REFERENCES
-        },
+        "correlation": judged.correlation,
         "scores": {name: scores.tolist() for name, scores in judged.scores.items()},
     }

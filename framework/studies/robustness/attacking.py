@@ -10,7 +10,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,13 @@ from torch import Tensor
 from secateur.framework.settings.attacks import NEEDS_FOOLBOX, Attack
 from secateur.framework.studies.robustness.points import PixelModel, Points, distances, predictions, wide
 from secateur.utils.errors import RunError, UsageError
-from secateur.utils.progress import Track
+from secateur.utils.progress import Track, no_bar
 from secateur.utils.suggest import unknown
 
 #: tolerance of a distance of epsilon in float32: relative to epsilon, and absolute
 RELATIVE, ABSOLUTE = 1e-5, 1e-6
-#: draws of noise for all images of a batch, before broken images are removed from it
-FIRST_REPEATS = 10
+#: steps of DeepFool, and draws of noise, for all images of a batch, before broken images are removed from it
+FIRST = 10
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,7 @@ def settings_of(attack: Attack, effort: Effort) -> dict[str, Any]:
 def make_attack(attack: Attack, options: Mapping[str, Any]) -> Any:
     """Create foolbox's attack; raises UsageError for an option that its class does not have."""
     cls = getattr(foolbox().attacks, attack.cls)
-    allowed = list(inspect.signature(cls.__init__).parameters)[1:]
-    allowed = [name for name in allowed if name not in ("args", "kwargs")]
+    allowed = [name for name in inspect.signature(cls).parameters if name not in ("args", "kwargs")]
     for name in options:
         if name not in allowed:
             known = unknown(f"option of {attack.name}", name, allowed)
@@ -113,9 +112,9 @@ def run_attack(
     effort: Effort,
     *,
     show: Sequence[int] = (),
-    track: Track | None = None,
+    track: Track = no_bar,
 ) -> Outcome:
-    """Attack the correctly classified points, and verify the adversarial images.
+    """Attack the correctly classified points, and verify the adversarial images. The result is on the CPU.
 
     Args:
         attack: The attack.
@@ -125,18 +124,19 @@ def run_attack(
         epsilons: Largest perturbations, ascending.
         effort: Steps, restarts and batch size.
         show: Indices of the points whose adversarial images are stored.
-        track: Shows the progress; None shows none.
+        track: Shows the progress.
     """
     options = settings_of(attack, effort)
-    search = _Search(attack, make_attack(attack, options), model, points, epsilons, effort.batch_size)
+    made, stages = make_attack(attack, options), _stages(attack, options)
+    search = _Search(attack, made, model, points, epsilons, effort.batch_size, stages)
     distance = torch.where(right, torch.inf, 0.0).to(wide(right.device))
     broken = (~right).expand(len(epsilons), -1).clone()
     kept: dict[int, Tensor] = {}
     restarts = effort.restarts if attack.random else 1
-    stages = [None] if attack.minimal else list(epsilons)
-    rounds = [(row, epsilon) for row, epsilon in enumerate(stages) for _ in range(restarts)]
-    batches = -(-int(right.sum()) // effort.batch_size)
-    with _bar(model, track, attack.name, len(rounds) * batches * attack.passes(options)) as reach:
+    limits = [None] if attack.minimal else list(epsilons)
+    rounds = [(row, epsilon) for row, epsilon in enumerate(limits) for _ in range(restarts)]
+    passes = -(-int(right.sum()) // effort.batch_size) * attack.passes(options)
+    with _bar(model, track, attack.name, len(rounds) * passes) as reach:
         for done, (row, epsilon) in enumerate(rounds, 1):
             # a point broken within a smaller epsilon is also broken within a larger one
             left = right if epsilon is None else right & ~broken[row]
@@ -146,23 +146,36 @@ def run_attack(
             kept |= {at: image for at, image in images.items() if bool(nearer[at])}
             if epsilon is not None:
                 broken[row:] |= reached.isfinite()
-            reach(done * batches * attack.passes(options))
+            reach(done * passes)
     if attack.minimal:
         broken = torch.stack([distance <= _limit(epsilon) for epsilon in epsilons])
-    return Outcome(attack, options, tuple(epsilons), broken, distance, kept)
+    return Outcome(attack, options, tuple(epsilons), broken.cpu(), distance.cpu(), kept)
 
 
+def _stages(attack: Attack, options: Mapping[str, Any]) -> Sequence[int | None]:
+    """Return the steps of each stage: few and then all for DeepFool; draws of noise that sum up to all of them."""
+    total = options.get(attack.steps)
+    if total is None or total <= FIRST or not ("DeepFool" in attack.name or attack.steps == "repeats"):
+        return [total]
+    if attack.steps != "repeats":
+        return [FIRST, total]
+    stages = [FIRST]
+    while (done := sum(stages)) < total:
+        stages.append(min(2 * done, total - done))
+    return stages
+
+
+@dataclass
 class _Search:
     """Runs foolbox's attack on batches of the points, and verifies each result."""
 
-    def __init__(
-        self, attack: Attack, made: Any, model: PixelModel, points: Points, epsilons: Sequence[float],
-        batch_size: int,
-    ) -> None:  # fmt: skip
-        self._attack, self._made, self._model = attack, made, model
-        self._points, self._epsilons, self._batch_size = points, epsilons, batch_size
-        device = points.pixels.device
-        self._foolbox = foolbox().PyTorchModel(model, bounds=(0, 1), device=device)
+    attack: Attack
+    made: Any
+    model: PixelModel
+    points: Points
+    epsilons: Sequence[float]
+    batch_size: int
+    stages: Sequence[int | None]
 
     def once(self, left: Tensor, epsilon: float | None, show: Sequence[int]) -> tuple[Tensor, dict[int, Tensor]]:
         """Attack the points `left` (int64) once.
@@ -170,12 +183,10 @@ class _Search:
         Returns the distances of the adversarial images, float64 (N,), infinite if there is none, and the images to
         be shown by their index.
         """
-        nearest = torch.full((len(self._points),), torch.inf, dtype=wide(left.device), device=left.device)
+        nearest = torch.full((len(self.points),), torch.inf, dtype=wide(left.device), device=left.device)
         images: dict[int, Tensor] = {}
-        for chunk in left.split(self._batch_size):
-            if not len(chunk):
-                continue
-            part = self._points.at(chunk)
+        for chunk in left.split(self.batch_size) if len(left) else ():
+            part = self.points.at(chunk)
             adversarial = self._staged(part, epsilon)
             apart = self._checked(part, adversarial, epsilon)
             if epsilon is None:
@@ -186,68 +197,46 @@ class _Search:
 
     def _nearer(self, part: Points, adversarial: Tensor, distance: Tensor) -> None:
         """Replace perturbations, in place, by those clipped to an epsilon, where these succeed too."""
-        for epsilon in self._epsilons:
+        for epsilon in self.epsilons:
             remaining = (distance > _limit(epsilon)).nonzero().flatten()
             if len(remaining):
                 some = part.at(remaining)
-                clipped = self._made.distance.clip_perturbation(some.pixels, adversarial[remaining], epsilon)
+                clipped = self.made.distance.clip_perturbation(some.pixels, adversarial[remaining], epsilon)
                 clipped = clipped.clamp(0, 1)
                 apart = self._checked(some, clipped, epsilon)
                 good = apart.isfinite()
                 adversarial[remaining[good]], distance[remaining[good]] = clipped[good], apart[good]
 
     def _staged(self, part: Points, epsilon: float | None) -> Tensor:
-        """Attack a batch; DeepFool and noise first run briefly, then continue with the remaining images only.
+        """Attack a batch in stages, each with the images that are not yet broken.
 
-        The images of a batch are independent in DeepFool, so each result is that of an attack on one image.
+        The images of a batch are independent in DeepFool, and so are the draws of repeated noise, so that each
+        result is that of an attack on one image.
         """
-        if getattr(self._made, "repeats", 0) > FIRST_REPEATS:
-            return self._repeated(part, epsilon)
-        steps = getattr(self._made, "steps", 0)
-        if "DeepFool" not in self._attack.name or steps <= 10:
-            return self._attacked(part, epsilon)
-        self._made.steps = 10
-        try:
-            adversarial = self._attacked(part, epsilon)
-        finally:
-            self._made.steps = steps
-        remaining = (predictions(self._model, adversarial, self._batch_size) == part.targets).nonzero().flatten()
-        if len(remaining):
+        adversarial, remaining = part.pixels.clone(), torch.arange(len(part), device=part.pixels.device)
+        for stage, effort in enumerate(self.stages):
+            if stage:
+                classes = predictions(self.model, adversarial[remaining], self.batch_size)
+                remaining = remaining[classes == part.targets[remaining]]
+            if not len(remaining):
+                break
+            if effort is not None:
+                setattr(self.made, self.attack.steps, effort)
             adversarial[remaining] = self._attacked(part.at(remaining), epsilon)
         return adversarial
 
-    def _repeated(self, part: Points, epsilon: float | None) -> Tensor:
-        """Attack with repeated noise: few draws for all images, then more draws for the images not yet broken.
-
-        Draws are independent, and the first adversarial image is kept: every image is given the full number of
-        draws unless it is broken earlier.
-        """
-        repeats, done = self._made.repeats, 0
-        adversarial, remaining = part.pixels.clone(), torch.arange(len(part), device=part.pixels.device)
-        try:
-            while done < repeats and len(remaining):
-                self._made.repeats = min(max(FIRST_REPEATS, 2 * done), repeats - done)
-                attacked = self._attacked(part.at(remaining), epsilon)
-                adversarial[remaining] = attacked
-                done += self._made.repeats
-                remaining = remaining[
-                    predictions(self._model, attacked, self._batch_size) == part.targets[remaining]
-                ]
-        finally:
-            self._made.repeats = repeats
-        return adversarial
-
     def _attacked(self, part: Points, epsilon: float | None) -> Tensor:
+        wrapped = foolbox().PyTorchModel(self.model, bounds=(0, 1), device=part.pixels.device)
         with torch.enable_grad():
-            _, clipped, _ = self._made(self._foolbox, part.pixels, part.targets, epsilons=epsilon)
+            _, clipped, _ = self.made(wrapped, part.pixels, part.targets, epsilons=epsilon)
         adversarial: Tensor = clipped.detach()
         return adversarial.clamp(0, 1)  # NaN is kept, and rejected by `_checked`
 
     def _checked(self, part: Points, adversarial: Tensor, epsilon: float | None) -> Tensor:
         """Return the distance of each adversarial image, infinite for images that are not adversarial."""
-        classes = predictions(self._model, adversarial, self._batch_size)
+        classes = predictions(self.model, adversarial, self.batch_size)
         finite = adversarial.flatten(1).isfinite().all(dim=1)
-        apart = distances(adversarial, part.pixels, self._attack.norm)
+        apart = distances(adversarial, part.pixels, self.attack.norm)
         good = (classes != part.targets) & finite
         if epsilon is not None:
             good &= apart <= _limit(epsilon)
@@ -259,25 +248,15 @@ def _limit(epsilon: float) -> float:
 
 
 @contextmanager
-def _bar(model: PixelModel, track: Track | None, title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Advance a progress bar with every forward pass of the model; `reach(n)` advances it to at least n."""
-    ticks = iter(track(range(total), title, total) if track is not None and total else ())
-    done = 0
+def _bar(model: PixelModel, track: Track, title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Advance a progress bar with every forward pass of the model; `reach(n)` advances it to about n."""
+    with closing(done for done in track(range(total), title, total)) as ticks:
 
-    def step(*_: Any) -> None:
-        nonlocal done
-        if done < total:
+        def step(*_: Any) -> None:
             next(ticks, None)
-            done += 1
 
-    def reach(wanted: int) -> None:
-        while done < min(wanted, total):
-            step()
+        def reach(wanted: int) -> None:
+            next((done for done in ticks if done >= wanted), None)
 
-    handle = model.register_forward_hook(step)
-    try:
-        yield reach
-    finally:
-        handle.remove()
-        if hasattr(ticks, "close"):
-            ticks.close()
+        with model.register_forward_hook(step):
+            yield reach

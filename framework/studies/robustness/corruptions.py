@@ -31,11 +31,11 @@ def blur(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     at = torch.arange(-reach, reach + 1, dtype=torch.float64)
     kernel = torch.exp(-(at**2) / (2 * strength**2))
     kernel = (kernel / kernel.sum()).to(pixels)
-    channels = pixels.shape[1]
-    padded = F.pad(pixels, (reach, reach, reach, reach), mode="replicate")
-    rows = F.conv2d(padded, kernel.view(1, 1, 1, -1).repeat(channels, 1, 1, 1), groups=channels)
-    both = F.conv2d(rows, kernel.view(1, 1, -1, 1).repeat(channels, 1, 1, 1), groups=channels)
-    return both.clamp(0, 1)
+    blurred = F.pad(pixels, (reach, reach, reach, reach), mode="replicate")
+    for shape in ((1, 1, 1, -1), (1, 1, -1, 1)):
+        weight = kernel.view(shape).repeat(pixels.shape[1], 1, 1, 1)
+        blurred = F.conv2d(blurred, weight, groups=len(weight))
+    return blurred.clamp(0, 1)
 
 
 def contrast(pixels: Tensor, strength: float, generator: torch.Generator) -> Tensor:
@@ -44,8 +44,5 @@ def contrast(pixels: Tensor, strength: float, generator: torch.Generator) -> Ten
     return (middle + strength * (pixels - middle)).clamp(0, 1)
 
 
-CORRUPTIONS: dict[str, Callable[[Tensor, float, torch.Generator], Tensor]] = {
-    "noise": noise,
-    "blur": blur,
-    "contrast": contrast,
-}
+Corruption = Callable[[Tensor, float, torch.Generator], Tensor]
+CORRUPTIONS: dict[str, Corruption] = {"noise": noise, "blur": blur, "contrast": contrast}

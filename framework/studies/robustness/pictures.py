@@ -11,18 +11,21 @@ from secateur.framework.reporting.plots.gallery import (
     GONE,
     LEFT,
     class_label,
+    image_rows,
+    label_axes,
     margins,
     new_figure,
     save_figure,
     show_image,
 )
 from secateur.framework.settings.attacks import NORMS
-from secateur.framework.studies.robustness.assess import KEPT, SHOWN
+from secateur.framework.studies.robustness.assess import Assessment, networks_of
 from secateur.framework.studies.robustness.attacking import Outcome
 from secateur.framework.studies.robustness.points import PixelModel
-from secateur.framework.studies.robustness.results import Assessment, to_show
 from secateur.framework.studies.robustness.tables import shown_epsilon
 
+#: largest number of images in a figure of examples
+SHOWN = 8
 WORST = "#20262c"
 STYLES = ((LEFT, "o"), ("#3b6fb6", "s"), ("#d98a1f", "^"), ("#8e5ea2", "D"), ("#5c9ead", "v"))
 
@@ -48,14 +51,11 @@ def _panel(axes: Any, norm: str, results: dict[str, Any]) -> None:
         attack = results["attacks"][name]
         axes.plot([0, *attack["epsilons"]], [results["clean_accuracy"], *attack["robust_accuracy"]], color=colour,
                   marker=marker, markersize=4, linewidth=1, label=name)  # fmt: skip
-    for network, style in (
-        (results, {"color": WORST, "label": "worst case"}),
-        (results.get("compared"), {"color": GONE, "label": "worst case, compared network"}),
-    ):
-        if network is not None:
-            curve = network["worst_case"][norm]
-            x = [0, *curve["epsilons"]]
-            _with_interval(axes, network, x, curve["robust_accuracy"], curve["interval"], linestyle="--", **style)
+    names = ("worst case", "worst case, compared network")
+    for network, colour, name in zip(networks_of(results), (WORST, GONE), names, strict=False):
+        curve = network["worst_case"][norm]
+        x = [0, *curve["epsilons"]]
+        _with_interval(axes, network, x, curve, "robust_accuracy", color=colour, label=name, linestyle="--")
     ticks = curve_ticks(worst["epsilons"])
     axes.set_xticks([0, *ticks], ["0", *(shown_epsilon(norm, tick) for tick in ticks)], fontsize=7)
     axes.set_xlabel(f"largest perturbation in {norm} (pixels in [0, 1])", fontsize=8)
@@ -63,15 +63,14 @@ def _panel(axes: Any, norm: str, results: dict[str, Any]) -> None:
 
 
 def _with_interval(
-    axes: Any, network: Mapping[str, Any], x: Sequence[float], y: Sequence[float], bounds: Any, **style: Any
+    axes: Any, network: Mapping[str, Any], x: Sequence[float], curve: Mapping[str, Any], key: str, **style: Any
 ) -> None:
-    """Draw accuracies of a network with their intervals, beginning with those without an attack."""
-    axes.plot(x, [network["clean_accuracy"], *y], linewidth=2, **style)
-    low, high = zip(network["clean_interval"], *bounds, strict=True)
+    """Draw a curve of accuracies with their intervals, beginning with that on the unchanged images."""
+    axes.plot(x, [network["clean_accuracy"], *curve[key]], linewidth=2, **style)
+    low, high = zip(network["clean_interval"], *curve["interval"], strict=True)
     axes.fill_between(x, low, high, color=style["color"], alpha=0.12)
     axes.set_ylim(-0.02, 1.02)
-    axes.tick_params(axis="y", labelsize=8)
-    axes.grid(alpha=0.3)
+    label_axes(axes)
 
 
 def curve_ticks(epsilons: Sequence[float]) -> list[float]:
@@ -98,27 +97,24 @@ def draw_examples(
     there are no adversarial images.
     """
     # no new attack: these images were counted in the results
-    order = to_show(assessment.clean, assessment.points.targets, KEPT)
-    shown = [at for at in order if at in outcome.adversarials][:SHOWN]
+    shown = [at for at in assessment.shown if at in outcome.adversarials][:SHOWN]
     if not shown:
         return
-    images = assessment.points.pixels[shown]
+    images = assessment.points.pixels[shown].cpu()
     broken = torch.stack([outcome.adversarials[at] for at in shown])
     device = next(model.parameters(), broken).device
     taken = model(broken.to(device)).argmax(dim=1).cpu().tolist()
     clean = assessment.clean[shown].tolist()
-    figure = new_figure(1.35 * max(4, len(shown)) + 0.5, 5.1, title)
-    panels = figure.subplots(3, len(shown), squeeze=False)
-    for column, at in enumerate(shown):
-        perturbation = (broken[column] - images[column]).float()
-        largest = max(float(perturbation.abs().max()), 1e-12)
-        size = shown_epsilon(outcome.attack.norm, float(outcome.distance[at]))
-        show_image(panels[0][column], images[column], class_label(names, clean[column]))
-        show_image(panels[1][column], 0.5 + 0.5 * perturbation / largest, f"{outcome.attack.norm} {size}")
-        show_image(panels[2][column], broken[column], class_label(names, taken[column]))
-    for row, label in enumerate(("image", "perturbation", "adversarial")):
-        panels[row][0].set_ylabel(label, fontsize=8)
-    margins(figure, 0.4, 0.1, 0.6, 0.1, wspace=0.08, hspace=0.2)
+    perturbations = (broken - images).float()
+    largest = perturbations.abs().amax(dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
+    norm = outcome.attack.norm
+    sizes = [f"{norm} {shown_epsilon(norm, float(outcome.distance[at]))}" for at in shown]
+    rows = {
+        "image": zip(images, [class_label(names, label) for label in clean], strict=True),
+        "perturbation": zip(0.5 + 0.5 * perturbations / largest, sizes, strict=True),
+        "adversarial": zip(broken, [class_label(names, label) for label in taken], strict=True),
+    }
+    figure, _ = image_rows({label: list(row) for label, row in rows.items()}, title)
     save_figure(figure, file)
 
 
@@ -129,16 +125,11 @@ def draw_corruptions(file: Path, results: dict[str, Any], spoiled: Mapping[str, 
     grid = figure.add_gridspec(2, len(names), height_ratios=(3, 1))
     for column, name in enumerate(names):
         axes = figure.add_subplot(grid[0, column])
-        for network, colour, label in (
-            (results, LEFT, results["network"]),
-            (results.get("compared"), GONE, "compared network"),
-        ):
-            if network is not None:
-                row = network["corruptions"][name]
-                x = range(len(row["accuracy"]) + 1)
-                _with_interval(
-                    axes, network, x, row["accuracy"], row["interval"], color=colour, label=label, marker="o"
-                )
+        titles = (results["network"], "compared network")
+        for network, colour, label in zip(networks_of(results), (LEFT, GONE), titles, strict=False):
+            row = network["corruptions"][name]
+            x = range(len(row["accuracy"]) + 1)
+            _with_interval(axes, network, x, row, "accuracy", color=colour, label=label, marker="o")
         strengths = [f"{strength:g}" for strength in results["corruptions"][name]["strengths"]]
         axes.set_xticks(range(len(strengths) + 1), ["clean", *strengths], fontsize=8)
         axes.set_title(name, fontsize=9)

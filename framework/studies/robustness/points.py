@@ -15,6 +15,8 @@ from secateur.utils.loading.batches import Batch, seeded
 
 #: rounding error, beyond [0, 1], of a pixel after undoing the normalisation
 ROUNDING = 1e-4
+#: norm -> its order in `torch.linalg.vector_norm`
+ORDERS = {"Linf": torch.inf, "L2": 2.0, "L1": 1.0}
 
 
 @dataclass(frozen=True)
@@ -24,19 +26,17 @@ class Points:
     Attributes:
         pixels: (N, C, H, W) in [0, 1].
         targets: Labels, int64 (N,).
-        positions: Indices in the test set, int64 (N,).
     """
 
     pixels: Tensor
     targets: Tensor
-    positions: Tensor
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def at(self, index: Tensor) -> Points:
         """Select the points at `index`, int64 positions or a mask."""
-        return Points(self.pixels[index], self.targets[index], self.positions[index.to(self.positions.device)])
+        return Points(self.pixels[index], self.targets[index])
 
 
 class PixelModel(nn.Module):
@@ -46,9 +46,6 @@ class PixelModel(nn.Module):
         model: The network, with normalised inputs.
         mean: Mean per channel, of pixels in [0, 1], that the network was trained with.
         std: Standard deviation per channel, of pixels in [0, 1], that the network was trained with.
-
-    Attributes:
-        passes: Number of forward passes.
     """
 
     mean: Tensor
@@ -58,15 +55,12 @@ class PixelModel(nn.Module):
         super().__init__()
         self.model = model
         like = next(model.parameters(), torch.zeros(()))
-        for name, values in (("mean", mean), ("std", std)):
-            tensor = torch.tensor(values, dtype=torch.float64)[:, None, None]
-            self.register_buffer(name, tensor.to(like.device, like.dtype), persistent=False)
-        self.passes = 0
+        self.register_buffer("mean", _per_channel(mean, like), persistent=False)
+        self.register_buffer("std", _per_channel(std, like), persistent=False)
         self.train(model.training)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the logits, of shape (B, classes)."""
-        self.passes += 1
         outputs = self.model((pixels - self.mean) / self.std)
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:
             raise RunError(f"{type(self.model).__name__}: the outputs must have the shape (samples, classes)")
@@ -82,19 +76,20 @@ def collect(batches: Iterable[Batch], mean: Sequence[float], std: Sequence[float
     Raises:
         RunError: If there are no images, or if a result is outside [0, 1], which indicates a wrong mean or std.
     """
-    pixels, targets = [], []
-    for inputs, labels in batches:
-        shift, scale = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (mean, std))
-        pixels.append(inputs * scale.to(inputs) + shift.to(inputs))
-        targets.append(labels)
-    if not pixels:
+    pairs = list(batches)
+    if not pairs:
         raise RunError("there is nothing to test: the loader has no batches")
-    images, labels = torch.cat(pixels), torch.cat(targets)
+    images, targets = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+    images.mul_(_per_channel(std, images)).add_(_per_channel(mean, images))
     low, high = float(images.min()), float(images.max())
     if not (low >= -ROUNDING and high <= 1 + ROUNDING):
         raise RunError(f"pixels must be in [0, 1], but undoing the normalisation gave [{low:.4g}, {high:.4g}]: "
                        "mean and std must be those of the inputs")  # fmt: skip
-    return Points(images.clamp_(0, 1), labels, torch.arange(len(labels)))
+    return Points(images.clamp_(0, 1), targets)
+
+
+def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)[:, None, None].to(like)
 
 
 def balanced(targets: Tensor, count: int, seed: int) -> Tensor:
@@ -108,23 +103,22 @@ def balanced(targets: Tensor, count: int, seed: int) -> Tensor:
         return torch.arange(len(labels))
     generator = seeded("attacked points", seed)
     shuffled = torch.randperm(len(labels), generator=generator)
-    classes = labels.unique()
-    classes = classes[torch.randperm(len(classes), generator=generator)]
-    rank, turn = torch.empty_like(labels), torch.empty_like(labels)
-    for place, label in enumerate(classes):  # the n-th image of each class comes in round n
-        members = shuffled[labels[shuffled] == label]
-        rank[members], turn[members] = torch.arange(len(members)), place
-    order = (rank * len(classes) + turn).argsort(stable=True)
-    return order[:count].sort().values
+    classes, numbers = labels.unique(return_inverse=True)
+    turns = torch.randperm(len(classes), generator=generator).argsort()
+    order = class_rounds(labels[shuffled]) * len(classes) + turns[numbers[shuffled]]
+    return shuffled[order.argsort()[:count]].sort().values
+
+
+def class_rounds(labels: Tensor) -> Tensor:
+    """Return 0 for the first entry of each class, 1 for the second, and so on."""
+    of_class = labels[:, None] == labels.unique()
+    return of_class.cumsum(dim=0)[of_class] - 1
 
 
 @torch.no_grad()
 def predictions(model: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
     """Return the predicted class of each image, int64 (N,); -1 if an output is NaN."""
-    classes = []
-    for batch in pixels.split(batch_size) if len(pixels) else ():
-        classes.append(guesses(model(batch)))
-    return torch.cat(classes) if classes else torch.zeros(0, dtype=torch.int64, device=pixels.device)
+    return torch.cat([guesses(model(batch)) for batch in pixels.split(batch_size)])
 
 
 @contextmanager
@@ -148,5 +142,4 @@ def wide(device: torch.device) -> torch.dtype:
 def distances(one: Tensor, other: Tensor, norm: str) -> Tensor:
     """Return the distance of each pair of images in a norm, float64 (N,)."""
     apart = (one.to(wide(one.device)) - other.to(wide(one.device))).flatten(1)
-    order = {"Linf": torch.inf, "L2": 2.0, "L1": 1.0}[norm]
-    return torch.linalg.vector_norm(apart, order, dim=1)
+    return torch.linalg.vector_norm(apart, ORDERS[norm], dim=1)

@@ -4,17 +4,17 @@ The signs are those of arXiv:1802.00420 and arXiv:1902.06705: vanishing gradient
 points than the gradient does, and a larger epsilon or more steps that break fewer points.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from secateur.framework.settings.attacks import Attack
 from secateur.framework.studies.robustness.attacking import Effort, Outcome, run_attack
-from secateur.framework.studies.robustness.points import PixelModel, Points, balanced, predictions
-from secateur.utils.progress import Track
+from secateur.framework.studies.robustness.points import ORDERS, PixelModel, Points, balanced, predictions
+from secateur.utils.progress import Track, no_bar
 
 #: number of correctly classified points to probe, and of random perturbations of each
 PROBES, DRAWS = 100, 10
@@ -28,17 +28,17 @@ def check_masking(
     right: Tensor,
     outcomes: Sequence[Outcome],
     effort: Effort,
-    track: Track | None = None,
+    track: Track = no_bar,
 ) -> dict[str, Any]:
     """Look for signs of masked gradients.
 
     Args:
         model: The attacked network.
         points: The points of the outcomes.
-        right: bool (N,), the points that are classified correctly.
-        outcomes: Results of the attacks.
+        right: bool (N,) on the CPU, the points that are classified correctly.
+        outcomes: Results of the attacks on the points.
         effort: Effort of the attacks that are repeated.
-        track: Shows the progress; None shows none.
+        track: Shows the progress.
 
     Returns:
         `signs`, a list of sentences that is empty if there is no sign; `zero_gradients`, the share of probed
@@ -47,15 +47,16 @@ def check_masking(
     if not right.any():
         return {"signs": [], "zero_gradients": 0.0, "probed": 0}
     places = right.nonzero().flatten()
-    probe = places[balanced(points.targets[places], PROBES, seed=0).to(places.device)]
-    zero = zero_gradients(model, points.at(probe), effort.batch_size)
+    probe = places[balanced(points.targets.cpu()[places], PROBES, seed=0)]
+    probed = points.at(probe)
+    zero = zero_gradients(model, probed, effort.batch_size)
     signs = []
     if zero > FEW_ZEROS:
         signs.append(f"the gradient is zero on {100 * zero:.3g} % of the points, where gradient attacks fail")
-    signs += _random_beats_gradient(model, points, probe, outcomes, effort)
-    signs += _noise_beats_gradient(outcomes, right)
-    signs += _larger_is_weaker(model, points.at(probe), outcomes, effort, track)
-    signs += _one_step_beats_many(outcomes, right)
+    by_gradient = [outcome for outcome in outcomes if outcome.attack.gradient]
+    signs += _random_beats_gradient(model, probed, probe, by_gradient, effort)
+    signs += _weaker_beats_stronger(outcomes, len(places))
+    signs += _larger_is_weaker(model, probed, by_gradient, effort, track)
     return {"signs": signs, "zero_gradients": zero, "probed": len(probe)}
 
 
@@ -71,95 +72,72 @@ def zero_gradients(model: PixelModel, points: Points, batch_size: int) -> float:
     return int(zeros) / len(points)
 
 
-def _margin(total: int) -> float:
-    """Return the smallest difference in broken points that is reported."""
-    return max(2.0, 0.05 * total)
+def _first_excess(epsilons: Sequence[float], counts: Iterable[int], total: int) -> list[tuple[float, int]]:
+    """Return the first count that is large enough to be reported, with its epsilon, if there is one."""
+    margin = max(2.0, 0.05 * total)
+    return list(islice((pair for pair in zip(epsilons, counts, strict=True) if pair[1] >= margin), 1))
 
 
 def _random_beats_gradient(
-    model: PixelModel, points: Points, probe: Tensor, outcomes: Sequence[Outcome], effort: Effort
-) -> list[str]:
-    signs = []
-    for outcome in outcomes:
-        if not outcome.attack.gradient:
-            continue
-        for epsilon, broken in zip(outcome.epsilons, outcome.broken, strict=True):
-            noisy = _broken_by_chance(model, points.at(probe), outcome.attack.norm, epsilon, effort.batch_size)
-            more = int(noisy.sum()) - int(broken[probe].sum())
-            if more >= _margin(len(probe)):
-                signs.append(f"{outcome.attack.name}, epsilon {epsilon:.4g}: {DRAWS} random perturbations break "
-                             f"{more} of {len(probe)} points more than the gradient")  # fmt: skip
-                break
-    return signs
+    model: PixelModel, probed: Points, probe: Tensor, by_gradient: Sequence[Outcome], effort: Effort
+) -> Iterator[str]:
+    for outcome in by_gradient:
+        attack, broken = outcome.attack, outcome.broken[:, probe].sum(dim=1).tolist()
+        more = (
+            _broken_by_chance(model, probed, attack.norm, epsilon, effort.batch_size) - count
+            for epsilon, count in zip(outcome.epsilons, broken, strict=True)
+        )
+        for epsilon, count in _first_excess(outcome.epsilons, more, len(probe)):
+            start = f"{attack.name}, epsilon {epsilon:.4g}: {DRAWS} random perturbations"
+            yield f"{start} break {count} of {len(probe)} points more than the gradient"
 
 
-def _broken_by_chance(model: PixelModel, points: Points, norm: str, epsilon: float, batch_size: int) -> Tensor:
-    """Return bool (N,): whether any of DRAWS random perturbations of size `epsilon` breaks the point."""
+def _broken_by_chance(model: PixelModel, points: Points, norm: str, epsilon: float, batch_size: int) -> int:
+    """Count the points that any of DRAWS random perturbations of size `epsilon` breaks."""
     broken = torch.zeros(len(points), dtype=torch.bool, device=points.pixels.device)
     for _ in range(DRAWS):
         noise = torch.randn_like(points.pixels)
         if norm == "Linf":
-            noise = epsilon * noise.sign()
+            noise = noise.sign()
         else:
-            order = 2 if norm == "L2" else 1
-            size = torch.linalg.vector_norm(noise.flatten(1), order, dim=1)
-            noise = epsilon * noise / size.view(-1, *[1] * (noise.dim() - 1))
-        noisy = (points.pixels + noise).clamp(0, 1)
+            noise /= torch.linalg.vector_norm(noise, ORDERS[norm], dim=(1, 2, 3), keepdim=True)
+        noisy = (points.pixels + epsilon * noise).clamp(0, 1)
         broken |= predictions(model, noisy, batch_size) != points.targets
-    return broken
+    return int(broken.sum())
 
 
-def _noise_beats_gradient(outcomes: Sequence[Outcome], right: Tensor) -> list[str]:
-    """Compare each noise attack with the best gradient attack of the same norm."""
-    signs = []
-    for noise in (outcome for outcome in outcomes if not outcome.attack.gradient):
-        rivals = [
-            outcome for outcome in outcomes if outcome.attack.gradient and outcome.attack.norm == noise.attack.norm
-        ]
-        if not rivals:
+def _weaker_beats_stronger(outcomes: Sequence[Outcome], total: int) -> Iterator[str]:
+    """Compare each noise attack with the gradient attacks of its norm, and FGSM with the many steps of LinfPGD."""
+    for weak in outcomes:
+        if weak.attack.name == "FGSM":
+            title, rivals = "LinfPGD", [one for one in outcomes if one.attack.name == "LinfPGD"]
+        elif not weak.attack.gradient:
+            title = "the gradient attacks"
+            rivals = [one for one in outcomes if one.attack.gradient and one.attack.norm == weak.attack.norm]
+        else:
             continue
-        best = torch.stack([outcome.broken for outcome in rivals]).any(dim=0)
-        more = (noise.broken & right).sum(dim=1) - (best & right).sum(dim=1)
-        signs += _first_excess(noise.attack.name, "the gradient attacks", noise.epsilons, more, right)
-    return signs
-
-
-def _one_step_beats_many(outcomes: Sequence[Outcome], right: Tensor) -> list[str]:
-    named = {outcome.attack.name: outcome for outcome in outcomes}
-    if not {"FGSM", "LinfPGD"} <= named.keys():
-        return []
-    fgsm, pgd = named["FGSM"], named["LinfPGD"]
-    more = (fgsm.broken & right).sum(dim=1) - (pgd.broken & right).sum(dim=1)
-    return _first_excess("FGSM", "LinfPGD", fgsm.epsilons, more, right)
-
-
-def _first_excess(winner: str, loser: str, epsilons: Sequence[float], more: Tensor, right: Tensor) -> list[str]:
-    total = int(right.sum())
-    for epsilon, count in zip(epsilons, more.tolist(), strict=True):
-        if count >= _margin(total):
-            return [f"{winner} breaks {count} of {total} points more than {loser} at epsilon {epsilon:.4g}"]
-    return []
+        if rivals:
+            best = torch.stack([rival.broken for rival in rivals]).any(dim=0)
+            more = (weak.broken.sum(dim=1) - best.sum(dim=1)).tolist()
+            for epsilon, count in _first_excess(weak.epsilons, more, total):
+                start = f"{weak.attack.name} breaks {count} of {total} points more"
+                yield f"{start} than {title} at epsilon {epsilon:.4g}"
 
 
 def _larger_is_weaker(
-    model: PixelModel, points: Points, outcomes: Sequence[Outcome], effort: Effort, track: Track | None
-) -> list[str]:
+    model: PixelModel, probed: Points, by_gradient: Sequence[Outcome], effort: Effort, track: Track
+) -> Iterator[str]:
     """Repeat attacks within an epsilon on all points at every epsilon; the outcomes skip points broken earlier."""
-    signs = []
-    everything = torch.ones(len(points), dtype=torch.bool, device=points.pixels.device)
-    for outcome in outcomes:
-        attack: Attack = outcome.attack
-        if attack.minimal or not attack.gradient:
+    everything = torch.ones(len(probed), dtype=torch.bool, device=probed.pixels.device)
+    for attack, epsilons in ((outcome.attack, outcome.epsilons) for outcome in by_gradient):
+        if attack.minimal:
             continue
         counts = [
-            int(run_attack(attack, model, points, everything, [epsilon], effort, track=track).broken.sum())
-            for epsilon in outcome.epsilons
+            int(run_attack(attack, model, probed, everything, [epsilon], effort, track=track).broken.sum())
+            for epsilon in epsilons
         ]
-        for at in range(1, len(counts)):
-            lost = max(counts[:at]) - counts[at]
-            if lost >= _margin(len(points)):
-                hint = "; a single step may overshoot" if not attack.steps else ""
-                signs.append(f"{attack.name} at epsilon {outcome.epsilons[at]:.4g} breaks {lost} of {len(points)} "
-                             f"points fewer than at a smaller one{hint}")  # fmt: skip
-                break
-    return signs
+        lost = [most - count for most, count in zip(accumulate(counts, max), counts, strict=True)]
+        for epsilon, fewer in _first_excess(epsilons, lost, len(probed)):
+            hint = "; a single step may overshoot" if not attack.steps else ""
+            start = f"{attack.name} at epsilon {epsilon:.4g} breaks {fewer} of {len(probed)} points fewer"
+            yield f"{start} than at a smaller one{hint}"

@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from secateur.framework.settings.attacks import NORMS
+from secateur.framework.studies.robustness.assess import networks_of
 
 
 def robustness_tables(results: dict[str, Any]) -> list[str | Table]:
     """Return lines and tables for the report's dictionary, of one or two networks."""
     lines: list[str | Table] = []
-    networks = [results, *([results["compared"]] if "compared" in results else [])]
+    networks = networks_of(results)
     for network in networks:
         low, high = network["clean_interval"]
         lines.append(
@@ -21,13 +22,10 @@ def robustness_tables(results: dict[str, Any]) -> list[str | Table]:
         if norm in results["worst_case"]:
             lines += [_table(norm, network) for network in networks]
     for network in networks:
-        lines += [
-            f"sign of masked gradients ({network['network']}): {sign}" for sign in network["sanity"]["signs"]
-        ]
-        if not network["sanity"]["signs"]:
-            lines.append(
-                f"no sign of masked gradients ({network['network']}, {network['sanity']['probed']} points probed)"
-            )
+        name, sanity = network["network"], network["sanity"]
+        lines += [f"sign of masked gradients ({name}): {sign}" for sign in sanity["signs"]]
+        if not sanity["signs"]:
+            lines.append(f"no sign of masked gradients ({name}, {sanity['probed']} points probed)")
     return lines
 
 
@@ -37,17 +35,15 @@ def _table(norm: str, network: dict[str, Any]) -> Table:
     On a narrow terminal, the names are folded but not the numbers.
     """
     worst = network["worst_case"][norm]
-    table = Table(title=f"robust accuracy in {norm}: {network['network']}", title_justify="left")
-    table.add_column("", overflow="fold", min_width=8)
-    for epsilon in worst["epsilons"]:
-        table.add_column(shown_epsilon(norm, epsilon), justify="right", no_wrap=True)
-    table.add_column("median", justify="right", min_width=6)
-    for name in worst["attacks"]:
-        attack = network["attacks"][name]
-        table.add_row(name, *(f"{share:.4f}" for share in attack["robust_accuracy"]), _median(attack))
-    table.add_row("worst case", *(f"{share:.4f}" for share in worst["robust_accuracy"]), "")
-    table.add_row("  95 % from", *(f"{low:.4f}" for low, _ in worst["interval"]), "")
-    table.add_row("  to", *(f"{high:.4f}" for _, high in worst["interval"]), "")
+    names, median = Column(overflow="fold", min_width=8), Column("median", justify="right", min_width=6)
+    epsilons = [Column(shown_epsilon(norm, value), justify="right", no_wrap=True) for value in worst["epsilons"]]
+    title = f"robust accuracy in {norm}: {network['network']}"
+    table = Table(names, *epsilons, median, title=title, title_justify="left")
+    low, high = zip(*worst["interval"], strict=True)
+    rows = {name: network["attacks"][name]["robust_accuracy"] for name in worst["attacks"]}
+    rows |= {"worst case": worst["robust_accuracy"], "  95 % from": low, "  to": high}
+    for name, shares in rows.items():
+        table.add_row(name, *(f"{share:.4f}" for share in shares), _median(network["attacks"].get(name, {})))
     return table
 
 

@@ -21,6 +21,7 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.selection.select import select
 from secateur.framework.reporting.plots import confusion, network, saliency, scores, weights
 from secateur.framework.reporting.plots.gallery import LABELS, some
+from secateur.framework.reporting.plots.layers import draw_sparsity
 from secateur.framework.reporting.plots.listener import Pictures
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.events import PruneEvent
@@ -395,26 +396,32 @@ def test_layer_sparsity_is_the_share_of_the_dense_layers_weights_that_are_gone(
     assert found == {name[0]: 1 - left[name] / whole[name] for name in whole}
     total = sum(found[name[0]] * size for name, size in whole.items()) / sum(whole.values())
     assert total == pytest.approx(weight_sparsity(model))
-    bars = weights.draw_sparsity(found, model, "net").axes[0].containers[1]
+    bars = draw_sparsity(model, "net").axes[0].containers[1]
     assert [bar.get_width() for bar in bars] == pytest.approx([100 * share for share in found.values()])
 
 
 def test_histograms_are_of_the_weights_that_are_not_zero() -> None:
     model = masked(ConvNet())
-    found = weights.magnitudes(model)
+    found = weights.nonzero_weights(model)
     for name, values in found.items():
         weight = model.get_submodule(name).weight.detach().flatten()
         assert torch.equal(values, weight[weight != 0])
     figure = weights.draw_histograms(model, "net")
     zero = int((model.c.weight == 0).sum())
     assert f"c, {zero} of 320 zero" in [axes.get_title() for axes in figure.axes]
+    (outline,) = figure.axes[0].patches
+    x, y = outline.get_xy().T  # type: ignore[attr-defined]
+    together = torch.cat(list(found.values())).abs().log10()
+    assert (x.min(), x.max()) == pytest.approx((float(together.min()), float(together.max())), abs=1e-4)
+    area = abs(float(x @ np.roll(y, 1) - y @ np.roll(x, 1))) / 2
+    assert 50 * area / (x.max() - x.min()) == pytest.approx(100)  # of both signs, in 50 bins
 
 
 def test_of_many_layers_the_first_the_last_and_some_between_are_shown() -> None:
     assert some(list(range(100)), 5) == [0, 25, 50, 74, 99] and some([1, 2], 5) == [1, 2]
     model = deep()
     assert len(weights.draw_histograms(model, "net").axes) == 16
-    axes = weights.draw_sparsity(layer_sparsities(model), model, "net").axes[0]
+    axes = draw_sparsity(model, "net").axes[0]
     assert len(axes.get_yticks()) == len(axes.texts) == LABELS
 
 

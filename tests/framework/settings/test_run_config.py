@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from secateur.framework.plugins.registry import option_names, registry
-from secateur.framework.plugins.source import ROOT
 from secateur.framework.schedules.base import Rounds
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.settings.files import parse_settings, parse_value

@@ -60,14 +60,14 @@ def test_the_oracle_is_the_loss_without_each_unit_minus_the_loss(name: str) -> N
     found = measure_oracle(model, given, F.cross_entropy, groups)
     sizes = torch.tensor([len(x) for x, _ in given], dtype=torch.float64)
     expected = one_by_one(model, given, free_groups(groups))
-    assert list(found.signed) == list(expected)
+    assert list(found.changes["signed"]) == list(expected)
     for group, rows in expected.items():
         each = torch.tensor(rows, dtype=torch.float64)
         signed = each @ sizes / 11
-        torch.testing.assert_close(found.signed[group], signed, rtol=1e-8, atol=1e-12)
-        torch.testing.assert_close(found.total[group], signed.square(), rtol=1e-8, atol=1e-14)
+        torch.testing.assert_close(found.changes["signed"][group], signed, rtol=1e-8, atol=1e-12)
+        torch.testing.assert_close(found.changes["total"][group], signed.square(), rtol=1e-8, atol=1e-14)
         squared = each.square().mean(1)
-        torch.testing.assert_close(found.squared[group], squared, rtol=1e-8, atol=1e-14)
+        torch.testing.assert_close(found.changes["squared"][group], squared, rtol=1e-8, atol=1e-14)
     inputs, targets = (torch.cat(part) for part in zip(*given, strict=True))
     assert found.samples == 11
     with torch.no_grad():
@@ -80,13 +80,14 @@ def test_the_squared_change_is_the_score_of_the_criterion_oracle() -> None:
     found = measure_oracle(model, given, F.cross_entropy, groups)
     scores = build("criterions", "Oracle").score(model, given, F.cross_entropy, groups)
     for name, score in scores.items():
-        torch.testing.assert_close(found.squared[name].float(), score, rtol=1e-5, atol=1e-12)
+        torch.testing.assert_close(found.changes["squared"][name].float(), score, rtol=1e-5, atol=1e-12)
 
 
 def test_of_a_single_batch_the_squares_are_the_same() -> None:
     model, given = network("plain"), batches()[:1]
     found = measure_oracle(model, given, F.cross_entropy, channel_groups(model, given[0][0]))
-    assert all(torch.allclose(found.total[name], found.squared[name], rtol=1e-12) for name in found.signed)
+    total, squared = found.changes["total"], found.changes["squared"]
+    assert all(torch.allclose(total[name], squared[name], rtol=1e-12) for name in total)
 
 
 def test_a_study_leaves_the_network_as_it_was() -> None:
@@ -142,7 +143,7 @@ def study() -> Study:
     model, given = network("plain"), batches()
     groups = channel_groups(model, given[0][0])
     oracle = measure_oracle(model, given, F.cross_entropy, groups)
-    perfect = {name: one.float() for name, one in oracle.squared.items()}
+    perfect = {name: one.float() for name, one in oracle.changes["squared"].items()}
     names = list(perfect)
     partly = perfect | {names[0]: torch.full_like(perfect[names[0]], torch.inf)}
     scores = {
@@ -160,7 +161,8 @@ def study() -> Study:
 def test_perfect_scores_correlate_perfectly_in_every_layer_and_over_all(study: Study) -> None:
     for sign, name in ((1.0, "Perfect"), (-1.0, "Opposite")):
         judged = study.judged[name]
-        everywhere = [judged.overall["squared"], judged.layer_mean("squared"), *judged.layers["squared"].values()]
+        correlations = judged.correlation["squared"]
+        everywhere = [correlations["all"], correlations["layer_mean"], *correlations["layers"].values()]
         for found in everywhere:
             assert found == {measure: pytest.approx(sign, abs=1e-6) for measure in MEASURES}
 
@@ -168,9 +170,9 @@ def test_perfect_scores_correlate_perfectly_in_every_layer_and_over_all(study: S
 def test_over_all_layers_is_over_the_raw_scores(study: Study) -> None:
     judged = study.judged["Perfect"]
     for reference in REFERENCES:
-        wanted = study.oracle.reference(reference)
+        wanted = study.oracle.changes[reference]
         scores = torch.cat([judged.scores[name] for name in wanted])
-        assert judged.overall[reference] == correlation(scores, torch.cat(list(wanted.values())))
+        assert judged.correlation[reference]["all"] == correlation(scores, torch.cat(list(wanted.values())))
 
 
 def test_the_best_comes_first_and_what_is_undefined_last(study: Study) -> None:

@@ -27,7 +27,7 @@ def grey_points(model: PixelModel, count: int = 24, seed: int = 1) -> Points:
     pixels = 0.5 + 0.1 * noise.clamp(-3, 3)
     two = model(pixels).topk(2, dim=1).values
     pixels = pixels[(two[:, 0] - two[:, 1]).argsort()[-count:]]
-    return Points(pixels, model(pixels).argmax(dim=1), torch.arange(count))
+    return Points(pixels, model(pixels).argmax(dim=1))
 
 
 def smallest(model: nn.Module, pixels: Tensor, dual: float, mean: float = 0.0, std: float = 1.0) -> Tensor:

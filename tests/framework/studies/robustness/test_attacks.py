@@ -47,7 +47,7 @@ def images(model: PixelModel, count: int = 40, seed: int = 0) -> Points:
     pixels = torch.rand(count, 1, 8, 8, generator=generator)
     targets = model(pixels).argmax(dim=1)
     targets[::10] = (targets[::10] + 1) % 5
-    return Points(pixels, targets, torch.arange(count))
+    return Points(pixels, targets)
 
 
 # With more than two classes DDN follows the cross-entropy, which points between the other classes.
@@ -168,7 +168,7 @@ def test_pixels_outside_the_range_are_brought_back_before_they_count(monkeypatch
     model = small_net()
     points = images(model)
     points.pixels[:] = 1.0
-    points = Points(points.pixels, model(points.pixels).argmax(dim=1), points.positions)
+    points = Points(points.pixels, model(points.pixels).argmax(dim=1))
 
     class Beyond(Liar):
         def __call__(self, model: Any, pixels: Tensor, targets: Tensor, *, epsilons: Any) -> Any:
@@ -232,7 +232,7 @@ def test_outputs_that_are_no_numbers_are_broken_and_the_signs_agree() -> None:
             outputs = self.scale * torch.tensor([[2.0, 1.0]]) + 0.01 * pixels.flatten(1)[:, :2]
             return torch.where(apart > 1e-4, torch.nan, outputs)
 
-    points = Points(torch.full((12, 1, 4, 4), 0.5), torch.zeros(12, dtype=torch.int64), torch.arange(12))
+    points = Points(torch.full((12, 1, 4, 4), 0.5), torch.zeros(12, dtype=torch.int64))
     attacks = chosen_attacks("FGSM")
     found = assess(Network("net", Fragile().eval()), points, attacks, {"Linf": (0.1,)}, Effort(), seed=0)
     assert found.outcomes[0].broken.all()
@@ -274,7 +274,7 @@ def test_noise_is_drawn_as_often_for_each_image_as_asked_and_not_for_those_that_
     pixels[:, 0, 0, 0] = torch.arange(5) / 100
     network = Counting(patience)
     model = PixelModel(network, (0.0,), (1.0,)).eval()
-    points = Points(pixels, torch.zeros(5, dtype=torch.int64), torch.arange(5))
+    points = Points(pixels, torch.zeros(5, dtype=torch.int64))
     made = attacking.make_attack
 
     def still(*arguments: Any) -> Any:
@@ -301,7 +301,7 @@ def test_noise_in_stages_breaks_as_many_as_in_one_go(monkeypatch: pytest.MonkeyP
     points = images(model, 400)
     name, epsilons = "L2RepeatedAdditiveGaussianNoiseAttack", (3.0, 5.0)
     staged = attacked(name, model, points, epsilons)
-    monkeypatch.setattr(attacking._Search, "_repeated", attacking._Search._attacked)
+    monkeypatch.setattr(attacking._Search, "_staged", attacking._Search._attacked)
     whole = attacked(name, model, points, epsilons)
     assert not torch.equal(staged.distance, whole.distance)  # other draws of the same noise
     shares = [one.broken.double().mean(dim=1) for one in (staged, whole)]
@@ -398,7 +398,7 @@ def test_a_bar_moves_with_the_passes_and_reaches_its_end() -> None:
 def test_a_network_that_is_never_right_is_not_attacked() -> None:
     model = small_net()
     points = images(model, 12)
-    wrong = Points(points.pixels, (model(points.pixels).argmax(dim=1) + 1) % 5, points.positions)
+    wrong = Points(points.pixels, (model(points.pixels).argmax(dim=1) + 1) % 5)
     network = Network("net", model.model, (0.3,), (0.35,))
     found = assess(network, wrong, chosen_attacks("all"), EPSILONS, QUICK, seed=0)
     assert all(one.broken.all() and not one.distance.any() for one in found.outcomes)

@@ -13,9 +13,9 @@ from rich.console import Console
 from torch import Tensor
 
 from secateur.framework.settings.attacks import ATTACKS
+from secateur.framework.studies.robustness.assess import Assessment, summary, to_show, wilson
 from secateur.framework.studies.robustness.attacking import Outcome
 from secateur.framework.studies.robustness.points import Points, balanced, collect
-from secateur.framework.studies.robustness.results import Assessment, summary, to_show, wilson
 from secateur.framework.studies.robustness.tables import robustness_tables
 from secateur.utils.errors import RunError
 
@@ -58,8 +58,8 @@ def assessment(*outcomes: Outcome, wrong: int = 1) -> Assessment:
     targets = torch.zeros(count, dtype=torch.int64)
     clean = targets.clone()
     clean[:wrong] = 1
-    points = Points(torch.zeros(count, 1, 2, 2), targets, torch.arange(count))
-    return Assessment("net", points, clean, list(outcomes), {"signs": []})
+    points = Points(torch.zeros(count, 1, 2, 2), targets)
+    return Assessment("net", points, clean, list(outcomes), {"signs": []}, [])
 
 
 def test_a_point_is_robust_only_if_it_survives_every_attack_of_its_norm() -> None:
