@@ -27,7 +27,7 @@ def output_tensors(out: Any, depth: int = DEPTH) -> list[Tensor]:
 
 
 @contextmanager
-def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., None]]]) -> Iterator[None]:
+def hooked(hooks: Iterable[tuple[nn.Module, Callable[..., Tensor | None]]]) -> Iterator[None]:
     """Register forward hooks, and remove them on exit."""
     handles = [module.register_forward_hook(hook, with_kwargs=True) for module, hook in hooks]
     try:
