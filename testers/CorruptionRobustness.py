@@ -58,7 +58,7 @@ class CorruptionRobustness(Tester):
 
             first = points.pixels[:1]
             spoiled = {
-                name: [next(self._chunks(first, name, number))[0].cpu() for number in range(len(strengths))]
+                name: [next(self._chunks(first, name, level))[0].cpu() for level in range(len(strengths))]
                 for name, strengths in self.strengths.items()
             }
             draw_corruptions(context.plots / "corruptions.png", results[0], spoiled)
@@ -69,7 +69,7 @@ class CorruptionRobustness(Tester):
         model = PixelModel(network.model, network.mean, network.std)
         targets = points.targets.split(self.batch_size)
         clean = int((predictions(model, points.pixels, self.batch_size) == points.targets).sum())
-        stages = [(name, number) for name in CORRUPTIONS for level in range(len(self.strengths[name]))]
+        stages = [(name, level) for name in CORRUPTIONS for level in range(len(self.strengths[name]))]
         hits: dict[str, list[int]] = {name: [] for name in CORRUPTIONS}
         for name, level in self.context.track(stages, f"corruptions of {network.name}", len(stages)):
             chunks = zip(self._chunks(points.pixels, name, level), targets, strict=True)

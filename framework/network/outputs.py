@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-Hook = tuple[nn.Module, Callable[..., None]]
+Hook = tuple[nn.Module, Callable[..., Tensor | None]]
 
 
 def output_tensors(out: Any, depth: int = 6) -> list[Tensor]:

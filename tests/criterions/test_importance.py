@@ -71,7 +71,29 @@ def vgg() -> nn.Module:
     return Net(run, **layers)
 
 
+def stages() -> nn.Module:
+    """Two residual stages, with sums and activations in place."""
+    layers: dict[str, nn.Module] = {"stem": nn.Conv2d(3, 4, 3, padding=1, bias=False), "n0": nn.BatchNorm2d(4)}
+    for block, (inputs, outputs) in enumerate([(4, 4), (4, 4), (4, 4), (4, 5), (5, 5), (5, 5)]):
+        stride = outputs - inputs + 1
+        layers |= {f"a{block}": nn.Conv2d(inputs, 3, 3, stride, 1), f"na{block}": nn.BatchNorm2d(3)}
+        layers |= {f"b{block}": nn.Conv2d(3, outputs, 3, 1, 1, bias=False), f"nb{block}": nn.BatchNorm2d(outputs)}
+    layers |= {"skip": nn.Conv2d(4, 5, 1, 2, bias=False), "ns": nn.BatchNorm2d(5), "d": nn.Linear(5, 5)}
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        x = F.relu_(s.n0(s.stem(x)))
+        for block in range(6):
+            a, na, b, nb = (getattr(s, f"{key}{block}") for key in ("a", "na", "b", "nb"))
+            y = nb(b(F.relu_(na(a(x)))))
+            y += s.ns(s.skip(x)) if block == 3 else x
+            x = F.relu_(y)
+        return s.d(x.mean((2, 3)))
+
+    return Net(run, **layers)
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
+    "stages": stages,
     "vgg": vgg,
     "convolutions": ConvNet,
     "residual": ResNet,
@@ -81,6 +103,11 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 #: the norm that each producer's gate stands behind; the producers left out have none
 NORMS = {
+    "stages": {
+        "stem": "n0",
+        "skip": "ns",
+        **{f"{key}{block}": f"n{key}{block}" for key in "ab" for block in range(6)},
+    },
     "vgg": {"a": "na", "b": "nb"},
     "convolutions": {"a": "na", "b": "nb", "c": "nc"},
     "residual": {"stem": "n0", "a": "na", "b": "nb", "c": "nc", "e": "ne", "skip": "ns"},
@@ -88,7 +115,7 @@ NORMS = {
     "grouped": {"a": "na", "b": "nb"},
     "relu_first": {"a": "na", "b": "nb"},
 }
-every_net = pytest.mark.parametrize("net", NETS)
+every_net = pytest.mark.parametrize("net", [*NETS, "curved"])
 normed = pytest.mark.parametrize("net", ["convolutions", "residual", "grouped", "relu_first"])
 
 
@@ -608,7 +635,46 @@ def curved() -> nn.Module:
     return Net(run, **layers)
 
 
-NETS["curved"], NORMS["curved"] = curved, {}
+def series() -> nn.Module:
+    """Blocks of one layer, which reads and gives the same channels: strided, dilated, transposed, linear."""
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        x = s.a(x)
+        x = x + s.b(F.relu(x))
+        x = x + s.c(F.leaky_relu(x, 0.1))
+        x = x + s.t(F.relu_(x.clone()))
+        x = F.max_pool2d(x, 2) + s.e(x)
+        x = F.relu(x).mean((2, 3))
+        return s.d(x + s.f(F.relu(s.g(x))))
+
+    layers = {
+        "a": nn.Conv2d(3, 4, 3, padding=1), "b": nn.Conv2d(4, 4, 3, padding=1),
+        "c": nn.Conv2d(4, 4, 3, padding=2, dilation=2, bias=False), "t": nn.ConvTranspose2d(4, 4, 3, padding=1),
+        "e": nn.Conv2d(4, 4, 2, 2), "g": nn.Linear(4, 3), "f": nn.Linear(3, 4), "d": nn.Linear(4, 5),
+    }  # fmt: skip
+    return Net(run, **layers)
+
+
+def repeated() -> nn.Module:
+    """Layers that are called twice, and a block whose layers read a concatenation."""
+
+    def run(s: Net, x: Tensor) -> Tensor:
+        x = s.a(x)
+        x = x + s.b(F.relu(s.c(x)))
+        x = x + s.b(F.relu(s.c(x)))
+        y = s.e(F.relu(x))
+        x = x + s.f(torch.cat([x, y], 1))
+        return s.d(F.relu(x).mean((2, 3)))
+
+    layers = {
+        "a": nn.Conv2d(3, 4, 3, padding=1), "b": nn.Conv2d(3, 4, 1), "c": nn.Conv2d(4, 3, 1),
+        "e": nn.Conv2d(4, 2, 1), "f": nn.Conv2d(6, 4, 3, padding=1), "d": nn.Linear(4, 5),
+    }  # fmt: skip
+    return Net(run, **layers)
+
+
+NETS |= {"curved": curved, "series": series, "repeated": repeated}
+NORMS |= {"curved": {}, "series": {}, "repeated": {}}
 
 
 def curvatures(gates: Gates, inputs: Tensor, targets: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -649,7 +715,9 @@ def test_second_derivatives_are_the_diagonal_of_the_hessian_by_explicit_gates(ne
     [
         ("convolutions", set(), {}),
         ("plain", set(), {}),
-        ("residual", set(), {"stem": 2 / 6}),  # e and skip are parallel
+        ("residual", set(), {"stem": 0.0}),  # no layer between its first reader and e; e and skip are parallel
+        # from the first reader to the producer of the last block: 4 of 6 and 2 of 4 layers
+        ("stages", set(), {"stem": 4 / 14, "b3": 2 / 14}),
         ("curved", {"a"}, {}),
     ],
 )
@@ -726,7 +794,7 @@ def test_the_oracle_is_the_squared_change_of_the_loss_without_the_channel(net: s
     close(score("Oracle", model.train(), batches, groups=groups), averaged(parts))
 
 
-@pytest.mark.parametrize("net", [*NETS])
+@every_net
 def test_the_layers_before_a_channel_are_run_once_for_all_of_them(net: str) -> None:
     from secateur.framework.pruning.scoring.ablation.consumers import reads_of
     from secateur.framework.pruning.scoring.ablation.loss_change import _Network

@@ -10,9 +10,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.criterion import WORTH_HALVING, LossFunction
-from secateur.framework.pruning.scoring.gates.gated import Calls, gated
+from secateur.framework.pruning.scoring.gates.gated import gated
 from secateur.framework.pruning.scoring.gates.gradients import samples_apart
 from secateur.framework.pruning.scoring.gates.linearity import piecewise_linear
+from secateur.framework.pruning.scoring.gates.series import GatedPass, products
 from secateur.framework.pruning.scoring.gates.sites import GateSites
 from secateur.framework.pruning.scoring.gradients import freeze
 from secateur.utils.errors import UsageError
@@ -33,15 +34,14 @@ class Curvature:
     z of several producers as long as none of them computes from the output of another. Then d2L/dz2 = (dy/dz) .
     H (dy/dz), where H is the Hessian of L with respect to y, which takes one backward pass per output for all
     channels together. In series, as in a residual stage, the second derivatives of y between two producers of a
-    channel are added: twice the gradient by z of x . dL/da, where x is the output of each producer of the channel
-    before its gate, a the output after it, and dL/da is constant. This takes a backward pass per channel, but only
-    through the layers between the producers, and no second derivative of the network. In a network that is not
+    channel are added, see `series.products`. This takes a backward pass per channel, but only through the layers
+    between the producers, and no second derivative of the network. In a network that is not
     piecewise linear a gate takes its row of the Hessian, by a backward pass through the gradient, one per channel.
 
     Attributes:
         direct: The gates whose outputs are piecewise linear in each producer.
         rows: The gates that are computed row by row.
-        serial: Groups of `direct` with producers in series -> their share of the network's layers.
+        serial: Groups of `direct` with producers in series -> share of the layers in a pass between them.
         outputs: Number of outputs per sample.
     """
 
@@ -56,18 +56,16 @@ class Curvature:
         sites = GateSites.find(model, groups, sample[:1])
         freeze(model)
         direct = sites.of(name for name in groups if sites.on_outputs(name))
-        calls: Calls = []
-        with gated(direct, calls=calls) as gates:
-            outputs = model(sample)
+        run = GatedPass(direct, sample)
+        outputs = run.outputs
         if not isinstance(outputs, Tensor) or len(outputs) != len(sample):
             raise UsageError(
                 "second derivatives need a network with a single output tensor that has one row per sample"
             )
         if not (samples_apart(direct, sample) and piecewise_linear(model, [outputs])):
             direct = sites.of(())
-        serial = {
-            name: share for name in direct.groups if (share := _share_between(direct, name, gates[name], calls))
-        }
+        found = {name: series for name in direct.groups if (series := run.series(name))}
+        serial = {name: series.length / len(run.calls) for name, series in found.items()}
         rows = sites.of(name for name in groups if name not in direct.groups)
         return cls(direct, rows, serial, outputs[0].numel())
 
@@ -99,7 +97,7 @@ class Curvature:
             second[name] = _curvatures(by_outputs, leaf, slope, max(1, CURVATURE_BLOCK // leaf.numel()))
         if self.serial:
             for part, factors in zip(parts, by_outputs.detach().split(len(parts[0])), strict=True):
-                for name, values in self._between_producers(part, factors).items():
+                for name, values in products(self.direct.of(self.serial), part, factors).items():
                     second[name] += 2 * values
         return first, second
 
@@ -117,28 +115,6 @@ class Curvature:
         by_gate = [torch.stack(parts, dim=2).movedim(1, 0) for parts in zip(*slopes, strict=True)]
         return outputs.detach(), dict(zip(gates, by_gate, strict=True))
 
-    def _between_producers(self, inputs: Tensor, by_outputs: Tensor) -> dict[str, Tensor]:
-        """Return the sum over pairs of producers of the second derivatives of the outputs, weighted by dL/dy."""
-        sites = self.direct.of(self.serial)
-        calls: Calls = []
-        with gated(sites, calls=calls) as gates:
-            outputs = sites.model(inputs)
-        slopes = torch.autograd.grad(outputs, [after for _, _, after in calls], by_outputs, retain_graph=True)
-        found = {}
-        for name, gate in gates.items():
-            units = {part.tensor: part.index for part in sites.groups[name].produced}
-            own = [
-                (before, slope, sites.axis(weight, before), units[weight])
-                for (weight, before, _), slope in zip(calls, slopes, strict=True)
-                if weight in units and before.requires_grad
-            ]
-            found[name] = torch.zeros_like(gate)
-            for channel in range(len(gate)):
-                vectors = [_only(slope, axis, index[channel]) for _, slope, axis, index in own]
-                (row,) = torch.autograd.grad([before for before, *_ in own], gate, vectors, retain_graph=True)
-                found[name][channel] = row[channel]
-        return found
-
     def _by_rows(self, inputs: Tensor, targets: Tensor, loss: LossFunction) -> Derivatives:
         # fused attention has no second derivative
         with sdpa_kernel(SDPBackend.MATH), gated(self.rows, keep=True) as gates:
@@ -150,22 +126,6 @@ class Curvature:
                 for (name, gate), slope in zip(gates.items(), slopes, strict=True)
             }
         return first, second
-
-
-def _share_between(sites: GateSites, name: str, gate: Tensor, calls: Calls) -> float:
-    """Return the share of gated outputs between the producers of a group, and 0 if none depends on another."""
-    own = [at for at, (weight, _, _) in enumerate(calls) if weight in sites.producers(name)]
-    outputs = [calls[at][1].sum() for at in own if calls[at][1].requires_grad]
-    if not outputs:
-        return 0.0
-    (slope,) = torch.autograd.grad(torch.stack(outputs).sum(), gate, retain_graph=True, allow_unused=True)
-    return 0.0 if slope is None else (own[-1] - own[0]) / len(calls)
-
-
-def _only(slope: Tensor, axis: int, units: Tensor) -> Tensor:
-    """Return a copy that is zero but for some units along `axis`."""
-    units = units.to(slope.device)
-    return torch.zeros_like(slope).index_copy_(axis, units, slope.index_select(axis, units))
 
 
 def _curvatures(slope: Tensor, leaf: Tensor, vectors: Tensor, size: int) -> Tensor:

@@ -3,18 +3,31 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from secateur.framework.network.preserve import replaced
 from secateur.framework.pruning.scoring.gates.sites import GateSites
 
 #: function of a producer's weight name and its output: ones that broadcast to the output
 GateOf = Callable[[str, Tensor], Tensor]
-#: producer's weight name, and its output before and after the gate
-Calls = list[tuple[str, Tensor, Tensor]]
+
+
+class Application(NamedTuple):
+    """Application of a gate to the output of a producer.
+
+    Attributes:
+        weight: Name of the producer's weight.
+        before: The output before the gate.
+        after: The output after the gate, as it was before operations in place.
+    """
+
+    weight: str
+    before: Tensor
+    after: GradientEdge
 
 
 class Gate(torch.autograd.Function):
@@ -28,12 +41,14 @@ class Gate(torch.autograd.Function):
     def forward(ctx: Any, output: Tensor, gate: Tensor, source: Tensor, norm: Any, copy: bool) -> Tensor:  # type: ignore[override]
         """Return the output, or a copy of it where it is modified in place later."""
         ctx.save_for_backward(source, gate)
-        ctx.norm = norm
+        ctx.norm, ctx.idle = norm, False
         return output.clone() if copy else output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         """Return the gradients of the output and of the gate, which can be differentiated again."""
+        if ctx.idle:  # the gradient of the gate is not needed
+            return grad, None, None, None, None
         source, gate = ctx.saved_tensors
         if torch.is_grad_enabled():  # the factor one and the graph are needed only if these are differentiated
             output = source if ctx.norm is None else ctx.norm.forward(source)
@@ -47,7 +62,7 @@ class Gate(torch.autograd.Function):
 
 @contextmanager
 def gated(
-    sites: GateSites, samples: int | None = None, calls: Calls | None = None, keep: bool = False
+    sites: GateSites, samples: int | None = None, calls: list[Application] | None = None, keep: bool = False
 ) -> Iterator[dict[str, Tensor]]:
     """Context manager in which the network has gates; yields ones for each group, the gates.
 
@@ -96,7 +111,9 @@ def along(units: Tensor, dims: int, dim: int) -> Tensor:
 
 
 @contextmanager
-def attached(sites: GateSites, gate_of: GateOf, calls: Calls | None = None, keep: bool = False) -> Iterator[None]:
+def attached(
+    sites: GateSites, gate_of: GateOf, calls: list[Application] | None = None, keep: bool = False
+) -> Iterator[None]:
     """Context manager in which the outputs are multiplied by gates; each multiplication is added to `calls`."""
 
     def multiply(weight: str, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
@@ -106,7 +123,7 @@ def attached(sites: GateSites, gate_of: GateOf, calls: Calls | None = None, keep
         source = output if norm is None else args[0] if args else kwargs["input"]
         result: Tensor = Gate.apply(output, gate_of(weight, output), source, norm, weight in sites.copied)
         if calls is not None:
-            calls.append((weight, output, result))
+            calls.append(Application(weight, output, get_gradient_edge(result)))
         return result
 
     with ExitStack() as stack:

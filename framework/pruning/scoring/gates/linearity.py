@@ -15,7 +15,7 @@ _LINEAR = (
     "Mean Sum AvgPool2D AvgPool3D AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D "
     "MkldnnAdaptiveAvgPool2D Relu LeakyRelu Hardtanh Threshold Clamp ClampMin ClampMax Abs Max Min Amax "
     "Amin Maximum Minimum MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D UpsampleNearest1D "
-    "UpsampleNearest2D UpsampleBilinear2D NativeBatchNorm CudnnBatchNorm MiopenBatchNorm Where Gate "
+    "UpsampleNearest2D UpsampleBilinear2D NativeBatchNorm CudnnBatchNorm MiopenBatchNorm Where Gate Valve "
 )
 LINEAR = frozenset(_LINEAR.split())
 #: bilinear operations -> indices of the two factors
