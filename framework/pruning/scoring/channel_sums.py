@@ -81,9 +81,16 @@ def _rows(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> list[Tensor]:
     for part in group.produced:
         if part.tensor in tensors:
             units = tensors[part.tensor].movedim(part.dim, 0).flatten(1)
-            every = part.index.shape == (len(units), 1) and bool((part.index[:, 0].diff() == 1).all())
-            rows.append(units if every else units[part.index.to(units.device)].flatten(1))
+            rows.append(of_units(units, part.index).reshape(len(part.index), -1))
     return rows
+
+
+def of_units(values: Tensor, index: Tensor) -> Tensor:
+    """Return the entries of `values` along the first dimension; a view, without a copy, of consecutive ones."""
+    units = index.flatten()
+    if bool((units.diff() == 1).all()):
+        return values.narrow(0, int(units[0]), len(units))
+    return values[units.to(values.device)]
 
 
 def per_unit(parameter: Tensor, factor: Tensor, dim: int) -> Tensor:
