@@ -184,3 +184,8 @@ def _is_mean(loss: LossFunction, outputs: Any, targets: Any, total: Tensor) -> b
         return False
     parts = torch.stack([loss(part, wanted) * len(part) for part, wanted in halves(outputs, targets)])
     return bool((parts.sum() - total).abs() <= 1e-4 * parts.abs().sum())
+
+
+def in_double(values: Tensor) -> Tensor:
+    """Convert to float64, or to float32 on devices without it."""
+    return values.to(torch.float32 if values.is_mps else torch.float64)
