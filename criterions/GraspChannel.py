@@ -4,7 +4,7 @@ from torch import nn
 
 from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Scores, with_groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
-from secateur.framework.pruning.scoring.gradient_flow import GradientFlow
+from secateur.framework.pruning.scoring.gradient_flow import flow_products
 from secateur.framework.pruning.scoring.gradients import check_flow_options
 
 
@@ -38,6 +38,6 @@ class GraspChannel(Criterion):
     ) -> Scores:
         """Return the sum of w * (H g) of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
-        flow = GradientFlow(self.grasp_temperature, everything=True)
-        products = flow.products(model, batches, loss, producer_parameters(model, free, biases=False))
+        extra = producer_parameters(model, free, biases=False)
+        products = flow_products(model, batches, loss, extra, temperature=self.grasp_temperature, everything=True)
         return {name: total.float() for name, total in over_channels(free, products).items()}
