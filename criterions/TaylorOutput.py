@@ -14,7 +14,6 @@ class TaylorOutput(ActivationCriterion):
     Molchanov, Tyree, Karras, Aila and Kautz, 2016, arXiv:1611.06440. Eval mode. Method 6 of arXiv:1906.10771.
     """
 
-    granularity = "channel"
     equal_batches: ClassVar[bool] = True
     schedule: ClassVar[Schedule] = After()
     data = Data("random", batches=30)

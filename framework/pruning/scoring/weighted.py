@@ -18,6 +18,8 @@ from secateur.utils.errors import UsageError
 
 #: attributes that the run sets
 OF_THE_RUN = ("seed", "step", "example_input")
+#: methods of the criterion that are called directly
+DELEGATED = ("check", "cost", "observe", "input_scores")
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Weighted(Criterion):
 
     def __init__(self, criterion: Any, by_size: bool, by_way: bool) -> None:
         super().__init__(criterion=criterion, by_size=by_size, by_way=by_way)
-        for attribute in Criterion.__annotations__:
+        for attribute in (*Criterion.__annotations__, *DELEGATED):
             setattr(self, attribute, getattr(criterion, attribute))
         self.criterion, self.by_size, self.by_way = criterion, by_size, by_way
         self.uses_initial_weights = by_way or criterion.uses_initial_weights
@@ -82,28 +84,11 @@ class Weighted(Criterion):
     def __repr__(self) -> str:
         return repr(self.criterion)
 
-    def check(self, model: nn.Module) -> None:
-        """Call `check` of the criterion."""
-        self.criterion.check(model)
-
-    def cost(self, samples: int) -> float:
-        """Return the cost of the criterion."""
-        return float(self.criterion.cost(samples))
-
     def start(self, model: nn.Module) -> None:
         """Call `start` of the criterion, and copy the initial weights on the first call."""
         self.criterion.start(model)
         if self.by_way and self._initial is None:
             self._initial = InitialWeights.of(model)
-
-    def observe(self, model: nn.Module, loss: Tensor) -> None:
-        """Call `observe` of the criterion."""
-        self.criterion.observe(model, loss)
-
-    def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """Return the scores of the inputs by the criterion."""
-        scores: Tensor = self.criterion.input_scores(model, batches, loss, layer)
-        return scores
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
