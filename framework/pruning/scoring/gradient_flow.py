@@ -10,7 +10,7 @@ from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
-from secateur.framework.pruning.scoring.gradients import mean_gradients, softened
+from secateur.framework.pruning.scoring.gradients import gradient_of, mean_gradients, softened
 
 
 def flow_products(
@@ -41,17 +41,18 @@ def flow_products(
         for parameter in wanted.values():
             parameter.requires_grad_(True)
         weights = parameters if everything else prunable_weights(model)
-        products = _hessian_times_gradient(model, batches, soft, weights, wanted)
-    return {name: products[name] * parameter.detach() for name, parameter in wanted.items()}
+        _add_hessian_times_gradient(model, batches, soft, weights, wanted)
+        return {name: gradient_of(parameter) * parameter.detach() for name, parameter in wanted.items()}
 
 
-def _hessian_times_gradient(
+def _add_hessian_times_gradient(
     model: nn.Module,
     batches: list[Batch],
     loss: LossFunction,
     weights: Mapping[str, nn.Parameter],
     wanted: Mapping[str, nn.Parameter],
-) -> dict[str, Tensor]:
+) -> None:
+    """Add the derivatives of g . g / 2, for g with respect to `weights`, to `.grad` of `wanted`."""
     masks = Masks(model)
     gradients, _ = mean_gradients(model, batches, loss, weights)
     for name in weights:
@@ -69,10 +70,6 @@ def _hessian_times_gradient(
         ]
         if terms:
             torch.stack(terms).sum().backward(inputs=list(wanted.values()))
-    return {
-        name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        for name, parameter in wanted.items()
-    }
 
 
 def _without_singles(batches: list[Batch]) -> list[Batch]:
