@@ -30,7 +30,6 @@ class NvidiaFisher(Fisher):
         sample, batches = peek(batches)
         with scoring(model):
             norms = NormScales.find(model, free, sample[:1], self.name)
-            parameters = norms.parameters()
-            fisher = self.gradients(model, batches, softened(loss, self.temperature), parameters)
-        terms = {name: self.formula(value.detach(), fisher[name]) for name, value in parameters.items()}
+            fisher = self.gradients(model, batches, softened(loss, self.temperature), norms.parameters)
+        terms = {name: self.formula(value.detach(), fisher[name]) for name, value in norms.parameters.items()}
         return {name: total.float() for name, total in norms.sums(terms).items()}
