@@ -29,6 +29,6 @@ class BNTaylor(TaylorGate):
         """Yield the size of each batch and its scores."""
         sample, batches = peek(batches)
         norms = NormScales.find(model, groups, sample[:1], self.name)
-        for samples, gradients in each_gradient(model, batches, loss, norms.parameters()):
-            products = {name: value.detach() * gradients[name] for name, value in norms.parameters().items()}
+        for samples, gradients in each_gradient(model, batches, loss, norms.parameters):
+            products = {name: value.detach() * gradients[name] for name, value in norms.parameters.items()}
             yield samples, {name: self.formula(total) for name, total in norms.sums(products).items()}

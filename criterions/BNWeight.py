@@ -31,5 +31,6 @@ class BNWeight(Criterion):
         free, sample = with_sample(self, model, batches, groups)
         with scoring(model):
             norms = NormScales.find(model, free, sample, self.name)
-        sizes = {name: scale.detach().abs() for name, scale in norms.parameters(shifts=False).items()}
+        scales = {name: value for name, value in norms.parameters.items() if name.endswith("weight")}
+        sizes = {name: scale.detach().abs() for name, scale in scales.items()}
         return {name: score.float() for name, score in norms.sums(sizes).items()}

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from secateur import Batch, Groups, LossFunction
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.pruning.scoring.initial_weights import InitialWeights
+from secateur.framework.pruning.scoring.weighted import InitialWeights
 
 
 class BiasedLoss(LossBased):

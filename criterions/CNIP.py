@@ -17,7 +17,7 @@ from secateur import (
     scoring,
     with_groups,
 )
-from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_over_channels
+from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
 
 
 class CNIP(Criterion):
@@ -38,10 +38,10 @@ class CNIP(Criterion):
     ) -> Scores:
         """Return the scores of prunable weights, in their shapes, and free channels, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
-        weights, producers = prunable_weights(model), producer_parameters(model, free)
+        weights = prunable_weights(model)
+        parameters = weights | producer_parameters(model, free)
         with scoring(model):
-            gradients, mean_loss = mean_gradients(model, batches, loss, weights | producers)
-        loss_size = 1e-8 + abs(mean_loss)
-        gates = sum_over_channels(free, producers, gradients)
-        single = {name: (gradients[name] * weight.detach()).abs() for name, weight in weights.items()}
-        return {name: (score.abs() / loss_size).float() for name, score in (single | gates).items()}
+            gradients, mean_loss = mean_gradients(model, batches, loss, parameters)
+        products = {name: gradients[name].mul_(parameter.detach()) for name, parameter in parameters.items()}
+        scores = {name: products[name] for name in weights} | over_channels(free, products)
+        return {name: (score.abs() / (1e-8 + abs(mean_loss))).float() for name, score in scores.items()}

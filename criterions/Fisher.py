@@ -2,10 +2,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from secateur import Batch, Groups, LossFunction, scoring
+from secateur import Batch, LossFunction
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.pruning.scoring.channel_sums import producer_parameters
-from secateur.framework.pruning.scoring.gradients import each_gradient, mean_of, one_sample_each, softened
+from secateur.framework.pruning.scoring.gradients import each_gradient, mean_of, one_sample_each
 
 
 class Fisher(LossBased):
@@ -21,23 +20,14 @@ class Fisher(LossBased):
         super().__init__(temperature=temperature, samples=samples)
         self.per_example = per_example
 
-    def element_scores(
-        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
-    ) -> dict[str, Tensor]:
-        """Return w^2 * F of every weight that produces a channel of the groups, by name, in the weight's shape."""
-        weights = producer_parameters(model, groups, biases=False)
-        fisher = self.fisher(model, batches, loss, weights)
-        return {name: self.formula(weight.detach(), fisher[name]) for name, weight in weights.items()}
-
     def formula(self, weight: Tensor, gradient: Tensor) -> Tensor:
         """Return w^2 * F of each weight, where `gradient` is F, the mean squared gradient."""
         return gradient.mul_(weight).mul_(weight)
 
-    def fisher(
+    def gradients(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, parameters: dict[str, nn.Parameter]
     ) -> dict[str, Tensor]:
         """Return F of the given parameters, in their shapes."""
         given = one_sample_each(batches) if self.per_example else batches
-        with scoring(model):
-            parts = each_gradient(model, given, softened(loss, self.temperature), parameters)
-            return mean_of((size, {name: g.square_() for name, g in part.items()}) for size, part in parts)
+        parts = each_gradient(model, given, loss, parameters)
+        return mean_of((size, {name: g.square_() for name, g in part.items()}) for size, part in parts)

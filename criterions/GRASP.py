@@ -1,12 +1,25 @@
+import copy
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from secateur import Batch, Before, Criterion, Data, Groups, LossFunction, Schedule, Scores, prunable_weights
-from secateur.framework.pruning.scoring.gradient_flow import GradientFlow
-from secateur.framework.pruning.scoring.gradients import check_temperature
+from secateur import (
+    Batch,
+    Before,
+    Criterion,
+    Data,
+    Groups,
+    LossFunction,
+    Masks,
+    Schedule,
+    Scores,
+    prunable_weights,
+)
+from secateur.framework.network.layers import prunable_layers
+from secateur.framework.pruning.scoring.gradient_flow import flow_products
+from secateur.framework.pruning.scoring.gradients import check_temperature, halves
 
 
 class GRASP(Criterion):
@@ -28,9 +41,9 @@ class GRASP(Criterion):
         xavier: bool = False, original_polarity: bool = False,
     ) -> None:  # fmt: skip
         check_temperature(self.name, temperature)
-        super().__init__(temperature=temperature, train_batch_norm=train_batch_norm, halves=halves)
+        super().__init__()
+        self.temperature, self.train_batch_norm, self.halves = temperature, train_batch_norm, halves
         self.xavier, self.original_polarity = xavier, original_polarity
-        self._flow = GradientFlow(temperature=temperature, train_batch_norm=train_batch_norm, halves=halves)
 
     def cost(self, samples: int) -> float:
         """Return the cost of one pass for g and one that is differentiated twice."""
@@ -47,6 +60,21 @@ class GRASP(Criterion):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, extra: Iterable[str] = ()
     ) -> dict[str, Tensor]:
         """Return the signed w * (H g) of all prunable weights and of the parameters named in `extra`."""
-        flow = replace(self._flow, xavier=self.generator()) if self.xavier else self._flow
-        products = flow.products(model, batches, loss, extra)
-        return {name: -flow for name, flow in products.items()} if self.original_polarity else products
+        if self.xavier:
+            model = _with_new_linear_weights(model, self.generator())
+        given = [half for batch in batches for half in (halves(*batch) if self.halves else [batch])]
+        flow = flow_products(
+            model, given, loss, extra, temperature=self.temperature, train_batch_norm=self.train_batch_norm
+        )
+        return {name: -product for name, product in flow.items()} if self.original_polarity else flow
+
+
+@torch.no_grad()
+def _with_new_linear_weights(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """Return a copy with re-initialised linear weights; masked weights remain zero."""
+    twin = copy.deepcopy(model)
+    for module in prunable_layers(twin).values():
+        if isinstance(module, nn.Linear):
+            module.weight.copy_(nn.init.xavier_normal_(torch.empty(module.weight.shape), generator=generator))
+    Masks(twin).apply()
+    return twin

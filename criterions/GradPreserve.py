@@ -1,8 +1,5 @@
-from collections.abc import Iterable
+from torch import Tensor
 
-from torch import nn
-
-from secateur import Batch, Groups, LossFunction, Scores
 from secateur.criterions.GraspChannel import GraspChannel
 
 
@@ -18,8 +15,6 @@ class GradPreserve(GraspChannel):
     def __init__(self, *, grasp_temperature: float = 1.0, samples: int = 2560) -> None:
         super().__init__(grasp_temperature=grasp_temperature, samples=samples)
 
-    def score(
-        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
-    ) -> Scores:
-        """Return |sum w * (H g)| of every free channel, `(channels,)` per group."""
-        return {name: flow.abs() for name, flow in super().score(model, batches, loss, groups).items()}
+    def formula(self, flow: Tensor) -> Tensor:
+        """Return |sum w * (H g)|."""
+        return flow.abs()

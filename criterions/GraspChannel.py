@@ -1,10 +1,10 @@
 from collections.abc import Iterable
 
-from torch import nn
+from torch import Tensor, nn
 
 from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Scores, with_groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
-from secateur.framework.pruning.scoring.gradient_flow import GradientFlow
+from secateur.framework.pruning.scoring.gradient_flow import flow_products
 from secateur.framework.pruning.scoring.gradients import check_flow_options
 
 
@@ -36,8 +36,12 @@ class GraspChannel(Criterion):
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
-        """Return the sum of w * (H g) of every free channel, `(channels,)` per group."""
+        """Return the formula of the sum of w * (H g) of every free channel, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
-        flow = GradientFlow(self.grasp_temperature, everything=True)
-        products = flow.products(model, batches, loss, producer_parameters(model, free, biases=False))
-        return {name: total.float() for name, total in over_channels(free, products).items()}
+        extra = producer_parameters(model, free, biases=False)
+        products = flow_products(model, batches, loss, extra, temperature=self.grasp_temperature, everything=True)
+        return {name: self.formula(total).float() for name, total in over_channels(free, products).items()}
+
+    def formula(self, flow: Tensor) -> Tensor:
+        """Return the sum of w * (H g) of each channel."""
+        return flow

@@ -2,6 +2,7 @@ import torch
 from torch import Tensor
 
 from secateur import After, WeightCriterion
+from secateur.framework.pruning.scoring.gradients import in_double
 
 
 class LAMP(WeightCriterion):
@@ -17,7 +18,7 @@ class LAMP(WeightCriterion):
     def formula(self, weight: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:
         """Return w^2 / sum of v^2 over |v| >= |w|, in [0, 1]; 0 for a weight of 0."""
         ascending, order = weight.flatten().abs().sort(stable=True)
-        squares = ascending.to(torch.float32 if weight.is_mps else torch.float64).square()
+        squares = in_double(ascending).square()
         from_here_on = squares.flip(0).cumsum(0).flip(0)
         scores = torch.where(squares > 0, squares / from_here_on, 0.0)
         return torch.empty_like(scores).scatter_(0, order, scores).reshape(weight.shape)

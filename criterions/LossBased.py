@@ -2,9 +2,20 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Scores, with_groups
-from secateur.framework.pruning.scoring.channel_sums import over_channels, weight_slopes
-from secateur.framework.pruning.scoring.gradients import check_flow_options
+from secateur import (
+    Batch,
+    Criterion,
+    Data,
+    During,
+    Groups,
+    LossFunction,
+    Scores,
+    mean_gradients,
+    scoring,
+    with_groups,
+)
+from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
+from secateur.framework.pruning.scoring.gradients import check_flow_options, softened
 
 
 class LossBased(Criterion):
@@ -38,8 +49,16 @@ class LossBased(Criterion):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
     ) -> dict[str, Tensor]:
         """Return the formula of every weight that produces a channel of the groups, by name, in its shape."""
-        slopes = weight_slopes(model, batches, loss, groups, self.temperature)
-        return {name: self.formula(weight, gradient) for name, (weight, gradient) in slopes.items()}
+        weights = producer_parameters(model, groups, biases=False)
+        with scoring(model):
+            gradients = self.gradients(model, batches, softened(loss, self.temperature), weights)
+        return {name: self.formula(weight.detach(), gradients[name]) for name, weight in weights.items()}
+
+    def gradients(
+        self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, parameters: dict[str, nn.Parameter]
+    ) -> dict[str, Tensor]:
+        """Return g of the given parameters, in their shapes."""
+        return mean_gradients(model, batches, loss, parameters)[0]
 
     def formula(self, weight: Tensor, gradient: Tensor) -> Tensor:
         """Return |w * g| of each weight."""

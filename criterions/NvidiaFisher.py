@@ -4,7 +4,7 @@ from torch import nn
 
 from secateur import Batch, Groups, LossFunction, Scores, scoring, with_groups
 from secateur.criterions.Fisher import Fisher
-from secateur.framework.pruning.scoring.gradients import peek
+from secateur.framework.pruning.scoring.gradients import peek, softened
 from secateur.framework.pruning.scoring.norm_scales import NormScales, require_norms
 
 
@@ -15,7 +15,7 @@ class NvidiaFisher(Fisher):
     arXiv:2009.11839, after Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
     """
 
-    #: the scores are of norms' scales and shifts, which `weighted` does not support
+    #: Fisher's are of weights; these scores are of the norms' scales and shifts
     element_scores = None  # type: ignore[assignment]
 
     def check(self, model: nn.Module) -> None:
@@ -30,7 +30,6 @@ class NvidiaFisher(Fisher):
         sample, batches = peek(batches)
         with scoring(model):
             norms = NormScales.find(model, free, sample[:1], self.name)
-        parameters = norms.parameters()
-        fisher = self.fisher(model, batches, loss, parameters)
-        terms = {name: value.detach().square() * fisher[name] for name, value in parameters.items()}
+            fisher = self.gradients(model, batches, softened(loss, self.temperature), norms.parameters)
+        terms = {name: self.formula(value.detach(), fisher[name]) for name, value in norms.parameters.items()}
         return {name: total.float() for name, total in norms.sums(terms).items()}

@@ -14,7 +14,6 @@ class OBD(CurvatureCriterion):
     mode. LeCun, Denker and Solla, 1989; method 10 of arXiv:1906.10771.
     """
 
-    granularity = "channel"
     equal_batches: ClassVar[bool] = True
     schedule: ClassVar[Schedule] = After()
     data = Data("random", batches=30)

@@ -1,10 +1,24 @@
 import math
 from collections.abc import Iterable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
 
-from secateur import Batch, Before, Criterion, Groups, LossFunction, Scores, UsageError, scoring
-from secateur.framework.pruning.scoring.activations import synaptic_flow
+from secateur import (
+    Batch,
+    Before,
+    Criterion,
+    Groups,
+    LossFunction,
+    Scores,
+    UsageError,
+    prunable_weights,
+    scoring,
+)
+from secateur.framework.network.masks import PREFIX
+from secateur.framework.network.outputs import output_tensors
+from secateur.framework.pruning.scoring.gradients import in_double
 
 
 class SynFlow(Criterion):
@@ -40,3 +54,28 @@ class SynFlow(Criterion):
             raise UsageError(f"SynFlow: the flow through {type(model).__name__} is too large for float64")
         scale = largest if largest > 0 and not 1e-30 < largest < 1e30 else 1.0
         return {name: (score / scale).float() for name, score in scores.items()}
+
+
+def synaptic_flow(model: nn.Module, example_input: Tensor) -> dict[str, Tensor]:
+    """Compute |w * dR/dw| of every prunable weight in float64; R is the sum of the outputs for an input of ones.
+
+    All parameters and buffers are replaced by their absolute values, and the running statistics of batch norms by
+    mean 0 and variance 1, as in a new network. The model is not changed; call it inside `scoring`.
+    """
+    named = [*model.named_parameters(), *((n, b) for n, b in model.named_buffers() if PREFIX not in n)]
+    tensors = {name: in_double(values.detach().abs()) for name, values in named if values.is_floating_point()}
+    for name in tensors:
+        if name.endswith("running_mean"):
+            tensors[name] = torch.zeros_like(tensors[name])
+        elif name.endswith("running_var"):
+            tensors[name] = torch.ones_like(tensors[name])
+    weights = {name: tensors[name].requires_grad_() for name in prunable_weights(model)}
+    ones = torch.ones_like(example_input[:1])
+    ones = in_double(ones) if ones.is_floating_point() else ones
+    outputs = output_tensors(functional_call(model, tensors, (ones,)))
+    flow = torch.stack([output.sum() for output in outputs]).sum()
+    gradients = torch.autograd.grad(flow, list(weights.values()), allow_unused=True, materialize_grads=True)
+    return {
+        name: (weight.detach() * gradient).abs()
+        for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
+    }

@@ -14,7 +14,6 @@ class TaylorGate(GateCriterion):
     Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
     """
 
-    granularity = "channel"
     equal_batches: ClassVar[bool] = True
     schedule: ClassVar[Schedule] = After()
     data = Data("random", batches=30)

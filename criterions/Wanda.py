@@ -13,8 +13,7 @@ from secateur import (
     prunable_weights,
     scoring,
 )
-from secateur.framework.pruning.scoring.activations import input_norms
-from secateur.framework.pruning.scoring.input_features import over_inputs
+from secateur.framework.pruning.scoring.input_features import input_norms, over_inputs
 from secateur.framework.pruning.selection.input_features import readers_of_weights
 
 

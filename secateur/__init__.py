@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.scoring.criterion import Data as Data
     from secateur.framework.pruning.scoring.criterion import LossFunction as LossFunction
     from secateur.framework.pruning.scoring.criterion import Scores as Scores
+    from secateur.framework.pruning.scoring.gates.gate_criterion import ActivationCriterion as ActivationCriterion
     from secateur.framework.pruning.scoring.gates.gate_criterion import CurvatureCriterion as CurvatureCriterion
     from secateur.framework.pruning.scoring.gates.gate_criterion import GateCriterion as GateCriterion
     from secateur.framework.pruning.scoring.gradients import mean_gradients as mean_gradients
@@ -85,7 +86,11 @@ _NAMES = {
     "framework.pruning.channels.groups": ("ChannelGroup", "Groups"),
     "framework.pruning.scoring.channel_sums": ("channel_rows",),
     "framework.pruning.scoring.criterion": ("Batch", "Criterion", "Data", "LossFunction", "Scores"),
-    "framework.pruning.scoring.gates.gate_criterion": ("CurvatureCriterion", "GateCriterion"),
+    "framework.pruning.scoring.gates.gate_criterion": (
+        "ActivationCriterion",
+        "CurvatureCriterion",
+        "GateCriterion",
+    ),
     "framework.pruning.scoring.gradients": ("mean_gradients",),
     "framework.pruning.scoring.input_features": ("input_columns",),
     "framework.pruning.scoring.inputs": ("with_groups",),

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from secateur.framework.plugins import docs_table
+from secateur.framework.plugins.registry import registry
 from tests import ROOT
+from tests.command_line import run_main
 
 COPIED = (
     *("secateur", "framework", "models", "criterions", "trainers", "testers", "losses", "utils"),
@@ -93,3 +96,58 @@ def test_a_run_prunes_by_it(tree: Path) -> None:
     report = json.loads((tree / done.stdout.split()[-1] / "report.json").read_text(encoding="utf-8"))
     assert report["criterion"] == "RootOfGradient"
     assert report["reached"]["weight_sparsity"] == pytest.approx(0.9, abs=1e-4)
+
+
+#: name -> base class, granularity, and the formula
+TEMPLATES = {
+    "OwnWeight": (
+        "WeightCriterion",
+        "weight",
+        "formula(self, weight, gradient, loss)",
+        "(weight * gradient).square()",
+    ),
+    "OwnGate": ("GateCriterion", "channel", "formula(self, gradient)", "gradient.abs()"),
+    "OwnActivation": (
+        "ActivationCriterion",
+        "channel",
+        "formula(self, activation, gradient)",
+        "activation.square() * gradient",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_formula_in_a_folder_of_plug_ins_is_listed_documented_and_run(name: str, tmp_path: Path) -> None:
+    base, granularity, method, formula = TEMPLATES[name]
+    file = tmp_path / "mine" / "criterions" / f"{name}.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        f"from secateur import Before, Data, {base}\n\n\n"
+        f"class {name}({base}):\n"
+        f'    """The formula of a user."""\n\n'
+        "    schedule = Before()\n"
+        '    data = Data("random", batches=2)\n'
+        '    paper = "arXiv:1234.56789"\n'
+        '    recommended = {"batch_size": 20}\n\n'
+        f"    def {method}:\n        return {formula}\n",
+        encoding="utf-8",
+    )
+    listed = run_main(tmp_path, "list", "criterions", "--plugins", "mine")
+    (line,) = [line for line in listed.lines if name in line]
+    assert line.split() == [name, "The", "formula", "of", "a", "user.", granularity, "before", "arXiv:1234.56789"]
+
+    flags = f"--model LeNet5 --plugins mine --prune_criterion {name} --pruning_limit 0.5"
+    done = run_main(tmp_path, *flags.split(), *SHORT.split())
+    assert done.code == 0, done.err
+    assert done.report["criterion"] == name and done.config["batch_size"] == 20
+    sparsity = "weight_sparsity" if granularity == "weight" else "node_sparsity"
+    assert done.report["reached"][sparsity] == pytest.approx(0.5, abs=0.01)
+
+    page = tmp_path / "page.md"
+    page.write_text(docs_table.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    registry.add_folder(tmp_path / "mine")
+    docs_table.main(page)
+    assert (
+        f"| {name} | The formula of a user | {granularity} | global | before | 2 random batches "
+        "| `--batch_size 20` | [1234.56789](https://arxiv.org/abs/1234.56789) |\n"
+    ) in page.read_text(encoding="utf-8")

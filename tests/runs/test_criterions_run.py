@@ -184,6 +184,18 @@ def test_inputs_of_the_first_layer_go_with_the_channels(launch: Launch) -> None:
     assert tested.report["accuracy"] == on.report["pruned"]["accuracy"]
 
 
+@pytest.mark.parametrize("name", ["TFO", "TaylorWeight"])
+def test_taylor_terms_of_weights_rank_the_inputs(launch: Launch, name: str) -> None:
+    flags = (
+        f"--model LeNet300 --prune_criterion {name} --pruning_limit 0.8 --schedule before --outer_layer_pruning"
+    )
+    run = launch(*flags.split())
+    assert run.code == 0, run.err
+    reached = run.report["reached"]
+    assert reached["inputs"] == 784 and 0 < reached["inputs_left"] < 784
+    assert reached["node_sparsity"] == pytest.approx(0.8, abs=0.005)
+
+
 def test_a_criterion_that_cannot_rank_inputs_refuses_the_flag(launch: Launch, tmp_path_factory: Any) -> None:
     folder = tmp_path_factory.mktemp("mine")
     (folder / "criterions").mkdir()
@@ -197,6 +209,45 @@ def test_a_criterion_that_cannot_rank_inputs_refuses_the_flag(launch: Launch, tm
         launch("--plugins", folder, "--prune_criterion", "Blind", "--outer_layer_pruning"),
         "--outer_layer_pruning: Blind cannot rank the inputs of the network",
     )
+
+
+MOVED = """
+from secateur import After, Criterion, UsageError, prunable_weights
+
+
+class Moved(Criterion):
+    \"\"\"Distance of each weight from its initial value.\"\"\"
+
+    granularity = "weight"
+    schedule = After()
+    uses_initial_weights = {}
+
+    def start(self, model):
+        self.initial = {{name: weight.detach().clone() for name, weight in prunable_weights(model).items()}}
+
+    def score(self, model, batches, loss, groups=None):
+        scores = {{n: (w.detach() - self.initial[n]).abs() for n, w in prunable_weights(model).items()}}
+        if not any(score.any() for score in scores.values()):
+            raise UsageError("no weight has moved")
+        return scores
+"""
+
+
+@pytest.mark.parametrize("says", [True, False])
+def test_a_plug_in_with_initial_weights_of_its_own_says_so(
+    launch: Launch, tmp_path_factory: pytest.TempPathFactory, says: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("mine")
+    (folder / "criterions").mkdir()
+    (folder / "criterions" / "Moved.py").write_text(MOVED.format(says))
+    flags = ("--plugins", folder, "--prune_criterion", "Moved")
+    if says:
+        refused(launch(*flags, "--schedule", "before"), "Moved prunes before training")
+        run = launch(*flags)
+        assert run.code == 0, run.err
+        assert run.report["reached"]["weight_sparsity"] == pytest.approx(0.5, abs=0.001)
+    else:
+        refused(launch(*flags), "no weight has moved")
 
 
 def test_fewer_images_of_a_class_than_wanted_are_warned_of(launch: Launch) -> None:

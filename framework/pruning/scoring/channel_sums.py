@@ -1,15 +1,12 @@
 """Sums over the parameters that produce a channel: the rows and biases of all its producers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import output_dim, tensor_name
-from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups
-from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
-from secateur.framework.pruning.scoring.gradients import mean_gradients, softened
 
 
 def producer_parameters(
@@ -24,26 +21,6 @@ def producer_parameters(
             if biases or parameter.dim() > 1:
                 produced[part.tensor] = parameter
     return produced
-
-
-def sum_over_channels(
-    groups: Mapping[str, ChannelGroup], parameters: Mapping[str, Tensor], factors: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Sum parameter * factor over all entries of each channel's producers: `(channels,)` per group.
-
-    With gradients as factors this is the gradient of a gate on the producers' output.
-    """
-    units = {
-        name: per_unit(parameters[name].detach(), factors[name], dim)
-        for name, dim in _produced(groups).items()
-        if name in parameters
-    }
-    return add_units(groups, units)
-
-
-def _produced(groups: Mapping[str, ChannelGroup]) -> dict[str, int]:
-    """Return the dimension of the output units of each producer's tensor."""
-    return {part.tensor: part.dim for group in groups.values() for part in group.produced}
 
 
 def channel_rows(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
@@ -81,16 +58,30 @@ def _rows(group: ChannelGroup, tensors: Mapping[str, Tensor]) -> list[Tensor]:
     for part in group.produced:
         if part.tensor in tensors:
             units = tensors[part.tensor].movedim(part.dim, 0).flatten(1)
-            every = part.index.shape == (len(units), 1) and bool((part.index[:, 0].diff() == 1).all())
-            rows.append(units if every else units[part.index.to(units.device)].flatten(1))
+            rows.append(of_units(units, part.index).reshape(len(part.index), -1))
     return rows
 
 
-def per_unit(parameter: Tensor, factor: Tensor, dim: int) -> Tensor:
-    """Sum parameter * factor over all dimensions but `dim`."""
-    if parameter.dim() == 1:
-        return parameter * factor
-    return torch.linalg.vecdot(parameter.movedim(dim, 0).flatten(1), factor.movedim(dim, 0).flatten(1))
+def of_units(values: Tensor, index: Tensor) -> Tensor:
+    """Return the entries of `values` along the first dimension; a view, without a copy, of consecutive ones."""
+    units = index.flatten()
+    if bool((units.diff() == 1).all()):
+        return values.narrow(0, int(units[0]), len(units))
+    return values[units.to(values.device)]
+
+
+def over_channels(groups: Groups, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sum tensors in the shapes of parameters over each channel's rows and biases: `(channels,)` per group.
+
+    With parameter * gradient as elements, this is the gradient of a gate on the producers' output.
+    """
+    dims = {part.tensor: part.dim for group in groups.values() for part in group.produced}
+    units = {
+        name: element.movedim(dims[name], 0).flatten(1).sum(1) if element.dim() > 1 else element
+        for name, element in elements.items()
+        if name in dims
+    }
+    return add_units(groups, units)
 
 
 def add_units(groups: Mapping[str, ChannelGroup], units: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,27 +105,3 @@ def units_per_channel(model: nn.Module, group: ChannelGroup) -> int:
         weight, dim = tensor_name(name, "weight"), output_dim(model.get_submodule(name))
         units += sum(part.index.shape[1] for part in group.slices if (part.tensor, part.dim) == (weight, dim))
     return units
-
-
-def weight_slopes(
-    model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups, temperature: float
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return (w, g) for each producer's weight; g is the gradient of the mean loss of outputs / temperature.
-
-    The mean is over all samples. The caller may modify g in place, which avoids a copy of all weights.
-    """
-    weights = producer_parameters(model, groups, biases=False)
-    with scoring(model):
-        gradients, _ = mean_gradients(model, batches, softened(loss, temperature), weights)
-    return {name: (weight.detach(), gradients[name]) for name, weight in weights.items()}
-
-
-def over_channels(groups: Groups, elements: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Sum tensors in the producers' shapes over the entries of each channel: `(channels,)` per group."""
-    dims = {part.tensor: part.dim for group in groups.values() for part in group.produced}
-    units = {
-        name: element.movedim(dims[name], 0).flatten(1).sum(1) if element.dim() > 1 else element
-        for name, element in elements.items()
-        if name in dims
-    }
-    return add_units(groups, units)

@@ -126,14 +126,15 @@ def mean_gradients(
     for name, tensor in parameters.items():
         first.setdefault(tensor.requires_grad_(True), name)
     samples, mean_loss = _add_gradients(model, batches, loss, list(first))
-    means = {name: _gradient(tensor).div_(samples) for tensor, name in first.items()}
+    means = {name: gradient_of(tensor).div_(samples) for tensor, name in first.items()}
     gradients = {
         name: means[name] if name in means else means[first[tensor]].clone() for name, tensor in parameters.items()
     }
     return gradients, mean_loss
 
 
-def _gradient(leaf: Tensor) -> Tensor:
+def gradient_of(leaf: Tensor) -> Tensor:
+    """Return `.grad`, or zeros if the leaf has none."""
     return leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
 
 
@@ -184,3 +185,8 @@ def _is_mean(loss: LossFunction, outputs: Any, targets: Any, total: Tensor) -> b
         return False
     parts = torch.stack([loss(part, wanted) * len(part) for part, wanted in halves(outputs, targets)])
     return bool((parts.sum() - total).abs() <= 1e-4 * parts.abs().sum())
+
+
+def in_double(values: Tensor) -> Tensor:
+    """Convert to float64, or to float32 on devices without it."""
+    return values.to(torch.float32 if values.is_mps else torch.float64)

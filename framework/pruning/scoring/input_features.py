@@ -1,14 +1,17 @@
-"""Views of a layer's weight by input feature, for the scores of the network's inputs."""
+"""Views of a layer's weight by input feature, scores of the network's inputs, and norms of the features."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import TRANSPOSED, prunable_weights, tensor_name
+from secateur.framework.network.layers import TRANSPOSED, prunable_layers, prunable_weights, tensor_name
+from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
-from secateur.framework.pruning.scoring.gradients import mean_gradients
+from secateur.framework.pruning.scoring.gradients import in_double, mean_gradients
+from secateur.utils.errors import UsageError
 
 
 def input_columns(module: nn.Module, values: Tensor) -> Tensor:
@@ -60,3 +63,37 @@ def over_inputs(module: nn.Module, values: Tensor) -> Tensor:
     conv_groups = int(getattr(module, "groups", 1))
     rows = values.view(conv_groups, -1).repeat_interleave(weight.shape[0] // conv_groups, 0)
     return rows.view(*rows.shape, *ones).expand(weight.shape)
+
+
+def input_norms(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """Compute the L2 norm of each input feature over samples and positions: `(inputs,)` per prunable weight.
+
+    The norms of a layer that is never called are zero. Call it inside `scoring`. Raises UsageError without a
+    batch, and for layers inside nn.MultiheadAttention, which uses their weights without calling them.
+    """
+    squares: dict[int, Tensor] = {}
+    users: dict[int, list[Any]] = {}
+    for name, module in prunable_layers(model).items():
+        users.setdefault(id(module.weight), []).append(module)
+        if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
+            raise UsageError(f"the input of '{name}' inside nn.MultiheadAttention cannot be observed")
+    hooks = [(user, _adder(squares, key)) for key, modules in users.items() for user in modules]
+    with torch.no_grad(), hooked(hooks):
+        if not [model(inputs) is None for inputs, _ in batches]:
+            raise UsageError("the criterion needs data and got no batch")
+    norms = {}
+    for name, weight in prunable_weights(model).items():
+        none = weight.new_zeros(len(input_columns(users[id(weight)][0], weight)))
+        norms[name] = squares.get(id(weight), none).sqrt()
+    return norms
+
+
+def _adder(squares: dict[int, Tensor], key: int) -> Callable[..., None]:
+    """Return a forward hook that accumulates the squares of each input feature."""
+
+    def add(module: Any, args: Any, kwargs: Any, _output: Any) -> None:
+        given = (args[0] if args else kwargs["input"]).detach()
+        axis = given.dim() + 1 - module.weight.dim()
+        squares[key] = squares.get(key, 0) + in_double(given.movedim(axis, 0).flatten(1)).square().sum(1)
+
+    return add

@@ -21,53 +21,47 @@ class NormScales:
 
     Attributes:
         groups: The channel groups.
-        scales: Producer's weight -> name, scale and shift of the norm after the producer.
+        parameters: All scales and shifts, by parameter name.
+        names: Producer's weight -> names of the scale and the shift of the norm after the producer.
     """
 
     groups: Groups
-    scales: dict[str, tuple[str, nn.Parameter, nn.Parameter | None]]
+    parameters: dict[str, nn.Parameter]
+    names: dict[str, list[str]]
 
     @classmethod
     def find(cls, model: nn.Module, groups: Groups, sample: Tensor, who: str) -> NormScales:
         """Find the norms; raise UsageError, beginning with `who`, for a network without batch norm."""
         require_norms(model, who)
-        scales = {}
+        norms = cls(groups, {}, {})
         for weight, name in following_norms(model, groups, sample).items():
-            norm = model.get_submodule(name)
-            if isinstance(norm.weight, nn.Parameter):
-                scales[weight] = (name, norm.weight, norm.bias if isinstance(norm.bias, nn.Parameter) else None)
-        if not scales:
+            tensors = {key: getattr(model.get_submodule(name), key) for key in ("weight", "bias")}
+            own = {tensor_name(name, key): t for key, t in tensors.items() if isinstance(t, nn.Parameter)}
+            if tensor_name(name, "weight") in own:
+                norms.parameters.update(own)
+                norms.names[weight] = list(own)
+        if not norms.names:
             raise UsageError(
                 f"{who}: no batch norm of {type(model).__name__} follows a channel that may be pruned"
             )
-        return cls(groups, scales)
-
-    def parameters(self, shifts: bool = True) -> dict[str, nn.Parameter]:
-        """Return all scales, and with `shifts` all shifts, by parameter name."""
-        parameters: dict[str, nn.Parameter] = {}
-        for name, scale, shift in self.scales.values():
-            parameters[tensor_name(name, "weight")] = scale
-            if shifts and shift is not None:
-                parameters[tensor_name(name, "bias")] = shift
-        return parameters
+        return norms
 
     def sums(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Sum `terms` (name of a scale or shift -> one value per unit) over each channel: `(channels,)` per group.
 
         The sums are +inf, so that the channels are never pruned, for a group whose producers have no norm.
         """
-        units = {}
-        for weight, (name, _, _) in self.scales.items():
-            units[weight] = terms[tensor_name(name, "weight")]
-            if tensor_name(name, "bias") in terms:
-                units[weight] = units[weight] + terms[tensor_name(name, "bias")]
-        device = next(iter(units.values())).device
-        sums = {}
-        for name, group in self.groups.items():
-            known = any(part.tensor in units for part in group.produced)
-            never = torch.full((group.channels,), torch.inf, device=device)
-            sums[name] = add_units({name: group}, units)[name] if known else never
-        return sums
+        units = {
+            weight: torch.stack([terms[name] for name in names if name in terms]).sum(0)
+            for weight, names in self.names.items()
+        }
+        never = next(iter(units.values())).new_full((), torch.inf, dtype=torch.float32)
+        return {
+            name: add_units({name: group}, units)[name]
+            if any(part.tensor in units for part in group.produced)
+            else never.repeat(group.channels)
+            for name, group in self.groups.items()
+        }
 
 
 def require_norms(model: nn.Module, who: str) -> None:

@@ -32,23 +32,14 @@ def _set_deterministic(value: tuple[bool, bool]) -> None:
     torch.use_deterministic_algorithms(value[0], warn_only=value[1])
 
 
-def _cudnn() -> tuple[bool, bool, bool]:
-    cudnn = torch.backends.cudnn
-    return bool(cudnn.enabled), bool(cudnn.benchmark), bool(cudnn.deterministic)
+def _attributes(*places: tuple[Any, str]) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """Return a getter and a setter of attributes, given by owner and name."""
 
+    def write(values: tuple[Any, ...]) -> None:
+        for (owner, name), value in zip(places, values, strict=True):
+            setattr(owner, name, value)
 
-def _set_cudnn(value: tuple[bool, bool, bool]) -> None:
-    cudnn = torch.backends.cudnn
-    cudnn.enabled, cudnn.benchmark, cudnn.deterministic = value
-
-
-def _default_device() -> tuple[Any, ...]:
-    return _device.CURRENT_DEVICE, getattr(torch._GLOBAL_DEVICE_CONTEXT, "device_context", None)
-
-
-def _set_default_device(value: tuple[Any, ...]) -> None:
-    # not by torch.set_default_device, which leaves a `with torch.device(...)` that was entered and never left
-    _device.CURRENT_DEVICE, torch._GLOBAL_DEVICE_CONTEXT.device_context = value
+    return lambda: tuple(getattr(owner, name, None) for owner, name in places), write
 
 
 def _modes() -> tuple[list[Any], list[Any]]:
@@ -104,12 +95,17 @@ def _set_global_hooks(value: dict[Any, Any]) -> None:
 #: name of a setting -> (getter, setter)
 TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
-    "the default device": (_default_device, _set_default_device),
+    # not by torch.set_default_device, which leaves a `with torch.device(...)` that was entered and never left
+    "the default device": _attributes(
+        (_device, "CURRENT_DEVICE"), (torch._GLOBAL_DEVICE_CONTEXT, "device_context")
+    ),
     "active modes of torch": (_modes, _set_modes),
     "grad mode": (torch.is_grad_enabled, torch._C._set_grad_enabled),
     "autocast": (_autocast, _set_autocast),
     "deterministic algorithms": (_deterministic, _set_deterministic),
-    "the flags of cuDNN": (_cudnn, _set_cudnn),
+    "the flags of cuDNN": _attributes(
+        *((torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic"))
+    ),
     "oneDNN": (torch._C._get_mkldnn_enabled, torch._C._set_mkldnn_enabled),
     "the precision of matrix products": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     "anomaly detection": (torch.is_anomaly_enabled, torch.set_anomaly_enabled),

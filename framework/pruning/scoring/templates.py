@@ -134,21 +134,19 @@ class ChannelWeightCriterion(Criterion):
     ) -> Scores:
         """Return the scores of all free channels by `formula`, `(channels,)` per group."""
         free, batches = with_groups(model, batches, groups)
-
-        def rows(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-            for name, group in free.items():
-                yield name, rows_of(group, tensors)
-
-        return self._scores(model, batches, loss, producer_parameters(model, free, biases=False), rows)
+        weights = producer_parameters(model, free, biases=False)
+        # one group at a time: rows of several producers are copies
+        return self._scores(
+            model, batches, loss, weights, lambda tensors: ((n, rows_of(g, tensors)) for n, g in free.items())
+        )
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
         """Return the scores of the columns of the layer's weight by `formula`, `(inputs,)`."""
         module, name = model.get_submodule(layer), tensor_name(layer, "weight")
-
-        def columns(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-            yield layer, input_columns(module, tensors[name])
-
-        return self._scores(model, batches, loss, {name: prunable_weights(model)[name]}, columns)[layer]
+        weights = {name: prunable_weights(model)[name]}
+        return self._scores(
+            model, batches, loss, weights, lambda tensors: iter([(layer, input_columns(module, tensors[name]))])
+        )[layer]
 
     def _scores(
         self,

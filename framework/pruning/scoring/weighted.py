@@ -1,19 +1,64 @@
 """Scores of single weights, weighted by |w| or |w - w0| before they are summed over channels."""
 
-from collections.abc import Iterable
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from secateur.framework.network.lineage import lineage_of
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
-from secateur.framework.pruning.scoring.initial_weights import InitialWeights
 from secateur.framework.pruning.scoring.inputs import with_groups
 from secateur.utils.errors import UsageError
 
 #: attributes that the run sets
 OF_THE_RUN = ("seed", "step", "example_input")
+#: methods of the criterion that are called directly
+DELEGATED = ("check", "cost", "observe", "input_scores")
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """Copies of all parameters, and the original indices of their channels at that time."""
+
+    tensors: dict[str, Tensor]
+    kept: dict[tuple[str, int], Tensor]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> InitialWeights:
+        """Copy the present parameters of a model."""
+        named = model.named_parameters(remove_duplicate=False)
+        return cls({name: parameter.detach().clone() for name, parameter in named}, dict(lineage_of(model).kept))
+
+    def now(self, model: nn.Module, name: str) -> Tensor:
+        """Return the copy of a parameter without the channels that were cut since."""
+        values, lineage = self.tensors[name], lineage_of(model)
+        for dim in range(values.dim()):
+            left = lineage.kept.get((name, dim))
+            if left is not None:
+                before = self.kept.get((name, dim), torch.arange(values.shape[dim]))
+                values = values.index_select(dim, torch.isin(before, left).nonzero().flatten().to(values.device))
+        return values
+
+    @staticmethod
+    def moved(
+        initial: InitialWeights | None, model: nn.Module, weights: Mapping[str, Tensor], who: str
+    ) -> dict[str, Tensor]:
+        """Return w - w0 of each weight; UsageError if w0 is missing or no weight has changed."""
+        if initial is None:
+            raise UsageError(f"{who}: use_init needs the initial weights: call start(model) before training")
+        unknown = [name for name, weight in weights.items() if name not in initial.tensors]
+        if unknown:
+            raise UsageError(f"{who}: use_init has no initial weights of {', '.join(map(repr, unknown))}")
+        differences = {name: weight - initial.now(model, name).to(weight) for name, weight in weights.items()}
+        if not any(bool(difference.any()) for difference in differences.values()):
+            raise UsageError(f"{who}: use_init: the weights equal the initial weights, all scores would be zero")
+        return differences
 
 
 class Weighted(Criterion):
@@ -25,7 +70,7 @@ class Weighted(Criterion):
 
     def __init__(self, criterion: Any, by_size: bool, by_way: bool) -> None:
         super().__init__(criterion=criterion, by_size=by_size, by_way=by_way)
-        for attribute in Criterion.__annotations__:
+        for attribute in (*Criterion.__annotations__, *DELEGATED):
             setattr(self, attribute, getattr(criterion, attribute))
         self.criterion, self.by_size, self.by_way = criterion, by_size, by_way
         self.uses_initial_weights = by_way or criterion.uses_initial_weights
@@ -39,28 +84,11 @@ class Weighted(Criterion):
     def __repr__(self) -> str:
         return repr(self.criterion)
 
-    def check(self, model: nn.Module) -> None:
-        """Call `check` of the criterion."""
-        self.criterion.check(model)
-
-    def cost(self, samples: int) -> float:
-        """Return the cost of the criterion."""
-        return float(self.criterion.cost(samples))
-
     def start(self, model: nn.Module) -> None:
         """Call `start` of the criterion, and copy the initial weights on the first call."""
         self.criterion.start(model)
         if self.by_way and self._initial is None:
             self._initial = InitialWeights.of(model)
-
-    def observe(self, model: nn.Module, loss: Tensor) -> None:
-        """Call `observe` of the criterion."""
-        self.criterion.observe(model, loss)
-
-    def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """Return the scores of the inputs by the criterion."""
-        scores: Tensor = self.criterion.input_scores(model, batches, loss, layer)
-        return scores
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None

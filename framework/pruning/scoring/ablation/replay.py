@@ -142,20 +142,12 @@ class Replay:
         place = SAMPLEWISE.get(name)
         if place is not None and changed == [node.args[place]]:
             return _folded(target, args, kwargs, place, changes)
-        if torch.Tag.pointwise in node.target.tags and self._aligned(node, changed):  # type: ignore[union-attr]
-            return target(*args, **kwargs)
         return self._vmapped(node, changed, stacked)
 
     @staticmethod
     def _target(node: Node) -> Any:
         """Return the operation; views become reshapes, since replaced values may have another memory layout."""
         return VIEW_FUNCTIONS.get(node.target, node.target)
-
-    def _aligned(self, node: Node, changed: Sequence[Node]) -> bool:
-        """Whether a leading dimension of the changed values broadcasts correctly."""
-        least = min(self.values[one].dim() for one in changed)
-        return all(isinstance(self.values[one], Tensor) and self.values[one].dim() <= least
-                   for one in node.all_input_nodes)  # fmt: skip
 
     def _vmapped(self, node: Node, changed: Sequence[Node], stacked: Stacked) -> Any:
         target = self._target(node)

@@ -1,4 +1,7 @@
-"""The gate of a channel: a multiplication by one, whose first and second derivatives are those of the loss."""
+"""The gate of a channel: a multiplication by one, whose first and second derivatives are those of the loss.
+
+`Observed` is a gate for every sample and position; it gives the output and its gradient instead of their product.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,8 +15,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from secateur.framework.network.preserve import replaced
 from secateur.framework.pruning.scoring.gates.sites import GateSites
 
-#: function of a producer's weight name and its output: ones that broadcast to the output
-GateOf = Callable[[str, Tensor], Tensor]
+#: function of a producer's weight name, its output, and `source`, `norm` and `copy` as in `Gate.forward`, which
+#: returns the output with a gate
+Operation = Callable[..., Tensor]
 
 
 class Application(NamedTuple):
@@ -60,6 +64,36 @@ class Gate(torch.autograd.Function):
         return grad, products.sum_to_size(gate.shape), None, None, None
 
 
+class Observed(torch.autograd.Function):
+    """The identity, which passes the output and its gradient to `receive` in the backward pass.
+
+    `anchor` is a tensor that requires a gradient, so that there is a backward pass; the other arguments are as in
+    `Gate`.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        output: Tensor,
+        anchor: Tensor,
+        source: Tensor,
+        norm: Any,
+        copy: bool,
+        receive: Callable[[Tensor, Tensor], None],
+    ) -> Tensor:
+        """Return the output, or a copy of it where it is modified in place later."""
+        ctx.save_for_backward(source)
+        ctx.norm, ctx.receive = norm, receive
+        return output.clone() if copy else output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        """Return the gradient of the output."""
+        (source,) = ctx.saved_tensors
+        ctx.receive(source if ctx.norm is None else ctx.norm.forward(source), grad)
+        return grad, None, None, None, None, None
+
+
 @contextmanager
 def gated(
     sites: GateSites, samples: int | None = None, calls: list[Application] | None = None, keep: bool = False
@@ -94,10 +128,14 @@ def gated(
             dim = dims[name] if name == tensor else 0
             scaled[name] = parameter * along(units[tensor], parameter.dim(), dim)
 
-    def gate_of(weight: str, output: Tensor) -> Tensor:
-        return along(units[weight], output.dim(), sites.axis(weight, output))
+    def multiply(weight: str, output: Tensor, *origin: Any) -> Tensor:
+        gate = along(units[weight], output.dim(), sites.axis(weight, output))
+        result: Tensor = Gate.apply(output, gate, *origin)
+        if calls is not None:
+            calls.append(Application(weight, output, get_gradient_edge(result)))
+        return result
 
-    with attached(sites, gate_of, calls, keep), replaced(sites.model, scaled):
+    with attached(sites, multiply, keep), replaced(sites.model, scaled):
         yield gates
 
 
@@ -111,24 +149,19 @@ def along(units: Tensor, dims: int, dim: int) -> Tensor:
 
 
 @contextmanager
-def attached(
-    sites: GateSites, gate_of: GateOf, calls: list[Application] | None = None, keep: bool = False
-) -> Iterator[None]:
-    """Context manager in which the outputs are multiplied by gates; each multiplication is added to `calls`."""
+def attached(sites: GateSites, operation: Operation, keep: bool = False) -> Iterator[None]:
+    """Context manager in which the outputs are replaced by the results of `operation`; `keep` as in `gated`."""
 
-    def multiply(weight: str, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
+    def apply(weight: str, module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor | None:
         if not torch.is_grad_enabled():
             return None
         norm = module if weight in sites.norms and not keep else None
         source = output if norm is None else args[0] if args else kwargs["input"]
-        result: Tensor = Gate.apply(output, gate_of(weight, output), source, norm, weight in sites.copied)
-        if calls is not None:
-            calls.append(Application(weight, output, get_gradient_edge(result)))
-        return result
+        return operation(weight, output, source, norm, weight in sites.copied)
 
     with ExitStack() as stack:
         for weight, name in sites.outputs.items():
             module = sites.model.get_submodule(name)
-            handle = module.register_forward_hook(partial(multiply, weight), with_kwargs=True)
+            handle = module.register_forward_hook(partial(apply, weight), with_kwargs=True)
             stack.callback(handle.remove)
         yield

@@ -1,6 +1,7 @@
-"""Gradients of channel gates per batch, per sample and per position, without a change of the network."""
+"""Gradients of channel gates per batch and per sample, without a change of the network."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +9,9 @@ from torch import Tensor, nn
 from secateur.framework.network.outputs import output_tensors
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
-from secateur.framework.pruning.scoring.gates.gated import attached, gated
+from secateur.framework.pruning.scoring.gates.gated import Gate, attached, gated
 from secateur.framework.pruning.scoring.gates.sites import GateSites, Place
-from secateur.framework.pruning.scoring.gradients import Part, freeze, mean_of, peek
+from secateur.framework.pruning.scoring.gradients import freeze, mean_of, peek
 from secateur.utils.errors import UsageError
 
 #: relative tolerance for a gradient that is zero
@@ -76,14 +77,15 @@ def samples_apart(sites: GateSites, sample: Tensor) -> bool:
         return False
     fits = True
 
-    def gate_of(weight: str, output: Tensor) -> Tensor:
+    def multiply(weight: str, output: Tensor, *origin: Any) -> Tensor:
         nonlocal fits
         fits = fits and sites.axis(weight, output) > 0 and len(output) == len(sample)
         gates.append(output.new_ones(len(output), *[1] * (output.dim() - 1)).requires_grad_())
-        return gates[-1]
+        result: Tensor = Gate.apply(output, gates[-1], *origin)
+        return result
 
     gates: list[Tensor] = []
-    with attached(sites, gate_of):
+    with attached(sites, multiply):
         outputs = [output for output in output_tensors(sites.model(sample)) if output.requires_grad]
     if not outputs or not fits:
         return fits
@@ -106,75 +108,3 @@ def _one_by_one(
         for image, slope in zip(inputs.split(1), slopes.split(1), strict=True)
     ]
     return value.detach(), {name: torch.stack([sample[name] for sample in samples]) for name in sites.groups}
-
-
-def output_products(
-    model: nn.Module,
-    batches: Iterable[Batch],
-    loss: LossFunction,
-    groups: Groups,
-    early: Callable[[Tensor], Tensor],
-) -> Iterator[Part]:
-    """Yield the size of each batch and a * dL/da of the gated outputs a; iterate inside `scoring`.
-
-    The products are `(channels, samples, positions)` per group, summed over several producers; if their outputs
-    differ in the number of positions, the smaller ones are spread evenly. The products of a sole producer are
-    first passed to `early`, which may reduce the positions to save memory. The mapping is cleared afterwards.
-    Raises UsageError for a producer whose output is not that of a module.
-    """
-    sample, batches = peek(batches)
-    sites = GateSites.find(model, groups, sample[:1])
-    hidden = next(iter(sites.scaled.values()), None)
-    if hidden is not None:
-        raise UsageError(f"the output of '{hidden}' cannot be observed: use a weight criterion or TaylorGate")
-    freeze(model)
-    for inputs, targets in batches:
-        products = _Products(sites, early)
-        with attached(sites, products.gate):
-            value = loss(model(inputs), targets)
-        if not value.requires_grad:
-            raise UsageError(UNREACHED)
-        value.backward()
-        nothing = value.new_zeros(1, len(inputs), 1)
-        totals = {
-            name: products.totals.get(name, nothing.expand(groups[name].channels, -1, -1)) for name in groups
-        }
-        yield len(inputs), totals
-        products.totals.clear()  # frees their memory before the next pass
-        totals.clear()
-
-
-class _Products:
-    """Gates for each position of the outputs; their gradients are added up as soon as they are computed."""
-
-    def __init__(self, sites: GateSites, early: Callable[[Tensor], Tensor]) -> None:
-        self.sites, self.early = sites, early
-        self.totals: dict[str, Tensor] = {}
-
-    def gate(self, weight: str, output: Tensor) -> Tensor:
-        """Return ones of the output's shape whose gradient is added to the totals of the producer's groups."""
-        gate = output.new_ones(()).expand_as(output).requires_grad_()
-        gate.register_post_accumulate_grad_hook(lambda leaf: self._add(weight, leaf))
-        return gate
-
-    def _add(self, weight: str, gate: Tensor) -> None:
-        assert gate.grad is not None
-        products = gate.grad.movedim((self.sites.axis(weight, gate), 0), (0, 1))
-        products = products.reshape(*products.shape[:2], -1)
-        gate.grad = None
-        for name, group in self.sites.groups.items():
-            for part in group.produced:
-                if part.tensor == weight:
-                    lone = self.sites.producers(name) == [weight] and part.index.shape[1] == 1
-                    found = self.early(products) if lone else products
-                    found = found[part.index.to(found.device)].sum(1)
-                    self.totals[name] = _plus(self.totals[name], found) if name in self.totals else found
-
-
-def _plus(one: Tensor, other: Tensor) -> Tensor:
-    """Add products in place; those at fewer positions are spread evenly."""
-    if one.shape[2] < other.shape[2]:
-        one, other = other, one
-    if other.shape[2] < one.shape[2]:
-        other = other.sum(2, keepdim=True) / one.shape[2]
-    return one.add_(other)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from secateur.framework.network.preserve import scoring
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.scoring.channel_sums import producer_parameters, sum_over_channels
+from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
 from secateur.framework.pruning.scoring.gates.gradients import gate_gradients, mean_gates
 from secateur.framework.pruning.scoring.gates.sites import GateSites, Place
 from secateur.framework.pruning.scoring.gradients import mean_gradients
@@ -62,7 +62,8 @@ def test_a_gates_gradient_is_the_sum_of_weights_times_gradients(
     parameters = producer_parameters(model, groups)
     with scoring(model):
         gradients, mean_loss = mean_gradients(model, batches, F.cross_entropy, parameters)
-    expected = sum_over_channels(groups, parameters, gradients)
+    products = {name: parameter.detach() * gradients[name] for name, parameter in parameters.items()}
+    expected = over_channels(groups, products)
     with scoring(model):
         found, same_loss = mean_gates(model, batches, F.cross_entropy, groups, "producer")
     assert same_loss == pytest.approx(mean_loss, rel=1e-12)

@@ -69,6 +69,8 @@ def test_a_copy_is_independent() -> None:
         setattr(twin, attribute, number + 1)
         assert getattr(twin.criterion, attribute) == number + 1 != getattr(criterion.criterion, attribute)
     assert twin.uses_initial_weights
+    twin.check(nn.Linear(3, 2))
+    assert (twin.criterion.calls, criterion.criterion.calls) == (["check"], [])
 
 
 def test_a_third_party_criterion_is_held_to_the_contract_in_it() -> None:

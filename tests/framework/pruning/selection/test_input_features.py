@@ -1,6 +1,7 @@
 """The network's inputs as units of the ranking of channels: masked, never cut."""
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from secateur.framework.pruning.selection.search import to_budget
 from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.storage.checkpoint import load_model, save_model
 from secateur.utils.errors import UsageError
+from tests import ROOT
 from tests.networks import ConvNet, Net, ResNet, images, mlp, randomise, same, seeded, snapshot
 
 RANKING = [
@@ -49,6 +51,12 @@ def scores(name: str, model: nn.Module, batches: Any, layer: str) -> Tensor:
 def test_every_structured_method_of_snipit_ranks_inputs() -> None:
     structured = {"SNAP", "SNAPit", "SNAPitDuring", "StructuredRandom", "StructuredGRASP", "EfficientConvNets"}
     assert structured | {"GroupHoyerSquare", "GateDecorators", "ChannelNorm", "FPGM"} <= set(CHANNEL)
+
+
+def test_the_docs_name_the_criterions_that_rank_inputs() -> None:
+    page = (ROOT / "docs" / "criterions.md").read_text(encoding="utf-8")
+    sentence = page.split("`--outer_layer_pruning` is available for ")[1].split(".")[0]
+    assert re.findall(r"[A-Z]\w+", sentence) == CHANNEL
 
 
 @pytest.mark.parametrize("name", RANKING)
@@ -102,6 +110,20 @@ def test_magnitudes_read_the_columns(name: str, measure: Any) -> None:
     model, batches = make(mlp)
     found = scores(name, model, batches, "0")
     torch.testing.assert_close(found, measure(model[0].weight.detach()).float(), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["TFO", "TaylorWeight"])
+def test_taylor_terms_of_weights_read_the_columns(name: str) -> None:
+    model, batches = make(mlp)
+    found = scores(name, model, batches, "0")
+    weight, gates = model[0].weight, torch.zeros(len(batches), 8, 12, dtype=torch.float64)
+    for gate, (x, y) in zip(gates, batches, strict=True):
+        outputs = model(x) / (5 if name == "TFO" else 1)
+        (gradient,) = torch.autograd.grad(F.cross_entropy(outputs, y), weight)
+        gate.copy_(weight.detach() * gradient)
+    sizes = torch.tensor([len(x) / 8 for x, _ in batches], dtype=torch.float64)
+    expected = torch.tensordot(sizes, gates, 1).sum(0).abs() if name == "TFO" else gates.square().sum(1).mean(0)
+    torch.testing.assert_close(found, expected.float(), rtol=1e-5, atol=1e-12)
 
 
 def test_structured_grasp_adds_its_products_over_the_columns() -> None:
