@@ -144,7 +144,7 @@ class L0Trainer(DefaultTrainer):
             return
         if self._closed.closed and self._says_the_same():
             share = f"{self._closed.closed} of {self._closed.gates} gates are closed"
-            self.warn(f"L0: {share} and the output is the same for every image: --l0_reg is too large")
+            self.warn(f"L0: {share} and the output is the same for every image: l0_reg is too large")
         if self._closed.left:
             self.warn(_left_as_zeros(self._closed))
 

@@ -1,5 +1,7 @@
 """Errors of the user and of a run; `main.py` prints them as one line and sets the exit code."""
 
+from collections.abc import Sequence
+
 
 class UsageError(ValueError):
     """Invalid input: an argument, a flag, a file or a plug-in.
@@ -9,8 +11,8 @@ class UsageError(ValueError):
 
     Args:
         message: The line to show. It names arguments of Python, not flags.
-        argument: Name of the argument that is to be changed, as in the message; the command line shows its flag.
-            None (default) for another error.
+        argument: Name of the argument that is to be changed, as in the message, or several names; the command line
+            shows their flags. None (default) for another error.
 
     Example:
         >>> from secateur import UsageError, build
@@ -21,7 +23,7 @@ class UsageError(ValueError):
         unknown model 'VG16': did you mean 'VGG16'? (one of ...)
     """
 
-    def __init__(self, message: str, argument: str | None = None) -> None:
+    def __init__(self, message: str, argument: str | Sequence[str] | None = None) -> None:
         super().__init__(message)
         self.argument = argument
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from secateur.framework.plugins.faults import contained
 from secateur.framework.reporting.console import Console
 from secateur.framework.settings.decisions import Decisions
+from secateur.framework.settings.in_flags import in_flags
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.utils.errors import RunError, UsageError
@@ -35,9 +36,10 @@ def opened(config: RunConfig, decisions: Decisions, command: str, console: Conso
     except (RunError, UsageError, OSError) as error:
         last = folder.checkpoint(config.model, "last")
         kept = f"; the last good network is {last}" if last.is_file() else ""
+        text = in_flags(error) if isinstance(error, UsageError) else str(error)
         where = f"{folder.path}: " if isinstance(error, OSError) else ""
-        _note(console, f"error: {where}{error}{kept}")
-        raise RunError(f"{where}{error}{kept}") from error
+        _note(console, f"error: {where}{text}{kept}")
+        raise RunError(f"{where}{text}{kept}") from error
     except Exception as error:
         if is_out_of_memory(error):
             _note(console, f"error: {one_line(error)}")

@@ -212,7 +212,7 @@ class During(Schedule):
             raise UsageError(
                 f"nothing would be pruned: with delay {self.delay} and freq {self.freq} the first pruning comes "
                 f"after {self.delay + self.freq + 1} epochs, and epochs is {epochs}",
-                argument="delay",
+                argument=("delay", "freq"),
             )
         due = self.one_shot(limit)
         if len(moments) < len(due):
@@ -258,7 +258,7 @@ class After(Schedule):
                 raise UsageError(
                     f"nothing would be pruned: delay and freq name the end of epoch {moment}, and epochs is "
                     f"{epochs} (the first is 0)",
-                    argument="delay",
+                    argument=("delay", "freq"),
                 )
         else:
             moment = epochs - 1 - (max(1, round(epochs / 8)) if epochs > 1 else 0)
@@ -321,18 +321,22 @@ class Rounds(Schedule):
         return {self.first + number: [target] for number, target in enumerate(self.one_shot(limit))}
 
 
+def steps_of(schedule: Schedule) -> int:
+    """Return the number of steps of a schedule that takes several at once; 1 for others."""
+    return schedule.steps if isinstance(schedule, Before | During | After) else 1
+
+
 def chosen(own: Schedule, when: str | None, delay: int | None, freq: int | None, snip_steps: int) -> Schedule:
     """Return the schedule of a criterion, modified by the settings of the user.
 
     `when` is before, during, after or None for the default of the criterion. Criterions with several steps use
     `snip_steps` + 2 steps; criterions with a single step ignore `snip_steps`.
     """
-    several = getattr(own, "steps", 1) > 1
     kinds: dict[str, type[Before | During | After]] = {"before": Before, "during": During, "after": After}
     kind = kinds.get(when or type(own).__name__.lower())
     if kind is None:
         return own
-    steps = snip_steps + 2 if several else ITERATIVE if kind is During else 1
+    steps = snip_steps + 2 if steps_of(own) > 1 else ITERATIVE if kind is During else 1
     changes: dict[str, Any] = {"steps": steps, "spacing": getattr(own, "spacing", "halving")}
     if kind is not Before:
         changes |= {name: given for name, given in (("delay", delay), ("freq", freq)) if given is not None}

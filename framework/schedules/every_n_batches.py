@@ -76,7 +76,7 @@ class Iterative(Schedule):
             raise UsageError(
                 f"nothing would be pruned: {self.per_step} channels per step in sets of {self.group_size}; "
                 "per_step must be at least group_size",
-                argument="per_step",
+                argument=("per_step", "group_size"),
             )
         if self.maximum is not None and self.start > self.maximum:
             raise UsageError(

@@ -10,8 +10,13 @@ FLAG_OF = {option: name for name, flag in FLAGS.items() for option in flag.reade
 
 
 def in_flags(error: UsageError) -> str:
-    """Return the message, with the flag in place of the argument that it names, if there is such a flag."""
-    flag = FLAG_OF.get(error.argument or "", error.argument)
-    if flag is None or flag not in FLAGS:
-        return str(error)
-    return re.sub(rf"(?<!-)\b{error.argument}\b", f"--{flag}", str(error), count=1)
+    """Return the message, with flags in place of the arguments that it names, where there are such flags."""
+    text = str(error)
+    named = (error.argument,) if isinstance(error.argument, str) else error.argument or ()
+    for argument in named:
+        flag = FLAG_OF.get(argument, argument)
+        if flag in FLAGS:
+            text = re.sub(rf"(?<!-)\b{argument}=False\b", f"--no_{flag}", text)
+            # a word of English is the argument only where it stands first
+            text = re.sub(rf"(?<!-)\b{argument}\b", f"--{flag}", text, count=0 if "_" in argument else 1)
+    return text

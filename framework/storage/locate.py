@@ -16,7 +16,7 @@ LAST_SECOND = 253402300799  # of the year 9999; a damaged file system may give a
 
 
 def find_checkpoint(config: RunConfig) -> Path:
-    """Return the checkpoint that `--checkpoint_name` and `--checkpoint_model` refer to.
+    """Return the checkpoint that `checkpoint_name` and `checkpoint_model` refer to.
 
     The name is a folder under `results_dir` or a path to a run folder; default: the newest run folder with the
     checkpoint. Raises UsageError with the folders that were searched.
@@ -33,16 +33,18 @@ def find_checkpoint(config: RunConfig) -> Path:
 
 
 def find_pretrained(value: str, model: str, results_dir: str = "results") -> Path:
-    """Return the file for `--pretrained`: a file of tensors, or the finished `model` of a run folder."""
+    """Return the file for `pretrained`: a file of tensors, or the finished `model` of a run folder."""
     path = Path(value)
     if os.path.lexists(path) and not os.path.isdir(path):
         check_regular(path)
         if not is_safetensors(path) and not is_from_torch(path):
-            raise UsageError(f"--pretrained {value} is neither a safetensors file nor a file of torch.save")
+            raise UsageError(
+                f"pretrained {value} is neither a safetensors file nor a file of torch.save", argument="pretrained"
+            )
         return path
     if not (os.path.isdir(path) or os.path.isdir(Path(results_dir) / value)) and path.suffix:
-        raise UsageError(f"--pretrained {value}: no such file")
-    return checkpoint_in(find_folder(value, results_dir, "--pretrained"), f"{model}_{FINISHED}")
+        raise UsageError(f"pretrained {value}: no such file", argument="pretrained")
+    return checkpoint_in(find_folder(value, results_dir, "pretrained"), f"{model}_{FINISHED}")
 
 
 def run_folder_of(checkpoint: Path) -> RunFolder:
@@ -63,7 +65,8 @@ def _subfolders(results_dir: str | Path) -> list[str]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise UsageError(f"--results_dir {results_dir} cannot be read: {error.strerror}") from error
+        reason = f"results_dir {results_dir} cannot be read: {error.strerror}"
+        raise UsageError(reason, argument="results_dir") from error
     return [name for name in names if os.path.isdir(Path(results_dir) / name)]
 
 
@@ -77,7 +80,7 @@ def _age(folder: RunFolder) -> tuple[str, int, str]:
     return (stamp.group() if stamp else moment), written, folder.name
 
 
-def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -> RunFolder:
+def find_folder(value: str, results_dir: str, argument: str = "checkpoint_name") -> RunFolder:
     """Return the run folder for a name under `results_dir` or a path; raise UsageError if there is none."""
     places = [Path(results_dir) / value, Path(value)]
     for place in places:
@@ -86,10 +89,10 @@ def find_folder(value: str, results_dir: str, flag: str = "--checkpoint_name") -
     for place in places:
         if os.path.lexists(place):
             check_regular(place)  # raises UsageError for sockets, devices and the like
-            raise UsageError(f"{flag} {value}: {place} is a file, not a run folder")
+            raise UsageError(f"{argument} {value}: {place} is a file, not a run folder", argument=argument)
     names = _subfolders(results_dir)
     looked = " or ".join(dict.fromkeys(str(place) for place in places))
-    raise UsageError(f"{flag} {value}: no run folder {looked}{did_you_mean(value, names)}")
+    raise UsageError(f"{argument} {value}: no run folder {looked}{did_you_mean(value, names)}", argument=argument)
 
 
 def checkpoint_in(folder: RunFolder, stem: str) -> Path:

@@ -120,5 +120,8 @@ def _check_head(model: nn.Module, head: dict[str, Tensor], values: dict[str, Ten
     for name, tensor in head.items():
         given = values.get(name, tensor)
         if given.dim() == tensor.dim() and given.shape[:1] != tensor.shape[:1]:
-            raise UsageError(f"{file} does not fit {type(model).__name__}: '{name}' has {len(given)} outputs, "
-                             f"not the {len(tensor)} of the data set; --new_head re-initialises it")  # fmt: skip
+            raise UsageError(
+                f"{file} does not fit {type(model).__name__}: '{name}' has {len(given)} outputs, not the "
+                f"{len(tensor)} of the data set; new_head re-initialises it",
+                argument="new_head",
+            )

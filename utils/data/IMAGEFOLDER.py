@@ -21,12 +21,15 @@ class IMAGEFOLDER(ClassFolders):
         """Return the folder of one part; raises UsageError if there is none."""
         names = ("train",) if train else ("test", "val")
         if self.data_dir is None:
-            raise UsageError(f"IMAGEFOLDER needs --data_dir DIR and in it {self.layout}")
+            raise UsageError(f"IMAGEFOLDER needs data_dir, a folder with {self.layout}", argument="data_dir")
         root = Path(os.path.expanduser(self.data_dir))
         for folder in (root / name for name in names):
             if folder.is_dir():
                 return folder
-        raise UsageError(f"--data_dir {root} has no folder {' or '.join(names)}: IMAGEFOLDER needs {self.layout}")
+        missing = " or ".join(names)
+        raise UsageError(
+            f"data_dir {root} has no folder {missing}: IMAGEFOLDER needs {self.layout}", argument="data_dir"
+        )
 
     def images(self, train: bool) -> dict[str, list[str]]:
         """Return the paths of the images in and below each class folder of one part."""

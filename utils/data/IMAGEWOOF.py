@@ -13,7 +13,7 @@ class IMAGEWOOF(PublishedFolders):
     folders = ("imagewoof2-320", "imagewoof2", "imagewoof2-160",
                "imagewoof-320", "imagewoof", "imagewoof-160")  # fmt: skip
     origin = ("https://s3.amazonaws.com/fast-ai-imageclas/imagewoof2-320.tgz and unpack it "
-              "in the folder for --data_dir")  # fmt: skip
+              "in the folder data_dir")  # fmt: skip
     names_of = {
         "n02086240": "Shih-Tzu", "n02087394": "Rhodesian ridgeback", "n02088364": "beagle",
         "n02089973": "English foxhound", "n02093754": "Border terrier", "n02096294": "Australian terrier",

@@ -25,7 +25,7 @@ class TINYIMAGENET(PublishedFolders):
     layout = (f"train/WNID/images/*.JPEG, val/images/*.JPEG and val/{ANNOTATIONS}, "
               "or train/CLASS/*.JPEG and val/CLASS/*.JPEG")  # fmt: skip
     origin = ("http://cs231n.stanford.edu/tiny-imagenet-200.zip and unpack it "
-              "in the folder for --data_dir")  # fmt: skip
+              "in the folder data_dir")  # fmt: skip
 
     def images(self, train: bool) -> dict[str, list[str]]:
         """Return the paths of the images of every class of one part, by the name of the class folder."""

@@ -126,7 +126,7 @@ AUGMENTATIONS: dict[str, tuple[Callable[[Tensor, torch.Generator], Tensor], ...]
     "cutout_rotate": (flip, cutout, rotate),
     "resized_crop_flip": (resized_crop, flip),
 }
-"""The values of --augment, and the steps of each in order."""
+"""The values of `augment`, and the steps of each in order."""
 
 
 def augment(images: Tensor, name: str, generator: torch.Generator) -> Tensor:

@@ -15,10 +15,10 @@ from secateur.utils.files.download import download
 from secateur.utils.files.regular_file import check_regular, read_gzip
 
 DOWNLOAD_FOLDER = Path("data")
-"""Default folder of downloads, unless --data_dir is given; relative to the current folder."""
+"""Default folder of downloads, unless data_dir is given; relative to the current folder."""
 
 FOLDER_IMAGE_SIZE = 64
-"""Default side in pixels to which the images of a folder are resized, unless --image_size is given."""
+"""Default side in pixels to which the images of a folder are resized, unless image_size is given."""
 
 LARGEST_FILE = 2**28
 """Largest size in bytes, unpacked, of a file that is read as a whole; published files have up to 155 MB."""
@@ -184,22 +184,25 @@ class SearchedDataSet(DataSet):
         if reason is None:
             return target / self.folders[0]
         looked = ", ".join(str(place) for place in self._places())
-        raise UsageError(f"{self.name} not found: looked in {looked}; {reason}; "
-                         f"give the folder that holds {self.contents()} with --data_dir")  # fmt: skip
+        raise UsageError(
+            f"{self.name} not found: looked in {looked}; {reason}; "
+            f"data_dir must be the folder that holds {self.contents()}",
+            argument="data_dir",
+        )
 
     def _own_folders(self) -> list[Path]:
-        """Return the folders below --data_dir that may be that of the set, and --data_dir."""
+        """Return the folders below `data_dir` that may be that of the set, and `data_dir`."""
         if self.data_dir is None:
             return []
         given = Path(os.path.expanduser(self.data_dir))
         if os.path.exists(given) and not os.path.isdir(given):
-            raise UsageError(f"--data_dir {given} is not a folder")
+            raise UsageError(f"data_dir {given} is not a folder", argument="data_dir")
         return [*(given / name for name in self.folders), given]
 
     def _places(self) -> list[Path]:
         """Return the folders to search, in order."""
         defaults = [DOWNLOAD_FOLDER / name for name in self.folders]
-        # --data_dir may be one of the default folders
+        # data_dir may be one of the default folders
         return list(dict.fromkeys([*self._own_folders(), *self.system_folders, *defaults]))
 
 

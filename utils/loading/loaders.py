@@ -21,7 +21,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NORMALIZATIONS = ("dataset", "unit", "imagenet")
 TUNING_SHARE = 0.2
-"""Share of the training images that --tuning holds out for validation and test."""
+"""Share of the training images that `tuning` holds out for validation and test."""
 
 PRELOAD_BATCH = 64
 """Images per batch when all images are decoded into memory."""

@@ -162,7 +162,7 @@ class Criterion(ABC):
         """
 
     def input_scores(self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, layer: str) -> Tensor:
-        """Compute the scores of the network's inputs, for channel criterions with `--outer_layer_pruning`.
+        """Compute the scores of the network's inputs, for channel criterions with `rank_inputs`.
 
         Optional. Implementations apply the measure of `score` to the columns of the layer's weight instead of its
         rows, see `input_columns`, and leave the model unchanged.

@@ -117,6 +117,6 @@ def weighted(criterion: Criterion, by_size: bool = False, by_way: bool = False) 
     if not (by_size or by_way):
         return criterion
     if not callable(getattr(criterion, "element_scores", None)) or criterion.granularity == "both":
-        flag = "--use_l2" if by_size else "--use_init"
-        raise UsageError(f"{flag}: {criterion.name} has no scores of single weights")
+        option = "use_l2" if by_size else "use_init"
+        raise UsageError(f"{option}: {criterion.name} has no scores of single weights", argument=option)
     return Weighted(criterion, by_size, by_way)

@@ -77,7 +77,7 @@ def iterative_options(
             raise UsageError(message, argument=name)
         if not masking:
             message = f"{name} cannot be combined with masking=False: regrown weights would count twice"
-            raise UsageError(message, argument=name)
+            raise UsageError(message, argument=(name, "masking"))
     return replace(options, group_size=schedule.group_size, flops=schedule.flops)
 
 
