@@ -221,7 +221,7 @@ def test_the_other_part_need_not_be_there(tmp_path: Path) -> None:
 def test_missing_data_is_one_line_with_places_names_and_flag(tmp_path: Path, nowhere_else: Path) -> None:
     missing = tmp_path / "no" / "such"
     message = usage_error(lambda: MNIST(data_dir=missing, download=False).load(True))
-    for part in ("MNIST", str(missing / "MNIST/raw"), f"{missing},", "data/MNIST/raw", "--data_dir",
+    for part in ("MNIST", str(missing / "MNIST/raw"), f"{missing},", "data/MNIST/raw", "data_dir",
                  "train-images-idx3-ubyte[.gz]", "switched off"):  # fmt: skip
         assert part in message
     assert not missing.parent.exists() and not list(nowhere_else.iterdir())
@@ -631,7 +631,7 @@ def test_folders_that_cannot_be_used_are_errors_that_name_them(tmp_path: Path) -
     def message(train: bool = True) -> str:
         return usage_error(lambda: IMAGEFOLDER(data_dir=tmp_path).open(train, 8))
 
-    assert "IMAGEFOLDER needs --data_dir" in usage_error(lambda: IMAGEFOLDER().open(True, 8))
+    assert "IMAGEFOLDER needs data_dir" in usage_error(lambda: IMAGEFOLDER().open(True, 8))
     assert f"{tmp_path} has no folder train" in message()
     (tmp_path / "train").mkdir()
     assert f"{tmp_path / 'train'} has no class folders" in message()
