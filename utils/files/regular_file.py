@@ -5,7 +5,6 @@ Opening a named pipe waits for a writer, a device may have no end, and a small a
 
 import contextlib
 import errno
-import gzip
 import os
 import stat
 import zipfile
@@ -66,15 +65,6 @@ def open_regular(path: str | Path, limit: int | None = None) -> IO[bytes]:
     check_regular(path, limit)
     with reading(path, "it cannot be opened"):
         return open(path, "rb")
-
-
-def read_gzip(path: str | Path, limit: int) -> bytes:
-    """Return the unpacked content of the gzip file `path`; raises UsageError if it has more than `limit` bytes."""
-    with open_regular(path) as packed, gzip.open(packed) as unpacked:
-        content = unpacked.read(limit + 1)
-    if len(content) > limit:
-        raise UsageError(f"{path} unpacks to more than {limit:,} bytes, which is the most that is read")
-    return content
 
 
 def check_zip(path: str | Path, limit: int) -> None:

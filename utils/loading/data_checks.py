@@ -3,22 +3,17 @@
 Data sets are plug-ins, so their results are checked before models and trainers use them.
 """
 
-from __future__ import annotations
-
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from secateur.utils.errors import UsageError
 from secateur.utils.limits import check_all, optional, whole
+from secateur.utils.loading.dataset import DataSet, ImageFiles, checked_labels
 from secateur.utils.suggest import one_line, one_line_errors
-
-if TYPE_CHECKING:
-    from secateur.utils.loading.dataset import DataSet, ImageFiles
-
-LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+from secateur.utils.tensors import described, unusual_kind
 
 
 def check_description(dataset: DataSet) -> None:
@@ -58,13 +53,13 @@ def checked_part(part: Any, dataset: DataSet, train: bool) -> tuple[Tensor, Tens
                                   f"{type(part).__name__}{inside}"))  # fmt: skip
     images, labels = part
     wanted = f"uint8 images of shape (N, {dataset.in_channels}, H, W)"
-    fits = _is_dense(images) and images.dtype == torch.uint8 and images.dim() == 4
+    fits = not unusual_kind(images) and images.dtype == torch.uint8 and images.dim() == 4
     if not fits or images.shape[1] != dataset.in_channels or 0 in images.shape[2:]:
-        raise UsageError(f"{where} must return {wanted}, got {_kind(images)}")
-    return images, _checked_labels(labels, len(images), dataset, train, where)
+        raise UsageError(f"{where} must return {wanted}, got {described(images)}")
+    return images, checked_labels(labels, len(images), dataset, train, where)
 
 
-def checked_files(files: ImageFiles, dataset: DataSet, train: bool, size: int) -> tuple[CheckedFiles, Tensor]:
+def checked_files(files: ImageFiles, dataset: DataSet, train: bool, size: int) -> "tuple[CheckedFiles, Tensor]":
     """Return the files, each image checked when it is read (the first one now), and the labels as int64."""
     where = f"{dataset.name}: open(train={train})"
     given = getattr(files, "targets", None)
@@ -76,7 +71,7 @@ def checked_files(files: ImageFiles, dataset: DataSet, train: bool, size: int) -
                          f"{one_line(error)}") from error  # fmt: skip
     if labels.numel() == 0:
         labels = labels.to(torch.int64)
-    labels = _checked_labels(labels, count, dataset, train, where)
+    labels = checked_labels(labels, count, dataset, train, where)
     checked = CheckedFiles(files, (dataset.in_channels, size, size), where)
     checked[0]  # the other images are read after the run folder was created
     return checked, labels
@@ -106,34 +101,6 @@ class CheckedFiles:
         """Return an image by its number, or by its number and the seed of a random crop; check it."""
         image = self._files.cropped(*key) if isinstance(key, tuple) else self._files[key]
         if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.shape != self._shape:
-            found = _kind(image) if isinstance(image, Tensor) else type(image).__name__
             index = key[0] if isinstance(key, tuple) else key
-            raise UsageError(f"{self._where}: image {index} is {found}, expected uint8 {self._shape}")
+            raise UsageError(f"{self._where}: image {index} is {described(image)}, expected uint8 {self._shape}")
         return image
-
-
-def _checked_labels(labels: Tensor, count: int, dataset: DataSet, train: bool, where: str) -> Tensor:
-    if count == 0:
-        raise UsageError(f"{dataset.name} has no {'training' if train else 'test'} images")
-    if not _is_dense(labels) or labels.dim() != 1 or labels.dtype not in LABEL_DTYPES:
-        raise UsageError(f"{where} must return int64 labels of shape (N,), got {_kind(labels)}")
-    if len(labels) != count:
-        raise UsageError(f"{where} returns {count} images and {len(labels)} labels, not one for each")
-    labels = labels.to(torch.int64)
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= dataset.num_classes:
-        raise UsageError(f"{dataset.name} has labels {low}..{high}, not 0..{dataset.num_classes - 1}")
-    return labels
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return not tensor.is_nested and not tensor.is_meta and tensor.layout == torch.strided
-
-
-def _kind(tensor: Tensor) -> str:
-    if _is_dense(tensor):
-        return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
-    kind = (
-        "nested" if tensor.is_nested else "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
-    )
-    return f"a {kind} tensor"

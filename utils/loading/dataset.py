@@ -1,9 +1,8 @@
 """Base classes of data sets, and the search for their files."""
 
 import os
-import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from secateur.utils.errors import UsageError
 from secateur.utils.files.download import download
-from secateur.utils.files.regular_file import check_regular, read_gzip
+from secateur.utils.files.regular_file import check_regular
+from secateur.utils.tensors import described, unusual_kind
 
 DOWNLOAD_FOLDER = Path("data")
 """Default folder of downloads, unless --data_dir is given; relative to the current folder."""
@@ -22,6 +22,8 @@ FOLDER_IMAGE_SIZE = 64
 
 LARGEST_FILE = 2**28
 """Largest size in bytes, unpacked, of a file that is read as a whole; published files have up to 155 MB."""
+
+LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 class DataSet(ABC):
@@ -217,8 +219,10 @@ class FileDataSet(SearchedDataSet):
         """Return all images (uint8, (N, C, H, W)) and labels (int64, (N,)) of one part."""
         folder = self.present(train)
         images, labels = self.read(folder, train)
-        self._check(folder, images, labels)
-        return images, labels
+        shape, where = (self.in_channels, self.image_size, self.image_size), f"{self.name}: {folder}"
+        if tuple(images.shape[1:]) != shape:
+            raise UsageError(f"{where} has images of shape {tuple(images.shape[1:])}, not {shape}")
+        return images, checked_labels(labels, len(images), self, train, where)
 
     def has(self, place: Path, name: str) -> bool:
         """Return whether a folder has a file, with any of the suffixes."""
@@ -241,25 +245,17 @@ class FileDataSet(SearchedDataSet):
         ending = f"[{self.suffixes[-1]}]" if len(self.suffixes) > 1 else ""  # "[.gz]": with or without
         return ", ".join(f"{name}{ending}" for name in dict.fromkeys(self.needed(True) + self.needed(False)))
 
-    def _check(self, folder: Path, images: Tensor, labels: Tensor) -> None:
-        """Raise UsageError if the files in `folder` are not those of this data set."""
-        shape = (self.in_channels, self.image_size, self.image_size)
-        if images.dim() != 4 or tuple(images.shape[1:]) != shape:
-            given = tuple(images.shape[1:])
-            raise UsageError(f"{self.name}: {folder} has images of shape {given}, not {shape}")
-        if len(images) != len(labels) or len(images) == 0:
-            raise UsageError(f"{self.name}: {folder} has {len(images)} images and {len(labels)} labels")
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= self.num_classes:
-            raise UsageError(f"{self.name}: {folder} has labels {low}..{high}, not 0..{self.num_classes - 1}")
 
-
-def gunzipped(path: Path, read: Callable[[str], Tensor]) -> Tensor:
-    """Return `read(path)`; a file with suffix .gz is unpacked first, to at most `LARGEST_FILE` bytes."""
-    check_regular(path, LARGEST_FILE)
-    if path.suffix != ".gz":
-        return read(str(path))
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder) / path.stem
-        plain.write_bytes(read_gzip(path, LARGEST_FILE))
-        return read(str(plain))
+def checked_labels(labels: Tensor, count: int, dataset: DataSet, train: bool, where: str) -> Tensor:
+    """Return the labels as int64; UsageError, beginning with `where`, unless there is one for each image."""
+    if count == 0:
+        raise UsageError(f"{where} has no {'training' if train else 'test'} images")
+    if unusual_kind(labels) or labels.dim() != 1 or labels.dtype not in LABEL_DTYPES:
+        raise UsageError(f"{where} must return int64 labels of shape (N,), got {described(labels)}")
+    if len(labels) != count:
+        raise UsageError(f"{where} has {count} images and {len(labels)} labels, not one for each")
+    labels = labels.to(torch.int64)
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= dataset.num_classes:
+        raise UsageError(f"{where} has labels {low}..{high}, not 0..{dataset.num_classes - 1}")
+    return labels
