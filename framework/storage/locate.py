@@ -45,11 +45,6 @@ def find_pretrained(value: str, model: str, results_dir: str = "results") -> Pat
     return checkpoint_in(find_folder(value, results_dir, "--pretrained"), f"{model}_{FINISHED}")
 
 
-def run_folder_of(checkpoint: Path) -> RunFolder:
-    """Return the run folder of a checkpoint."""
-    return RunFolder(checkpoint.parent.parent)
-
-
 def _run_folders(results_dir: str | Path) -> list[RunFolder]:
     """Return the run folders, oldest first, by the stamp in the name and by the time of the last checkpoint."""
     folders = [RunFolder(Path(results_dir) / name) for name in _subfolders(results_dir)]
@@ -103,7 +98,7 @@ def checkpoint_in(folder: RunFolder, stem: str) -> Path:
 
 def run_of(checkpoint: Path) -> RunFolder:
     """Return the run folder with the settings of a checkpoint; for dense/ that is its parent folder."""
-    return _config_beside(run_folder_of(checkpoint))
+    return _config_beside(RunFolder(checkpoint.parent.parent))
 
 
 def _config_beside(folder: RunFolder) -> RunFolder:

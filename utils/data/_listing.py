@@ -8,8 +8,8 @@ from pathlib import Path
 from secateur import UsageError
 from secateur.utils.files.regular_file import check_regular, reading
 
+#: suffixes of image files, in lower case
 ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Suffixes of image files, in lower case."""
 
 
 def folder_names(folder: Path) -> tuple[str, ...]:

@@ -18,8 +18,8 @@ from secateur.utils.suggest import unknown
 
 Batch = tuple[Tensor, Tensor]
 
+#: the augmentation whose crops are taken from image files at full resolution, before these are resized
 FROM_FILES = "resized_crop_flip"
-"""The augmentation whose crops are taken from image files at full resolution, before these are resized."""
 
 
 def seeded(*key: int | str) -> torch.Generator:

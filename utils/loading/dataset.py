@@ -14,15 +14,12 @@ from secateur.utils.files.download import download
 from secateur.utils.files.regular_file import check_regular
 from secateur.utils.tensors import described, unusual_kind
 
+#: default folder of downloads, unless --data_dir is given; relative to the current folder
 DOWNLOAD_FOLDER = Path("data")
-"""Default folder of downloads, unless --data_dir is given; relative to the current folder."""
-
+#: default side in pixels to which the images of a folder are resized, unless --image_size is given
 FOLDER_IMAGE_SIZE = 64
-"""Default side in pixels to which the images of a folder are resized, unless --image_size is given."""
-
+#: largest size in bytes, unpacked, of a file that is read as a whole; published files have up to 155 MB
 LARGEST_FILE = 2**28
-"""Largest size in bytes, unpacked, of a file that is read as a whole; published files have up to 155 MB."""
-
 LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 

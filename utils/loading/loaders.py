@@ -20,11 +20,10 @@ from secateur.utils.suggest import unknown
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NORMALIZATIONS = ("dataset", "unit", "imagenet")
+#: share of the training images that --tuning holds out for validation and test
 TUNING_SHARE = 0.2
-"""Share of the training images that --tuning holds out for validation and test."""
-
+#: images per batch when all images are decoded into memory
 PRELOAD_BATCH = 64
-"""Images per batch when all images are decoded into memory."""
 
 
 @dataclass
@@ -75,8 +74,9 @@ class Loaders:
         """
         if kind == "none":
             return []
-        if kind not in ("random", "balanced"):
-            raise UsageError(unknown("kind of scoring data", kind, ("none", "random", "balanced")))
+        kinds = {"random": self._random, "balanced": self._balanced}
+        if kind not in kinds:
+            raise UsageError(unknown("kind of scoring data", kind, ("none", *kinds)))
         if per_class is not None and kind == "balanced" and batches is None and samples is None:
             smallest = int(torch.bincount(self.train.targets.cpu(), minlength=self.num_classes).min())
             samples = min(per_class, max(1, smallest)) * self.num_classes
@@ -87,8 +87,7 @@ class Loaders:
         if wanted < 1 or batch_size < 1:
             raise UsageError(f"scoring data: {wanted} samples in batches of {batch_size}, expected at least 1")
         generator = seeded("scoring", seed, step)
-        choose = self._random if kind == "random" else self._balanced
-        return list(self.train.plain(choose(wanted, generator).split(batch_size)))
+        return list(self.train.plain(kinds[kind](wanted, generator).split(batch_size)))
 
     def check_balanced(self, samples: int) -> None:
         """Raise UsageError unless the training set has `samples` images, the same number of every class."""
