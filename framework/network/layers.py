@@ -15,14 +15,9 @@ PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 SHOWN = 3
 
 
-def named_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return module name -> module in registration order; a module used twice has its first name, as in torch."""
-    return dict(model.named_modules())
-
-
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return module name -> prunable layer in registration order; a module used twice is listed once."""
-    return {name: module for name, module in named_modules(model).items() if isinstance(module, PRUNABLE)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
 
 
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -15,18 +15,19 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from secateur.framework.network.copies import replace_tensors
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.ordinary_tensors import ordinary_mode
+from secateur.framework.network.preserve import replace_tensors
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
-from secateur.framework.storage.precision import converted, dtype_named, fits, unusual_dtypes
+from secateur.framework.storage.precision import converted, dtype_named, fits
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import replacing
 from secateur.utils.files.bounded_yaml import RESULTS, parse_json
 from secateur.utils.files.regular_file import check_regular, reading
 from secateur.utils.suggest import one_line, one_line_errors
+from secateur.utils.tensors import dtype_name
 
 FORMAT = 1
 KEY = "secateur"
@@ -76,7 +77,11 @@ def serialize(model: nn.Module) -> bytes:
     """Return the bytes of the file that `save_model` writes."""
     tensors, aliases = _unique(model)
     lineage = lineage_of(model)
-    dtypes = unusual_dtypes(tensors)
+    unusual = {
+        name: dtype_name(tensor.dtype)
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and tensor.dtype != torch.float32
+    }
     for (name, dim), index in lineage.kept.items():
         tensors[f"{KEPT}{dim}/{name}"] = index.to(torch.int64)
     for name, mask in Masks(model).items():
@@ -86,7 +91,7 @@ def serialize(model: nn.Module) -> bytes:
         "format": FORMAT,
         "model": lineage.name,
         "options": lineage.options,
-        **({"dtypes": dtypes} if dtypes else {}),
+        **({"dtypes": unusual} if unusual else {}),
     }
     try:
         text = json.dumps(header, sort_keys=True)

@@ -8,8 +8,7 @@ from pathlib import Path
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.run_folder import FINISHED, STAMP, RunFolder
 from secateur.utils.errors import UsageError
-from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
-from secateur.utils.files.regular_file import check_regular
+from secateur.utils.files.regular_file import SUFFIX, check_regular, is_from_torch, is_safetensors
 from secateur.utils.suggest import did_you_mean
 
 LAST_SECOND = 253402300799  # of the year 9999; a damaged file system may give any time

@@ -63,12 +63,3 @@ def dtype_named(name: str) -> torch.dtype | None:
     """Return the floating-point dtype of a name such as "float16"; None if there is none."""
     dtype = getattr(torch, name, None) if name.isidentifier() else None
     return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
-
-
-def unusual_dtypes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return a mapping from tensor name to dtype name for floating-point tensors other than float32."""
-    return {
-        name: dtype_name(tensor.dtype)
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and tensor.dtype != torch.float32
-    }

@@ -13,8 +13,7 @@ from secateur.framework.network.layers import prunable_weights
 from secateur.framework.storage.checkpoint import check_fits
 from secateur.framework.storage.precision import check_finite, converted
 from secateur.utils.errors import UsageError
-from secateur.utils.files.formats import is_safetensors
-from secateur.utils.files.regular_file import check_regular, check_zip, reading
+from secateur.utils.files.regular_file import check_regular, check_zip, is_safetensors, reading
 from secateur.utils.suggest import one_line, one_line_errors
 from secateur.utils.tensors import unusual_kind
 

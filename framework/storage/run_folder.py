@@ -32,7 +32,7 @@ from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.environment import describe_environment
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.files import atomic
-from secateur.utils.files.formats import SUFFIX
+from secateur.utils.files.regular_file import SUFFIX
 
 FINISHED = "finished"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
