@@ -145,7 +145,7 @@ def load_model(path: str | Path, model: nn.Module | None = None, *, dtype: torch
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise UsageError(f"dtype must be a floating-point dtype such as torch.float32, got {one_line(dtype)}")
     tensors, header = read_file(path)
-    kept, masks, values = _sorted_out(tensors, header, path)
+    kept, masks, values = _sorted_out(tensors, path)
     given = model is not None
     if model is None:
         model = _architecture(header, path)
@@ -197,7 +197,7 @@ def _construct(header: dict[str, Any], path: str | Path) -> nn.Module:
 
 
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return all tensors and the header; raise UsageError unless `save_model` wrote the file."""
+    """Return all tensors under all names, and the header; raise UsageError unless `save_model` wrote the file."""
     path = Path(path)
     check_regular(path)
     with reading(path, NOT_OURS), safe_open(str(path), framework="pt") as file:
@@ -209,6 +209,10 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UsageError(f"{path} has a format that this version cannot read (it reads format {FORMAT})")
     _check_header(header, path)
+    for alias, target in header["aliases"].items():
+        if target not in tensors:
+            raise UsageError(f"{path}: '{alias}' is an alias of '{target}', which is missing")
+        tensors[alias] = tensors[target]
     return tensors, header
 
 
@@ -252,9 +256,7 @@ def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 Kept = dict[tuple[str, int], Tensor]
 
 
-def _sorted_out(
-    tensors: dict[str, Tensor], header: dict[str, Any], path: str | Path
-) -> tuple[Kept, dict[str, Tensor], dict[str, Tensor]]:
+def _sorted_out(tensors: dict[str, Tensor], path: str | Path) -> tuple[Kept, dict[str, Tensor], dict[str, Tensor]]:
     kept: Kept = {}
     masks, values = {}, {}
     for name, tensor in tensors.items():
@@ -267,10 +269,6 @@ def _sorted_out(
             masks[name.removeprefix(MASK)] = tensor
         else:
             values[name] = tensor
-    for alias, target in header["aliases"].items():
-        if target not in values:
-            raise UsageError(f"{path}: '{alias}' is an alias of '{target}', which is missing")
-        values[alias] = values[target]
     return kept, masks, values
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from secateur.utils.errors import UsageError
 from secateur.utils.limits import check_all, optional, whole
 from secateur.utils.loading.augment import AUGMENTATIONS, augment
-from secateur.utils.loading.data_checks import CheckedFiles
+from secateur.utils.loading.dataset import CheckedFiles
 from secateur.utils.suggest import unknown
 
 Batch = tuple[Tensor, Tensor]

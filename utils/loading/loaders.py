@@ -10,10 +10,18 @@ from torch.nn import functional as F
 
 from secateur.utils.errors import UsageError
 from secateur.utils.limits import number, whole
-from secateur.utils.loading import data_checks
 from secateur.utils.loading.batches import Batch, BatchLoader, FolderLoader, TensorLoader, seeded
-from secateur.utils.loading.data_checks import CheckedFiles
-from secateur.utils.loading.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet
+from secateur.utils.loading.dataset import (
+    FOLDER_IMAGE_SIZE,
+    CheckedFiles,
+    DataSet,
+    FolderDataSet,
+    check_class_names,
+    check_description,
+    check_normalization,
+    checked_files,
+    checked_part,
+)
 from secateur.utils.memory import check_memory
 from secateur.utils.suggest import unknown
 
@@ -123,7 +131,7 @@ def normalization(dataset: DataSet, name: str) -> tuple[tuple[float, ...], tuple
     """
     channels = dataset.in_channels
     if name == "dataset":
-        data_checks.check_normalization(dataset)
+        check_normalization(dataset)
         return tuple(dataset.mean), tuple(dataset.std)
     if name == "unit":
         return (0.0,) * channels, (1.0,) * channels
@@ -166,9 +174,9 @@ def _open(
     With `decoders`, this number of processes decodes all files into a tensor; with None the files are returned.
     """
     if isinstance(dataset, FolderDataSet):
-        files, targets = data_checks.checked_files(dataset.open(train, size), dataset, train, size)
+        files, targets = checked_files(dataset.open(train, size), dataset, train, size)
         return (files if decoders is None else preloaded(files, dataset, size, decoders)), targets
-    images, targets = data_checks.checked_part(dataset.load(train), dataset, train)
+    images, targets = checked_part(dataset.load(train), dataset, train)
     check_memory(len(images) * images.shape[1] * size**2, f"image_size {size}: {dataset.name}")
     return resized(images, size), targets
 
@@ -226,7 +234,7 @@ def make_loaders(
     Raises:
         UsageError: If an argument or the data set is invalid.
     """
-    data_checks.check_description(dataset)
+    check_description(dataset)
     mean, std = normalization(dataset, normalize)
     if num_classes is not None and num_classes != dataset.num_classes:
         raise UsageError(f"num_classes {num_classes}: {dataset.name} has {dataset.num_classes} classes")
@@ -249,6 +257,6 @@ def make_loaders(
         test = val
     else:
         test = _loader(*_open(dataset, False, size, decoders), None, limit=limit_test_batches, **common)
-    data_checks.check_class_names(dataset)
+    check_class_names(dataset)
     classes, names = dataset.num_classes, dataset.class_names
     return Loaders(train, val, test, dataset.in_channels, classes, size, mean, std, names, dataset.remarks)

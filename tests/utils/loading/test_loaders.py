@@ -20,8 +20,7 @@ from secateur.utils.errors import UsageError
 from secateur.utils.loading import loaders as module
 from secateur.utils.loading.augment import augment
 from secateur.utils.loading.batches import BatchLoader, FolderLoader, TensorLoader
-from secateur.utils.loading.data_checks import CheckedFiles
-from secateur.utils.loading.dataset import DataSet, FolderDataSet
+from secateur.utils.loading.dataset import CheckedFiles, DataSet, FolderDataSet
 from secateur.utils.loading.loaders import Loaders, make_loaders, resized, split
 
 UNIT = {"mean": (0.0,), "std": (1.0,)}
