@@ -45,8 +45,7 @@ def converted(
         if not bool(((back == value) | value.isnan()).all()):
             rounded.append(f"'{name}' from {change}")
     if rounded:
-        more = len(rounded) - 1
-        others = f" and {more} other tensor{'s' if more > 1 else ''}" if more else ""
+        others = f" and {len(rounded) - 1} more" if len(rounded) > 1 else ""
         warnings.warn(f"{path}: values were rounded, {rounded[0]}{others}", stacklevel=4)
     return {name: done[id(value), wanted[name]] for name, value in values.items()}
 

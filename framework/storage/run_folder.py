@@ -39,6 +39,7 @@ STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 UNSAFE = re.compile(r"[^\w+=,@-]")  # \w is letters and digits of any language
 LONGEST, LONGEST_BYTES = 60, 200  # of a run name; file systems stop at 255 bytes, with the stamp and a number
 LARGEST_SOURCE = 50 * 2**20  # bytes; a larger file is data, not source
+#: names that are not copied, anywhere or at the top of the source
 NEVER = {
     ".git", ".hg", ".svn", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache",
     ".hypothesis", ".ipynb_checkpoints",
