@@ -183,15 +183,12 @@ class FolderLoader(BatchLoader):
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # the default would draw from the global random state
         )
-        trouble: str | None = None
         try:
             for images, chunk in zip(stream, chunks, strict=True):
                 yield images.to(self.device, non_blocking=True), self.targets[chunk.to(self.device)]
         except UsageError as error:
-            # torch prepends the worker's traceback to the message
-            trouble = str(error).strip().rpartition("UsageError: ")[2]
             # the traceback and the workers form a reference cycle; if only the garbage collector breaks it, each
             # worker delays the exit by 5 seconds
             error.__traceback__ = None
-        if trouble is not None:
-            raise UsageError(trouble)
+            # torch prepends the worker's traceback to the message
+            raise UsageError(str(error).strip().rpartition("UsageError: ")[2]) from None
