@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from secateur import UsageError, torchvision
-from secateur.framework.network.copies import twin_of
+from secateur.framework.network.preserve import twin_of
 from secateur.utils.layers import require
 from secateur.utils.subsampled import subsample
 from secateur.utils.suggest import one_line, unknown
@@ -41,10 +41,13 @@ class TorchvisionModel(nn.Module):
     ) -> nn.Module:
         cls.check_options(arch=arch)
         require(cls, in_channels=in_channels, num_classes=num_classes, image_size=image_size)
-        if image_size % (step := _step(arch)):
+        step, options = _sized(arch, image_size)
+        if image_size % step:
             raise UsageError(f"{cls.__name__}: {arch} needs an image_size that is a multiple of {step}, "
                              f"got {image_size}")  # fmt: skip
-        network = _built(arch, in_channels, num_classes, image_size)
+        if arch in ("googlenet", "inception_v3"):
+            options |= WITHOUT_AUXILIARY | {"transform_input": in_channels == RGB_CHANNELS}
+        network = torchvision().models.get_model(arch, weights=None, num_classes=num_classes, **options)
         if in_channels != RGB_CHANNELS:
             _swap_first_layer(network, in_channels)
         subsample(network)
@@ -64,24 +67,14 @@ class TorchvisionModel(nn.Module):
             raise UsageError(unknown("arch", str(arch), names), argument="arch")
 
 
-def _step(arch: str) -> int:
-    """Return the required divisor of the image size, given by patches or by windows in the smallest map."""
-    if arch.startswith("vit_"):
-        return int(arch.rpartition("_")[2])
-    return 224 if arch.startswith("maxvit_") else 1
+def _sized(arch: str, image_size: int) -> tuple[int, dict[str, Any]]:
+    """Return the required divisor of the image size, and the option of a network that is built for one size.
 
-
-def _built(arch: str, in_channels: int, num_classes: int, image_size: int) -> nn.Module:
-    """Build the network without trained weights."""
-    options: dict[str, Any] = {"num_classes": num_classes}
-    if arch in ("googlenet", "inception_v3"):
-        options |= WITHOUT_AUXILIARY | {"transform_input": in_channels == RGB_CHANNELS}
+    The divisor is given by patches or by windows in the smallest map.
+    """
     if arch.startswith("vit_"):
-        options["image_size"] = image_size
-    if arch.startswith("maxvit_"):
-        options["input_size"] = (image_size, image_size)
-    network: nn.Module = torchvision().models.get_model(arch, weights=None, **options)
-    return network
+        return int(arch.rpartition("_")[2]), {"image_size": image_size}
+    return (224, {"input_size": (image_size, image_size)}) if arch.startswith("maxvit_") else (1, {})
 
 
 def _swap_first_layer(network: nn.Module, in_channels: int) -> None:

@@ -14,9 +14,7 @@ def is_strided_pointwise(layer: nn.Conv2d) -> bool:
     return set(layer.kernel_size) == {1} and max(layer.stride) > 1
 
 
-def subsampled(
-    images: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], groups: int
-) -> Tensor:  # fmt: skip
+def subsampled(images: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], groups: int) -> Tensor:
     """Convolve padded `images` (..., channels, height, width) with a 1x1 kernel and a stride."""
     rows, columns = stride
     return nn.functional.conv2d(images[..., ::rows, ::columns], weight, bias, groups=groups)

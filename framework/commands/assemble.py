@@ -28,7 +28,7 @@ from secateur.framework.training.listeners import GroupDecay, PruningRate
 from secateur.framework.training.loss import Loss
 from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import UsageError
-from secateur.utils.files.formats import SUFFIX, is_safetensors
+from secateur.utils.files.regular_file import SUFFIX, is_safetensors
 from secateur.utils.loading.dataset import DataSet
 from secateur.utils.loading.loaders import Loaders, make_loaders
 from secateur.utils.memory import check_memory

@@ -7,6 +7,7 @@ from typing import Any
 
 from secateur.framework.plugins.registry import registry
 from secateur.framework.settings.decisions import Decisions
+from secateur.framework.settings.files import load_config
 from secateur.framework.settings.groups.what import NOTHING
 from secateur.framework.settings.run_config import FLAGS, PLUGIN_OF, PRESETS, RunConfig
 from secateur.framework.storage.locate import _run_folders
@@ -54,7 +55,7 @@ def finished_dense_runs(config: RunConfig, unreadable: list[str]) -> Iterator[Ru
         if not os.path.lexists(folder.report):
             continue
         try:
-            other = folder.load_config()
+            other = load_config(folder.config)
         except UsageError as error:
             unreadable.append(str(error))
             continue

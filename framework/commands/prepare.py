@@ -14,7 +14,7 @@ from secateur.framework.settings.files import read_config_file
 from secateur.framework.settings.oracle_config import OWN, STUDY_FLAGS, StudyConfig
 from secateur.framework.settings.resolve import read_request, resolve
 from secateur.framework.settings.run_config import RunConfig
-from secateur.framework.storage.locate import find_checkpoint, find_pretrained, run_folder_of, run_of
+from secateur.framework.storage.locate import find_checkpoint, find_pretrained, run_of
 from secateur.framework.training.hooks import installed_folders
 from secateur.utils.errors import UsageError
 
@@ -64,7 +64,7 @@ def _with_names(config: RunConfig, decisions: Decisions) -> RunConfig:
         file = find_checkpoint(config)
         if config.checkpoint_name is None:
             decisions.notes.append(f"checkpoint: {file} (of the newest run with one)")
-        names |= {"checkpoint_name": str(run_folder_of(file).path.resolve()), "checkpoint_model": file.stem}
+        names |= {"checkpoint_name": str(file.parent.parent.resolve()), "checkpoint_model": file.stem}
     if config.compare_with is not None:
         names["compare_with"] = str(compared_checkpoint(config).parent.parent.resolve())
     if config.pretrained is not None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.ordinary_tensors import check_memory
 from secateur.utils.errors import UsageError
+from secateur.utils.tensors import dtype_name
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -14,14 +15,9 @@ PRUNABLE = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
 SHOWN = 3
 
 
-def named_modules(model: nn.Module) -> dict[str, nn.Module]:
-    """Return module name -> module in registration order; a module used twice has its first name, as in torch."""
-    return dict(model.named_modules())
-
-
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return module name -> prunable layer in registration order; a module used twice is listed once."""
-    return {name: module for name, module in named_modules(model).items() if isinstance(module, PRUNABLE)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
 
 
 def prunable_weights(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -57,16 +53,67 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def check_network(model: nn.Module) -> None:
-    """Raise UsageError unless `model` is an `nn.Module` whose tensors have values and separate memory."""
+    """Raise UsageError unless `model` is an `nn.Module` whose tensors have values, arithmetic and separate memory.
+
+    An in-place write to overlapping memory changes other entries of the parameter, or another parameter.
+    """
+    owner = type(model).__name__
     if not isinstance(model, nn.Module):
-        raise UsageError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        raise UsageError(f"model must be a torch.nn.Module, got {owner}")
     tensors = named_tensors(model)
+    by_storage: dict[int, dict[int, str]] = {}
     for name, tensor in tensors.items():
-        if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
-            raise UsageError(f"{type(model).__name__}: '{name}' is not initialised: run the network once first")
-        if tensor.is_meta:
-            raise UsageError(f"{type(model).__name__}: '{name}' is on the meta device and has no values")
-    check_memory(type(model).__name__, tensors)
+        fault = _fault(tensor)
+        if fault:
+            raise UsageError(f"{owner}: '{name}' {fault}")
+        if isinstance(tensor, nn.Parameter) and tensor.layout is torch.strided and tensor.numel() > 0:
+            by_storage.setdefault(tensor.untyped_storage()._cdata, {}).setdefault(id(tensor), name)
+    for names in by_storage.values():
+        shared = list(names.values())
+        if len(shared) > 1 and _overlap([tensors[name] for name in shared]):
+            raise UsageError(
+                f"{owner}: {' and '.join(map(repr, shared[:2]))} share memory without being one parameter: assign "
+                "the same nn.Parameter to both, or a copy to one of them"
+            )
+
+
+def _fault(tensor: Tensor) -> str:
+    """Return why a tensor cannot be scored, or a parameter not be changed in place; "" if it can."""
+    if isinstance(tensor, (nn.UninitializedParameter, nn.UninitializedBuffer)):
+        return "is not initialised: run the network once first"
+    if tensor.is_meta:
+        return "is on the meta device and has no values"
+    if tensor.is_inference():
+        return (
+            "was created in torch.inference_mode, and autograd cannot use it: create the network outside, or "
+            "deep-copy it there"
+        )
+    if not isinstance(tensor, nn.Parameter):
+        return ""
+    if tensor.is_floating_point() and tensor.element_size() < 2:
+        return (
+            f"is {dtype_name(tensor.dtype)}, which has no arithmetic: convert the network to float32, float64, "
+            "bfloat16 or float16"
+        )
+    if tensor.layout is torch.strided and torch._debug_has_internal_overlap(tensor) and _overlap([tensor]):
+        return (
+            f"has several entries that share memory (strides {tensor.stride()}): assign a copy, such as "
+            "nn.Parameter(tensor.clone())"
+        )
+    return ""
+
+
+def _overlap(tensors: list[Tensor]) -> bool:
+    """Whether two entries of these tensors, which share a storage, have the same memory address."""
+    size = max(tensor.element_size() for tensor in tensors)
+    if any(tensor.element_size() != size for tensor in tensors):
+        return True  # a view with another dtype
+    taken = torch.zeros(tensors[0].untyped_storage().nbytes() // size, dtype=torch.bool)
+    positions = torch.arange(len(taken))
+    for tensor in tensors:
+        # by an index, since torch refuses a write to overlapping entries
+        taken[positions.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).reshape(-1)] = True
+    return int(taken.sum()) < sum(tensor.numel() for tensor in tensors)
 
 
 def tensor_name(module: str, attribute: str) -> str:

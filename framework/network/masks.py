@@ -1,6 +1,6 @@
 """Weight masks: buffers of the model that hold pruned weights at zero, at the cost of one fused call per step."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -66,6 +66,9 @@ class Masks(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._buffers())
+
+    def items(self) -> ItemsView[str, Tensor]:
+        return self._buffers().items()  # one walk over the modules, not one for each name
 
     def hold(self, keep: Mapping[str, Tensor]) -> None:
         """Mask parameters: zero the entries that are False or 0 in `keep`, and hold them at zero.
@@ -154,7 +157,7 @@ class Masks(Mapping[str, Tensor]):
     def sparsity(self) -> float:
         """Share of the present prunable weights, cut ones excluded, that the masks hold at zero."""
         weights = prunable_weights(self._model)
-        held = sum(int((self[name] == 0).sum()) for name in weights if name in self)
+        held = sum(int((mask == 0).sum()) for name, mask in self.items() if name in weights)
         return held / max(1, sum(weight.numel() for weight in weights.values()))
 
     def __repr__(self) -> str:

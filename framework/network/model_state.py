@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import named_modules, shortened, tensor_name
+from secateur.framework.network.layers import shortened, tensor_name
 from secateur.framework.network.lineage import LINEAGE, has_lineage, lineage_of, set_lineage
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.preserve import same_bits
@@ -36,7 +36,7 @@ class ModelState:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._modules = [ModuleState(name, module) for name, module in named_modules(model).items()]
+        self._modules = [ModuleState(name, module) for name, module in model.named_modules()]
         tensors = [*model.named_parameters(), *model.named_buffers()]
         self._tensors = [_TensorState(name, tensor) for name, tensor in tensors]
         self._lineage = copy.deepcopy(lineage_of(model)) if has_lineage(model) else None
@@ -208,7 +208,7 @@ def changed_by_forward(model: nn.Module, example: Tensor | None) -> set[tuple[st
     try:
         for training in (False, True):
             twin = copy.deepcopy(model).train(training)
-            before = [ModuleState(name, module) for name, module in named_modules(twin).items()]
+            before = [ModuleState(name, module) for name, module in twin.named_modules()]
             with torch.no_grad():
                 twin(torch.cat([example[:1]] * 2))
             changed |= {(state.name, key) for state in before for key in state.changed_attributes()}

@@ -1,17 +1,47 @@
-"""Context managers that restore the state of a model and of the random number generators."""
+"""Copies of a network, and contexts that restore its state and that of the random number generators."""
 
+import copy
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from secateur.framework.network.convolution_faults import safe_convolutions
-from secateur.framework.network.copies import replace_tensors
 from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.masks import PREFIX
+
+
+def twin_of(model: nn.Module) -> nn.Module:
+    """Return a copy of the modules and their attributes that shares the model's parameters and buffers.
+
+    Activations that modules have stored are shared too: they cannot be deep-copied.
+    """
+    stored = tree_leaves([vars(module) for module in model.modules()])
+    activations = [value for value in stored if isinstance(value, Tensor) and not value.is_leaf]
+    shared = [*model.parameters(), *model.buffers(), *activations]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+
+
+def replace_tensors(model: nn.Module, new: Mapping[int, Tensor]) -> list[tuple[dict[str, Any], str, Tensor]]:
+    """Replace parameters and buffers under all of their names; `new` maps the ids of the old ones to them.
+
+    Return the dicts of the modules that had the old ones, with key and value.
+    """
+    places = [
+        (holder, name, old)
+        for module in model.modules()
+        for holder in (vars(module)["_parameters"], vars(module)["_buffers"])
+        for name, old in holder.items()
+        if id(old) in new
+    ]
+    for holder, name, old in places:
+        holder[name] = new[id(old)]
+    return places
 
 
 @contextmanager
@@ -36,11 +66,11 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
         for parameter, requires_grad in trainable.items():
             parameter.requires_grad_(requires_grad)
         with torch.no_grad():
-            for module, name, buffer, version, copy in buffers:
+            for module, name, buffer, version, values in buffers:
                 module._buffers[name] = buffer
                 # not every write increases the version: batch norm in training mode does not on the CPU
-                if buffer._version != version or not same_bits(buffer, copy):
-                    buffer.copy_(copy)
+                if buffer._version != version or not same_bits(buffer, values):
+                    buffer.copy_(values)
 
 
 @contextmanager

@@ -15,18 +15,19 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from secateur.framework.network.copies import replace_tensors
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.ordinary_tensors import ordinary_mode
+from secateur.framework.network.preserve import replace_tensors
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
-from secateur.framework.storage.precision import converted, dtype_named, fits, unusual_dtypes
+from secateur.framework.storage.precision import converted, dtype_named, fits
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import replacing
 from secateur.utils.files.bounded_yaml import RESULTS, parse_json
 from secateur.utils.files.regular_file import check_regular, reading
 from secateur.utils.suggest import one_line, one_line_errors
+from secateur.utils.tensors import dtype_name
 
 FORMAT = 1
 KEY = "secateur"
@@ -76,7 +77,11 @@ def serialize(model: nn.Module) -> bytes:
     """Return the bytes of the file that `save_model` writes."""
     tensors, aliases = _unique(model)
     lineage = lineage_of(model)
-    dtypes = unusual_dtypes(tensors)
+    unusual = {
+        name: dtype_name(tensor.dtype)
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and tensor.dtype != torch.float32
+    }
     for (name, dim), index in lineage.kept.items():
         tensors[f"{KEPT}{dim}/{name}"] = index.to(torch.int64)
     for name, mask in Masks(model).items():
@@ -86,7 +91,7 @@ def serialize(model: nn.Module) -> bytes:
         "format": FORMAT,
         "model": lineage.name,
         "options": lineage.options,
-        **({"dtypes": dtypes} if dtypes else {}),
+        **({"dtypes": unusual} if unusual else {}),
     }
     try:
         text = json.dumps(header, sort_keys=True)
@@ -140,7 +145,7 @@ def load_model(path: str | Path, model: nn.Module | None = None, *, dtype: torch
     if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         raise UsageError(f"dtype must be a floating-point dtype such as torch.float32, got {one_line(dtype)}")
     tensors, header = read_file(path)
-    kept, masks, values = _sorted_out(tensors, header, path)
+    kept, masks, values = _sorted_out(tensors, path)
     given = model is not None
     if model is None:
         model = _architecture(header, path)
@@ -192,7 +197,7 @@ def _construct(header: dict[str, Any], path: str | Path) -> nn.Module:
 
 
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return all tensors and the header; raise UsageError unless `save_model` wrote the file."""
+    """Return all tensors under all names, and the header; raise UsageError unless `save_model` wrote the file."""
     path = Path(path)
     check_regular(path)
     with reading(path, NOT_OURS), safe_open(str(path), framework="pt") as file:
@@ -204,6 +209,10 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UsageError(f"{path} has a format that this version cannot read (it reads format {FORMAT})")
     _check_header(header, path)
+    for alias, target in header["aliases"].items():
+        if target not in tensors:
+            raise UsageError(f"{path}: '{alias}' is an alias of '{target}', which is missing")
+        tensors[alias] = tensors[target]
     return tensors, header
 
 
@@ -247,9 +256,7 @@ def _unique(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 Kept = dict[tuple[str, int], Tensor]
 
 
-def _sorted_out(
-    tensors: dict[str, Tensor], header: dict[str, Any], path: str | Path
-) -> tuple[Kept, dict[str, Tensor], dict[str, Tensor]]:
+def _sorted_out(tensors: dict[str, Tensor], path: str | Path) -> tuple[Kept, dict[str, Tensor], dict[str, Tensor]]:
     kept: Kept = {}
     masks, values = {}, {}
     for name, tensor in tensors.items():
@@ -262,10 +269,6 @@ def _sorted_out(
             masks[name.removeprefix(MASK)] = tensor
         else:
             values[name] = tensor
-    for alias, target in header["aliases"].items():
-        if target not in values:
-            raise UsageError(f"{path}: '{alias}' is an alias of '{target}', which is missing")
-        values[alias] = values[target]
     return kept, masks, values
 
 

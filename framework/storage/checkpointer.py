@@ -66,10 +66,8 @@ class Checkpointer:
         """
         if self._best is None or not trainer.keeps_best:
             return
-        tensors, header = read_file(self._folder.checkpoint(self._name, "best"))
-        state = trainer.model.state_dict()
-        aliases = header["aliases"]
-        trainer.model.load_state_dict({name: tensors[aliases.get(name, name)] for name in state})
+        tensors, _ = read_file(self._folder.checkpoint(self._name, "best"))
+        trainer.model.load_state_dict({name: tensors[name] for name in trainer.model.state_dict()})
         Masks(trainer.model).apply()
 
     @hookimpl

@@ -8,8 +8,7 @@ from pathlib import Path
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.run_folder import FINISHED, STAMP, RunFolder
 from secateur.utils.errors import UsageError
-from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
-from secateur.utils.files.regular_file import check_regular
+from secateur.utils.files.regular_file import SUFFIX, check_regular, is_from_torch, is_safetensors
 from secateur.utils.suggest import did_you_mean
 
 LAST_SECOND = 253402300799  # of the year 9999; a damaged file system may give any time
@@ -45,11 +44,6 @@ def find_pretrained(value: str, model: str, results_dir: str = "results") -> Pat
     if not (os.path.isdir(path) or os.path.isdir(Path(results_dir) / value)) and path.suffix:
         raise UsageError(f"pretrained {value}: no such file", argument="pretrained")
     return checkpoint_in(find_folder(value, results_dir, "pretrained"), f"{model}_{FINISHED}")
-
-
-def run_folder_of(checkpoint: Path) -> RunFolder:
-    """Return the run folder of a checkpoint."""
-    return RunFolder(checkpoint.parent.parent)
 
 
 def _run_folders(results_dir: str | Path) -> list[RunFolder]:
@@ -106,7 +100,7 @@ def checkpoint_in(folder: RunFolder, stem: str) -> Path:
 
 def run_of(checkpoint: Path) -> RunFolder:
     """Return the run folder with the settings of a checkpoint; for dense/ that is its parent folder."""
-    return _config_beside(run_folder_of(checkpoint))
+    return _config_beside(RunFolder(checkpoint.parent.parent))
 
 
 def _config_beside(folder: RunFolder) -> RunFolder:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from secateur.utils.errors import UsageError
+from secateur.utils.tensors import dtype_name
 
 #: Dtypes that are converted to each other. Narrower formats (float8, float4) need scales that a plain tensor does
 #: not have, and integers and complex numbers are not weights of a real network.
@@ -36,16 +37,15 @@ def converted(
         done[key] = result = value.to(wanted[name])
         if value.dtype == result.dtype:
             continue
-        change = f"{_short(value.dtype)} to {_short(result.dtype)}"
+        change = f"{dtype_name(value.dtype)} to {dtype_name(result.dtype)}"
         if bool((result.isinf() & ~value.isinf()).any()):
-            raise UsageError(f"{path}: '{name}' has values beyond the range of {_short(result.dtype)}, "
+            raise UsageError(f"{path}: '{name}' has values beyond the range of {dtype_name(result.dtype)}, "
                              f"and cannot be converted from {change}")  # fmt: skip
         back = result.to(value.dtype)
         if not bool(((back == value) | value.isnan()).all()):
             rounded.append(f"'{name}' from {change}")
     if rounded:
-        more = len(rounded) - 1
-        others = f" and {more} other tensor{'s' if more > 1 else ''}" if more else ""
+        others = f" and {len(rounded) - 1} more" if len(rounded) > 1 else ""
         warnings.warn(f"{path}: values were rounded, {rounded[0]}{others}", stacklevel=4)
     return {name: done[id(value), wanted[name]] for name, value in values.items()}
 
@@ -62,16 +62,3 @@ def dtype_named(name: str) -> torch.dtype | None:
     """Return the floating-point dtype of a name such as "float16"; None if there is none."""
     dtype = getattr(torch, name, None) if name.isidentifier() else None
     return dtype if isinstance(dtype, torch.dtype) and dtype.is_floating_point else None
-
-
-def unusual_dtypes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return a mapping from tensor name to dtype name for floating-point tensors other than float32."""
-    return {
-        name: _short(tensor.dtype)
-        for name, tensor in tensors.items()
-        if tensor.is_floating_point() and tensor.dtype != torch.float32
-    }
-
-
-def _short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -10,13 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import prunable_weights
-from secateur.framework.network.ordinary_tensors import unusual_kind
 from secateur.framework.storage.checkpoint import check_fits
 from secateur.framework.storage.precision import check_finite, converted
 from secateur.utils.errors import UsageError
-from secateur.utils.files.formats import is_safetensors
-from secateur.utils.files.regular_file import check_regular, check_zip, reading
+from secateur.utils.files.regular_file import check_regular, check_zip, is_safetensors, reading
 from secateur.utils.suggest import one_line, one_line_errors
+from secateur.utils.tensors import unusual_kind
 
 #: keys under which training scripts save the state dict, next to the epoch and the optimizer
 NESTED = ("state_dict", "model_state_dict", "model", "net", "state")

@@ -21,6 +21,8 @@ import datetime
 import glob
 import os
 import re
+import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from secateur.framework.plugins.registry import ROOT
@@ -28,15 +30,21 @@ from secateur.framework.settings.decisions import USER, Decisions
 from secateur.framework.settings.files import load_config
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.environment import describe_environment
-from secateur.framework.storage.snapshot import TOP_NEVER, copy_tree
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.files import atomic
-from secateur.utils.files.formats import SUFFIX
+from secateur.utils.files.regular_file import SUFFIX
 
 FINISHED = "finished"
 STAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 UNSAFE = re.compile(r"[^\w+=,@-]")  # \w is letters and digits of any language
 LONGEST, LONGEST_BYTES = 60, 200  # of a run name; file systems stop at 255 bytes, with the stamp and a number
+LARGEST_SOURCE = 50 * 2**20  # bytes; a larger file is data, not source
+#: names that are not copied, anywhere or at the top of the source
+NEVER = {
+    ".git", ".hg", ".svn", ".venv", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache",
+    ".hypothesis", ".ipynb_checkpoints",
+}  # fmt: skip
+TOP_NEVER = {"results", "data"}
 
 
 class RunFolder:
@@ -106,13 +114,9 @@ class RunFolder:
     def read_config(self) -> RunConfig | None:
         """Return the settings of the run; None if config.yaml is missing, damaged or of another version."""
         try:
-            return self.load_config()
+            return load_config(self.config)
         except UsageError:
             return None
-
-    def load_config(self) -> RunConfig:
-        """Return the settings of the run; raise UsageError if config.yaml is missing or invalid."""
-        return load_config(self.config)
 
     def write_environment(self, config: RunConfig, root: Path = ROOT) -> None:
         """Write or rewrite environment.json, with the current device and number of threads."""
@@ -162,3 +166,40 @@ def _make_unused(path: Path) -> Path:
         except FileExistsError:
             number += 1
             candidate = path.with_name(f"{path.name}_{number}")
+
+
+def copy_tree(source: Path, target: Path, skip: Collection[Path] = (), top_never: Collection[str] = ()) -> None:
+    """Copy the files below `source` to the same relative paths below `target`.
+
+    Excluded are version control, virtual environments, caches, run folders, files over 50 MB, symbolic links to
+    targets outside `source`, the folders `skip`, unreadable files and, at the top level, the names `top_never`.
+    """
+    root, skipped = source.resolve(), {path.resolve() for path in skip}
+    for place, folders, files in os.walk(root):  # neither links to folders nor unreadable folders are entered
+        folder, copy = Path(place), target / Path(place).relative_to(root)
+        never = NEVER.union(top_never) if folder == root else NEVER
+        folders[:] = [name for name in folders if name not in never and _is_part(folder / name, skipped)]
+        copy.mkdir(parents=True, exist_ok=True)
+        for name in set(files) - never:
+            try:
+                if _is_source(folder / name, root, skipped):
+                    shutil.copy2(folder / name, copy / name)
+            except (FileNotFoundError, PermissionError) as error:
+                # removed in the meantime or unreadable: not part of the source that this run has imported
+                if error.filename is None or Path(error.filename).is_relative_to(target):
+                    raise
+
+
+def _is_part(folder: Path, skipped: Collection[Path]) -> bool:
+    """Whether a folder is part of the source: not to be skipped, no virtual environment and no run folder."""
+    is_run = os.path.isfile(folder / "command.txt") and os.path.isdir(folder / "codebase")
+    return folder not in skipped and not is_run and not os.path.exists(folder / "pyvenv.cfg")
+
+
+def _is_source(file: Path, root: Path, skipped: Collection[Path]) -> bool:
+    if file.is_symlink():  # links may be circular or lead outside the source tree
+        real = file.resolve()
+        inside = real.is_relative_to(root) and not any(real.is_relative_to(folder) for folder in skipped)
+        if not inside or NEVER.intersection(real.relative_to(root).parts):
+            return False
+    return file.is_file() and file.stat().st_size <= LARGEST_SOURCE

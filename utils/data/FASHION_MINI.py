@@ -14,7 +14,7 @@ from secateur.utils.loading.dataset import LARGEST_FILE
 class FASHION_MINI(DataSet):
     """Embedded part of Fashion-MNIST: 6,000 + 2,000 grey 28x28 images of clothes, 10 classes.
 
-    Exactly 600 training and 200 test images of every class, chosen by `utils/loading/make_fashion_mini.py`, which
+    Exactly 600 training and 200 test images of every class, chosen by `benchmarks/make_fashion_mini.py`, which
     also computed `mean` and `std`. Part of the source code, so `data_dir` and `download` have no effect.
     The licence of the images is in FASHION_MINI.LICENSE.txt.
     """

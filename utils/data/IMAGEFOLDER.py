@@ -2,8 +2,7 @@ import os
 from pathlib import Path
 
 from secateur import UsageError
-from secateur.utils.data._class_folders import ClassFolders
-from secateur.utils.data._listing import ENDINGS, folder_names, image_tree
+from secateur.utils.data._class_folders import ENDINGS, ClassFolders, folder_names, image_tree
 
 
 class IMAGEFOLDER(ClassFolders):

@@ -3,12 +3,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from secateur import UsageError, torchvision
-from secateur.utils.data._class_folders import PublishedFolders
-from secateur.utils.data._listing import folder_names, images_in
+from secateur.utils.data._class_folders import PublishedFolders, folder_names, images_in
 
 DRAWER = re.compile(r"_(\d+)\.\w+")
+#: the drawings of every fifth person are the test part
 TEST_EVERY = 5
-"""The drawings of every fifth person are the test part."""
 
 
 class OMNIGLOT(PublishedFolders):

@@ -3,8 +3,7 @@ import os
 from pathlib import Path
 
 from secateur import UsageError
-from secateur.utils.data._class_folders import PublishedFolders
-from secateur.utils.data._listing import folder_names, images_in
+from secateur.utils.data._class_folders import PublishedFolders, folder_names, images_in
 from secateur.utils.files.bounded_yaml import Limits, read_text
 from secateur.utils.loading.dataset import LARGEST_FILE
 

@@ -1,14 +1,17 @@
 """Base class of the data sets in the format of MNIST."""
 
-from collections.abc import Callable, Sequence
+import gzip
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from secateur import torchvision
-from secateur.utils.files.regular_file import reading
-from secateur.utils.loading.dataset import FileDataSet, gunzipped
+from secateur import UsageError, torchvision
+from secateur.utils.files.regular_file import open_regular, reading
+from secateur.utils.loading.dataset import LARGEST_FILE, FileDataSet
 
 
 class IdxDataSet(FileDataSet):
@@ -27,16 +30,24 @@ class IdxDataSet(FileDataSet):
 
     def read(self, folder: Path, train: bool) -> tuple[Tensor, Tensor]:
         """Return images (uint8, (N, 1, 28, 28)) and labels (int64, (N,)) from the files in `folder`."""
-        readers = torchvision().datasets.mnist
         images_name, labels_name = self.needed(train)
-        images = self._tensor(folder, images_name, readers.read_image_file)
-        labels = self._tensor(folder, labels_name, readers.read_label_file)
-        return images.unsqueeze(1), labels
+        return self._array(folder, images_name, 3).unsqueeze(1), self._array(folder, labels_name, 1).long()
 
-    def _tensor(self, folder: Path, name: str, read: Callable[[str], Tensor]) -> Tensor:
+    def _array(self, folder: Path, name: str, dims: int) -> Tensor:
+        """Read a file of bytes: a magic number, the size of each dimension in four bytes, the values."""
         path = self.path(folder, name) or folder / name
-        with reading(path):
-            return gunzipped(path, read)
+        with (
+            reading(path),
+            open_regular(path) as stored,
+            gzip.open(stored) if path.suffix == ".gz" else stored as file,
+        ):
+            content = file.read(LARGEST_FILE + 1)
+            if len(content) > LARGEST_FILE:
+                raise UsageError(f"{path} unpacks to more than {LARGEST_FILE:,} bytes, the most that is read")
+            if content[:4] != bytes([0, 0, 8, dims]):
+                raise UsageError(f"cannot read {path}: not an idx file of bytes with {dims} dimensions")
+            sizes = np.frombuffer(content, ">u4", dims, offset=4).tolist()
+            return torch.tensor(np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(sizes))
 
     def sources(self) -> tuple[str, ...]:
         """Return torchvision's mirrors."""

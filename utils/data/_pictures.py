@@ -16,14 +16,12 @@ from secateur.utils.files.regular_file import open_regular, reading
 from secateur.utils.loading.augment import AREAS, LOG_RATIO, TRIES
 from secateur.utils.suggest import one_line
 
+#: accepted formats of image files, independent of the suffix: bitmaps only, since EPS runs as a program
 IMAGE_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM", "TIFF", "WEBP")
-"""Accepted formats of image files, independent of the suffix: bitmaps only, since EPS runs as a program."""
-
+#: largest size of an image file in bytes
 LARGEST_IMAGE = 2**30
-"""Largest size of an image file in bytes."""
-
+#: largest aspect ratio of a photograph; the ends of longer ones are cut off
 LONGEST = 100
-"""Largest aspect ratio of a photograph; the ends of longer ones are cut off."""
 
 
 class Pictures:

@@ -17,9 +17,8 @@ from pathlib import Path
 
 from secateur.utils.suggest import one_line
 
+#: seconds without an answer after which a download has failed
 DOWNLOAD_TIMEOUT = 15.0
-"""Seconds without an answer after which a download has failed."""
-
 _DOWNLOAD_ERRORS = (
     OSError, EOFError, ValueError, RuntimeError, http.client.HTTPException, tarfile.TarError, zlib.error,
 )  # fmt: skip

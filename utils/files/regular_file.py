@@ -5,7 +5,6 @@ Opening a named pipe waits for a writer, a device may have no end, and a small a
 
 import contextlib
 import errno
-import gzip
 import os
 import stat
 import zipfile
@@ -18,6 +17,8 @@ from secateur.utils.suggest import one_line
 
 #: first character of a file's mode, as `ls -l` shows it -> kind
 FILE_KINDS = {"d": "a folder", "p": "a named pipe", "s": "a socket", "c": "a device", "b": "a device"}
+SUFFIX = ".safetensors"
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first bytes of a file of torch.save before torch 1.6
 
 
 def check_regular(path: str | Path, limit: int | None = None) -> int:
@@ -68,15 +69,6 @@ def open_regular(path: str | Path, limit: int | None = None) -> IO[bytes]:
         return open(path, "rb")
 
 
-def read_gzip(path: str | Path, limit: int) -> bytes:
-    """Return the unpacked content of the gzip file `path`; raises UsageError if it has more than `limit` bytes."""
-    with open_regular(path) as packed, gzip.open(packed) as unpacked:
-        content = unpacked.read(limit + 1)
-    if len(content) > limit:
-        raise UsageError(f"{path} unpacks to more than {limit:,} bytes, which is the most that is read")
-    return content
-
-
 def check_zip(path: str | Path, limit: int) -> None:
     """Raise UsageError if the unpacked entries of a zip archive (such as .npz) have more than `limit` bytes.
 
@@ -86,3 +78,23 @@ def check_zip(path: str | Path, limit: int) -> None:
         total = sum(entry.file_size for entry in archive.infolist())
     if total > limit:
         raise UsageError(f"{path} unpacks to {total:,} bytes, at most {limit:,} are read")
+
+
+def is_safetensors(file: Path) -> bool:
+    """Return whether the file begins like a safetensors file: the header's length in 8 bytes, then JSON."""
+    with open_regular(file) as opened:
+        start = opened.read(9)
+    length = int.from_bytes(start[:8], "little")
+    return start[8:] == b"{" and length <= file.stat().st_size - 8
+
+
+def is_from_torch(file: Path) -> bool:
+    """Return whether the file begins like a file of torch.save: a zip archive, or a number before torch 1.6."""
+    with open_regular(file) as opened:
+        if opened.read(len(LEGACY)) == LEGACY:
+            return True
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("/data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError):  # a damaged archive
+        return False

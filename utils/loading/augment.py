@@ -12,17 +12,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+#: width in pixels of the black border that `crop` adds to an image
 PADDING = 4
-"""Width in pixels of the black border that `crop` adds to an image."""
-
+#: smallest and largest share of an image's area in a crop of `resized_crop`
 AREAS = (0.08, 1.0)
-"""Smallest and largest share of an image's area in a crop of `resized_crop`."""
-
+#: logarithm of the largest aspect ratio of such a crop, in either direction
 LOG_RATIO = math.log(4 / 3)
-"""Logarithm of the largest aspect ratio of such a crop, in either direction."""
-
+#: largest number of crops that are drawn until one is inside the image
 TRIES = 10
-"""Largest number of crops that are drawn until one is inside the image."""
 
 
 def _integers(below: int, images: Tensor, generator: torch.Generator) -> Tensor:
@@ -118,6 +115,7 @@ def _sampled(images: Tensor, rows: Sequence[Sequence[Tensor]], outside: str) -> 
     return result if images.is_floating_point() else result.round_().clamp_(0, 255).to(images.dtype)
 
 
+#: the values of --augment, and the steps of each in order
 AUGMENTATIONS: dict[str, tuple[Callable[[Tensor, torch.Generator], Tensor], ...]] = {
     "none": (),
     "flip": (flip,),
@@ -126,7 +124,6 @@ AUGMENTATIONS: dict[str, tuple[Callable[[Tensor, torch.Generator], Tensor], ...]
     "cutout_rotate": (flip, cutout, rotate),
     "resized_crop_flip": (resized_crop, flip),
 }
-"""The values of `augment`, and the steps of each in order."""
 
 
 def augment(images: Tensor, name: str, generator: torch.Generator) -> Tensor:

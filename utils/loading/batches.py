@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader
 from secateur.utils.errors import UsageError
 from secateur.utils.limits import check_all, optional, whole
 from secateur.utils.loading.augment import AUGMENTATIONS, augment
-from secateur.utils.loading.data_checks import CheckedFiles
+from secateur.utils.loading.dataset import CheckedFiles
 from secateur.utils.suggest import unknown
 
 Batch = tuple[Tensor, Tensor]
 
+#: the augmentation whose crops are taken from image files at full resolution, before these are resized
 FROM_FILES = "resized_crop_flip"
-"""The augmentation whose crops are taken from image files at full resolution, before these are resized."""
 
 
 def seeded(*key: int | str) -> torch.Generator:
@@ -183,15 +183,12 @@ class FolderLoader(BatchLoader):
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # the default would draw from the global random state
         )
-        trouble: str | None = None
         try:
             for images, chunk in zip(stream, chunks, strict=True):
                 yield images.to(self.device, non_blocking=True), self.targets[chunk.to(self.device)]
         except UsageError as error:
-            # torch prepends the worker's traceback to the message
-            trouble = str(error).strip().rpartition("UsageError: ")[2]
             # the traceback and the workers form a reference cycle; if only the garbage collector breaks it, each
             # worker delays the exit by 5 seconds
             error.__traceback__ = None
-        if trouble is not None:
-            raise UsageError(trouble)
+            # torch prepends the worker's traceback to the message
+            raise UsageError(str(error).strip().rpartition("UsageError: ")[2]) from None

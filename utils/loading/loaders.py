@@ -10,21 +10,28 @@ from torch.nn import functional as F
 
 from secateur.utils.errors import UsageError
 from secateur.utils.limits import number, whole
-from secateur.utils.loading import data_checks
 from secateur.utils.loading.batches import Batch, BatchLoader, FolderLoader, TensorLoader, seeded
-from secateur.utils.loading.data_checks import CheckedFiles
-from secateur.utils.loading.dataset import FOLDER_IMAGE_SIZE, DataSet, FolderDataSet
+from secateur.utils.loading.dataset import (
+    FOLDER_IMAGE_SIZE,
+    CheckedFiles,
+    DataSet,
+    FolderDataSet,
+    check_class_names,
+    check_description,
+    check_normalization,
+    checked_files,
+    checked_part,
+)
 from secateur.utils.memory import check_memory
 from secateur.utils.suggest import unknown
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NORMALIZATIONS = ("dataset", "unit", "imagenet")
+#: share of the training images that `tuning` holds out for validation and test
 TUNING_SHARE = 0.2
-"""Share of the training images that `tuning` holds out for validation and test."""
-
+#: images per batch when all images are decoded into memory
 PRELOAD_BATCH = 64
-"""Images per batch when all images are decoded into memory."""
 
 
 @dataclass
@@ -75,8 +82,9 @@ class Loaders:
         """
         if kind == "none":
             return []
-        if kind not in ("random", "balanced"):
-            raise UsageError(unknown("kind of scoring data", kind, ("none", "random", "balanced")))
+        kinds = {"random": self._random, "balanced": self._balanced}
+        if kind not in kinds:
+            raise UsageError(unknown("kind of scoring data", kind, ("none", *kinds)))
         if per_class is not None and kind == "balanced" and batches is None and samples is None:
             smallest = int(torch.bincount(self.train.targets.cpu(), minlength=self.num_classes).min())
             samples = min(per_class, max(1, smallest)) * self.num_classes
@@ -87,8 +95,7 @@ class Loaders:
         if wanted < 1 or batch_size < 1:
             raise UsageError(f"scoring data: {wanted} samples in batches of {batch_size}, expected at least 1")
         generator = seeded("scoring", seed, step)
-        choose = self._random if kind == "random" else self._balanced
-        return list(self.train.plain(choose(wanted, generator).split(batch_size)))
+        return list(self.train.plain(kinds[kind](wanted, generator).split(batch_size)))
 
     def check_balanced(self, samples: int) -> None:
         """Raise UsageError unless the training set has `samples` images, the same number of every class."""
@@ -124,7 +131,7 @@ def normalization(dataset: DataSet, name: str) -> tuple[tuple[float, ...], tuple
     """
     channels = dataset.in_channels
     if name == "dataset":
-        data_checks.check_normalization(dataset)
+        check_normalization(dataset)
         return tuple(dataset.mean), tuple(dataset.std)
     if name == "unit":
         return (0.0,) * channels, (1.0,) * channels
@@ -167,9 +174,9 @@ def _open(
     With `decoders`, this number of processes decodes all files into a tensor; with None the files are returned.
     """
     if isinstance(dataset, FolderDataSet):
-        files, targets = data_checks.checked_files(dataset.open(train, size), dataset, train, size)
+        files, targets = checked_files(dataset.open(train, size), dataset, train, size)
         return (files if decoders is None else preloaded(files, dataset, size, decoders)), targets
-    images, targets = data_checks.checked_part(dataset.load(train), dataset, train)
+    images, targets = checked_part(dataset.load(train), dataset, train)
     check_memory(len(images) * images.shape[1] * size**2, f"image_size {size}: {dataset.name}")
     return resized(images, size), targets
 
@@ -227,7 +234,7 @@ def make_loaders(
     Raises:
         UsageError: If an argument or the data set is invalid.
     """
-    data_checks.check_description(dataset)
+    check_description(dataset)
     mean, std = normalization(dataset, normalize)
     if num_classes is not None and num_classes != dataset.num_classes:
         raise UsageError(f"num_classes {num_classes}: {dataset.name} has {dataset.num_classes} classes")
@@ -250,6 +257,6 @@ def make_loaders(
         test = val
     else:
         test = _loader(*_open(dataset, False, size, decoders), None, limit=limit_test_batches, **common)
-    data_checks.check_class_names(dataset)
+    check_class_names(dataset)
     classes, names = dataset.num_classes, dataset.class_names
     return Loaders(train, val, test, dataset.in_channels, classes, size, mean, std, names, dataset.remarks)

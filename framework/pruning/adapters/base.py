@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import named_modules, tensor_name
+from secateur.framework.network.layers import tensor_name
 from secateur.framework.network.lineage import Lineage, lineage_of
 from secateur.utils.errors import UsageError
 
@@ -134,7 +134,7 @@ def heads_of(module: nn.Module) -> tuple[int, int] | None:
 def follow_shapes(model: nn.Module) -> None:
     """Run the adapters of all modules of the model."""
     lineage = lineage_of(model)
-    for name, module in named_modules(model).items():
+    for name, module in list(model.named_modules()):
         follow = _find(_ADAPTERS, module)
         if follow is not None:
             follow(module, Kept(lineage, name))

@@ -8,17 +8,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.copies import twin_of
 from secateur.framework.network.layers import (
     check_network,
-    named_modules,
     output_dim,
     prunable_layers,
     tensor_name,
 )
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
-from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
+from secateur.framework.network.preserve import preserved_state, random_numbers_as_before, twin_of
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, ChannelGroup, TracedGroups, check_example
 from secateur.framework.pruning.channels.tracing.attention_scale import with_queries
 from secateur.framework.pruning.channels.tracing.context import Context
@@ -122,7 +120,7 @@ def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:
     protect = (protect,) if isinstance(protect, str) else protect
     if not isinstance(protect, Collection) or not all(isinstance(prefix, str) for prefix in protect):
         raise UsageError(f"protect must be names of modules, got {protect!r}")
-    names = list(named_modules(model))
+    names = [name for name, _ in model.named_modules()]
     for prefix in protect:
         if not any(f"{name}.".startswith(f"{prefix}.") for name in names):
             raise UsageError(unknown("module to protect", prefix, list(prunable_layers(model))))

@@ -5,7 +5,7 @@ import random
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import MADE_UP, named_modules, tensor_name
+from secateur.framework.network.layers import MADE_UP, tensor_name
 from secateur.framework.network.lineage import KeptIndices
 from secateur.framework.network.masks import PREFIX
 
@@ -33,7 +33,7 @@ def made_up_values(
     """
     noise = _Noise()
     made: dict[int, Tensor] = {}
-    for module_name, module in named_modules(model).items():
+    for module_name, module in model.named_modules():
         known = isinstance(module, MADE_UP)
         for attribute, tensor in [*module._parameters.items(), *module._buffers.items()]:
             if tensor is None or id(tensor) in made or attribute.startswith(PREFIX):

@@ -33,12 +33,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.framework.network.copies import replace_tensors, twin_of
 from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.lineage import KeptIndices, lineage_of
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
-from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
+from secateur.framework.network.preserve import preserved_state, random_numbers_as_before, replace_tensors, twin_of
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, Groups
 from secateur.framework.pruning.channels.made_up_values import VERIFICATION_SEED, made_up_values

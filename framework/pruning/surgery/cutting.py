@@ -35,12 +35,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.copies import replace_tensors
 from secateur.framework.network.layers import check_network, named_tensors, tensor_name
 from secateur.framework.network.lineage import Companion, KeptIndices, has_lineage, lineage_of, set_lineage
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.model_state import ModuleState
 from secateur.framework.network.ordinary_tensors import ordinary_mode
+from secateur.framework.network.preserve import replace_tensors
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, example_of, like, remap
 from secateur.framework.pruning.channels.slicing import Factor, kept_positions, rescaled, rescaling, shrink

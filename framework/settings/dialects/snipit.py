@@ -12,7 +12,7 @@ from secateur.framework.settings.dialects.translation import Settings, Translati
 from secateur.framework.settings.field import Flag
 from secateur.framework.settings.run_config import FLAGS as OURS
 from secateur.utils.errors import UsageError
-from secateur.utils.files.formats import SUFFIX, is_from_torch, is_safetensors
+from secateur.utils.files.regular_file import SUFFIX, is_from_torch, is_safetensors
 
 #: deprecated switch -> the setting that it switches off, and a remark
 SWITCHES = {

@@ -14,8 +14,7 @@ from secateur.framework.commands.dense_baseline import known_dense_accuracy
 from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.locate import find_checkpoint, find_folder, find_pretrained
-from secateur.framework.storage.run_folder import RunFolder
-from secateur.framework.storage.snapshot import copy_tree
+from secateur.framework.storage.run_folder import RunFolder, copy_tree
 from secateur.utils.errors import UsageError
 
 HEADER = (2).to_bytes(8, "little") + b"{}"
@@ -264,7 +263,7 @@ def test_a_snapshot_leaves_out_what_disappears(tmp_path: Path, monkeypatch: pyte
             path.unlink()
         real(path, target)
 
-    monkeypatch.setattr("secateur.framework.storage.snapshot.shutil.copy2", copy)
+    monkeypatch.setattr("secateur.framework.storage.run_folder.shutil.copy2", copy)
     copy_tree(source, tmp_path / "target")
     assert sorted(path.name for path in (tmp_path / "target").iterdir()) == ["a.py", "c.py"]
 

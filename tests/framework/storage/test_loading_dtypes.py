@@ -174,7 +174,7 @@ def test_a_damaged_record_is_refused(record: object, tmp_path: Path) -> None:
         load_model(path, seeded(ConvNet))
 
 
-@pytest.mark.parametrize(("count", "words"), [(2, "and 1 other tensor$"), (3, "and 2 other tensors$")])
+@pytest.mark.parametrize(("count", "words"), [(2, "and 1 more$"), (3, "and 2 more$")])
 def test_the_warning_counts_the_other_tensors_that_were_rounded(count: int, words: str) -> None:
     values = {f"w{index}": torch.tensor([0.1], dtype=torch.float64) for index in range(count)}
     with pytest.warns(UserWarning, match=words):

@@ -9,7 +9,7 @@ import pytest
 
 from secateur.framework.commands.dense_baseline import finished_dense_runs
 from secateur.framework.settings.run_config import RunConfig
-from secateur.framework.storage.locate import find_checkpoint, find_pretrained, run_folder_of
+from secateur.framework.storage.locate import find_checkpoint, find_pretrained
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.utils.errors import UsageError
 
@@ -41,7 +41,7 @@ def test_the_newest_run_with_the_checkpoint_is_taken(tmp_path: Path, monkeypatch
     old_run("2020-01-01_10-00-00_a")  # written later, but its stamp is older
     old_run("2022-01-01_10-00-00_c", "VGG16_finished")
     assert find_checkpoint(RunConfig(eval=True)) == newest.checkpoint("LeNet5")
-    assert run_folder_of(find_checkpoint(RunConfig(eval=True))).path == newest.path
+    assert find_checkpoint(RunConfig(eval=True)).parent.parent == newest.path
 
 
 def test_within_a_second_the_later_checkpoint_is_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from secateur.framework.storage.locate import find_pretrained
 from secateur.framework.storage.pretrained import load_tensors
 from secateur.utils.errors import UsageError
-from secateur.utils.files.formats import is_from_torch
+from secateur.utils.files.regular_file import is_from_torch
 from tests.networks import ConvNet, same, seeded, snapshot
 
 NAME = "d.weight"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from secateur.framework.settings.decisions import DEFAULT, FILE, Decisions
 from secateur.framework.settings.run_config import RunConfig
-from secateur.framework.storage import environment, snapshot
+from secateur.framework.storage import environment, run_folder
 from secateur.framework.storage.run_folder import UNSAFE, RunFolder
 from secateur.utils.errors import RunError
 from tests import ROOT
@@ -141,7 +141,7 @@ def test_the_results_folder_is_left_out_wherever_it_lies(make: Make, source: Pat
 
 
 def test_files_over_the_limit_are_not_copied(make: Make, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(snapshot, "LARGEST", 100)
+    monkeypatch.setattr(run_folder, "LARGEST_SOURCE", 100)
     (source / "large.bin").write_bytes(b"x" * 101)
     (source / "just.bin").write_bytes(b"x" * 100)
     assert "just.bin" in copied(folder := make()) and "large.bin" not in copied(folder)

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from secateur.utils.data import _pictures
+from secateur.utils.data import _idx, _pictures
 from secateur.utils.data.CIFAR10 import CIFAR10
 from secateur.utils.data.FASHION import FASHION
 from secateur.utils.data.FASHION_MINI import FASHION_MINI
@@ -24,11 +25,10 @@ from secateur.utils.data.IMAGENETTE import IMAGENETTE
 from secateur.utils.data.MNIST import MNIST
 from secateur.utils.data.OMNIGLOT import OMNIGLOT
 from secateur.utils.data.TINYIMAGENET import TINYIMAGENET
-from secateur.utils.errors import UsageError
-from secateur.utils.files.regular_file import check_regular, check_zip, open_regular, read_gzip
+from secateur.utils.files.regular_file import check_regular, check_zip, open_regular
 from secateur.utils.loading import dataset
 from secateur.utils.loading.loaders import make_loaders
-from tests.utils.loading.test_dataset import cifar_files, idx_files, usage_error, write_files, write_idx
+from tests.utils.loading.test_dataset import cifar_files, idx_bytes, idx_files, usage_error, write_files, write_idx
 
 KINDS = ["a named pipe", "a folder", "a socket", "a device", "a loop", "nowhere"]
 
@@ -95,13 +95,18 @@ def test_a_regular_file_is_measured_and_opened(tmp_path: Path) -> None:
         assert "\n" not in usage_error(lambda odd=odd: check_regular(tmp_path / odd))
 
 
-@pytest.mark.parametrize("size", [1, 2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20])
-def test_gzip_files_are_unpacked_up_to_the_limit_and_not_beyond(size: int, tmp_path: Path) -> None:
-    packed = tmp_path / "x.gz"
-    packed.write_bytes(gzip.compress(b"\0" * size))
-    assert read_gzip(packed, size) == b"\0" * size
-    with pytest.raises(UsageError, match="x.gz unpacks to more than"):
-        read_gzip(packed, size - 1)
+@pytest.mark.parametrize("count", [1, 1337, 3 * 1337])
+def test_gzip_files_are_unpacked_up_to_the_limit_and_not_beyond(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = MNIST().needed(True)
+    for name, shape in zip(names, [(count, 28, 28), (count,)], strict=True):
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(idx_bytes(np.zeros(shape, np.uint8))))
+    size = 16 + count * 28 * 28
+    monkeypatch.setattr(_idx, "LARGEST_FILE", size)
+    assert MNIST().read(tmp_path, True)[0].shape == (count, 1, 28, 28)
+    monkeypatch.setattr(_idx, "LARGEST_FILE", size - 1)
+    assert f"{names[0]}.gz unpacks to more than" in usage_error(lambda: MNIST().read(tmp_path, True))
 
 
 def test_a_zip_archive_may_not_declare_more_than_the_limit(tmp_path: Path) -> None:
@@ -136,7 +141,8 @@ def test_an_idx_file_beside_a_folder_of_its_name_is_read(tmp_path: Path) -> None
 def test_packed_idx_files_are_bounded(
     case: str, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "LARGEST_FILE", 2**16)
+    for module in (dataset, _idx):
+        monkeypatch.setattr(module, "LARGEST_FILE", 2**16)
     folder = write_idx(tmp_path, packed=True)
     path = folder / f"{FASHION().needed(True)[number]}.gz"
     good = path.read_bytes()

@@ -20,8 +20,7 @@ from secateur.utils.errors import UsageError
 from secateur.utils.loading import loaders as module
 from secateur.utils.loading.augment import augment
 from secateur.utils.loading.batches import BatchLoader, FolderLoader, TensorLoader
-from secateur.utils.loading.data_checks import CheckedFiles
-from secateur.utils.loading.dataset import DataSet, FolderDataSet
+from secateur.utils.loading.dataset import CheckedFiles, DataSet, FolderDataSet
 from secateur.utils.loading.loaders import Loaders, make_loaders, resized, split
 
 UNIT = {"mean": (0.0,), "std": (1.0,)}
@@ -367,7 +366,7 @@ def test_the_expected_number_of_classes_is_accepted() -> None:
 
 def test_labels_beyond_the_classes_and_empty_sets_are_usage_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Numbered, "sizes", {True: 100, False: 0})
-    assert "Numbered has no test images" in usage_error(numbered_loaders)
+    assert "has no test images" in usage_error(numbered_loaders)
     monkeypatch.undo()
     images, targets = Numbered().load(True)
     monkeypatch.setattr(Numbered, "load", lambda self, train: (images, targets + 1))

@@ -38,10 +38,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from secateur.framework.network.copies import replace_tensors, twin_of
-from secateur.framework.network.layers import MADE_UP, named_modules, named_tensors, prunable_layers
+from secateur.framework.network.layers import MADE_UP, named_tensors, prunable_layers
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
+from secateur.framework.network.preserve import replace_tensors, twin_of
 from secateur.framework.pruning.adapters.torch_layers import heads_of
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT
 from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops  # registers its rules
@@ -181,7 +181,7 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
     context.first.update(first)
     _label(model, context)
     layers = set(prunable_layers(model))
-    heads = {name: sizes for name, module in named_modules(model).items() if (sizes := heads_of(module))}
+    heads = {name: sizes for name, module in model.named_modules() if (sizes := heads_of(module))}
     context.adapted.update(heads)
     context.heads.update(heads if attention == "heads" else {})
     if attention == "heads" and not context.heads:
@@ -200,7 +200,7 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
             # the fast path of nn.MultiheadAttention is a single fused operation
             restored.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
             torch.backends.mha.set_fastpath_enabled(False)
-            for name, module in named_modules(model).items():
+            for name, module in model.named_modules():
                 enter = module.register_forward_pre_hook(lambda *_, name=name: context.where.append(name))
                 restored.callback(enter.remove)
                 restored.callback(module.register_forward_hook(functools.partial(leave, name)).remove)
@@ -258,7 +258,7 @@ def _order(context: Context) -> list[str]:
 
 def _label(model: nn.Module, context: Context) -> None:
     """Assign labels to all parameters and buffers; a tied tensor has its first name."""
-    known = {name for name, module in named_modules(model).items() if isinstance(module, MADE_UP)}
+    known = {name for name, module in model.named_modules() if isinstance(module, MADE_UP)}
     first = {id(tensor): name for name, tensor in reversed(named_tensors(model).items())}
     for name, tensor in named_tensors(model).items():
         owner, _, attribute = name.rpartition(".")

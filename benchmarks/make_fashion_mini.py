@@ -1,6 +1,6 @@
 """Make the embedded data set FASHION_MINI from the full Fashion-MNIST.
 
-    python -m secateur.utils.loading.make_fashion_mini [--source DIR] [--output FILE]
+    python -m benchmarks.make_fashion_mini [--source DIR] [--output FILE]
 
 The selection depends on a seed and on the positions of the images in the published files only, so that the arrays
 are reproducible. Prints the mean and standard deviation of the training pixels for the class attributes.
