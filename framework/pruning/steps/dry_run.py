@@ -11,7 +11,7 @@ from secateur.framework.plugins.old_imports import old_import
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Criterion, Data, LossFunction, check_scores
-from secateur.framework.pruning.selection.targets import target_class
+from secateur.framework.pruning.steps.step import step_class
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.loading.loaders import Loaders
 from secateur.utils.suggest import one_line, unknown
@@ -39,7 +39,7 @@ def try_criterion(
             criterion.start(model)
         if criterion.uses_initial_weights:
             model = _moved(model)  # at the initial weights all scores would be zero
-        free = target_class(criterion).scored(groups)
+        free = step_class(criterion).scored(groups)
         with held_to_contract(criterion, "score", model, always=True):
             check_scores(criterion.score(model, batches, loss, free), model, groups, criterion)
     except (UsageError, RunError) as error:

@@ -363,7 +363,7 @@ def test_what_cannot_go_is_told_of() -> None:
         ({"frequency": 0}, "frequency must be .*got 0"),
         ({"per_step": -1}, "per_step must be .*got -1"),
         ({"group_size": 1.5}, "group_size must be .*got 1.5"),
-        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"momentum": 1.0}, r"momentum must be a number >= 0 and < 1"),
         ({"flops": -1.0}, "flops must be at least 0"),
         ({"per_step": 3, "group_size": 4}, "3 channels per step in sets of 4"),
         ({"maximum": 2, "start": 3}, "3, of 2 steps"),

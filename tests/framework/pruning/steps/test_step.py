@@ -12,7 +12,7 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.steps.step import PruningStep
-from tests.networks import Net, images, seeded
+from tests.networks import Net, images, pruning_step, seeded
 
 
 class Ranked(Criterion):
@@ -45,7 +45,7 @@ def net() -> nn.Module:
 
 
 def step_of(criterion: Criterion, **options: Any) -> PruningStep:
-    return PruningStep(seeded(net), criterion, torch.randn(2, 3), PruneOptions(**options))
+    return pruning_step(seeded(net), criterion, torch.randn(2, 3), PruneOptions(**options))
 
 
 def test_each_step_reports_the_weights_that_it_masked_itself() -> None:
@@ -67,8 +67,8 @@ def test_a_protected_name_is_a_whole_name_and_not_the_beginning_of_one(
 def test_everything_below_a_protected_module_is_spared() -> None:
     model = nn.ModuleDict({"body": nn.Sequential(nn.Linear(3, 4), nn.ReLU()), "bodywork": nn.Linear(4, 2)})
     whole = Net(lambda self, x: self.parts["bodywork"](self.parts["body"](x)), parts=model)
-    step = PruningStep(whole, Ranked(), torch.randn(2, 3), PruneOptions(protect=["parts.body"]))
-    assert step.target.spared() == {"parts.body.0.weight"}
+    step = pruning_step(whole, Ranked(), torch.randn(2, 3), PruneOptions(protect=["parts.body"]))
+    assert step.spared() == {"parts.body.0.weight"}
 
 
 def test_a_weight_whose_score_is_the_threshold_goes() -> None:
@@ -94,6 +94,6 @@ def test_scores_that_several_layers_give_an_input_are_added(scores: dict[str, li
         lambda self, x: self.c(F.relu(torch.cat([self.a(x), self.b(x)], 1)).mean((2, 3))),
         a=nn.Conv2d(3, 4, 3), b=nn.Conv2d(3, 5, 3), c=nn.Linear(9, 2),
     )  # fmt: skip
-    step = PruningStep(model, Channels(scores), images(1), PruneOptions(scope="layer", rank_inputs=True))
+    step = pruning_step(model, Channels(scores), images(1), PruneOptions(scope="layer", rank_inputs=True))
     left = step(0.3, [], F.cross_entropy).inputs
     assert left is not None and left.tolist() == [at != gone for at in range(3)]

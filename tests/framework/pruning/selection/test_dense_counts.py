@@ -9,7 +9,7 @@ from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.selection.budgets import Entries, Macs, dense_macs
-from secateur.framework.pruning.selection.targets import cut_weights
+from secateur.framework.pruning.steps.step import cut_weights
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.storage.checkpoint import load_model, save_model
 from tests.networks import ConvNet, ResNet, images, random_keep, randomise, seeded
