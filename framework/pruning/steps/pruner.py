@@ -183,13 +183,7 @@ class Pruner:
         """Return the batches for the criterion in the network's memory format; count the cost of scoring."""
         criterion, data = self.criterion, self.criterion.data
         batches = trainer.loaders.scoring_batches(
-            data.kind,
-            batches=data.batches,
-            samples=data.samples,
-            per_class=data.per_class,
-            batch_size=trainer.loaders.train.batch_size,
-            seed=self._seed,
-            step=criterion.step,
+            **vars(data), batch_size=trainer.loaders.train.batch_size, seed=self._seed, step=criterion.step
         )
         samples, classes = sum(len(targets) for _, targets in batches), trainer.loaders.num_classes
         if data.per_class is not None and samples < data.per_class * classes and not self.events:

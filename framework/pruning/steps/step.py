@@ -28,12 +28,17 @@ from secateur.framework.pruning.selection.budgets import (
     Nodes,
     make_budget,
 )
-from secateur.framework.pruning.selection.channel_ranking import CHANNEL_SCOPES, INPUTS, ChannelRanking
+from secateur.framework.pruning.selection.channel_ranking import (
+    CHANNEL_SCOPES,
+    INPUTS,
+    ChannelRanking,
+    check_reachable,
+    nearest,
+    to_budget,
+)
 from secateur.framework.pruning.selection.input_features import NetworkInputs, first_layer, input_readers
 from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.selection.ranking import Keep, Ranking
-from secateur.framework.pruning.selection.search import check_reachable, nearest, to_budget
-from secateur.framework.pruning.selection.select import SCOPES, select
+from secateur.framework.pruning.selection.ranking import SCOPES, Keep, Ranking, select
 from secateur.framework.pruning.surgery.cutting import cut
 from secateur.framework.training.events import PruneEvent
 from secateur.utils.errors import UsageError
@@ -250,14 +255,13 @@ class PruningStep(ABC):
 
     def _mask(self, keep: Mapping[str, Tensor]) -> int:
         """Mask the pruned weights; return the number of newly masked ones."""
-        if all(bool(mask.all()) for mask in keep.values()):
-            return 0
-        before = self._off()
-        Masks(self.model).hold(keep)
-        return self._off() - before
-
-    def _off(self) -> int:
-        return sum(int((mask == 0).sum()) for mask in self._masked().values())
+        held, newly = self._masked(), 0
+        for name, mask in keep.items():
+            alive = held[name].to(mask.device) != 0 if name in held else True
+            newly += int((alive & ~mask).sum())
+        if newly:
+            Masks(self.model).hold(keep)
+        return newly
 
 
 class WeightStep(PruningStep):

@@ -18,10 +18,9 @@ from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
 from secateur.framework.pruning.selection.budgets import Nodes
-from secateur.framework.pruning.selection.channel_ranking import INPUTS, ChannelRanking
+from secateur.framework.pruning.selection.channel_ranking import INPUTS, ChannelRanking, to_budget
 from secateur.framework.pruning.selection.input_features import NetworkInputs
 from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.selection.search import to_budget
 from secateur.framework.storage.checkpoint import load_model, save_model
 from secateur.utils.errors import UsageError
 from tests import ROOT
