@@ -16,7 +16,7 @@ from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.steps.averages import Averages, RunningScores, normed
 from secateur.framework.pruning.steps.pruner import Pruner
-from secateur.framework.pruning.steps.step import Request, WeightStep, check_unused, step_class
+from secateur.framework.pruning.steps.step import ONLY_CHANNELS, Request, WeightStep, check_unused, step_class
 from secateur.framework.schedules.base import BEFORE_TRAINING, Schedule
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.training.hooks import hookimpl
@@ -65,11 +65,10 @@ def iterative_options(
     Raises UsageError for fields of the schedule that have no meaning for the criterion.
     """
     who, kind, scope = criterion.name, step_class(criterion), options.scope or criterion.scope
-    if criterion.threshold is None:
-        check_unused(schedule, kind.unused, f"{who}, which {kind.does}")
-    else:
-        unused = ("group_size", "flops", "fixed_layer", "per_step", "most", "l2_per_layer")
-        check_unused(schedule, unused, f"{who}, which prunes by a fixed threshold")
+    unused, does = kind.unused, kind.does
+    if criterion.threshold is not None:
+        unused, does = (*ONLY_CHANNELS, "per_step", "most", "l2_per_layer"), "prunes by a fixed threshold"
+    check_unused(schedule, unused, f"{who}, which {does}")
     if kind is WeightStep and (schedule.per_step is not None or schedule.most is not None):
         name = "most" if schedule.per_step is None else "per_step"
         if scope != "global":

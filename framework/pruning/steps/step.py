@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from secateur.framework.network.layers import prunable_layers, prunable_weights, tensor_name
 from secateur.framework.network.lineage import Companion, KeptIndices, lineage_of
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import dense_weights, weight_sparsity
-from secateur.framework.pruning.channels.discovery import channel_groups, node_sparsity
+from secateur.framework.network.size import dense_weights
+from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import ChannelGroup, Groups, free_groups
 from secateur.framework.pruning.channels.slicing import kept_positions, shrink
 from secateur.framework.pruning.channels.verification import not_removable
@@ -228,7 +228,7 @@ class PruningStep(ABC):
 
     def sparsity(self) -> float:
         """Return the present sparsity, in the budget of the step."""
-        return weight_sparsity(self.model)
+        return self.budget_now().now()
 
     def check_reachable(self, sparsity: float) -> None:  # noqa: B027
         """Raise UsageError if the budget cannot be met, whatever the scores."""
@@ -278,8 +278,9 @@ class WeightStep(PruningStep):
         return Ranking(self._unspared(scores), current=self._masked())
 
     def _to_share(self, ranking: Ranking, share: float, strict: bool) -> Keep:
-        gone = cut_weights(self.model)
-        return select(ranking.scores, share, scope=self.scope, current=self._masked(), gone=gone)
+        dense, weights = dense_weights(self.model), prunable_weights(self.model)
+        cut_before = {name: dense[name] - weight.numel() for name, weight in weights.items()}
+        return select(ranking.scores, share, scope=self.scope, current=self._masked(), gone=cut_before)
 
 
 class ChannelStep(PruningStep):
@@ -308,11 +309,6 @@ class ChannelStep(PruningStep):
                 argument="budget",
             )
         return to_budget(ranking, budget, share, strict)
-
-    def sparsity(self) -> float:
-        if self.budget == "nodes":
-            return node_sparsity(self.model, self.example_input)
-        return self.budget_now().now()
 
     def check_reachable(self, sparsity: float) -> None:
         if self.criterion.threshold is None:
@@ -358,12 +354,6 @@ def check_unused(given: object, unused: Sequence[str], why: str) -> None:
     for name in unused:
         if hasattr(given, name) and getattr(given, name) != getattr(type(given), name):
             raise UsageError(f"{name} cannot be combined with {why}", argument=name)
-
-
-def cut_weights(model: nn.Module) -> dict[str, int]:
-    """Return the number of entries of each prunable weight that were cut."""
-    dense = dense_weights(model)
-    return {name: dense[name] - weight.numel() for name, weight in prunable_weights(model).items()}
 
 
 def nothing_below(criterion: Criterion, removed: int) -> str | None:
