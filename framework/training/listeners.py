@@ -26,25 +26,11 @@ LEAST_NORM = 1e-30
 NAMES = {"warmup": "warmup", "pruning": "pruning_and_training", "final": "final_training"}
 
 
-@torch.no_grad()
-def shrink_filters(model: nn.Module, length: float) -> None:
-    """Apply the proximal step of a group lasso: w_o := w_o * max(0, 1 - length / |w_o|) for every filter w_o.
-
-    The L2 norm of each filter of each convolution decreases by `length`, down to 0; biases and norm layers are not
-    changed.
-    """
-    module: Any
-    for module in readers_of_weights(model).values():
-        if not isinstance(module, nn.Linear):
-            others = [dim for dim in range(module.weight.dim()) if dim != output_dim(module)]
-            norms = torch.linalg.vector_norm(module.weight, dim=others, keepdim=True)
-            module.weight.mul_((1 - length / norms.clamp(min=LEAST_NORM)).clamp(min=0))
-
-
 class GroupDecay:
-    """Shrink the filters after each optimizer step by a constant that is independent of the learning rate.
+    """Apply the proximal step of a group lasso after each optimizer step: w_o := w_o * max(0, 1 - length / |w_o|).
 
-    The constant is `--group_wd_coeff`.
+    The L2 norm of each filter w_o of each convolution decreases by `length` (`--group_wd_coeff`), down to 0, which
+    is independent of the learning rate; biases and norm layers are not changed.
 
     Molchanov, Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
     """
@@ -55,7 +41,13 @@ class GroupDecay:
     @hookimpl(tryfirst=True)
     def batch_ended(self, trainer: Trainer) -> None:
         """Shrink the filters before any other listener reads the new weights."""
-        shrink_filters(trainer.model, self.length)
+        module: Any
+        for module in readers_of_weights(trainer.model).values():
+            if not isinstance(module, nn.Linear):
+                weight = module.weight.detach()
+                others = [dim for dim in range(weight.dim()) if dim != output_dim(module)]
+                norms = torch.linalg.vector_norm(weight, dim=others, keepdim=True)
+                weight.mul_((1 - self.length / norms.clamp(min=LEAST_NORM)).clamp(min=0))
 
 
 class PruningRate:
