@@ -27,7 +27,7 @@ from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.memory_format import MEMORY_FORMATS, _measure, lay_out
 from secateur.framework.network.size import count_macs
 from secateur.framework.pruning.steps.pruner import Pruner
-from secateur.framework.pruning.steps.step import PruningStep
+from secateur.framework.pruning.steps.step import step_class
 from secateur.framework.schedules.base import targets
 from secateur.utils.loading.batches import Batch
 from secateur.utils.loading.loaders import Loaders
@@ -67,7 +67,7 @@ def pruning(dense: nn.Module, found: Loaders, keep: list[nn.Module]) -> Callable
         criterion = build("criterions", "SNAPit")
         start = time.perf_counter()
         batches = found.scoring_batches("random", batches=5, samples=None, batch_size=128, seed=SEED, step=0)
-        step = PruningStep(model, criterion, batches[0][0][:1])
+        step = step_class(criterion)(model, criterion, batches[0][0][:1])
         layout = MEMORY_FORMATS[_measure(model, batches[0][0][:1])]
         lay_out(model, layout)
         for number, target in enumerate(targets(LIMIT, STEPS)):

@@ -20,7 +20,7 @@ from secateur.framework.pruning.channels.groups import check_example
 from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction
 from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.steps.step import PruningStep, nothing_below
+from secateur.framework.pruning.steps.step import PruningStep, nothing_below, step_class
 from secateur.framework.reporting.measure import measure
 from secateur.framework.settings.groups.what import LIBRARY_CRITERION
 from secateur.framework.training.events import PruneEvent
@@ -172,7 +172,7 @@ def prune(
         scope=scope, protect=protect, budget=budget, min_channels=min_channels, keep_share=keep_share,
         round_to=_multiple(round_to, example), attention=attention, inexact=inexact, fold=fold,
     )  # fmt: skip
-    step = PruningStep(model, chosen, example, options, optimizer, companions)
+    step = step_class(chosen)(model, chosen, example, options, optimizer, companions)
     before = measure(model, example, latency=latency)
     events = _run(step, sparsity, data, loss, seed)
     reached = _reached(step, sparsity, events)
@@ -181,7 +181,7 @@ def prune(
     _warn_of_faults(model, example)
     return PruneReport(
         criterion=repr(chosen),
-        budget=step.target.budget,
+        budget=step.budget,
         asked=sparsity,
         reached=reached,
         before=before,
@@ -227,16 +227,16 @@ def _run(
         torch.manual_seed(seed)
         targets = criterion.schedule.one_shot(sparsity)
         if len(targets) > 1:  # a single step refuses an unreachable target before it cuts anything
-            step.target.check_reachable(targets[-1])
+            step.check_reachable(targets[-1])
         return tuple(step(target, batches, loss, strict=target == targets[-1]) for target in targets)
 
 
 def _reached(step: PruningStep, asked: float, events: Sequence[PruneEvent]) -> float:
     """Return the current sparsity; warn if the target was not reached or no score was below the threshold."""
-    reached, free = step.target.sparsity(), step.criterion.threshold is None or asked == 0
+    reached, free = step.sparsity(), step.criterion.threshold is None or asked == 0
     if events and asked > 0 and (warning := nothing_below(step.criterion, sum(event.removed for event in events))):
         warnings.warn(warning, stacklevel=4)
-    if events and free and abs(reached - asked) > step.target.tolerance:
+    if events and free and abs(reached - asked) > step.tolerance:
         name = step.criterion.name
         warnings.warn(f"{name}: asked for sparsity {asked:.4f}, reached {reached:.4f}", stacklevel=4)
     return reached

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from secateur.framework.pruning.scoring.templates import ChannelWeightCriterion as ChannelWeightCriterion
     from secateur.framework.pruning.scoring.templates import WeightCriterion as WeightCriterion
     from secateur.framework.pruning.selection.ranking import Keep as Keep
-    from secateur.framework.pruning.selection.select import select as select
+    from secateur.framework.pruning.selection.ranking import select as select
     from secateur.framework.pruning.surgery.cutting import cut as cut
     from secateur.framework.reporting.measure import measure as measure
     from secateur.framework.schedules.base import After as After
@@ -95,8 +95,7 @@ _NAMES = {
     "framework.pruning.scoring.input_features": ("input_columns",),
     "framework.pruning.scoring.inputs": ("with_groups",),
     "framework.pruning.scoring.templates": ("ChannelWeightCriterion", "WeightCriterion"),
-    "framework.pruning.selection.ranking": ("Keep",),
-    "framework.pruning.selection.select": ("select",),
+    "framework.pruning.selection.ranking": ("Keep", "select"),
     "framework.pruning.surgery.cutting": ("cut",),
     "framework.reporting.measure": ("measure",),
     "framework.schedules.base": ("After", "Before", "During", "Never", "Rounds", "Schedule"),

@@ -13,6 +13,7 @@ from secateur import Criterion
 from secateur.framework.network.masks import Masks
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import ChannelGroup, free_groups
+from secateur.framework.pruning.steps.step import PruningStep, step_class
 from secateur.framework.pruning.surgery.cutting import cut
 
 Groups = Mapping[str, ChannelGroup]
@@ -198,3 +199,8 @@ def close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], rtol: flo
         scale = float(tensor.abs().max())
         torch.testing.assert_close(found[name].double(), tensor.detach().double(), rtol=rtol, atol=1e-6 * scale)
         assert scale > 0, f"{name}: nothing but zeros proves nothing"
+
+
+def pruning_step(model: nn.Module, criterion: Criterion, *args: Any) -> PruningStep:
+    """The step of the criterion's kind; example input, options, optimizer and companions follow."""
+    return step_class(criterion)(model, criterion, *args)

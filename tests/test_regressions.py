@@ -16,11 +16,10 @@ from secateur.framework.network.layers import prunable_layers
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import node_sparsity
 from secateur.framework.pruning.channels.groups import free_groups
-from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.schedules.base import During, targets
 from secateur.framework.storage.checkpoint import load_model, save_model
 from tests import ROOT
-from tests.networks import ConvNet, images, masked, randomise, same, seeded, shipped
+from tests.networks import ConvNet, images, masked, pruning_step, randomise, same, seeded, shipped
 
 
 class Numbered(nn.Module):
@@ -101,7 +100,7 @@ def test_the_channel_that_stays_in_an_emptied_layer_is_the_best_one() -> None:
         for number, layer in enumerate(list(prunable_layers(model).values())[:-1]):
             layer.weight.fill_(1e-6)
             layer.weight[number + 2] = 5e-4  # below the threshold too
-    step = PruningStep(model, build("criterions", "GroupHoyerSquare"), images(1))
+    step = pruning_step(model, build("criterions", "GroupHoyerSquare"), images(1))
     event = step(0.5, batch(), F.cross_entropy)  # the threshold decides
     assert [mask.nonzero().flatten().tolist() for mask in event.keep.values()] == [[2], [3], [4]]
 
@@ -109,7 +108,7 @@ def test_the_channel_that_stays_in_an_emptied_layer_is_the_best_one() -> None:
 def test_after_the_limit_nothing_more_is_pruned_although_norms_have_no_zeros() -> None:
     """Counting the scales of norms as weights kept the limit out of reach, and events went on."""
     model = seeded(ConvNet)
-    step = PruningStep(model, build("criterions", "IMP"), images(1))
+    step = pruning_step(model, build("criterions", "IMP"), images(1))
     events = [step(target, [], F.cross_entropy) for target in (*targets(0.9, 3), 0.9, 0.9)]
     assert [event.removed > 0 for event in events] == [True, True, True, False, False]
     assert events[-1].reached == pytest.approx(0.9, abs=1e-3)

@@ -151,9 +151,9 @@ class L0Trainer(DefaultTrainer):
     @torch.no_grad()
     def _says_the_same(self) -> bool:
         """Whether the outputs for some training images are bitwise equal."""
-        loader = self.loaders.train
-        chunk = torch.arange(min(SOME, loader.num_samples))
-        inputs, _ = next(iter(loader.plain([chunk])))
+        ((inputs, _),) = self.loaders.scoring_batches(
+            "random", batches=1, samples=None, batch_size=SOME, seed=self.settings.seed, step=0
+        )
         with evaluating(self.model):
             outputs = self.model(inputs)
         return len(inputs) > 1 and bool((outputs == outputs[:1]).all())

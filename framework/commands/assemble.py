@@ -14,10 +14,10 @@ from secateur.framework.plugins.registry import build, check_options, option_def
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighted
 from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.selection.targets import target_class
 from secateur.framework.pruning.steps.averages import Tracking
 from secateur.framework.pruning.steps.by_schedule import pruner_for
 from secateur.framework.pruning.steps.pruner import Pruner
+from secateur.framework.pruning.steps.step import step_class
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.settings.decisions import MEASURED, RECOMMENDED, Config, Decisions
 from secateur.framework.settings.run_config import RunConfig
@@ -202,10 +202,10 @@ def build_pruner(config: RunConfig, criterion: Criterion, plan: Plan) -> Pruner:
         "round_to": int(config.round_to),
         "keep_share": max(config.keep_share, plan.least_share),
         "outer_layers": outer,
-        "rank_inputs": outer and target_class(criterion).units == "channels",
+        "rank_inputs": outer and step_class(criterion).units == "channels",
     }
     if plan.moments:
-        target_class(criterion).check(criterion, PruneOptions(**options))
+        step_class(criterion).check_options(criterion, PruneOptions(**options))
     return pruner_for(
         criterion,
         plan.schedule,

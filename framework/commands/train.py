@@ -30,9 +30,8 @@ from secateur.framework.storage.checkpoint import save_model
 from secateur.framework.storage.checkpointer import Checkpointer
 from secateur.framework.storage.run_folder import FINISHED, RunFolder
 from secateur.framework.training.hooks import hookimpl, manager
-from secateur.framework.training.listeners import Accuracies
+from secateur.framework.training.listeners import Accuracies, WeightTracker
 from secateur.framework.training.trainer import Parts, Settings, Trainer
-from secateur.framework.training.weight_tracker import WeightTracker
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json
 from secateur.utils.loading.loaders import Loaders

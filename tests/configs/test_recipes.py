@@ -17,7 +17,7 @@ from secateur.framework.plugins.registry import ROOT
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
-from secateur.framework.pruning.selection import targets
+from secateur.framework.pruning.steps import step
 from secateur.framework.schedules.every_n_batches import Iterative
 from tests.networks import shipped
 
@@ -101,9 +101,9 @@ def test_a_recipe_takes_exactly_its_number_of_channels_and_no_whole_layer(
     plan, config = plan_pruning(*prepare_run({}, file), Free())
     pruner = build_pruner(config, Free(), plan)
     assert isinstance(pruner.schedule, Iterative)
-    monkeypatch.setattr(targets, "channel_groups", lambda *_, **__: groups)
+    monkeypatch.setattr(step, "channel_groups", lambda *_, **__: groups)
     monkeypatch.setattr("secateur.framework.pruning.steps.pruner.count_macs", lambda *_: (0, {}))
-    monkeypatch.setattr(targets.ChannelTarget, "sparsity", lambda _: 0.0)
+    monkeypatch.setattr(step.ChannelStep, "sparsity", lambda _: 0.0)
     pruner.prepare(model, example)
     trainer: Any = SimpleNamespace(
         model=model, example_input=example, loss=None, batch=None, count_macs=lambda _: None, memory_format=None,

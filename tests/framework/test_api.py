@@ -14,10 +14,21 @@ from secateur.framework.network.lineage import lineage_of
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.schedules.base import targets
 from secateur.utils.errors import UsageError
-from tests.networks import ConvNet, ResNet, images, masked, mlp, randomise, same, seeded, shipped, snapshot
+from tests.networks import (
+    ConvNet,
+    ResNet,
+    images,
+    masked,
+    mlp,
+    pruning_step,
+    randomise,
+    same,
+    seeded,
+    shipped,
+    snapshot,
+)
 
 Batches = list[tuple[Tensor, Tensor]]
 # on tiny networks one channel is more than what is worth a warning
@@ -404,14 +415,14 @@ def test_a_criterion_of_unknown_granularity_is_refused() -> None:
 
 def test_outer_layers_are_spared_unless_asked_for() -> None:
     model = randomise(seeded(ConvNet))
-    step = PruningStep(model, build("criterions", "Magnitude"), images(1), PruneOptions(outer_layers=False))
-    assert step.target.spared() == {"a.weight", "d.weight"}
+    step = pruning_step(model, build("criterions", "Magnitude"), images(1), PruneOptions(outer_layers=False))
+    assert step.spared() == {"a.weight", "d.weight"}
     event = step(0.5, [], F.cross_entropy)
     assert model.a.weight.all() and model.d.weight.all()
     assert event.reached == pytest.approx(482 / 964)
     model = randomise(seeded(ResNet))
-    step = PruningStep(model, build("criterions", "Magnitude"), images(1), PruneOptions(outer_layers=False))
-    assert step.target.spared() == {"stem.weight", "d.weight"}
+    step = pruning_step(model, build("criterions", "Magnitude"), images(1), PruneOptions(outer_layers=False))
+    assert step.spared() == {"stem.weight", "d.weight"}
 
 
 def test_the_cut_network_computes_what_masking_its_channels_would() -> None:

@@ -42,16 +42,14 @@ class RunningScores:
 
     def __init__(self, alpha: float) -> None:
         self.alpha = alpha
-        self._sums: dict[str, Tensor] = {}
+        self._value: dict[str, Tensor] = {}
+        #: 1 - (1 - alpha)^t
         self._weight = 0.0
 
     def add(self, scores: Mapping[str, Tensor]) -> None:
         """Add the scores of a batch."""
-        if self._weight == 0 or self.alpha == 1:
-            self._sums = {name: self.alpha * score for name, score in scores.items()}
-        else:
-            self._sums = {name: self.alpha * scores[name] + (1 - self.alpha) * s for name, s in self._sums.items()}
         self._weight = self.alpha + (1 - self.alpha) * self._weight
+        self._value = _blended(self._value, scores, self.alpha / self._weight)
 
     def value(self) -> dict[str, Tensor]:
         """Return the average; raise RunError if no batch was added."""
@@ -59,7 +57,7 @@ class RunningScores:
             raise RunError(
                 "no batch was scored before this pruning step: the trainer must set `batch` in each step"
             )
-        return {name: total / self._weight for name, total in self._sums.items()}
+        return self._value
 
 
 class Averages:
@@ -79,12 +77,10 @@ class Averages:
     def step(self, keep_adding: bool = False) -> None:
         """Complete a step. With `keep_adding` the mean includes all batches so far and the following ones."""
         mean = {name: total / self._count for name, total in self._sums.items()}
-        if keep_adding or not self.value or self.momentum == 0:  # 0 * inf would be NaN
+        if keep_adding:
             self.value = mean
         else:
-            m = self.momentum
-            self.value = {name: m * self.value[name] + (1 - m) * new for name, new in mean.items()}
-        if not keep_adding:
+            self.value = _blended(self.value, mean, 1 - self.momentum)
             self._sums, self._count = {}, 0
 
     def shrink(self, event: PruneEvent, left: Collection[str]) -> None:
@@ -92,15 +88,19 @@ class Averages:
 
         Scores of masked weights are kept, but not used again.
         """
-        value = {}
-        for name in [name for name in self.value if name in left]:
-            score = self.value[name]
+        self.value = {name: score for name, score in self.value.items() if name in left}
+        for name, score in self.value.items():
             if name in event.kept_indices:
-                score = shrink(score, event.kept_indices[name])
+                self.value[name] = shrink(score, event.kept_indices[name])
             elif score.dim() == 1 and name in event.keep:
-                score = score[event.keep[name].to(score.device)]
-            value[name] = score
-        self.value = value
+                self.value[name] = score[event.keep[name].to(score.device)]
+
+
+def _blended(old: Mapping[str, Tensor], new: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return share * new + (1 - share) * old; `new` if there is no old one or its share is 1."""
+    if not old or share == 1:  # 0 * inf would be NaN
+        return dict(new)
+    return {name: share * score + (1 - share) * old[name] for name, score in new.items()}
 
 
 def normed(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:

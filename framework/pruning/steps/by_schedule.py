@@ -14,9 +14,9 @@ from secateur.framework.network.layers import prunable_weights
 from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.selection.targets import Request, WeightTarget, check_unused, target_class
 from secateur.framework.pruning.steps.averages import Averages, RunningScores, normed
 from secateur.framework.pruning.steps.pruner import Pruner
+from secateur.framework.pruning.steps.step import ONLY_CHANNELS, Request, WeightStep, check_unused, step_class
 from secateur.framework.schedules.base import BEFORE_TRAINING, Schedule
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.training.hooks import hookimpl
@@ -64,13 +64,12 @@ def iterative_options(
 
     Raises UsageError for fields of the schedule that have no meaning for the criterion.
     """
-    who, target, scope = criterion.name, target_class(criterion), options.scope or criterion.scope
-    if criterion.threshold is None:
-        check_unused(schedule, target.unused, f"{who}, which {target.does}")
-    else:
-        unused = ("group_size", "flops", "fixed_layer", "per_step", "most", "l2_per_layer")
-        check_unused(schedule, unused, f"{who}, which prunes by a fixed threshold")
-    if target is WeightTarget and (schedule.per_step is not None or schedule.most is not None):
+    who, kind, scope = criterion.name, step_class(criterion), options.scope or criterion.scope
+    unused, does = kind.unused, kind.does
+    if criterion.threshold is not None:
+        unused, does = (*ONLY_CHANNELS, "per_step", "most", "l2_per_layer"), "prunes by a fixed threshold"
+    check_unused(schedule, unused, f"{who}, which {does}")
+    if kind is WeightStep and (schedule.per_step is not None or schedule.most is not None):
         name = "most" if schedule.per_step is None else "per_step"
         if scope != "global":
             message = f"{name} prunes the lowest of all weights: {who} needs the scope global, not {scope}"
@@ -231,7 +230,7 @@ class EveryNBatches(Pruner):
         wanted = "more" if self._steps is None else str(self._steps)
         return (
             f"{self.criterion.name}: training ended after {self._done} of {wanted} steps of {self._frequency} "
-            f"batches, {self.removed} {self.step.target.units} were pruned"
+            f"batches, {self.removed} {self.step.units} were pruned"
         )
 
     def _check(self, trainer: Trainer) -> None:
@@ -274,8 +273,8 @@ class EveryNBatches(Pruner):
         if missing >= self.schedule.group_size and not self._told:
             self._told = True
             trainer.warn(
-                f"{self.criterion.name}: in step {self._done} {missing} {step.target.units} fewer than requested "
-                f"were pruned: {step.target.why_short}"
+                f"{self.criterion.name}: in step {self._done} {missing} {step.units} fewer than requested "
+                f"were pruned: {step.why_short}"
             )
 
     def _request(self, room: int | None) -> Request:

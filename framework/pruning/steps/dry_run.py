@@ -10,13 +10,11 @@ from secateur.framework.plugins.faults import ends_process, plugin_file
 from secateur.framework.plugins.old_imports import old_import
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.contract import held_to_contract
-from secateur.framework.pruning.scoring.criterion import Criterion, Data, LossFunction, check_scores
-from secateur.framework.pruning.selection.targets import target_class
+from secateur.framework.pruning.scoring.criterion import Criterion, LossFunction, check_scores
+from secateur.framework.pruning.steps.step import step_class
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.loading.loaders import Loaders
-from secateur.utils.suggest import one_line, unknown
-
-DATA_KINDS = ("none", "random", "balanced")
+from secateur.utils.suggest import one_line
 
 
 def try_criterion(
@@ -30,7 +28,9 @@ def try_criterion(
     try:
         criterion = copy.deepcopy(criterion)
         data = criterion.data
-        _check_data(data)
+        given = [amount for amount in (data.batches, data.samples, data.per_class) if amount is not None]
+        if data.kind != "none" and (len(given) != 1 or data.per_class and data.kind != "balanced"):
+            raise UsageError(f"{data} must set exactly one of batches and samples, or per_class for balanced data")
         samples = None if data.kind == "balanced" else 2
         batches = loaders.scoring_batches(
             data.kind, batches=None, samples=samples, per_class=2, batch_size=4, seed=0, step=0
@@ -39,7 +39,7 @@ def try_criterion(
             criterion.start(model)
         if criterion.uses_initial_weights:
             model = _moved(model)  # at the initial weights all scores would be zero
-        free = target_class(criterion).scored(groups)
+        free = step_class(criterion).scored(groups)
         with held_to_contract(criterion, "score", model, always=True):
             check_scores(criterion.score(model, batches, loss, free), model, groups, criterion)
     except (UsageError, RunError) as error:
@@ -61,11 +61,3 @@ def _moved(model: nn.Module) -> nn.Module:
     for parameter in twin.parameters():
         parameter.mul_(1.001)
     return twin
-
-
-def _check_data(data: Data) -> None:
-    if data.kind not in DATA_KINDS:
-        raise UsageError(unknown("kind of data", data.kind, DATA_KINDS))
-    given = [amount for amount in (data.batches, data.samples, data.per_class) if amount is not None]
-    if data.kind != "none" and (len(given) != 1 or data.per_class and data.kind != "balanced"):
-        raise UsageError(f"{data} must set exactly one of batches and samples, or per_class for balanced data")

@@ -18,9 +18,8 @@ from secateur.framework.pruning.scoring.contract import held_to_contract
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, Scores, as_scores
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.selection.ranking import Keep
-from secateur.framework.pruning.selection.targets import Request
 from secateur.framework.pruning.steps.averages import Tracking
-from secateur.framework.pruning.steps.step import PruningStep, nothing_below
+from secateur.framework.pruning.steps.step import PruningStep, Request, nothing_below, step_class
 from secateur.framework.schedules.base import Schedule
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl
@@ -74,8 +73,8 @@ class Pruner:
     def prepare(self, model: nn.Module, example_input: Tensor) -> None:
         """Trace the network; raise UsageError if the criterion cannot prune anything."""
         if self.plan:
-            self.step = PruningStep(model, self.criterion, example_input, self.options)
-            self.step.target.check_reachable(self.plan[max(self.plan)][-1])
+            self.step = step_class(self.criterion)(model, self.criterion, example_input, self.options)
+            self.step.check_reachable(self.plan[max(self.plan)][-1])
 
     @property
     def groups(self) -> Groups:
@@ -184,13 +183,7 @@ class Pruner:
         """Return the batches for the criterion in the network's memory format; count the cost of scoring."""
         criterion, data = self.criterion, self.criterion.data
         batches = trainer.loaders.scoring_batches(
-            data.kind,
-            batches=data.batches,
-            samples=data.samples,
-            per_class=data.per_class,
-            batch_size=trainer.loaders.train.batch_size,
-            seed=self._seed,
-            step=criterion.step,
+            **vars(data), batch_size=trainer.loaders.train.batch_size, seed=self._seed, step=criterion.step
         )
         samples, classes = sum(len(targets) for _, targets in batches), trainer.loaders.num_classes
         if data.per_class is not None and samples < data.per_class * classes and not self.events:
@@ -201,7 +194,7 @@ class Pruner:
         layout = trainer.memory_format
         batches = [(inputs.contiguous(memory_format=layout), targets) for inputs, targets in batches]
         passes = criterion.cost(sum(len(inputs) for inputs, _ in batches))
-        trainer.count_macs(round(passes * (self.step.target.scorings if batches else 1)))
+        trainer.count_macs(round(passes * (self.step.scorings if batches else 1)))
         return batches
 
     def batch_scores(self, trainer: Trainer) -> dict[str, Tensor]:
@@ -223,13 +216,13 @@ class Pruner:
 
     def warn_if_off(self, trainer: Trainer, asked: float) -> None:
         """Warn if the sparsity deviates from the target, with the reason."""
-        target = self.step.target
-        reached = self.events[-1].reached if self.events else target.sparsity()
-        if abs(reached - asked) <= target.tolerance:
+        step = self.step
+        reached = self.events[-1].reached if self.events else step.sparsity()
+        if abs(reached - asked) <= step.tolerance:
             return
-        share = target.options.keep_share
+        share = step.options.keep_share
         kept = f", of which the share {share:g} is kept (keep_share)" if share else ""
-        why = f"{target.why_short}{kept}, or the next {target.units} would exceed the target"
+        why = f"{step.why_short}{kept}, or the next {step.units} would exceed the target"
         if reached >= asked:
-            why = f"as much was already pruned, or the {target.units} can only be pruned together"
+            why = f"as much was already pruned, or the {step.units} can only be pruned together"
         trainer.warn(f"{self.criterion.name}: asked for sparsity {asked:.4f}, reached {reached:.4f}: {why}")

@@ -18,7 +18,7 @@ from secateur import prune
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.size import count_macs, layer_sparsities, weight_sparsity
 from secateur.framework.plugins.registry import build
-from secateur.framework.pruning.selection.select import select
+from secateur.framework.pruning.selection.ranking import select
 from secateur.framework.reporting.plots import confusion, network, saliency, scores, weights
 from secateur.framework.reporting.plots.gallery import LABELS, some
 from secateur.framework.reporting.plots.layers import draw_sparsity

@@ -13,8 +13,7 @@ from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.steps.step import PruningStep
-from tests.networks import ResNet, channel_masks, images, masked, randomise, seeded, shipped
+from tests.networks import ResNet, channel_masks, images, masked, pruning_step, randomise, seeded, shipped
 
 CHANNEL = [
     name
@@ -30,7 +29,7 @@ def cut_is_masked(name: str, model: nn.Module, size: int, share: float) -> None:
     groups, twin = channel_groups(model, x), copy.deepcopy(model)
     criterion = build("criterions", name)
     ranks = type(criterion).input_scores is not Criterion.input_scores and criterion.granularity == "channel"
-    step = PruningStep(model, criterion, x, PruneOptions(rank_inputs=ranks))
+    step = pruning_step(model, criterion, x, PruneOptions(rank_inputs=ranks))
     if criterion.threshold is not None:  # one that some channels are below
         scores = criterion.score(model, batches, F.cross_entropy, groups)
         criterion.threshold = float(torch.cat(list(scores.values())).median())

@@ -18,15 +18,13 @@ from secateur.framework.pruning.channels.groups import free_groups
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.input_features import input_columns, over_inputs
 from secateur.framework.pruning.selection.budgets import Nodes
-from secateur.framework.pruning.selection.channel_ranking import INPUTS, ChannelRanking
+from secateur.framework.pruning.selection.channel_ranking import INPUTS, ChannelRanking, to_budget
 from secateur.framework.pruning.selection.input_features import NetworkInputs
 from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.selection.search import to_budget
-from secateur.framework.pruning.steps.step import PruningStep
 from secateur.framework.storage.checkpoint import load_model, save_model
 from secateur.utils.errors import UsageError
 from tests import ROOT
-from tests.networks import ConvNet, Net, ResNet, images, mlp, randomise, same, seeded, snapshot
+from tests.networks import ConvNet, Net, ResNet, images, mlp, pruning_step, randomise, same, seeded, snapshot
 
 RANKING = [
     name
@@ -207,7 +205,7 @@ def test_inputs_are_masked_and_the_nodes_are_those_of_a_run_without(name: str, c
     model = copy.deepcopy(plain)
     events = []
     for network, rank in ((plain, False), (model, True)):
-        step = PruningStep(network, build("criterions", name), batches[0][0], PruneOptions(rank_inputs=rank))
+        step = pruning_step(network, build("criterions", name), batches[0][0], PruneOptions(rank_inputs=rank))
         events.append(step(0.6, batches, F.cross_entropy))
     first = next(module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d))
     size = 12 if constructor is mlp else 3
@@ -228,7 +226,7 @@ def test_a_threshold_is_held_against_inputs_too() -> None:
     with torch.no_grad():
         model[0].weight[:, 4:6] = 1e-4
         model[0].weight[3] = -1e-4
-    step = PruningStep(
+    step = pruning_step(
         model, build("criterions", "GroupHoyerSquare"), batches[0][0], PruneOptions(rank_inputs=True)
     )
     event = step(0.5, batches, F.cross_entropy)
@@ -242,7 +240,7 @@ def test_masked_inputs_stay_so_in_training_through_checkpoints_and_further_steps
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
     Masks(model).attach(optimizer)
     criterion = build("criterions", "SNAP")
-    step = PruningStep(model, criterion, batches[0][0], PruneOptions(rank_inputs=True), optimizer)
+    step = pruning_step(model, criterion, batches[0][0], PruneOptions(rank_inputs=True), optimizer)
     first = step(0.5, batches, F.cross_entropy).inputs
     assert first is not None and not first.all()
     F.cross_entropy(model(batches[0][0]), batches[0][1]).backward()
@@ -252,7 +250,7 @@ def test_masked_inputs_stay_so_in_training_through_checkpoints_and_further_steps
     loaded = load_model(save_model(model, tmp_path / "one.safetensors"), mlp())
     assert same(snapshot(loaded), snapshot(model))
     assert torch.equal(NetworkInputs(loaded, ["0"]).alive(), first)
-    again = PruningStep(loaded, criterion, batches[0][0], PruneOptions(rank_inputs=True))
+    again = pruning_step(loaded, criterion, batches[0][0], PruneOptions(rank_inputs=True))
     second = again(0.8, batches, F.cross_entropy).inputs
     assert second is not None and int(second.sum()) < int(first.sum())
     assert not (second & ~first).any()  # nothing comes back
@@ -261,7 +259,7 @@ def test_masked_inputs_stay_so_in_training_through_checkpoints_and_further_steps
 
 def test_inputs_of_a_protected_first_layer_stay() -> None:
     model, batches = make(mlp)
-    step = PruningStep(
+    step = pruning_step(
         model, build("criterions", "SNAP"), batches[0][0], PruneOptions(rank_inputs=True, protect=("0",))
     )
     assert step(0.3, batches, F.cross_entropy).inputs is None
@@ -300,7 +298,7 @@ class Wrong(Blind):
 def test_scores_of_inputs_that_break_the_contract_are_named(criterion: Criterion, words: str) -> None:
     model, batches = make(mlp)
     before = snapshot(model)
-    step = PruningStep(model, criterion, batches[0][0], PruneOptions(rank_inputs=True))
+    step = pruning_step(model, criterion, batches[0][0], PruneOptions(rank_inputs=True))
     with pytest.raises(UsageError, match=words):
         step(0.5, batches, F.cross_entropy)
     assert same(snapshot(model), before)
@@ -309,14 +307,14 @@ def test_scores_of_inputs_that_break_the_contract_are_named(criterion: Criterion
 def test_weights_and_inputs_are_not_ranked_together() -> None:
     model, batches = make(mlp)
     with pytest.raises(UsageError, match="rank_inputs cannot be combined with SNIP, which prunes weights"):
-        PruningStep(model, build("criterions", "SNIP"), batches[0][0], PruneOptions(rank_inputs=True))
+        pruning_step(model, build("criterions", "SNIP"), batches[0][0], PruneOptions(rank_inputs=True))
 
 
 def test_a_block_whose_skip_reads_the_input_is_pruned_too() -> None:
     layers = {"a": nn.Conv2d(3, 4, 1), "b": nn.Conv2d(4, 4, 1), "d": nn.Linear(4, 4)}
     model = randomise(seeded(lambda: Net(lambda s, x: s.d((s.b(s.a(x).relu()) + s.a(x)).mean((2, 3))), **layers)))
     batches = [(images(8), torch.arange(8) % 4)]
-    event = PruningStep(model, build("criterions", "SNAP"), images(1), PruneOptions(rank_inputs=True))(
+    event = pruning_step(model, build("criterions", "SNAP"), images(1), PruneOptions(rank_inputs=True))(
         0.5, batches, F.cross_entropy
     )
     assert event.inputs is not None and model.a.weight.shape[0] == 2
@@ -340,7 +338,7 @@ class TwoStems(nn.Module):
 def test_inputs_that_two_layers_read_go_from_both(name: str) -> None:
     model, x = seeded(TwoStems).double(), images(6).double()
     batches = [(x, torch.arange(6) % 4)]
-    step = PruningStep(model, build("criterions", name), x, PruneOptions(scope="layer", rank_inputs=True))
+    step = pruning_step(model, build("criterions", name), x, PruneOptions(scope="layer", rank_inputs=True))
     added = sum(scores(name, model, batches, layer) for layer in ("a", "b"))
     assert isinstance(added, Tensor)
     left = step(0.4, batches, F.cross_entropy).inputs
@@ -368,5 +366,5 @@ class Wide(nn.Module):
 
 def test_images_that_are_read_in_two_shapes_have_no_inputs_to_rank() -> None:
     with pytest.raises(UsageError, match="a and b read the images in different shapes"):
-        PruningStep(seeded(Wide), build("criterions", "SNAP"), images(2), PruneOptions(rank_inputs=True))
-    PruningStep(seeded(Wide), build("criterions", "SNAP"), images(2))  # channels alone are pruned as ever
+        pruning_step(seeded(Wide), build("criterions", "SNAP"), images(2), PruneOptions(rank_inputs=True))
+    pruning_step(seeded(Wide), build("criterions", "SNAP"), images(2))  # channels alone are pruned as ever

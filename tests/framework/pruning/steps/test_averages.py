@@ -1,7 +1,8 @@
 """Scores averaged over the last training batches, weighed element scores, and what else goes on beside pruning."""
 
 import copy
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from secateur.framework.pruning.steps.averages import RunningScores, Tracking
 from secateur.framework.pruning.steps.by_schedule import AtMoments
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.training.hooks import hookimpl
-from secateur.framework.training.listeners import GroupDecay, PruningRate, shrink_filters
+from secateur.framework.training.listeners import GroupDecay, PruningRate
 from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.loading.loaders import make_loaders
@@ -172,7 +173,7 @@ def test_every_filter_loses_the_same_length_and_none_passes_zero() -> None:
         layers["conv"].weight[1] = 0
     before = copy.deepcopy(layers)
     length = 0.05
-    shrink_filters(layers, length)
+    GroupDecay(length).batch_ended(cast("Trainer", SimpleNamespace(model=layers)))
     for name, dim in (("conv", 0), ("up", 1), ("line", 0)):
         old = before[name].weight.detach().movedim(dim, 0).flatten(1)
         new = layers[name].weight.detach().movedim(dim, 0).flatten(1)

@@ -17,7 +17,7 @@ from secateur import prune
 from secateur.framework.network.layers import prunable_weights
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.training.hooks import hookimpl, manager
-from secateur.framework.training.weight_tracker import WeightTracker
+from secateur.framework.training.listeners import WeightTracker
 from tests.networks import ConvNet
 from tests.runs.test_run import launch
 

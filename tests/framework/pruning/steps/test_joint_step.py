@@ -22,11 +22,21 @@ from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.selection.budgets import Entries
 from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.selection.ranking import Keep
-from secateur.framework.pruning.selection.targets import JointTarget, Request
-from secateur.framework.pruning.steps.step import PruningStep
+from secateur.framework.pruning.steps.step import JointStep, Request
 from secateur.framework.storage.checkpoint import load_model, save_model
 from secateur.utils.errors import UsageError
-from tests.networks import ConvNet, ResNet, channel_masks, images, mlp, randomise, same, seeded, snapshot
+from tests.networks import (
+    ConvNet,
+    ResNet,
+    channel_masks,
+    images,
+    mlp,
+    pruning_step,
+    randomise,
+    same,
+    seeded,
+    snapshot,
+)
 
 NETS: dict[str, tuple[Any, Tensor]] = {
     "convolutions": (ConvNet, images(8)),
@@ -91,7 +101,7 @@ def test_the_count_is_the_one_that_comes_nearest(
         )
     scores = random_scores(model, groups, seed, ties)
     example = NETS[net][1]
-    keep, _ = JointTarget(model, Ranked(scores), example, PruneOptions()).choose(scores, Request(share))
+    keep, _ = JointStep(model, Ranked(scores), example, PruneOptions()).choose(scores, Request(share))
     weights = Keep({name: mask for name, mask in keep.items() if name not in groups})
     channels = Keep({name: mask for name, mask in keep.items() if name in groups})
     measured = Entries(model, free_groups(groups), name="weights").predicted(keep)
@@ -134,7 +144,7 @@ class Ranked(Criterion):
 def test_cut_and_masked_compute_the_same(net: str, sparsity: float) -> None:
     model, batches, groups = make(net)
     twin = copy.deepcopy(model)
-    step = PruningStep(model, build("criterions", "CNIP"), batches[0][0])
+    step = pruning_step(model, build("criterions", "CNIP"), batches[0][0])
     event = step(sparsity, batches, F.cross_entropy)
     assert event.asked == sparsity and event.removed > 0
     assert event.reached == weight_sparsity(model) == pytest.approx(sparsity, abs=0.02)
@@ -170,7 +180,7 @@ def test_dead_weights_are_not_in_the_pool() -> None:
     """With them, and their scores of zero, later steps would prune too little, and the wrong things."""
     model, batches, _ = make("linear")
     criterion = build("criterions", "CNIP")
-    step = PruningStep(model, criterion, batches[0][0])
+    step = pruning_step(model, criterion, batches[0][0])
     reached = [step(target, batches, F.cross_entropy).reached for target in (0.3, 0.5, 0.7, 0.8)]
     assert reached == pytest.approx([0.3, 0.5, 0.7, 0.8], abs=0.04)
 
@@ -180,7 +190,7 @@ def test_weights_in_channels_that_go_count_as_gone() -> None:
     scores = {name: torch.full_like(weight, 5.0) for name, weight in prunable_weights(model).items()}
     scores |= {"0": torch.tensor([1.0, 2, 3, 9, 9, 9, 9, 9]), "2": torch.full((6,), 9.0)}
     # a channel of "0" has 12 + 6 of the 96 + 48 + 24 weights
-    step = PruningStep(model, Ranked(scores), batches[0][0])
+    step = pruning_step(model, Ranked(scores), batches[0][0])
     event = step(36 / 168, batches, F.cross_entropy)
     assert event.keep["0"].tolist() == [False, False] + [True] * 6
     assert event.reached == pytest.approx(36 / 168)
@@ -193,7 +203,7 @@ def test_a_fixed_threshold_holds_for_weights_and_channels() -> None:
     scores = random_scores(model, groups, seed=3)
     criterion = Ranked(scores)
     criterion.threshold = 0.5
-    event = PruningStep(model, criterion, batches[0][0])(0.1, batches, F.cross_entropy)
+    event = pruning_step(model, criterion, batches[0][0])(0.1, batches, F.cross_entropy)
     assert event.asked is None
     assert all(torch.equal(event.keep[name], score > 0.5) for name, score in scores.items())
     assert model[0].out_features == int((scores["0"] > 0.5).sum())
@@ -203,7 +213,7 @@ def test_the_best_channels_of_a_group_stay_and_other_entries_go_instead() -> Non
     model, batches, groups = make("linear")
     scores = {name: torch.full_like(weight, 5.0) for name, weight in prunable_weights(model).items()}
     scores |= {"0": torch.arange(8.0) / 100, "2": torch.arange(6.0) / 100}
-    step = PruningStep(model, Ranked(scores), batches[0][0], PruneOptions(min_channels=3))
+    step = pruning_step(model, Ranked(scores), batches[0][0], PruneOptions(min_channels=3))
     step(0.98, batches, F.cross_entropy)
     assert [model[0].out_features, model[2].out_features] == [3, 3]
     assert weight_sparsity(model) == pytest.approx(0.98, abs=0.004)
@@ -211,12 +221,12 @@ def test_the_best_channels_of_a_group_stay_and_other_entries_go_instead() -> Non
 
 def test_protected_and_outer_layers_keep_their_weights() -> None:
     model, batches, _ = make("linear")
-    step = PruningStep(
+    step = pruning_step(
         model, build("criterions", "CNIP"), batches[0][0], PruneOptions(outer_layers=False, protect=("2",))
     )
     before = snapshot(model)
     event = step(0.99, batches, F.cross_entropy)
-    assert set(step.target.spared()) == {"0.weight", "2.weight", "4.weight"}
+    assert set(step.spared()) == {"0.weight", "2.weight", "4.weight"}
     assert model[2].out_features == 6 and model[0].out_features == 1  # what may go are the channels of "0"
     assert not len(Masks(model)) or Masks(model).sparsity == 0
     assert torch.equal(model[4].weight, before["4.weight"])
@@ -225,7 +235,7 @@ def test_protected_and_outer_layers_keep_their_weights() -> None:
 
 def test_a_target_that_is_reached_already_changes_nothing() -> None:
     model, batches, _ = make("linear")
-    step = PruningStep(model, build("criterions", "CNIP"), batches[0][0])
+    step = pruning_step(model, build("criterions", "CNIP"), batches[0][0])
     step(0.6, batches, F.cross_entropy)
     before = snapshot(model)
     event = step(0.4, batches, F.cross_entropy)
