@@ -9,16 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.copies import twin_of
-from secateur.framework.network.layers import (
-    check_network,
-    named_modules,
-    output_dim,
-    prunable_layers,
-    tensor_name,
-)
+from secateur.framework.network.layers import check_network, named_modules, prunable_layers
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
 from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
+from secateur.framework.network.size import layer_sizes
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, ChannelGroup, TracedGroups, check_example
 from secateur.framework.pruning.channels.tracing.attention_scale import with_queries
 from secateur.framework.pruning.channels.tracing.context import Context
@@ -106,15 +101,9 @@ def node_sparsity(model: nn.Module, example_input: Tensor) -> float:
     lineage = lineage_of(model)
     if lineage.output_layers is None:
         channel_groups(model, example_input)
-    total = remaining = 0
-    for name, module in prunable_layers(model).items():
-        if name in (lineage.output_layers or ()):
-            continue
-        weight, dim = module.weight, output_dim(module)
-        assert isinstance(weight, Tensor)
-        total += lineage.dense.get(tensor_name(name, "weight"), tuple(weight.shape))[dim]
-        remaining += int(weight.detach().movedim(dim, 0).flatten(1).any(dim=1).sum())
-    return 1 - remaining / total if total else 0.0
+    hidden = [size for name, size in layer_sizes(model).items() if name not in (lineage.output_layers or ())]
+    total = sum(size.dense_channels for size in hidden)
+    return 1 - sum(size.channels for size in hidden) / total if total else 0.0
 
 
 def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:

@@ -7,17 +7,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
+from secateur.framework.network.size import layer_sizes
 from secateur.framework.reporting.plots.gallery import DENSE, GONE, LEFT, labelled, legend_below, new_bars
-from secateur.framework.reporting.plots.network import sizes_of
 
 
 def draw_layers(model: nn.Module, title: str) -> Figure:
     """Draw the kept output channels and weights per layer, compared with the dense network."""
-    sizes = sizes_of(model)
+    sizes = list(layer_sizes(model).values())
     labels = ("output channels", "share of the dense layer's weights")
     figure, (left, right) = new_bars([size.name for size in sizes], labels, 10, title)
     channels, dense = [size.channels for size in sizes], [size.dense_channels for size in sizes]
-    shares = [size.weights / size.dense_weights for size in sizes]
+    shares = [size.kept for size in sizes]
     _bars(left, dense, channels, LEFT, ("dense", "kept"))
     _bars(right, [1] * len(sizes), shares, LEFT, ("dense", "kept"))
     numbers = [f"{kept} / {whole}" for kept, whole in zip(channels, dense, strict=True)]
@@ -31,10 +31,10 @@ def draw_layers(model: nn.Module, title: str) -> Figure:
 
 def draw_sparsity(model: nn.Module, title: str) -> Figure:
     """Draw the share of each dense layer's weights that are cut or masked."""
-    sizes = sizes_of(model)
+    sizes = list(layer_sizes(model).values())
     label = "weights that are zero or cut out, % of the dense layer's"
     figure, (axes,) = new_bars([size.name for size in sizes], (label,), 8.5, f"{title}: sparsity of each layer")
-    pruned = [100 * (1 - size.weights / max(1, size.dense_weights)) for size in sizes]
+    pruned = [100 * (1 - size.kept) for size in sizes]
     _bars(axes, [100] * len(sizes), pruned, GONE, ("kept weights", "pruned weights"))
     totals = [size.dense_weights for size in sizes]
     numbers = [f"{share:.2f} % of {total:,}" for share, total in zip(pruned, totals, strict=True)]

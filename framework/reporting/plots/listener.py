@@ -77,8 +77,10 @@ class Pictures:
 
     @hookimpl
     def epoch_started(self, trainer: Trainer) -> None:
-        """Draw the scores of the pruning steps since the last epoch."""
-        self._scores(trainer)
+        """Draw the scores of all pruning steps, if there was one since they were drawn."""
+        if len(self._curves) > self._drawn:
+            self._drawn = len(self._curves)
+            self._show(trainer, "scores", lambda: draw_scores(self._curves, self._title))
 
     @hookimpl
     def epoch_ended(self, trainer: Trainer) -> None:
@@ -89,7 +91,7 @@ class Pictures:
 
     def after(self, trainer: Trainer) -> None:
         """Draw the finished network, after its test."""
-        self._scores(trainer)
+        self.epoch_started(trainer)
         part = "validation" if self._config.tuning else "test"
         self._draw(trainer, "after training", trainer.loaders.test, part)
 
@@ -155,11 +157,6 @@ class Pictures:
         layers = layers_of(trainer.model, trainer.example_input)
         self._writer.add_text("architecture", table_of(layers, trainer.model), trainer.progress.samples)
         return draw_network(layers, trainer.example_input, trainer.model, title)
-
-    def _scores(self, trainer: Trainer) -> None:
-        if len(self._curves) > self._drawn:
-            self._drawn = len(self._curves)
-            self._show(trainer, "scores", lambda: draw_scores(self._curves, self._title))
 
     def _confusion(
         self, trainer: Trainer, table: Tensor | None, loader: BatchLoader, part: str, title: str

@@ -16,7 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from secateur import prune
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import count_macs, layer_sparsities, weight_sparsity
+from secateur.framework.network.size import count_macs, layer_sizes, weight_sparsity
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.selection.select import select
 from secateur.framework.reporting.plots import confusion, network, saliency, scores, weights
@@ -140,7 +140,7 @@ def test_every_kind_of_network_is_drawn_whole_and_without_a_warning(
             assert min(picture.size) > 200 and max(picture.size) < 6000
             assert len(picture.convert("RGB").getcolors(maxcolors=10**6) or ()) > 10, file
     tags = events.Tags()
-    layers = list(layer_sparsities(model))
+    layers = list(layer_sizes(model))
     assert {"network/saliency", "network/confusion", "layer/sparsity", "network/visualisation"} <= set(
         tags["images"]
     )
@@ -392,7 +392,7 @@ def test_layer_sparsity_is_the_share_of_the_dense_layers_weights_that_are_gone(
     model = change(copy.deepcopy(dense))
     whole = {name: p.numel() for name, p in dense.named_parameters() if name[0] in "abcd" and "weight" in name}
     left = {name: int((p != 0).sum()) for name, p in model.named_parameters() if name in whole}
-    found = layer_sparsities(model)
+    found = {name: 1 - size.kept for name, size in layer_sizes(model).items()}
     assert found == {name[0]: 1 - left[name] / whole[name] for name in whole}
     total = sum(found[name[0]] * size for name, size in whole.items()) / sum(whole.values())
     assert total == pytest.approx(weight_sparsity(model))
