@@ -80,11 +80,6 @@ class ChannelGroup:
     queries: tuple[Slice, ...] = ()
     removable: bool = False
 
-    @property
-    def rescaled(self) -> tuple[str, ...]:
-        """Names of the tensors whose kept query rows are rescaled by a cut."""
-        return tuple(part.tensor for part in self.queries)
-
 
 #: group name -> `ChannelGroup`, in forward order: the result of `channel_groups` and of `cut`
 Groups = Mapping[str, ChannelGroup]

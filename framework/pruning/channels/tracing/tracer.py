@@ -41,7 +41,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from secateur.framework.network.copies import replace_tensors, twin_of
 from secateur.framework.network.layers import MADE_UP, named_modules, named_tensors, prunable_layers
 from secateur.framework.network.masks import PREFIX
-from secateur.framework.network.outputs import output_tensors
+from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.pruning.adapters.torch_layers import heads_of
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT
 from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops  # registers its rules
@@ -195,15 +195,14 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
         if name in layers:
             context.made.append(name)
 
+    modules = named_modules(model).items()
+    before = [(module, lambda *_, name=name: context.where.append(name)) for name, module in modules]
+    after = [(module, functools.partial(leave, name)) for name, module in modules]
     try:
-        with ExitStack() as restored, torch.no_grad():
+        with hooked(after, before), ExitStack() as restored, torch.no_grad():
             # the fast path of nn.MultiheadAttention is a single fused operation
             restored.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
             torch.backends.mha.set_fastpath_enabled(False)
-            for name, module in named_modules(model).items():
-                enter = module.register_forward_pre_hook(lambda *_, name=name: context.where.append(name))
-                restored.callback(enter.remove)
-                restored.callback(module.register_forward_hook(functools.partial(leave, name)).remove)
             given = example.clone()  # a network may change its input
             context.dataflow.record([], [given])
             with _Tracer(context):
