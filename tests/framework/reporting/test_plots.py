@@ -22,7 +22,7 @@ from secateur.framework.pruning.selection.select import select
 from secateur.framework.reporting.plots import confusion, network, saliency, scores, weights
 from secateur.framework.reporting.plots.gallery import LABELS, some
 from secateur.framework.reporting.plots.layers import draw_sparsity
-from secateur.framework.reporting.plots.listener import Pictures
+from secateur.framework.reporting.plots.run import Pictures
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl, manager
@@ -337,7 +337,7 @@ def test_the_trainers_own_table_is_used_only_where_it_is_of_these_images(
         passes.append(loader)
         return count(model, loader)
 
-    monkeypatch.setattr("secateur.framework.reporting.plots.listener.count_confusion", counted)
+    monkeypatch.setattr("secateur.framework.reporting.plots.run.count_confusion", counted)
     trainer = make_trainer(ConvNet())
     with SummaryWriter(str(tmp_path)) as writer:
         pictures = Pictures(RunConfig(), tmp_path, writer)
@@ -376,7 +376,7 @@ def test_the_saliency_picture_shows_eight_test_images_as_they_are_on_disk(
 ) -> None:
     shown: list[Tensor] = []
     monkeypatch.setattr(
-        "secateur.framework.reporting.plots.listener.draw_saliency",
+        "secateur.framework.reporting.plots.run.draw_saliency",
         lambda pixels, *rest: shown.append(pixels) or Figure(),
     )
     drawn(make_trainer(ConvNet()))

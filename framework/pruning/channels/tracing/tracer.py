@@ -46,7 +46,7 @@ from secateur.framework.pruning.adapters.torch_layers import heads_of
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT
 from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops  # registers its rules
 from secateur.framework.pruning.channels.tracing.compute_ops import pointwise, unsupported
-from secateur.framework.pruning.channels.tracing.context import RULES, Context, Fields, tensors
+from secateur.framework.pruning.channels.tracing.context import RULES, Context, tensors
 from secateur.framework.pruning.channels.tracing.dataflow import storage_of
 from secateur.framework.pruning.channels.tracing.labels import FIXED
 from secateur.utils.errors import UsageError
@@ -97,13 +97,10 @@ class _Tracer(TorchDispatchMode):
         if not any(ctx.fields(tensor) for tensor in tensors(given)) or not results:
             return
         name = func.overloadpacket.__name__
-        plain = name.rstrip("_")  # relu_ is relu in place
-        if name not in RULES and torch.Tag.pointwise in func.tags:
-            fields: Fields | list[Fields] | None = pointwise(ctx, name, given, out)
-        elif name not in RULES and plain in RULES:
-            fields = RULES[plain](ctx, plain, given, out)
-        else:
-            fields = RULES.get(name, unsupported)(ctx, name, given, out)
+        default = pointwise if torch.Tag.pointwise in func.tags else unsupported
+        if name not in RULES and default is unsupported and name.rstrip("_") in RULES:
+            name = name.rstrip("_")  # relu_ is relu in place
+        fields = RULES.get(name, default)(ctx, name, given, out)
         if fields is not None:
             each = fields if isinstance(fields, list) else [fields] * len(results)
             for result, part in zip(results, each, strict=False):
