@@ -13,7 +13,7 @@ from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
 from secateur.framework.network.size import count_macs, csr_bytes, weight_sparsity
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import node_sparsity
-from secateur.utils.errors import UsageError
+from secateur.framework.pruning.channels.groups import check_example
 
 
 @ordinary_mode()
@@ -53,10 +53,7 @@ def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) ->
     from secateur.framework.storage.checkpoint import file_size
 
     check_network(model)
-    if not isinstance(example_input, Tensor) or example_input.dim() == 0 or len(example_input) == 0:
-        shape = tuple(example_input.shape) if isinstance(example_input, Tensor) else ""
-        given = f"{type(example_input).__name__} {shape}".strip()
-        raise UsageError(f"example_input is a batch, one tensor with at least one sample; got {given}")
+    check_example(example_input)
     example_input = ordinary(example_input)
     macs, by_layer = count_macs(model, example_input)
     weights: dict[str, Any] = {name: module.weight for name, module in prunable_layers(model).items()}

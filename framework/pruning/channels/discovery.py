@@ -75,10 +75,6 @@ def channel_groups(
         raise UsageError(f"{type(model).__name__} has no prunable layer (convolution or linear)")
     check_example(example_input)
     example_input = ordinary(example_input)
-    if len(example_input) == 0:
-        raise UsageError(
-            f"{type(model).__name__} rejects an input of shape {tuple(example_input.shape)}: no sample"
-        )
     if attention not in ("dims", "heads"):
         raise UsageError(unknown("way to cut attention", attention, ("dims", "heads")))
     protect = _prefixes(model, protect)
