@@ -48,7 +48,6 @@ from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops
 from secateur.framework.pruning.channels.tracing.compute_ops import pointwise, unsupported
 from secateur.framework.pruning.channels.tracing.context import RULES, Context, tensors
 from secateur.framework.pruning.channels.tracing.dataflow import storage_of
-from secateur.framework.pruning.channels.tracing.labels import FIXED
 from secateur.utils.errors import UsageError
 
 #: operations with which the code may compute from a size
@@ -204,11 +203,9 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
             context.dataflow.record([], [given])
             with _Tracer(context):
                 out = output_tensors(model(given))
-            context.order = _order(context)
-            if layers.difference(context.order):
+            if layers.difference(context.order()):
                 with _Tracer(context):
                     out += _trained(model, example)
-                context.order = _order(context)
     except Exception as error:
         message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
@@ -239,17 +236,6 @@ def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
         return []
     finally:
         model.eval()
-
-
-def _order(context: Context) -> list[str]:
-    order: dict[str, None] = {}
-    for made in context.made:
-        if isinstance(made, str):
-            order.setdefault(made)
-        else:
-            for number in context.runs_of(made[made != FIXED][:1]):
-                order.setdefault(context.labels.runs[number].tensor.rpartition(".")[0])
-    return list(order)
 
 
 def _label(model: nn.Module, context: Context) -> None:
