@@ -15,9 +15,10 @@ from torch import nn
 
 from benchmarks.timing import Row, head, record, show
 from secateur import build, load_model
+from secateur.framework.network.preserve import preserved_state
 from secateur.framework.settings.attacks import ATTACKS, EPSILONS
 from secateur.framework.studies.robustness.attacking import Effort, make_attack, run_attack
-from secateur.framework.studies.robustness.points import PixelModel, Points, balanced, collect, frozen, predictions
+from secateur.framework.studies.robustness.points import PixelModel, Points, balanced, collect, predictions
 from secateur.utils.loading.loaders import Loaders, make_loaders
 
 SEED, IMAGES, TARGET = 333, 256, 120.0
@@ -84,7 +85,8 @@ def main(checkpoint: Path | None, images: int, sample: int, epochs: int, file: P
     points = collect(loaders.test, loaders.mean, loaders.std)
     points = points.at(balanced(points.targets, images, SEED))
     rows, whole = [], []
-    with frozen(network):
+    with preserved_state(network):
+        network.requires_grad_(False)
         model = PixelModel(network, loaders.mean, loaders.std)
         right = predictions(model, points.pixels, 128) == points.targets
         few = points.at(right.nonzero().flatten()[:sample])

@@ -5,10 +5,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from secateur import Loss, Tester, UsageError
-from secateur.framework.settings.attacks import DEFAULT, chosen_attacks, chosen_epsilons
+from secateur.framework.settings.attacks import DEFAULT, check_attack_options, chosen_attacks, chosen_epsilons
 from secateur.framework.studies.robustness.assess import Assessment, assess, summary
 from secateur.framework.studies.robustness.attacking import Effort, make_attack, settings_of
-from secateur.framework.studies.robustness.options import check_attack_options
 from secateur.framework.studies.robustness.points import PixelModel, balanced, collect
 from secateur.framework.studies.robustness.tables import robustness_tables
 from secateur.framework.training.tester import Network

@@ -9,6 +9,11 @@ from torch import Tensor
 BINS = 15
 
 
+def wide(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on a device that does not support it."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def guesses(outputs: Tensor) -> Tensor:
     """Return the class with the largest output of each row (B, classes), int64 (B,); -1 for rows with NaN."""
     return torch.where(outputs.isnan().any(dim=1), -1, outputs.argmax(dim=1))
@@ -54,8 +59,7 @@ class Tally:
 
         Outputs with NaN count as wrong, with a confidence of 0.
         """
-        wide = torch.float32 if outputs.device.type == "mps" else torch.float64  # MPS does not support float64
-        confidence = outputs.to(wide).softmax(dim=1).amax(dim=1).nan_to_num(0.0)
+        confidence = outputs.to(wide(outputs.device)).softmax(dim=1).amax(dim=1).nan_to_num(0.0)
         self._classes = outputs.shape[1]
         self._batches.append((guesses(outputs), targets, confidence))
 

@@ -3,7 +3,13 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from secateur.framework.settings.attacks import DEFAULT, NEEDS_FOOLBOX, chosen_attacks, chosen_epsilons
+from secateur.framework.settings.attacks import (
+    DEFAULT,
+    NEEDS_FOOLBOX,
+    check_attack_options,
+    chosen_attacks,
+    chosen_epsilons,
+)
 from secateur.framework.settings.run_config import FLAGS, RunConfig
 from secateur.framework.storage.locate import (
     _config_beside,
@@ -13,7 +19,6 @@ from secateur.framework.storage.locate import (
     run_of,
 )
 from secateur.framework.storage.run_folder import FINISHED
-from secateur.framework.studies.robustness.options import check_attack_options
 from secateur.utils.errors import UsageError
 
 TESTER_FLAGS = [name for name, flag in FLAGS.items() if "tester" in flag.readers]

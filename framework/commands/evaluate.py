@@ -14,8 +14,7 @@ from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.scoring.criterion import Batch
 from secateur.framework.reporting.console import Console
-from secateur.framework.reporting.dense_twin import dense_twin
-from secateur.framework.reporting.measure import measure
+from secateur.framework.reporting.measure import dense_twin, measure
 from secateur.framework.reporting.report import report_head
 from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.run_config import RunConfig

@@ -153,7 +153,7 @@ class Drawn:
     """Optional outputs of a run: figures, weight statistics and epoch accuracies."""
 
     def __init__(self, config: RunConfig, folder: RunFolder, recorder: Recorder) -> None:
-        from secateur.framework.reporting.plots.listener import Pictures
+        from secateur.framework.reporting.plots.run import Pictures
 
         self._folder = folder
         self._pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None

@@ -6,6 +6,7 @@ Prunable weights are the weights of convolutions and linear layers, by type; bia
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from secateur.framework.network.layers import prunable_layers, prunable_weights, tensor_name
+from secateur.framework.network.layers import output_dim, prunable_layers, prunable_weights, tensor_name
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import preserved_state
@@ -37,16 +38,49 @@ def weight_sparsity(model: nn.Module) -> float:
     return 1 - nonzero / total if total else 0.0
 
 
-def layer_sparsities(model: nn.Module) -> dict[str, float]:
-    """Return the weight sparsity of each prunable layer by name; a weight shared by two layers counts for both."""
-    dense = lineage_of(model).dense
-    sparsities = {}
+@dataclass(frozen=True)
+class LayerSize:
+    """Size of a prunable layer, at present and when dense. Channels masked to zero count as pruned.
+
+    Attributes:
+        name: Name of the layer; for a network that is a single layer, that of its class.
+        output: Shape for one sample, (C, H, W) or (C,); empty for a layer that is not used, and if not measured.
+        macs: Multiply-adds of one sample; 0 if not measured.
+    """
+
+    name: str
+    kind: str
+    channels: int
+    dense_channels: int
+    weights: int
+    dense_weights: int
+    parameters: int
+    output: tuple[int, ...] = ()
+    macs: int = 0
+
+    @property
+    def kept(self) -> float:
+        """The share of the dense layer's weights that are neither zero nor cut."""
+        return self.weights / max(1, self.dense_weights)
+
+
+def layer_sizes(model: nn.Module) -> dict[str, LayerSize]:
+    """Return the size of each prunable layer by module name; a weight shared by two layers counts for both."""
+    dense, sizes = lineage_of(model).dense, {}
     for name, module in prunable_layers(model).items():
-        weight = module.weight
+        weight, dim = module.weight, output_dim(module)
         assert isinstance(weight, Tensor)
-        total = math.prod(dense.get(tensor_name(name, "weight"), weight.shape))
-        sparsities[name or type(model).__name__] = 1 - int(torch.count_nonzero(weight)) / max(1, total)
-    return sparsities
+        full = dense.get(tensor_name(name, "weight"), tuple(weight.shape))
+        sizes[name] = LayerSize(
+            name=name or type(model).__name__,
+            kind=type(module).__name__,
+            channels=int(weight.detach().movedim(dim, 0).flatten(1).any(dim=1).sum()),
+            dense_channels=full[dim],
+            weights=int(weight.count_nonzero()),
+            dense_weights=math.prod(full),
+            parameters=sum(parameter.numel() for parameter in module.parameters(recurse=False)),
+        )
+    return sizes
 
 
 def count_macs(model: nn.Module, example_input: Tensor) -> tuple[int, dict[str, int]]:

@@ -1,16 +1,19 @@
-"""Measure size, sparsity and latency of a network."""
+"""Measure size, sparsity and latency of a network, and rebuild the dense one that these are compared with."""
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.layers import check_network, prunable_layers
+from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
 from secateur.framework.network.size import count_macs, csr_bytes, weight_sparsity
+from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.channels.discovery import node_sparsity
-from secateur.utils.errors import UsageError
+from secateur.framework.pruning.channels.groups import check_example
 
 
 @ordinary_mode()
@@ -50,10 +53,7 @@ def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) ->
     from secateur.framework.storage.checkpoint import file_size
 
     check_network(model)
-    if not isinstance(example_input, Tensor) or example_input.dim() == 0 or len(example_input) == 0:
-        shape = tuple(example_input.shape) if isinstance(example_input, Tensor) else ""
-        given = f"{type(example_input).__name__} {shape}".strip()
-        raise UsageError(f"example_input is a batch, one tensor with at least one sample; got {given}")
+    check_example(example_input)
     example_input = ordinary(example_input)
     macs, by_layer = count_macs(model, example_input)
     weights: dict[str, Any] = {name: module.weight for name, module in prunable_layers(model).items()}
@@ -69,3 +69,21 @@ def measure(model: nn.Module, example_input: Tensor, *, latency: bool = True) ->
         "node_sparsity": node_sparsity(model, example_input),
         "latency_ms": measure_latency([model], example_input)[0] if latency else None,
     }
+
+
+def dense_twin(model: nn.Module, example_input: Tensor) -> nn.Module:
+    """Return the architecture before any pruning, with arbitrary weights: for measuring size and speed only."""
+    lineage = lineage_of(model)
+    try:
+        with torch.device("meta"):  # skips the initialisation, which takes seconds for a large network
+            twin: nn.Module = build("models", str(lineage.name), **lineage.options)
+        twin = twin.to_empty(device=example_input.device)
+    except (RuntimeError, NotImplementedError):  # a constructor that reads the values of its tensors
+        twin = build("models", str(lineage.name), **lineage.options).to(example_input.device)
+    for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+        # Uninitialised memory can contain NaN, and denormal numbers, which are slow.
+        if tensor.is_floating_point():
+            tensor.data.fill_(1.0) if "running_var" in name else tensor.data.normal_(std=0.02)
+        else:
+            tensor.data.zero_()
+    return twin

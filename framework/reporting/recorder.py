@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import csr_bytes, layer_sparsities, weight_sparsity
+from secateur.framework.network.size import csr_bytes, layer_sizes, weight_sparsity
 from secateur.framework.pruning.channels.discovery import node_sparsity
 from secateur.framework.pruning.steps.rewinding import rewind_point
 from secateur.framework.reporting.console import Console
@@ -147,7 +147,7 @@ class Recorder:
             "sparse/node": node_sparsity(network, trainer.example_input),
             "sparse/hm": 2 * weight * accuracy / (weight + accuracy) if weight + accuracy > 0 else 0.0,
             "sparse/log_disk_size": math.log(size),
-            **{f"layer/sparsity/{name}": share for name, share in layer_sparsities(network).items()},
+            **{f"layer/sparsity/{layer.name}": 1 - layer.kept for layer in layer_sizes(network).values()},
             "time/flops_per_sample": float(trainer.macs),
             "time/flops_log_cum": math.log10(max(1, trainer.progress.cumulative_macs)),
             **trainer.state(),

@@ -10,12 +10,11 @@ from secateur.framework.network.latency import measure_latency
 from secateur.framework.network.memory_format import lay_out
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import registry
-from secateur.framework.reporting.dense_twin import dense_twin
-from secateur.framework.reporting.measure import measure
+from secateur.framework.reporting.measure import dense_twin, measure
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import file_size
 from secateur.framework.training.events import PruneEvent
-from secateur.framework.training.trainer import Progress, Trainer
+from secateur.framework.training.trainer import Trainer
 
 
 def report_head(config: RunConfig) -> dict[str, Any]:
@@ -49,7 +48,7 @@ def make_report(
             the inputs of the first layer adds the number of inputs and of kept inputs.
         counted: Whether the number of pruned units ends pruning, so that no sparsity is requested.
     """
-    model, example = trainer.model, trainer.example_input
+    model, example, progress = trainer.model, trainer.example_input, trainer.progress
     twin = dense_twin(model, example)
     lay_out(twin, trainer.memory_format)
     latency = measure_latency([twin, model], example) if config.latency else [None, None]
@@ -77,9 +76,17 @@ def make_report(
             "latency_ms": latency[1],
         },
         "trainer": {"name": config.train_scheme, **trainer.report()},
-        "train": _train_part(trainer.progress, dense_macs, seconds),
+        "train": {
+            "epochs": progress.epoch + 1 if progress.step else 0,
+            "seconds": round(seconds, 3),
+            "cumulative_macs": progress.cumulative_macs,
+            "dense_cumulative_macs": 3 * dense_macs * progress.samples,
+            "stopped": progress.stopped,
+            "rewinds": progress.rewinds,
+            "memory_formats": progress.memory_formats,
+        },
         "threads": torch.get_num_threads(),
-        "warnings": trainer.progress.warnings,
+        "warnings": progress.warnings,
     }
 
 
@@ -89,18 +96,6 @@ def _asked(config: RunConfig, event: PruneEvent | None, counted: bool) -> float 
     if event is None:  # no step ran: the request is the limit, unless it was a number of channels
         return None if counted else config.pruning_limit
     return config.pruning_limit if event.asked is not None else None
-
-
-def _train_part(progress: Progress, dense_macs: int, seconds: float) -> dict[str, Any]:
-    return {
-        "epochs": progress.epoch + 1 if progress.step else 0,
-        "seconds": round(seconds, 3),
-        "cumulative_macs": progress.cumulative_macs,
-        "dense_cumulative_macs": 3 * dense_macs * progress.samples,
-        "stopped": progress.stopped,
-        "rewinds": progress.rewinds,
-        "memory_formats": progress.memory_formats,
-    }
 
 
 def report_table(report: dict[str, Any]) -> Table:

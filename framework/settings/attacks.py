@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from secateur.utils.errors import UsageError
+from secateur.utils.limits import Limit, check_all, check_switch, number, optional, whole
 from secateur.utils.suggest import unknown
 
 ALL_ATTACKS = "all"
@@ -82,6 +83,19 @@ ATTACKS: dict[str, Attack] = {
 }  # fmt: skip
 
 
+_POSITIVE = number(above=0)
+#: option of a class of foolbox -> its allowed values
+OPTION_LIMITS: dict[str, Limit] = {
+    **dict.fromkeys(("steps", "binary_search_steps", "repeats"), whole(1)),
+    "candidates": optional(whole(2)),  # None: all candidates
+    **dict.fromkeys(("stepsize", "rel_stepsize", "initial_const", "init_epsilon"), _POSITIVE),
+    "abs_stepsize": optional(_POSITIVE),  # None: no fixed step size
+    **dict.fromkeys(("confidence", "overshoot"), number(least=0)),
+    "gamma": number(above=0, below=1),
+    **dict.fromkeys(("abort_early", "random_start", "across_channels", "check_trivial"), check_switch),
+}
+
+
 def chosen_attacks(text: str) -> list[Attack]:
     """Return the attacks of a text such as "FGSM", "FGSM,LinfPGD" or "all".
 
@@ -94,6 +108,11 @@ def chosen_attacks(text: str) -> list[Attack]:
         if word not in ATTACKS and word != ALL_ATTACKS:
             raise UsageError(unknown("attack", word, (*ATTACKS, ALL_ATTACKS)))
     return list(ATTACKS.values()) if ALL_ATTACKS in words else [ATTACKS[word] for word in dict.fromkeys(words)]
+
+
+def check_attack_options(options: Mapping[str, Any]) -> None:
+    """Raise UsageError for an invalid value, such as zero steps; `make_attack` checks the names."""
+    check_all(options, OPTION_LIMITS, "attack_options: ")
 
 
 def chosen_epsilons(given: Any, attacks: Sequence[Attack]) -> dict[str, tuple[float, ...]]:

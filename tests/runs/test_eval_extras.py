@@ -8,7 +8,7 @@ import torch
 
 from secateur import load_model, measure, save_model
 from secateur.framework.plugins.registry import build
-from secateur.framework.reporting.dense_twin import dense_twin
+from secateur.framework.reporting.measure import dense_twin
 from secateur.utils.loading.loaders import make_loaders
 from tests.runs.test_run import Run, launch
 

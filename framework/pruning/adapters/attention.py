@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from secateur.framework.network.layers import tensor_name
-from secateur.framework.pruning.adapters.base import Kept, adapter
+from secateur.framework.pruning.adapters.base import Kept, adapter, by_head
 
 PROJECTIONS = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
 
@@ -91,10 +91,7 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
             weights = [getattr(self, name) for name in PROJECTIONS] if packed is None else packed.chunk(3)
             biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
             parts = tuple(map(functional.linear, (query, key, value), weights, biases))
-        return [self._by_head(part) for part in parts]
-
-    def _by_head(self, tensor: Tensor) -> Tensor:
-        return tensor.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return [by_head(part, self.num_heads, self.head_dim) for part in parts]
 
     def _mask(self, q: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
         """Return the sum of both masks, which is added to the scores, or None."""
@@ -112,9 +109,10 @@ class SlimMultiheadAttention(nn.MultiheadAttention):
         """Append the learned key and value `bias_k`, `bias_v`, and zeros (`add_zero_attn`), to every sequence."""
         before = k.shape[2]
         if self.bias_k is not None and self.bias_v is not None:
+            biases = (by_head(bias, self.num_heads, self.head_dim) for bias in (self.bias_k, self.bias_v))
             k, v = (
-                torch.cat([tensor, self._by_head(bias).expand(len(tensor), -1, -1, -1)], dim=2)
-                for tensor, bias in ((k, self.bias_k), (v, self.bias_v))
+                torch.cat([tensor, bias.expand(len(tensor), -1, -1, -1)], dim=2)
+                for tensor, bias in zip((k, v), biases, strict=True)
             )
         if self.add_zero_attn:
             k, v = (functional.pad(tensor, (0, 0, 0, 1)) for tensor in (k, v))

@@ -131,6 +131,11 @@ def heads_of(module: nn.Module) -> tuple[int, int] | None:
     return None if heads is None else heads(module)
 
 
+def by_head(tensor: Tensor, heads: int, size: int) -> Tensor:
+    """Return (..., positions, channels) as (..., heads, positions, size)."""
+    return tensor.unflatten(-1, (heads, size)).transpose(-3, -2)
+
+
 def follow_shapes(model: nn.Module) -> None:
     """Run the adapters of all modules of the model."""
     lineage = lineage_of(model)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from secateur.framework.pruning.adapters.base import by_head
 from secateur.utils.vision import torchvision
 
 _models = torchvision().models
@@ -27,10 +28,7 @@ class SlimMaxVitAttention(_MaxVit):
         """Map (batch, windows, positions, channels) to the same shape."""
         if self.n_heads == 0:
             return self.merge(x.new_zeros(*x.shape[:-1], 0))  # type: ignore[no-any-return]
-        q, k, v = (
-            part.unflatten(-1, (self.n_heads, self.head_dim)).transpose(2, 3)
-            for part in self.to_qkv(x).chunk(3, dim=-1)
-        )
+        q, k, v = (by_head(part, self.n_heads, self.head_dim) for part in self.to_qkv(x).chunk(3, dim=-1))
         scores = q @ (k * self.scale_factor).transpose(-2, -1) + self.get_relative_positional_bias()
         mixed = functional.softmax(scores, dim=-1) @ v
         out: Tensor = self.merge(mixed.transpose(2, 3).flatten(3))
@@ -66,10 +64,7 @@ class _Windows:
     def _attend(self: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         """Attend within each window: (windows, positions, channels)."""
         projected = functional.linear(x, self.qkv.weight, self._qkv_bias())
-        q, k, v = (
-            part.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-            for part in projected.chunk(3, dim=-1)
-        )
+        q, k, v = (by_head(part, self.num_heads, self.head_dim) for part in projected.chunk(3, dim=-1))
         scores = self._scores(q, k) + self.get_relative_position_bias()
         if mask is not None:
             scores = (scores.unflatten(0, (-1, len(mask))) + mask.unsqueeze(1)).flatten(0, 1)
@@ -116,6 +111,5 @@ def _regions(padded: Tensor, window: list[int], shift: list[int]) -> Tensor:
     rows, columns = ids
     region = 3 * rows[:, None, :, None] + columns[None, :, None, :]
     region = region.flatten(2).flatten(0, 1)
-    return torch.zeros_like(region[:, :, None] * region[:, None], dtype=padded.dtype).masked_fill_(
-        region[:, :, None] != region[:, None], FAR
-    )
+    apart = region[:, :, None] != region[:, None]
+    return torch.zeros_like(apart, dtype=padded.dtype).masked_fill_(apart, FAR)

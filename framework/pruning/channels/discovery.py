@@ -8,15 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import (
-    check_network,
-    output_dim,
-    prunable_layers,
-    tensor_name,
-)
+from secateur.framework.network.layers import check_network, prunable_layers
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
 from secateur.framework.network.preserve import preserved_state, random_numbers_as_before, twin_of
+from secateur.framework.network.size import layer_sizes
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, ChannelGroup, TracedGroups, check_example
 from secateur.framework.pruning.channels.tracing.attention_scale import with_queries
 from secateur.framework.pruning.channels.tracing.context import Context
@@ -78,10 +74,6 @@ def channel_groups(
         raise UsageError(f"{type(model).__name__} has no prunable layer (convolution or linear)")
     check_example(example_input)
     example_input = ordinary(example_input)
-    if len(example_input) == 0:
-        raise UsageError(
-            f"{type(model).__name__} rejects an input of shape {tuple(example_input.shape)}: no sample"
-        )
     if attention not in ("dims", "heads"):
         raise UsageError(unknown("way to cut attention", attention, ("dims", "heads")))
     protect = _prefixes(model, protect)
@@ -104,15 +96,9 @@ def node_sparsity(model: nn.Module, example_input: Tensor) -> float:
     lineage = lineage_of(model)
     if lineage.output_layers is None:
         channel_groups(model, example_input)
-    total = remaining = 0
-    for name, module in prunable_layers(model).items():
-        if name in (lineage.output_layers or ()):
-            continue
-        weight, dim = module.weight, output_dim(module)
-        assert isinstance(weight, Tensor)
-        total += lineage.dense.get(tensor_name(name, "weight"), tuple(weight.shape))[dim]
-        remaining += int(weight.detach().movedim(dim, 0).flatten(1).any(dim=1).sum())
-    return 1 - remaining / total if total else 0.0
+    hidden = [size for name, size in layer_sizes(model).items() if name not in (lineage.output_layers or ())]
+    total = sum(size.dense_channels for size in hidden)
+    return 1 - sum(size.channels for size in hidden) / total if total else 0.0
 
 
 def _prefixes(model: nn.Module, protect: Sequence[str]) -> Sequence[str]:

@@ -80,11 +80,6 @@ class ChannelGroup:
     queries: tuple[Slice, ...] = ()
     removable: bool = False
 
-    @property
-    def rescaled(self) -> tuple[str, ...]:
-        """Names of the tensors whose kept query rows are rescaled by a cut."""
-        return tuple(part.tensor for part in self.queries)
-
 
 #: group name -> `ChannelGroup`, in forward order: the result of `channel_groups` and of `cut`
 Groups = Mapping[str, ChannelGroup]
@@ -143,9 +138,12 @@ def remap(
 
 def check_example(example_input: Any) -> None:
     """Raise UsageError unless it is a batch: one dense tensor with values, samples along its first axis."""
-    if not isinstance(example_input, Tensor) or not example_input.is_nested and example_input.dim() == 0:
-        raise UsageError(f"example_input is a batch, one tensor; got {type(example_input).__name__}")
-    check_dense("example_input", example_input)
+    given = type(example_input).__name__
+    if isinstance(example_input, Tensor):
+        check_dense("example_input", example_input)
+        given += f" {tuple(example_input.shape)}"
+    if not isinstance(example_input, Tensor) or example_input.dim() == 0 or len(example_input) == 0:
+        raise UsageError(f"example_input is a batch, one tensor with at least one sample; got {given}")
 
 
 def free_groups(groups: Groups) -> dict[str, ChannelGroup]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from secateur.utils.errors import UsageError
+from secateur.utils.limits import number
 from secateur.utils.subsampled import SubsampledConv2d
 
 LOW, HIGH, EPSILON = -0.1, 1.1, 1e-6
@@ -77,7 +77,8 @@ class HardConcrete(nn.Module):
         Raises:
             UsageError: For a drop rate outside (0, 1) or a temperature that is not above 0.
         """
-        check_gates(droprate_init, temperature)
+        number(above=0, below=1)("droprate_init", droprate_init)
+        number(above=0)("temperature", temperature)
         weight = self.weight
         noise = torch.randn(weight.shape[self.gate_dim])  # on the CPU: the same on every device
         start = math.log(1 - droprate_init) - math.log(droprate_init)
@@ -188,17 +189,6 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv2d: L0Conv2d,
     SubsampledConv2d: L0SubsampledConv2d,
 }
-
-
-def check_gates(droprate_init: float, temperature: float) -> None:
-    """Raise UsageError unless the drop rate is in (0, 1) and the temperature above 0."""
-    for name, value in (("droprate_init", droprate_init), ("temperature", temperature)):
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise UsageError(f"{name} must be a number, got {value!r}")
-    if not 0 < droprate_init < 1:
-        raise UsageError(f"droprate_init must be between 0 and 1, got {droprate_init}")
-    if not 0 < temperature < math.inf:
-        raise UsageError(f"temperature must be above 0, got {temperature}")
 
 
 def l0_layers(model: nn.Module) -> dict[str, Any]:

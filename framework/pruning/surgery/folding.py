@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.batch_norm import batch_norms_after
-from secateur.framework.network.layers import TRANSPOSED, tensor_name
+from secateur.framework.network.layers import TRANSPOSED, shortened, tensor_name
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.network.preserve import preserved_state, random_numbers_as_before, replaced
@@ -23,8 +23,6 @@ from secateur.framework.pruning.channels.groups import Groups, example_of
 from secateur.utils.errors import UsageError
 
 FOLDING_SEED = 20_240_229
-#: number of layers named in a warning
-SHOWN = 3
 #: reason -> reader -> numbers of channels
 Lost = dict[str, dict[str, set[int]]]
 
@@ -218,8 +216,7 @@ def _warn(lost: Lost) -> None:
     for why, layers in lost.items():
         channels = set[int]().union(*layers.values())
         every |= channels
-        names = [*list(layers)[:SHOWN], *([f"{len(layers) - SHOWN} more"] if len(layers) > SHOWN else [])]
-        parts.append(f"{len(channels)} {why} ({', '.join(names)})" if layers else why)
+        parts.append(f"{len(channels)} {why} ({shortened(list(layers))})" if layers else why)
     channels_lost = f"{len(every)} removed channels" if every else "removed channels"
     warnings.warn(
         f"cut: the constants of {channels_lost} could not all be folded: {'; '.join(parts)}", stacklevel=5

@@ -7,22 +7,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
+from secateur.framework.network.size import layer_sizes
 from secateur.framework.reporting.plots.gallery import DENSE, GONE, LEFT, labelled, legend_below, new_bars
-from secateur.framework.reporting.plots.network import sizes_of
 
 
 def draw_layers(model: nn.Module, title: str) -> Figure:
     """Draw the kept output channels and weights per layer, compared with the dense network."""
-    sizes = sizes_of(model)
+    sizes = list(layer_sizes(model).values())
     labels = ("output channels", "share of the dense layer's weights")
     figure, (left, right) = new_bars([size.name for size in sizes], labels, 10, title)
     channels, dense = [size.channels for size in sizes], [size.dense_channels for size in sizes]
-    shares = [size.weights / size.dense_weights for size in sizes]
-    _bars(left, dense, channels, LEFT, ("dense", "kept"))
-    _bars(right, [1] * len(sizes), shares, LEFT, ("dense", "kept"))
-    numbers = [f"{kept} / {whole}" for kept, whole in zip(channels, dense, strict=True)]
-    _write(left, [whole + max(dense) * 0.01 for whole in dense], numbers)
-    _write(right, [1.01] * len(sizes), [f"{100 * share:.3g} %" for share in shares])
+    shares = [size.kept for size in sizes]
+    _bars(left, dense, channels, [f"{kept} / {whole}" for kept, whole in zip(channels, dense, strict=True)])
+    _bars(right, [1] * len(sizes), shares, [f"{100 * share:.3g} %" for share in shares])
     left.set_xlim(0, 1.2 * max(dense))
     right.set_xlim(0, 1.15)
     legend_below(left)
@@ -31,14 +28,12 @@ def draw_layers(model: nn.Module, title: str) -> Figure:
 
 def draw_sparsity(model: nn.Module, title: str) -> Figure:
     """Draw the share of each dense layer's weights that are cut or masked."""
-    sizes = sizes_of(model)
+    sizes = list(layer_sizes(model).values())
     label = "weights that are zero or cut out, % of the dense layer's"
     figure, (axes,) = new_bars([size.name for size in sizes], (label,), 8.5, f"{title}: sparsity of each layer")
-    pruned = [100 * (1 - size.weights / max(1, size.dense_weights)) for size in sizes]
-    _bars(axes, [100] * len(sizes), pruned, GONE, ("kept weights", "pruned weights"))
-    totals = [size.dense_weights for size in sizes]
-    numbers = [f"{share:.2f} % of {total:,}" for share, total in zip(pruned, totals, strict=True)]
-    _write(axes, [101] * len(sizes), numbers)
+    pruned = [100 * (1 - size.kept) for size in sizes]
+    numbers = [f"{share:.2f} % of {size.dense_weights:,}" for share, size in zip(pruned, sizes, strict=True)]
+    _bars(axes, [100] * len(sizes), pruned, numbers, GONE, ("kept weights", "pruned weights"))
     axes.set_xlim(0, 130)
     axes.set_xticks(range(0, 101, 20))
     legend_below(axes)
@@ -63,12 +58,16 @@ def draw_tracked(summary: Mapping[str, Any], title: str) -> Figure:
     return figure
 
 
-def _bars(axes: Any, whole: Sequence[float], part: Sequence[float], colour: str, names: tuple[str, str]) -> None:
-    axes.barh(range(len(whole)), whole, color=DENSE, label=names[0])
-    axes.barh(range(len(part)), part, color=colour, label=names[1])
-
-
-def _write(axes: Any, places: Sequence[float], texts: Sequence[str]) -> None:
-    """Write next to the bars, so that no text crosses an edge."""
+def _bars(
+    axes: Any,
+    whole: Sequence[float],
+    part: Sequence[float],
+    texts: Sequence[str],
+    colour: str = LEFT,
+    names: tuple[str, str] = ("dense", "kept"),
+) -> None:
+    """Draw the parts over the grey wholes, and a text next to each whole, so that no text crosses an edge."""
+    for sizes, paint, name in zip((whole, part), (DENSE, colour), names, strict=True):
+        axes.barh(range(len(sizes)), sizes, color=paint, label=name)
     for row in labelled(texts):
-        axes.text(places[row], row, texts[row], va="center", fontsize=7)
+        axes.text(whole[row] + 0.01 * max(whole), row, texts[row], va="center", fontsize=7)

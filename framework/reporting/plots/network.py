@@ -1,8 +1,7 @@
 """Draw a network, and list its layers as a table: each layer when dense and at present."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,11 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from torch import Tensor, nn
 
-from secateur.framework.network.layers import output_dim, prunable_layers, tensor_name
-from secateur.framework.network.lineage import lineage_of
+from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import preserved_state
-from secateur.framework.network.size import count_macs
+from secateur.framework.network.size import LayerSize, count_macs, layer_sizes
 from secateur.framework.reporting.plots.gallery import DENSE, LEFT, margins, new_figure, short
 
 #: layers in one column of the drawing, and the largest number of columns
@@ -24,57 +22,13 @@ ROWS, COLUMNS = 40, 4
 PLACES = (1.08, 2.25, 3.05, 3.95)
 
 
-@dataclass(frozen=True)
-class Layer:
-    """One layer with prunable weights, at present and when dense. Channels masked to zero count as pruned.
-
-    Attributes:
-        name: Name of the layer; for a network that is a single layer, that of its class.
-        output: Shape for one sample, (C, H, W) or (C,); empty for a layer that is not used.
-        macs: Multiply-adds of one sample.
-    """
-
-    name: str
-    kind: str
-    channels: int
-    dense_channels: int
-    weights: int
-    dense_weights: int
-    parameters: int
-    output: tuple[int, ...] = ()
-    macs: int = 0
-
-
-def sizes_of(model: nn.Module) -> list[Layer]:
-    """List the prunable layers without their outputs and multiply-adds, which need an input."""
-    dense = lineage_of(model).dense
-    layers = []
-    for name, module in prunable_layers(model).items():
-        weight: Any = module.weight
-        full = dense.get(tensor_name(name, "weight"), tuple(weight.shape))
-        layers.append(
-            Layer(
-                name=name or type(model).__name__,
-                kind=type(module).__name__,
-                channels=int(weight.detach().movedim(output_dim(module), 0).flatten(1).any(dim=1).sum()),
-                dense_channels=full[output_dim(module)],
-                weights=int(weight.count_nonzero()),
-                dense_weights=math.prod(full),
-                parameters=sum(parameter.numel() for parameter in module.parameters(recurse=False)),
-            )
-        )
-    return layers
-
-
-def layers_of(model: nn.Module, example_input: Tensor) -> list[Layer]:
+def layers_of(model: nn.Module, example_input: Tensor) -> list[LayerSize]:
     """List the prunable layers in the order of the forward pass; unused layers come last."""
-    names = list(prunable_layers(model))
-    outputs = _output_shapes(model, example_input)
+    outputs, sizes = _output_shapes(model, example_input), layer_sizes(model)
     macs = count_macs(model, example_input)[1]
-    sizes = dict(zip(names, sizes_of(model), strict=True))
     return [
         replace(sizes[name], output=outputs.get(name, ()), macs=macs.get(name, 0))
-        for name in dict.fromkeys([*outputs, *names])
+        for name in dict.fromkeys([*outputs, *sizes])
     ]
 
 
@@ -90,7 +44,7 @@ def _output_shapes(model: nn.Module, example_input: Tensor) -> dict[str, tuple[i
     return shapes
 
 
-def table_of(layers: Sequence[Layer], model: nn.Module) -> str:
+def table_of(layers: Sequence[LayerSize], model: nn.Module) -> str:
     """Return the layers as a Markdown table, for the texts of TensorBoard."""
     total = sum(parameter.numel() for parameter in model.parameters())
     head = "| layer | type | output | kept channels | kept weights | parameters | share | MACs a sample |"
@@ -106,7 +60,7 @@ def table_of(layers: Sequence[Layer], model: nn.Module) -> str:
     return "\n".join(lines)
 
 
-def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Module, title: str) -> Figure:
+def draw_network(layers: Sequence[LayerSize], example_input: Tensor, model: nn.Module, title: str) -> Figure:
     """Draw a block for each layer from the input down: grey the dense layer, green the kept part.
 
     The width of a block is proportional to the square root of its channels. Next to it are the kept channels of
@@ -133,7 +87,7 @@ def draw_network(layers: Sequence[Layer], example_input: Tensor, model: nn.Modul
     return figure
 
 
-def _draw_column(axes: Any, layers: Sequence[Layer], rows: int, widest: float, total: int) -> None:
+def _draw_column(axes: Any, layers: Sequence[LayerSize], rows: int, widest: float, total: int) -> None:
     """Draw names to the left of -1, blocks from -1 to 1, and numbers to the right of 1."""
     axes.set_xlim(-3.1, 4.7)
     axes.set_ylim(rows - 0.4, -1.2)
@@ -155,12 +109,12 @@ def _draw_column(axes: Any, layers: Sequence[Layer], rows: int, widest: float, t
         before = half
 
 
-def _numbers(layer: Layer, total: int) -> tuple[str, str, str, str]:
+def _numbers(layer: LayerSize, total: int) -> tuple[str, str, str, str]:
     return (
         f"{layer.channels:,} of {layer.dense_channels:,}",
         "x".join(map(str, layer.output[1:])) if len(layer.output) > 1 else "",
         f"{layer.parameters / max(1, total):.2%}",
-        f"{layer.weights / max(1, layer.dense_weights):.2%}",
+        f"{layer.kept:.2%}",
     )
 
 

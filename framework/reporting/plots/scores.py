@@ -13,13 +13,14 @@ from secateur.framework.reporting.plots.gallery import (
     DENSE,
     LEFT,
     PANELS,
-    SAMPLE,
     label_axes,
     legend_below,
     margins,
     new_figure,
     new_panels,
+    sample,
     short,
+    some,
 )
 from secateur.framework.training.events import PruneEvent
 
@@ -57,21 +58,21 @@ class Curve:
 
 def curve_of(event: PruneEvent) -> Curve | None:
     """Return the curve of a pruning step; None for a step without scores."""
-    scores = [score.detach().reshape(-1) for score in event.scores.values()]
-    kept = [event.keep[name].reshape(-1).to(event.scores[name].device) for name in event.scores]
-    if not scores or not sum(map(len, scores)):
+    if not sum(score.numel() for score in event.scores.values()):
         return None
-    finite = [torch.isfinite(score) for score in scores]
-    lows = [score[keep & usable] for score, keep, usable in zip(scores, kept, finite, strict=True)]
-    highs = [score[~keep & usable] for score, keep, usable in zip(scores, kept, finite, strict=True)]
-    lowest_kept = min((float(low.min()) for low in lows if len(low)), default=None)
-    highest_pruned = max((float(high.max()) for high in highs if len(high)), default=None)
-    stride = max(1, sum(map(len, scores)) // SAMPLE)
-    taken = torch.cat([score[::stride].cpu() for score in scores])
-    values = taken[torch.isfinite(taken)].sort().values.numpy()
-    places = np.linspace(0, max(0, len(values) - 1), min(POINTS, len(values))).round().astype(int)
-    zeros = sum(int((score == 0).sum()) for score in scores)
-    return Curve(event.asked, sum(map(len, scores)), values[places], zeros, lowest_kept, highest_pruned)
+    scores = torch.cat([score.detach().flatten() for score in event.scores.values()])
+    keep = torch.cat([event.keep[name].flatten().to(scores.device) for name in event.scores])
+    finite = scores.isfinite()
+    kept, pruned = scores[keep & finite], scores[~keep & finite]
+    drawn = sample(scores)
+    return Curve(
+        asked=event.asked,
+        entries=len(scores),
+        values=np.array(some(drawn[drawn.isfinite()].sort().values.tolist(), POINTS), dtype=np.float32),
+        zeros=int((scores == 0).sum()),
+        lowest_kept=float(kept.min()) if len(kept) else None,
+        highest_pruned=float(pruned.max()) if len(pruned) else None,
+    )
 
 
 def draw_scores(curves: Sequence[Curve], title: str) -> Figure:

@@ -30,11 +30,8 @@ FILTERS, ROWS, COLUMNS = 64, 192, 384
 def nonzero_weights(model: nn.Module) -> dict[str, Tensor]:
     """Return the nonzero weights in a sample of each layer."""
     samples = {name: sample(weight) for name, weight in prunable_weights(model).items()}
-    return {_layer(name, model): values[values != 0] for name, values in samples.items()}
-
-
-def _layer(weight: str, model: nn.Module) -> str:
-    return weight.removesuffix("weight").removesuffix(".") or type(model).__name__
+    layers = [name.removesuffix("weight").removesuffix(".") or type(model).__name__ for name in samples]
+    return {name: values[values != 0] for name, values in zip(layers, samples.values(), strict=True)}
 
 
 def draw_histograms(model: nn.Module, title: str) -> Figure:

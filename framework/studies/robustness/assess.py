@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.framework.network.preserve import preserved_state
 from secateur.framework.settings.attacks import Attack
 from secateur.framework.studies.robustness.attacking import Effort, Outcome, run_attack
-from secateur.framework.studies.robustness.points import PixelModel, Points, class_rounds, frozen, predictions
+from secateur.framework.studies.robustness.points import PixelModel, Points, class_rounds, predictions
 from secateur.framework.studies.robustness.sanity import check_masking
 from secateur.framework.training.tester import Network
 from secateur.utils.errors import RunError
@@ -71,7 +72,8 @@ def assess(
     Raises:
         RunError: If the network has a single class.
     """
-    with frozen(network.model):
+    with preserved_state(network.model):
+        network.model.requires_grad_(False)  # attacks need no gradients of these: half the cost
         model = PixelModel(network.model, network.mean, network.std)
         with torch.no_grad():
             if model(points.pixels[:1]).shape[1] < 2:

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from secateur.framework.settings.attacks import NEEDS_FOOLBOX, Attack
-from secateur.framework.studies.robustness.points import PixelModel, Points, distances, predictions, wide
+from secateur.framework.studies.robustness.points import PixelModel, Points, distances, predictions
+from secateur.utils.classification import wide
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.progress import Track, no_bar
 from secateur.utils.suggest import unknown

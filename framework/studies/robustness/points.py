@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from secateur.utils.classification import guesses
+from secateur.utils.classification import guesses, wide
 from secateur.utils.errors import RunError
 from secateur.utils.loading.batches import Batch, seeded
 
@@ -119,24 +118,6 @@ def class_rounds(labels: Tensor) -> Tensor:
 def predictions(model: nn.Module, pixels: Tensor, batch_size: int) -> Tensor:
     """Return the predicted class of each image, int64 (N,); -1 if an output is NaN."""
     return torch.cat([guesses(model(batch)) for batch in pixels.split(batch_size)])
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Disable gradients of the parameters, which attacks do not need; halves the cost of a backward pass."""
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in wanted:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in wanted:
-            parameter.requires_grad_(True)
-
-
-def wide(device: torch.device) -> torch.dtype:
-    """Return float64, or float32 on a device that does not support it."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def distances(one: Tensor, other: Tensor, norm: str) -> Tensor:

@@ -16,13 +16,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from secateur import prune
 from secateur.framework.network.masks import Masks
-from secateur.framework.network.size import count_macs, layer_sparsities, weight_sparsity
+from secateur.framework.network.size import count_macs, layer_sizes, weight_sparsity
 from secateur.framework.plugins.registry import build
 from secateur.framework.pruning.selection.ranking import select
 from secateur.framework.reporting.plots import confusion, network, saliency, scores, weights
 from secateur.framework.reporting.plots.gallery import LABELS, some
 from secateur.framework.reporting.plots.layers import draw_sparsity
-from secateur.framework.reporting.plots.listener import Pictures
+from secateur.framework.reporting.plots.run import Pictures
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.hooks import hookimpl, manager
@@ -140,7 +140,7 @@ def test_every_kind_of_network_is_drawn_whole_and_without_a_warning(
             assert min(picture.size) > 200 and max(picture.size) < 6000
             assert len(picture.convert("RGB").getcolors(maxcolors=10**6) or ()) > 10, file
     tags = events.Tags()
-    layers = list(layer_sparsities(model))
+    layers = list(layer_sizes(model))
     assert {"network/saliency", "network/confusion", "layer/sparsity", "network/visualisation"} <= set(
         tags["images"]
     )
@@ -337,7 +337,7 @@ def test_the_trainers_own_table_is_used_only_where_it_is_of_these_images(
         passes.append(loader)
         return count(model, loader)
 
-    monkeypatch.setattr("secateur.framework.reporting.plots.listener.count_confusion", counted)
+    monkeypatch.setattr("secateur.framework.reporting.plots.run.count_confusion", counted)
     trainer = make_trainer(ConvNet())
     with SummaryWriter(str(tmp_path)) as writer:
         pictures = Pictures(RunConfig(), tmp_path, writer)
@@ -376,7 +376,7 @@ def test_the_saliency_picture_shows_eight_test_images_as_they_are_on_disk(
 ) -> None:
     shown: list[Tensor] = []
     monkeypatch.setattr(
-        "secateur.framework.reporting.plots.listener.draw_saliency",
+        "secateur.framework.reporting.plots.run.draw_saliency",
         lambda pixels, *rest: shown.append(pixels) or Figure(),
     )
     drawn(make_trainer(ConvNet()))
@@ -392,7 +392,7 @@ def test_layer_sparsity_is_the_share_of_the_dense_layers_weights_that_are_gone(
     model = change(copy.deepcopy(dense))
     whole = {name: p.numel() for name, p in dense.named_parameters() if name[0] in "abcd" and "weight" in name}
     left = {name: int((p != 0).sum()) for name, p in model.named_parameters() if name in whole}
-    found = layer_sparsities(model)
+    found = {name: 1 - size.kept for name, size in layer_sizes(model).items()}
     assert found == {name[0]: 1 - left[name] / whole[name] for name in whole}
     total = sum(found[name[0]] * size for name, size in whole.items()) / sum(whole.values())
     assert total == pytest.approx(weight_sparsity(model))

@@ -34,8 +34,6 @@ class Context:
         self.storages: set[int] = set()
         #: producers of channels in forward order: a layer's name, or the labels along the outputs of a weight
         self.made: list[str | Tensor] = []
-        #: names of the modules whose weights were used, in forward order, called or not
-        self.order: list[str] = []
         #: names of all operations in order, and whether none of them has a hard-coded number as an operand
         self.path: list[str] = []
         self.numberless = True
@@ -93,6 +91,17 @@ class Context:
         """Return the numbers of the runs that contain these labels."""
         numbers: list[int] = self.labels.runs_of(labels[labels != FIXED]).unique().tolist()
         return numbers
+
+    def order(self) -> list[str]:
+        """Return the names of the modules whose weights were used, in forward order, called or not."""
+        order: dict[str, None] = {}
+        for made in self.made:
+            if isinstance(made, str):
+                order.setdefault(made)
+            else:
+                for number in self.runs_of(made[made != FIXED][:1]):
+                    order.setdefault(self.labels.runs[number].tensor.rpartition(".")[0])
+        return list(order)
 
     def is_seam(self, labels: Tensor, position: int) -> bool:
         """Whether concatenated parts of an axis meet at this position, or the axis begins or ends there."""

@@ -23,7 +23,7 @@ class Grouping:
         self._model, self._context, self._runs = model, context, context.labels.runs
         self._layers, self._kept = prunable_layers(model), lineage_of(model).kept
         #: place of each module in forward order
-        self._places = {name: at for at, name in enumerate(context.order)}
+        self._places = {name: at for at, name in enumerate(context.order())}
         #: run number of a weight's output dimension -> the layers with this weight, in forward order
         self._outputs = self._outputs_of_layers()
         #: run number of a weight's output dimension -> its module, for weights outside of layers

@@ -40,15 +40,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.framework.network.layers import MADE_UP, named_tensors, prunable_layers
 from secateur.framework.network.masks import PREFIX
-from secateur.framework.network.outputs import output_tensors
+from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.network.preserve import replace_tensors, twin_of
 from secateur.framework.pruning.adapters.torch_layers import heads_of
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT
 from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops  # registers its rules
 from secateur.framework.pruning.channels.tracing.compute_ops import pointwise, unsupported
-from secateur.framework.pruning.channels.tracing.context import RULES, Context, Fields, tensors
+from secateur.framework.pruning.channels.tracing.context import RULES, Context, tensors
 from secateur.framework.pruning.channels.tracing.dataflow import storage_of
-from secateur.framework.pruning.channels.tracing.labels import FIXED
 from secateur.utils.errors import UsageError
 
 #: operations with which the code may compute from a size
@@ -97,13 +96,10 @@ class _Tracer(TorchDispatchMode):
         if not any(ctx.fields(tensor) for tensor in tensors(given)) or not results:
             return
         name = func.overloadpacket.__name__
-        plain = name.rstrip("_")  # relu_ is relu in place
-        if name not in RULES and torch.Tag.pointwise in func.tags:
-            fields: Fields | list[Fields] | None = pointwise(ctx, name, given, out)
-        elif name not in RULES and plain in RULES:
-            fields = RULES[plain](ctx, plain, given, out)
-        else:
-            fields = RULES.get(name, unsupported)(ctx, name, given, out)
+        default = pointwise if torch.Tag.pointwise in func.tags else unsupported
+        if name not in RULES and default is unsupported and name.rstrip("_") in RULES:
+            name = name.rstrip("_")  # relu_ is relu in place
+        fields = RULES.get(name, default)(ctx, name, given, out)
         if fields is not None:
             each = fields if isinstance(fields, list) else [fields] * len(results)
             for result, part in zip(results, each, strict=False):
@@ -195,24 +191,21 @@ def _follow(model: nn.Module, example: Tensor, attention: str, first: Collection
         if name in layers:
             context.made.append(name)
 
+    modules = list(model.named_modules())
+    before = [(module, lambda *_, name=name: context.where.append(name)) for name, module in modules]
+    after = [(module, functools.partial(leave, name)) for name, module in modules]
     try:
-        with ExitStack() as restored, torch.no_grad():
+        with hooked(after, before), ExitStack() as restored, torch.no_grad():
             # the fast path of nn.MultiheadAttention is a single fused operation
             restored.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
             torch.backends.mha.set_fastpath_enabled(False)
-            for name, module in model.named_modules():
-                enter = module.register_forward_pre_hook(lambda *_, name=name: context.where.append(name))
-                restored.callback(enter.remove)
-                restored.callback(module.register_forward_hook(functools.partial(leave, name)).remove)
             given = example.clone()  # a network may change its input
             context.dataflow.record([], [given])
             with _Tracer(context):
                 out = output_tensors(model(given))
-            context.order = _order(context)
-            if layers.difference(context.order):
+            if layers.difference(context.order()):
                 with _Tracer(context):
                     out += _trained(model, example)
-                context.order = _order(context)
     except Exception as error:
         message = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
@@ -243,17 +236,6 @@ def _trained(model: nn.Module, example: Tensor) -> list[Tensor]:
         return []
     finally:
         model.eval()
-
-
-def _order(context: Context) -> list[str]:
-    order: dict[str, None] = {}
-    for made in context.made:
-        if isinstance(made, str):
-            order.setdefault(made)
-        else:
-            for number in context.runs_of(made[made != FIXED][:1]):
-                order.setdefault(context.labels.runs[number].tensor.rpartition(".")[0])
-    return list(order)
 
 
 def _label(model: nn.Module, context: Context) -> None:

@@ -13,7 +13,6 @@ from secateur.framework.pruning.gated_layers.hard_concrete import (
     EPSILON,
     L0Conv2d,
     L0Linear,
-    check_gates,
     expected_l0,
 )
 from secateur.framework.pruning.gated_layers.l0_network import add_l0_gates
@@ -187,7 +186,7 @@ def test_initial_gates_have_the_drop_rate_asked_for() -> None:
 )
 def test_rates_that_make_no_sense_are_refused(rate: float, temperature: Any, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        check_gates(rate, temperature)
+        L0Linear(3, 2, droprate_init=rate, temperature=temperature)
 
 
 def test_the_expected_l0_of_a_network_is_that_of_its_layers() -> None:
