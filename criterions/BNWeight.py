@@ -1,5 +1,4 @@
 from collections.abc import Iterable
-from typing import ClassVar
 
 from torch import nn
 
@@ -17,7 +16,7 @@ class BNWeight(Criterion):
     """
 
     granularity = "channel"
-    schedule: ClassVar[Schedule] = After()
+    schedule: Schedule = After()
     paper = "arXiv:1906.10771"
 
     def check(self, model: nn.Module) -> None:

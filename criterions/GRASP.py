@@ -1,22 +1,10 @@
 import copy
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from secateur import (
-    Batch,
-    Before,
-    Criterion,
-    Data,
-    Groups,
-    LossFunction,
-    Masks,
-    Schedule,
-    Scores,
-    prunable_weights,
-)
+from secateur import Batch, Before, Criterion, Data, Groups, LossFunction, Masks, Scores, prunable_weights
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.pruning.scoring.gradient_flow import flow_products
 from secateur.framework.pruning.scoring.gradients import check_temperature, halves
@@ -31,8 +19,8 @@ class GRASP(Criterion):
     reverses the ranking, as in SNIP-it's code. Wang, Zhang and Grosse, 2020, arXiv:2002.07376.
     """
 
-    granularity: ClassVar[str] = "weight"
-    schedule: ClassVar[Schedule] = Before()
+    granularity = "weight"
+    schedule = Before()
     data = Data("balanced", per_class=25)
     paper = "arXiv:2002.07376"
 

@@ -5,17 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from secateur import (
-    Batch,
-    Before,
-    Criterion,
-    Groups,
-    LossFunction,
-    Scores,
-    UsageError,
-    prunable_weights,
-    scoring,
-)
+from secateur import Batch, Before, Criterion, Groups, LossFunction, Scores, UsageError, prunable_weights, scoring
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
 from secateur.framework.pruning.scoring.gradients import in_double
