@@ -3,8 +3,9 @@ from collections.abc import Iterable
 from torch import nn
 
 from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, scoring
+from secateur.framework.pruning.scoring.channel_sums import producer_parameters
 from secateur.framework.pruning.scoring.inputs import with_sample
-from secateur.framework.pruning.scoring.norm_scales import NormScales, require_norms
+from secateur.framework.pruning.scoring.norm_scales import norm_groups, over_norms, require_norms
 
 
 class BNWeight(Criterion):
@@ -29,7 +30,7 @@ class BNWeight(Criterion):
         """Return |scale| of every free channel, `(channels,)` per group; a batch only gives the input's shape."""
         free, sample = with_sample(self, model, batches, groups)
         with scoring(model):
-            norms = NormScales.find(model, free, sample, self.name)
-        scales = {name: value for name, value in norms.parameters.items() if name.endswith("weight")}
-        sizes = {name: scale.detach().abs() for name, scale in scales.items()}
-        return {name: score.float() for name, score in norms.sums(sizes).items()}
+            norms = norm_groups(model, free, sample, self.name)
+        parameters = producer_parameters(model, norms)
+        sizes = {name: value.detach().abs() for name, value in parameters.items() if name.endswith("weight")}
+        return {name: score.float() for name, score in over_norms(norms, sizes).items()}
