@@ -13,7 +13,6 @@ from secateur.framework.plugins.faults import contained
 from secateur.framework.plugins.registry import FOLDERS, ROOT
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.process_state import ProcessState
-from secateur.framework.pruning.scoring.weighted import Weighted
 from secateur.utils.errors import UsageError
 
 _SHIPPED = (ROOT / FOLDERS["criterions"], ROOT / "framework")
@@ -21,7 +20,6 @@ _SHIPPED = (ROOT / FOLDERS["criterions"], ROOT / "framework")
 
 def is_shipped(criterion: Criterion) -> bool:
     """Whether all classes of the criterion are defined by Secateur and none of its methods is replaced."""
-    criterion = _own(criterion)
     if any(callable(getattr(Criterion, name, None)) for name in vars(criterion)):
         return False
     classes = type(criterion).__mro__
@@ -38,8 +36,8 @@ def held_to_contract(
     an exception, and reported by a UsageError, since the scores would be those of another model. Random numbers
     may be drawn; the states of the generators are restored.
     """
-    who, own = f"{criterion.name}.{method}", _own(criterion)
-    inherited = getattr(type(own), method) is getattr(Criterion, method) and method not in vars(own)
+    who = f"{criterion.name}.{method}"
+    inherited = getattr(type(criterion), method) is getattr(Criterion, method) and method not in vars(criterion)
     if inherited or not always and is_shipped(criterion):
         with contained(who):
             yield
@@ -57,11 +55,6 @@ def held_to_contract(
             f"{who} changed {described(changes)}: it must leave the model and torch's settings unchanged (they "
             "were restored); use `with scoring(model):`, which preserves modes, flags, buffers and gradients"
         )
-
-
-def _own(criterion: Criterion) -> Criterion:
-    """Return the criterion whose methods are called, also if its scores are weighted."""
-    return criterion.criterion if isinstance(criterion, Weighted) else criterion
 
 
 def _is_ours(cls: type) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,6 @@ from secateur.framework.pruning.scoring.channel_sums import over_channels
 from secateur.framework.pruning.scoring.criterion import Batch, Criterion, LossFunction, Scores
 from secateur.framework.pruning.scoring.inputs import with_groups
 from secateur.utils.errors import UsageError
-
-#: attributes that the run sets
-OF_THE_RUN = ("seed", "step", "example_input")
-#: methods of the criterion that are called directly
-DELEGATED = ("check", "cost", "observe", "input_scores")
 
 
 @dataclass(frozen=True)
@@ -62,33 +58,22 @@ class InitialWeights:
 
 
 class Weighted(Criterion):
-    """A criterion with `element_scores`, weighted; it has the name and the attributes of that criterion.
+    """The base class that `weighted` adds to that of a criterion with `element_scores`.
 
     The scores are element score * |w| (`by_size`) * |w - w0| (`by_way`), summed over each channel's weights for
     channel criterions. w0 are the weights at the start of the run.
     """
 
-    def __init__(self, criterion: Any, by_size: bool, by_way: bool) -> None:
-        super().__init__(criterion=criterion, by_size=by_size, by_way=by_way)
-        for attribute in (*Criterion.__annotations__, *DELEGATED):
-            setattr(self, attribute, getattr(criterion, attribute))
-        self.criterion, self.by_size, self.by_way = criterion, by_size, by_way
-        self.uses_initial_weights = by_way or criterion.uses_initial_weights
-        self._initial: InitialWeights | None = None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in OF_THE_RUN and "criterion" in vars(self):
-            setattr(self.criterion, name, value)
-
-    def __repr__(self) -> str:
-        return repr(self.criterion)
+    element_scores: Callable[..., Mapping[str, Tensor]]
+    _by_size: bool
+    _by_way: bool
+    _initial_weights: InitialWeights | None = None
 
     def start(self, model: nn.Module) -> None:
         """Call `start` of the criterion, and copy the initial weights on the first call."""
-        self.criterion.start(model)
-        if self.by_way and self._initial is None:
-            self._initial = InitialWeights.of(model)
+        super().start(model)
+        if self._by_way and self._initial_weights is None:
+            self._initial_weights = InitialWeights.of(model)
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
@@ -97,20 +82,20 @@ class Weighted(Criterion):
         free: Groups = {}
         if self.granularity == "channel":
             free, batches = with_groups(model, batches, groups)
-        elements: dict[str, Tensor] = dict(self.criterion.element_scores(model, batches, loss, free))
+        elements: dict[str, Tensor] = dict(self.element_scores(model, batches, loss, free))
         parameters = dict(model.named_parameters(remove_duplicate=False))
         weights = {name: parameters[name].detach() for name in elements}
-        if self.by_size:
+        if self._by_size:
             elements = {name: element * weights[name].abs() for name, element in elements.items()}
-        if self.by_way:
-            moved = InitialWeights.moved(self._initial, model, weights, self.name)
+        if self._by_way:
+            moved = InitialWeights.moved(self._initial_weights, model, weights, self.name)
             elements = {name: element * moved[name].abs() for name, element in elements.items()}
         scores = over_channels(free, elements) if self.granularity == "channel" else elements
         return {name: score.float() for name, score in scores.items()}
 
 
 def weighted(criterion: Criterion, by_size: bool = False, by_way: bool = False) -> Criterion:
-    """Return the criterion with weighted element scores; the criterion itself without any weighting.
+    """Return a copy of the criterion with weighted element scores; the criterion itself without any weighting.
 
     Raises UsageError for a criterion without `element_scores`, and for one that ranks both weights and channels.
     """
@@ -119,4 +104,9 @@ def weighted(criterion: Criterion, by_size: bool = False, by_way: bool = False) 
     if not callable(getattr(criterion, "element_scores", None)) or criterion.granularity == "both":
         flag = "--use_l2" if by_size else "--use_init"
         raise UsageError(f"{flag}: {criterion.name} has no scores of single weights")
-    return Weighted(criterion, by_size, by_way)
+    kind = type(criterion)
+    twin: Any = copy.copy(criterion)
+    twin.__class__ = type(kind.__name__, (Weighted, kind), {"__doc__": kind.__doc__})
+    twin._by_size, twin._by_way = by_size, by_way
+    twin.uses_initial_weights = by_way or criterion.uses_initial_weights
+    return cast(Criterion, twin)
