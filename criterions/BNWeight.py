@@ -2,9 +2,9 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, scoring
+from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, scoring, with_groups
 from secateur.framework.pruning.scoring.channel_sums import producer_parameters
-from secateur.framework.pruning.scoring.inputs import with_sample
+from secateur.framework.pruning.scoring.inputs import input_sample
 from secateur.framework.pruning.scoring.norm_scales import norm_groups, over_norms, require_norms
 
 
@@ -28,9 +28,9 @@ class BNWeight(Criterion):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
         """Return |scale| of every free channel, `(channels,)` per group; a batch only gives the input's shape."""
-        free, sample = with_sample(self, model, batches, groups)
+        free, batches = with_groups(model, batches, groups)
         with scoring(model):
-            norms = norm_groups(model, free, sample, self.name)
+            norms = norm_groups(model, free, input_sample(self, batches, groups), self.name)
         parameters = producer_parameters(model, norms)
         sizes = {name: value.detach().abs() for name, value in parameters.items() if name.endswith("weight")}
         return {name: score.float() for name, score in over_norms(norms, sizes).items()}

@@ -6,13 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.nn import functional as F
 
 from secateur.framework.pruning.channels.consumers import readers_of
 from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.pruning.scoring.ablation.replay import Replay, Stacked
-
-CONVOLVE = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 @dataclass(frozen=True)
@@ -79,10 +76,8 @@ class Read:
         """Compute the contribution of each set to a convolution: each set is a group of one convolution."""
         sets, count = positions.shape
         weight = self.weight[:, positions.flatten()].unflatten(1, (sets, count)).transpose(0, 1).flatten(0, 1)
-        stride, padding, dilation = self.node.args[3:6]
-        convolve: Any = CONVOLVE[values.dim() - 2]
         given = values[:, positions.flatten()]
-        result = convolve(given, weight, None, stride, padding, dilation, sets)
+        result: Tensor = torch.ops.aten.convolution(given, weight, None, *self.node.args[3:8], sets)
         return result.unflatten(1, (sets, -1)).transpose(0, 1)
 
     def _multiplied(self, values: Tensor, positions: Tensor) -> Tensor:
