@@ -4,8 +4,9 @@ from torch import nn
 
 from secateur import Batch, Groups, LossFunction
 from secateur.criterions.TaylorGate import TaylorGate
+from secateur.framework.pruning.scoring.channel_sums import producer_parameters
 from secateur.framework.pruning.scoring.gradients import Part, each_gradient, peek
-from secateur.framework.pruning.scoring.norm_scales import NormScales, require_norms
+from secateur.framework.pruning.scoring.norm_scales import norm_groups, over_norms, require_norms
 
 
 class BNTaylor(TaylorGate):
@@ -28,7 +29,8 @@ class BNTaylor(TaylorGate):
     ) -> Iterator[Part]:
         """Yield the size of each batch and its scores."""
         sample, batches = peek(batches)
-        norms = NormScales.find(model, groups, sample[:1], self.name)
-        for samples, gradients in each_gradient(model, batches, loss, norms.parameters):
-            products = {name: value.detach() * gradients[name] for name, value in norms.parameters.items()}
-            yield samples, {name: self.formula(total) for name, total in norms.sums(products).items()}
+        norms = norm_groups(model, groups, sample[:1], self.name)
+        parameters = producer_parameters(model, norms)
+        for samples, gradients in each_gradient(model, batches, loss, parameters):
+            products = {name: value.detach() * gradients[name] for name, value in parameters.items()}
+            yield samples, {name: self.formula(total) for name, total in over_norms(norms, products).items()}

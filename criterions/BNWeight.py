@@ -1,11 +1,11 @@
 from collections.abc import Iterable
-from typing import ClassVar
 
 from torch import nn
 
-from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, scoring
-from secateur.framework.pruning.scoring.inputs import with_sample
-from secateur.framework.pruning.scoring.norm_scales import NormScales, require_norms
+from secateur import After, Batch, Criterion, Groups, LossFunction, Schedule, Scores, scoring, with_groups
+from secateur.framework.pruning.scoring.channel_sums import producer_parameters
+from secateur.framework.pruning.scoring.inputs import input_sample
+from secateur.framework.pruning.scoring.norm_scales import norm_groups, over_norms, require_norms
 
 
 class BNWeight(Criterion):
@@ -17,7 +17,7 @@ class BNWeight(Criterion):
     """
 
     granularity = "channel"
-    schedule: ClassVar[Schedule] = After()
+    schedule: Schedule = After()
     paper = "arXiv:1906.10771"
 
     def check(self, model: nn.Module) -> None:
@@ -28,9 +28,9 @@ class BNWeight(Criterion):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
         """Return |scale| of every free channel, `(channels,)` per group; a batch only gives the input's shape."""
-        free, sample = with_sample(self, model, batches, groups)
+        free, batches = with_groups(model, batches, groups)
         with scoring(model):
-            norms = NormScales.find(model, free, sample, self.name)
-        scales = {name: value for name, value in norms.parameters.items() if name.endswith("weight")}
-        sizes = {name: scale.detach().abs() for name, scale in scales.items()}
-        return {name: score.float() for name, score in norms.sums(sizes).items()}
+            norms = norm_groups(model, free, input_sample(self, batches, groups), self.name)
+        parameters = producer_parameters(model, norms)
+        sizes = {name: value.detach().abs() for name, value in parameters.items() if name.endswith("weight")}
+        return {name: score.float() for name, score in over_norms(norms, sizes).items()}

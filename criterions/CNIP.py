@@ -1,5 +1,4 @@
 from collections.abc import Iterable
-from typing import ClassVar
 
 from torch import nn
 
@@ -29,7 +28,7 @@ class CNIP(Criterion):
     """
 
     granularity = "both"
-    schedule: ClassVar[Schedule] = Before()
+    schedule: Schedule = Before()
     data = Data("random", batches=5)
     paper = "arXiv:2006.00896"
 

@@ -1,5 +1,3 @@
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -13,7 +11,7 @@ class ChannelNorm(ChannelWeightCriterion):
     and Graf, 2016, arXiv:1608.08710.
     """
 
-    schedule: ClassVar[Schedule] = After()
+    schedule: Schedule = After()
     paper = "arXiv:1608.08710"
 
     def __init__(self, *, p: int = 1) -> None:

@@ -8,8 +8,7 @@ class FPGM(ChannelWeightCriterion):
     """Sum of the distances of each filter to all filters of its layer; the lowest are nearest to the median.
 
     A channel's filter consists of the rows of all its producers, without biases. The same share of every layer is
-    pruned. He,
-    Liu, Wang, Hu and Yang, 2018, arXiv:1811.00250.
+    pruned. He, Liu, Wang, Hu and Yang, 2018, arXiv:1811.00250.
     """
 
     scope = "layer"

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from secateur import Batch, LossFunction
 from secateur.criterions.LossBased import LossBased
-from secateur.framework.pruning.scoring.gradients import each_gradient, mean_of, one_sample_each
+from secateur.framework.pruning.scoring.gradients import each_gradient, mean_of
 
 
 class Fisher(LossBased):
@@ -28,6 +28,7 @@ class Fisher(LossBased):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, parameters: dict[str, nn.Parameter]
     ) -> dict[str, Tensor]:
         """Return F of the given parameters, in their shapes."""
-        given = one_sample_each(batches) if self.per_example else batches
-        parts = each_gradient(model, given, loss, parameters)
+        if self.per_example:
+            batches = (sample for x, y in batches for sample in zip(x.split(1), y.split(1), strict=True))
+        parts = each_gradient(model, batches, loss, parameters)
         return mean_of((size, {name: g.square_() for name, g in part.items()}) for size, part in parts)

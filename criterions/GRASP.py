@@ -1,25 +1,13 @@
 import copy
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from secateur import (
-    Batch,
-    Before,
-    Criterion,
-    Data,
-    Groups,
-    LossFunction,
-    Masks,
-    Schedule,
-    Scores,
-    prunable_weights,
-)
+from secateur import Batch, Before, Criterion, Data, Groups, LossFunction, Masks, Scores, prunable_weights
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.pruning.scoring.gradient_flow import flow_products
-from secateur.framework.pruning.scoring.gradients import check_temperature, halves
+from secateur.framework.pruning.scoring.gradients import check_flow_options, halves
 
 
 class GRASP(Criterion):
@@ -31,8 +19,8 @@ class GRASP(Criterion):
     reverses the ranking, as in SNIP-it's code. Wang, Zhang and Grosse, 2020, arXiv:2002.07376.
     """
 
-    granularity: ClassVar[str] = "weight"
-    schedule: ClassVar[Schedule] = Before()
+    granularity = "weight"
+    schedule = Before()
     data = Data("balanced", per_class=25)
     paper = "arXiv:2002.07376"
 
@@ -40,7 +28,7 @@ class GRASP(Criterion):
         self, *, temperature: float = 200.0, train_batch_norm: bool = False, halves: bool = False,
         xavier: bool = False, original_polarity: bool = False,
     ) -> None:  # fmt: skip
-        check_temperature(self.name, temperature)
+        check_flow_options(self.name, temperature)
         super().__init__()
         self.temperature, self.train_batch_norm, self.halves = temperature, train_batch_norm, halves
         self.xavier, self.original_polarity = xavier, original_polarity

@@ -1,10 +1,9 @@
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Schedule, Scores, scoring, with_groups
+from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Scores, scoring, with_groups
 from secateur.framework.pruning.scoring.gates.gradients import gate_gradients
 from secateur.framework.pruning.scoring.input_features import input_gates
 
@@ -20,10 +19,10 @@ class GateDecorators(Criterion):
     """
 
     granularity = "channel"
-    schedule: ClassVar[Schedule] = During(even=True)
+    schedule = During(even=True)
     data = Data("random", batches=5)
     paper = "arXiv:1909.08174"
-    trainer: ClassVar[str] = "TickTock"
+    trainer = "TickTock"
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None

@@ -2,20 +2,9 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from secateur import (
-    Batch,
-    Criterion,
-    Data,
-    During,
-    Groups,
-    LossFunction,
-    Scores,
-    mean_gradients,
-    scoring,
-    with_groups,
-)
+from secateur import Batch, Criterion, Data, During, Groups, LossFunction, Scores, scoring, with_groups
 from secateur.framework.pruning.scoring.channel_sums import over_channels, producer_parameters
-from secateur.framework.pruning.scoring.gradients import check_flow_options, softened
+from secateur.framework.pruning.scoring.gradients import check_flow_options, mean_gradients, softened
 
 
 class LossBased(Criterion):

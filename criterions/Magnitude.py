@@ -1,5 +1,3 @@
-from typing import ClassVar
-
 from torch import Tensor
 
 from secateur import After, Schedule, WeightCriterion
@@ -11,7 +9,7 @@ class Magnitude(WeightCriterion):
     Han, Pool, Tran and Dally, 2015, arXiv:1506.02626.
     """
 
-    schedule: ClassVar[Schedule] = After()
+    schedule: Schedule = After()
     paper = "arXiv:1506.02626"
 
     def formula(self, weight: Tensor, gradient: Tensor, loss: Tensor) -> Tensor:

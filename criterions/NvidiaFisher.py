@@ -4,8 +4,9 @@ from torch import nn
 
 from secateur import Batch, Groups, LossFunction, Scores, scoring, with_groups
 from secateur.criterions.Fisher import Fisher
+from secateur.framework.pruning.scoring.channel_sums import producer_parameters
 from secateur.framework.pruning.scoring.gradients import peek, softened
-from secateur.framework.pruning.scoring.norm_scales import NormScales, require_norms
+from secateur.framework.pruning.scoring.norm_scales import norm_groups, over_norms, require_norms
 
 
 class NvidiaFisher(Fisher):
@@ -29,7 +30,8 @@ class NvidiaFisher(Fisher):
         free, batches = with_groups(model, batches, groups)
         sample, batches = peek(batches)
         with scoring(model):
-            norms = NormScales.find(model, free, sample[:1], self.name)
-            fisher = self.gradients(model, batches, softened(loss, self.temperature), norms.parameters)
-        terms = {name: self.formula(value.detach(), fisher[name]) for name, value in norms.parameters.items()}
-        return {name: total.float() for name, total in norms.sums(terms).items()}
+            norms = norm_groups(model, free, sample[:1], self.name)
+            parameters = producer_parameters(model, norms)
+            fisher = self.gradients(model, batches, softened(loss, self.temperature), parameters)
+        terms = {name: self.formula(value.detach(), fisher[name]) for name, value in parameters.items()}
+        return {name: total.float() for name, total in over_norms(norms, terms).items()}

@@ -1,8 +1,6 @@
-from typing import ClassVar
-
 from torch import Tensor
 
-from secateur import After, CurvatureCriterion, Data, Schedule
+from secateur import After, CurvatureCriterion, Data
 
 
 class OBD(CurvatureCriterion):
@@ -14,8 +12,8 @@ class OBD(CurvatureCriterion):
     mode. LeCun, Denker and Solla, 1989; method 10 of arXiv:1906.10771.
     """
 
-    equal_batches: ClassVar[bool] = True
-    schedule: ClassVar[Schedule] = After()
+    equal_batches = True
+    schedule = After()
     data = Data("random", batches=30)
     paper = "arXiv:1906.10771"
 

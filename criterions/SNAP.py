@@ -1,5 +1,4 @@
 from collections.abc import Iterable
-from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ class SNAP(Criterion):
     """
 
     granularity = "channel"
-    schedule: ClassVar[Schedule] = Before()
+    schedule: Schedule = Before()
     data = Data("random", batches=5)
     paper = "arXiv:2006.00896"
 

@@ -1,5 +1,3 @@
-from typing import ClassVar
-
 from torch import Tensor
 
 from secateur import Before, Data, Schedule, WeightCriterion
@@ -12,7 +10,7 @@ class SNIP(WeightCriterion):
     2018, arXiv:1810.02340.
     """
 
-    schedule: ClassVar[Schedule] = Before()
+    schedule: Schedule = Before()
     data = Data("random", batches=5)
     paper = "arXiv:1810.02340"
 

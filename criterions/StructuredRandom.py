@@ -1,5 +1,5 @@
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ class StructuredRandom(Criterion):
 
     granularity = "channel"
     scope = "layer"
-    schedule: ClassVar[Schedule] = Before()
+    schedule: Schedule = Before()
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None

@@ -5,20 +5,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from secateur import (
-    Batch,
-    Before,
-    Criterion,
-    Groups,
-    LossFunction,
-    Scores,
-    UsageError,
-    prunable_weights,
-    scoring,
-)
+from secateur import Batch, Before, Criterion, Groups, LossFunction, Scores, UsageError, prunable_weights, scoring
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
 from secateur.framework.pruning.scoring.gradients import in_double
+from secateur.framework.pruning.scoring.inputs import input_sample
 
 
 class SynFlow(Criterion):
@@ -42,13 +33,8 @@ class SynFlow(Criterion):
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
     ) -> Scores:
         """Return |w * dR/dw| of every prunable weight, in its shape; a batch only gives the input's shape."""
-        example = self.example_input
-        if example is None:
-            example = next((inputs for inputs, _ in list(batches)), None)
-        if example is None:
-            raise UsageError("SynFlow needs an example input or a batch for the shape of the input")
         with scoring(model):
-            scores = synaptic_flow(model, example)
+            scores = synaptic_flow(model, input_sample(self, batches))
         largest = max(float(score.max()) for score in scores.values())
         if not math.isfinite(largest):
             raise UsageError(f"SynFlow: the flow through {type(model).__name__} is too large for float64")
@@ -70,7 +56,7 @@ def synaptic_flow(model: nn.Module, example_input: Tensor) -> dict[str, Tensor]:
         elif name.endswith("running_var"):
             tensors[name] = torch.ones_like(tensors[name])
     weights = {name: tensors[name].requires_grad_() for name in prunable_weights(model)}
-    ones = torch.ones_like(example_input[:1])
+    ones = torch.ones_like(example_input)
     ones = in_double(ones) if ones.is_floating_point() else ones
     outputs = output_tensors(functional_call(model, tensors, (ones,)))
     flow = torch.stack([output.sum() for output in outputs]).sum()

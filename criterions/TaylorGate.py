@@ -1,8 +1,6 @@
-from typing import ClassVar
-
 from torch import Tensor
 
-from secateur import After, Data, GateCriterion, Schedule
+from secateur import After, Data, GateCriterion
 
 
 class TaylorGate(GateCriterion):
@@ -14,8 +12,8 @@ class TaylorGate(GateCriterion):
     Mallya, Tyree, Frosio and Kautz, 2019, arXiv:1906.10771.
     """
 
-    equal_batches: ClassVar[bool] = True
-    schedule: ClassVar[Schedule] = After()
+    equal_batches = True
+    schedule = After()
     data = Data("random", batches=30)
     paper = "arXiv:1906.10771"
 

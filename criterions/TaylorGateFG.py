@@ -1,5 +1,3 @@
-from typing import ClassVar
-
 from torch import Tensor
 
 from secateur.criterions.TaylorGate import TaylorGate
@@ -13,7 +11,7 @@ class TaylorGateFG(TaylorGate):
     method 23 of Molchanov et al., 2019, arXiv:1906.10771.
     """
 
-    per_sample: ClassVar[bool] = True
+    per_sample = True
 
     def formula(self, gradient: Tensor) -> Tensor:
         """Return the sum over samples of the squared gradients."""

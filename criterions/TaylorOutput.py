@@ -1,9 +1,7 @@
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
-from secateur import ActivationCriterion, After, Data, Schedule
+from secateur import ActivationCriterion, After, Data
 
 
 class TaylorOutput(ActivationCriterion):
@@ -14,8 +12,8 @@ class TaylorOutput(ActivationCriterion):
     Molchanov, Tyree, Karras, Aila and Kautz, 2016, arXiv:1611.06440. Eval mode. Method 6 of arXiv:1906.10771.
     """
 
-    equal_batches: ClassVar[bool] = True
-    schedule: ClassVar[Schedule] = After()
+    equal_batches = True
+    schedule = After()
     data = Data("random", batches=30)
     paper = "arXiv:1611.06440"
 

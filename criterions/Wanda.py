@@ -2,17 +2,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from secateur import (
-    After,
-    Batch,
-    Criterion,
-    Data,
-    Groups,
-    LossFunction,
-    Scores,
-    prunable_weights,
-    scoring,
-)
+from secateur import After, Batch, Criterion, Data, Groups, LossFunction, Scores, prunable_weights, scoring
 from secateur.framework.pruning.scoring.input_features import input_norms, over_inputs
 from secateur.framework.pruning.selection.input_features import readers_of_weights
 

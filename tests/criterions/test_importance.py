@@ -805,9 +805,9 @@ def test_the_layers_before_a_channel_are_run_once_for_all_of_them(net: str) -> N
     inputs = batches[0][0]
     with torch.no_grad():
         network, replay = _Network(model, inputs), Replay(model, inputs)
-        for name, group in groups.items():
-            reads = reads_of(model, {name: group}, replay)
-            assert reads is not None and network.proves({name: group})
+        for group in groups.values():
+            reads = reads_of(model, group, replay)
+            assert reads and network.proves(group)
             first = min(replay.nodes.index(node) for node in reads)
             assert all(replay.nodes.index(node) >= first for node in replay.after(reads))
 
@@ -929,7 +929,7 @@ def test_shipped_networks_are_taken_apart(name: str) -> None:
     with torch.no_grad():
         network = _Network(model, inputs)
         assert network.replay is not None
-        assert [network.proves({one: groups[one]}) for one in chosen] == [True] * 3
+        assert [network.proves(groups[one]) for one in chosen] == [True] * 3
 
 
 def test_a_channel_that_is_zero_everywhere_is_not_missed_and_costs_nothing() -> None:

@@ -1,6 +1,7 @@
 """Sums over the parameters that produce a channel: the rows and biases of all its producers."""
 
 from collections.abc import Mapping
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +15,8 @@ def producer_parameters(
 ) -> dict[str, nn.Parameter]:
     """Return the weights, and with `biases` the biases, of all producers of the groups' channels, by name."""
     parameters = dict(model.named_parameters(remove_duplicate=False))
-    produced: dict[str, nn.Parameter] = {}
-    for group in groups.values():
-        for part in group.produced:
-            parameter = parameters[part.tensor]
-            if biases or parameter.dim() > 1:
-                produced[part.tensor] = parameter
-    return produced
+    names = dict.fromkeys(part.tensor for group in groups.values() for part in group.produced)
+    return {name: parameters[name] for name in names if biases or parameters[name].dim() > 1}
 
 
 def channel_rows(model: nn.Module, groups: Mapping[str, ChannelGroup]) -> dict[str, Tensor]:
@@ -81,20 +77,10 @@ def over_channels(groups: Groups, elements: Mapping[str, Tensor]) -> dict[str, T
         for name, element in elements.items()
         if name in dims
     }
-    return add_units(groups, units)
-
-
-def add_units(groups: Mapping[str, ChannelGroup], units: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Sum `units` (producer's tensor -> one value per unit) over each channel: `(channels,)` per group."""
     totals = {}
     for name, group in groups.items():
-        total = None
-        for part in group.produced:
-            if part.tensor in units:
-                term = units[part.tensor][part.index.to(units[part.tensor].device)].sum(dim=1)
-                total = term if total is None else total + term
-        assert total is not None, f"group {name} has no producer"
-        totals[name] = total
+        parts = [(units[part.tensor], part.index) for part in group.produced if part.tensor in units]
+        totals[name] = reduce(torch.add, [values[index.to(values.device)].sum(1) for values, index in parts])
     return totals
 
 

@@ -112,7 +112,7 @@ class Criterion(ABC):
     name: str
     granularity: ClassVar[str]
     scope: ClassVar[str] = "global"
-    schedule: ClassVar[Schedule] = Before()
+    schedule: Schedule = Before()
     threshold: float | None = None
     exact: ClassVar[bool] = False
     uses_initial_weights: bool = False

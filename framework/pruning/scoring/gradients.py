@@ -68,21 +68,10 @@ def softened(loss: LossFunction, temperature: float) -> LossFunction:
     return lambda outputs, targets: loss(outputs / temperature, targets)
 
 
-def one_sample_each(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Split batches into batches of one sample."""
-    for inputs, targets in batches:
-        yield from zip(inputs.split(1), targets.split(1), strict=True)
-
-
-def check_temperature(who: str, temperature: float, name: str = "temperature") -> None:
-    """Raise UsageError unless the temperature is above 0 and finite."""
+def check_flow_options(who: str, temperature: float, samples: int = 1, name: str = "temperature") -> None:
+    """Raise UsageError unless the temperature is above 0 and finite, and `samples` is a positive integer."""
     if not 0 < temperature < math.inf:
         raise UsageError(f"{who}: {name} must be above 0 and finite, got {temperature}")
-
-
-def check_flow_options(who: str, temperature: float, samples: int, name: str = "temperature") -> None:
-    """Raise UsageError unless the temperature is above 0 and finite, and `samples` is a positive integer."""
-    check_temperature(who, temperature, name)
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise UsageError(f"{who}: samples must be a positive integer, got {samples}")
 

@@ -1,6 +1,7 @@
 """Views of a layer's weight by input feature, scores of the network's inputs, and norms of the features."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ def input_norms(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]
         users.setdefault(id(module.weight), []).append(module)
         if isinstance(model.get_submodule(name.rpartition(".")[0]), nn.MultiheadAttention):
             raise UsageError(f"the input of '{name}' inside nn.MultiheadAttention cannot be observed")
-    hooks = [(user, _adder(squares, key)) for key, modules in users.items() for user in modules]
+    hooks = [(user, partial(_add_squares, squares, key)) for key, modules in users.items() for user in modules]
     with torch.no_grad(), hooked(hooks):
         if not [model(inputs) is None for inputs, _ in batches]:
             raise UsageError("the criterion needs data and got no batch")
@@ -88,12 +89,8 @@ def input_norms(model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]
     return norms
 
 
-def _adder(squares: dict[int, Tensor], key: int) -> Callable[..., None]:
-    """Return a forward hook that accumulates the squares of each input feature."""
-
-    def add(module: Any, args: Any, kwargs: Any, _output: Any) -> None:
-        given = (args[0] if args else kwargs["input"]).detach()
-        axis = given.dim() + 1 - module.weight.dim()
-        squares[key] = squares.get(key, 0) + in_double(given.movedim(axis, 0).flatten(1)).square().sum(1)
-
-    return add
+def _add_squares(squares: dict[int, Tensor], key: int, module: Any, args: Any, kwargs: Any, _output: Any) -> None:
+    """Forward hook: add the squares of each input feature."""
+    given = (args[0] if args else kwargs["input"]).detach()
+    axis = given.dim() + 1 - module.weight.dim()
+    squares[key] = squares.get(key, 0) + in_double(given.movedim(axis, 0).flatten(1)).square().sum(1)

@@ -9,19 +9,14 @@ from secateur.framework.pruning.scoring.criterion import Batch, Criterion
 from secateur.utils.errors import UsageError
 
 
-def with_sample(
-    criterion: Criterion, model: nn.Module, batches: Iterable[Batch], groups: Groups | None
-) -> tuple[dict[str, ChannelGroup], Tensor]:
-    """Return the free groups and one input sample: that of the criterion, of the groups, or of the first batch."""
-    if groups is not None:
-        sample = criterion.example_input if criterion.example_input is not None else example_of(groups)
-        if sample is not None:
-            return free_groups(groups), sample[:1]
-    batches = list(batches)
-    if not batches:
+def input_sample(criterion: Criterion, batches: Iterable[Batch], groups: Groups | None = None) -> Tensor:
+    """Return one input sample: that of the criterion, of the groups, or of the first batch."""
+    sample = criterion.example_input if criterion.example_input is not None else example_of(groups or {})
+    if sample is None:
+        sample = next((inputs for inputs, _ in list(batches)), None)
+    if sample is None:
         raise UsageError(f"{criterion.name} needs an example input or a batch, to run the network once")
-    free, _ = with_groups(model, batches, groups)
-    return free, batches[0][0][:1]
+    return sample[:1]
 
 
 def with_groups(

@@ -1,67 +1,49 @@
-"""Scales and shifts of the batch norms after the channels' producers."""
+"""Channel groups whose batch norms are in the place of the layers that produce the channels."""
 
-from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import tensor_name
-from secateur.framework.pruning.channels.groups import Groups
-from secateur.framework.pruning.scoring.channel_sums import add_units
+from secateur.framework.pruning.channels.groups import Groups, Slice
+from secateur.framework.pruning.scoring.channel_sums import over_channels
 from secateur.framework.pruning.scoring.gates.sites import following_norms
 from secateur.utils.errors import UsageError
 
 
-@dataclass(frozen=True)
-class NormScales:
-    """The batch norms of all groups.
+def norm_groups(model: nn.Module, groups: Groups, sample: Tensor, who: str) -> Groups:
+    """Return the groups with `produced` of the scales and shifts of the batch norms after the producers.
 
-    Attributes:
-        groups: The channel groups.
-        parameters: All scales and shifts, by parameter name.
-        names: Producer's weight -> names of the scale and the shift of the norm after the producer.
+    It is empty for a group whose producers have no norm. Raises UsageError, beginning with `who`, for a network
+    without batch norm.
     """
+    require_norms(model, who)
+    names = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    norms = following_norms(model, groups, sample)
+    scaled = {weight: norm for weight, norm in norms.items() if tensor_name(norm, "weight") in names}
+    found = {}
+    for name, group in groups.items():
+        slices = [
+            Slice(tensor_name(scaled[part.tensor], key), 0, part.index)
+            for part in group.produced
+            if part.tensor in scaled
+            for key in ("weight", "bias")
+        ]
+        found[name] = replace(group, produced=tuple(part for part in slices if part.tensor in names))
+    if not any(group.produced for group in found.values()):
+        raise UsageError(f"{who}: no batch norm of {type(model).__name__} follows a channel that may be pruned")
+    return found
 
-    groups: Groups
-    parameters: dict[str, nn.Parameter]
-    names: dict[str, list[str]]
 
-    @classmethod
-    def find(cls, model: nn.Module, groups: Groups, sample: Tensor, who: str) -> NormScales:
-        """Find the norms; raise UsageError, beginning with `who`, for a network without batch norm."""
-        require_norms(model, who)
-        norms = cls(groups, {}, {})
-        for weight, name in following_norms(model, groups, sample).items():
-            tensors = {key: getattr(model.get_submodule(name), key) for key in ("weight", "bias")}
-            own = {tensor_name(name, key): t for key, t in tensors.items() if isinstance(t, nn.Parameter)}
-            if tensor_name(name, "weight") in own:
-                norms.parameters.update(own)
-                norms.names[weight] = list(own)
-        if not norms.names:
-            raise UsageError(
-                f"{who}: no batch norm of {type(model).__name__} follows a channel that may be pruned"
-            )
-        return norms
+def over_norms(groups: Groups, terms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sum `terms` (name of a scale or shift -> one value per unit) over each channel: `(channels,)` per group.
 
-    def sums(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Sum `terms` (name of a scale or shift -> one value per unit) over each channel: `(channels,)` per group.
-
-        The sums are +inf, so that the channels are never pruned, for a group whose producers have no norm.
-        """
-        units = {
-            weight: torch.stack([terms[name] for name in names if name in terms]).sum(0)
-            for weight, names in self.names.items()
-        }
-        never = next(iter(units.values())).new_full((), torch.inf, dtype=torch.float32)
-        return {
-            name: add_units({name: group}, units)[name]
-            if any(part.tensor in units for part in group.produced)
-            else never.repeat(group.channels)
-            for name, group in self.groups.items()
-        }
+    The sums are +inf, so that the channels are never pruned, for a group whose producers have no norm.
+    """
+    sums = over_channels({name: group for name, group in groups.items() if group.produced}, terms)
+    never = next(iter(sums.values())).new_full((), torch.inf, dtype=torch.float32)
+    return {name: sums[name] if name in sums else never.repeat(group.channels) for name, group in groups.items()}
 
 
 def require_norms(model: nn.Module, who: str) -> None:

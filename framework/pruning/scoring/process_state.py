@@ -1,6 +1,7 @@
 """Process-wide settings of torch and global hooks that scoring must not change: saved and restored."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,38 +9,29 @@ from torch.nn.modules import module as global_hooks
 from torch.optim import optimizer as optimizers
 from torch.utils import _device, _python_dispatch
 
-_AUTOCAST = ("cpu", "cuda")
+Setting = tuple[Callable[[], Any], Callable[[Any], Any]]
 
 
-def _autocast() -> tuple[Any, ...]:
-    enabled = tuple(torch.is_autocast_enabled(device) for device in _AUTOCAST)
-    dtypes = tuple(torch.get_autocast_dtype(device) for device in _AUTOCAST)
-    return enabled, dtypes, torch.is_autocast_cache_enabled()
-
-
-def _set_autocast(value: tuple[Any, ...]) -> None:
-    for device, enabled, dtype in zip(_AUTOCAST, value[0], value[1], strict=True):
-        torch.set_autocast_enabled(device, enabled)
-        torch.set_autocast_dtype(device, dtype)
-    torch.set_autocast_cache_enabled(value[2])
-
-
-def _deterministic() -> tuple[bool, bool]:
-    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-
-
-def _set_deterministic(value: tuple[bool, bool]) -> None:
-    torch.use_deterministic_algorithms(value[0], warn_only=value[1])
-
-
-def _attributes(*places: tuple[Any, str]) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """Return a getter and a setter of attributes, given by owner and name."""
+def _together(*settings: Setting) -> Setting:
+    """Return a getter and a setter of several settings."""
 
     def write(values: tuple[Any, ...]) -> None:
-        for (owner, name), value in zip(places, values, strict=True):
-            setattr(owner, name, value)
+        for (_, put), value in zip(settings, values, strict=True):
+            put(value)
 
-    return lambda: tuple(getattr(owner, name, None) for owner, name in places), write
+    return lambda: tuple(read() for read, _ in settings), write
+
+
+def _attributes(*places: tuple[Any, str]) -> Setting:
+    """Return a getter and a setter of attributes, given by owner and name."""
+    return _together(*((partial(getattr, *place, None), partial(setattr, *place)) for place in places))
+
+
+def _autocast(device: str) -> Setting:
+    return _together(
+        (partial(torch.is_autocast_enabled, device), partial(torch.set_autocast_enabled, device)),
+        (partial(torch.get_autocast_dtype, device), partial(torch.set_autocast_dtype, device)),
+    )
 
 
 def _modes() -> tuple[list[Any], list[Any]]:
@@ -93,7 +85,7 @@ def _set_global_hooks(value: dict[Any, Any]) -> None:
 
 
 #: name of a setting -> (getter, setter)
-TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+TORCH_SETTINGS: dict[str, Setting] = {
     "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
     # not by torch.set_default_device, which leaves a `with torch.device(...)` that was entered and never left
     "the default device": _attributes(
@@ -101,8 +93,16 @@ TORCH_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     ),
     "active modes of torch": (_modes, _set_modes),
     "grad mode": (torch.is_grad_enabled, torch._C._set_grad_enabled),
-    "autocast": (_autocast, _set_autocast),
-    "deterministic algorithms": (_deterministic, _set_deterministic),
+    "autocast": _together(
+        _autocast("cpu"),
+        _autocast("cuda"),
+        (torch.is_autocast_cache_enabled, torch.set_autocast_cache_enabled),
+    ),
+    # not by torch.set_deterministic_debug_mode, which leaves the setting of the compiler
+    "deterministic algorithms": (
+        torch.get_deterministic_debug_mode,
+        lambda mode: torch.use_deterministic_algorithms(mode > 0, warn_only=mode == 1),
+    ),
     "the flags of cuDNN": _attributes(
         *((torch.backends.cudnn, name) for name in ("enabled", "benchmark", "deterministic"))
     ),

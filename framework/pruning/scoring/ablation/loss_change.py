@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -45,13 +47,13 @@ def loss_changes(
     sample, batches = peek(batches)
     with torch.no_grad():
         trial = _Network(model, sample[:TRIED])
-        apart = {name for name, group in groups.items() if trial.proves({name: group})}
+        apart = {name for name, group in groups.items() if trial.proves(group)}
     network: _Network | None = None
     for inputs, targets in batches:
         with torch.no_grad():
             network = _Network(model, inputs, network)
             changes = {
-                name: network.changes({name: group}, sets[name], targets, loss, name in apart)
+                name: network.changes(group, sets[name], targets, loss, name in apart)
                 for name, group in groups.items()
             }
         yield len(inputs), changes
@@ -71,70 +73,64 @@ class _Network:
             self.replay = None
         self.whole = model(inputs) if self.replay is None else self.replay.outputs
 
-    def changes(self, one: Groups, sets: Tensor, targets: Tensor, loss: LossFunction, apart: bool) -> Tensor:
-        """Return the loss without each set of one group's channels minus the loss; `apart` is from `proves`."""
-        (group,) = one.values()
-        reads = reads_of(self.model, one, self.replay) if apart and self.replay is not None else None
-        if reads is None or self.replay is None:
+    def changes(
+        self, group: ChannelGroup, sets: Tensor, targets: Tensor, loss: LossFunction, apart: bool
+    ) -> Tensor:
+        """Return the loss without each set of the group's channels minus the loss; `apart` is from `proves`."""
+        reads = self._reads(group) if apart else {}
+        if not reads or self.replay is None:
             value = loss(self.model(self.inputs), targets)  # the replayed pass may round differently
             return torch.stack([loss(self._masked(group, channels), targets) for channels in sets]) - value
         value = loss(self.whole, targets)
         order = self.replay.after(reads)
         changes = value.new_zeros(len(sets))
-        alive = _changing(reads, self.replay, sets).nonzero().flatten()
+        nonzero = torch.stack([read.nonzero() for read in reads.values()]).any(0)
+        alive = nonzero[sets.to(nonzero.device)].any(1).nonzero().flatten()  # other sets do not change the loss
         if not len(alive):
             return changes
         size = max((leaf.numel() for node in order for leaf in tree_leaves(self.replay.values[node])), default=1)
         for block in alive.split(max(1, REPLAY_BLOCK // size)):
-            outputs = self._corrected(self.replay, order, reads, sets[block.cpu()])
-            separate = [tree_map(lambda out, at=at: out[at], outputs) for at in range(len(block))]
+            outputs = _corrected(self.replay, order, reads, sets[block.cpu()])
+            separate = [tree_map(itemgetter(at), outputs) for at in range(len(block))]
             changes[block] = torch.stack([loss(out, targets) for out in separate]) - value
         return changes
 
-    def _corrected(self, replay: Replay, order: list[Node], reads: Mapping[Node, Read], sets: Tensor) -> Any:
-        special = {node: read.without(node, replay, sets) for node, read in reads.items()}
-        return replay.run(order, len(sets), {}, special)
+    def proves(self, group: ChannelGroup) -> bool:
+        """Whether both ways to remove channels agree, for the even and for the odd channels of a group."""
+        reads = self._reads(group)
+        if not reads or self.replay is None:
+            return False
+        order = self.replay.after(reads)
+        try:
+            for first in range(min(2, group.channels)):
+                half = torch.arange(first, group.channels, 2)
+                expected = tree_leaves(self._masked(group, half))
+                found = tree_leaves(_corrected(self.replay, order, reads, half[None]))
+                if not all(map(_agree, found, expected, tree_leaves(self.whole))):
+                    return False
+        except RuntimeError:  # an operation that cannot be batched over many changes
+            return False
+        return True
+
+    def _reads(self, group: ChannelGroup) -> dict[Node, Read]:
+        return reads_of(self.model, group, self.replay) if self.replay is not None else {}
 
     def _masked(self, group: ChannelGroup, channels: Tensor) -> Any:
         """Return the outputs with every entry of some channels set to zero."""
         changed: dict[str, Tensor] = {}
         for part in group.slices:
             if part.tensor in self.parameters:
-                tensor = changed.get(part.tensor)
-                tensor = self.parameters[part.tensor].detach().clone() if tensor is None else tensor
+                tensor = changed.get(part.tensor, self.parameters[part.tensor].detach())
                 index = part.index[channels.cpu()].flatten().to(tensor.device)
                 changed[part.tensor] = tensor.index_fill(part.dim, index, 0)
         return functional_call(self.model, changed, (self.inputs,))
 
-    def proves(self, one: Groups) -> bool:
-        """Whether both ways to remove channels agree, for the even and for the odd channels of a group."""
-        (group,) = one.values()
-        reads = reads_of(self.model, one, self.replay) if self.replay is not None else None
-        if reads is None or self.replay is None:
-            return False
-        try:
-            return self._halves_agree(group, reads, self.replay)
-        except RuntimeError:  # an operation that cannot be batched over many changes
-            return False
 
-    def _halves_agree(self, group: ChannelGroup, reads: Mapping[Node, Read], replay: Replay) -> bool:
-        order = replay.after(reads)
-        for first in range(min(2, group.channels)):
-            half = torch.arange(first, group.channels, 2)
-            expected = tree_leaves(self._masked(group, half))
-            found = tree_leaves(self._corrected(replay, order, reads, half[None]))
-            if not all(map(_agree, found, expected, tree_leaves(self.whole))):
-                return False
-        return True
+def _corrected(replay: Replay, order: list[Node], reads: Mapping[Node, Read], sets: Tensor) -> Any:
+    return replay.run(order, len(sets), {node: partial(read.without, sets) for node, read in reads.items()})
 
 
 def _agree(found: Tensor, expected: Tensor, whole: Tensor) -> bool:
     change = torch.linalg.vector_norm((expected - whole).double())
     rounding = ROUNDING * torch.linalg.vector_norm(whole.double())
     return bool(torch.linalg.vector_norm((found[0] - expected).double()) <= RELATIVE_ERROR * change + rounding)
-
-
-def _changing(reads: Mapping[Node, Read], replay: Replay, sets: Tensor) -> Tensor:
-    """Return the mask of sets with a nonzero channel at a reader; the others do not change the loss."""
-    alive = torch.stack([read.nonzero(node, replay) for node, read in reads.items()]).any(0)
-    return alive[sets.to(alive.device)].any(1)

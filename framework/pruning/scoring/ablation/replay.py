@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections import ChainMap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -45,7 +46,6 @@ class Replay:
 
     def __init__(self, model: nn.Module, inputs: Tensor) -> None:
         named = {name: parameter.detach() for name, parameter in model.named_parameters()}
-
         specs = []
 
         def forward(parameters: list[Tensor], given: Tensor) -> list[Any]:
@@ -104,15 +104,15 @@ class Replay:
                 reached.add(node)
         return [node for node in self.nodes if node in reached and node.op == "call_function"]
 
-    def run(self, order: Sequence[Node], changes: int, stacked: Stacked, special: Special) -> Any:
+    def run(self, order: Sequence[Node], changes: int, special: Special) -> Any:
         """Return the outputs for many changed values at once, `(changes, ...)` each.
 
         Args:
             order: The operations to repeat, see `after`.
             changes: Number of changes.
-            stacked: The replaced values.
             special: Functions of the values replaced so far that compute the results of some operations.
         """
+        stacked: Stacked = {}
         last = {one: node for node in order for one in node.all_input_nodes}
         kept = set(tree_leaves(map_arg(self.outcome, lambda node: node)))
         for node in order:
@@ -135,31 +135,27 @@ class Replay:
         if node.target is operator.getitem:
             return stacked[node.args[0]][node.args[1]]  # type: ignore[index]
         name, target = node.target.overloadpacket.__name__, self._target(node)  # type: ignore[union-attr]
-        changed = [one for one in node.all_input_nodes if one in stacked]
-        args, kwargs = map_arg((node.args, node.kwargs), lambda one: stacked.get(one, self.values.get(one)))
+        changed = {one: stacked[one] for one in node.all_input_nodes if one in stacked}
         if name == "as_strided_" and _only_restrides(node):
             return stacked[node.args[0]]  # type: ignore[index]
+
+        def arguments(replaced: Stacked) -> Any:
+            return map_arg((node.args, node.kwargs), ChainMap(replaced, self.values).__getitem__)
+
+        def single(*values: Any) -> Any:
+            args, kwargs = arguments(dict(zip(changed, values, strict=True)))
+            return target(*args, **kwargs)
+
         place = SAMPLEWISE.get(name)
-        if place is not None and changed == [node.args[place]]:
+        if place is not None and list(changed) == [node.args[place]]:
+            args, kwargs = arguments(changed)
             return _folded(target, args, kwargs, place, changes)
-        return self._vmapped(node, changed, stacked)
+        return torch.vmap(single)(*changed.values())
 
     @staticmethod
     def _target(node: Node) -> Any:
         """Return the operation; views become reshapes, since replaced values may have another memory layout."""
         return VIEW_FUNCTIONS.get(node.target, node.target)
-
-    def _vmapped(self, node: Node, changed: Sequence[Node], stacked: Stacked) -> Any:
-        target = self._target(node)
-
-        def single(*values: Any) -> Any:
-            changes = dict(zip(changed, values, strict=True))
-            args, kwargs = map_arg(
-                (node.args, node.kwargs), lambda arg: changes[arg] if arg in changes else self.values[arg]
-            )
-            return target(*args, **kwargs)
-
-        return torch.vmap(single)(*(stacked[one] for one in changed))
 
 
 def _laid_out(inputs: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -280,10 +279,17 @@ class _Sums:
                 self.scores[name] = self.criterion.reduce(values)
         return {name: self.scores[name] for name in self.sites.groups}
 
-    def _observe(self, weight: str, output: Tensor, *origin: Any) -> Tensor:
+    def _observe(self, weight: str, output: Tensor, source: Tensor, norm: Any, copy: bool) -> Tensor:
         self.pending.update(name for name, _ in self.units[weight])
         anchor = output.new_ones(()).requires_grad_()
-        result: Tensor = Observed.apply(output, anchor, *origin, partial(self._add, weight))
+        sources = [source.detach()]
+
+        def receive(gradient: Tensor) -> Tensor:
+            given = sources.pop()  # the graph no longer has it in memory afterwards
+            self._add(weight, given if norm is None else norm.forward(given), gradient)
+            return gradient
+
+        result: Tensor = Observed.apply(output, anchor, receive, copy)
         return result
 
     def _add(self, weight: str, *tensors: Tensor) -> None:

@@ -1,10 +1,10 @@
 """The gate of a channel: a multiplication by one, whose first and second derivatives are those of the loss.
 
-`Observed` is a gate for every sample and position; it gives the output and its gradient instead of their product.
+`Observed` has no gate and only gives the gradient of the output.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,12 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import replaced
 from secateur.framework.pruning.scoring.gates.sites import GateSites
 
 #: function of a producer's weight name, its output, and `source`, `norm` and `copy` as in `Gate.forward`, which
 #: returns the output with a gate
 Operation = Callable[..., Tensor]
+#: function of the gradient of an output, which returns what is passed on; nothing if this is None
+Receive = Callable[[Tensor], Tensor | None]
 
 
 class Application(NamedTuple):
@@ -65,33 +68,21 @@ class Gate(torch.autograd.Function):
 
 
 class Observed(torch.autograd.Function):
-    """The identity, which passes the output and its gradient to `receive` in the backward pass.
-
-    `anchor` is a tensor that requires a gradient, so that there is a backward pass; the other arguments are as in
-    `Gate`.
-    """
+    """The identity, which passes its gradient to `receive` in the backward pass and returns what this returns."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any,
-        output: Tensor,
-        anchor: Tensor,
-        source: Tensor,
-        norm: Any,
-        copy: bool,
-        receive: Callable[[Tensor, Tensor], None],
-    ) -> Tensor:
-        """Return the output, or a copy of it where it is modified in place later."""
-        ctx.save_for_backward(source)
-        ctx.norm, ctx.receive = norm, receive
+    def forward(ctx: Any, output: Tensor, anchor: Tensor | None, receive: Receive, copy: bool) -> Tensor:  # type: ignore[override]
+        """Return the output, or a copy of it where it is modified in place later.
+
+        `anchor` requires a gradient, so that there is a backward pass also for an output without one.
+        """
+        ctx.receive = receive
         return output.clone() if copy else output.view_as(output)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        """Return the gradient of the output."""
-        (source,) = ctx.saved_tensors
-        ctx.receive(source if ctx.norm is None else ctx.norm.forward(source), grad)
-        return grad, None, None, None, None, None
+        """Return the gradient that is passed on."""
+        return ctx.receive(grad), None, None, None
 
 
 @contextmanager
@@ -159,9 +150,6 @@ def attached(sites: GateSites, operation: Operation, keep: bool = False) -> Iter
         source = output if norm is None else args[0] if args else kwargs["input"]
         return operation(weight, output, source, norm, weight in sites.copied)
 
-    with ExitStack() as stack:
-        for weight, name in sites.outputs.items():
-            module = sites.model.get_submodule(name)
-            handle = module.register_forward_hook(partial(apply, weight), with_kwargs=True)
-            stack.callback(handle.remove)
+    model = sites.model
+    with hooked((model.get_submodule(name), partial(apply, weight)) for weight, name in sites.outputs.items()):
         yield

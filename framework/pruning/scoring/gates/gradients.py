@@ -1,7 +1,6 @@
 """Gradients of channel gates per batch and per sample, without a change of the network."""
 
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from secateur.framework.network.outputs import output_tensors
 from secateur.framework.pruning.channels.groups import Groups
 from secateur.framework.pruning.scoring.criterion import Batch, LossFunction
-from secateur.framework.pruning.scoring.gates.gated import Gate, attached, gated
+from secateur.framework.pruning.scoring.gates.gated import Application, gated
 from secateur.framework.pruning.scoring.gates.sites import GateSites, Place
 from secateur.framework.pruning.scoring.gradients import freeze, mean_of, peek
 from secateur.utils.errors import UsageError
@@ -75,22 +74,17 @@ def samples_apart(sites: GateSites, sample: Tensor) -> bool:
     """
     if not all(map(sites.on_outputs, sites.groups)):
         return False
-    fits = True
-
-    def multiply(weight: str, output: Tensor, *origin: Any) -> Tensor:
-        nonlocal fits
-        fits = fits and sites.axis(weight, output) > 0 and len(output) == len(sample)
-        gates.append(output.new_ones(len(output), *[1] * (output.dim() - 1)).requires_grad_())
-        result: Tensor = Gate.apply(output, gates[-1], *origin)
-        return result
-
-    gates: list[Tensor] = []
-    with attached(sites, multiply):
+    calls: list[Application] = []
+    with gated(sites, calls=calls):
         outputs = [output for output in output_tensors(sites.model(sample)) if output.requires_grad]
-    if not outputs or not fits:
-        return fits
+    if not all(sites.axis(call.weight, call.before) > 0 and len(call.before) == len(sample) for call in calls):
+        return False
+    if not outputs:
+        return True
     value = torch.stack([output[:1].float().square().mean() for output in outputs]).sum()
-    rows = torch.stack([row.flatten() for row in torch.autograd.grad(value, gates, materialize_grads=True)])
+    slopes = torch.autograd.grad(value, [call.after for call in calls], allow_unused=True)
+    terms = [call.before * (0 if slope is None else slope) for call, slope in zip(calls, slopes, strict=True)]
+    rows = torch.stack([term.flatten(1).sum(1) for term in terms])
     return bool(torch.linalg.vector_norm(rows[:, 1:]) <= ZERO * torch.linalg.vector_norm(rows))
 
 

@@ -1,7 +1,7 @@
 """Detection of piecewise linear networks from the operations recorded by autograd."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ _LINEAR = (
     "Mean Sum AvgPool2D AvgPool3D AdaptiveAvgPool1D AdaptiveAvgPool2D AdaptiveAvgPool3D "
     "MkldnnAdaptiveAvgPool2D Relu LeakyRelu Hardtanh Threshold Clamp ClampMin ClampMax Abs Max Min Amax "
     "Amin Maximum Minimum MaxPool2DWithIndices MaxPool3DWithIndices AdaptiveMaxPool2D UpsampleNearest1D "
-    "UpsampleNearest2D UpsampleBilinear2D NativeBatchNorm CudnnBatchNorm MiopenBatchNorm Where Gate Valve "
+    "UpsampleNearest2D UpsampleBilinear2D NativeBatchNorm CudnnBatchNorm MiopenBatchNorm Where IndexCopy Gate "
+    "Observed "
 )
 LINEAR = frozenset(_LINEAR.split())
 #: bilinear operations -> indices of the two factors
@@ -34,24 +35,26 @@ def piecewise_linear(model: nn.Module, outputs: Iterable[Tensor]) -> bool:
         for module in model.modules()
     ):
         return False
-    seen: set[Any] = set()
-    pending = [output.grad_fn for output in outputs if output.grad_fn is not None]
+    return not any(map(_curved, operations(outputs)))
+
+
+def operations(outputs: Iterable[Tensor]) -> Iterator[Any]:
+    """Yield every operation of the graph that autograd recorded for the outputs."""
+    seen: set[Any] = {None}
+    pending: list[Any] = [output.grad_fn for output in outputs]
     while pending:
-        node: Any = pending.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
-        following = [function for function, _ in node.next_functions]
-        if name == "Gate":  # linear in the output; the second input is the gate
-            following = following[:1]
-        if name == "Div":
-            curved = len(following) > 1 and following[1] is not None
-        elif name in FACTORS:
-            curved = sum(at < len(following) and following[at] is not None for at in FACTORS[name]) > 1
-        else:
-            curved = name not in LINEAR
-        if curved:
-            return False
-        pending += [function for function in following if function is not None]
-    return True
+        node = pending.pop()
+        if node not in seen:
+            seen.add(node)
+            yield node
+            pending += [function for function, _ in node.next_functions]
+
+
+def _curved(node: Any) -> bool:
+    name = re.sub(r"Backward\d*$", "", node.name().rpartition("::")[2])
+    varies = [function is not None for function, _ in node.next_functions]
+    if name == "Div":
+        return any(varies[1:2])
+    if name in FACTORS:
+        return sum(any(varies[at : at + 1]) for at in FACTORS[name]) > 1
+    return name not in LINEAR

@@ -6,8 +6,8 @@ sum of these over the producers, by a backward pass for each channel, from the p
 the way are narrow, since only one channel matters at either end, and are computed for this channel alone:
 
 - at the end, the layer of the producer: only the rows of its weight that give the channel;
-- at the start, the first layer that reads the channels: only the columns of its weight for the channel. A `Valve`
-  stops the pass there. From the input of the layer back to the gate all channels are separate, so that one more
+- at the start, the first layer that reads the channels: only the columns of its weight for the channel. The pass
+  stops there. From the input of the layer back to the gate all channels are separate, so that one more
   backward pass serves all of them.
 
 In a stage of n blocks with two convolutions each, a pass thus goes through 2 n - 2 of 2 n convolutions.
@@ -31,32 +31,14 @@ from torch.nn.grad import conv2d_input
 from secateur.framework.network.layers import prunable_layers
 from secateur.framework.network.outputs import hooked
 from secateur.framework.pruning.channels.groups import ChannelGroup, Slice
-from secateur.framework.pruning.scoring.gates.gated import Application, gated
+from secateur.framework.pruning.scoring.gates.gated import Application, Observed, gated
+from secateur.framework.pruning.scoring.gates.linearity import operations
 from secateur.framework.pruning.scoring.gates.sites import GateSites
 
 #: where passes begin, and the vector that the pass for a channel begins with
 End = tuple[GradientEdge, Callable[[int], Tensor]]
 #: layer -> slice of its weight that reads the channels of a group
 Reading = dict[str, Slice]
-
-
-class Valve(torch.autograd.Function):
-    """The identity; while it is closed, it keeps the gradient instead of passing it on."""
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor) -> Tensor:  # type: ignore[override]
-        """Return a copy of the output, which may be modified in place later."""
-        ctx.closed, ctx.gradient = False, None
-        ctx.set_materialize_grads(False)
-        return output.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> Tensor | None:  # type: ignore[override]
-        """Return the gradient, or None if the valve is closed."""
-        if not ctx.closed:
-            return grad
-        ctx.gradient = grad
-        return None
 
 
 @dataclass
@@ -140,7 +122,7 @@ class GatedPass:
         for group, slices in reading.items():
             if name in slices and group not in self._readers:
                 if call := Convolution.of(layer, inputs, output):
-                    output = Valve.apply(output)
+                    output = Observed.apply(output, None, _passed_on, True)
                     call.output = get_gradient_edge(output)
                 columns = slices[name].index.to(output.device)
                 self._readers[group] = Reader(call, columns, len(self.calls))
@@ -210,7 +192,7 @@ def _passes(run: GatedPass, series: Series, gate: Tensor, ends: list[End], units
     starts = [run.calls[at] for at in series.starts]
     reader, found = series.reader, torch.zeros_like(gate)
     entries = gate.new_zeros(reader.call.shape if reader else 0)
-    with _stopped(starts, reader) as valve:
+    with _stopped(starts, reader) as stopped:
         for channel in range(len(gate)):
             vectors = [vector(channel) for _, vector in ends]
             gradients = torch.autograd.grad(
@@ -225,10 +207,9 @@ def _passes(run: GatedPass, series: Series, gate: Tensor, ends: list[End], units
                     axis, rows = run.sites.axis(call.weight, gradient), units[call.weight][channel]
                     values = call.before.detach().index_select(axis, rows)
                     found[channel] += (gradient.index_select(axis, rows) * values).sum()
-            if reader and valve.gradient is not None:
+            if reader and stopped:
                 columns = reader.columns[channel]
-                entries[:, columns] = reader.call.to_columns(valve.gradient, columns)
-                valve.gradient = None
+                entries[:, columns] = reader.call.to_columns(stopped.pop(), columns)
     if reader:
         found += torch.autograd.grad(reader.call.inputs, gate, entries, retain_graph=True)[0]
     return found
@@ -250,35 +231,30 @@ def _only(slope: Tensor, axis: int, units: Tensor, channel: int) -> Tensor:
 
 
 @contextmanager
-def _stopped(starts: list[Application], reader: Reader | None) -> Iterator[Any]:
-    """Context manager in which gates have no gradients and the valve of the reader is closed; yields the valve."""
-    valve: Any = reader.call.output.node if reader else None
-    gates: list[Any] = [call.after.node for call in starts]
-    for node in gates:
+def _stopped(starts: list[Application], reader: Reader | None) -> Iterator[list[Tensor]]:
+    """Context manager in which gates have no gradients; those at the reader are put into the list it yields."""
+    stopped: list[Tensor] = []
+    nodes: list[Any] = [call.after.node for call in starts]
+    for node in nodes:
         node.idle = True
-    if valve:
-        valve.closed = True
+    if reader:
+        reader.call.output.node.receive = stopped.append
     try:
-        yield valve
+        yield stopped
     finally:
-        for node in gates:
+        for node in nodes:
             node.idle = False
-        if valve:
-            valve.closed = False
+        if reader:
+            reader.call.output.node.receive = _passed_on
+
+
+def _passed_on(gradient: Tensor) -> Tensor:
+    return gradient
 
 
 def _depends(output: Tensor, leaf: Tensor) -> bool:
     """Whether a tensor was computed from a leaf."""
-    seen: set[Any] = set()
-    pending: list[Any] = [output.grad_fn]
-    while pending:
-        node = pending.pop()
-        if node is not None and node not in seen:
-            if getattr(node, "variable", None) is leaf:
-                return True
-            seen.add(node)
-            pending += [function for function, _ in node.next_functions]
-    return False
+    return any(getattr(node, "variable", None) is leaf for node in operations([output]))
 
 
 def _reading(model: nn.Module, layers: dict[str, nn.Module], group: ChannelGroup) -> Reading:

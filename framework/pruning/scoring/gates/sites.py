@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -134,19 +134,18 @@ def _observe(model: nn.Module, outputs: dict[str, str], sample: Tensor) -> tuple
     uses = _Uses({id(own): weight for weight in outputs for own in layers[weight].parameters(recurse=False)})
     seen: list[tuple[str, Tensor, int]] = []
 
-    def leave(weight: str) -> Callable[..., None]:
-        return lambda *_: uses.running.remove(weight)
+    def enter(weight: str, *_: Any) -> None:
+        uses.running.append(weight)
 
-    def note(weight: str) -> Callable[..., None]:
-        return lambda _module, _args, _kwargs, output: seen.append((weight, output, output._version))
+    def leave(weight: str, *_: Any) -> None:
+        uses.running.remove(weight)
 
-    hooks = [(layer, leave(weight)) for weight, layer in layers.items()]
-    hooks += [(model.get_submodule(name), note(weight)) for weight, name in outputs.items()]
-    with ExitStack() as stack:
-        for weight, layer in layers.items():
-            enter = layer.register_forward_pre_hook(lambda *_, weight=weight: uses.running.append(weight))
-            stack.callback(enter.remove)
-        for context in (preserved_state(model), torch.no_grad(), hooked(hooks), uses):
-            stack.enter_context(context)
+    def note(weight: str, _module: Any, _args: Any, _kwargs: Any, output: Tensor) -> None:
+        seen.append((weight, output, output._version))
+
+    before = [(layer, partial(enter, weight)) for weight, layer in layers.items()]
+    after = [(layer, partial(leave, weight)) for weight, layer in layers.items()]
+    after += [(model.get_submodule(name), partial(note, weight)) for weight, name in outputs.items()]
+    with preserved_state(model), torch.no_grad(), hooked(after, before), uses:
         model(sample)
     return uses.elsewhere, frozenset(weight for weight, output, version in seen if output._version != version)

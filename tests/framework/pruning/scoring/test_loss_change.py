@@ -42,8 +42,8 @@ def test_the_corrected_loss_is_that_of_a_network_without_the_channels(net: str, 
         for name, group in groups.items():
             sets = torch.combinations(torch.arange(group.channels), size)
             sets = sets[:: 1 + len(sets) // 4]
-            assert network.proves({name: group})
-            found = network.changes({name: group}, sets, targets, F.cross_entropy, apart=True)
+            assert network.proves(group)
+            found = network.changes(group, sets, targets, F.cross_entropy, apart=True)
             for channels, change in zip(sets, found, strict=True):
                 keep = torch.ones(group.channels, dtype=torch.bool)
                 keep[channels] = False
