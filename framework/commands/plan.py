@@ -96,7 +96,7 @@ def _remarks(config: RunConfig, decisions: Decisions, criterion: Criterion, sche
         remarks.append(f"{name} prunes nothing: --schedule {config.schedule} has no effect")
     if config.schedule == "before" and (config.prune_delay, config.prune_freq) != (None, None):
         remarks.append(f"{name} prunes before training: prune_delay and prune_freq have no effect")
-    if "pruning_limit" in decisions.given:
+    if "pruning_limit" in decisions.flags:  # not in a file, see `unused_flags`
         if criterion.threshold is not None:
             effect = "has no effect" if config.pruning_limit > 0 else "0 prunes nothing"
             rule = f"{name} prunes by a fixed threshold, {criterion.threshold:g}"
