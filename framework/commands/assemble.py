@@ -8,17 +8,10 @@ from torch import nn
 
 from secateur.framework.commands.machine import seed_everything
 from secateur.framework.commands.optimizer_options import optimizer_options
-from secateur.framework.commands.plan import Plan
 from secateur.framework.network.memory_format import MEMORY_FORMATS, lay_out, usable_format
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighted
-from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.selection.targets import target_class
-from secateur.framework.pruning.steps.averages import Tracking
-from secateur.framework.pruning.steps.by_schedule import pruner_for
-from secateur.framework.pruning.steps.pruner import Pruner
-from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.settings.decisions import MEASURED, RECOMMENDED, Config, Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import is_ours, load_model, read_file
@@ -193,39 +186,6 @@ def build_lr_schedule(
     if config.lr_schedule == "cosine":
         return schedulers.CosineAnnealingLR(optimizer, max(1, config.epochs))
     return None
-
-
-def build_pruner(config: RunConfig, criterion: Criterion, plan: Plan) -> Pruner:
-    """Build the pruning listener; raise UsageError for options without meaning for the criterion."""
-    options, outer = config.options("pruning"), bool(config.outer_layer_pruning)
-    options |= {
-        "round_to": int(config.round_to),
-        "keep_share": max(config.keep_share, plan.least_share),
-        "outer_layers": outer,
-        "rank_inputs": outer and target_class(criterion).units == "channels",
-    }
-    if plan.moments:
-        target_class(criterion).check(criterion, PruneOptions(**options))
-    return pruner_for(
-        criterion,
-        plan.schedule,
-        config.pruning_limit,
-        config.epochs,
-        seed=config.seed,
-        masking=config.masking,
-        preserve_moment=config.preserve_moment,
-        tracking=Tracking(**config.options("tracking")) if config.track_importance else None,
-        options=PruneOptions(**options),
-    )
-
-
-def fit_pruner(config: RunConfig, decisions: Decisions, pruner: Pruner, loaders: Loaders) -> RunConfig:
-    """Return the settings with the frequency of an iterative schedule, which depends on the batches of the run."""
-    if not isinstance(pruner.schedule, Iterative):
-        return config
-    batches = len(loaders.train) * config.epochs
-    frequency = pruner.schedule.steps(batches)[0]
-    return decisions.choose(config, MEASURED, f"{batches} batches", frequency=frequency)
 
 
 def build_criterion(config: RunConfig) -> Criterion:

@@ -13,7 +13,7 @@ from secateur.framework.commands import assemble
 from secateur.framework.commands.dense_baseline import dense_config, known_dense_accuracy
 from secateur.framework.commands.failures import opened
 from secateur.framework.commands.optimizer_options import try_optimizer, with_fused
-from secateur.framework.commands.plan import Plan, plan_pruning
+from secateur.framework.commands.plan import plan_pruning, with_frequency
 from secateur.framework.network import memory_format
 from secateur.framework.network.lineage import was_pruned
 from secateur.framework.plugins.registry import build, registry
@@ -23,7 +23,7 @@ from secateur.framework.pruning.steps.rewinding import Rewinder
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.recorder import Recorder
 from secateur.framework.reporting.report import make_report, report_table
-from secateur.framework.schedules.base import BEFORE_TRAINING, Never
+from secateur.framework.schedules.base import BEFORE_TRAINING
 from secateur.framework.settings.decisions import IMPLIED, MEASURED, Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import save_model
@@ -46,13 +46,12 @@ def train(config: RunConfig, decisions: Decisions, command: str, console: Consol
     config = with_fused(config, decisions)
     try_optimizer(config)
     criterion = assemble.build_criterion(config)
-    plan, config = plan_pruning(config, decisions, criterion)
-    pruner = assemble.build_pruner(config, criterion, plan)
+    pruner, config = plan_pruning(config, decisions, criterion)
     loss = assemble.build_loss(config)
     loaders, config = assemble.build_loaders(config, decisions)  # after the quick checks, since it may download
     if config.eval_freq and loaders.val is None:
         decisions.notes.append("no validation images (--val_share 0): --eval_freq has no effect")
-    config = assemble.fit_pruner(config, decisions, pruner, loaders)
+    config = with_frequency(config, decisions, pruner, loaders)
     model = assemble.build_model(config, loaders)
     example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
     _check_dense(config, model)
@@ -71,7 +70,7 @@ def train(config: RunConfig, decisions: Decisions, command: str, console: Consol
     known = known_dense_accuracy(config, decisions) if not config.train_dense and compared else None
     with opened(config, decisions, command, console) as folder:
         dense_accuracy = _train_dense(config, folder, console) if config.train_dense and compared else known
-        run = Training(folder, config, decisions, plan)
+        run = Training(folder, config, decisions)
         console.show(report_table(train_in(run, trainer, pruner, console, dense_accuracy)))
     return folder
 
@@ -82,7 +81,6 @@ class Training(NamedTuple):
     folder: RunFolder
     config: RunConfig
     decisions: Decisions
-    plan: Plan
 
 
 def _with_memory_format(config: RunConfig, decisions: Decisions, model: nn.Module, example: Tensor) -> RunConfig:
@@ -140,7 +138,7 @@ def train_in(
         recorder.close()
     if not config.prunes and not was_pruned(trainer.model):
         dense_accuracy = test["acc"]  # of the dense network
-    last, counted = pruner.events[-1] if pruner.events else None, run.plan.counted
+    last, counted = pruner.events[-1] if pruner.events else None, getattr(pruner.schedule, "counted", False)
     report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last, counted) | drawn.results
     from secateur.framework.reporting.plots.run import draw_all  # imports matplotlib, not needed by refused runs
 
@@ -198,7 +196,7 @@ class Layout:
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:
         """Choose the memory format, and record it in config.yaml so that the run can be repeated."""
-        folder, config, decisions, _ = self._run
+        folder, config, decisions = self._run
         if config.train_memory_format == "auto":
             fastest, why = config.memory_format, "as before pruning"
             if self._pruned_before:
@@ -235,7 +233,7 @@ def _train_dense(config: RunConfig, folder: RunFolder, console: Console) -> floa
     loaders, dense = assemble.build_loaders(dense, decisions)
     trainer = build_trainer(dense, assemble.build_model(dense, loaders), loaders)
     pruner = Pruner(build("criterions", dense.prune_criterion), {})
-    report = train_in(Training(inner, dense, decisions, Plan(Never(), {})), trainer, pruner, console, None)
+    report = train_in(Training(inner, dense, decisions), trainer, pruner, console, None)
     accuracy: float = report["pruned"]["accuracy"]
     console.say(f"the dense network reaches {accuracy:.4f}; now the pruned one")
     return accuracy
