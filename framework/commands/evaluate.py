@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.commands import assemble
-from secateur.framework.commands.attack_checks import compared_checkpoint
 from secateur.framework.commands.failures import opened
+from secateur.framework.commands.prepare import compared_checkpoint
 from secateur.framework.network.preserve import preserved_state
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build

@@ -43,9 +43,8 @@ def explained_run(config: RunConfig, decisions: Decisions) -> tuple[RunConfig, D
 
     Values that stay "auto" are measured when the run starts.
     """
-    from secateur.framework.commands.assemble import build_criterion
+    from secateur.framework.commands.assemble import build_criterion, with_fused
     from secateur.framework.commands.machine import prepare_machine
-    from secateur.framework.commands.optimizer_options import with_fused
     from secateur.framework.commands.plan import plan_pruning
 
     config = prepare_machine(config, decisions)

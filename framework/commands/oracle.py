@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from secateur.framework.commands import assemble
 from secateur.framework.commands.failures import opened
-from secateur.framework.commands.oracle_criterions import ALL_CRITERIONS, chosen_criterions
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
@@ -16,7 +15,7 @@ from secateur.framework.pruning.steps.dry_run import try_criterion
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.report import report_head
 from secateur.framework.settings.decisions import Decisions
-from secateur.framework.settings.oracle_config import StudyConfig
+from secateur.framework.settings.oracle_config import ALL_CRITERIONS, StudyConfig, chosen_criterions
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.studies.oracle.study import Study, judge, measure_oracle
 from secateur.framework.studies.oracle.tables import head, left_out_lines, table

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from secateur.framework.commands import assemble
 from secateur.framework.commands.dense_baseline import dense_config, known_dense_accuracy
 from secateur.framework.commands.failures import opened
-from secateur.framework.commands.optimizer_options import try_optimizer, with_fused
 from secateur.framework.commands.plan import plan_pruning, with_frequency
 from secateur.framework.network import memory_format
 from secateur.framework.network.lineage import was_pruned
@@ -43,8 +42,8 @@ FASTER = "the faster one; small networks are not measured"
 
 def train(config: RunConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
     """Prune and train a network, and compare it with the dense one."""
-    config = with_fused(config, decisions)
-    try_optimizer(config)
+    config = assemble.with_fused(config, decisions)
+    assemble.try_optimizer(config)
     criterion = assemble.build_criterion(config)
     pruner, config = plan_pruning(config, decisions, criterion)
     loss = assemble.build_loss(config)

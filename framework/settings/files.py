@@ -59,13 +59,8 @@ def parse_settings(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
             raise UsageError(f"--set must be GROUP.KEY=VALUE, got {one_line(repr(text), 60)}")
         if group not in PLUGIN_OF:
             raise UsageError(unknown("group of --set", group, PLUGIN_OF))
-        options.setdefault(group, {})[key] = parse_value(value, f"--set {left}")
+        options.setdefault(group, {})[key] = parse_yaml(value, f"--set {left}={one_line(value, 60)}")
     return options
-
-
-def parse_value(text: str, where: str) -> Any:
-    """Parse a YAML value; texts such as 1e-3 are numbers."""
-    return parse_yaml(text, f"{where}={one_line(text, 60)}")
 
 
 def _beside(file: Path, value: Any) -> Any:
