@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from secateur.framework.commands import assemble
 from secateur.framework.commands.failures import opened
-from secateur.framework.commands.prepare import compared_checkpoint
+from secateur.framework.commands.prepare import compared_run
 from secateur.framework.network.preserve import preserved_state
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build
@@ -21,7 +21,6 @@ from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.unused_flags import unused_in_tests
 from secateur.framework.storage.checkpoint import file_size
-from secateur.framework.storage.locate import run_of
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.training.tester import Network, TestContext, Tester
 from secateur.utils.classification import correct_samples
@@ -73,13 +72,10 @@ def plain_training(loaders: Loaders) -> Iterator[Batch]:
 
 def accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Return the share of correct samples in eval mode."""
-    hits, samples = None, 0
     with preserved_state(model), torch.inference_mode():
-        for inputs, targets in batches:
-            right = correct_samples(model(inputs), targets)
-            hits = right if hits is None else hits + right
-            samples += len(targets)
-    return int(hits) / samples if hits is not None else 0.0
+        counts = [(correct_samples(model(inputs), targets), len(targets)) for inputs, targets in batches]
+    hits, samples = zip(*counts, strict=True) if counts else ((), (1,))
+    return int(sum(hits)) / sum(samples)
 
 
 def shown_extras(found: Mapping[str, Any]) -> list[str]:
@@ -142,13 +138,11 @@ def load_compared(config: RunConfig, loaders: Loaders) -> Network | None:
     """Return the network of --compare_with, with the normalisation of its training."""
     if config.compare_with is None:
         return None
-    file = compared_checkpoint(config)
-    saved = run_of(file).read_config()
-    name = saved.model if saved is not None else config.model
+    file, saved = compared_run(config)
     mean, std = loaders.mean, loaders.std
-    if saved is not None and saved.normalize != config.normalize:
+    if saved.normalize != config.normalize:
         options = config.options("dataset") | {"download": False}
         mean, std = normalization(build("datasets", config.data_set, **options), saved.normalize)
     wanted = {"in_channels": loaders.in_channels, "num_classes": loaders.num_classes}
-    model = assemble.load_network(file, name, wanted | {"image_size": loaders.image_size}).to(config.device)
+    model = assemble.load_network(file, saved.model, wanted | {"image_size": loaders.image_size}).to(config.device)
     return Network(f"{file.parent.parent.name}/{file.stem}", model, mean, std)

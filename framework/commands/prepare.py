@@ -81,7 +81,7 @@ def _with_names(config: RunConfig, decisions: Decisions) -> RunConfig:
             decisions.notes.append(f"checkpoint: {file} (of the newest run with one)")
         names |= {"checkpoint_name": str(run_folder_of(file).path.resolve()), "checkpoint_model": file.stem}
     if config.compare_with is not None:
-        names["compare_with"] = str(compared_checkpoint(config).parent.parent.resolve())
+        names["compare_with"] = str(compared_run(config)[0].parent.parent.resolve())
     if config.pretrained is not None:
         names["pretrained"] = str(find_pretrained(config.pretrained, config.model, config.results_dir).resolve())
     if config.data_dir is not None:
@@ -160,25 +160,23 @@ def _check_attacked_data(config: RunConfig) -> None:
             raise UsageError(f"{run.path} was trained on {saved.data_set}: it cannot be attacked on "
                              f"--data_set {config.data_set}")  # fmt: skip
     if config.compare_with is not None:
-        _check_compared(config)
+        _, saved = compared_run(config)
+        for name in ("data_set", "image_size", "tuning", *(["seed"] if config.tuning else [])):
+            mine, other = getattr(config, name), getattr(saved, name)
+            if mine != other:
+                raise UsageError(f"--compare_with {config.compare_with}: it has {name} {other}, this run {mine}: "
+                                 "both need the same images")  # fmt: skip
 
 
-def _check_compared(config: RunConfig) -> None:
-    file = compared_checkpoint(config)
-    saved = run_of(file).read_config()
-    if saved is None:
-        raise UsageError(f"--compare_with {config.compare_with}: it has no readable config.yaml with its data set")
-    names = ["data_set", "image_size", "tuning", *(["seed"] if config.tuning else [])]
-    for name in names:
-        mine, other = getattr(config, name), getattr(saved, name)
-        if mine != other:
-            raise UsageError(f"--compare_with {config.compare_with}: it has {name} {other}, this run {mine}: "
-                             "both need the same images")  # fmt: skip
+def compared_run(config: RunConfig) -> tuple[Path, RunConfig]:
+    """Return the finished checkpoint of the run folder of `--compare_with`, and the settings of that run.
 
-
-def compared_checkpoint(config: RunConfig) -> Path:
-    """Return the finished checkpoint of the run folder of `--compare_with`; raise UsageError without one."""
+    Raises UsageError if there is none, or if its settings are unreadable.
+    """
     assert config.compare_with is not None
     folder = find_folder(config.compare_with, config.results_dir, "--compare_with")
     saved = _config_beside(folder).read_config()
-    return checkpoint_in(folder, f"{saved.model if saved is not None else config.model}_{FINISHED}")
+    file = checkpoint_in(folder, f"{config.model if saved is None else saved.model}_{FINISHED}")
+    if saved is None:
+        raise UsageError(f"--compare_with {config.compare_with}: it has no readable config.yaml with its data set")
+    return file, saved

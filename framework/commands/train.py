@@ -112,18 +112,26 @@ def train_in(
     run: Training, trainer: Trainer, pruner: Pruner, console: Console, dense_accuracy: float | None
 ) -> dict[str, Any]:
     """Train with all listeners, test once, write all files of the folder, and return the report."""
+    # these import matplotlib, which refused runs do not need
+    from secateur.framework.reporting.plots.listener import Pictures
+    from secateur.framework.reporting.plots.run import draw_all
+
     folder, config = run.folder, run.config
     recorder = Recorder(folder, console)
-    drawn = Drawn(config, folder, recorder)
+    pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None
+    tracker = WeightTracker() if config.track_weights else None
+    accuracies = Accuracies() if config.track_stats else None
+    optional = [part for part in (pictures, tracker, accuracies) if part is not None]
     layout = Layout(run, bool(pruner.plan.get(BEFORE_TRAINING)))
     saver = Checkpointer(folder, config.model, config.save_freq)
     rewinder = [Rewinder(config.rewind_to)] if config.enable_rewinding and pruner.plan else []
-    others = [*drawn.listeners, *assemble.listeners(config), *rewinder]
+    others = [*optional, *assemble.listeners(config), *rewinder]
     trainer.hooks = manager([recorder, *others, pruner, layout, saver], installed=True).hook
     trainer.track = console.track
     assemble.seed_everything(config.seed)
     try:
-        drawn.before(trainer)
+        if pictures is not None:  # outside of the measured time
+            pictures.before(trainer)
         start = time.monotonic()
         trainer.train()
         seconds = time.monotonic() - start
@@ -132,55 +140,24 @@ def train_in(
         test = trainer.evaluate(trainer.loaders.test)
         recorder.write(trainer, {f"{key}/test": value for key, value in test.items()})
         save_model(trainer.model, folder.checkpoint(config.model, FINISHED))
-        drawn.after(trainer)
+        results: dict[str, Any] = {} if accuracies is None else {"statistics": accuracies.statistics}
+        if pictures is not None:
+            pictures.after(trainer)
+        if tracker is not None:
+            tracker.save(folder.tracked)
+            results["tracked_weights"] = tracker.summary()
+            if pictures is not None:
+                pictures.tracked(trainer, results["tracked_weights"])
     finally:
         recorder.close()
     if not config.prunes and not was_pruned(trainer.model):
         dense_accuracy = test["acc"]  # of the dense network
     last, counted = pruner.events[-1] if pruner.events else None, getattr(pruner.schedule, "counted", False)
-    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last, counted) | drawn.results
-    from secateur.framework.reporting.plots.run import draw_all  # imports matplotlib, not needed by refused runs
-
+    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last, counted) | results
     title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
     draw_all(folder.plots, recorder.epochs, trainer.model, pruner.events, title)
     write_json(folder.report, report)  # last, since a folder with a report is a finished run
     return report
-
-
-class Drawn:
-    """Optional outputs of a run: figures, weight statistics and epoch accuracies."""
-
-    def __init__(self, config: RunConfig, folder: RunFolder, recorder: Recorder) -> None:
-        from secateur.framework.reporting.plots.listener import Pictures
-
-        self._folder = folder
-        self._pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None
-        self._tracker = WeightTracker() if config.track_weights else None
-        self._accuracies = Accuracies() if config.track_stats else None
-        #: entries of the report
-        self.results: dict[str, Any] = {}
-
-    @property
-    def listeners(self) -> list[Any]:
-        """Listeners of the hooks of training."""
-        return [part for part in (self._pictures, self._tracker, self._accuracies) if part is not None]
-
-    def before(self, trainer: Trainer) -> None:
-        """Draw figures before training, outside of the measured time."""
-        if self._pictures is not None:
-            self._pictures.before(trainer)
-
-    def after(self, trainer: Trainer) -> None:
-        """Draw figures and collect results after the final test."""
-        if self._pictures is not None:
-            self._pictures.after(trainer)
-        if self._accuracies is not None:
-            self.results["statistics"] = self._accuracies.statistics
-        if self._tracker is not None:
-            self._tracker.save(self._folder.tracked)
-            self.results["tracked_weights"] = self._tracker.summary()
-            if self._pictures is not None:
-                self._pictures.tracked(trainer, self._tracker.summary())
 
 
 class Layout:
