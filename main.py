@@ -90,9 +90,8 @@ def option_for(flag: Flag) -> click.Option:
     metavar = flag.metavar or "|".join(flag.choices) or ("NAME" if flag.plugin else flag.type.__name__.upper())
     repeatable = flag.many and flag.type is str or flag.type is dict
     spellings = [f"--{name}" for name in (flag.name, *flag.aliases)]
-    bare: dict[str, Any] = {}
-    if flag.bare or flag.name in BARE:
-        bare = {"is_flag": False, "flag_value": flag.bare or BARE[flag.name]}
+    alone = flag.bare or BARE.get(flag.name)
+    bare: dict[str, Any] = {"is_flag": False, "flag_value": alone} if alone else {}
     return click.Option(
         [flag.name, *spellings],
         multiple=repeatable,

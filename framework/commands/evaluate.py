@@ -82,8 +82,9 @@ def shown_extras(found: Mapping[str, Any]) -> list[str]:
     """Return one line for each result."""
     lines = []
     if "flops" in found:
-        macs = found["flops"]
-        lines.append(f"  MACs of one sample: {macs['now']:,} (dense {macs['dense']:,}{_masked(macs)})")
+        dense, now, effective = (found["flops"][part] for part in ("dense", "now", "effective"))
+        masked = "" if effective == now else f", {effective:,} at the density of its weights"
+        lines.append(f"  MACs of one sample: {now:,} (dense {dense:,}{masked})")
     if "compression" in found:
         sizes = found["compression"]
         rows = "" if sizes["csr_bytes"] is None else f", {sizes['csr_bytes']:,} as sparse rows"
@@ -93,10 +94,6 @@ def shown_extras(found: Mapping[str, Any]) -> list[str]:
         if name in found:
             lines.append(f"  accuracy on the {split} images: {found[name]:.4f}")
     return lines
-
-
-def _masked(macs: Mapping[str, int]) -> str:
-    return "" if macs["effective"] == macs["now"] else f", {macs['effective']:,} at the density of its weights"
 
 
 def evaluate(config: RunConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
@@ -121,11 +118,8 @@ def evaluate(config: RunConfig, decisions: Decisions, command: str, console: Con
         )  # fmt: skip
         results = tester.evaluate(model, batches, loss, seed=config.seed, context=context)
         more = extras(config, model, loaders, results)
-        write_json(
-            folder.report,
-            {**head, "tester": config.test_scheme,
-             **({"extras": more} if more else {}), **results},
-        )  # fmt: skip
+        head |= {"tester": config.test_scheme} | ({"extras": more} if more else {})
+        write_json(folder.report, head | results)
         console.say(f"{checkpoint} on {config.data_set}")
         for line in shown_extras(more):
             console.say(line)

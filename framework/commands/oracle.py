@@ -31,7 +31,9 @@ def compare(config: StudyConfig, decisions: Decisions, command: str, console: Co
     loaders.check_balanced(config.samples)
     model = assemble.build_model(config, loaders)
     config = assemble.laid_out(config, decisions, loaders, model)
-    batches = images(loaders, config)
+    # class-balanced training images without augmentation, which depend only on the seed
+    batches = loaders.scoring_batches("balanced", batches=None, samples=config.samples,
+                                      batch_size=config.batch_size, seed=config.seed, step=0)  # fmt: skip
     example = batches[0][0][:1]
     groups = removable(model, example, config)
     criterions, left_out = usable(config, model, loaders, loss, groups, example)
@@ -40,12 +42,6 @@ def compare(config: StudyConfig, decisions: Decisions, command: str, console: Co
         study.left_out = left_out | study.left_out
         _report(config, folder, console, study)
     return folder
-
-
-def images(loaders: Loaders, config: StudyConfig) -> list[Batch]:
-    """Return class-balanced training images without augmentation, which depend only on the seed."""
-    return loaders.scoring_batches("balanced", batches=None, samples=config.samples, batch_size=config.batch_size,
-                                   seed=config.seed, step=0)  # fmt: skip
 
 
 def removable(model: nn.Module, example: Tensor, config: StudyConfig) -> Groups:
@@ -115,7 +111,5 @@ def _report(config: StudyConfig, folder: RunFolder, console: Console, study: Stu
     draw_study(folder.plots, study, f"{config.model} on {config.data_set}")
     results = study.results()
     results["seconds"]["pictures"] = time.perf_counter() - start
-    write_json(
-        folder.oracle,
-        {**facts, "batch_size": config.batch_size, "loss_function": config.loss, **results},
-    )  # fmt: skip
+    facts |= {"batch_size": config.batch_size, "loss_function": config.loss}
+    write_json(folder.oracle, facts | results)
