@@ -74,8 +74,7 @@ def accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Return the share of correct samples in eval mode."""
     with preserved_state(model), torch.inference_mode():
         counts = [(correct_samples(model(inputs), targets), len(targets)) for inputs, targets in batches]
-    hits, samples = zip(*counts, strict=True) if counts else ((), (1,))
-    return int(sum(hits)) / sum(samples)
+    return int(sum(right for right, _ in counts)) / max(1, sum(samples for _, samples in counts))
 
 
 def shown_extras(found: Mapping[str, Any]) -> list[str]:
