@@ -23,9 +23,8 @@ from secateur.framework.plugins.registry import registry
 from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.dialects.discovery import BARE, OTHER_PROGRAMS
 from secateur.framework.settings.field import Flag, is_true
-from secateur.framework.settings.in_flags import in_flags
 from secateur.framework.settings.oracle_config import STUDY_FLAGS
-from secateur.framework.settings.run_config import FLAGS, RunConfig
+from secateur.framework.settings.run_config import FLAGS, RunConfig, in_flags
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.memory import is_out_of_memory
 from secateur.utils.suggest import nearest, one_line, unknown
@@ -55,13 +54,8 @@ class Headed(click.Command):
                 formatter.write_dl(records, col_max=34)
 
 
-class Sections(Headed, click.Group):
+class Sections(click.Group, Headed):
     """Click group whose help groups the flags under the headings of the config and lists the subcommands."""
-
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the flags, then the subcommands."""
-        super().format_options(ctx, formatter)
-        self.format_commands(ctx, formatter)
 
 
 class Switch(click.Option):
@@ -96,9 +90,8 @@ def option_for(flag: Flag) -> click.Option:
     metavar = flag.metavar or "|".join(flag.choices) or ("NAME" if flag.plugin else flag.type.__name__.upper())
     repeatable = flag.many and flag.type is str or flag.type is dict
     spellings = [f"--{name}" for name in (flag.name, *flag.aliases)]
-    bare: dict[str, Any] = {}
-    if flag.bare or flag.name in BARE:
-        bare = {"is_flag": False, "flag_value": flag.bare or BARE[flag.name]}
+    alone = flag.bare or BARE.get(flag.name)
+    bare: dict[str, Any] = {"is_flag": False, "flag_value": alone} if alone else {}
     return click.Option(
         [flag.name, *spellings],
         multiple=repeatable,

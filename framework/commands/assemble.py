@@ -7,18 +7,10 @@ import torch
 from torch import nn
 
 from secateur.framework.commands.machine import seed_everything
-from secateur.framework.commands.optimizer_options import optimizer_options
-from secateur.framework.commands.plan import Plan
 from secateur.framework.network.memory_format import MEMORY_FORMATS, lay_out, usable_format
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighted
-from secateur.framework.pruning.selection.options import PruneOptions
-from secateur.framework.pruning.steps.averages import Tracking
-from secateur.framework.pruning.steps.by_schedule import pruner_for
-from secateur.framework.pruning.steps.pruner import Pruner
-from secateur.framework.pruning.steps.step import step_class
-from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.settings.decisions import MEASURED, RECOMMENDED, Config, Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import is_ours, load_model, read_file
@@ -32,9 +24,13 @@ from secateur.utils.files.regular_file import SUFFIX, is_safetensors
 from secateur.utils.loading.dataset import DataSet
 from secateur.utils.loading.loaders import Loaders, make_loaders
 from secateur.utils.memory import check_memory
+from secateur.utils.suggest import one_line
 
 #: options of models above this value may exceed the memory
 LARGE_OPTION = 2048
+#: options that torch does not combine with fused
+OTHER_STEPS = ("foreach", "differentiable")
+TRIAL_RATE, TRIAL_GRADIENT, TRIAL_STEPS = 1e-3, 0.1, 3
 
 
 def build_loaders(config: Config, decisions: Decisions) -> tuple[Loaders, Config]:
@@ -171,6 +167,50 @@ def prepare_model(config: RunConfig, model: nn.Module, loaders: Loaders) -> nn.M
     return trainer_class(config).prepare_model(model, loaders, **trainer_options(config))
 
 
+def with_fused(config: RunConfig, decisions: Decisions) -> RunConfig:
+    """Return the settings with "fused" on if torch supports it for this optimizer, its options and the device."""
+    able = "fused" in option_names(registry.get("optimizers", config.optimizer))
+    if config.fused == "on" and not able:
+        raise UsageError(f"--fused on: {config.optimizer} has no fused step")
+    if config.fused != "auto":
+        return config
+    known_device = torch.device(config.device).type in ("cpu", "cuda")
+    fused = able and known_device and not any(map(config.options("optimizer").get, OTHER_STEPS))
+    return decisions.choose(
+        config, MEASURED, f"{config.optimizer} on {config.device}", fused="on" if fused else "off"
+    )
+
+
+def optimizer_options(config: RunConfig) -> dict[str, Any]:
+    """Return the options of the optimizer except its parameters."""
+    return config.options("optimizer") | ({"fused": True} if config.fused == "on" else {})
+
+
+def try_optimizer(config: RunConfig) -> None:
+    """Take steps on a small tensor; raise UsageError, naming the options, if they fail or are not finite.
+
+    torch checks some options in the constructor, some in the first step, and some not at all.
+    """
+    options = optimizer_options(config) | {"lr": TRIAL_RATE, "weight_decay": 0.0}
+    given = ", ".join(
+        f"--set optimizer.{name}={one_line(value, 60)}"
+        for name, value in sorted(config.set.get("optimizer", {}).items())
+    )
+    where = f"{given or '--optimizer'}: {config.optimizer}"
+    parameter = nn.Parameter(torch.ones(2, 2, device=config.device))
+    try:
+        optimizer = build("optimizers", config.optimizer, params=[parameter], **options)
+        for _ in range(TRIAL_STEPS):
+            parameter.grad = torch.full_like(parameter, TRIAL_GRADIENT)
+            optimizer.step()
+    except UsageError as error:
+        raise UsageError(f"{given}: {error}" if given else str(error)) from error
+    except Exception as error:  # torch passes on any exception of its arithmetic
+        raise UsageError(f"{where} cannot step ({one_line(error, 160)})") from error
+    if not bool(parameter.isfinite().all()):
+        raise UsageError(f"{where} gives weights that are not finite")
+
+
 def build_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer of the parameter groups of the trainer."""
     groups = trainer_class(config).parameters(model, config.learning_rate, **trainer_options(config))
@@ -193,39 +233,6 @@ def build_lr_schedule(
     if config.lr_schedule == "cosine":
         return schedulers.CosineAnnealingLR(optimizer, max(1, config.epochs))
     return None
-
-
-def build_pruner(config: RunConfig, criterion: Criterion, plan: Plan) -> Pruner:
-    """Build the pruning listener; raise UsageError for options without meaning for the criterion."""
-    options, outer = config.options("pruning"), bool(config.outer_layer_pruning)
-    options |= {
-        "round_to": int(config.round_to),
-        "keep_share": max(config.keep_share, plan.least_share),
-        "outer_layers": outer,
-        "rank_inputs": outer and step_class(criterion).units == "channels",
-    }
-    if plan.moments:
-        step_class(criterion).check_options(criterion, PruneOptions(**options))
-    return pruner_for(
-        criterion,
-        plan.schedule,
-        config.pruning_limit,
-        config.epochs,
-        seed=config.seed,
-        masking=config.masking,
-        preserve_moment=config.preserve_moment,
-        tracking=Tracking(**config.options("tracking")) if config.track_importance else None,
-        options=PruneOptions(**options),
-    )
-
-
-def fit_pruner(config: RunConfig, decisions: Decisions, pruner: Pruner, loaders: Loaders) -> RunConfig:
-    """Return the settings with the frequency of an iterative schedule, which depends on the batches of the run."""
-    if not isinstance(pruner.schedule, Iterative):
-        return config
-    batches = len(loaders.train) * config.epochs
-    frequency = pruner.schedule.steps(batches)[0]
-    return decisions.choose(config, MEASURED, f"{batches} batches", frequency=frequency)
 
 
 def build_criterion(config: RunConfig) -> Criterion:

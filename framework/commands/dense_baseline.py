@@ -1,6 +1,5 @@
 """The dense network that a pruned one is compared with: its settings, its finished runs, and their accuracy."""
 
-import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -52,16 +51,14 @@ def finished_dense_runs(config: RunConfig, unreadable: list[str]) -> Iterator[Ru
         unreadable.append(str(error))
         return
     for folder in reversed(folders):
-        if not os.path.lexists(folder.report):
-            continue
         try:
-            other = load_config(folder.config)
+            other = load_config(folder.config) if os.path.lexists(folder.report) else None
         except UsageError as error:
             unreadable.append(str(error))
             continue
-        if other.prune_criterion != NOTHING or other.checkpoint_name is not None:
+        if other is None or other.prune_criterion != NOTHING:
             continue
-        if not other.eval and not other.l0 and _dense_settings(other) == wanted:
+        if not (other.checkpoint_name or other.eval or other.l0) and _dense_settings(other) == wanted:
             yield folder
 
 
@@ -107,10 +104,8 @@ def read_dense_accuracy(folder: RunFolder) -> float | None:
     if not isinstance(dense, dict) or "accuracy" not in dense:
         raise UsageError(f"{folder.report} has no dense accuracy")
     accuracy = dense["accuracy"]
-    if accuracy is None:
-        return None
     is_number = isinstance(accuracy, int | float) and not isinstance(accuracy, bool)
-    if not is_number or not 0 <= accuracy <= 1 or not math.isfinite(accuracy):
+    if accuracy is not None and not (is_number and 0 <= accuracy <= 1):
         shown = one_line(repr(accuracy), 60)
         raise UsageError(f"{folder.report}: the dense accuracy must be in [0, 1], got {shown}")
-    return float(accuracy)
+    return None if accuracy is None else float(accuracy)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from secateur.framework.commands import assemble
-from secateur.framework.commands.attack_checks import compared_checkpoint
 from secateur.framework.commands.failures import opened
+from secateur.framework.commands.prepare import compared_run
 from secateur.framework.network.preserve import preserved_state
 from secateur.framework.network.size import count_macs
 from secateur.framework.plugins.registry import build
@@ -20,7 +20,6 @@ from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.unused_flags import unused_in_tests
 from secateur.framework.storage.checkpoint import file_size
-from secateur.framework.storage.locate import run_of
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.training.tester import Network, TestContext, Tester
 from secateur.utils.classification import correct_samples
@@ -72,21 +71,18 @@ def plain_training(loaders: Loaders) -> Iterator[Batch]:
 
 def accuracy(model: nn.Module, batches: Iterable[Batch]) -> float:
     """Return the share of correct samples in eval mode."""
-    hits, samples = None, 0
     with preserved_state(model), torch.inference_mode():
-        for inputs, targets in batches:
-            right = correct_samples(model(inputs), targets)
-            hits = right if hits is None else hits + right
-            samples += len(targets)
-    return int(hits) / samples if hits is not None else 0.0
+        counts = [(correct_samples(model(inputs), targets), len(targets)) for inputs, targets in batches]
+    return int(sum(right for right, _ in counts)) / max(1, sum(samples for _, samples in counts))
 
 
 def shown_extras(found: Mapping[str, Any]) -> list[str]:
     """Return one line for each result."""
     lines = []
     if "flops" in found:
-        macs = found["flops"]
-        lines.append(f"  MACs of one sample: {macs['now']:,} (dense {macs['dense']:,}{_masked(macs)})")
+        dense, now, effective = (found["flops"][part] for part in ("dense", "now", "effective"))
+        masked = "" if effective == now else f", {effective:,} at the density of its weights"
+        lines.append(f"  MACs of one sample: {now:,} (dense {dense:,}{masked})")
     if "compression" in found:
         sizes = found["compression"]
         rows = "" if sizes["csr_bytes"] is None else f", {sizes['csr_bytes']:,} as sparse rows"
@@ -96,10 +92,6 @@ def shown_extras(found: Mapping[str, Any]) -> list[str]:
         if name in found:
             lines.append(f"  accuracy on the {split} images: {found[name]:.4f}")
     return lines
-
-
-def _masked(macs: Mapping[str, int]) -> str:
-    return "" if macs["effective"] == macs["now"] else f", {macs['effective']:,} at the density of its weights"
 
 
 def evaluate(config: RunConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
@@ -124,11 +116,8 @@ def evaluate(config: RunConfig, decisions: Decisions, command: str, console: Con
         )  # fmt: skip
         results = tester.evaluate(model, batches, loss, seed=config.seed, context=context)
         more = extras(config, model, loaders, results)
-        write_json(
-            folder.report,
-            {**head, "tester": config.test_scheme,
-             **({"extras": more} if more else {}), **results},
-        )  # fmt: skip
+        head |= {"tester": config.test_scheme} | ({"extras": more} if more else {})
+        write_json(folder.report, head | results)
         console.say(f"{checkpoint} on {config.data_set}")
         for line in shown_extras(more):
             console.say(line)
@@ -141,13 +130,11 @@ def load_compared(config: RunConfig, loaders: Loaders) -> Network | None:
     """Return the network of --compare_with, with the normalisation of its training."""
     if config.compare_with is None:
         return None
-    file = compared_checkpoint(config)
-    saved = run_of(file).read_config()
-    name = saved.model if saved is not None else config.model
+    file, saved = compared_run(config)
     mean, std = loaders.mean, loaders.std
-    if saved is not None and saved.normalize != config.normalize:
+    if saved.normalize != config.normalize:
         options = config.options("dataset") | {"download": False}
         mean, std = normalization(build("datasets", config.data_set, **options), saved.normalize)
     wanted = {"in_channels": loaders.in_channels, "num_classes": loaders.num_classes}
-    model = assemble.load_network(file, name, wanted | {"image_size": loaders.image_size}).to(config.device)
+    model = assemble.load_network(file, saved.model, wanted | {"image_size": loaders.image_size}).to(config.device)
     return Network(f"{file.parent.parent.name}/{file.stem}", model, mean, std)

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from secateur.framework.plugins.faults import contained
 from secateur.framework.reporting.console import Console
 from secateur.framework.settings.decisions import Decisions
-from secateur.framework.settings.in_flags import in_flags
-from secateur.framework.settings.run_config import RunConfig
+from secateur.framework.settings.run_config import RunConfig, in_flags
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.memory import is_out_of_memory

@@ -43,17 +43,14 @@ def explained_run(config: RunConfig, decisions: Decisions) -> tuple[RunConfig, D
 
     Values that stay "auto" are measured when the run starts.
     """
-    from secateur.framework.commands.assemble import build_criterion, build_pruner
+    from secateur.framework.commands.assemble import build_criterion, with_fused
     from secateur.framework.commands.machine import prepare_machine
-    from secateur.framework.commands.optimizer_options import with_fused
     from secateur.framework.commands.plan import plan_pruning
 
     config = prepare_machine(config, decisions)
     if not config.eval:
         config = with_fused(config, decisions)
-        criterion = build_criterion(config)
-        plan, config = plan_pruning(config, decisions, criterion)
-        build_pruner(config, criterion, plan)  # for its checks
+        _, config = plan_pruning(config, decisions, build_criterion(config))
     return config, decisions
 
 

@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from secateur.framework.commands import assemble
 from secateur.framework.commands.failures import opened
-from secateur.framework.commands.oracle_criterions import ALL_CRITERIONS, chosen_criterions
 from secateur.framework.plugins.registry import build, registry
 from secateur.framework.pruning.channels.discovery import channel_groups
 from secateur.framework.pruning.channels.groups import Groups, free_groups
@@ -16,7 +15,7 @@ from secateur.framework.pruning.steps.dry_run import try_criterion
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.report import report_head
 from secateur.framework.settings.decisions import Decisions
-from secateur.framework.settings.oracle_config import StudyConfig
+from secateur.framework.settings.oracle_config import ALL_CRITERIONS, StudyConfig, chosen_criterions
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.studies.oracle.study import Study, judge, measure_oracle
 from secateur.framework.studies.oracle.tables import head, left_out_lines, table
@@ -32,7 +31,9 @@ def compare(config: StudyConfig, decisions: Decisions, command: str, console: Co
     loaders.check_balanced(config.samples)
     model = assemble.build_model(config, loaders)
     config = assemble.laid_out(config, decisions, loaders, model)
-    batches = images(loaders, config)
+    # class-balanced training images without augmentation, which depend only on the seed
+    batches = loaders.scoring_batches("balanced", batches=None, samples=config.samples,
+                                      batch_size=config.batch_size, seed=config.seed, step=0)  # fmt: skip
     example = batches[0][0][:1]
     groups = removable(model, example, config)
     criterions, left_out = usable(config, model, loaders, loss, groups, example)
@@ -41,12 +42,6 @@ def compare(config: StudyConfig, decisions: Decisions, command: str, console: Co
         study.left_out = left_out | study.left_out
         _report(config, folder, console, study)
     return folder
-
-
-def images(loaders: Loaders, config: StudyConfig) -> list[Batch]:
-    """Return class-balanced training images without augmentation, which depend only on the seed."""
-    return loaders.scoring_batches("balanced", batches=None, samples=config.samples, batch_size=config.batch_size,
-                                   seed=config.seed, step=0)  # fmt: skip
 
 
 def removable(model: nn.Module, example: Tensor, config: StudyConfig) -> Groups:
@@ -116,7 +111,5 @@ def _report(config: StudyConfig, folder: RunFolder, console: Console, study: Stu
     draw_study(folder.plots, study, f"{config.model} on {config.data_set}")
     results = study.results()
     results["seconds"]["pictures"] = time.perf_counter() - start
-    write_json(
-        folder.oracle,
-        {**facts, "batch_size": config.batch_size, "loss_function": config.loss, **results},
-    )  # fmt: skip
+    facts |= {"batch_size": config.batch_size, "loss_function": config.loss}
+    write_json(folder.oracle, facts | results)

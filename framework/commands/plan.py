@@ -1,46 +1,32 @@
-"""When and how far a run prunes: the schedule of the criterion, modified by the settings and the trainer."""
-
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+"""The pruning of a run: the schedule of the criterion, modified by settings and trainer, and its listener."""
 
 import torch
 
 from secateur.framework.network.memory_format import fast_multiple
 from secateur.framework.plugins.registry import registry
 from secateur.framework.pruning.scoring.criterion import Criterion
+from secateur.framework.pruning.selection.options import PruneOptions
+from secateur.framework.pruning.steps.averages import Tracking
+from secateur.framework.pruning.steps.by_schedule import pruner_for
+from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.pruning.steps.rewinding import check_rewinding
+from secateur.framework.pruning.steps.step import step_class
 from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule
+from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.settings.decisions import DEFAULT, MEASURED, Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.schedule import check_moments, schedule_of, settings_of
 from secateur.framework.settings.unused_flags import unused_flags, unused_presets
 from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import UsageError
+from secateur.utils.loading.loaders import Loaders
 
 
-class Plan(NamedTuple):
-    """The pruning of a run.
+def plan_pruning(config: RunConfig, decisions: Decisions, criterion: Criterion) -> tuple[Pruner, RunConfig]:
+    """Return the pruning listener, and the settings with its schedule, scope, budget and rounding.
 
-    Attributes:
-        schedule: The schedule.
-        moments: The targets of each moment, see `Schedule.plan`.
-        least_share: The share of the channels of each group that the trainer keeps.
-    """
-
-    schedule: Schedule
-    moments: Mapping[int, Sequence[float]]
-    least_share: float = 0.0
-
-    @property
-    def counted(self) -> bool:
-        """Whether the number of pruned units ends pruning, and not the sparsity."""
-        return bool(getattr(self.schedule, "counted", False))
-
-
-def plan_pruning(config: RunConfig, decisions: Decisions, criterion: Criterion) -> tuple[Plan, RunConfig]:
-    """Return the plan, and the settings with its schedule, scope, budget and rounding.
-
-    Raises UsageError for a run that is too short, and for settings that contradict the schedule.
+    Raises UsageError for a run that is too short, for settings that contradict the schedule, and for options
+    without meaning for the criterion.
     """
     own, name = criterion.schedule, config.prune_criterion
     if not isinstance(own, Schedule):
@@ -72,7 +58,43 @@ def plan_pruning(config: RunConfig, decisions: Decisions, criterion: Criterion) 
         config = decisions.choose(config, MEASURED, "fastest on this machine", round_to=multiple)
     check_moments(config, criterion, moments)
     share = trainer.least_share(**config.options("trainer")) if granularity != "weight" else 0.0
-    return Plan(schedule, moments, share), config
+    return build_pruner(config, criterion, schedule, share), config
+
+
+def build_pruner(config: RunConfig, criterion: Criterion, schedule: Schedule, least_share: float) -> Pruner:
+    """Build the listener; raise UsageError for options without meaning for the criterion.
+
+    `least_share` is the share of the channels of each group that the trainer keeps.
+    """
+    options = config.options("pruning") | {
+        "round_to": int(config.round_to),
+        "keep_share": max(config.keep_share, least_share),
+        "outer_layers": bool(config.outer_layer_pruning),
+        "rank_inputs": bool(config.outer_layer_pruning) and step_class(criterion).units == "channels",
+    }
+    pruner = pruner_for(
+        criterion,
+        schedule,
+        config.pruning_limit,
+        config.epochs,
+        seed=config.seed,
+        masking=config.masking,
+        preserve_moment=config.preserve_moment,
+        tracking=Tracking(**config.options("tracking")) if config.track_importance else None,
+        options=PruneOptions(**options),
+    )
+    if pruner.plan:
+        step_class(criterion).check_options(criterion, PruneOptions(**options))
+    return pruner
+
+
+def with_frequency(config: RunConfig, decisions: Decisions, pruner: Pruner, loaders: Loaders) -> RunConfig:
+    """Return the settings with the frequency of an iterative schedule, which depends on the batches of the run."""
+    if not isinstance(pruner.schedule, Iterative):
+        return config
+    batches = len(loaders.train) * config.epochs
+    frequency = pruner.schedule.steps(batches)[0]
+    return decisions.choose(config, MEASURED, f"{batches} batches", frequency=frequency)
 
 
 def _trainers_schedule(
@@ -96,7 +118,7 @@ def _remarks(config: RunConfig, decisions: Decisions, criterion: Criterion, sche
         remarks.append(f"{name} prunes nothing: --schedule {config.schedule} has no effect")
     if config.schedule == "before" and (config.prune_delay, config.prune_freq) != (None, None):
         remarks.append(f"{name} prunes before training: prune_delay and prune_freq have no effect")
-    if "pruning_limit" in decisions.given:
+    if "pruning_limit" in decisions.flags:  # not in a file, see `unused_flags`
         if criterion.threshold is not None:
             effect = "has no effect" if config.pruning_limit > 0 else "0 prunes nothing"
             rule = f"{name} prunes by a fixed threshold, {criterion.threshold:g}"

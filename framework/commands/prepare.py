@@ -2,21 +2,39 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from secateur.framework.commands.attack_checks import check_attack_flags, check_attacked_data, compared_checkpoint
-from secateur.framework.commands.oracle_criterions import chosen_criterions
 from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.attacks import DEFAULT as DEFAULT_ATTACK
+from secateur.framework.settings.attacks import (
+    NEEDS_FOOLBOX,
+    check_attack_options,
+    chosen_attacks,
+    chosen_epsilons,
+)
 from secateur.framework.settings.checks import check_config
 from secateur.framework.settings.decisions import DEFAULT, Decisions
 from secateur.framework.settings.files import read_config_file
-from secateur.framework.settings.oracle_config import OWN, STUDY_FLAGS, StudyConfig
+from secateur.framework.settings.oracle_config import OWN, STUDY_FLAGS, StudyConfig, chosen_criterions
 from secateur.framework.settings.resolve import read_request, resolve
-from secateur.framework.settings.run_config import RunConfig
-from secateur.framework.storage.locate import find_checkpoint, find_pretrained, run_of
+from secateur.framework.settings.run_config import FLAGS, RunConfig
+from secateur.framework.storage.locate import (
+    _config_beside,
+    checkpoint_in,
+    find_checkpoint,
+    find_folder,
+    find_pretrained,
+    run_of,
+)
+from secateur.framework.storage.run_folder import FINISHED
 from secateur.framework.training.hooks import installed_folders
 from secateur.utils.errors import UsageError
+
+TESTER_FLAGS = [name for name, flag in FLAGS.items() if "tester" in flag.readers]
+#: flags -> the property of an attack that they need
+COUNT_FLAGS = {"attack_steps": "steps", "attack_binary_steps": "rounds", "attack_restarts": "random"}
 
 
 def prepare_run(
@@ -31,13 +49,13 @@ def prepare_run(
     config, decisions = resolve(request, _run_of_checkpoint)
     check_config(config, decisions)
     _check_paths(config)
-    check_attacked_data(config)
+    _check_attacked_data(config)
     return _with_names(config, decisions), decisions
 
 
 def _run_of_checkpoint(config: RunConfig) -> tuple[str, RunConfig] | None:
     """Return the name and the settings of the run of the checkpoint; None if there is none, or none readable."""
-    check_attack_flags(config)
+    _check_attack_flags(config)
     if not config.eval and config.checkpoint_name is None:
         return None
     registry.check_name("models", config.model)
@@ -66,7 +84,7 @@ def _with_names(config: RunConfig, decisions: Decisions) -> RunConfig:
             decisions.notes.append(f"checkpoint: {file} (of the newest run with one)")
         names |= {"checkpoint_name": str(file.parent.parent.resolve()), "checkpoint_model": file.stem}
     if config.compare_with is not None:
-        names["compare_with"] = str(compared_checkpoint(config).parent.parent.resolve())
+        names["compare_with"] = str(compared_run(config)[0].parent.parent.resolve())
     if config.pretrained is not None:
         names["pretrained"] = str(find_pretrained(config.pretrained, config.model, config.results_dir).resolve())
     if config.data_dir is not None:
@@ -104,7 +122,64 @@ def _check_paths(config: RunConfig) -> None:
     # a missing folder may be created by a download
     if config.data_dir is not None and os.path.isfile(config.data_dir):
         raise UsageError(f"--data_dir {config.data_dir} is a file, not a folder")
-    if config.pretrained is not None:
-        find_pretrained(config.pretrained, config.model, config.results_dir)
-    if config.eval or config.checkpoint_name is not None:
-        find_checkpoint(config)
+
+
+def _check_attack_flags(config: RunConfig) -> None:
+    """Raise UsageError for invalid names and numbers, which need no checkpoint to check."""
+    if not config.eval:
+        return
+    for name in TESTER_FLAGS:
+        FLAGS[name].check(getattr(config, name))
+    if config.attack is not None:
+        chosen_attacks(config.attack)
+    given = config.asked_options("tester")
+    if not (config.attacks or given.keys() & set(TESTER_FLAGS)):
+        return
+    if config.attacks and find_spec("foolbox") is None:
+        raise UsageError(NEEDS_FOOLBOX)
+    if isinstance(given.get("attack_options"), dict):
+        check_attack_options(given["attack_options"])
+    attacks = chosen_attacks(given.get("attack", DEFAULT_ATTACK))
+    chosen_epsilons(given.get("epsilons"), attacks)
+    for flag, kind in COUNT_FLAGS.items():
+        value = given.get(flag)
+        if value is not None and value != 1 and not any(getattr(attack, kind) for attack in attacks):
+            names = ", ".join(attack.name for attack in attacks)
+            reason = {"steps": "takes a single step", "rounds": "has no binary search",
+                      "random": "is deterministic: restarts give the same result"}[kind]  # fmt: skip
+            raise UsageError(f"--{flag} {value}: {names} {reason}")
+
+
+def _check_attacked_data(config: RunConfig) -> None:
+    """Raise UsageError unless the checkpoints were trained on the data they are attacked on."""
+    if not config.eval:
+        return
+    if config.attacks:
+        run = run_of(find_checkpoint(config))
+        saved = run.read_config()
+        if saved is None:
+            raise UsageError(f"{run.path} has no readable config.yaml with its data set")
+        if saved.data_set != config.data_set:
+            raise UsageError(f"{run.path} was trained on {saved.data_set}: it cannot be attacked on "
+                             f"--data_set {config.data_set}")  # fmt: skip
+    if config.compare_with is not None:
+        _, saved = compared_run(config)
+        for name in ("data_set", "image_size", "tuning", *(["seed"] if config.tuning else [])):
+            mine, other = getattr(config, name), getattr(saved, name)
+            if mine != other:
+                raise UsageError(f"--compare_with {config.compare_with}: it has {name} {other}, this run {mine}: "
+                                 "both need the same images")  # fmt: skip
+
+
+def compared_run(config: RunConfig) -> tuple[Path, RunConfig]:
+    """Return the finished checkpoint of the run folder of `--compare_with`, and the settings of that run.
+
+    Raises UsageError if there is none, or if its settings are unreadable.
+    """
+    assert config.compare_with is not None
+    folder = find_folder(config.compare_with, config.results_dir, "--compare_with")
+    saved = _config_beside(folder).read_config()
+    file = checkpoint_in(folder, f"{config.model if saved is None else saved.model}_{FINISHED}")
+    if saved is None:
+        raise UsageError(f"--compare_with {config.compare_with}: it has no readable config.yaml with its data set")
+    return file, saved

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from secateur.framework.commands import assemble
 from secateur.framework.commands.dense_baseline import dense_config, known_dense_accuracy
 from secateur.framework.commands.failures import opened
-from secateur.framework.commands.optimizer_options import try_optimizer, with_fused
-from secateur.framework.commands.plan import Plan, plan_pruning
+from secateur.framework.commands.plan import plan_pruning, with_frequency
 from secateur.framework.network import memory_format
 from secateur.framework.network.lineage import was_pruned
 from secateur.framework.plugins.registry import build, registry
@@ -23,7 +22,7 @@ from secateur.framework.pruning.steps.rewinding import Rewinder
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.recorder import Recorder
 from secateur.framework.reporting.report import make_report, report_table
-from secateur.framework.schedules.base import BEFORE_TRAINING, Never
+from secateur.framework.schedules.base import BEFORE_TRAINING
 from secateur.framework.settings.decisions import IMPLIED, MEASURED, Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import save_model
@@ -42,16 +41,15 @@ FASTER = "the faster one; small networks are not measured"
 
 def train(config: RunConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
     """Prune and train a network, and compare it with the dense one."""
-    config = with_fused(config, decisions)
-    try_optimizer(config)
+    config = assemble.with_fused(config, decisions)
+    assemble.try_optimizer(config)
     criterion = assemble.build_criterion(config)
-    plan, config = plan_pruning(config, decisions, criterion)
-    pruner = assemble.build_pruner(config, criterion, plan)
+    pruner, config = plan_pruning(config, decisions, criterion)
     loss = assemble.build_loss(config)
     loaders, config = assemble.build_loaders(config, decisions)  # after the quick checks, since it may download
     if config.eval_freq and loaders.val is None:
         decisions.notes.append("no validation images (--val_share 0): --eval_freq has no effect")
-    config = assemble.fit_pruner(config, decisions, pruner, loaders)
+    config = with_frequency(config, decisions, pruner, loaders)
     model = assemble.build_model(config, loaders)
     example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]
     _check_dense(config, model)
@@ -70,7 +68,7 @@ def train(config: RunConfig, decisions: Decisions, command: str, console: Consol
     known = known_dense_accuracy(config, decisions) if not config.train_dense and compared else None
     with opened(config, decisions, command, console) as folder:
         dense_accuracy = _train_dense(config, folder, console) if config.train_dense and compared else known
-        run = Training(folder, config, decisions, plan)
+        run = Training(folder, config, decisions)
         console.show(report_table(train_in(run, trainer, pruner, console, dense_accuracy)))
     return folder
 
@@ -81,7 +79,6 @@ class Training(NamedTuple):
     folder: RunFolder
     config: RunConfig
     decisions: Decisions
-    plan: Plan
 
 
 def _with_memory_format(config: RunConfig, decisions: Decisions, model: nn.Module, example: Tensor) -> RunConfig:
@@ -114,18 +111,26 @@ def train_in(
     run: Training, trainer: Trainer, pruner: Pruner, console: Console, dense_accuracy: float | None
 ) -> dict[str, Any]:
     """Train with all listeners, test once, write all files of the folder, and return the report."""
+    # these import matplotlib, which refused runs do not need
+    from secateur.framework.reporting.plots.listener import Pictures
+    from secateur.framework.reporting.plots.run import draw_all
+
     folder, config = run.folder, run.config
     recorder = Recorder(folder, console)
-    drawn = Drawn(config, folder, recorder)
+    pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None
+    tracker = WeightTracker() if config.track_weights else None
+    accuracies = Accuracies() if config.track_stats else None
+    optional = [part for part in (pictures, tracker, accuracies) if part is not None]
     layout = Layout(run, bool(pruner.plan.get(BEFORE_TRAINING)))
     saver = Checkpointer(folder, config.model, config.save_freq)
     rewinder = [Rewinder(config.rewind_to)] if config.enable_rewinding and pruner.plan else []
-    others = [*drawn.listeners, *assemble.listeners(config), *rewinder]
+    others = [*optional, *assemble.listeners(config), *rewinder]
     trainer.hooks = manager([recorder, *others, pruner, layout, saver], installed=True).hook
     trainer.track = console.track
     assemble.seed_everything(config.seed)
     try:
-        drawn.before(trainer)
+        if pictures is not None:  # outside of the measured time
+            pictures.before(trainer)
         start = time.monotonic()
         trainer.train()
         seconds = time.monotonic() - start
@@ -134,55 +139,24 @@ def train_in(
         test = trainer.evaluate(trainer.loaders.test)
         recorder.write(trainer, {f"{key}/test": value for key, value in test.items()})
         save_model(trainer.model, folder.checkpoint(config.model, FINISHED))
-        drawn.after(trainer)
+        results: dict[str, Any] = {} if accuracies is None else {"statistics": accuracies.statistics}
+        if pictures is not None:
+            pictures.after(trainer)
+        if tracker is not None:
+            tracker.save(folder.tracked)
+            results["tracked_weights"] = tracker.summary()
+            if pictures is not None:
+                pictures.tracked(trainer, results["tracked_weights"])
     finally:
         recorder.close()
     if not config.prunes and not was_pruned(trainer.model):
         dense_accuracy = test["acc"]  # of the dense network
-    last, counted = pruner.events[-1] if pruner.events else None, run.plan.counted
-    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last, counted) | drawn.results
-    from secateur.framework.reporting.plots.run import draw_all  # imports matplotlib, not needed by refused runs
-
+    last, counted = pruner.events[-1] if pruner.events else None, getattr(pruner.schedule, "counted", False)
+    report = make_report(trainer, config, test["acc"], dense_accuracy, seconds, last, counted) | results
     title = f"{config.model} on {config.data_set}, {config.prune_criterion}"
     draw_all(folder.plots, recorder.epochs, trainer.model, pruner.events, title)
     write_json(folder.report, report)  # last, since a folder with a report is a finished run
     return report
-
-
-class Drawn:
-    """Optional outputs of a run: figures, weight statistics and epoch accuracies."""
-
-    def __init__(self, config: RunConfig, folder: RunFolder, recorder: Recorder) -> None:
-        from secateur.framework.reporting.plots.run import Pictures
-
-        self._folder = folder
-        self._pictures = Pictures(config, folder.plots, recorder.writer) if config.plot_weights_freq else None
-        self._tracker = WeightTracker() if config.track_weights else None
-        self._accuracies = Accuracies() if config.track_stats else None
-        #: entries of the report
-        self.results: dict[str, Any] = {}
-
-    @property
-    def listeners(self) -> list[Any]:
-        """Listeners of the hooks of training."""
-        return [part for part in (self._pictures, self._tracker, self._accuracies) if part is not None]
-
-    def before(self, trainer: Trainer) -> None:
-        """Draw figures before training, outside of the measured time."""
-        if self._pictures is not None:
-            self._pictures.before(trainer)
-
-    def after(self, trainer: Trainer) -> None:
-        """Draw figures and collect results after the final test."""
-        if self._pictures is not None:
-            self._pictures.after(trainer)
-        if self._accuracies is not None:
-            self.results["statistics"] = self._accuracies.statistics
-        if self._tracker is not None:
-            self._tracker.save(self._folder.tracked)
-            self.results["tracked_weights"] = self._tracker.summary()
-            if self._pictures is not None:
-                self._pictures.tracked(trainer, self._tracker.summary())
 
 
 class Layout:
@@ -197,7 +171,7 @@ class Layout:
     @hookimpl
     def run_started(self, trainer: Trainer) -> None:
         """Choose the memory format, and record it in config.yaml so that the run can be repeated."""
-        folder, config, decisions, _ = self._run
+        folder, config, decisions = self._run
         if config.train_memory_format == "auto":
             fastest, why = config.memory_format, "as before pruning"
             if self._pruned_before:
@@ -234,7 +208,7 @@ def _train_dense(config: RunConfig, folder: RunFolder, console: Console) -> floa
     loaders, dense = assemble.build_loaders(dense, decisions)
     trainer = build_trainer(dense, assemble.build_model(dense, loaders), loaders)
     pruner = Pruner(build("criterions", dense.prune_criterion), {})
-    report = train_in(Training(inner, dense, decisions, Plan(Never(), {})), trainer, pruner, console, None)
+    report = train_in(Training(inner, dense, decisions), trainer, pruner, console, None)
     accuracy: float = report["pruned"]["accuracy"]
     console.say(f"the dense network reaches {accuracy:.4f}; now the pruned one")
     return accuracy

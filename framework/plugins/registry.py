@@ -9,14 +9,14 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from numbers import Integral, Real
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, NoneType
 from typing import Any
 
 from secateur.framework.plugins.faults import PLUGIN_FILES, ends_process
 from secateur.framework.plugins.old_imports import old_names_allowed
-from secateur.framework.plugins.options import check_values
 from secateur.framework.plugins.source import ROOT, Entry, ancestry, check_source, read_entry
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.suggest import one_line, unknown
@@ -36,6 +36,14 @@ OPTIMIZERS = {
     "ADAMW": "AdamW",
     "RMSPROP": "RMSprop",
     "SGD": "SGD",
+}
+#: annotation -> description of the allowed values, for error messages, and their type
+TYPES: dict[str, tuple[str, type]] = {
+    "bool": ("true or false", bool),
+    "int": ("a whole number", Integral),
+    "float": ("a number", Real),
+    "str": ("text", str),
+    "None": ("none", NoneType),
 }
 
 
@@ -243,6 +251,35 @@ def check_options(cls: type, name: str, options: Iterable[str]) -> None:
                 if allowed
                 else f"{name} has no options, got {option!r}"
             )
+
+
+def check_values(name: str, parameters: Mapping[str, inspect.Parameter], options: Mapping[str, Any]) -> None:
+    """Raise UsageError for the first value that does not match its annotation, such as `float | None`.
+
+    Only annotations of plain types are checked; all other parameters are left to the constructor. NaN is not a
+    number.
+    """
+    for option, value in options.items():
+        types = _types(parameters.get(option))
+        if types and not any(_is(value, kind) for kind in types):
+            wanted = " or ".join(TYPES[kind][0] for kind in types)
+            raise UsageError(f"{name}: {option} must be {wanted}, got {one_line(repr(value), 60)}")
+
+
+def _types(parameter: inspect.Parameter | None) -> list[str]:
+    """Return the plain types of an annotation; none if it has any other type."""
+    if parameter is None:
+        return []
+    note = parameter.annotation
+    text = note if isinstance(note, str) else getattr(note, "__name__", str(note))
+    names = [part.strip() for part in text.split("|")]
+    return names if all(name in TYPES for name in names) else []
+
+
+def _is(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):
+        return kind == "bool"
+    return isinstance(value, TYPES[kind][1]) and bool(value == value)  # NaN is not equal to itself
 
 
 def option_names(cls: type) -> list[str]:

@@ -30,7 +30,7 @@ def check_config(config: RunConfig, decisions: Decisions) -> None:
             registry.check_name(kind, plugin)
             if kind != "optimizers":
                 check_source(kind, plugin, registry.file(kind, plugin))
-        elif name != "set":
+        else:
             flag.check(getattr(config, name))
     _check_combinations(config)
     if not config.eval:
@@ -121,17 +121,13 @@ def _check_pruning(config: RunConfig) -> None:
     if not config.masking and granularity != "weight":
         raise UsageError(f"--no_masking is for weight criterions; {name} removes channels permanently")
     if config.outer_layer_pruning and granularity == "channel" and not config.eval:
-        _check_ranks_inputs(name)
+        from secateur.framework.pruning.scoring.criterion import Criterion
 
-
-def _check_ranks_inputs(name: str) -> None:
-    from secateur.framework.pruning.scoring.criterion import Criterion
-
-    criterion: Any = registry.get("criterions", name)
-    if criterion.input_scores is Criterion.input_scores:
-        raise UsageError(
-            f"--outer_layer_pruning: {name} cannot rank the inputs of the network (it lacks input_scores)"
-        )
+        criterion: Any = registry.get("criterions", name)
+        if criterion.input_scores is Criterion.input_scores:
+            raise UsageError(
+                f"--outer_layer_pruning: {name} cannot rank the inputs of the network (it lacks input_scores)"
+            )
 
 
 def _check_options(config: RunConfig, decisions: Decisions) -> None:

@@ -1,12 +1,15 @@
-"""The record of who chose each setting of a run, and why."""
+"""Settings from several sources, merged by one precedence, with the record of who chose each and why."""
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from secateur.framework.settings.run_config import FLAGS, RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
+#: values of settings, each with the reason
+Reasoned = dict[str, tuple[Any, str]]
 
 # Sources of settings, by precedence. A preset on the command line takes precedence over a file, others do not.
 COMMAND_LINE, FILE, DIALECT, CHECKPOINT, PRESET = "command line", "config file", "dialect", "checkpoint", "preset"
@@ -31,15 +34,24 @@ class Decision(NamedTuple):
         return f"{self.source}: {self.setting} = {json.dumps(self.value)}{reason}"
 
 
+def because(values: Mapping[str, Any], why: str = "") -> Reasoned:
+    """Return the values, all for the same reason."""
+    return {name: (value, why) for name, value in values.items()}
+
+
 class Decisions:
     """The source of each setting of a run, and remarks on flags, for the log.
+
+    Args:
+        kind: The class of the settings.
 
     Attributes:
         notes: Lines for the log: a line for each decision of neither the user nor a default, and remarks.
         flags: Names of the settings that the command line gave.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type[RunConfig] = RunConfig) -> None:
+        self._kind = kind
         self._made: dict[str, Decision] = {}
         self.notes: list[str] = []
         self.flags: set[str] = set()
@@ -59,9 +71,28 @@ class Decisions:
         """Return the source of a setting."""
         return self._made[name].source if name in self._made else DEFAULT
 
-    def record(self, decision: Decision) -> None:
-        """Record a decision, with a line for the log unless it is the user's or gives the default."""
-        self._made[decision.setting] = decision
+    @property
+    def config(self) -> RunConfig:
+        """The settings of the layers so far, over the defaults."""
+        return self._kind(**{name: decision.value for name, decision in self._made.items()})
+
+    def add(self, source: str, layer: Reasoned) -> None:
+        """Add a layer below those so far: it decides the settings that they lack, and options of plug-ins."""
+        for name, (value, why) in layer.items():
+            above = self._made.setdefault(name, Decision(name, value, source, why))
+            if name == "set":
+                options = {
+                    group: value.get(group, {}) | above.value.get(group, {}) for group in value | above.value
+                }
+                self._made[name] = above._replace(value=options)
+
+    def note_all(self) -> None:
+        """Add the line of every decision to the notes, after the last layer."""
+        for decision in self._made.values():
+            self._note(decision)
+
+    def _note(self, decision: Decision) -> None:
+        """Add a line for the log, unless the decision is the user's or gives the default."""
         if decision.source not in (*USER, DEFAULT) and decision.value != FLAGS[decision.setting].default:
             self.notes.append(str(decision))
 
@@ -72,7 +103,8 @@ class Decisions:
         """
         for name, value in values.items():
             if value != getattr(config, name) and self.source(name) not in USER:
-                self.record(Decision(name, value, source, why))
+                self._made[name] = Decision(name, value, source, why)
+                self._note(self._made[name])
         return dataclasses.replace(config, **values)
 
     def table(self, config: RunConfig) -> list[Decision]:

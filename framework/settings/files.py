@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.framework.settings.dialects.discovery import OTHER_PROGRAMS
-from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, RunConfig
+from secateur.framework.settings.run_config import FLAGS, PLUGIN_OF, RunConfig
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import parse_yaml, read_json, read_yaml
 from secateur.utils.suggest import one_line, unknown
@@ -33,13 +33,11 @@ def load_config(file: Path) -> RunConfig:
         raise UsageError(f"{file} must contain settings as 'key: value', found NoneType")
     values = {name: value for name, value in _read_mapping(file, values).items() if name not in OTHER_PROGRAMS}
     config = RunConfig.from_dict(values, str(file))
-    for name, flag in FLAGS.items():
-        if name in KINDS or name == "set":
-            continue
-        try:
+    try:
+        for name, flag in FLAGS.items():
             flag.check(getattr(config, name))
-        except UsageError as error:
-            raise UsageError(f"{file}: {error}") from error
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
     return config
 
 
@@ -59,13 +57,8 @@ def parse_settings(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
             raise UsageError(f"--set must be GROUP.KEY=VALUE, got {one_line(repr(text), 60)}")
         if group not in PLUGIN_OF:
             raise UsageError(unknown("group of --set", group, PLUGIN_OF))
-        options.setdefault(group, {})[key] = parse_value(value, f"--set {left}")
+        options.setdefault(group, {})[key] = parse_yaml(value, f"--set {left}={one_line(value, 60)}")
     return options
-
-
-def parse_value(text: str, where: str) -> Any:
-    """Parse a YAML value; texts such as 1e-3 are numbers."""
-    return parse_yaml(text, f"{where}={one_line(text, 60)}")
 
 
 def _beside(file: Path, value: Any) -> Any:

@@ -1,10 +1,10 @@
 """Settings that follow from others that were given, such as the schedule from flags that only it reads."""
 
 from collections.abc import Collection
-from typing import Any
 
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.schedules.base import shares
+from secateur.framework.settings.decisions import Reasoned, because
 from secateur.framework.settings.run_config import FLAGS, RunConfig
 from secateur.utils.errors import UsageError
 
@@ -15,15 +15,14 @@ FLAGS_OF = {
 }
 
 
-def implied(config: RunConfig, given: Collection[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def implied(config: RunConfig, given: Collection[str]) -> Reasoned:
     """Return the implied settings and the reason for each.
 
     Raises UsageError for flags that contradict each other.
     """
-    values: dict[str, Any] = {}
-    why: dict[str, str] = {}
+    found: Reasoned = {}
     if len(config.input_dim) == 3:
-        values["image_size"], why["image_size"] = config.input_dim[1], "--input_dim"
+        found["image_size"] = config.input_dim[1], "--input_dim"
     for name, flag in FLAGS.items():
         option = flag.readers.get("criterion")
         value = config.set.get("criterion", {}).get(option or "")
@@ -32,24 +31,21 @@ def implied(config: RunConfig, given: Collection[str]) -> tuple[dict[str, Any], 
             continue
         if name in given and getattr(config, name) not in (None, value):
             raise UsageError(f"--{name} and --set criterion.{option} contradict each other")
-        values[name], why[name] = value, f"--set criterion.{option}"
+        found[name] = value, f"--set criterion.{option}"
     if config.eval:
-        return values, why
-    read_by = _schedule(config)
-    if read_by is not None:
-        values["schedule"], why["schedule"] = read_by[0], f"--{read_by[1]} is for it"
+        return found
+    found |= _schedule(config)
     if config.thresholds:
-        values |= _of_thresholds(config, given)
-        why |= dict.fromkeys(("n_rounds", "pruning_limit"), "--thresholds")
+        found |= _of_thresholds(config, given)
     if config.fixed_layer not in (None, -1):  # a criterion with the option scores only this layer
         registry.check_name("criterions", config.prune_criterion)
         if "layer" in option_names(registry.get("criterions", config.prune_criterion)):
-            values["set"], why["set"] = {"criterion": {"layer": config.fixed_layer}}, "--fixed_layer"
-    return values, why
+            found["set"] = {"criterion": {"layer": config.fixed_layer}}, "--fixed_layer"
+    return found
 
 
-def _schedule(config: RunConfig) -> tuple[str, str] | None:
-    """Return the schedule that reads a given flag, and the flag; None without one, or if it is given."""
+def _schedule(config: RunConfig) -> Reasoned:
+    """Return the schedule that reads a given flag, unless the schedule is given."""
     asked = {
         word: next((name for name in names if getattr(config, name) not in (None, ())), None)
         for word, names in FLAGS_OF.items()
@@ -63,11 +59,11 @@ def _schedule(config: RunConfig) -> tuple[str, str] | None:
         if name and config.schedule not in (None, word):
             raise UsageError(f"--{name} is for --schedule {word}, not {config.schedule}")
         if name and config.schedule is None:
-            return word, name
-    return None
+            return {"schedule": (word, f"--{name} is for it")}
+    return {}
 
 
-def _of_thresholds(config: RunConfig, given: Collection[str]) -> dict[str, Any]:
+def _of_thresholds(config: RunConfig, given: Collection[str]) -> Reasoned:
     """Return the limit, which is the last threshold, and the number of rounds, which is that of the thresholds."""
     thresholds = shares(config.thresholds)
     shown, last = ",".join(f"{threshold:g}" for threshold in thresholds), thresholds[-1]
@@ -81,4 +77,4 @@ def _of_thresholds(config: RunConfig, given: Collection[str]) -> dict[str, Any]:
             f"--pruning_limit {config.pruning_limit:g} and --thresholds {shown}, the last of which is the limit: "
             "give one of the two"
         )
-    return {"n_rounds": len(thresholds), "pruning_limit": last}
+    return because({"n_rounds": len(thresholds), "pruning_limit": last}, "--thresholds")

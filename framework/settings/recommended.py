@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.decisions import Reasoned, because
 from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, RunConfig, parse_values
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import read_json
@@ -47,32 +48,25 @@ class Rule:
             raise UsageError(f"{self.file}: why {self.why!r} names no setting: {error}") from error
 
 
-def recommended(config: RunConfig) -> tuple[dict[str, Any], dict[str, str]]:
+def recommended(config: RunConfig) -> Reasoned:
     """Return the settings that the plug-ins of a config recommend, and the reason for each.
 
     Raises UsageError for an unknown plug-in, and for a recommendation of an unknown setting or a wrong type.
     """
-    values: dict[str, Any] = {}
-    why: dict[str, str] = {}
     if config.eval:
         testers = [name for name in registry.names("testers") if registry.describe("testers", name).attacks]
-        return (
-            ({"test_scheme": testers[0]}, {"test_scheme": "the tester that attacks"})
-            if config.attack
-            else ({}, {})
-        )
+        return {"test_scheme": (testers[0], "the tester that attacks")} if config.attack else {}
+    found: Reasoned = {}
     criterion = registry.describe("criterions", config.prune_criterion)
     for name, kind in KINDS.items():
         plugin = registry.describe(kind, getattr(config, name))
         given = _for_schedule(plugin.recommended, config.schedule or criterion.when)
-        values |= parse_values(given, f"{plugin.name}.recommended")
-        why |= dict.fromkeys(given, f"by {plugin.name}")
+        found |= because(parse_values(given, f"{plugin.name}.recommended"), f"by {plugin.name}")
     if criterion.trainer:
-        values["train_scheme"], why["train_scheme"] = criterion.trainer, f"{criterion.name} requires it"
-    values["outer_layer_pruning"] = criterion.prunes and criterion.granularity != "channel"
-    why["outer_layer_pruning"] = f"{criterion.name} " + (RANKS.get(criterion.granularity, "") if criterion.prunes
-                                                         else "prunes nothing")  # fmt: skip
-    return values, why
+        found["train_scheme"] = criterion.trainer, f"{criterion.name} requires it"
+    ranks = RANKS.get(criterion.granularity, "") if criterion.prunes else "prunes nothing"
+    outer = criterion.prunes and criterion.granularity != "channel"
+    return found | {"outer_layer_pruning": (outer, f"{criterion.name} {ranks}")}
 
 
 def _for_schedule(settings: Mapping[str, Any], schedule: str) -> dict[str, Any]:

@@ -23,12 +23,11 @@ from typing import Any
 from secateur.framework.plugins.registry import registry
 from secateur.framework.schedules.base import shares
 from secateur.framework.settings import decisions as sources
-from secateur.framework.settings.decisions import Decisions
+from secateur.framework.settings.decisions import Decisions, Reasoned, because
 from secateur.framework.settings.dialects.discovery import DIALECTS, OTHER_PROGRAMS
 from secateur.framework.settings.field import flags_of
 from secateur.framework.settings.files import parse_settings
 from secateur.framework.settings.implied import implied
-from secateur.framework.settings.layers import Layers
 from secateur.framework.settings.recommended import load_rules, recommended
 from secateur.framework.settings.run_config import FLAGS, KINDS, PRESETS, RunConfig, parse_values
 
@@ -45,15 +44,14 @@ class Request:
         file: Settings of the config file, with checked types.
         kind: Class of the settings.
         notes: Remarks on the flags, for the log.
-        defaults: Defaults of another program, by setting, and the reasons for them.
+        defaults: Defaults of another program, and the reasons for them.
     """
 
     flags: Mapping[str, Any]
     file: Mapping[str, Any] = field(default_factory=dict)
     kind: type[RunConfig] = RunConfig
     notes: tuple[str, ...] = ()
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    why: Mapping[str, str] = field(default_factory=dict)
+    defaults: Reasoned = field(default_factory=dict)
 
 
 def read_request(
@@ -78,21 +76,17 @@ def read_request(
     file = dict(file or {})
     foreign = {name: file.pop(name) for name in OTHER_PROGRAMS if name in file}
     flags = {**{name: value for name, value in foreign.items() if value is not None}, **flags}
-    defaults: dict[str, Any] = {}
-    why: dict[str, str] = {}
+    known = flags_of(kind)
+    defaults: Reasoned = {}
     notes: list[str] = []
     for dialect in DIALECTS:
-        flags, more, reason, lines = dialect.translate(flags, file)
-        defaults |= {name: value for name, value in more.items() if name not in defaults}
-        why |= {name: reason for name in more if name not in why}
+        flags, more, why, lines = dialect.translate(flags, file)
+        defaults = because(parse_values(more, flags=known), why) | defaults
         notes += lines
-    known = flags_of(kind)
     values = parse_values({**flags, "set": parse_settings(flags.get("set", ()))}, flags=known)
     if not values["set"]:
         del values["set"]
-    return Request(
-        values, parse_values(file, where, known), kind, tuple(notes), parse_values(defaults, flags=known), why
-    )
+    return Request(values, parse_values(file, where, known), kind, tuple(notes), defaults)
 
 
 def resolve(request: Request, inherited: Inherited) -> tuple[RunConfig, Decisions]:
@@ -105,32 +99,32 @@ def resolve(request: Request, inherited: Inherited) -> tuple[RunConfig, Decision
     Raises:
         UsageError: For unknown plug-ins, and for flags that contradict each other.
     """
-    decisions = Decisions()
+    decisions = Decisions(request.kind)
     decisions.flags = set(request.flags)
     decisions.notes += request.notes
-    layers = Layers(request.kind)
-    layers.add(sources.COMMAND_LINE, request.flags)
+    decisions.add(sources.COMMAND_LINE, because(request.flags))
     file = _below_flags(request)
     evaluates = request.kind(**{**file, **request.flags}).eval
     if not evaluates:
-        layers.add(sources.PRESET, *_preset(request.flags, set(request.flags), file))
-    layers.add(sources.FILE, file)
-    layers.add(sources.DIALECT, request.defaults, request.why)
-    saved = inherited(layers.config)
+        decisions.add(sources.PRESET, _preset(request.flags, set(request.flags), file))
+    decisions.add(sources.FILE, because(file))
+    decisions.add(sources.DIALECT, request.defaults)
+    saved = inherited(decisions.config)
     if saved is not None:
-        layers.add(sources.CHECKPOINT, _saved_values(layers.config, saved[1]), f"as in {saved[0]}")
+        name, settings = saved
+        decisions.add(sources.CHECKPOINT, because(_saved_values(decisions.config, settings), f"as in {name}"))
     if not evaluates:
-        chosen = {name: value for name, value in vars(layers.config).items() if name not in request.flags}
-        layers.add(sources.PRESET, *_preset(chosen, layers.given, {}))
-    layers.add(sources.IMPLIED, *implied(layers.config, layers.given))
-    if layers.config.autoconfig:
+        chosen = {name: value for name, value in vars(decisions.config).items() if name not in request.flags}
+        decisions.add(sources.PRESET, _preset(chosen, decisions.given, {}))
+    decisions.add(sources.IMPLIED, implied(decisions.config, decisions.given))
+    if decisions.config.autoconfig:
         for rule in load_rules(registry.folders):
-            if rule.holds(layers.config):
-                layers.add(sources.RULE, rule.set, rule.explain(layers.config))
-        layers.add(sources.RECOMMENDED, *recommended(layers.config))
-    layers.add(sources.DEFAULT, {"outer_layer_pruning": False}, "not recommended")
-    layers.record(decisions)
-    config = layers.config
+            if rule.holds(decisions.config):
+                decisions.add(sources.RULE, because(rule.set, rule.explain(decisions.config)))
+        decisions.add(sources.RECOMMENDED, recommended(decisions.config))
+    decisions.add(sources.DEFAULT, {"outer_layer_pruning": (False, "not recommended")})
+    decisions.note_all()
+    config = decisions.config
     return decisions.choose(config, sources.IMPLIED, "", thresholds=shares(config.thresholds)), decisions
 
 
@@ -149,19 +143,19 @@ def _below_flags(request: Request) -> dict[str, Any]:
     return file
 
 
-def _preset(given: Mapping[str, Any], taken: Collection[str], file: Mapping[str, Any]) -> tuple[dict, dict]:
+def _preset(given: Mapping[str, Any], taken: Collection[str], file: Mapping[str, Any]) -> Reasoned:
     """Return the plug-ins of the presets among the given settings, and the reasons.
 
     A plug-in of the file that is derived from that of the preset is kept.
     """
-    values, why = {}, {}
+    found: Reasoned = {}
     for preset, plugins in PRESETS.items():
         for name, plugin in plugins.items() if given.get(preset) else ():
             if name in taken or _is_kind_of(file.get(name), name, plugin):
                 continue
             over = f", overriding {file[name]} of the config file" if name in file else ""
-            values[name], why[name] = plugin, f"--{preset}{over}"
-    return values, why
+            found[name] = plugin, f"--{preset}{over}"
+    return found
 
 
 def _is_kind_of(given: str | None, name: str, wanted: str) -> bool:

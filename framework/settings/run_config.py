@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -108,6 +109,8 @@ FLAGS: dict[str, Flag] = flags_of(RunConfig)
 KINDS = {name: flag.plugin for name, flag in FLAGS.items() if flag.plugin}
 #: the flag that names the plug-in of a group of `--set GROUP.KEY=VALUE`
 PLUGIN_OF = {flag.options: name for name, flag in FLAGS.items() if flag.options}
+#: flags by the arguments of the library that they set
+FLAG_OF = {option: name for name, flag in FLAGS.items() for option in flag.readers.values()}
 PRESETS = {name: flag.preset for name, flag in FLAGS.items() if flag.preset}
 
 
@@ -136,3 +139,16 @@ def _parse_set(value: Any, where: str) -> Options:
         if not isinstance(options, Mapping) or not all(isinstance(key, str) for key in options):
             raise UsageError(f"{where}.{group} must be a mapping of option to value, got {options!r}")
     return {group: dict(options) for group, options in value.items()}
+
+
+def in_flags(error: UsageError) -> str:
+    """Return the message, with flags in place of the arguments that it names, where there are such flags."""
+    text = str(error)
+    named = (error.argument,) if isinstance(error.argument, str) else error.argument or ()
+    for argument in named:
+        flag = FLAG_OF.get(argument, argument)
+        if flag in FLAGS:
+            text = re.sub(rf"(?<!-)\b{argument}=False\b", f"--no_{flag}", text)
+            # a word of English is the argument only where it stands first
+            text = re.sub(rf"(?<!-)\b{argument}\b", f"--{flag}", text, count=0 if "_" in argument else 1)
+    return text

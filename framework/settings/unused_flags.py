@@ -1,6 +1,6 @@
 """Notes on flags that have no effect in a run."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.settings.decisions import Decisions
@@ -60,11 +60,10 @@ def unused_presets(config: RunConfig, before: bool) -> list[str]:
     return lines
 
 
-def unused_in_tests(flags: Iterable[str]) -> list[str]:
+def unused_in_tests(flags: Collection[str]) -> list[str]:
     """Return one line for each of the flags that has no effect on an evaluation."""
-    given = set(flags)
-    return [_line(name, "--eval only tests a checkpoint") for name, flag in FLAGS.items()
-            if flag.phase and name in given]  # fmt: skip
+    ignored = [name for name, flag in FLAGS.items() if flag.phase and name in flags]
+    return [_line(name, "--eval only tests a checkpoint") for name in ignored]
 
 
 def _line(name: str, reason: str) -> str:

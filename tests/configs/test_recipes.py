@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.framework.commands.assemble import build_pruner
 from secateur.framework.commands.plan import plan_pruning
 from secateur.framework.commands.prepare import prepare_run
 from secateur.framework.plugins.registry import ROOT
@@ -98,8 +97,7 @@ def test_a_recipe_takes_exactly_its_number_of_channels_and_no_whole_layer(
     model, groups, example = traced(json.loads(file.read_text()))
     units, goes = RECIPES[name]
     assert sum(group.channels for group in free_groups(groups).values()) == units
-    plan, config = plan_pruning(*prepare_run({}, file), Free())
-    pruner = build_pruner(config, Free(), plan)
+    pruner, config = plan_pruning(*prepare_run({}, file), Free())
     assert isinstance(pruner.schedule, Iterative)
     monkeypatch.setattr(step, "channel_groups", lambda *_, **__: groups)
     monkeypatch.setattr("secateur.framework.pruning.steps.pruner.count_macs", lambda *_: (0, {}))

@@ -50,8 +50,9 @@ def test_settings_that_differ_between_schedules_are_shown_for_each(tmp_path: Pat
     folder = tmp_path / "criterions"
     folder.mkdir()
     (folder / "Own.py").write_text(
-        "from secateur import WeightCriterion\n\n\nclass Own(WeightCriterion):\n"
+        "from secateur import During, WeightCriterion\n\n\nclass Own(WeightCriterion):\n"
         '    """|w| | 2."""\n\n'
+        "    schedule = During(delay=1, freq=1, steps=1)\n"
         '    recommended = {"T": {"during": 2.0, "after": 2.0, "rounds": 3.5}}\n\n'
         "    def formula(self, weight, gradient, loss):\n        return weight.abs()\n"
     )
@@ -59,6 +60,7 @@ def test_settings_that_differ_between_schedules_are_shown_for_each(tmp_path: Pat
     row = rows(updated(TABLE))["Own"]
     assert row["recommended"] == "`--T 2` (during, after), `--T 3.5` (rounds)"
     assert row["score"] == "\0w\0 \0 2"
+    assert row["when"] == "during"  # without a number, for a single step
 
 
 def test_the_command_changes_nothing_but_the_table(tmp_path: Path) -> None:

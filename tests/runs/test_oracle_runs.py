@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from secateur import channel_groups, load_model
-from secateur.framework.commands.oracle_criterions import chosen_criterions
 from secateur.framework.plugins.registry import build, registry
-from secateur.framework.settings.oracle_config import STUDY_FLAGS
+from secateur.framework.settings.oracle_config import STUDY_FLAGS, chosen_criterions
 from secateur.framework.studies.oracle.correlation import MEASURES, correlation
 from secateur.framework.studies.oracle.study import REFERENCES
 from secateur.utils.loading.loaders import make_loaders

@@ -29,8 +29,7 @@ def assembled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Prune
         config = RunConfig.from_dict(given | settings)
         torch.manual_seed(config.seed)
         criterion, decisions = assemble.build_criterion(config), Decisions()
-        plan, config = plan_pruning(config, decisions, criterion)
-        pruner = assemble.build_pruner(config, criterion, plan)
+        pruner, config = plan_pruning(config, decisions, criterion)
         loaders, config = assemble.build_loaders(config, decisions)
         model = assemble.prepare_model(config, assemble.build_model(config, loaders), loaders)
         example = loaders.scoring_batches("random", batches=1, samples=None, batch_size=1, seed=0, step=0)[0][0]

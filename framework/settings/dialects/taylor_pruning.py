@@ -26,25 +26,15 @@ CONFIG_KEYS: dict[str, Any] = {
     "group_size": 1,
     "l2_normalization_per_layer": False,
 }
+CONFIG_SWITCHES = ("use_momentum", "do_iterative_pruning", "rank_neurons_equally", "push_group_down")
 #: keys that need special handling
-SPECIAL = (
-    "method",
-    "use_momentum",
-    "do_iterative_pruning",
-    "rank_neurons_equally",
-    "push_group_down",
-    "starting_neuron",
-    "seed",
-)
+SPECIAL = ("method", *CONFIG_SWITCHES, "starting_neuron", "seed")
 #: keys without effect, with the reason
 NEEDLESS_KEYS = {
     "pruning_silent": "every step is reported in one line",
     "combination_ID": "Combinatorial tries all combinations",
 }
-CONFIG_SWITCHES = ("use_momentum", "do_iterative_pruning", "rank_neurons_equally", "push_group_down")
 COMBINATORIAL = 50
-
-
 #: id of a method of Taylor pruning -> criterion
 METHODS = {
     0: "TaylorWeight",
@@ -63,18 +53,11 @@ METHODS = {
 }
 
 METHOD = Flag("pruning_method", int, 0, "", "")
+IDS = f"--prune_criterion by its id in Taylor pruning: {', '.join(map(str, METHODS))}"
+SETTINGS = "JSON file of Taylor pruning with settings of --schedule iterative"
 FLAGS: dict[str, Flag] = {
-    "pruning_method": word(
-        "pruning_method",
-        f"--prune_criterion by its id in Taylor pruning: {', '.join(map(str, METHODS))}",
-        metavar="ID",
-    ),
-    "pruning_config": word(
-        "pruning_config",
-        "JSON file of Taylor pruning with settings of --schedule iterative",
-        metavar="FILE",
-        path="read",
-    ),
+    "pruning_method": word("pruning_method", IDS, metavar="ID"),
+    "pruning_config": word("pruning_config", SETTINGS, metavar="FILE", path="read"),
 }
 
 

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from secateur.framework.settings.field import section
 
 _prune = section("Pruning", dense=False, phase="pruning")
-_channels = section("Pruning", dense=False, phase="pruning", to="pruning")
+_step = section("Pruning", dense=False, phase="pruning", to="pruning")
 _gates = section("Pruning", dense=False, phase="training", to="trainer")
 _scores = section("Scores over the run", dense=False)
+_tracking = section("Scores over the run", dense=False, needs="track_importance")
+_criterion = section("Scores over the run", dense=False, to="criterion")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,26 +35,14 @@ class Pruning:
     prune_freq: int | None = _prune(None, "during training: epochs between pruning steps", low=1, to="during.freq")
     preserve_moment: bool = _scores(True, "keep the state of the optimizer when pruning, or reset it")
     track_importance: bool = _scores(False, "average the scores of the last batches before each pruning step")
-    track_batches: int = _scores(
-        20,
-        "with --track_importance: number of batches",
-        low=1,
-        most=10**6,
-        needs="track_importance",
-        to="tracking.batches",
+    track_batches: int = _tracking(
+        20, "with --track_importance: number of batches", low=1, most=10**6, to="tracking.batches"
     )
-    alpha: float = _scores(
-        0.8,
-        "with --track_importance: weight of the latest batch",
-        above=0,
-        high=1,
-        needs="track_importance",
-        to="tracking",
+    alpha: float = _tracking(
+        0.8, "with --track_importance: weight of the latest batch", above=0, high=1, to="tracking"
     )
-    use_l2: bool = _scores(False, "multiply the scores of weights by |w|", to="criterion")
-    use_init: bool = _scores(
-        False, "multiply the scores of weights by |w - w0|, w0: initial value", to="criterion"
-    )
+    use_l2: bool = _criterion(False, "multiply the scores of weights by |w|")
+    use_init: bool = _criterion(False, "multiply the scores of weights by |w - w0|, w0: initial value")
     T: float | None = _scores(
         None,
         "temperature of the logits in training and scoring; default: 1",
@@ -66,26 +56,24 @@ class Pruning:
     imp_samples: int | None = _scores(
         None, "short for --set criterion.samples=N", low=1, most=10**7, to="criterion.samples"
     )
-    budget: str | None = _prune(
+    budget: str | None = _step(
         None,
         "quantity that --pruning_limit refers to; default: nodes for channel criterions, else weights",
         choices=("nodes", "weights", "params", "macs", "latency"),
-        to="pruning",
     )
-    scope: str | None = _prune(
+    scope: str | None = _step(
         None,
         "scores that are ranked together; default: depends on the criterion",
         choices=("global", "layer", "row", "isomorphic"),
-        to="pruning",
     )
-    min_channels: int = _channels(1, "channels to keep in each group; 0: residual blocks may be removed", low=0)
-    keep_share: float = _channels(0.0, "share of the dense channels to keep in each group", low=0, below=1)
-    round_to: str = _channels("1", "round kept channels to a multiple of N; auto: measure", metavar="N|auto")
-    attention: str = _channels(
+    min_channels: int = _step(1, "channels to keep in each group; 0: residual blocks may be removed", low=0)
+    keep_share: float = _step(0.0, "share of the dense channels to keep in each group", low=0, below=1)
+    round_to: str = _step("1", "round kept channels to a multiple of N; auto: measure", metavar="N|auto")
+    attention: str = _step(
         "dims", "unit of pruning in attention: channels of all heads, or heads", choices=("dims", "heads")
     )
-    inexact: bool = _channels(False, "also cut channels that a norm or softmax normalises over")
-    fold: bool = _channels(False, "move constant outputs of removed channels into following layers")
+    inexact: bool = _step(False, "also cut channels that a norm or softmax normalises over")
+    fold: bool = _step(False, "move constant outputs of removed channels into following layers")
     masking: bool = _prune(True, "keep pruned weights at zero, or let them regrow")
     outer_layer_pruning: bool | None = _prune(
         None,
@@ -101,6 +89,6 @@ class Pruning:
         needs="enable_rewinding",
         phase="",
     )
-    protect: tuple[str, ...] = _prune(
-        (), "never prune modules with this name prefix; repeatable", metavar="PREFIX", to="pruning", study=True
+    protect: tuple[str, ...] = _step(
+        (), "never prune modules with this name prefix; repeatable", metavar="PREFIX", study=True
     )

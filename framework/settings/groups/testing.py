@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from secateur.framework.settings.field import section
 
 _test = section("Testing, with --eval", tests=True)
+_attack = section("Testing, with --eval", tests=True, to="tester")
 _picture = section("Pictures", dense=False)
 
 
@@ -22,28 +23,15 @@ class Testing:
     plot_weights: bool = _picture(True, "draw the weights of each layer as an image")
     plot_net: bool = _picture(True, "draw the dense and the pruned network")
     track_weights: bool = _picture(False, "track sign flips, mean and variance of every weight")
-    attack: str | None = _test(None, "attack the network, by name or all", metavar="NAME|all", to="tester")
-    epsilons: tuple[str, ...] = _test(
-        (),
-        "largest perturbations of pixels in [0, 1]: 2/255,8/255; default: by norm",
-        metavar="E,E,...",
-        to="tester",
+    attack: str | None = _attack(None, "attack the network, by name or all", metavar="NAME|all")
+    epsilons: tuple[str, ...] = _attack(
+        (), "largest perturbations of pixels in [0, 1]: 2/255,8/255; default: by norm", metavar="E,E,..."
     )
-    attack_samples: int | None = _test(
-        None, "attack N test images, balanced over classes; default: all", low=1, to="tester"
-    )
-    attack_steps: int | None = _test(
-        None, "steps of each search; default: by attack", low=1, most=10**6, to="tester"
-    )
-    attack_binary_steps: int | None = _test(
-        None, "binary search rounds of CarliniWagner", low=1, most=1000, to="tester"
-    )
-    attack_restarts: int | None = _test(
-        None, "restarts of random attacks; default: 1", low=1, most=10000, to="tester"
-    )
-    attack_batch_size: int | None = _test(
-        None, "images attacked together; default: 128", low=1, most=10**6, to="tester"
-    )
+    attack_samples: int | None = _attack(None, "attack N test images, balanced over classes; default: all", low=1)
+    attack_steps: int | None = _attack(None, "steps of each search; default: by attack", low=1, most=10**6)
+    attack_binary_steps: int | None = _attack(None, "binary search rounds of CarliniWagner", low=1, most=1000)
+    attack_restarts: int | None = _attack(None, "restarts of random attacks; default: 1", low=1, most=10000)
+    attack_batch_size: int | None = _attack(None, "images attacked together; default: 128", low=1, most=10**6)
     compare_with: str | None = _test(
         None, "run folder of a second network to test on the same images", metavar="FOLDER", path="read"
     )

@@ -14,8 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from secateur.framework.plugins.options import check_values
-from secateur.framework.plugins.registry import ROOT, Registry, build, check_options, option_names
+from secateur.framework.plugins.registry import ROOT, Registry, build, check_options, check_values, option_names
 from secateur.utils.errors import UsageError
 
 Tree = Callable[[dict[str, str]], Path]

@@ -1,8 +1,10 @@
-"""Settings are frozen, resolved without side effects, and every choice that is not the user's is recorded."""
+"""Settings are frozen, merged by one precedence, and every choice that is not the user's is recorded."""
 
 import copy
 import dataclasses
+import itertools
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,14 @@ import pytest
 
 from secateur import build, save_model
 from secateur.framework.commands.listing import explained_run
-from secateur.framework.settings.decisions import USER
+from secateur.framework.settings import decisions as sources
+from secateur.framework.settings.decisions import USER, Decision, Decisions, Reasoned, because
 from secateur.framework.settings.oracle_config import StudyConfig
 from secateur.framework.settings.resolve import Request, read_request, resolve
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.run_folder import RunFolder
+from tests import ROOT
+from tests.command_line import resolved
 
 Command = Callable[..., Any]
 SAVED = RunConfig(val_share=0.25, num_classes=10, train_memory_format="contiguous", note="of another run")
@@ -108,3 +113,73 @@ def test_the_record_of_a_run_tells_each_choice_and_repeats_the_settings(
     repeated, more = explained_run(again.config, again.decisions)
     assert repeated == config
     assert {row.source for row in more.table(repeated)} == {"config file"}
+
+
+#: from the highest precedence to the lowest; the plug-ins of a preset are two layers
+PRECEDENCE = (
+    sources.COMMAND_LINE, sources.PRESET, sources.FILE, sources.DIALECT, sources.CHECKPOINT, sources.PRESET,
+    sources.IMPLIED, sources.RULE, sources.RECOMMENDED, sources.DEFAULT,
+)  # fmt: skip
+
+
+def merged(*layers: Reasoned) -> dict[str, Decision]:
+    """The decision on each setting by layers of the sources in `PRECEDENCE`, the first of which are given."""
+    decisions = Decisions()
+    for source, layer in zip(PRECEDENCE, layers, strict=False):
+        decisions.add(source, layer)
+    return {row.setting: row for row in decisions.table(decisions.config)}
+
+
+@pytest.mark.parametrize(("above", "below"), list(itertools.combinations(range(len(PRECEDENCE)), 2)))
+def test_of_two_layers_the_first_that_has_a_setting_decides(above: int, below: int) -> None:
+    first: Reasoned = {"epochs": (1, "above"), "seed": (0, "")}
+    second: Reasoned = {"epochs": (2, "below"), "loss": ("a", "only here")}
+    found = merged(*(first if at == above else second if at == below else {} for at in range(len(PRECEDENCE))))
+    assert {row for row in found.values() if row.why != "of the command line"} == {
+        ("epochs", 1, PRECEDENCE[above], "above"),
+        ("seed", 0, PRECEDENCE[above], ""),
+        ("loss", "a", PRECEDENCE[below], "only here"),
+    }
+
+
+@pytest.mark.parametrize("value", [None, False, 0, ""])
+def test_a_layer_decides_by_any_value_that_it_has(value: Any) -> None:
+    assert merged(because({"note": value}), because({"note": 3}))["note"].value == value
+
+
+def test_options_of_plugins_are_merged_one_by_one_and_no_layer_is_changed() -> None:
+    first, second = {"criterion": {"p": 1}}, {"criterion": {"p": 2, "q": 3}, "model": {"d": 4}}
+    found = merged(because({"set": first}), because({"set": second}), because({"set": {"loss": {}}}))
+    assert found["set"].value == {"criterion": {"p": 1, "q": 3}, "model": {"d": 4}, "loss": {}}
+    assert first == {"criterion": {"p": 1}} and second == {"criterion": {"p": 2, "q": 3}, "model": {"d": 4}}
+
+
+def test_the_layers_of_a_run_are_merged_in_the_order_of_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
+    added: list[str] = []
+    add = Decisions.add
+
+    def spy(decisions: Decisions, source: str, layer: Reasoned) -> None:
+        added.append(source)
+        add(decisions, source, layer)
+
+    monkeypatch.setattr(Decisions, "add", spy)
+    monkeypatch.setattr("secateur.framework.settings.resolve.load_rules", lambda _: [AnyRule()])
+    resolved({"checkpoint_name": "a"}, saved=RunConfig())
+    assert tuple(added) == PRECEDENCE
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = page.split("| layer | content |")[1].split("\n\n")[0]
+    assert tuple(re.findall(r"^\| ([a-z ]+) \|", table, re.MULTILINE)) == PRECEDENCE
+
+
+class AnyRule:
+    """A rule of an autoconfig.json that sets nothing."""
+
+    set: dict[str, Any] = {}
+
+    def holds(self, _: Any) -> bool:
+        """Always."""
+        return True
+
+    def explain(self, _: Any) -> str:
+        """Return a reason."""
+        return "always"

@@ -12,8 +12,7 @@ from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.steps.averages import Tracking
 from secateur.framework.schedules.base import During
 from secateur.framework.schedules.every_n_batches import Iterative
-from secateur.framework.settings.in_flags import in_flags
-from secateur.framework.settings.run_config import FLAGS
+from secateur.framework.settings.run_config import FLAGS, in_flags
 from secateur.utils.errors import UsageError
 from tests import ROOT
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from secateur.framework.commands.optimizer_options import OTHER_STEPS, try_optimizer, with_fused
+from secateur.framework.commands.assemble import OTHER_STEPS, try_optimizer, with_fused
 from secateur.framework.plugins.registry import OPTIMIZERS, option_names, registry
 from secateur.framework.settings.checks import FIXED
 from secateur.framework.settings.decisions import Decisions

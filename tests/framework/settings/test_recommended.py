@@ -175,9 +175,9 @@ def test_a_star_stands_for_anything_but_nothing(plugins: Path, command: Command)
 
 
 def test_an_attack_chooses_its_tester_in_an_evaluation_alone() -> None:
-    assert recommended(RunConfig(eval=True, attack="FGSM"))[0] == {"test_scheme": "AdversarialEvaluation"}
+    assert recommended(RunConfig(eval=True, attack="FGSM"))["test_scheme"][0] == "AdversarialEvaluation"
     assert resolved({"eval": True, "attack": "FGSM"})[0].test_scheme == "AdversarialEvaluation"
-    assert recommended(RunConfig(eval=True)) == ({}, {})
+    assert recommended(RunConfig(eval=True)) == {}
     given, decisions = resolved({"eval": True, "attack": "FGSM", "test_scheme": "Accuracy"})
     assert given.test_scheme == "Accuracy" and decisions.notes == []
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.schedules.base import Rounds
 from secateur.framework.schedules.every_n_batches import Iterative
-from secateur.framework.settings.files import parse_settings, parse_value
+from secateur.framework.settings.files import parse_settings
 from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, PRESETS, RunConfig
 from secateur.utils.errors import UsageError
 from tests import ROOT
@@ -163,7 +163,7 @@ def test_a_file_that_is_no_text_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_values_of_settings_are_yaml(text: str, value: object) -> None:
-    assert parse_value(text, "--set a.b") == value
+    assert parse_settings([f"model.a={text}"]) == {"model": {"a": value}}
 
 
 def test_an_equals_sign_may_be_in_a_value() -> None:

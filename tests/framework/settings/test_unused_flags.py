@@ -1,5 +1,6 @@
 """Flags that nothing reads are told of, each by a line; those that are read are not."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -63,6 +64,27 @@ def test_a_file_is_made_for_more_than_one_run(tmp_path: Path) -> None:
     recipe.write_text("prune_criterion: EmptyCrit\npruning_limit: 0.9\nl0_reg: 1.0\nbudget: weights\n")
     assert idle("", recipe) == []
     assert idle("--pruning_limit 0.9", recipe) == ["pruning_limit"]
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("--prune_criterion HoyerSquare", "prunes by a fixed threshold"),
+        (
+            "--prune_criterion TaylorGate --prune_per_iteration 1 --prune_neurons_max 9",
+            "the number of channels ends",
+        ),
+    ],
+)
+def test_a_run_repeated_from_its_own_settings_has_no_remark_on_its_limit(
+    command: str, reason: str, tmp_path: Path
+) -> None:
+    config, notes = noted(command)
+    record = tmp_path / "config.yaml"
+    record.write_text(json.dumps(config.to_dict()))
+    assert not [note for note in notes + noted("", record)[1] if "pruning_limit" in note]
+    for told in (noted(f"{command} --pruning_limit 0.9")[1], noted("--pruning_limit 0.9", record)[1]):
+        assert len([note for note in told if reason in note and "--pruning_limit has no effect" in note]) == 1
 
 
 def test_an_evaluation_tells_of_the_flags_of_training() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from secateur.framework.commands.oracle_criterions import chosen_criterions
 from secateur.framework.plugins.registry import registry
+from secateur.framework.settings.oracle_config import chosen_criterions
 from secateur.utils.errors import UsageError
 
 
