@@ -47,7 +47,7 @@ def build_loaders(config: Config, decisions: Decisions) -> tuple[Loaders, Config
         given, actual = (",".join(map(str, shape)) for shape in (config.input_dim, size))
         raise UsageError(f"--input_dim {given}: the inputs from {config.data_set} are {actual}")
     sizes = {"image_size": loaders.image_size, "num_classes": loaders.num_classes}
-    return loaders, decisions.choose(config, MEASURED, f"images of {config.data_set}", **sizes)
+    return loaders, decisions.choose(config, MEASURED, f"read from {config.data_set}", **sizes)
 
 
 def _with_image_size(config: Config, decisions: Decisions, dataset: DataSet) -> Config:

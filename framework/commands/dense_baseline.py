@@ -9,7 +9,7 @@ from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.files import load_config
 from secateur.framework.settings.groups.what import NOTHING
 from secateur.framework.settings.run_config import FLAGS, PLUGIN_OF, PRESETS, RunConfig
-from secateur.framework.storage.locate import _run_folders
+from secateur.framework.storage.locate import run_folders
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import RESULTS, read_json
@@ -46,7 +46,7 @@ def finished_dense_runs(config: RunConfig, unreadable: list[str]) -> Iterator[Ru
         return
     wanted = _dense_settings(dense_config(config))
     try:
-        folders = _run_folders(config.results_dir)
+        folders = run_folders(config.results_dir)
     except UsageError as error:
         unreadable.append(str(error))
         return

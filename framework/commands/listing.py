@@ -18,12 +18,17 @@ PIPE_WIDTH = 240  # characters, so that a row is one line in a file or a pipe
 def print_tables(kinds: Sequence[str]) -> None:
     """Print a table of the plug-ins of each kind, read from their source without importing them."""
     entries = {kind: [registry.describe(kind, name) for name in registry.names(kind)] for kind in kinds}
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = PIPE_WIDTH
+    console = _console()
     for number, (kind, plugins) in enumerate(entries.items()):
         console.print(*[""] * (number > 0), kind, sep="\n", style="bold")
         console.print(_table(kind, plugins))
+
+
+def _console() -> Console:
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    return console
 
 
 def _table(kind: str, entries: Sequence[Entry]) -> Table:
@@ -62,10 +67,10 @@ def print_decisions(config: RunConfig, decisions: Decisions) -> None:
         table.add_column(title, overflow="fold")
     for row in sorted(rows, key=_order):
         table.add_row(row.setting, json.dumps(row.value), row.source, row.why)
-    console = Console()
+    console = _console()
     console.print(table)
     for note in decisions.remarks:
-        console.print(note, markup=False, highlight=False)
+        console.print(note)
 
 
 def _order(row: Decision) -> int:

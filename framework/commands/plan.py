@@ -11,7 +11,7 @@ from secateur.framework.pruning.steps.by_schedule import pruner_for
 from secateur.framework.pruning.steps.pruner import Pruner
 from secateur.framework.pruning.steps.rewinding import check_rewinding
 from secateur.framework.pruning.steps.step import step_class
-from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule
+from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule, steps_of
 from secateur.framework.schedules.every_n_batches import Iterative
 from secateur.framework.settings.decisions import DEFAULT, MEASURED, Decisions
 from secateur.framework.settings.run_config import RunConfig
@@ -35,7 +35,7 @@ def plan_pruning(config: RunConfig, decisions: Decisions, criterion: Criterion) 
             f"got {own!r}"
         )
     trainer: type[Trainer] = registry.get("trainers", config.train_scheme)
-    steps = getattr(own, "steps", 1)
+    steps = steps_of(own)
     if steps > 1 and "snip_steps" not in decisions.given:
         config = decisions.choose(config, DEFAULT, f"steps of {name}", snip_steps=steps - 2)
     schedule = own
@@ -52,7 +52,9 @@ def plan_pruning(config: RunConfig, decisions: Decisions, criterion: Criterion) 
     granularity = getattr(criterion, "granularity", None)
     budget = config.budget or ("nodes" if granularity == "channel" else "weights")
     scope = config.scope or criterion.scope
-    config = decisions.choose(config, DEFAULT, f"of {name}", **settings_of(schedule), scope=scope, budget=budget)
+    config = decisions.choose(config, DEFAULT, f"of {name}", scope=scope, budget=budget)
+    whose = name if type(schedule) is type(own) else f"the schedule {type(schedule).__name__.lower()}"
+    config = decisions.choose(config, DEFAULT, f"of {whose}", **settings_of(schedule))
     if config.round_to == "auto":
         multiple = str(fast_multiple(torch.device(config.device)))
         config = decisions.choose(config, MEASURED, "fastest on this machine", round_to=multiple)

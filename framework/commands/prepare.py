@@ -21,11 +21,11 @@ from secateur.framework.settings.oracle_config import OWN, STUDY_FLAGS, StudyCon
 from secateur.framework.settings.resolve import read_request, resolve
 from secateur.framework.settings.run_config import FLAGS, RunConfig
 from secateur.framework.storage.locate import (
-    _config_beside,
     checkpoint_in,
     find_checkpoint,
     find_folder,
     find_pretrained,
+    run_beside,
     run_of,
 )
 from secateur.framework.storage.run_folder import FINISHED
@@ -178,7 +178,7 @@ def compared_run(config: RunConfig) -> tuple[Path, RunConfig]:
     """
     assert config.compare_with is not None
     folder = find_folder(config.compare_with, config.results_dir, "--compare_with")
-    saved = _config_beside(folder).read_config()
+    saved = run_beside(folder).read_config()
     file = checkpoint_in(folder, f"{config.model if saved is None else saved.model}_{FINISHED}")
     if saved is None:
         raise UsageError(f"--compare_with {config.compare_with}: it has no readable config.yaml with its data set")

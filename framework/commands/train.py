@@ -112,8 +112,7 @@ def train_in(
 ) -> dict[str, Any]:
     """Train with all listeners, test once, write all files of the folder, and return the report."""
     # these import matplotlib, which refused runs do not need
-    from secateur.framework.reporting.plots.listener import Pictures
-    from secateur.framework.reporting.plots.run import draw_all
+    from secateur.framework.reporting.plots.run import Pictures, draw_all
 
     folder, config = run.folder, run.config
     recorder = Recorder(folder, console)

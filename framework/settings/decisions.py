@@ -53,6 +53,7 @@ class Decisions:
     def __init__(self, kind: type[RunConfig] = RunConfig) -> None:
         self._kind = kind
         self._made: dict[str, Decision] = {}
+        self._asked: set[str] = set()
         self.notes: list[str] = []
         self.flags: set[str] = set()
 
@@ -65,7 +66,7 @@ class Decisions:
     @property
     def given(self) -> set[str]:
         """Names of the settings that were asked for, by the user or by what the user gave."""
-        return {name for name, decision in self._made.items() if decision.source not in OPEN}
+        return self._asked | {name for name, decision in self._made.items() if decision.source not in OPEN}
 
     def source(self, name: str) -> str:
         """Return the source of a setting."""
@@ -99,12 +100,18 @@ class Decisions:
     def choose(self, config: Config, source: str, why: str, **values: Any) -> Config:
         """Return settings with these values, and record those that differ.
 
-        Values of the user, such as relative paths that become absolute, are replaced without a record.
+        Paths of the user that become absolute are replaced without a record.
         """
         for name, value in values.items():
-            if value != getattr(config, name) and self.source(name) not in USER:
-                self._made[name] = Decision(name, value, source, why)
-                self._note(self._made[name])
+            own = self.source(name) in USER
+            if value == getattr(config, name) or own and FLAGS[name].path and getattr(config, name) is not None:
+                continue
+            if own:
+                self._asked.add(name)
+            if name in self._made:
+                self.notes = [note for note in self.notes if note != str(self._made[name])]
+            self._made[name] = Decision(name, value, source, why)
+            self._note(self._made[name])
         return dataclasses.replace(config, **values)
 
     def table(self, config: RunConfig) -> list[Decision]:

@@ -58,9 +58,11 @@ def recommended(config: RunConfig) -> Reasoned:
         return {"test_scheme": (testers[0], "the tester that attacks")} if config.attack else {}
     found: Reasoned = {}
     criterion = registry.describe("criterions", config.prune_criterion)
+    own = criterion.recommended.get("schedule")
+    schedule = config.schedule or (own if isinstance(own, str) else criterion.when)
     for name, kind in KINDS.items():
         plugin = registry.describe(kind, getattr(config, name))
-        given = _for_schedule(plugin.recommended, config.schedule or criterion.when)
+        given = _for_schedule(plugin.recommended, schedule)
         found |= because(parse_values(given, f"{plugin.name}.recommended"), f"by {plugin.name}")
     if criterion.trainer:
         found["train_scheme"] = criterion.trainer, f"{criterion.name} requires it"

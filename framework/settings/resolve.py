@@ -17,7 +17,7 @@ Each layer may depend on the values of those above it. Nothing here reads or wri
 """
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from secateur.framework.plugins.registry import registry
@@ -25,11 +25,12 @@ from secateur.framework.schedules.base import shares
 from secateur.framework.settings import decisions as sources
 from secateur.framework.settings.decisions import Decisions, Reasoned, because
 from secateur.framework.settings.dialects.discovery import DIALECTS, OTHER_PROGRAMS
-from secateur.framework.settings.field import flags_of
+from secateur.framework.settings.field import Flag, flags_of
 from secateur.framework.settings.files import parse_settings
 from secateur.framework.settings.implied import implied
 from secateur.framework.settings.recommended import load_rules, recommended
 from secateur.framework.settings.run_config import FLAGS, KINDS, PRESETS, RunConfig, parse_values
+from secateur.utils.errors import UsageError
 
 #: returns the name and the settings of the run of the checkpoint that the settings name; None without one
 Inherited = Callable[[RunConfig], tuple[str, RunConfig] | None]
@@ -73,20 +74,33 @@ def read_request(
     Raises:
         UsageError: For unknown settings, values of a wrong type and contradictions.
     """
-    file = dict(file or {})
-    foreign = {name: file.pop(name) for name in OTHER_PROGRAMS if name in file}
-    flags = {**{name: value for name, value in foreign.items() if value is not None}, **flags}
     known = flags_of(kind)
+    keys = {name: value for name, value in (file or {}).items() if name in OTHER_PROGRAMS and value is not None}
+    own = {name: value for name, value in (file or {}).items() if name not in OTHER_PROGRAMS}
+    translated, defaults, notes = _translated(parse_values(keys, where, OTHER_PROGRAMS), own, known)
+    twice = next((name for name in translated if own.get(name, translated[name]) != translated[name]), None)
+    if twice is not None:
+        raise UsageError(f"{where}: {', '.join(keys)} and {twice} contradict each other")
+    values = parse_values({**translated, **own}, where, known)
+    flags, more, remarks = _translated(flags, values, known)
+    options = parse_settings(flags.get("set", ()))
+    flags = parse_values({**flags, "set": options}, flags=known)
+    if not options:
+        del flags["set"]
+    return Request(flags, values, kind, (*notes, *remarks), defaults | more)
+
+
+def _translated(
+    flags: Mapping[str, Any], file: Mapping[str, Any], known: Mapping[str, Flag]
+) -> tuple[Mapping[str, Any], Reasoned, list[str]]:
+    """Return the flags under the names of Secateur, the defaults of other programs, and remarks."""
     defaults: Reasoned = {}
     notes: list[str] = []
     for dialect in DIALECTS:
         flags, more, why, lines = dialect.translate(flags, file)
         defaults = because(parse_values(more, flags=known), why) | defaults
         notes += lines
-    values = parse_values({**flags, "set": parse_settings(flags.get("set", ()))}, flags=known)
-    if not values["set"]:
-        del values["set"]
-    return Request(values, parse_values(file, where, known), kind, tuple(notes), defaults)
+    return flags, defaults, notes
 
 
 def resolve(request: Request, inherited: Inherited) -> tuple[RunConfig, Decisions]:
@@ -122,10 +136,11 @@ def resolve(request: Request, inherited: Inherited) -> tuple[RunConfig, Decision
             if rule.holds(decisions.config):
                 decisions.add(sources.RULE, because(rule.set, rule.explain(decisions.config)))
         decisions.add(sources.RECOMMENDED, recommended(decisions.config))
-    decisions.add(sources.DEFAULT, {"outer_layer_pruning": (False, "not recommended")})
+    why = "not recommended" if decisions.config.autoconfig else "autoconfig is off"
+    decisions.add(sources.DEFAULT, {"outer_layer_pruning": (False, why)})
     decisions.note_all()
     config = decisions.config
-    return decisions.choose(config, sources.IMPLIED, "", thresholds=shares(config.thresholds)), decisions
+    return replace(config, thresholds=shares(config.thresholds)), decisions
 
 
 def _below_flags(request: Request) -> dict[str, Any]:
@@ -134,13 +149,13 @@ def _below_flags(request: Request) -> dict[str, Any]:
     default = FLAGS["test_scheme"].default
     if "attack" in request.flags and file.get("test_scheme") == default:
         del file["test_scheme"]  # it only repeats the default, which does not contradict the flag
-    if file.get("run_name") == request.kind(**file).default_run_name():
-        file["run_name"] = None  # so that it follows --model and --prune_criterion
-    if file.get("checkpoint_model") == request.kind(**file).default_checkpoint_model():
-        file["checkpoint_model"] = None
-    if any(request.flags.get(preset) for preset in PRESETS):
-        file |= {preset: False for preset in PRESETS if preset in file}
-    return file
+    written = request.kind(**file)
+    if request.flags and written.run_name == written.default_run_name():
+        del file["run_name"]  # so that it follows --model and --prune_criterion
+    if request.flags and written.checkpoint_model == written.default_checkpoint_model():
+        del file["checkpoint_model"]
+    replaced = PRESETS if any(request.flags.get(preset) for preset in PRESETS) else ()
+    return {name: value for name, value in file.items() if name not in replaced}
 
 
 def _preset(given: Mapping[str, Any], taken: Collection[str], file: Mapping[str, Any]) -> Reasoned:

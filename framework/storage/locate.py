@@ -23,7 +23,7 @@ def find_checkpoint(config: RunConfig) -> Path:
     stem = (config.checkpoint_model or config.default_checkpoint_model()).removesuffix(SUFFIX)
     if config.checkpoint_name is not None:
         return checkpoint_in(find_folder(config.checkpoint_name, config.results_dir), stem)
-    folders = _run_folders(config.results_dir)
+    folders = run_folders(config.results_dir)
     for folder in reversed(folders):
         if stem in folder.stems():
             return folder.models / f"{stem}{SUFFIX}"
@@ -46,7 +46,7 @@ def find_pretrained(value: str, model: str, results_dir: str = "results") -> Pat
     return checkpoint_in(find_folder(value, results_dir, "pretrained"), f"{model}_{FINISHED}")
 
 
-def _run_folders(results_dir: str | Path) -> list[RunFolder]:
+def run_folders(results_dir: str | Path) -> list[RunFolder]:
     """Return the run folders, oldest first, by the stamp in the name and by the time of the last checkpoint."""
     folders = [RunFolder(Path(results_dir) / name) for name in _subfolders(results_dir)]
     return sorted((folder for folder in folders if folder.stems()), key=_age)
@@ -100,9 +100,10 @@ def checkpoint_in(folder: RunFolder, stem: str) -> Path:
 
 def run_of(checkpoint: Path) -> RunFolder:
     """Return the run folder with the settings of a checkpoint; for dense/ that is its parent folder."""
-    return _config_beside(RunFolder(checkpoint.parent.parent))
+    return run_beside(RunFolder(checkpoint.parent.parent))
 
 
-def _config_beside(folder: RunFolder) -> RunFolder:
+def run_beside(folder: RunFolder) -> RunFolder:
+    """Return the run folder with the settings of one with checkpoints; for dense/ that is its parent folder."""
     around = RunFolder(folder.path.resolve().parent)
     return around if folder.name == "dense" and not folder.config.is_file() else folder

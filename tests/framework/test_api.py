@@ -375,7 +375,7 @@ def nan(scores: dict[str, Tensor]) -> dict[str, Tensor]:
         ({"criterion": "SNAP", "batches": (), "example_input": images(1)}, "needs data and got no batch"),
         ({"criterion": "SNIP", "batches": (), "example_input": images(1)}, "needs data and got no batch"),
         ({"budget": "node"}, "unknown budget 'node': did you mean 'nodes'"),
-        ({"criterion": "SNIP", "budget": "nodes"}, "its budget is 'weights'"),
+        ({"criterion": "SNIP", "budget": "nodes"}, "is for channels"),
         ({"scope": "globally"}, "unknown scope 'globally': did you mean 'global'"),
         ({"scope": "row"}, "unknown scope 'row'"),
         ({"criterion": "SNIP", "scope": "rows"}, "unknown scope 'rows': did you mean 'row'"),

@@ -30,7 +30,9 @@ def check_rewinding(rewind_to: int, plan: Mapping[int, Sequence[float]], epochs:
     """Raise UsageError unless pruning is due in training and not before the rewind point."""
     first = min((moment for moment in plan if moment != BEFORE_TRAINING), default=None)
     if first is None:
-        raise UsageError("rewinding is for criterions that prune during or after training")
+        raise UsageError(
+            "enable_rewinding is for criterions that prune during or after training", argument="enable_rewinding"
+        )
     if rewind_to > first + 1 or BEFORE_TRAINING in plan and rewind_to > 0:
         when = f"after {first + 1} epochs" if BEFORE_TRAINING not in plan else "before training"
         raise UsageError(

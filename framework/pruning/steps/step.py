@@ -155,7 +155,8 @@ class PruningStep(ABC):
         if scope not in cls.scopes:
             raise UsageError(f"{name}: {unknown('scope', scope, cls.scopes)}", argument="scope")
         if cls.budgets == ("weights",) and options.budget not in (None, "weights"):
-            raise UsageError(f"{name} {cls.does}: its budget is 'weights'", argument="budget")
+            message = f"budget {options.budget!r} is for channels: {name} {cls.does}, by the budget 'weights'"
+            raise UsageError(message, argument="budget")
         check_unused(options, cls.unused, f"{name}, which {cls.does}")
 
     @classmethod

@@ -178,7 +178,8 @@ def translate(flags: Mapping[str, Any], file: Mapping[str, Any]) -> Translation:
         meant = FOREIGN[name](str(flags[name]))
         for setting, value in meant.items():
             put(ours, name, setting, value)
-        notes.append(f"--{name} {flags[name]}: " + (shown(meant) if meant else "no effect"))
+        if meant or name != "pruning":  # which may choose defaults, see below
+            notes.append(f"--{name} {flags[name]}: " + (shown(meant) if meant else "no effect"))
     defaults, why, more = defaults_there(flags, ours, file)
     notes += more
     if any(name in flags for name in THEIRS):

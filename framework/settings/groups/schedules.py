@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from secateur.framework.settings.field import section
 
-_rounds = section("Pruning in rounds (--schedule rounds)", dense=False, to="rounds")
-_steps = section("Pruning every few batches (--schedule iterative)", dense=False, to="iterative")
+_rounds = section("Pruning in rounds (--schedule rounds)", dense=False, phase="pruning", to="rounds")
+_steps = section("Pruning every few batches (--schedule iterative)", dense=False, phase="pruning", to="iterative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Schedules:
     )
     start_pruning_after_n_iterations: int | None = _steps(
         None,
-        "first step that prunes; earlier ones only update the scores; default: 1",
+        "first step that prunes; earlier ones only update the scores; default: the first",
         low=0,
         to="iterative.start",
     )

@@ -183,3 +183,35 @@ class AnyRule:
     def explain(self, _: Any) -> str:
         """Return a reason."""
         return "always"
+
+
+@pytest.mark.parametrize(
+    ("line", "setting", "source"),
+    [
+        ("--prune_criterion SNAP --round_to auto --threads 1", "round_to", sources.MEASURED),
+        ("--device auto", "device", sources.MEASURED),
+        ("--config nulls.yaml --threads 1", "scope", sources.DEFAULT),
+        ("--config l0.yaml --hoyer_square", "l0", sources.DEFAULT),
+        ("--prune_criterion SNAP --frequency 5", "pruning_momentum", sources.DEFAULT),
+    ],
+)
+def test_a_value_that_the_program_put_in_place_of_a_given_one_is_its_own_choice(
+    command: Command, line: str, setting: str, source: str
+) -> None:
+    Path("nulls.yaml").write_text("scope: null\nbudget: null\n")
+    Path("l0.yaml").write_text("l0: true\n")
+    result = command(*line.split())
+    assert result.code == 0, result.err
+    config, decisions = explained_run(result.config, result.decisions)
+    rows = {row.setting: row for row in decisions.table(config)}
+    assert rows[setting].source == source and rows[setting].value not in ("auto", None)
+    if setting == "pruning_momentum":
+        assert rows[setting].why == "of the schedule iterative"
+
+
+def test_the_line_of_a_decision_that_was_replaced_is_not_kept() -> None:
+    decisions = Decisions()
+    decisions.add(sources.IMPLIED, {"schedule": ("iterative", "a")})
+    decisions.note_all()
+    decisions.choose(decisions.config, sources.DEFAULT, "b", schedule=None)
+    assert decisions.notes == []

@@ -244,3 +244,30 @@ def test_all_measures_of_gradient_flow_and_no_other_get_their_published_settings
         if (config.T, config.keep_share) == (5, 0.05):
             got.add(name)
     assert got == set(MEASURES)
+
+
+def test_values_for_a_schedule_follow_a_recommended_schedule(command: Command, plugins: Path) -> None:
+    (plugins / "criterions").mkdir(exist_ok=True)
+    (plugins / "criterions" / "InRounds.py").write_text(
+        "from secateur.criterions.SNAP import SNAP\n\n\n"
+        "class InRounds(SNAP):\n"
+        '    recommended = {"schedule": "rounds", "keep_share": {"rounds": 0.2, "before": 0.1}}\n'
+    )
+    config = command("--plugins", plugins, "--prune_criterion", "InRounds").config
+    assert (config.schedule, config.keep_share) == ("rounds", 0.2)
+    config = command("--plugins", plugins, "--prune_criterion", "InRounds", "--schedule", "before").config
+    assert (config.schedule, config.keep_share) == ("before", 0.1)
+
+
+@pytest.mark.parametrize("schedule", [None, "before", "after", "rounds"])
+def test_a_criterion_may_have_a_schedule_that_counts_batches(
+    command: Command, plugins: Path, schedule: str | None
+) -> None:
+    (plugins / "criterions").mkdir(exist_ok=True)
+    (plugins / "criterions" / "Often.py").write_text(
+        "from secateur import Iterative\nfrom secateur.criterions.TaylorGate import TaylorGate\n\n\n"
+        "class Often(TaylorGate):\n    schedule = Iterative(frequency=2, momentum=0.5)\n"
+    )
+    given = () if schedule is None else ("--schedule", schedule)
+    result = command("--plugins", plugins, "--prune_criterion", "Often", *given)
+    assert result.code == 0, result.err

@@ -249,7 +249,7 @@ def test_iterative_criterions_meet_the_budget_in_their_last_step() -> None:
         ({"round_to": "fast"}, "round_to .*'auto', got 'fast'"),
         ({"min_channels": -1}, "min_channels must be a whole number >= 0, got -1"),
         ({"scope": "isomorph"}, "did you mean 'isomorphic'"),
-        ({"criterion": "Magnitude", "budget": "macs"}, "its budget is 'weights'"),
+        ({"criterion": "Magnitude", "budget": "macs"}, "is for channels"),
         ({"criterion": "Magnitude", "round_to": 8}, "round_to cannot be combined with Magnitude"),
     ],
 )

@@ -227,3 +227,29 @@ def test_keys_of_a_config_file_may_be_those_of_other_programs(command: Command, 
     (tmp_path / "theirs.yaml").write_text("pruning_type: tfo\nprune_percent: 75\nmoment: 0.5\nn_rounds: 3\n")
     config = command("--config", tmp_path / "theirs.yaml", "--moment", "0.7").config
     assert (config.prune_criterion, config.pruning_limit, config.momentum) == ("TFO", 0.75, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "expected"),
+    [
+        ("lr: 0.2\n", "--learning_rate 0.3", {"learning_rate": 0.3}),
+        ("pruning_type: grasp\n", "--prune_criterion SNIP", {"prune_criterion": "SNIP"}),
+        ("disable_masking: no\n", "--prune_criterion SNIP", {"masking": True}),
+        ("disable_masking: true\n", "--prune_criterion SNIP --masking", {"masking": True}),
+        ("growing_rate: 0.0\npruning_rate: null\n", "", {"prune_criterion": "SNAPit"}),
+    ],
+)
+def test_flags_win_over_their_keys_of_a_file_which_have_types(
+    command: Command, tmp_path: Path, text: str, words: str, expected: dict[str, Any]
+) -> None:
+    (tmp_path / "theirs.yaml").write_text(text)
+    result = command("--config", tmp_path / "theirs.yaml", *words.split())
+    assert result.code == 0, result.err
+    assert {name: getattr(result.config, name) for name in expected} == expected
+    assert not result.decisions.flags & {"masking", "learning_rate"} or "--" in words
+
+
+def test_two_names_of_a_setting_in_a_file_must_agree(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "both.yaml").write_text("lr: 0.3\nlearning_rate: 0.2\n")
+    result = command("--config", tmp_path / "both.yaml")
+    assert result.code == 2 and "lr and learning_rate contradict each other" in result.err
