@@ -37,13 +37,13 @@ FUNCTIONS = [name for name in PLAIN if inspect.isfunction(getattr(secateur, name
 CLASSES = sorted(name for name in secateur.__all__ if inspect.isclass(getattr(secateur, name)))
 
 
-def test_the_names_for_type_checkers_are_those_that_are_imported_lazily() -> None:
+def test_the_public_names_are_those_for_type_checkers() -> None:
     tree = ast.parse((ROOT / "secateur" / "__init__.py").read_text())
     (block,) = (
         node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     )
     listed = {
-        alias.asname: (node.module or "").removeprefix("secateur.")
+        alias.asname: node.module
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
@@ -54,7 +54,7 @@ def test_the_names_for_type_checkers_are_those_that_are_imported_lazily() -> Non
 
 def test_a_module_gives_the_name_it_defines() -> None:
     for name, home in secateur._HOME.items():
-        module = importlib.import_module(f"secateur.{home}")
+        module = importlib.import_module(home)
         assert getattr(module, name) is getattr(secateur, name)
         source = inspect.getsource(module)
         assert re.search(rf"^(?:def|class) {name}\b|^{name}\b.*=", source, re.MULTILINE), (name, home)

@@ -19,7 +19,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except UsageError as error:
-        raise UsageError(one_line(error)) from error
+        raise UsageError(one_line(error), argument=error.argument) from error
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str | None:

@@ -233,7 +233,7 @@ def test_importance_is_measured_against_the_passes_it_needs() -> None:
     assert {row.target for row in rows} == {1.1, 1.5}
     curved = importance.second_order("tiny", model, batches, 1)
     check(curved)
-    assert {(row.note, row.target) for row in curved} == {("10 passes for all channels, one for each of 14", None)}
+    assert {(row.note, row.target) for row in curved} == {("10 passes for all channels, one for each of 14", 1.5)}
     chain = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 10))
     assert {row.target for row in importance.second_order("tiny", chain, batches, 1)} == {1.5}
     row = importance.oracle("ResNet20", model, batches, 1)[0]

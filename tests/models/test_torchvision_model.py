@@ -323,7 +323,7 @@ def test_a_head_for_other_classes_is_refused_or_started_anew(tmp_path: Path) -> 
         with pytest.raises(UsageError) as caught:
             load_tensors(file, model)
         message = str(caught.value)
-        assert f"'{head}.weight' has 7 outputs, not the 5 of the data set; --new_head" in message
+        assert f"'{head}.weight' has 7 outputs, not the 5 of the data set; new_head" in message
         assert same(snapshot(model), before)
         load_tensors(file, model, new_head=True)
         for name, tensor in model.state_dict().items():

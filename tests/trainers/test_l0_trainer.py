@@ -259,7 +259,7 @@ def test_a_network_that_says_the_same_of_every_image_is_called_by_its_name(
                 shut = len(layer.log_alpha) // 2 if "half" in closed else len(layer.log_alpha)
                 layer.log_alpha[:shut] = -10
     trainer.finish()
-    said = any("--l0_reg is too large" in line for line in trainer.progress.warnings)
+    said = any("l0_reg is too large" in line for line in trainer.progress.warnings)
     assert said == ("half" not in closed)
 
 

@@ -194,7 +194,7 @@ def test_a_set_that_is_nowhere_is_one_line_with_places_and_layout(
 ) -> None:
     message = usage_error(lambda: kind(data_dir=tmp_path, download=False).open(True, 8))
     assert message.startswith(f"{kind.__name__} not found: looked in {tmp_path / kind.folders[0]}, ")
-    assert f"data/{kind.folders[0]}" in message and kind.layout in message and "--data_dir" in message
+    assert f"data/{kind.folders[0]}" in message and kind.layout in message and "data_dir" in message
     known = {IMAGEWOOF: "imagewoof2-320.tgz", TINYIMAGENET: "tiny-imagenet-200.zip"}
     assert known.get(kind, "downloading is switched off") in message
     assert not list(tmp_path.iterdir()) and not list(nowhere_else.iterdir())

@@ -302,7 +302,7 @@ def test_a_network_of_torchvision_is_pruned_trained_saved_and_evaluated_again(
     config = folder.read_config()
     assert config is not None and config.augment == "resized_crop_flip" and config.num_classes == 3
     log = folder.log.read_text()
-    assert "the published set 1000" in log and 'augment = "resized_crop_flip" (the usual training' in log
+    assert "the published set 1000" in log and 'augment = "resized_crop_flip" (by IMAGENET)' in log
     report = json.loads(folder.report.read_text())
     assert report["reached"]["node_sparsity"] == pytest.approx(0.5, abs=0.01)
     model = load_model(folder.checkpoint("TorchvisionModel"))

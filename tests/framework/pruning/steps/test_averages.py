@@ -280,5 +280,5 @@ def test_both_weights_go_together_with_a_criterion_that_takes_one_by_itself() ->
 
 @pytest.mark.parametrize("criterion", ["TaylorGate", "SNAP", "MagBased", "TFO", "NvidiaFisher"])
 def test_a_criterion_without_scores_of_weights_refuses_to_weigh_them(criterion: str) -> None:
-    with pytest.raises(UsageError, match=f"--use_l2: {criterion} has no scores of"):
+    with pytest.raises(UsageError, match=f"use_l2: {criterion} has no scores of"):
         weighted(build("criterions", criterion), by_size=True)

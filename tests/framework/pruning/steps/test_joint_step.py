@@ -271,7 +271,7 @@ def test_an_optimizer_that_cannot_be_cut_leaves_everything_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [({"scope": "layer"}, "unknown scope 'layer'"), ({"round_to": 4}, "round_to cannot be combined with CNIP"),
-     ({"budget": "macs"}, "budget is 'weights'")],
+     ({"budget": "macs"}, "is for channels")],
 )  # fmt: skip
 def test_what_one_ranking_cannot_do_is_refused(options: dict[str, Any], words: str) -> None:
     model, batches, _ = make("linear")
