@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from secateur import UsageError, torchvision
-from secateur.framework.network.preserve import twin_of
+from secateur.framework.network.copies import twin_of
 from secateur.utils.layers import require
 from secateur.utils.subsampled import subsample
 from secateur.utils.suggest import one_line, unknown

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from secateur.framework.network.copies import twin_of
 from secateur.framework.network.layers import output_dim
 from secateur.framework.network.outputs import hooked, output_tensors
-from secateur.framework.network.preserve import preserved_state, twin_of
+from secateur.framework.network.preserve import preserved_state
 
 #: parts of names of channelwise operations that torch does not tag as pointwise
 CHANNELWISE = ("pool", "prelu", "dropout", "hardtanh", "hardswish", "hardsigmoid")

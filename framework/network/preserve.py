@@ -1,6 +1,5 @@
-"""Copies of a network, and contexts that restore its state and that of the random number generators."""
+"""Replacement of tensors, and contexts that restore the state of a network and of the random number generators."""
 
-import copy
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,22 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from secateur.framework.network.convolution_faults import safe_convolutions
 from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.masks import PREFIX
-
-
-def twin_of(model: nn.Module) -> nn.Module:
-    """Return a copy of the modules and their attributes that shares the model's parameters and buffers.
-
-    Activations that modules have stored are shared too: they cannot be deep-copied.
-    """
-    stored = tree_leaves([vars(module) for module in model.modules()])
-    activations = [value for value in stored if isinstance(value, Tensor) and not value.is_leaf]
-    shared = [*model.parameters(), *model.buffers(), *activations]
-    return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
 
 
 def replace_tensors(model: nn.Module, new: Mapping[int, Tensor]) -> list[tuple[dict[str, Any], str, Tensor]]:

@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from secateur.framework.network.copies import twin_of
 from secateur.framework.network.layers import check_network, prunable_layers
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.ordinary_tensors import ordinary, ordinary_mode
-from secateur.framework.network.preserve import preserved_state, random_numbers_as_before, twin_of
+from secateur.framework.network.preserve import preserved_state, random_numbers_as_before
 from secateur.framework.network.size import layer_sizes
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, ChannelGroup, TracedGroups, check_example
 from secateur.framework.pruning.channels.tracing.attention_scale import with_queries
@@ -137,6 +138,7 @@ def _proven(
 ) -> tuple[dict[str, ChannelGroup], bool]:
     """Return the verified groups of a trace, and whether a trial refused any; for `path` see `mismatches`."""
     groups = Grouping(model, context).collect(inexact)
+    context.forget_labels()
     queries = context.queries
     groups |= _runs(model, example, with_queries(groups, context.labels, queries.sure))
     mark_removable(groups, context)

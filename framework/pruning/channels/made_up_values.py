@@ -77,7 +77,10 @@ class _Noise:
         else:
             values = (self._scales if known and name in ("weight", "running_var") else self._shifts)[part].clone()
         if size > PERIOD:
-            values = values.repeat(-(-size // PERIOD))[:size]
+            once, rest = values, size % PERIOD
+            values = once.new_empty(size)  # of `repeat` the memory of a last, partial period would remain
+            values[: size - rest].view(-1, PERIOD).copy_(once)
+            values[size - rest :].copy_(once[:rest])
         values = values.view(tensor.shape).to(tensor)
         # the meaning of a third-party parameter (a scale, a table, a token) is unknown: stay near its value
         return values if known or name.endswith("weight") else values.add_(tensor.detach())

@@ -77,6 +77,12 @@ class Context:
                 fields[new] = labels
         return fields
 
+    def forget_labels(self) -> None:
+        """Release the labels once the groups are known: they take several times the memory of a small network."""
+        self.labels.forget()
+        for records in (self._fields, self.made, self.splits):
+            records.clear()
+
     def not_channels(self, x: Tensor) -> None:
         """Mark the splits that left labels on the spatial axes of x (batch, channels, spatial...) as misled.
 

@@ -53,6 +53,11 @@ class Labels:
         pieces = labels.reshape(-1, size)
         self.join(pieces, pieces[:1])
 
+    def forget(self) -> None:
+        """Release the records of labels; the runs are kept."""
+        self._joined.clear()
+        self._reasons.clear()
+
     def stay(self, labels: Tensor, reason: str, step: int | None = None, reduces: bool = False) -> None:
         """Protect these labels, unless the outputs do not depend on operation number `step`.
 

@@ -38,10 +38,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.framework.network.copies import twin_of
 from secateur.framework.network.layers import MADE_UP, named_tensors, prunable_layers
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import hooked, output_tensors
-from secateur.framework.network.preserve import replace_tensors, twin_of
+from secateur.framework.network.preserve import replace_tensors
 from secateur.framework.pruning.adapters.torch_layers import heads_of
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT
 from secateur.framework.pruning.channels.tracing import layout_ops as layout_ops  # registers its rules

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from secateur.framework.network.preserve import twin_of
+from secateur.framework.network.copies import twin_of
 from tests.networks import ConvNet, ResNet, images
 
 
