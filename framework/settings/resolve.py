@@ -77,17 +77,23 @@ def read_request(
     known = flags_of(kind)
     keys = {name: value for name, value in (file or {}).items() if name in OTHER_PROGRAMS and value is not None}
     own = {name: value for name, value in (file or {}).items() if name not in OTHER_PROGRAMS}
-    translated, defaults, notes = _translated(parse_values(keys, where, OTHER_PROGRAMS), own, known)
+    # flags that may stand without a value are words, of which YAML reads some as booleans
+    switched = [name for name, value in keys.items() if isinstance(value, bool) and OTHER_PROGRAMS[name].bare]
+    keys = parse_values(keys | {name: str(keys[name]).lower() for name in switched}, where, OTHER_PROGRAMS)
+    translated, _, _ = _translated(keys, own, known)
     twice = next((name for name in translated if own.get(name, translated[name]) != translated[name]), None)
     if twice is not None:
         raise UsageError(f"{where}: {', '.join(keys)} and {twice} contradict each other")
-    values = parse_values({**translated, **own}, where, known)
-    flags, more, remarks = _translated(flags, values, known)
-    options = parse_settings(flags.get("set", ()))
-    flags = parse_values({**flags, "set": options}, flags=known)
+    ours, defaults, notes = _translated(flags, own, known)
+    if keys:  # the defaults depend on all that was given; a flag replaces the keys that are settings of it
+        replaced = {key for key in keys if _translated({key: keys[key]}, own, known)[0].keys() & ours}
+        below = {key: value for key, value in keys.items() if key not in replaced}
+        _, defaults, notes = _translated({**below, **flags}, own, known)
+    options = parse_settings(ours.get("set", ()))
+    given = parse_values({**ours, "set": options}, flags=known)
     if not options:
-        del flags["set"]
-    return Request(flags, values, kind, (*notes, *remarks), defaults | more)
+        del given["set"]
+    return Request(given, parse_values({**translated, **own}, where, known), kind, tuple(notes), defaults)
 
 
 def _translated(

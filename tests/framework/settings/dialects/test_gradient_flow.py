@@ -253,3 +253,12 @@ def test_two_names_of_a_setting_in_a_file_must_agree(command: Command, tmp_path:
     (tmp_path / "both.yaml").write_text("lr: 0.3\nlearning_rate: 0.2\n")
     result = command("--config", tmp_path / "both.yaml")
     assert result.code == 2 and "lr and learning_rate contradict each other" in result.err
+
+
+def test_defaults_of_a_key_of_a_file_depend_on_the_flags_too(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "theirs.yaml").write_text("pruning_type: tfo\n")
+    config = command("--config", tmp_path / "theirs.yaml", "--epochs", "40").config
+    assert (config.epochs, config.lr_milestones, config.data_set) == (40, (20, 30), "FASHION_MINI")
+    (tmp_path / "asked.yaml").write_text("pruning: true\n")
+    config = command("--config", tmp_path / "asked.yaml", "--epochs", "3").config
+    assert (config.prune_criterion, config.schedule) == ("TaylorWeight", "iterative")
