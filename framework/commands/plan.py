@@ -68,12 +68,14 @@ def build_pruner(config: RunConfig, criterion: Criterion, schedule: Schedule, le
 
     `least_share` is the share of the channels of each group that the trainer keeps.
     """
-    options = config.options("pruning") | {
+    outer, kind = bool(config.outer_layer_pruning), step_class(criterion)
+    given = config.options("pruning") | {
         "round_to": int(config.round_to),
         "keep_share": max(config.keep_share, least_share),
-        "outer_layers": bool(config.outer_layer_pruning),
-        "rank_inputs": bool(config.outer_layer_pruning) and step_class(criterion).units == "channels",
+        "outer_layers": outer,
+        "rank_inputs": outer and kind.units == "channels",
     }
+    options = PruneOptions(**given)
     pruner = pruner_for(
         criterion,
         schedule,
@@ -83,10 +85,10 @@ def build_pruner(config: RunConfig, criterion: Criterion, schedule: Schedule, le
         masking=config.masking,
         preserve_moment=config.preserve_moment,
         tracking=Tracking(**config.options("tracking")) if config.track_importance else None,
-        options=PruneOptions(**options),
+        options=options,
     )
     if pruner.plan:
-        step_class(criterion).check_options(criterion, PruneOptions(**options))
+        kind.check_options(criterion, options)
     return pruner
 
 

@@ -19,15 +19,20 @@ def replace_tensors(model: nn.Module, new: Mapping[int, Tensor]) -> list[tuple[d
 
     Return the dicts of the modules that had the old ones, with key and value.
     """
-    places = [
-        (holder, name, old)
-        for module in model.modules()
-        for holder in (vars(module)["_parameters"], vars(module)["_buffers"])
-        for name, old in holder.items()
-        if id(old) in new
-    ]
+    found = places_of(model)
+    places = [(holder, name, holder[name]) for key in new for holder, name in found.get(key, ())]
     for holder, name, old in places:
         holder[name] = new[id(old)]
+    return places
+
+
+def places_of(model: nn.Module) -> dict[int, list[tuple[dict[str, Any], str]]]:
+    """Return where modules have each parameter and buffer, by its id: dicts of modules, with the key."""
+    places: dict[int, list[tuple[dict[str, Any], str]]] = {}
+    for module in model.modules():
+        for holder in (vars(module)["_parameters"], vars(module)["_buffers"]):
+            for name, tensor in holder.items():
+                places.setdefault(id(tensor), []).append((holder, name))
     return places
 
 

@@ -38,7 +38,12 @@ from secateur.framework.network.layers import named_tensors
 from secateur.framework.network.lineage import KeptIndices, lineage_of
 from secateur.framework.network.masks import PREFIX
 from secateur.framework.network.outputs import output_tensors
-from secateur.framework.network.preserve import preserved_state, random_numbers_as_before, replace_tensors
+from secateur.framework.network.preserve import (
+    places_of,
+    preserved_state,
+    random_numbers_as_before,
+    replace_tensors,
+)
 from secateur.framework.pruning.adapters.torch_layers import follow_shapes
 from secateur.framework.pruning.channels.groups import MODEL_OUTPUT, Groups
 from secateur.framework.pruning.channels.made_up_values import VERIFICATION_SEED, made_up_values
@@ -292,12 +297,7 @@ def _run_small(twin: nn.Module, example: Tensor, path: Sequence[str]) -> tuple[T
 
 def _cut_in_place(twin: nn.Module, kept_indices: KeptIndices, factors: Mapping[str, list[Factor]]) -> None:
     """Cut tensor by tensor, which frees each at once, without rollback: the twin is discarded after an error."""
-    places: dict[int, list[tuple[Any, str]]] = {}  # tied tensors have several
-    for module in twin.modules():
-        for holder in (module._parameters, module._buffers):
-            for attribute, tensor in holder.items():
-                places.setdefault(id(tensor), []).append((holder, attribute))
-    tensors = named_tensors(twin)
+    places, tensors = places_of(twin), named_tensors(twin)
     lineage_of(twin).record_cut(kept_indices)
     for name, dims in kept_indices.items():
         old = tensors.pop(name)

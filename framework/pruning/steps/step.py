@@ -251,8 +251,8 @@ class PruningStep(ABC):
         return dict(scores) | {name: torch.full_like(scores[name], torch.inf) for name in self.spared()}
 
     def _masked(self) -> dict[str, Tensor]:
-        masks = Masks(self.model)
-        return {name: masks[name] for name in prunable_weights(self.model) if name in masks}
+        weights = prunable_weights(self.model)
+        return {name: mask for name, mask in Masks(self.model).items() if name in weights}
 
     def _mask(self, keep: Mapping[str, Tensor]) -> int:
         """Mask the pruned weights; return the number of newly masked ones."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -118,15 +118,15 @@ class GatedPass:
     def _called(
         self, name: str, reading: dict[str, Reading], layer: nn.Module, args: Any, kwargs: Any, output: Tensor
     ) -> Tensor:
-        inputs = args[0] if args else kwargs["input"]
+        call = Convolution.of(layer, args[0] if args else kwargs["input"], output)
         for group, slices in reading.items():
             if name in slices and group not in self._readers:
-                if call := Convolution.of(layer, inputs, output):
+                if call is not None:
                     output = Observed.apply(output, None, _passed_on, True)
-                    call.output = get_gradient_edge(output)
+                    call = replace(call, output=get_gradient_edge(output))
                 columns = slices[name].index.to(output.device)
                 self._readers[group] = Reader(call, columns, len(self.calls))
-        self._layers[name].append(Convolution.of(layer, inputs, output))
+        self._layers[name].append(call)
         return output
 
     def series(self, name: str) -> Series | None:
