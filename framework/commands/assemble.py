@@ -12,12 +12,14 @@ from secateur.framework.plugins.registry import build, check_options, option_def
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighted
 from secateur.framework.settings.decisions import MEASURED, RECOMMENDED, Config, Decisions
+from secateur.framework.settings.regulariser import regulariser_name
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import is_ours, load_model, read_file
 from secateur.framework.storage.precision import check_finite
 from secateur.framework.storage.pretrained import load_tensors
 from secateur.framework.training.listeners import GroupDecay, PruningRate
 from secateur.framework.training.loss import Loss
+from secateur.framework.training.regularisers.regulariser import Regularised, Regulariser, StructuralRegulariser
 from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.files.regular_file import SUFFIX, is_safetensors
@@ -144,9 +146,17 @@ def laid_out(config: Config, decisions: Decisions, loaders: Loaders, *models: nn
 
 
 def build_loss(config: RunConfig) -> Loss:
-    """Build the loss, with the flags that are options of it."""
+    """Build the loss, with the flags that are options of it, and the regulariser on top of it, if there is one."""
     loss: Loss = build("losses", config.loss, **config.options("loss"))
-    return loss
+    name = regulariser_name(config)
+    if name is None:
+        return loss
+    cls, options = registry.get("losses", name), config.options("regulariser")
+    if not issubclass(cls, Regulariser):
+        raise UsageError(f"--reg {name}: this loss is no regulariser")
+    if "groups" in options and not issubclass(cls, StructuralRegulariser):
+        raise UsageError(f"--reg_groups: {name} has no groups, use a structural regulariser such as GroupLasso")
+    return Regularised(loss, build("losses", name, **options))
 
 
 def trainer_class(config: RunConfig) -> type[Trainer]:

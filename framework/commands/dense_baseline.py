@@ -8,6 +8,8 @@ from secateur.framework.plugins.registry import registry
 from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.files import load_config
 from secateur.framework.settings.groups.what import NOTHING
+from secateur.framework.settings.regulariser import NAMES as REGULARISER_NAMES
+from secateur.framework.settings.regulariser import OWN as REGULARISER_SETTINGS
 from secateur.framework.settings.run_config import FLAGS, PLUGIN_OF, PRESETS, RunConfig
 from secateur.framework.storage.locate import run_folders
 from secateur.framework.storage.run_folder import RunFolder
@@ -20,13 +22,17 @@ def dense_config(config: RunConfig) -> RunConfig:
     """Return the settings that train the dense network like `config`, without pruning.
 
     A trainer or loss that belongs to the pruning method, by a preset such as `--l0` or a requirement of the
-    criterion, is replaced by the default.
+    criterion, is replaced by the default, and there is no regulariser.
     """
     values = config.to_dict()
     values["set"] = {group: options for group, options in values["set"].items() if group != "criterion"}
     if config.owns_gates or registry.describe("criterions", config.prune_criterion).trainer:
         values["set"].pop("trainer", None)
         values["train_scheme"] = RunConfig.train_scheme
+    values |= {"reg": None, "reg_table": RunConfig.reg_table} | dict.fromkeys(REGULARISER_SETTINGS)
+    if config.loss in REGULARISER_NAMES:
+        values["loss"] = RunConfig.loss
+        values["set"].pop("loss", None)
     presets = [name for name in PRESETS if getattr(config, name)]
     if presets:
         values |= {**dict.fromkeys(presets, False), "loss": RunConfig.loss, "hoyer_reg": None}

@@ -104,6 +104,7 @@ def build_trainer(
     settings = Settings(**config.options("loop"), memory_format=layout, plan=plan or {})
     trainer: Trainer = build("trainers", config.train_scheme, parts=parts, settings=settings,
                              **assemble.trainer_options(config))  # fmt: skip
+    trainer.loss.prepare(trainer.model, trainer.example_input)
     return trainer
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from secateur.framework.plugins.registry import option_names, registry
 from secateur.framework.plugins.source import check_source
 from secateur.framework.settings.decisions import Decisions
+from secateur.framework.settings.regulariser import check_regulariser
 from secateur.framework.settings.run_config import FLAGS, KINDS, PLUGIN_OF, PRESETS, RunConfig
 from secateur.framework.settings.schedule import check_schedule
 from secateur.framework.settings.unused_flags import STRICT
@@ -33,6 +34,7 @@ def check_config(config: RunConfig, decisions: Decisions) -> None:
         else:
             flag.check(getattr(config, name))
     _check_combinations(config)
+    check_regulariser(config)
     if not config.eval:
         _check_presets(config)
         _check_trainer(config)

@@ -78,7 +78,7 @@ class Flag:
     plugin: str = ""
     options: str = ""
     #: readers of the value: "GROUP" or "GROUP.OPTION" of a plug-in, the word of a schedule, "pruning",
-    #: "tracking", "loaders" or "loop" (of training)
+    #: "tracking", "loaders", "loop" (of training) or "regulariser"
     to: str = ""
     #: value that stands for None in the reader
     none: Any = None

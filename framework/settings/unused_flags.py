@@ -45,7 +45,10 @@ def _not_read_by(config: RunConfig, name: str) -> str | None:
 
 
 def unused_presets(config: RunConfig, before: bool) -> list[str]:
-    """Return one line for a preset without penalty; `before`: whether the network is pruned before training."""
+    """Return one line for a preset or a regulariser without penalty.
+
+    `before`: whether the network is pruned before training.
+    """
     lines = []
     for preset, plugins in PRESETS.items():
         if not getattr(config, preset) or "train_scheme" in plugins:
@@ -57,6 +60,11 @@ def unused_presets(config: RunConfig, before: bool) -> list[str]:
                 f"--{preset} adds no penalty: it ends with the first pruning step, and {config.prune_criterion} "
                 "prunes before training"
             )
+    if config.reg is not None and before:
+        lines.append(
+            f"--reg {config.reg} adds no penalty: it ends with the first pruning step, and "
+            f"{config.prune_criterion} prunes before training"
+        )
     return lines
 
 

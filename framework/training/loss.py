@@ -54,3 +54,14 @@ class Loss(ABC):
             Scalar tensor on the device of the model; 0 unless a subclass overrides this method.
         """
         return torch.zeros((), device=next(model.parameters()).device)
+
+    def prepare(self, model: nn.Module, example_input: Tensor) -> None:  # noqa: B027
+        """Called once before training, before any file is written; default: nothing.
+
+        Args:
+            model: network that will be trained.
+            example_input: one sample on the device of the model.
+
+        Raises:
+            UsageError: if the loss does not apply to the network.
+        """

@@ -32,6 +32,15 @@ class Training:
     l1_reg: float = _loss(0.0, "weight of the L1 norm in the loss", low=0)
     lp_reg: float = _loss(0.0, "weight of sum |w|^0.2 in the loss", low=0)
     hoyer_reg: float | None = _loss(None, "weight of the Hoyer measure in the loss; default: see the loss", low=0)
+    decay: float | None = _train(
+        None, "strength of the regulariser; default: see the regulariser", low=0, to="loss regulariser"
+    )
+    reg_groups: str | None = _train(
+        None,
+        "groups of a structural regulariser; default: whole",
+        choices=("whole", "fibres", "coupled"),
+        to="loss.groups regulariser.groups",
+    )
     label_smoothing: float = _loss(0.0, "label smoothing of the loss", low=0, high=1)
     grad_clip: float = _loop(10.0, "clip the gradient to this L2 norm; 0 or less: off")
     grad_noise: float = _loop(0.0, "standard deviation of Gaussian noise added to gradients", low=0)

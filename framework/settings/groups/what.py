@@ -14,6 +14,12 @@ LIBRARY_CRITERION = "SNAP"
 L0 = {"prune_criterion": NOTHING, "loss": "L0CrossEntropy", "train_scheme": "L0Trainer"}
 HOYER_SQUARE = {"loss": "HoyerSquare", "prune_criterion": "HoyerSquare"}
 GROUP_HOYER_SQUARE = {"loss": "GroupHoyerSquare", "prune_criterion": "GroupHoyerSquare"}
+#: numbers of the regularisers in the programs of DeepHoyer, by the table of `--reg_table`; the first is none
+REGULARISERS = {
+    "element": ("none", "L1", "Hoyer", "HoyerSquare", "TransformedL1"),
+    "structure": ("none", "GroupLasso", "GroupHoyerSquare"),
+    "cifar_group": ("none", "GroupLasso", "GroupHoyer", "GroupHoyerSquare"),
+}
 
 _what = section("What to run")
 
@@ -48,6 +54,12 @@ class What:
         study=True,
     )
     loss: str = _what("CrossEntropy", "loss", plugin="losses", options="loss", inherit="test", study=True)
+    reg: str | None = _what(
+        None,
+        "regulariser added to the loss, by name or by its number in --reg_table; none: off",
+        metavar="NAME|ID",
+    )
+    reg_table: str = _what("element", "table of the numbers of --reg", choices=tuple(REGULARISERS))
     optimizer: str = _what("ADAM", "optimizer", plugin="optimizers", options="optimizer")
     train_scheme: str = _what("DefaultTrainer", "trainer", plugin="trainers", options="trainer")
     test_scheme: str = _what("Accuracy", "tester", plugin="testers", options="tester")

@@ -42,7 +42,7 @@ def test_every_field_that_names_a_plugin_has_a_kind() -> None:
 
 
 def test_every_fact_of_a_flag_is_about_flags_and_plugins_that_there_are() -> None:
-    words = {*FLAGS["schedule"].choices, "pruning", "tracking", "loaders", "loop"}
+    words = {*FLAGS["schedule"].choices, "pruning", "tracking", "loaders", "loop", "regulariser"}
     for name, flag in FLAGS.items():
         assert set(flag.readers) <= {*PLUGIN_OF, *words}, name
         assert flag.phase in ("", "training", "pruning") and flag.inherit in ("", "data", "test"), name
