@@ -15,7 +15,7 @@ from secateur.framework.settings.attacks import (
     chosen_epsilons,
 )
 from secateur.framework.settings.checks import check_config
-from secateur.framework.settings.decisions import DEFAULT, Decisions
+from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.files import read_config_file
 from secateur.framework.settings.oracle_config import OWN, STUDY_FLAGS, StudyConfig, chosen_criterions
 from secateur.framework.settings.resolve import read_request, resolve
@@ -89,7 +89,7 @@ def _with_names(config: RunConfig, decisions: Decisions) -> RunConfig:
         names["pretrained"] = str(find_pretrained(config.pretrained, config.model, config.results_dir).resolve())
     if config.data_dir is not None:
         names["data_dir"] = str(Path(config.data_dir).absolute())
-    return decisions.choose(config, DEFAULT, "by the settings of the run", **names)
+    return decisions.complete(config, "by the settings of the run", **names)
 
 
 def prepare_study(flags: Mapping[str, Any], file: Path | None = None) -> tuple[StudyConfig, Decisions]:
