@@ -71,6 +71,10 @@ class Decisions:
         """Names of the settings that were asked for, by the user or by what the user gave."""
         return self._asked | {name for name, decision in self._made.items() if decision.source not in OPEN}
 
+    def source(self, name: str) -> str:
+        """Return the source of a setting."""
+        return self.on(name).source
+
     def on(self, name: str) -> Decision:
         """Return the decision on a setting, or on an option of a plug-in, "set.GROUP.KEY"."""
         unmade = Decision(name, None, DEFAULT, "of the command line")
@@ -110,7 +114,7 @@ class Decisions:
         for name, value in values.items():
             if value == getattr(config, name):
                 continue
-            if self.on(name).source in USER:
+            if self.source(name) in USER:
                 self._asked.add(name)
             if name in self._made:
                 self.notes = [note for note in self.notes if note != str(self._made[name])]
