@@ -21,7 +21,7 @@ from secateur.framework.training.loss import Loss
 from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.files.regular_file import SUFFIX, is_safetensors
-from secateur.utils.loading.dataset import DataSet
+from secateur.utils.loading.dataset import DataSet, SearchedDataSet
 from secateur.utils.loading.loaders import Loaders, make_loaders
 from secateur.utils.memory import check_memory
 from secateur.utils.suggest import one_line
@@ -48,6 +48,12 @@ def build_loaders(config: Config, decisions: Decisions) -> tuple[Loaders, Config
         raise UsageError(f"--input_dim {given}: the inputs from {config.data_set} are {actual}")
     sizes = {"image_size": loaders.image_size, "num_classes": loaders.num_classes}
     return loaders, decisions.choose(config, MEASURED, f"read from {config.data_set}", **sizes)
+
+
+def is_missing(config: RunConfig) -> bool:
+    """Whether the data set must be downloaded first."""
+    dataset = build("datasets", config.data_set, **config.options("dataset"))
+    return config.download and isinstance(dataset, SearchedDataSet) and None in map(dataset.root, (True, False))
 
 
 def _with_image_size(config: Config, decisions: Decisions, dataset: DataSet) -> Config:

@@ -30,6 +30,7 @@ from secateur.framework.storage.checkpointer import Checkpointer
 from secateur.framework.storage.run_folder import FINISHED, RunFolder
 from secateur.framework.training.hooks import hookimpl, manager
 from secateur.framework.training.listeners import Accuracies, WeightTracker
+from secateur.framework.training.loss import Loss
 from secateur.framework.training.trainer import Parts, Settings, Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json
@@ -41,12 +42,42 @@ FASTER = "the faster one; small networks are not measured"
 
 def train(config: RunConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
     """Prune and train a network, and compare it with the dense one."""
+    config, pruner, loaders, model, example = ready(config, decisions)
+    config = _with_memory_format(config, decisions, model, example)
+    trainer = build_trainer(config, model, loaders, pruner.plan)
+    # before anything is written or trained, since files of other runs are not trusted
+    compared = config.prunes
+    known = known_dense_accuracy(config, decisions) if not config.train_dense and compared else None
+    with opened(config, decisions, command, console) as folder:
+        dense_accuracy = _train_dense(config, folder, console) if config.train_dense and compared else known
+        run = Training(folder, config, decisions)
+        console.show(report_table(train_in(run, trainer, pruner, console, dense_accuracy)))
+    return folder
+
+
+def plan(config: RunConfig, decisions: Decisions) -> tuple[RunConfig, Pruner, Loss]:
+    """Make and check all choices that need neither data nor a network."""
     config = assemble.with_fused(config, decisions)
     assemble.try_optimizer(config)
-    criterion = assemble.build_criterion(config)
-    pruner, config = plan_pruning(config, decisions, criterion)
-    loss = assemble.build_loss(config)
-    loaders, config = assemble.build_loaders(config, decisions)  # after the quick checks, since it may download
+    pruner, config = plan_pruning(config, decisions, assemble.build_criterion(config))
+    return config, pruner, assemble.build_loss(config)
+
+
+class Ready(NamedTuple):
+    """The parts of a training run that has passed all checks."""
+
+    config: RunConfig
+    pruner: Pruner
+    loaders: Loaders
+    model: nn.Module
+    example: Tensor
+
+
+def ready(config: RunConfig, decisions: Decisions) -> Ready:
+    """Build and check data, network and pruning; neither trains nor writes, but may download the data set."""
+    config, pruner, loss = plan(config, decisions)  # first, since it is quick
+    criterion = pruner.criterion
+    loaders, config = assemble.build_loaders(config, decisions)
     if config.eval_freq and loaders.val is None:
         decisions.notes.append("no validation images (--val_share 0): --eval_freq has no effect")
     config = with_frequency(config, decisions, pruner, loaders)
@@ -61,16 +92,7 @@ def train(config: RunConfig, decisions: Decisions, command: str, console: Consol
     if pruner.plan:  # built-in ones too: users may add files to criterions/
         file = registry.file("criterions", config.prune_criterion)
         try_criterion(criterion, file, model, loaders, loss, pruner.groups)
-    config = _with_memory_format(config, decisions, model, example)
-    trainer = build_trainer(config, model, loaders, pruner.plan)
-    # before anything is written or trained, since files of other runs are not trusted
-    compared = config.prunes
-    known = known_dense_accuracy(config, decisions) if not config.train_dense and compared else None
-    with opened(config, decisions, command, console) as folder:
-        dense_accuracy = _train_dense(config, folder, console) if config.train_dense and compared else known
-        run = Training(folder, config, decisions)
-        console.show(report_table(train_in(run, trainer, pruner, console, dense_accuracy)))
-    return folder
+    return Ready(config, pruner, loaders, model, example)
 
 
 class Training(NamedTuple):

@@ -70,8 +70,6 @@ class Flag:
     #: "read" or "write" if the value is the path of a file or a folder
     path: str = ""
     metavar: str = ""
-    #: other spellings
-    aliases: tuple[str, ...] = ()
     #: value of the flag without one on the command line, if it may stand alone
     bare: str = ""
     #: kind of plug-in that the flag names, and the group of `--set` with its options
@@ -84,6 +82,8 @@ class Flag:
     none: Any = None
     #: another flag and its values, of which one is needed for an effect
     needs: tuple[str, tuple[Any, ...]] | None = None
+    #: property of an attack without which the flag has no effect
+    attack: str = ""
     #: flags that must be given with this one: values of a preset by flag
     preset: Mapping[str, str] | None = None
     #: "training" or "pruning" if an evaluation ignores the flag
@@ -102,6 +102,11 @@ class Flag:
         """The options that the flag sets, by group."""
         pairs = [reader.partition(".") for reader in self.to.split()]
         return {group: option or self.name for group, _, option in pairs}
+
+    @property
+    def only_reader(self) -> str:
+        """The group of the option for which the flag is short; "" if it sets several options or none."""
+        return next(iter(self.readers)) if len(self.readers) == 1 else ""
 
     def parse(self, value: Any, where: str = "") -> Any:
         """Convert a value from a file or the command line to the type of the field.

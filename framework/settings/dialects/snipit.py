@@ -25,6 +25,8 @@ SWITCHES = {
     "disable_netplot": ("plot_net", " (it used to enable it)"),
     "disable_cuda_benchmark": ("cudnn_benchmark", " (it used to disable determinism)"),
 }
+#: flag -> the setting of the same meaning
+RENAMED = {"output_dim": "num_classes", "rewind_epoch": "rewind_to"}
 #: flags without effect, with the reason
 NEEDLESS = {
     "N": "the number of training samples is that of the data set",
@@ -36,7 +38,7 @@ FLAGS: dict[str, Flag] = {
     flag.name: flag
     for flag in (
         *(word(name, switch=True) for name in (*SWITCHES, "pruned")),
-        *(word(name) for name in ("output_dim", "N", "model_path")),
+        *(word(name) for name in (*RENAMED, "N", "model_path")),
         word("pruning_rate", f"--pruning_limit for {WITH_RATE}; otherwise ignored"),
         word("growing_rate", "regrowth of weights, which is not supported: only 0"),
     )
@@ -51,9 +53,10 @@ def translate(flags: Mapping[str, Any], file: Mapping[str, Any]) -> Translation:
         if flags.get(name):
             put(ours, name, setting, False)
             notes.append(f"deprecated: --{name}{remark}; write --no_{setting}")
-    if "output_dim" in flags:
-        put(ours, "output_dim", "num_classes", flags["output_dim"])
-        notes.append("deprecated: --output_dim; write --num_classes")
+    for name, setting in RENAMED.items():
+        if name in flags:
+            put(ours, name, setting, flags[name])
+            notes.append(f"deprecated: --{name}; write --{setting}")
     if "model_path" in flags:
         notes += _model_path(ours, flags["model_path"])
     if "pruning_rate" in flags:
