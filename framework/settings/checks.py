@@ -134,8 +134,6 @@ def _check_options(config: RunConfig, decisions: Decisions) -> None:
     """Check the options of plug-ins; imports only plug-ins with given options."""
     for group, options in config.set.items():
         for option in options:
-            if group not in PLUGIN_OF:
-                raise UsageError(unknown("group of --set", group, PLUGIN_OF))
             _check_option(config, group, option)
     for name, flag in FLAGS.items():
         if flag.only_reader in STRICT and getattr(config, name) not in (None, (), False):

@@ -32,6 +32,8 @@ NEEDLESS = {
     "N": "the number of training samples is that of the data set",
     "pruned": "the checkpoint records what was pruned",
 }
+#: a share like --pruning_rate and --growing_rate there
+SHARE = OURS["pruning_limit"]
 #: the criterion that reads --pruning_rate there
 WITH_RATE = "UnstructuredRandom"
 FLAGS: dict[str, Flag] = {
@@ -61,25 +63,18 @@ def translate(flags: Mapping[str, Any], file: Mapping[str, Any]) -> Translation:
         notes += _model_path(ours, flags["model_path"])
     if "pruning_rate" in flags:
         notes += _pruning_rate(ours, file, flags["pruning_rate"])
-    if "growing_rate" in flags and _number(flags, "growing_rate") > 0:
-        rate = _number(flags, "growing_rate")
-        raise UsageError(f"--growing_rate {rate:g}: regrowth is not supported, only 0 is allowed")
+    if "growing_rate" in flags:
+        rate = SHARE.parse(flags["growing_rate"], "--growing_rate")
+        if rate != 0:
+            raise UsageError(f"--growing_rate {rate:g}: regrowth is not supported, only 0 is allowed")
     notes += [f"--{name} has no effect: {reason}" for name, reason in NEEDLESS.items() if name in flags]
     return Translation(ours, {}, "", notes)
 
 
-def _number(flags: Mapping[str, Any], name: str) -> float:
-    number: float = OURS["pruning_limit"].parse(flags[name], f"--{name}")
-    if not number >= 0:
-        raise UsageError(f"--{name} must be at least 0, got {number:g}")
-    return number
-
-
 def _pruning_rate(ours: Settings, file: Mapping[str, Any], value: Any) -> list[str]:
     """Use `--pruning_rate` as `--pruning_limit` of the criterion that reads it."""
-    rate = _number({"pruning_rate": value}, "pruning_rate")
-    if not 0 <= rate < 1:
-        raise UsageError(f"--pruning_rate must be in [0, 1), got {rate:g}")
+    rate = SHARE.parse(value, "--pruning_rate")
+    SHARE.check(rate, "--pruning_rate")
     known = dict(file) | ours
     if known.get("prune_criterion") == WITH_RATE and "pruning_limit" not in known:
         ours["pruning_limit"] = rate
