@@ -13,7 +13,7 @@ from secateur.framework.pruning.steps.rewinding import check_rewinding
 from secateur.framework.pruning.steps.step import step_class
 from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule, steps_of
 from secateur.framework.schedules.every_n_batches import Iterative
-from secateur.framework.settings.decisions import DEFAULT, IMPLIED, MEASURED, USER, Decisions
+from secateur.framework.settings.decisions import DEFAULT, FOUND, IMPLIED, MEASURED, USER, Decisions
 from secateur.framework.settings.implied import FLAGS_OF
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.schedule import check_moments, schedule_of, settings_of
@@ -99,7 +99,7 @@ def with_frequency(config: RunConfig, decisions: Decisions, pruner: Pruner, load
         return config
     batches = len(loaders.train) * config.epochs
     frequency = pruner.schedule.steps(batches)[0]
-    return decisions.choose(config, MEASURED, f"{batches} batches", frequency=frequency)
+    return decisions.choose(config, FOUND, f"{batches} batches", frequency=frequency)
 
 
 def _trainers_schedule(

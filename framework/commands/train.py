@@ -23,7 +23,7 @@ from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.recorder import Recorder
 from secateur.framework.reporting.report import make_report, report_table
 from secateur.framework.schedules.base import BEFORE_TRAINING
-from secateur.framework.settings.decisions import IMPLIED, MEASURED, Decisions
+from secateur.framework.settings.decisions import FOUND, IMPLIED, MEASURED, Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import save_model
 from secateur.framework.storage.checkpointer import Checkpointer
@@ -35,9 +35,6 @@ from secateur.framework.training.trainer import Parts, Settings, Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json
 from secateur.utils.loading.loaders import Loaders
-
-#: reason for a memory format
-FASTER = "the faster one; small networks are not measured"
 
 
 def train(config: RunConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
@@ -109,8 +106,8 @@ def _with_memory_format(config: RunConfig, decisions: Decisions, model: nn.Modul
     if "memory_format" in decisions.given and given != "auto" and config.train_memory_format == "auto":
         config = decisions.choose(config, IMPLIED, "--memory_format", train_memory_format=given)
     if given == "auto":
-        fastest = memory_format.memory_format(model, example)
-        config = decisions.choose(config, MEASURED, FASTER, memory_format=fastest)
+        source, why, fastest = _fastest_format(model, example)
+        config = decisions.choose(config, source, why, memory_format=fastest)
     return assemble.with_safe_format(config, decisions, model)
 
 
@@ -180,6 +177,13 @@ def train_in(
     return report
 
 
+def _fastest_format(model: nn.Module, example: Tensor) -> tuple[str, str, str]:
+    """Return the source, the reason and the name of the memory format to train a network in."""
+    reason = memory_format.unmeasured_reason(model, example)
+    source, why = (FOUND, reason) if reason else (MEASURED, "the faster one")
+    return source, why, memory_format.memory_format(model, example)
+
+
 class Layout:
     """A listener that chooses the memory format after pruning before training.
 
@@ -194,10 +198,10 @@ class Layout:
         """Choose the memory format, and record it in config.yaml so that the run can be repeated."""
         folder, config, decisions = self._run
         if config.train_memory_format == "auto":
-            fastest, why = config.memory_format, "as before pruning"
+            source, why, fastest = IMPLIED, "as before pruning", config.memory_format
             if self._pruned_before:
-                fastest, why = memory_format.memory_format(trainer.model, trainer.example_input), FASTER
-            config = decisions.choose(config, MEASURED, why, train_memory_format=fastest)
+                source, why, fastest = _fastest_format(trainer.model, trainer.example_input)
+            config = decisions.choose(config, source, why, train_memory_format=fastest)
             folder.write_settings(config, decisions)
         trainer.use_memory_format(memory_format.MEMORY_FORMATS[config.train_memory_format])
 

@@ -14,11 +14,11 @@ Reasoned = dict[str, tuple[Any, str]]
 # Sources of settings, by precedence. A preset on the command line takes precedence over a file, others do not.
 COMMAND_LINE, FILE, DIALECT, CHECKPOINT, PRESET = "command line", "config file", "dialect", "checkpoint", "preset"
 IMPLIED, RECOMMENDED, RULE, DEFAULT = "implied", "recommended", "rule", "default"
-#: chosen by a measurement, or read from the data set or the machine
-MEASURED = "measured"
+#: chosen by a measurement of time; or what the data set, the network or the machine is
+MEASURED, FOUND = "measured", "found"
 USER = (COMMAND_LINE, FILE)
 #: sources of settings that later choices may replace
-OPEN = (RECOMMENDED, RULE, DEFAULT, MEASURED)
+OPEN = (RECOMMENDED, RULE, DEFAULT, MEASURED, FOUND)
 
 
 class Decision(NamedTuple):
@@ -77,7 +77,7 @@ class Decisions:
 
     def on(self, name: str) -> Decision:
         """Return the decision on a setting, or on an option of a plug-in, "set.GROUP.KEY"."""
-        unmade = Decision(name, None, DEFAULT, "of the command line")
+        unmade = Decision(name, None, DEFAULT, "of the flag")
         return (self._made | self._options).get(name, unmade)
 
     @property

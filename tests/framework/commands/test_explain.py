@@ -40,7 +40,7 @@ def explain(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
 CASES: dict[str, tuple[str, dict[str, tuple[str, str, str]]]] = {
     "a plain run": ("--epochs 3", {
         "epochs": ("3", USER, ""), "schedule": ('"before"', "default", "of SNAPit"),
-        "seed": ("333", "default", "of the command line"), "device": ('"cpu"', USER, ""),
+        "seed": ("333", "default", "of the flag"), "device": ('"cpu"', USER, ""),
     }),
     "flags of another program": ("--pruning_method 22 --name a --lr 0.1", {
         "prune_criterion": ('"TaylorGate"', USER, ""), "run_name": ('"a"', USER, ""),
@@ -76,7 +76,7 @@ def test_a_study_has_the_settings_of_its_own_in_the_table(explain: Any, before: 
     rows = explain("--batch_size", "9", "oracle", *own) if before else explain("oracle", *own, "--batch_size", "9")
     assert rows.keys() == StudyConfig().to_dict().keys()
     assert rows["samples"] == ("20", USER, "") and rows["criterions"] == ('["SNAP"]', USER, "")
-    assert rows["batch_size"] == ("9", USER, "") and rows["eval"] == ("true", "default", "of the command line")
+    assert rows["batch_size"] == ("9", USER, "") and rows["eval"] == ("true", "default", "of the flag")
 
 
 @pytest.mark.parametrize(

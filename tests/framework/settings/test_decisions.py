@@ -104,7 +104,7 @@ def test_the_record_of_a_run_tells_each_choice_and_repeats_the_settings(
         if name in told:
             assert told[name]["value"] == value and told[name]["source"], name
         if name in told and value != default:
-            assert told[name]["why"] not in ("", "of the command line"), name
+            assert told[name]["why"] not in ("", "of the flag"), name
         assert name in told or name in decisions.given, name
 
     again = command("--config", folder.config)
@@ -136,7 +136,7 @@ def test_of_two_layers_the_first_that_has_a_setting_decides(above: int, below: i
     first: Reasoned = {"epochs": (1, "above"), "seed": (0, "")}
     second: Reasoned = {"epochs": (2, "below"), "loss": ("a", "only here")}
     found = merged(*(first if at == above else second if at == below else {} for at in range(len(PRECEDENCE))))
-    assert {row for row in found.values() if row.why != "of the command line"} == {
+    assert {row for row in found.values() if row.why != "of the flag"} == {
         ("epochs", 1, PRECEDENCE[above], "above"),
         ("seed", 0, PRECEDENCE[above], ""),
         ("loss", "a", PRECEDENCE[below], "only here"),
