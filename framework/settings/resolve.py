@@ -13,7 +13,8 @@
     recommended    settings that the plug-ins recommend
     default
 
-Each layer may depend on the values of those above it. Nothing here reads or writes a file.
+Each layer may depend on the values of those above it. Nothing here writes a file; of files, only the rules of the
+plug-ins folders are read.
 """
 
 from collections.abc import Callable, Collection, Mapping

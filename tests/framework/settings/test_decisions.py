@@ -234,7 +234,7 @@ class AnyRule:
     ("line", "setting", "source"),
     [
         ("--prune_criterion SNAP --round_to auto --threads 1", "round_to", sources.MEASURED),
-        ("--device auto", "device", sources.MEASURED),
+        ("--device auto", "device", sources.FOUND),
         ("--config nulls.yaml --threads 1", "scope", sources.DEFAULT),
         ("--config l0.yaml --hoyer_square", "l0", sources.DEFAULT),
         ("--prune_criterion SNAP --frequency 5", "pruning_momentum", sources.DEFAULT),
