@@ -9,7 +9,6 @@ In a clone the folders `framework/`, `models/`, ... lie beside this one and in a
 are imported as `secateur.framework`, `secateur.models`, ... What is not listed here is private.
 """
 
-import ast
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,13 +73,44 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: public name -> the module that defines it, read from the imports for type checkers above
-_HOME = {
-    alias.name: statement.module
-    for statement in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
-    if isinstance(statement, ast.ImportFrom) and statement.module and statement.module.startswith("secateur.")
-    for alias in statement.names
+#: module below this package: the public names that it defines
+_NAMES = {
+    "framework.api": ("PruneReport", "prune"),
+    "framework.network.layers": ("prunable_weights",),
+    "framework.network.lineage": ("same_network",),
+    "framework.network.masks": ("Masks",),
+    "framework.network.preserve": ("scoring",),
+    "framework.plugins.registry": ("Registry", "build", "registry"),
+    "framework.pruning.adapters.base": ("Kept", "adapter"),
+    "framework.pruning.channels.discovery": ("channel_groups",),
+    "framework.pruning.channels.groups": ("ChannelGroup", "Groups"),
+    "framework.pruning.scoring.channel_sums": ("channel_rows",),
+    "framework.pruning.scoring.criterion": ("Batch", "Criterion", "Data", "LossFunction", "Scores"),
+    "framework.pruning.scoring.gates.gate_criterion": (
+        "ActivationCriterion",
+        "CurvatureCriterion",
+        "GateCriterion",
+    ),
+    "framework.pruning.scoring.gradients": ("mean_gradients",),
+    "framework.pruning.scoring.input_features": ("input_columns",),
+    "framework.pruning.scoring.inputs": ("with_groups",),
+    "framework.pruning.scoring.templates": ("ChannelWeightCriterion", "WeightCriterion"),
+    "framework.pruning.selection.ranking": ("Keep", "select"),
+    "framework.pruning.surgery.cutting": ("cut",),
+    "framework.reporting.measure": ("measure",),
+    "framework.schedules.base": ("After", "Before", "During", "Never", "Rounds", "Schedule"),
+    "framework.schedules.every_n_batches": ("Iterative",),
+    "framework.storage.checkpoint": ("load_model", "save_model"),
+    "framework.training.hooks": ("hookimpl",),
+    "framework.training.loss": ("Loss",),
+    "framework.training.tester": ("TestContext", "Tester"),
+    "framework.training.trainer": ("Trainer", "decay_groups"),
+    "trainers.DefaultTrainer": ("DefaultTrainer",),
+    "utils.errors": ("RunError", "UsageError"),
+    "utils.loading.dataset": ("DataSet",),
+    "utils.vision": ("torchvision",),
 }
+_HOME = {name: f"{__name__}.{module}" for module, names in _NAMES.items() for name in names}
 __all__ = sorted(_HOME)  # noqa: PLE0605
 
 
