@@ -83,11 +83,13 @@ def code_lengths(counts: Array, limit: int) -> Array:
 
 
 def coded_bits(counts: Array) -> int:
-    """Return about the number of bits of a stream with these frequencies, its lengths and sizes included."""
-    lengths = code_lengths(counts, longest_code(len(counts))).astype(numpy.int64)
-    one = int((lengths > 0).sum()) < 2
-    total = int(counts.sum())
-    return (0 if one else int((lengths * counts).sum())) + LENGTH_BITS * len(counts) + total * 20 // BLOCK
+    """Return an estimate of the bits of a stream with these frequencies, its lengths and sizes included.
+
+    A code has about log2(1 / share) bits, and at least one unless it is the only one.
+    """
+    used, total = counts[counts > 0].astype(numpy.float64), int(counts.sum())
+    codes = (used * numpy.maximum(1, numpy.log2(total / used))).sum() if len(used) > 1 else 0
+    return int(codes) + LENGTH_BITS * len(counts) + total * 20 // BLOCK
 
 
 def encode(symbols: Array, alphabet: int) -> bytes:

@@ -47,7 +47,7 @@ def bits_of(tensor: Tensor) -> Array:
 
 
 def encode(tensor: Tensor, mask_of: Tensor | None = None) -> Coded:
-    """Return the shortest coding of a tensor.
+    """Return the coding of a tensor: shared values if it has few, else plain or deflated bytes.
 
     Args:
         tensor: dense tensor of a dtype of `DTYPES`.
@@ -62,15 +62,14 @@ def encode(tensor: Tensor, mask_of: Tensor | None = None) -> Coded:
         streams = [zlib.compress(unlike.tobytes(), 9)] if unlike.any() else []
         return Coded({"coding": MASK, "dtype": name, "shape": shape}, streams)
     plain = bits.tobytes()
-    deflated = zlib.compress(plain, 9 if len(plain) < 2**20 else 1)
-    best = Coded({"coding": RAW, "dtype": name, "shape": shape}, [plain])
-    if len(deflated) < len(plain):
-        best = Coded({"coding": DEFLATED, "dtype": name, "shape": shape}, [deflated])
     if tensor.is_floating_point() and tensor.dim() > 1 and len(bits) > 1:
         facts, streams = _shared(bits, shape[0])
-        if streams and sum(map(len, streams)) < len(best.streams[0]):
-            return Coded(best.record | facts | {"coding": SHARED}, streams)
-    return best
+        if streams and sum(map(len, streams)) < len(plain):
+            return Coded({"coding": SHARED, "dtype": name, "shape": shape} | facts, streams)
+    deflated = zlib.compress(plain, 9 if len(plain) < 2**16 else 1)  # 9 takes a second for some megabytes
+    if len(deflated) < len(plain):
+        return Coded({"coding": DEFLATED, "dtype": name, "shape": shape}, [deflated])
+    return Coded({"coding": RAW, "dtype": name, "shape": shape}, [plain])
 
 
 def packed_pattern(bits: Array) -> Array:
@@ -88,28 +87,26 @@ def _shared(bits: Array, rows: int) -> tuple[Record, list[bytes]]:
     values = numpy.unique(bits)
     if len(values) > min(LARGEST_ALPHABET, 1 + len(bits) // 2):
         return {}, []
-    codes = numpy.searchsorted(values, bits)
-    dense = huffman.coded_bits(numpy.bincount(codes, minlength=len(values)))
-    sparse = values[0] == 0
-    if sparse:
-        kinds = {}
-        for columns in (False, True):
-            positions = numpy.flatnonzero(codes.reshape(rows, -1).T if columns else codes)
-            kinds[columns] = sparse_index.best_largest(positions) if len(positions) else (2, 0)
-        columns = kinds[True][1] < kinds[False][1]
-        largest, index_bits = kinds[columns]
-        entries = huffman.coded_bits(numpy.bincount(codes, minlength=len(values))[1:]) if len(values) > 1 else 0
-        sparse = index_bits + entries < dense
-    if not sparse:
+    ways = []
+    for columns in (False, True) if values[0] == 0 else ():
+        flat = bits.reshape(rows, -1).T.ravel() if columns else bits
+        positions = numpy.flatnonzero(flat)
+        largest, index_bits = sparse_index.best_largest(positions) if len(positions) else (2, 0)
+        ways.append((index_bits, columns, largest, positions, flat))
+    codes = numpy.searchsorted(values, ways[0][-1][ways[0][-2]] if ways else bits)
+    counts = numpy.bincount(codes, minlength=len(values))
+    entry_bits = huffman.coded_bits(counts[1:]) if len(values) > 1 else 0
+    counts[0] += len(bits) - len(codes)
+    if not ways or min(way[0] for way in ways) + entry_bits >= huffman.coded_bits(counts):
+        codes = numpy.searchsorted(values, bits) if ways else codes
         return {"values": len(values)}, [values.tobytes(), huffman.encode(codes, len(values))]
-    if columns:
-        codes = codes.reshape(rows, -1).T.reshape(-1)
-    positions = numpy.flatnonzero(codes)
+    _, columns, largest, positions, flat = min(ways, key=lambda way: way[0])
     runs = sparse_index.to_symbols(positions, largest)
+    codes = numpy.searchsorted(values[1:], flat[positions])
     facts = {"values": len(values) - 1, "largest": largest, "columns": columns, "nonzero": len(positions)}
     streams = [values[1:].tobytes()]
     if len(positions):
-        streams += [huffman.encode(codes[positions] - 1, len(values) - 1), huffman.encode(runs, largest + 1)]
+        streams += [huffman.encode(codes, len(values) - 1), huffman.encode(runs, largest + 1)]
     return facts | {"runs": len(runs)}, streams
 
 

@@ -106,8 +106,8 @@ def test_the_largest_run_is_the_one_with_the_fewest_bytes() -> None:
     positions = numpy.flatnonzero(numpy.random.default_rng(0).random(200_000) < 0.08)
     largest, bits = sparse_index.best_largest(positions)
     sizes = {one: len(encode(sparse_index.to_symbols(positions, one), one + 1)) for one in sparse_index.LARGEST}
-    assert sizes[largest] == min(sizes.values())
-    assert bits / 8 == pytest.approx(sizes[largest], rel=0.01)
+    assert sizes[largest] <= 1.001 * min(sizes.values())
+    assert bits / 8 == pytest.approx(sizes[largest], rel=0.02)
     assert bits < 200_000 * 0.42  # the entropy is 0.402 bits an entry
 
 
