@@ -37,7 +37,7 @@ lint: $(READY)
 
 # the table of criterions from their classes
 docs: $(READY)
-	$(BIN)/python -m secateur.framework.plugins.docs_table
+	$(BIN)/python -m docs.criterions_table
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.overhead

@@ -24,7 +24,7 @@ from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.dialects.discovery import BARE, OTHER_PROGRAMS
 from secateur.framework.settings.field import Flag, is_true
 from secateur.framework.settings.oracle_config import STUDY_FLAGS
-from secateur.framework.settings.run_config import FLAGS, RunConfig, in_flags
+from secateur.framework.settings.run_config import FLAGS, RunConfig, as_written, in_flags
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.memory import is_out_of_memory
 from secateur.utils.suggest import nearest, one_line, unknown
@@ -35,6 +35,7 @@ LONGEST_LINE = 3000
 CONTEXT = {"max_content_width": 120, "token_normalize_func": lambda name: name.replace("-", "_")}
 #: options of the command line that are not settings
 OWN = ("config_file", "explain")
+NEGATIVE = re.compile(r"-\.?\d")
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
@@ -80,6 +81,23 @@ class Switch(click.Option):
         state.order.append(self)
 
 
+class Bare(click.Option):
+    """Option that may stand without a value; a negative number after it is its value, not another option."""
+
+    def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
+        """Let the parser of click read a negative number, which it takes for an option."""
+        super().add_to_parser(parser, ctx)
+        for spelling in self.opts:
+            option = parser._long_opt[spelling]
+            option.process = functools.partial(self._read, option.process)
+
+    @staticmethod
+    def _read(store: Callable[[Any, Any], None], value: Any, state: Any) -> None:
+        """Store the value; the parser has left it among the arguments if it begins with a dash."""
+        alone = not isinstance(value, str)
+        store(state.rargs.pop(0) if alone and state.rargs and NEGATIVE.match(state.rargs[0]) else value, state)
+
+
 def option_for(flag: Flag) -> click.Option:
     """Return the click option of a field; values remain text, which the config converts to their type."""
     if flag.type is bool:
@@ -89,11 +107,10 @@ def option_for(flag: Flag) -> click.Option:
         )
     metavar = flag.metavar or "|".join(flag.choices) or ("NAME" if flag.plugin else flag.type.__name__.upper())
     repeatable = flag.many and flag.type is str or flag.type is dict
-    spellings = [f"--{name}" for name in (flag.name, *flag.aliases)]
     alone = flag.bare or BARE.get(flag.name)
     bare: dict[str, Any] = {"is_flag": False, "flag_value": alone} if alone else {}
-    return click.Option(
-        [flag.name, *spellings],
+    return (Bare if alone else click.Option)(
+        [flag.name, f"--{flag.name}"],
         multiple=repeatable,
         metavar=metavar,
         help=_help(flag),
@@ -158,14 +175,15 @@ def _run(ctx: click.Context, prepare: Callable[..., tuple[RunConfig, Decisions]]
     file, explain = (ctx.params[name] or above.get(name, ctx.params[name]) for name in OWN)
     try:
         config, decisions = prepare(_given(ctx), Path(file) if file is not None else None)
-        if explain:
-            from secateur.framework.commands.listing import explained_run, print_decisions
+        with as_written(decisions.written):
+            if explain:
+                from secateur.framework.commands.listing import explained_run, print_decisions
 
-            print_decisions(*explained_run(config, decisions))
-        else:
-            from secateur.framework.commands.run import run
+                print_decisions(*explained_run(config, decisions))
+            else:
+                from secateur.framework.commands.run import run
 
-            run(config, decisions, ctx.obj)
+                run(config, decisions, ctx.obj)
     except (click.exceptions.Exit, click.Abort, click.ClickException) as error:
         raise RunError(explained(error)) from error
 

@@ -23,12 +23,12 @@ class BiasedLoss(LossBased):
     def __init__(self, *, use_init: bool = False, temperature: float = 5.0, samples: int = 2560) -> None:
         super().__init__(temperature=temperature, samples=samples)
         self.use_init = self.uses_initial_weights = use_init
-        self._initial: InitialWeights | None = None
+        self._initial = InitialWeights()
 
     def start(self, model: nn.Module) -> None:
         """Copy the initial weights on the first call."""
-        if self.use_init and self._initial is None:
-            self._initial = InitialWeights.of(model)
+        if self.use_init:
+            self._initial.record(model)
 
     def element_scores(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups
@@ -40,5 +40,5 @@ class BiasedLoss(LossBased):
         elements = super().element_scores(model, batches, loss, groups)
         factors = {name: model.get_parameter(name).detach() for name in elements}
         if self.use_init:
-            factors = InitialWeights.moved(self._initial, model, factors, self.name)
+            factors = self._initial.moved(model, factors, self.name)
         return {name: element.mul_(factors[name]).abs_() for name, element in elements.items()}

@@ -28,18 +28,22 @@ def whole(least: int) -> Limit:
     return check
 
 
+def within(value: float, limits: Mapping[str, float]) -> bool:
+    """Whether a number is within the limits, any of `least`, `above`, `most` and `below`."""
+    return all(COMPARISONS[kind][1](value, limit) for kind, limit in limits.items())
+
+
 def number(**limits: float) -> Limit:
     """Return a check that a value is a finite number, not a boolean, and within the limits.
 
     Args:
         limits: Any of `least`, `above`, `most` and `below`.
     """
-    bounds = [(*COMPARISONS[kind], limit) for kind, limit in limits.items()]
-    allowed = " and".join(f" {sign} {limit:g}" for sign, _, limit in bounds)
+    allowed = " and".join(f" {COMPARISONS[kind][0]} {limit:g}" for kind, limit in limits.items())
 
     def check(name: str, value: Any) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or not all(holds(value, limit) for _, holds, limit in bounds):
+        if not is_number or not within(value, limits):
             raise UsageError(f"{name} must be a number{allowed}, got {value!r}")
 
     return check

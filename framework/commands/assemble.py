@@ -11,7 +11,7 @@ from secateur.framework.network.memory_format import MEMORY_FORMATS, lay_out, us
 from secateur.framework.plugins.registry import build, check_options, option_default, option_names, registry
 from secateur.framework.pruning.scoring.criterion import Criterion
 from secateur.framework.pruning.scoring.weighted import weighted
-from secateur.framework.settings.decisions import MEASURED, RECOMMENDED, Config, Decisions
+from secateur.framework.settings.decisions import FOUND, RECOMMENDED, Config, Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import is_ours, load_model, read_file
 from secateur.framework.storage.precision import check_finite
@@ -21,7 +21,7 @@ from secateur.framework.training.loss import Loss
 from secateur.framework.training.trainer import Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.files.regular_file import SUFFIX, is_safetensors
-from secateur.utils.loading.dataset import DataSet
+from secateur.utils.loading.dataset import DataSet, SearchedDataSet
 from secateur.utils.loading.loaders import Loaders, make_loaders
 from secateur.utils.memory import check_memory
 from secateur.utils.suggest import one_line
@@ -47,7 +47,13 @@ def build_loaders(config: Config, decisions: Decisions) -> tuple[Loaders, Config
         given, actual = (",".join(map(str, shape)) for shape in (config.input_dim, size))
         raise UsageError(f"--input_dim {given}: the inputs from {config.data_set} are {actual}")
     sizes = {"image_size": loaders.image_size, "num_classes": loaders.num_classes}
-    return loaders, decisions.choose(config, MEASURED, f"read from {config.data_set}", **sizes)
+    return loaders, decisions.choose(config, FOUND, f"read from {config.data_set}", **sizes)
+
+
+def is_missing(config: RunConfig) -> bool:
+    """Whether the data set must be downloaded first."""
+    dataset = build("datasets", config.data_set, **config.options("dataset"))
+    return config.download and isinstance(dataset, SearchedDataSet) and None in map(dataset.root, (True, False))
 
 
 def _with_image_size(config: Config, decisions: Decisions, dataset: DataSet) -> Config:
@@ -130,7 +136,7 @@ def with_safe_format(config: Config, decisions: Decisions, *models: nn.Module) -
     usable, note = usable_format(config.memory_format, *models)
     if note:
         decisions.notes.append(note)
-    return decisions.choose(config, MEASURED, "the only safe format here", memory_format=usable)
+    return decisions.choose(config, FOUND, "the only safe format here", memory_format=usable)
 
 
 def laid_out(config: Config, decisions: Decisions, loaders: Loaders, *models: nn.Module) -> Config:
@@ -177,7 +183,7 @@ def with_fused(config: RunConfig, decisions: Decisions) -> RunConfig:
     known_device = torch.device(config.device).type in ("cpu", "cuda")
     fused = able and known_device and not any(map(config.options("optimizer").get, OTHER_STEPS))
     return decisions.choose(
-        config, MEASURED, f"{config.optimizer} on {config.device}", fused="on" if fused else "off"
+        config, FOUND, f"{config.optimizer} on {config.device}", fused="on" if fused else "off"
     )
 
 

@@ -1,7 +1,7 @@
 """The command --eval: evaluation of a checkpoint, with --train_acc, --test_acc, --flops and --compression."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.unused_flags import unused_in_tests
 from secateur.framework.storage.checkpoint import file_size
 from secateur.framework.storage.run_folder import RunFolder
+from secateur.framework.training.loss import Loss
 from secateur.framework.training.tester import Network, TestContext, Tester
 from secateur.utils.classification import correct_samples
 from secateur.utils.errors import UsageError
@@ -94,18 +95,40 @@ def shown_extras(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def evaluate(config: RunConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
-    """Evaluate a checkpoint and write the results of the tester to the report."""
+def plan(config: RunConfig, decisions: Decisions) -> tuple[RunConfig, Tester, Loss]:
+    """Build and check the parts that need neither data nor a network."""
     tester: Tester = build("testers", config.test_scheme, **config.options("tester"))
     if config.compare_with is not None and not tester.compares:
         raise UsageError(f"--compare_with: the tester {config.test_scheme} evaluates only one network")
     decisions.notes += unused_in_tests(decisions.flags)
-    loss = assemble.build_loss(config)
+    return config, tester, assemble.build_loss(config)
+
+
+class Ready(NamedTuple):
+    """The parts of an evaluation that has passed all checks."""
+
+    config: RunConfig
+    tester: Tester
+    loss: Loss
+    loaders: Loaders
+    model: nn.Module
+    compared: Network | None
+
+
+def ready(config: RunConfig, decisions: Decisions) -> Ready:
+    """Build and check data and networks; neither tests nor writes, but may download the data set."""
+    config, tester, loss = plan(config, decisions)  # first, since it is quick
     loaders, config = assemble.build_loaders(config, decisions)
     model = assemble.build_model(config, loaders)
     compared = load_compared(config, loaders)
     models = [model] if compared is None else [model, compared.model]
     config = assemble.laid_out(config, decisions, loaders, *models)
+    return Ready(config, tester, loss, loaders, model, compared)
+
+
+def evaluate(config: RunConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
+    """Evaluate a checkpoint and write the results of the tester to the report."""
+    config, tester, loss, loaders, model, compared = ready(config, decisions)
     with opened(config, decisions, command, console) as folder:
         batches = console.track(loaders.test, "evaluate", len(loaders.test))
         head = report_head(config)

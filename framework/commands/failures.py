@@ -35,7 +35,7 @@ def opened(config: RunConfig, decisions: Decisions, command: str, console: Conso
     except (RunError, UsageError, OSError) as error:
         last = folder.checkpoint(config.model, "last")
         kept = f"; the last good network is {last}" if last.is_file() else ""
-        text = in_flags(error) if isinstance(error, UsageError) else str(error)
+        text = in_flags(error, decisions.written) if isinstance(error, UsageError) else str(error)
         where = f"{folder.path}: " if isinstance(error, OSError) else ""
         _note(console, f"error: {where}{text}{kept}")
         raise RunError(f"{where}{text}{kept}") from error

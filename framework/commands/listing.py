@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -9,6 +10,7 @@ from rich.table import Table
 from secateur.framework.plugins.registry import registry
 from secateur.framework.plugins.source import Entry
 from secateur.framework.settings.decisions import DEFAULT, USER, Decision, Decisions
+from secateur.framework.settings.oracle_config import StudyConfig
 from secateur.framework.settings.run_config import RunConfig
 
 ENTRY_COLUMNS = ("name", "summary", "granularity", "when", "paper")
@@ -44,19 +46,23 @@ def _table(kind: str, entries: Sequence[Entry]) -> Table:
 
 
 def explained_run(config: RunConfig, decisions: Decisions) -> tuple[RunConfig, Decisions]:
-    """Return the settings with all choices that need neither data nor a network; a training run has a schedule.
+    """Return the settings of a run that passes its checks, with all choices but measurements of speed.
 
-    Values that stay "auto" are measured when the run starts.
+    Values that stay "auto" are measured when the run starts. Choices and checks that need the images are left out
+    if the run would download them.
+
+    Raises UsageError for what the run refuses before it starts.
     """
-    from secateur.framework.commands.assemble import build_criterion, with_fused
+    from secateur.framework.commands import evaluate, oracle, train
+    from secateur.framework.commands.assemble import is_missing
     from secateur.framework.commands.machine import prepare_machine
-    from secateur.framework.commands.plan import plan_pruning
 
     config = prepare_machine(config, decisions)
-    if not config.eval:
-        config = with_fused(config, decisions)
-        _, config = plan_pruning(config, decisions, build_criterion(config))
-    return config, decisions
+    command: Any = oracle if isinstance(config, StudyConfig) else evaluate if config.eval else train
+    if is_missing(config):
+        decisions.notes.append(f"{config.data_set} is not here: what depends on its images is not checked")
+        return command.plan(config, decisions)[0], decisions
+    return command.ready(config, decisions).config, decisions
 
 
 def print_decisions(config: RunConfig, decisions: Decisions) -> None:

@@ -1,6 +1,7 @@
 """The command oracle: load a network, measure the importance of its channels, and compare the criterions."""
 
 import time
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from secateur.framework.settings.oracle_config import ALL_CRITERIONS, StudyConfi
 from secateur.framework.storage.run_folder import RunFolder
 from secateur.framework.studies.oracle.study import Study, judge, measure_oracle
 from secateur.framework.studies.oracle.tables import head, left_out_lines, table
+from secateur.framework.training.loss import Loss
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json
 from secateur.utils.loading.loaders import Loaders
@@ -26,7 +28,34 @@ from secateur.utils.loading.loaders import Loaders
 
 def compare(config: StudyConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
     """Measure the importance of the channels, compare the criterions with it, and write the run folder."""
-    loss = assemble.build_loss(config)
+    config, model, batches, loss, groups, criterions, left_out = ready(config, decisions)
+    with opened(config, decisions, command, console) as folder:
+        study = carry_out(model, batches, loss, groups, criterions, console)
+        study.left_out = left_out | study.left_out
+        _report(config, folder, console, study)
+    return folder
+
+
+def plan(config: StudyConfig, decisions: Decisions) -> tuple[StudyConfig, Loss]:
+    """Build and check the parts that need neither data nor a network."""
+    return config, assemble.build_loss(config)
+
+
+class Ready(NamedTuple):
+    """The parts of a study that has passed all checks."""
+
+    config: StudyConfig
+    model: nn.Module
+    batches: list[Batch]
+    loss: Loss
+    groups: Groups
+    criterions: dict[str, Criterion]
+    left_out: dict[str, str]
+
+
+def ready(config: StudyConfig, decisions: Decisions) -> Ready:
+    """Build and check data, network and criterions; writes nothing, but may download the data set."""
+    config, loss = plan(config, decisions)
     loaders, config = assemble.build_loaders(config, decisions)
     loaders.check_balanced(config.samples)
     model = assemble.build_model(config, loaders)
@@ -36,12 +65,7 @@ def compare(config: StudyConfig, decisions: Decisions, command: str, console: Co
                                       batch_size=config.batch_size, seed=config.seed, step=0)  # fmt: skip
     example = batches[0][0][:1]
     groups = removable(model, example, config)
-    criterions, left_out = usable(config, model, loaders, loss, groups, example)
-    with opened(config, decisions, command, console) as folder:
-        study = carry_out(model, batches, loss, groups, criterions, console)
-        study.left_out = left_out | study.left_out
-        _report(config, folder, console, study)
-    return folder
+    return Ready(config, model, batches, loss, groups, *usable(config, model, loaders, loss, groups, example))
 
 
 def removable(model: nn.Module, example: Tensor, config: StudyConfig) -> Groups:

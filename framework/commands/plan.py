@@ -13,7 +13,8 @@ from secateur.framework.pruning.steps.rewinding import check_rewinding
 from secateur.framework.pruning.steps.step import step_class
 from secateur.framework.schedules.base import BEFORE_TRAINING, Never, Schedule, steps_of
 from secateur.framework.schedules.every_n_batches import Iterative
-from secateur.framework.settings.decisions import DEFAULT, MEASURED, Decisions
+from secateur.framework.settings.decisions import DEFAULT, FOUND, IMPLIED, MEASURED, USER, Decisions
+from secateur.framework.settings.implied import FLAGS_OF
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.settings.schedule import check_moments, schedule_of, settings_of
 from secateur.framework.settings.unused_flags import unused_flags, unused_presets
@@ -98,7 +99,7 @@ def with_frequency(config: RunConfig, decisions: Decisions, pruner: Pruner, load
         return config
     batches = len(loaders.train) * config.epochs
     frequency = pruner.schedule.steps(batches)[0]
-    return decisions.choose(config, MEASURED, f"{batches} batches", frequency=frequency)
+    return decisions.choose(config, FOUND, f"{batches} batches", frequency=frequency)
 
 
 def _trainers_schedule(
@@ -109,10 +110,20 @@ def _trainers_schedule(
     if schedule is not chosen:
         name = config.train_scheme
         if config.schedule is not None:
-            raise UsageError(f"{name} determines the schedule: remove --schedule {config.schedule}")
+            given = _what_chose_the_schedule(config.schedule, decisions)
+            raise UsageError(f"{name} determines the schedule: remove {given}")
         if (config.prune_delay, config.prune_freq) != (None, None):
             decisions.notes.append(f"{name} determines the schedule: prune_delay and prune_freq have no effect")
     return schedule
+
+
+def _what_chose_the_schedule(word: str, decisions: Decisions) -> str:
+    """Return what the user gave for a schedule: itself, its flags, or what stands for it."""
+    decision = decisions.on("schedule")
+    flags = [f"--{name}" for name in FLAGS_OF.get(word, ()) if decisions.source(name) in USER]
+    if decision.source == IMPLIED and flags:
+        return " and ".join(flags)
+    return f"--schedule {word}" if decision.source in USER else f"what chose --schedule {word} ({decision.why})"
 
 
 def _remarks(config: RunConfig, decisions: Decisions, criterion: Criterion, schedule: Schedule) -> list[str]:

@@ -9,17 +9,18 @@ from typing import Any
 from secateur.framework.plugins.registry import registry
 from secateur.framework.settings.attacks import DEFAULT as DEFAULT_ATTACK
 from secateur.framework.settings.attacks import (
+    LACKING,
     NEEDS_FOOLBOX,
     check_attack_options,
     chosen_attacks,
     chosen_epsilons,
 )
 from secateur.framework.settings.checks import check_config
-from secateur.framework.settings.decisions import DEFAULT, Decisions
+from secateur.framework.settings.decisions import Decisions
 from secateur.framework.settings.files import read_config_file
-from secateur.framework.settings.oracle_config import OWN, STUDY_FLAGS, StudyConfig, chosen_criterions
+from secateur.framework.settings.oracle_config import STUDY_FLAGS, StudyConfig, check_study
 from secateur.framework.settings.resolve import read_request, resolve
-from secateur.framework.settings.run_config import FLAGS, RunConfig
+from secateur.framework.settings.run_config import FLAGS, RunConfig, as_written
 from secateur.framework.storage.locate import (
     checkpoint_in,
     find_checkpoint,
@@ -33,8 +34,6 @@ from secateur.framework.training.hooks import installed_folders
 from secateur.utils.errors import UsageError
 
 TESTER_FLAGS = [name for name, flag in FLAGS.items() if "tester" in flag.readers]
-#: flags -> the property of an attack that they need
-COUNT_FLAGS = {"attack_steps": "steps", "attack_binary_steps": "rounds", "attack_restarts": "random"}
 
 
 def prepare_run(
@@ -45,12 +44,15 @@ def prepare_run(
     Raises UsageError for every error that can be detected before a model is built; no file is written.
     """
     request = read_request(flags, None if file is None else read_config_file(file), str(file), kind)
-    add_plugins({**request.file, **request.flags}.get("plugins", ()))
-    config, decisions = resolve(request, _run_of_checkpoint)
-    check_config(config, decisions)
-    _check_paths(config)
-    _check_attacked_data(config)
-    return _with_names(config, decisions), decisions
+    with as_written(request.written):
+        add_plugins({**request.file, **request.flags}.get("plugins", ()))
+        config, decisions = resolve(request, _run_of_checkpoint)
+        if isinstance(config, StudyConfig):
+            check_study(config)
+        check_config(config, decisions)
+        _check_paths(config)
+        _check_attacked_data(config)
+        return _with_names(config, decisions), decisions
 
 
 def _run_of_checkpoint(config: RunConfig) -> tuple[str, RunConfig] | None:
@@ -89,7 +91,7 @@ def _with_names(config: RunConfig, decisions: Decisions) -> RunConfig:
         names["pretrained"] = str(find_pretrained(config.pretrained, config.model, config.results_dir).resolve())
     if config.data_dir is not None:
         names["data_dir"] = str(Path(config.data_dir).absolute())
-    return decisions.choose(config, DEFAULT, "by the settings of the run", **names)
+    return decisions.complete(config, "by the settings of the run", **names)
 
 
 def prepare_study(flags: Mapping[str, Any], file: Path | None = None) -> tuple[StudyConfig, Decisions]:
@@ -102,11 +104,6 @@ def prepare_study(flags: Mapping[str, Any], file: Path | None = None) -> tuple[S
             raise UsageError(f"--{name} does not apply to the command oracle, which does not train or prune")
     config, decisions = prepare_run(flags, file, StudyConfig)
     assert isinstance(config, StudyConfig)
-    for name in OWN:
-        STUDY_FLAGS[name].check(getattr(config, name))
-    if "criterion" in config.set:
-        raise UsageError("--set criterion: a study uses every criterion with its defaults")
-    chosen_criterions(config.criterions)
     return config, decisions
 
 
@@ -141,13 +138,11 @@ def _check_attack_flags(config: RunConfig) -> None:
         check_attack_options(given["attack_options"])
     attacks = chosen_attacks(given.get("attack", DEFAULT_ATTACK))
     chosen_epsilons(given.get("epsilons"), attacks)
-    for flag, kind in COUNT_FLAGS.items():
-        value = given.get(flag)
-        if value is not None and value != 1 and not any(getattr(attack, kind) for attack in attacks):
+    for name, flag in FLAGS.items():
+        value = given.get(name) if flag.attack else None
+        if value not in (None, 1) and not any(getattr(attack, flag.attack) for attack in attacks):
             names = ", ".join(attack.name for attack in attacks)
-            reason = {"steps": "takes a single step", "rounds": "has no binary search",
-                      "random": "is deterministic: restarts give the same result"}[kind]  # fmt: skip
-            raise UsageError(f"--{flag} {value}: {names} {reason}")
+            raise UsageError(f"--{name} {value}: {names} {LACKING[flag.attack]}")
 
 
 def _check_attacked_data(config: RunConfig) -> None:

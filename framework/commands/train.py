@@ -23,30 +23,58 @@ from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.recorder import Recorder
 from secateur.framework.reporting.report import make_report, report_table
 from secateur.framework.schedules.base import BEFORE_TRAINING
-from secateur.framework.settings.decisions import IMPLIED, MEASURED, Decisions
+from secateur.framework.settings.decisions import FOUND, IMPLIED, MEASURED, Decisions
 from secateur.framework.settings.run_config import RunConfig
 from secateur.framework.storage.checkpoint import save_model
 from secateur.framework.storage.checkpointer import Checkpointer
 from secateur.framework.storage.run_folder import FINISHED, RunFolder
 from secateur.framework.training.hooks import hookimpl, manager
 from secateur.framework.training.listeners import Accuracies, WeightTracker
+from secateur.framework.training.loss import Loss
 from secateur.framework.training.trainer import Parts, Settings, Trainer
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import write_json
 from secateur.utils.loading.loaders import Loaders
 
-#: reason for a memory format
-FASTER = "the faster one; small networks are not measured"
-
 
 def train(config: RunConfig, decisions: Decisions, command: str, console: Console) -> RunFolder:
     """Prune and train a network, and compare it with the dense one."""
+    config, pruner, loaders, model, example = ready(config, decisions)
+    config = _with_memory_format(config, decisions, model, example)
+    trainer = build_trainer(config, model, loaders, pruner.plan)
+    # before anything is written or trained, since files of other runs are not trusted
+    compared = config.prunes
+    known = known_dense_accuracy(config, decisions) if not config.train_dense and compared else None
+    with opened(config, decisions, command, console) as folder:
+        dense_accuracy = _train_dense(config, folder, console) if config.train_dense and compared else known
+        run = Training(folder, config, decisions)
+        console.show(report_table(train_in(run, trainer, pruner, console, dense_accuracy)))
+    return folder
+
+
+def plan(config: RunConfig, decisions: Decisions) -> tuple[RunConfig, Pruner, Loss]:
+    """Make and check all choices that need neither data nor a network."""
     config = assemble.with_fused(config, decisions)
     assemble.try_optimizer(config)
-    criterion = assemble.build_criterion(config)
-    pruner, config = plan_pruning(config, decisions, criterion)
-    loss = assemble.build_loss(config)
-    loaders, config = assemble.build_loaders(config, decisions)  # after the quick checks, since it may download
+    pruner, config = plan_pruning(config, decisions, assemble.build_criterion(config))
+    return config, pruner, assemble.build_loss(config)
+
+
+class Ready(NamedTuple):
+    """The parts of a training run that has passed all checks."""
+
+    config: RunConfig
+    pruner: Pruner
+    loaders: Loaders
+    model: nn.Module
+    example: Tensor
+
+
+def ready(config: RunConfig, decisions: Decisions) -> Ready:
+    """Build and check data, network and pruning; neither trains nor writes, but may download the data set."""
+    config, pruner, loss = plan(config, decisions)  # first, since it is quick
+    criterion = pruner.criterion
+    loaders, config = assemble.build_loaders(config, decisions)
     if config.eval_freq and loaders.val is None:
         decisions.notes.append("no validation images (--val_share 0): --eval_freq has no effect")
     config = with_frequency(config, decisions, pruner, loaders)
@@ -61,16 +89,7 @@ def train(config: RunConfig, decisions: Decisions, command: str, console: Consol
     if pruner.plan:  # built-in ones too: users may add files to criterions/
         file = registry.file("criterions", config.prune_criterion)
         try_criterion(criterion, file, model, loaders, loss, pruner.groups)
-    config = _with_memory_format(config, decisions, model, example)
-    trainer = build_trainer(config, model, loaders, pruner.plan)
-    # before anything is written or trained, since files of other runs are not trusted
-    compared = config.prunes
-    known = known_dense_accuracy(config, decisions) if not config.train_dense and compared else None
-    with opened(config, decisions, command, console) as folder:
-        dense_accuracy = _train_dense(config, folder, console) if config.train_dense and compared else known
-        run = Training(folder, config, decisions)
-        console.show(report_table(train_in(run, trainer, pruner, console, dense_accuracy)))
-    return folder
+    return Ready(config, pruner, loaders, model, example)
 
 
 class Training(NamedTuple):
@@ -87,8 +106,8 @@ def _with_memory_format(config: RunConfig, decisions: Decisions, model: nn.Modul
     if "memory_format" in decisions.given and given != "auto" and config.train_memory_format == "auto":
         config = decisions.choose(config, IMPLIED, "--memory_format", train_memory_format=given)
     if given == "auto":
-        fastest = memory_format.memory_format(model, example)
-        config = decisions.choose(config, MEASURED, FASTER, memory_format=fastest)
+        source, why, fastest = _fastest_format(model, example)
+        config = decisions.choose(config, source, why, memory_format=fastest)
     return assemble.with_safe_format(config, decisions, model)
 
 
@@ -158,6 +177,13 @@ def train_in(
     return report
 
 
+def _fastest_format(model: nn.Module, example: Tensor) -> tuple[str, str, str]:
+    """Return the source, the reason and the name of the memory format to train a network in."""
+    reason = memory_format.unmeasured_reason(model, example)
+    source, why = (FOUND, reason) if reason else (MEASURED, "the faster one")
+    return source, why, memory_format.memory_format(model, example)
+
+
 class Layout:
     """A listener that chooses the memory format after pruning before training.
 
@@ -172,10 +198,10 @@ class Layout:
         """Choose the memory format, and record it in config.yaml so that the run can be repeated."""
         folder, config, decisions = self._run
         if config.train_memory_format == "auto":
-            fastest, why = config.memory_format, "as before pruning"
+            source, why, fastest = IMPLIED, "as before pruning", config.memory_format
             if self._pruned_before:
-                fastest, why = memory_format.memory_format(trainer.model, trainer.example_input), FASTER
-            config = decisions.choose(config, MEASURED, why, train_memory_format=fastest)
+                source, why, fastest = _fastest_format(trainer.model, trainer.example_input)
+            config = decisions.choose(config, source, why, train_memory_format=fastest)
             folder.write_settings(config, decisions)
         trainer.use_memory_format(memory_format.MEMORY_FORMATS[config.train_memory_format])
 

@@ -1,10 +1,11 @@
 """Batch norms: those after layers, found by recording a forward pass, and estimates of their statistics."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -12,7 +13,11 @@ from secateur.framework.network.copies import twin_of
 from secateur.framework.network.layers import output_dim
 from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.network.preserve import preserved_state
+from secateur.utils.subsampled import SubsampledConv2d
 
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+#: layers whose outputs can be normalised by other values of their parameters
+FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SubsampledConv2d)
 #: parts of names of channelwise operations that torch does not tag as pointwise
 CHANNELWISE = ("pool", "prelu", "dropout", "hardtanh", "hardswish", "hardsigmoid")
 
@@ -119,6 +124,32 @@ def _channelwise(event: _Event) -> bool:
     if len(event.given) != 1 or not event.out or event.out[0].dim() != event.given[0].dim():
         return False
     return torch.Tag.pointwise in event.func.tags or any(word in name for word in CHANNELWISE)
+
+
+def folded(model: nn.Module, norms: Mapping[str, str]) -> nn.Module:
+    """Return a copy in eval mode in which the outputs of layers are already normalised.
+
+    Its other tensors are those of the model. Layers and norms that are not torch's own, are parametrized or have
+    hooks are not folded.
+
+    Args:
+        model: The network.
+        norms: Layer name -> name of the batch norm with running statistics that reads its outputs, and only those.
+    """
+    twin = twin_of(model).eval()
+    for name, after in norms.items():
+        layer: Any = twin.get_submodule(name)
+        norm: Any = twin.get_submodule(after)
+        hooks = [hooks for module in (layer, norm) for hooks in (module._forward_hooks, module._forward_pre_hooks)]
+        if type(layer) in FOLDABLE and type(norm) in NORMS and not any(hooks):
+            statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            layer.weight, layer.bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics)
+            norm.forward = _unchanged
+    return twin
+
+
+def _unchanged(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def running_statistics(model: nn.Module) -> list[Tensor]:

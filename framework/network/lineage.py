@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.layers import named_tensors
@@ -50,6 +51,13 @@ class Lineage:
             name: shape if name in new else self.dense.get(name, shape) for name, shape in shapes.items()
         }
         self.kept = {key: index for key, index in self.kept.items() if key[0] in shapes.keys() - new}
+
+    def left_since(self, kept: Mapping[tuple[str, int], Tensor], tensor: str, dim: int) -> Tensor | None:
+        """Return the positions, at the time of an earlier `kept`, of what remains; None if nothing was cut."""
+        now = self.kept.get((tensor, dim))
+        if now is None:
+            return None
+        return torch.searchsorted(kept.get((tensor, dim), torch.arange(self.dense[tensor][dim])), now)
 
     def expected(self, tensor: str) -> tuple[int, ...] | None:
         """Return the shape of a tensor after the recorded cuts; None for an unknown tensor."""

@@ -36,17 +36,25 @@ SAMPLES, REPEATS = 4, 3
 MOST_SAMPLES, WORK = 128, 2_000_000_000
 
 
+def unmeasured_reason(model: nn.Module, example_input: Tensor) -> str:
+    """Return why the network is trained in contiguous format without a measurement; "" if it is to be measured."""
+    if example_input.dim() != 4:
+        return "the inputs are no images"
+    if faulty_layers(model):
+        return "the only safe format here"
+    if count_macs(model, example_input)[0] < WORTH_MEASURING:
+        return f"fewer than {WORTH_MEASURING:,} multiply-adds, too few to measure"
+    return ""
+
+
 def memory_format(model: nn.Module, example_input: Tensor) -> str:
     """Return the name of the memory format with the faster forward and backward pass. The model is unchanged.
 
-    "contiguous", without a measurement, for small networks and for those with layers that must not be trained in
-    channels_last.
+    "contiguous", without a measurement, if `unmeasured_reason` gives a reason.
     """
-    if example_input.dim() != 4 or faulty_layers(model):
+    if unmeasured_reason(model, example_input):
         return "contiguous"
     macs = count_macs(model, example_input)[0]
-    if macs < WORTH_MEASURING:
-        return "contiguous"
     # more samples for small networks, or the overhead of Python would be measured
     samples = min(MOST_SAMPLES, max(SAMPLES, WORK // macs))
     shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]

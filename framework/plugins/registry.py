@@ -29,6 +29,15 @@ FOLDERS = {
     "losses": "losses",
     "datasets": "utils/data",
 }
+#: base class of the plug-ins of each kind, by the name under which users import it
+BASES = {
+    "models": "torch.nn.Module",
+    "criterions": "secateur.Criterion",
+    "trainers": "secateur.Trainer",
+    "testers": "secateur.Tester",
+    "losses": "secateur.Loss",
+    "datasets": "secateur.DataSet",
+}
 # optimizers of torch by their names on the command line; they need no plug-in files
 OPTIMIZERS = {
     "ADADELTA": "Adadelta",
@@ -318,31 +327,12 @@ def _scan(root: Path) -> dict[str, dict[str, Path]]:
 def _check_class(kind: str, cls: object, file: Path) -> None:
     if not isinstance(cls, type):
         raise UsageError(f"{file}: {file.stem} is not a class")
-    base = _base(kind)
-    if not issubclass(cls, base):
-        raise UsageError(f"{file}: {cls.__name__} must be a subclass of {_public(base)}")
+    module, _, name = BASES[kind].rpartition(".")
+    if not issubclass(cls, getattr(importlib.import_module(module), name)):
+        raise UsageError(f"{file}: {cls.__name__} must be a subclass of {BASES[kind]}")
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
         raise UsageError(f"{file}: {cls.__name__} lacks {', '.join(missing)}")
-
-
-def _base(kind: str) -> type:
-    module, name = {
-        "models": ("torch.nn", "Module"),
-        "criterions": ("secateur.framework.pruning.scoring.criterion", "Criterion"),
-        "trainers": ("secateur.framework.training.trainer", "Trainer"),
-        "testers": ("secateur.framework.training.tester", "Tester"),
-        "losses": ("secateur.framework.training.loss", "Loss"),
-        "datasets": ("secateur.utils.loading.dataset", "DataSet"),
-    }[kind]
-    base: type = getattr(importlib.import_module(module), name)
-    return base
-
-
-def _public(cls: type) -> str:
-    """Return the name by which users import a class."""
-    home = cls.__module__.split(".")[0] if cls.__module__.startswith("secateur.") else cls.__module__
-    return f"{home}.{cls.__name__}"
 
 
 def _singular(kind: str) -> str:

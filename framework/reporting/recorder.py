@@ -71,13 +71,12 @@ class Recorder:
     def pruned(self, trainer: Trainer, event: PruneEvent) -> None:
         """Print the reached sparsity."""
         asked = "by a fixed threshold" if event.asked is None else f"asked {event.asked:.4f}"
-        of_channels = all(mask.dim() == 1 for mask in event.keep.values())
         if event.number is not None:
+            of_channels = all(mask.dim() == 1 for mask in event.keep.values())
             asked = f"{event.removed} {'channels' if of_channels else 'weights'}, asked {event.number}"
         inputs = "" if event.inputs is None else f", {int(event.inputs.sum())} of {len(event.inputs)} inputs kept"
         self._console.say(
-            f"pruned {'nodes' if of_channels else 'weights'} to {event.reached:.4f} ({asked}){inputs}, "
-            f"{trainer.macs:,} MACs a sample"
+            f"pruned {event.budget} to {event.reached:.4f} ({asked}){inputs}, {trainer.macs:,} MACs a sample"
         )
 
     @hookimpl

@@ -83,6 +83,12 @@ ATTACKS: dict[str, Attack] = {
 }  # fmt: skip
 
 
+#: property of an attack -> what is said of one without it
+LACKING = {
+    "steps": "takes a single step",
+    "rounds": "has no binary search",
+    "random": "is deterministic: restarts give the same result",
+}
 _POSITIVE = number(above=0)
 #: option of a class of foolbox -> its allowed values
 OPTION_LIMITS: dict[str, Limit] = {

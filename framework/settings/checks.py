@@ -134,14 +134,10 @@ def _check_options(config: RunConfig, decisions: Decisions) -> None:
     """Check the options of plug-ins; imports only plug-ins with given options."""
     for group, options in config.set.items():
         for option in options:
-            if group not in PLUGIN_OF:
-                raise UsageError(unknown("group of --set", group, PLUGIN_OF))
             _check_option(config, group, option)
     for name, flag in FLAGS.items():
-        for group in STRICT:
-            # --T is also the temperature of training
-            if group in flag.readers and name != "T" and getattr(config, name) not in (None, (), False):
-                _check_shorthand(config, name, group, decisions)
+        if flag.only_reader in STRICT and getattr(config, name) not in (None, (), False):
+            _check_shorthand(config, name, flag.only_reader, decisions)
     for group in ("model", "trainer"):
         if config.asked_options(group) and not (config.eval and group == "trainer"):
             cls = registry.get(KINDS[PLUGIN_OF[group]], getattr(config, PLUGIN_OF[group]))
@@ -158,8 +154,9 @@ def _check_shorthand(config: RunConfig, name: str, group: str, decisions: Decisi
     if option not in option_names(cls):
         weights = name in ("use_l2", "use_init")
         if not (weights and callable(getattr(cls, "element_scores", None))):
-            lacks = "no scores of individual weights" if weights else f"no such option ({FLAGS[name].help})"
-            raise UsageError(f"--{name}: the {group} {plugin} has {lacks}")
+            meaning, _, _ = FLAGS[name].help.partition("; default")
+            lacks = "scores of individual weights" if weights else f"such option: {meaning}"
+            raise UsageError(f"--{name}: the {group} {plugin} has no {lacks}")
     if config.set.get(group, {}).get(option, getattr(config, name)) != getattr(config, name):
         raise UsageError(f"--{name} and --set {group}.{option} contradict each other")
 

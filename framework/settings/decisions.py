@@ -14,11 +14,11 @@ Reasoned = dict[str, tuple[Any, str]]
 # Sources of settings, by precedence. A preset on the command line takes precedence over a file, others do not.
 COMMAND_LINE, FILE, DIALECT, CHECKPOINT, PRESET = "command line", "config file", "dialect", "checkpoint", "preset"
 IMPLIED, RECOMMENDED, RULE, DEFAULT = "implied", "recommended", "rule", "default"
-#: chosen by a measurement, or read from the data set or the machine
-MEASURED = "measured"
+#: chosen by a measurement of time; or what the data set, the network or the machine is
+MEASURED, FOUND = "measured", "found"
 USER = (COMMAND_LINE, FILE)
 #: sources of settings that later choices may replace
-OPEN = (RECOMMENDED, RULE, DEFAULT, MEASURED)
+OPEN = (RECOMMENDED, RULE, DEFAULT, MEASURED, FOUND)
 
 
 class Decision(NamedTuple):
@@ -44,15 +44,18 @@ class Decisions:
 
     Args:
         kind: The class of the settings.
+        written: What the user wrote for settings: flags of other programs with the same values.
 
     Attributes:
         notes: Lines for the log: a line for each decision of neither the user nor a default, and remarks.
         flags: Names of the settings that the command line gave.
     """
 
-    def __init__(self, kind: type[RunConfig] = RunConfig) -> None:
+    def __init__(self, kind: type[RunConfig] = RunConfig, written: Mapping[str, str] | None = None) -> None:
         self._kind = kind
+        self.written = written or {}
         self._made: dict[str, Decision] = {}
+        self._options: dict[str, Decision] = {}  # on single options of plug-ins, which layers share
         self._asked: set[str] = set()
         self.notes: list[str] = []
         self.flags: set[str] = set()
@@ -60,7 +63,7 @@ class Decisions:
     @property
     def remarks(self) -> list[str]:
         """The notes without those of decisions."""
-        lines = {str(decision) for decision in self._made.values()}
+        lines = {str(decision) for decision in (self._made | self._options).values()}
         return [note for note in self.notes if note not in lines]
 
     @property
@@ -70,7 +73,12 @@ class Decisions:
 
     def source(self, name: str) -> str:
         """Return the source of a setting."""
-        return self._made[name].source if name in self._made else DEFAULT
+        return self.on(name).source
+
+    def on(self, name: str) -> Decision:
+        """Return the decision on a setting, or on an option of a plug-in, "set.GROUP.KEY"."""
+        unmade = Decision(name, None, DEFAULT, "of the flag")
+        return (self._made | self._options).get(name, unmade)
 
     @property
     def config(self) -> RunConfig:
@@ -86,27 +94,27 @@ class Decisions:
                     group: value.get(group, {}) | above.value.get(group, {}) for group in value | above.value
                 }
                 self._made[name] = above._replace(value=options)
+                for option, part in _options(value).items():
+                    self._options.setdefault(option, Decision(option, part, source, why))
 
     def note_all(self) -> None:
         """Add the line of every decision to the notes, after the last layer."""
-        for decision in self._made.values():
+        for decision in (self._made | self._options).values():
             self._note(decision)
 
     def _note(self, decision: Decision) -> None:
         """Add a line for the log, unless the decision is the user's or gives the default."""
-        if decision.source not in (*USER, DEFAULT) and decision.value != FLAGS[decision.setting].default:
+        if decision.source in (*USER, DEFAULT) or decision.setting == "set":  # the lines of its options suffice
+            return
+        if decision.setting in self._options or decision.value != FLAGS[decision.setting].default:
             self.notes.append(str(decision))
 
     def choose(self, config: Config, source: str, why: str, **values: Any) -> Config:
-        """Return settings with these values, and record those that differ.
-
-        Paths of the user that become absolute are replaced without a record.
-        """
+        """Return settings with these values, and record those that differ."""
         for name, value in values.items():
-            own = self.source(name) in USER
-            if value == getattr(config, name) or own and FLAGS[name].path and getattr(config, name) is not None:
+            if value == getattr(config, name):
                 continue
-            if own:
+            if self.source(name) in USER:
                 self._asked.add(name)
             if name in self._made:
                 self.notes = [note for note in self.notes if note != str(self._made[name])]
@@ -114,8 +122,22 @@ class Decisions:
             self._note(self._made[name])
         return dataclasses.replace(config, **values)
 
+    def complete(self, config: Config, why: str, **values: Any) -> Config:
+        """Return settings with these values, and record those of settings that had none.
+
+        The others are names and paths that were given, in their full form: they remain the choice of their source.
+        """
+        given = {name: value for name, value in values.items() if getattr(config, name) is not None}
+        return self.choose(dataclasses.replace(config, **given), DEFAULT, why, **values)
+
     def table(self, config: RunConfig) -> list[Decision]:
-        """Return the decision on every setting, in the order of the settings."""
-        unmade = Decision("", None, DEFAULT, "of the command line")
-        values = config.to_dict().items()
-        return [self._made.get(name, unmade)._replace(setting=name, value=value) for name, value in values]
+        """Return the decision on every setting, in the order of the settings; on `set` one for each option."""
+        values: dict[str, Any] = {}
+        for name, value in config.to_dict().items():
+            values |= (_options(value) if name == "set" else {}) or {name: value}
+        return [self.on(name)._replace(setting=name, value=value) for name, value in values.items()]
+
+
+def _options(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the values of `set` by "set.GROUP.KEY"."""
+    return {f"set.{group}.{key}": value for group, keys in settings.items() for key, value in keys.items()}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur.utils.errors import UsageError
+from secateur.utils.limits import within
 from secateur.utils.suggest import one_line, unknown
 
 #: largest number of bytes of a text, and of each part of a path, as on Linux
@@ -70,8 +71,6 @@ class Flag:
     #: "read" or "write" if the value is the path of a file or a folder
     path: str = ""
     metavar: str = ""
-    #: other spellings
-    aliases: tuple[str, ...] = ()
     #: value of the flag without one on the command line, if it may stand alone
     bare: str = ""
     #: kind of plug-in that the flag names, and the group of `--set` with its options
@@ -84,6 +83,8 @@ class Flag:
     none: Any = None
     #: another flag and its values, of which one is needed for an effect
     needs: tuple[str, tuple[Any, ...]] | None = None
+    #: property of an attack without which the flag has no effect
+    attack: str = ""
     #: flags that must be given with this one: values of a preset by flag
     preset: Mapping[str, str] | None = None
     #: "training" or "pruning" if an evaluation ignores the flag
@@ -102,6 +103,11 @@ class Flag:
         """The options that the flag sets, by group."""
         pairs = [reader.partition(".") for reader in self.to.split()]
         return {group: option or self.name for group, _, option in pairs}
+
+    @property
+    def only_reader(self) -> str:
+        """The group of the option for which the flag is short; "" if it sets several options or none."""
+        return next(iter(self.readers)) if len(self.readers) == 1 else ""
 
     def parse(self, value: Any, where: str = "") -> Any:
         """Convert a value from a file or the command line to the type of the field.
@@ -150,26 +156,26 @@ class Flag:
         several = "integers" if self.type is int else "numbers"
         return f"comma-separated {several}" + (f" ({self.metavar})" if self.metavar else "")
 
-    def check(self, value: Any) -> None:
-        """Raise UsageError if the value is not one of the choices or is outside the limits."""
+    def check(self, value: Any, where: str = "") -> None:
+        """Check that the value is one of the choices and within the limits.
+
+        Raises UsageError, beginning with `where` (default "--name"), otherwise.
+        """
+        where = where or f"--{self.name}"
         for part in value if self.many else (value,):
             if part is None:
                 continue
             if self.choices and part not in self.choices:
-                raise UsageError(unknown(f"--{self.name}", str(part), self.choices))
+                raise UsageError(unknown(where, str(part), self.choices))
             if self.type is int and self.high is None and part > self.most:
-                raise UsageError(f"--{self.name} must be at most {self.most}, got {one_line(part, 40)}")
+                raise UsageError(f"{where} must be at most {self.most}, got {one_line(part, 40)}")
             if self.type in (int, float) and not self._inside(part):
-                raise UsageError(f"--{self.name} must be {self.limits()}, got {one_line(part, 40)}")
+                raise UsageError(f"{where} must be {self.limits()}, got {one_line(part, 40)}")
 
     def _inside(self, number: float) -> bool:
-        return (
-            (isinstance(number, int) or math.isfinite(number))  # integers may be too large for a float
-            and (self.low is None or number >= self.low)
-            and (self.high is None or number <= self.high)
-            and (self.above is None or number > self.above)
-            and (self.below is None or number < self.below)
-        )
+        finite = isinstance(number, int) or math.isfinite(number)  # integers may be too large for a float
+        bounds = {"least": self.low, "most": self.high, "above": self.above, "below": self.below}
+        return finite and within(number, {kind: limit for kind, limit in bounds.items() if limit is not None})
 
     def limits(self) -> str:
         """Return the allowed range in words, for example "in [0, 1)" or "at least 1"."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from secateur.framework.settings.dialects.discovery import OTHER_PROGRAMS
-from secateur.framework.settings.run_config import FLAGS, PLUGIN_OF, RunConfig
+from secateur.framework.settings.run_config import FLAGS, RunConfig
 from secateur.utils.errors import UsageError
 from secateur.utils.files.bounded_yaml import parse_yaml, read_json, read_yaml
-from secateur.utils.suggest import one_line, unknown
+from secateur.utils.suggest import one_line
 
 PATHS = {name for name, flag in (FLAGS | OTHER_PROGRAMS).items() if flag.path == "read"}
 
@@ -48,15 +48,16 @@ def _read_mapping(file: Path, values: Any) -> dict[str, Any]:
 
 
 def parse_settings(settings: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Convert texts "criterion.key=value" to a mapping of group to key to value; values are parsed as YAML."""
+    """Convert texts "criterion.key=value" to a mapping of group to key to value.
+
+    Values are parsed as YAML; groups are checked by `parse_values`.
+    """
     options: dict[str, dict[str, Any]] = {}
     for text in settings:
         left, equals, value = text.partition("=")
         group, dot, key = left.strip().partition(".")
         if not (equals and dot and key):
             raise UsageError(f"--set must be GROUP.KEY=VALUE, got {one_line(repr(text), 60)}")
-        if group not in PLUGIN_OF:
-            raise UsageError(unknown("group of --set", group, PLUGIN_OF))
         options.setdefault(group, {})[key] = parse_yaml(value, f"--set {left}={one_line(value, 60)}")
     return options
 

@@ -24,10 +24,11 @@ def implied(config: RunConfig, given: Collection[str]) -> Reasoned:
     if len(config.input_dim) == 3:
         found["image_size"] = config.input_dim[1], "--input_dim"
     for name, flag in FLAGS.items():
-        option = flag.readers.get("criterion")
-        value = config.set.get("criterion", {}).get(option or "")
-        # --T is excluded: it is the temperature of training, and `--set` may give scoring another one
-        if option is None or name == "T" or not isinstance(value, int | float):
+        if flag.only_reader != "criterion":  # `--set` may differ from a flag that has another reader too
+            continue
+        option = flag.readers["criterion"]
+        value = config.set.get("criterion", {}).get(option)
+        if not isinstance(value, int | float):
             continue
         if name in given and getattr(config, name) not in (None, value):
             raise UsageError(f"--{name} and --set criterion.{option} contradict each other")

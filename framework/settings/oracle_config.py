@@ -40,6 +40,16 @@ OWN = [name for name in _ALL if name not in FLAGS]
 STUDY_FLAGS: dict[str, Flag] = {name: _ALL[name] for name in (*OWN, *FLAGS) if name in OWN or FLAGS[name].study}
 
 
+def check_study(config: StudyConfig) -> None:
+    """Raise UsageError of one line for the first invalid setting of those that only a study has."""
+    for name in OWN:
+        STUDY_FLAGS[name].check(getattr(config, name))
+    if config.set.get("criterion"):
+        option = next(iter(config.set["criterion"]))
+        raise UsageError(f"--set criterion.{option}: an oracle study uses every criterion with its defaults")
+    chosen_criterions(config.criterions)
+
+
 def chosen_criterions(given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Return the names to score, and the names that "all" excludes with the reason.
 

@@ -13,7 +13,8 @@
     recommended    settings that the plug-ins recommend
     default
 
-Each layer may depend on the values of those above it. Nothing here reads or writes a file.
+Each layer may depend on the values of those above it. Nothing here writes a file; of files, only the rules of the
+plug-ins folders are read.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -46,6 +47,7 @@ class Request:
         kind: Class of the settings.
         notes: Remarks on the flags, for the log.
         defaults: Defaults of another program, and the reasons for them.
+        written: Flags and keys of other programs by the settings that have their values.
     """
 
     flags: Mapping[str, Any]
@@ -53,6 +55,7 @@ class Request:
     kind: type[RunConfig] = RunConfig
     notes: tuple[str, ...] = ()
     defaults: Reasoned = field(default_factory=dict)
+    written: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_request(
@@ -90,10 +93,25 @@ def read_request(
         below = {key: value for key, value in keys.items() if key not in replaced}
         _, defaults, notes = _translated({**below, **flags}, own, known)
     options = parse_settings(ours.get("set", ()))
-    given = parse_values({**ours, "set": options}, flags=known)
+    by_flags, by_keys = _written(flags, own, known), _written(keys, own, known)
+    given = parse_values({**ours, "set": options}, "", known, by_flags)
     if not options:
         del given["set"]
-    return Request(given, parse_values({**translated, **own}, where, known), kind, tuple(notes), defaults)
+    read = parse_values({**translated, **own}, where, known, by_keys)
+    written = {name: key for name, key in by_keys.items() if name not in given} | by_flags
+    return Request(given, read, kind, tuple(notes), defaults, written)
+
+
+def _written(words: Mapping[str, Any], file: Mapping[str, Any], known: Mapping[str, Flag]) -> dict[str, str]:
+    """Return the flags of other programs among the words by the settings that have their values.
+
+    Each is translated alone, since two flags may have equal values.
+    """
+    found: dict[str, str] = {}
+    for name in [name for name in words if name in OTHER_PROGRAMS]:
+        alone, _, _ = _translated({name: words[name]}, file, known)
+        found |= {setting: name for setting, value in alone.items() if value == words[name]}
+    return found
 
 
 def _translated(
@@ -119,7 +137,7 @@ def resolve(request: Request, inherited: Inherited) -> tuple[RunConfig, Decision
     Raises:
         UsageError: For unknown plug-ins, and for flags that contradict each other.
     """
-    decisions = Decisions(request.kind)
+    decisions = Decisions(request.kind, request.written)
     decisions.flags = set(request.flags)
     decisions.notes += request.notes
     decisions.add(sources.COMMAND_LINE, because(request.flags))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,16 +115,23 @@ FLAG_OF = {option: name for name, flag in FLAGS.items() for option in flag.reade
 PRESETS = {name: flag.preset for name, flag in FLAGS.items() if flag.preset}
 
 
-def parse_values(values: Mapping[str, Any], source: str = "", flags: Mapping[str, Flag] = FLAGS) -> dict[str, Any]:
-    """Convert values to the types of their fields; UsageError names `source`, the key and the nearest match."""
+def parse_values(
+    values: Mapping[str, Any],
+    source: str = "",
+    flags: Mapping[str, Flag] = FLAGS,
+    written: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Convert values to the types of their fields; UsageError names `source`, the key and the nearest match.
+
+    `written` has the names to show for settings that were given under another one.
+    """
     prefix = f"{source}: " if source else ""
     parsed: dict[str, Any] = {}
-    spelled = {alias: name for name, flag in flags.items() for alias in flag.aliases}
-    for given, value in values.items():
-        name = spelled.get(given, given)
+    for name, value in values.items():
         if name not in flags:
             raise UsageError(prefix + unknown("setting", str(name), flags))
-        where = f"{prefix}{name}" if source else f"--{name}"
+        shown = (written or {}).get(name, name)
+        where = f"{prefix}{shown}" if source else f"--{shown}"
         parsed[name] = _parse_set(value, where) if name == "set" else flags[name].parse(value, where)
     return parsed
 
@@ -141,8 +149,20 @@ def _parse_set(value: Any, where: str) -> Options:
     return {group: dict(options) for group, options in value.items()}
 
 
-def in_flags(error: UsageError) -> str:
-    """Return the message, with flags in place of the arguments that it names, where there are such flags."""
+@contextlib.contextmanager
+def as_written(written: Mapping[str, str]) -> Iterator[None]:
+    """Let the UsageErrors of a block name the flags that the user wrote, see `Decisions.written`."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(in_flags(error, written)) from error
+
+
+def in_flags(error: UsageError, written: Mapping[str, str] | None = None) -> str:
+    """Return the message, with flags in place of the arguments that it names, where there are such flags.
+
+    `written` has the flags to show for settings that were given by another one.
+    """
     text = str(error)
     named = (error.argument,) if isinstance(error.argument, str) else error.argument or ()
     for argument in named:
@@ -151,4 +171,6 @@ def in_flags(error: UsageError) -> str:
             text = re.sub(rf"(?<!-)\b{argument}=False\b", f"--no_{flag}", text)
             # a word of English is the argument only where it stands first
             text = re.sub(rf"(?<!-)\b{argument}\b", f"--{flag}", text, count=0 if "_" in argument else 1)
+    for setting, flag in (written or {}).items():
+        text = re.sub(rf"(?<![\w-])--{setting}\b", f"--{flag}", text)
     return text

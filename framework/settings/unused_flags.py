@@ -35,13 +35,13 @@ def unused_flags(config: RunConfig, decisions: Decisions, several_steps: bool) -
 
 def _not_read_by(config: RunConfig, name: str) -> str | None:
     """Return the plug-in that is the only reader of a flag and lacks the option; None if the flag is read."""
-    groups = list(FLAGS[name].readers)
-    if len(groups) != 1 or groups[0] not in PLUGIN_OF or groups[0] in STRICT or FLAGS[name].needs:
+    group = FLAGS[name].only_reader
+    if group not in PLUGIN_OF or group in STRICT or FLAGS[name].needs:
         return None
-    field = PLUGIN_OF[groups[0]]
+    field = PLUGIN_OF[group]
     plugin: str = getattr(config, field)
     known = option_names(registry.get(KINDS[field], plugin))
-    return None if FLAGS[name].readers[groups[0]] in known else plugin
+    return None if FLAGS[name].readers[group] in known else plugin
 
 
 def unused_presets(config: RunConfig, before: bool) -> list[str]:

@@ -26,5 +26,7 @@ class PruneEvent:
     inputs: Tensor | None = None
     #: number of channels or weights to prune, if a number was requested
     number: int | None = None
+    #: measure of `asked` and `reached`, one of `budgets.BUDGETS`
+    budget: str = "nodes"
     #: kept positions along each cut dimension of the tensors, if weights and channels were ranked together
     kept_indices: KeptIndices = field(default_factory=dict)

@@ -167,13 +167,10 @@ class WeightTracker:
     def pruned(self, trainer: Trainer) -> None:
         """Cut the statistics as the model was cut since the last step."""
         lineage = lineage_of(trainer.model)
-        for (name, dim), now in lineage.kept.items():
-            stats = self._followed.get(name)
-            if stats is None:
-                continue
-            before = self._kept.get((name, dim), torch.arange(lineage.dense[name][dim]))
-            if len(before) != len(now):
-                index = torch.isin(before, now).nonzero().flatten().to(stats.sign.device)
+        for name, dim in lineage.kept:
+            stats, left = self._followed.get(name), lineage.left_since(self._kept, name, dim)
+            if stats is not None and left is not None and len(left) < stats.sign.shape[dim]:
+                index = left.to(stats.sign.device)
                 self._followed[name] = Followed(*(of.index_select(dim, index) for of in vars(stats).values()))
         self._kept = dict(lineage.kept)
 

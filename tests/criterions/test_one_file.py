@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.framework.plugins import docs_table
+from docs import criterions_table
 from secateur.framework.plugins.registry import registry
 from tests import ROOT
 from tests.command_line import run_main
@@ -72,7 +72,7 @@ def test_it_is_listed(tree: Path) -> None:
 def test_the_docs_are_built_with_it(tree: Path) -> None:
     stale = run(tree, *PYTEST, "tests/docs/test_criterions_page.py")
     assert stale.returncode == 1 and "run `make docs`" in stale.stdout
-    built = run(tree, "-m", "secateur.framework.plugins.docs_table")
+    built = run(tree, "-m", "docs.criterions_table")
     assert built.returncode == 0, built.stderr
     page = (tree / "docs" / "criterions.md").read_text(encoding="utf-8")
     assert (
@@ -144,9 +144,9 @@ def test_a_formula_in_a_folder_of_plug_ins_is_listed_documented_and_run(name: st
     assert done.report["reached"][sparsity] == pytest.approx(0.5, abs=0.01)
 
     page = tmp_path / "page.md"
-    page.write_text(docs_table.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
+    page.write_text(criterions_table.PAGE.read_text(encoding="utf-8"), encoding="utf-8")
     registry.add_folder(tmp_path / "mine")
-    docs_table.main(page)
+    criterions_table.main(page)
     assert (
         f"| {name} | The formula of a user | {granularity} | global | before | 2 random batches "
         "| `--batch_size 20` | [1234.56789](https://arxiv.org/abs/1234.56789) |\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from secateur.framework.plugins.docs_table import BEGIN, COLUMNS, END, PAGE, main, updated
+from docs.criterions_table import BEGIN, COLUMNS, END, PAGE, main, updated
 from secateur.framework.plugins.registry import registry
 
 TABLE = PAGE.read_text(encoding="utf-8")

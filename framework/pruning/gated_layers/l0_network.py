@@ -134,7 +134,8 @@ def cut_closed(model: nn.Module, groups: Groups, sample: Tensor) -> tuple[nn.Mod
     read = {(part.tensor, part.dim) for group in groups.values() for part in group.slices}
     for name, layer in layers.items():
         weight = tensor_name(name, "weight"), layer.gate_dim
-        held = _hold(plain, name, layer.gate_dim, closed[name][_positions(model, plain, *weight)])
+        uncut = lineage_of(plain).left_since(lineage_of(model).kept, *weight)
+        held = _hold(plain, name, layer.gate_dim, closed[name] if uncut is None else closed[name][uncut])
         left += held
         inputs += held if layer.gate_dim == 1 and weight not in read else 0
     counted = int(sum(int(mask.sum()) for mask in closed.values()))
@@ -175,12 +176,6 @@ def _unread(parameters: Mapping[str, Tensor], group: ChannelGroup) -> Tensor:
         and parameters[part.tensor].dim() > 1
     ]
     return torch.stack(parts).all(0) if parts else torch.zeros(group.channels, dtype=torch.bool)
-
-
-def _positions(before: nn.Module, after: nn.Module, tensor: str, dim: int) -> Tensor:
-    """Return the positions, along `dim` of the tensor before the cut, of the entries that remain after it."""
-    old = lineage_of(before).kept.get((tensor, dim), torch.arange(lineage_of(before).dense[tensor][dim]))
-    return torch.searchsorted(old, lineage_of(after).kept.get((tensor, dim), old))
 
 
 def _hold(model: nn.Module, name: str, dim: int, closed: Tensor) -> int:

@@ -52,5 +52,5 @@ def require_norms(model: nn.Module, who: str) -> None:
     if not any(norm.weight is not None for norm in norms):
         raise UsageError(
             f"{who} reads the scales of batch norms, and {type(model).__name__} has none: "
-            "choose a criterion that reads weights or gates, such as TaylorGate"
+            "choose a criterion of weights or a gate criterion"
         )

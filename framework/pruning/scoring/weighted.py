@@ -1,12 +1,8 @@
 """Scores of single weights, weighted by |w| or |w - w0| before they are summed over channels."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from secateur.framework.network.lineage import lineage_of
@@ -22,40 +18,35 @@ OF_THE_RUN = ("seed", "step", "example_input")
 DELEGATED = ("check", "cost", "observe", "input_scores")
 
 
-@dataclass(frozen=True)
 class InitialWeights:
     """Copies of all parameters, and the original indices of their channels at that time."""
 
-    tensors: dict[str, Tensor]
-    kept: dict[tuple[str, int], Tensor]
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+        self._kept: dict[tuple[str, int], Tensor] = {}
 
-    @classmethod
-    def of(cls, model: nn.Module) -> InitialWeights:
-        """Copy the present parameters of a model."""
-        named = model.named_parameters(remove_duplicate=False)
-        return cls({name: parameter.detach().clone() for name, parameter in named}, dict(lineage_of(model).kept))
+    def record(self, model: nn.Module) -> None:
+        """Copy the present parameters of a model on the first call."""
+        if not self._tensors:
+            named = model.named_parameters(remove_duplicate=False)
+            self._tensors = {name: parameter.detach().clone() for name, parameter in named}
+            self._kept = dict(lineage_of(model).kept)
 
-    def now(self, model: nn.Module, name: str) -> Tensor:
-        """Return the copy of a parameter without the channels that were cut since."""
-        values, lineage = self.tensors[name], lineage_of(model)
-        for dim in range(values.dim()):
-            left = lineage.kept.get((name, dim))
-            if left is not None:
-                before = self.kept.get((name, dim), torch.arange(values.shape[dim]))
-                values = values.index_select(dim, torch.isin(before, left).nonzero().flatten().to(values.device))
-        return values
-
-    @staticmethod
-    def moved(
-        initial: InitialWeights | None, model: nn.Module, weights: Mapping[str, Tensor], who: str
-    ) -> dict[str, Tensor]:
+    def moved(self, model: nn.Module, weights: Mapping[str, Tensor], who: str) -> dict[str, Tensor]:
         """Return w - w0 of each weight; UsageError if w0 is missing or no weight has changed."""
-        if initial is None:
+        if not self._tensors:
             raise UsageError(f"{who}: use_init needs the initial weights: call start(model) before training")
-        unknown = [name for name, weight in weights.items() if name not in initial.tensors]
+        unknown = [name for name in weights if name not in self._tensors]
         if unknown:
             raise UsageError(f"{who}: use_init has no initial weights of {', '.join(map(repr, unknown))}")
-        differences = {name: weight - initial.now(model, name).to(weight) for name, weight in weights.items()}
+        lineage, differences = lineage_of(model), {}
+        for name, weight in weights.items():
+            initial = self._tensors[name]
+            for dim in range(initial.dim()):
+                left = lineage.left_since(self._kept, name, dim)
+                if left is not None:
+                    initial = initial.index_select(dim, left.to(initial.device))
+            differences[name] = weight - initial.to(weight)
         if not any(bool(difference.any()) for difference in differences.values()):
             raise UsageError(f"{who}: use_init: the weights equal the initial weights, all scores would be zero")
         return differences
@@ -74,7 +65,7 @@ class Weighted(Criterion):
             setattr(self, attribute, getattr(criterion, attribute))
         self.criterion, self.by_size, self.by_way = criterion, by_size, by_way
         self.uses_initial_weights = by_way or criterion.uses_initial_weights
-        self._initial: InitialWeights | None = None
+        self._initial = InitialWeights()
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -87,8 +78,8 @@ class Weighted(Criterion):
     def start(self, model: nn.Module) -> None:
         """Call `start` of the criterion, and copy the initial weights on the first call."""
         self.criterion.start(model)
-        if self.by_way and self._initial is None:
-            self._initial = InitialWeights.of(model)
+        if self.by_way:
+            self._initial.record(model)
 
     def score(
         self, model: nn.Module, batches: Iterable[Batch], loss: LossFunction, groups: Groups | None = None
@@ -103,7 +94,7 @@ class Weighted(Criterion):
         if self.by_size:
             elements = {name: element * weights[name].abs() for name, element in elements.items()}
         if self.by_way:
-            moved = InitialWeights.moved(self._initial, model, weights, self.name)
+            moved = self._initial.moved(model, weights, self.name)
             elements = {name: element * moved[name].abs() for name, element in elements.items()}
         scores = over_channels(free, elements) if self.granularity == "channel" else elements
         return {name: score.float() for name, score in scores.items()}

@@ -8,6 +8,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from math import inf, prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +87,7 @@ class Budget(ABC):
         left = {}
         for tensor in tensors:
             left[tensor] = list(self._shapes[tensor])
-            for dim, name, width in self._owners.get(self._first[tensor], ()):
+            for dim, name, width in self._owners.get(self._first.get(tensor, tensor), ()):
                 left[tensor][dim] -= gone.get(name, 0) * width
         return left
 
@@ -105,9 +106,10 @@ class Counted(Budget):
     ) -> None:
         super().__init__(model, groups)
         self._dims, self._weights = dims, weights
+        self._shapes |= {name: tuple(weight.shape) for name, weight in weights.items()}
         living = ((name, weight.detach() != 0) for name, weight in weights.items())
         self._alive = {name: alive for name, alive in living if not bool(alive.all())}
-        dense = lineage_of(model).dense
+        dense = self._shapes | lineage_of(model).dense
         self.dense = sum(self._size(dim, dense[name]) for name, dim in dims.items())
 
     def predicted(self, keep: Keeps) -> float:
@@ -134,7 +136,7 @@ class Counted(Budget):
             return {}
         removed = {name: ~mask.cpu() for name, mask in keep.items() if name in self._groups}
         kept, _ = kept_positions(self._model, removed, self._groups)
-        return {name: shrink(alive, kept.get(name, {})) for name, alive in masked.items()}
+        return {name: shrink(alive, kept.get(self._first.get(name, name), {})) for name, alive in masked.items()}
 
 
 class Nodes(Counted):
@@ -144,11 +146,12 @@ class Nodes(Counted):
     tolerance = inf
 
     def __init__(self, model: nn.Module, groups: Groups) -> None:
-        weights, outputs = prunable_weights(model), lineage_of(model).output_layers or ()
+        outputs = lineage_of(model).output_layers or ()
         layers = {name: layer for name, layer in prunable_layers(model).items() if name not in outputs}
         dims = {tensor_name(name, "weight"): output_dim(layer) for name, layer in layers.items()}
-        tensors = named_tensors(model)
-        super().__init__(model, groups, {name: dim for name, dim in dims.items() if name in tensors}, weights)
+        # by layer, not by parameter: a shared weight counts for each of its layers, and a parametrised one counts
+        weights: dict[str, Any] = {tensor_name(name, "weight"): layer.weight for name, layer in layers.items()}
+        super().__init__(model, groups, dims, weights)
         self.per_channel = {name: units_per_channel(model, group) for name, group in groups.items()}
 
 

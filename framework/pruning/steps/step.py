@@ -145,7 +145,7 @@ class PruningStep(ABC):
         keep = Keep({name: mask for name, mask in chosen.items() if name != INPUTS})
         return PruneEvent(
             decisive.share, self.sparsity(), keep, checked, removed, chosen.get(INPUTS),
-            number=decisive.units, kept_indices=kept_indices,
+            number=decisive.units, budget=self.budget, kept_indices=kept_indices,
         )  # fmt: skip
 
     @classmethod

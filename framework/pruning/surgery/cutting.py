@@ -283,19 +283,16 @@ def _sorted_out(
     """Return the distinct twin modules and mappings, without the model itself."""
     if isinstance(companions, (nn.Module, Mapping)) or not isinstance(companions, Iterable):
         raise UsageError(f"companions must be a list of mappings and modules, got {type(companions).__name__}")
-    twins: dict[int, nn.Module] = {}
-    mappings: dict[int, MutableMapping[str, Tensor]] = {}
+    distinct: dict[int, Companion] = {}
     for companion in companions:
         if isinstance(companion, torch.optim.swa_utils.AveragedModel):
             companion = companion.module
-        if isinstance(companion, nn.Module):
-            if companion is not model:
-                twins[id(companion)] = companion
-        elif isinstance(companion, MutableMapping):
-            mappings[id(companion)] = companion
-        else:
+        if not isinstance(companion, (nn.Module, MutableMapping)):
             raise UsageError(f"a companion must be a module or a mutable mapping, got {type(companion).__name__}")
-    return list(twins.values()), list(mappings.values())
+        distinct[id(companion)] = companion
+    others = [companion for companion in distinct.values() if companion is not model]
+    twins = [companion for companion in others if isinstance(companion, nn.Module)]
+    return twins, [companion for companion in others if not isinstance(companion, nn.Module)]
 
 
 def _check_current(model: nn.Module, groups: Groups) -> None:

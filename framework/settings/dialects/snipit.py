@@ -25,18 +25,22 @@ SWITCHES = {
     "disable_netplot": ("plot_net", " (it used to enable it)"),
     "disable_cuda_benchmark": ("cudnn_benchmark", " (it used to disable determinism)"),
 }
+#: flag -> the setting of the same meaning
+RENAMED = {"output_dim": "num_classes", "rewind_epoch": "rewind_to"}
 #: flags without effect, with the reason
 NEEDLESS = {
     "N": "the number of training samples is that of the data set",
     "pruned": "the checkpoint records what was pruned",
 }
+#: a share like --pruning_rate and --growing_rate there
+SHARE = OURS["pruning_limit"]
 #: the criterion that reads --pruning_rate there
 WITH_RATE = "UnstructuredRandom"
 FLAGS: dict[str, Flag] = {
     flag.name: flag
     for flag in (
         *(word(name, switch=True) for name in (*SWITCHES, "pruned")),
-        *(word(name) for name in ("output_dim", "N", "model_path")),
+        *(word(name) for name in (*RENAMED, "N", "model_path")),
         word("pruning_rate", f"--pruning_limit for {WITH_RATE}; otherwise ignored"),
         word("growing_rate", "regrowth of weights, which is not supported: only 0"),
     )
@@ -51,32 +55,26 @@ def translate(flags: Mapping[str, Any], file: Mapping[str, Any]) -> Translation:
         if flags.get(name):
             put(ours, name, setting, False)
             notes.append(f"deprecated: --{name}{remark}; write --no_{setting}")
-    if "output_dim" in flags:
-        put(ours, "output_dim", "num_classes", flags["output_dim"])
-        notes.append("deprecated: --output_dim; write --num_classes")
+    for name, setting in RENAMED.items():
+        if name in flags:
+            put(ours, name, setting, flags[name])
+            notes.append(f"deprecated: --{name}; write --{setting}")
     if "model_path" in flags:
         notes += _model_path(ours, flags["model_path"])
     if "pruning_rate" in flags:
         notes += _pruning_rate(ours, file, flags["pruning_rate"])
-    if "growing_rate" in flags and _number(flags, "growing_rate") > 0:
-        rate = _number(flags, "growing_rate")
-        raise UsageError(f"--growing_rate {rate:g}: regrowth is not supported, only 0 is allowed")
+    if "growing_rate" in flags:
+        rate = SHARE.parse(flags["growing_rate"], "--growing_rate")
+        if rate != 0:
+            raise UsageError(f"--growing_rate {rate:g}: regrowth is not supported, only 0 is allowed")
     notes += [f"--{name} has no effect: {reason}" for name, reason in NEEDLESS.items() if name in flags]
     return Translation(ours, {}, "", notes)
 
 
-def _number(flags: Mapping[str, Any], name: str) -> float:
-    number: float = OURS["pruning_limit"].parse(flags[name], f"--{name}")
-    if not number >= 0:
-        raise UsageError(f"--{name} must be at least 0, got {number:g}")
-    return number
-
-
 def _pruning_rate(ours: Settings, file: Mapping[str, Any], value: Any) -> list[str]:
     """Use `--pruning_rate` as `--pruning_limit` of the criterion that reads it."""
-    rate = _number({"pruning_rate": value}, "pruning_rate")
-    if not 0 <= rate < 1:
-        raise UsageError(f"--pruning_rate must be in [0, 1), got {rate:g}")
+    rate = SHARE.parse(value, "--pruning_rate")
+    SHARE.check(rate, "--pruning_rate")
     known = dict(file) | ours
     if known.get("prune_criterion") == WITH_RATE and "pruning_limit" not in known:
         ours["pruning_limit"] = rate

@@ -150,8 +150,5 @@ def _typed(flag: Flag, value: Any, where: str) -> Any:
     if isinstance(value, bool) != (flag.type is bool):
         raise UsageError(f"{where} must be {'true or false' if flag.type is bool else 'a number'}, got {value!r}")
     found = flag.parse(value, where)
-    try:
-        flag.check(found)
-    except UsageError as error:
-        raise UsageError(f"{where}{str(error).removeprefix(f'--{flag.name}')}") from error
+    flag.check(found, where)
     return found

@@ -85,7 +85,6 @@ class Pruning:
         0,
         "with --enable_rewinding: epoch of these weights; 0: initial",
         low=0,
-        aliases=("rewind_epoch",),
         needs="enable_rewinding",
         phase="",
     )

@@ -28,9 +28,15 @@ class Testing:
         (), "largest perturbations of pixels in [0, 1]: 2/255,8/255; default: by norm", metavar="E,E,..."
     )
     attack_samples: int | None = _attack(None, "attack N test images, balanced over classes; default: all", low=1)
-    attack_steps: int | None = _attack(None, "steps of each search; default: by attack", low=1, most=10**6)
-    attack_binary_steps: int | None = _attack(None, "binary search rounds of CarliniWagner", low=1, most=1000)
-    attack_restarts: int | None = _attack(None, "restarts of random attacks; default: 1", low=1, most=10000)
+    attack_steps: int | None = _attack(
+        None, "steps of each search; default: by attack", low=1, most=10**6, attack="steps"
+    )
+    attack_binary_steps: int | None = _attack(
+        None, "binary search rounds of CarliniWagner", low=1, most=1000, attack="rounds"
+    )
+    attack_restarts: int | None = _attack(
+        None, "restarts of random attacks; default: 1", low=1, most=10000, attack="random"
+    )
     attack_batch_size: int | None = _attack(None, "images attacked together; default: 128", low=1, most=10**6)
     compare_with: str | None = _test(
         None, "run folder of a second network to test on the same images", metavar="FOLDER", path="read"

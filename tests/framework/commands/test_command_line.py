@@ -129,6 +129,9 @@ REFUSED = {
     "milestone that is no number": (["--lr_milestones", "30,x"], "got 'x'"),
     "two modes": (["--hoyer_square", "--group_hoyer_square"], "--hoyer_square and --group_hoyer_square exclude"),
     "weights that grow again": (["--growing_rate", "0.1"], "--growing_rate 0.1"),
+    "rate that is no number": (["--growing_rate", "nan"], "--growing_rate nan: regrowth is not supported"),
+    "rate above one": (["--pruning_rate", "1.5"], "--pruning_rate must be in [0, 1), got 1.5"),
+    "unknown group of an unread option": (["--set", "critrion.p=3"], "unknown group of --set 'critrion'"),
     "channel criterion and rows": (["--prune_criterion", "SNAP", "--scope", "row", "--explain"], "--scope 'row'"),
     "images from nowhere": (["--data_set", "IMAGEFOLDER"], "--data_dir"),
     "unknown device": (["--device", "gpu"], "cuda:N"),
@@ -148,6 +151,16 @@ REFUSED = {
     "checkpoint without a run": (["--checkpoint_model", "LeNet5_best"], "--checkpoint_name"),
     "extra numbers of a training run": (["--train_acc"], "--train_acc needs --eval"),
     "a file that is not there": (["--eval", "--model_path", "a/b.pth"], "--model_path a/b.pth: no such file"),
+    "number after a flag that may stand alone": (["--limit_training_batches", "-2"], "at least 1, got -2"),
+    "another program's flag": (["--lr", "abc"], "error: --lr must be a number, got 'abc'"),
+    "limit of another program's flag": (["--lr", "-1"], "error: --lr must be at least 0, got -1"),
+    "other spelling": (["--output_dim", "abc"], "error: --output_dim must be an integer, got 'abc'"),
+    "limit of another spelling": (["--rewind_epoch", "-1"], "error: --rewind_epoch must be at least 0"),
+    "half of another program's flag": (["--lr_decay_every", "0"], "error: --lr_decay_every must be at least 1"),
+    "network of another model": (
+        ["--arch", "x"],
+        "--arch: the model LeNet5 has no such option: network of torchvision, for --model TorchvisionModel\n",
+    ),
     "unknown kind": (["list", "criterio"], "'criterions'"),
 }
 
@@ -161,6 +174,42 @@ def test_bad_input_is_one_line_and_exit_code_2_and_nothing_is_written(command: C
     assert result.err.startswith("error: ") and result.err.count("\n") == 1
     assert expected in result.err
     assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_negative_number_is_the_value_of_a_flag_that_may_stand_alone(command: Command) -> None:
+    result = command("--limit_training_batches", "-1", "--zero_lr_for_epochs", "-1", "--bypass", "--epochs", "2")
+    assert result.code == 0, result.err
+    assert result.config.limit_train_batches is None and result.config.epochs == 2
+    assert not result.config.autoconfig, "a flag that stands alone before another one"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("abc", "{file}: lr must be a number"), ("-1", "--lr must be at least")]
+)
+def test_the_key_of_another_program_is_named_as_it_stands_in_the_file(
+    command: Command, tmp_path: Path, text: str, shown: str
+) -> None:
+    file = tmp_path / "recipe.yaml"
+    file.write_text(f"lr: {text}\n")
+    assert shown.format(file=file) in command("--config", file).err
+    assert "error: --learning_rate must" in command("--config", file, "--learning_rate", text).err
+
+
+SCHEDULES = {
+    "--n_rounds 3": "--n_rounds",
+    "--n_rounds 2 --thresholds 0.2,0.4": "--n_rounds and --thresholds",
+    "--pruning_step 3": "--pruning_step",
+    "--schedule rounds --n_rounds 3": "--schedule rounds",
+    "--pruning_config taylor.json": "what chose --schedule iterative (from taylor.json)",
+}
+
+
+@pytest.mark.parametrize("line", SCHEDULES)
+def test_a_trainer_that_determines_the_schedule_names_what_the_user_gave(command: Command, line: str) -> None:
+    Path("taylor.json").write_text('{"frequency": 5, "method": 22}')
+    result = command("--train_scheme", "TickTock", *line.split(), "--explain")
+    assert result.code == 2
+    assert result.err == f"error: TickTock determines the schedule: remove {SCHEDULES[line]}\n"
 
 
 def test_a_line_break_in_the_input_stays_in_the_line(command: Command) -> None:

@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from secateur import prune, save_model
+from secateur import Keep, prune, save_model
 from secateur.framework.reporting.console import Console
 from secateur.framework.reporting.recorder import Recorder
 from secateur.framework.storage.run_folder import RunFolder
+from secateur.framework.training.events import PruneEvent
 from secateur.framework.training.trainer import Progress
 from tests.networks import ConvNet
 
@@ -150,3 +151,13 @@ def test_metrics_are_written_as_they_are(recorder: Recorder) -> None:
     row = recorder.write(trainer_of(pruned("")), metrics)
     assert {key: row[key] for key in metrics} == metrics
     assert recorder.rows == [row]
+
+
+def test_a_pruning_step_is_reported_in_the_measure_of_its_budget(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(recorder, "_console", SimpleNamespace(say=said.append))
+    event = PruneEvent(0.5, 0.49, Keep({"a": torch.tensor([True, False])}), {}, budget="macs")
+    recorder.pruned(trainer_of(ConvNet()), event)
+    assert said == ["pruned macs to 0.4900 (asked 0.5000), 777 MACs a sample"]

@@ -55,7 +55,8 @@ def test_resolving_is_pure_and_its_result_is_frozen(name: str) -> None:
     assert once() == once()
     assert (flags, file) == given and saved == SAVED
     request, config, _, table = once()
-    assert [row.setting for row in table] == list(config.to_dict()) and type(config) is kind
+    names = list(dict.fromkeys(row.setting.split(".")[0] for row in table))  # options of plug-ins have rows
+    assert names == list(config.to_dict()) and type(config) is kind
     for frozen, field in ((config, "epochs"), (request, "flags")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             setattr(frozen, field, None)
@@ -103,7 +104,7 @@ def test_the_record_of_a_run_tells_each_choice_and_repeats_the_settings(
         if name in told:
             assert told[name]["value"] == value and told[name]["source"], name
         if name in told and value != default:
-            assert told[name]["why"] not in ("", "of the command line"), name
+            assert told[name]["why"] not in ("", "of the flag"), name
         assert name in told or name in decisions.given, name
 
     again = command("--config", folder.config)
@@ -135,7 +136,7 @@ def test_of_two_layers_the_first_that_has_a_setting_decides(above: int, below: i
     first: Reasoned = {"epochs": (1, "above"), "seed": (0, "")}
     second: Reasoned = {"epochs": (2, "below"), "loss": ("a", "only here")}
     found = merged(*(first if at == above else second if at == below else {} for at in range(len(PRECEDENCE))))
-    assert {row for row in found.values() if row.why != "of the command line"} == {
+    assert {row for row in found.values() if row.why != "of the flag"} == {
         ("epochs", 1, PRECEDENCE[above], "above"),
         ("seed", 0, PRECEDENCE[above], ""),
         ("loss", "a", PRECEDENCE[below], "only here"),
@@ -149,9 +150,53 @@ def test_a_layer_decides_by_any_value_that_it_has(value: Any) -> None:
 
 def test_options_of_plugins_are_merged_one_by_one_and_no_layer_is_changed() -> None:
     first, second = {"criterion": {"p": 1}}, {"criterion": {"p": 2, "q": 3}, "model": {"d": 4}}
-    found = merged(because({"set": first}), because({"set": second}), because({"set": {"loss": {}}}))
-    assert found["set"].value == {"criterion": {"p": 1, "q": 3}, "model": {"d": 4}, "loss": {}}
+    layers = because({"set": first}), because({"set": second}, "why"), because({"set": {"loss": {}}})
+    found = {name: row[1:] for name, row in merged(*layers).items() if name.startswith("set")}
+    assert found == {
+        "set.criterion.p": (1, PRECEDENCE[0], ""),
+        "set.criterion.q": (3, PRECEDENCE[1], "why"),
+        "set.model.d": (4, PRECEDENCE[1], "why"),
+    }
     assert first == {"criterion": {"p": 1}} and second == {"criterion": {"p": 2, "q": 3}, "model": {"d": 4}}
+
+
+def test_each_option_of_a_plugin_has_a_source_of_its_own(command: Command, tmp_path: Path) -> None:
+    Path("recipe.yaml").write_text("set: {criterion: {size: 2, order: 3}, loss: {a: 1}}\nloss: CrossEntropy\n")
+    given = {"set": ("criterion.order=4",), "fixed_layer": "1", "prune_criterion": "Combinatorial"}
+    config, decisions = resolved(given, Path("recipe.yaml"))
+    assert config.set == {"criterion": {"size": 2, "order": 4, "layer": 1}, "loss": {"a": 1}}
+    rows = {row.setting: (row.value, row.source, row.why) for row in decisions.table(config)}
+    assert rows["set.criterion.order"] == (4, sources.COMMAND_LINE, "")
+    assert rows["set.criterion.size"] == (2, sources.FILE, "")
+    assert rows["set.criterion.layer"] == (1, sources.IMPLIED, "--fixed_layer")
+    assert rows["set.loss.a"] == (1, sources.FILE, "") and "set" not in rows
+    assert "implied: set.criterion.layer = 1 (--fixed_layer)" in decisions.notes
+
+    folder = RunFolder(tmp_path)
+    folder.write_settings(config, decisions)
+    told = [row for row in json.loads(folder.decisions.read_text()) if row["setting"].startswith("set")]
+    layer = {"setting": "set.criterion.layer", "value": 1, "source": sources.IMPLIED, "why": "--fixed_layer"}
+    assert told == [layer]
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+@pytest.mark.parametrize(
+    ("setting", "given"),
+    [
+        ("checkpoint_model", "LeNet5_finished.safetensors"), ("checkpoint_name", "trained"),
+        ("checkpoint_name", "results/trained"), ("data_dir", "pictures"),
+    ],
+)  # fmt: skip
+def test_the_full_form_of_a_given_name_remains_the_choice_of_the_user(
+    command: Command, trained: Path, setting: str, given: str, by_file: bool
+) -> None:
+    Path("recipe.yaml").write_text(f"{setting}: {given}\n")
+    result = command("--eval", *(("--config", "recipe.yaml") if by_file else (f"--{setting}", given)))
+    assert result.code == 0, result.err
+    row = result.decisions.on(setting)
+    assert getattr(result.config, setting) != given
+    assert (row.source, row.why) == (sources.FILE if by_file else sources.COMMAND_LINE, "")
+    assert result.decisions.on("run_name")[2:] == (sources.DEFAULT, "by the settings of the run")
 
 
 def test_the_layers_of_a_run_are_merged_in_the_order_of_the_docs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,7 +234,7 @@ class AnyRule:
     ("line", "setting", "source"),
     [
         ("--prune_criterion SNAP --round_to auto --threads 1", "round_to", sources.MEASURED),
-        ("--device auto", "device", sources.MEASURED),
+        ("--device auto", "device", sources.FOUND),
         ("--config nulls.yaml --threads 1", "scope", sources.DEFAULT),
         ("--config l0.yaml --hoyer_square", "l0", sources.DEFAULT),
         ("--prune_criterion SNAP --frequency 5", "pruning_momentum", sources.DEFAULT),

@@ -39,7 +39,7 @@ def test_every_flag_has_a_type_a_section_and_a_help(name: str) -> None:
 def test_no_two_flags_have_the_same_spelling() -> None:
     def spellings(flag: Flag) -> list[str]:
         switched_off = [f"no_{flag.name}"] if flag.type is bool and flag.name in OURS else []
-        return [flag.name, *flag.aliases, *switched_off]
+        return [flag.name, *switched_off]
 
     found = Counter(word for flag in (*OURS.values(), *OTHER_PROGRAMS.values()) for word in spellings(flag))
     assert {word: count for word, count in found.items() if count > 1} == {}

@@ -12,7 +12,7 @@ from secateur.framework.pruning.selection.options import PruneOptions
 from secateur.framework.pruning.steps.averages import Tracking
 from secateur.framework.schedules.base import During
 from secateur.framework.schedules.every_n_batches import Iterative
-from secateur.framework.settings.run_config import FLAGS, in_flags
+from secateur.framework.settings.run_config import FLAGS, as_written, in_flags
 from secateur.utils.errors import UsageError
 from tests import ROOT
 
@@ -57,6 +57,16 @@ def test_the_argument_of_a_flag_of_another_name_is_shown_as_the_flag() -> None:
 def test_a_switch_that_is_off_is_shown_as_the_flag_that_switches_it_off() -> None:
     error = UsageError("per_step cannot be combined with masking=False", argument=("per_step", "masking"))
     assert in_flags(error) == "--prune_per_iteration cannot be combined with --no_masking"
+
+
+def test_a_flag_of_another_program_is_shown_as_it_was_written() -> None:
+    written = {"frequency": "pruning_step", "learning_rate": "lr"}
+    error = UsageError("frequency must be above --learning_rate", argument="frequency")
+    assert in_flags(error, written) == "--pruning_step must be above --lr"
+    other = UsageError("--learning_rate_x and --no_learning_rate and learning_rate")
+    assert in_flags(other, written) == str(other)
+    with pytest.raises(UsageError, match="^--lr is wrong$"), as_written(written):
+        raise UsageError("--learning_rate is wrong")
 
 
 COMMAND_LINE = ("framework/settings/", "framework/commands/")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from secateur.framework.network.batch_norm import batch_norms_after
+from secateur.framework.network.batch_norm import NORMS, batch_norms_after
 from secateur.framework.network.layers import PRUNABLE, prunable_layers, tensor_name, unit_is_channel
 from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import preserved_state
@@ -25,7 +25,6 @@ from secateur.utils.subsampled import SubsampledConv2d
 Place = Literal["norm", "next norm", "producer"]
 #: modules whose output is multiplied by a factor exactly if their weight and bias, or scale and shift, are
 LAYERS = (*PRUNABLE, SubsampledConv2d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)

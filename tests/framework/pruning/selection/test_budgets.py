@@ -298,3 +298,18 @@ def test_a_share_of_each_layer_stays_counted_in_the_dense_network() -> None:
         prune(model, "ChannelNorm", 0.5, example_input=x, keep_share=1)
     with pytest.raises(UsageError, match="keep_share cannot be combined with Magnitude, which prunes weights"):
         prune(model, "Magnitude", 0.5, example_input=x, keep_share=0.1)
+
+
+@pytest.mark.parametrize("kind", [nn.utils.parametrizations.weight_norm, lambda layer: layer])
+def test_nodes_of_parametrised_and_of_shared_weights_count_as_they_are_measured(kind: Any) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), kind(nn.Linear(4, 6)), nn.ReLU()]
+    model = nn.Sequential(*layers, nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
+    model[2].weight = model[0].weight
+    with torch.no_grad():
+        model[0].weight[0] = 0  # one unit of each of the two layers
+    x = torch.randn(3, 4)
+    report = prune(model, "ChannelNorm", 0.25, example_input=x)
+    measured = measure(model, x, latency=False)["node_sparsity"]
+    assert report.reached == pytest.approx(measured)
+    assert measured == pytest.approx(0.25, abs=0.03)

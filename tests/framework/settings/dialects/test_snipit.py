@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from secateur.framework.settings.dialects.snipit import FLAGS, NEEDLESS, SWITCHES
+from secateur.framework.settings.dialects.snipit import FLAGS, NEEDLESS, RENAMED, SWITCHES
 
 Command = Callable[..., Any]
 
@@ -36,7 +36,7 @@ def test_flags_with_a_value_go_by_their_old_names(command: Command) -> None:
     result = command("--output_dim", "10", "--N", "60000")
     assert result.config.num_classes == 10
     assert [line.split(":")[0] for line in result.notes[:2]] == ["deprecated", "--N has no effect"]
-    assert {*FLAGS} == {*SWITCHES, *NEEDLESS, "output_dim", "model_path", "pruning_rate", "growing_rate"}
+    assert {*FLAGS} == {*SWITCHES, *NEEDLESS, *RENAMED, "model_path", "pruning_rate", "growing_rate"}
 
 
 @pytest.mark.parametrize("value", ["True", "true"])

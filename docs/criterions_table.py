@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from secateur.framework.plugins.registry import registry
-from secateur.framework.plugins.source import ROOT
 from secateur.framework.schedules.base import Schedule
 
-PAGE = ROOT / "docs" / "criterions.md"
+PAGE = Path(__file__).with_name("criterions.md")
 #: lines around the table
 BEGIN, END = "<!-- The table is generated from the classes by `make docs`. -->", "<!-- End of the table. -->"
 COLUMNS = ("criterion", "score", "granularity", "scope", "when", "data", "recommended", "paper")
