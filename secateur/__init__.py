@@ -20,6 +20,8 @@ if (_ABOVE / "framework").is_dir() and (_ABOVE / "main.py").is_file():  # a clon
 if TYPE_CHECKING:
     from secateur.framework.api import PruneReport as PruneReport
     from secateur.framework.api import prune as prune
+    from secateur.framework.compression.weight_sharing import SharedWeights as SharedWeights
+    from secateur.framework.compression.weight_sharing import share_weights as share_weights
     from secateur.framework.network.layers import prunable_weights as prunable_weights
     from secateur.framework.network.lineage import same_network as same_network
     from secateur.framework.network.masks import Masks as Masks
@@ -59,6 +61,7 @@ if TYPE_CHECKING:
     from secateur.framework.schedules.every_n_batches import Iterative as Iterative
     from secateur.framework.storage.checkpoint import load_model as load_model
     from secateur.framework.storage.checkpoint import save_model as save_model
+    from secateur.framework.storage.compressed import save_compressed as save_compressed
     from secateur.framework.training.hooks import hookimpl as hookimpl
     from secateur.framework.training.loss import Loss as Loss
     from secateur.framework.training.tester import TestContext as TestContext
@@ -76,6 +79,7 @@ __version__ = "0.1.0"
 #: module below this package: the public names that it defines
 _NAMES = {
     "framework.api": ("PruneReport", "prune"),
+    "framework.compression.weight_sharing": ("SharedWeights", "share_weights"),
     "framework.network.layers": ("prunable_weights",),
     "framework.network.lineage": ("same_network",),
     "framework.network.masks": ("Masks",),
@@ -101,6 +105,7 @@ _NAMES = {
     "framework.schedules.base": ("After", "Before", "During", "Never", "Rounds", "Schedule"),
     "framework.schedules.every_n_batches": ("Iterative",),
     "framework.storage.checkpoint": ("load_model", "save_model"),
+    "framework.storage.compressed": ("save_compressed",),
     "framework.training.hooks": ("hookimpl",),
     "framework.training.loss": ("Loss",),
     "framework.training.tester": ("TestContext", "Tester"),

@@ -20,7 +20,7 @@ RANKS = (
     ("pruning.channels",),
     ("pruning.scoring", "pruning.surgery"),
     ("settings", "pruning.selection", "pruning.gated_layers"),
-    ("training",),
+    ("training", "compression"),
     ("pruning.steps",),
     ("storage",),
     ("reporting",),

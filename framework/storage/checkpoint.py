@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from secateur.framework.compression.reading import is_compressed, read_compressed
 from secateur.framework.network.lineage import lineage_of
 from secateur.framework.network.masks import Masks
 from secateur.framework.network.ordinary_tensors import ordinary_mode
@@ -25,7 +26,7 @@ from secateur.framework.storage.precision import converted, dtype_named, fits
 from secateur.utils.errors import UsageError
 from secateur.utils.files.atomic import replacing
 from secateur.utils.files.bounded_yaml import RESULTS, parse_json
-from secateur.utils.files.regular_file import check_regular, reading
+from secateur.utils.files.regular_file import reading
 from secateur.utils.suggest import one_line, one_line_errors
 from secateur.utils.tensors import dtype_name
 
@@ -75,6 +76,12 @@ def save_model(model: nn.Module, path: str | Path) -> Path:
 
 def serialize(model: nn.Module) -> bytes:
     """Return the bytes of the file that `save_model` writes."""
+    tensors, text = contents(model)
+    return bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, {KEY: text}))
+
+
+def contents(model: nn.Module) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a checkpoint by name, those of cuts and masks included, and its header as JSON."""
     tensors, aliases = _unique(model)
     lineage = lineage_of(model)
     unusual = {
@@ -94,10 +101,9 @@ def serialize(model: nn.Module) -> bytes:
         **({"dtypes": unusual} if unusual else {}),
     }
     try:
-        text = json.dumps(header, sort_keys=True)
+        return tensors, json.dumps(header, sort_keys=True)
     except TypeError as error:
         raise UsageError(f"the options of {lineage.name} cannot be saved: {error}") from error
-    return bytes(save({name: tensor.contiguous() for name, tensor in tensors.items()}, {KEY: text}))
 
 
 def file_size(model: nn.Module) -> int:
@@ -107,13 +113,13 @@ def file_size(model: nn.Module) -> int:
 
 @one_line_errors()
 def load_model(path: str | Path, model: nn.Module | None = None, *, dtype: torch.dtype | None = None) -> nn.Module:
-    """Load a network that was saved by `save_model`, dense or pruned, with its masks.
+    """Load a network that was saved by `save_model` or `save_compressed`, dense or pruned, with its masks.
 
     Tensors that another program has converted between float16, bfloat16, float32 and float64 are converted to the
     requested dtype; a warning is issued if this rounds values.
 
     Args:
-        path: safetensors file.
+        path: safetensors file, or a compressed file.
         model: dense network of the saved architecture, for a network that was not made by `build`; it is changed
             in place. Its parameters are replaced, so create the optimizer afterwards. Default: build the
             architecture that is named in the file.
@@ -123,7 +129,7 @@ def load_model(path: str | Path, model: nn.Module | None = None, *, dtype: torch
         The network, in training mode: `model` if given, else a new network on the CPU.
 
     Raises:
-        UsageError: if the file is missing, damaged or was not written by `save_model`, if it does not match the
+        UsageError: if the file is missing, damaged or not a checkpoint of Secateur, if it does not match the
             model, which is then left unchanged, or if tensors have unsupported dtypes or values beyond the range
             of the requested dtype.
 
@@ -197,15 +203,13 @@ def _construct(header: dict[str, Any], path: str | Path) -> nn.Module:
 
 
 def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return all tensors under all names, and the header; raise UsageError unless `save_model` wrote the file."""
+    """Return all tensors under all names, and the header.
+
+    Raises UsageError unless `save_model` or `save_compressed` wrote the file.
+    """
     path = Path(path)
-    check_regular(path)
-    with reading(path, NOT_OURS), safe_open(str(path), framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if KEY not in metadata:
-        raise UsageError(f"{path} was not written by Secateur: its metadata lacks the key '{KEY}'")
-    header = parse_json(metadata[KEY], f"{path}: its header is damaged", RESULTS)
+    tensors, text = read_compressed(path) if is_compressed(path) else _read_safetensors(path)
+    header = parse_json(text, f"{path}: its header is damaged", RESULTS)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UsageError(f"{path} has a format that this version cannot read (it reads format {FORMAT})")
     _check_header(header, path)
@@ -216,8 +220,19 @@ def read_file(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, header
 
 
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    with reading(path, NOT_OURS), safe_open(str(path), framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if KEY not in metadata:
+        raise UsageError(f"{path} was not written by Secateur: its metadata lacks the key '{KEY}'")
+    return tensors, metadata[KEY]
+
+
 def is_ours(path: str | Path) -> bool:
-    """Whether a safetensors file was written by `save_model`."""
+    """Whether a file was written by `save_model` or `save_compressed`."""
+    if is_compressed(path):
+        return True
     with reading(path, NOT_OURS), safe_open(str(path), framework="pt") as file:
         return KEY in (file.metadata() or {})
 
