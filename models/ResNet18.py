@@ -5,7 +5,7 @@ from torch import nn
 
 from secateur import UsageError
 from secateur.utils.layers import Network, activation, conv_block, dense_classifier
-from secateur.utils.residual import BasicBlock, small_image_layers, stages
+from secateur.utils.residual import BasicBlock, PreActBlock, small_image_layers, stages
 from secateur.utils.suggest import unknown
 
 VARIANTS = ("default", "cifar", "preact")
@@ -38,7 +38,9 @@ class ResNet18(Network):
 
     def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         if self.variant != "default":
-            return small_image_layers(in_channels, num_classes, self.depths, 64, self.variant == "preact")
+            preact = self.variant == "preact"
+            small_block = PreActBlock if preact else BasicBlock
+            return small_image_layers(in_channels, num_classes, self.depths, 64, small_block, stem_norm=not preact)
         stem = conv_block(in_channels, 64, 7, 3, stride=2, bias=False)
         pool = nn.MaxPool2d(3, stride=2, padding=1)
         block = functools.partial(BasicBlock, bias=True, activation=activation)

@@ -1,14 +1,15 @@
-from torch import nn
-
+from secateur.models.ResNetCifar import ResNetCifar
 from secateur.utils.layers import Network
-from secateur.utils.residual import small_image_layers
 
 
-class ResNet56(Network):
+class ResNet56(ResNetCifar):
     """ResNet-56 for small images: 57 convolutions in 27 residual blocks, 1 dense layer.
 
-    Based on arXiv:1512.03385, with 1x1 convolutions where the shape changes.
+    The network of ResNetCifar with a depth of 56, with the orthogonal initial weights of the other networks.
     """
 
-    def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
-        return small_image_layers(in_channels, num_classes, (9, 9, 9), 16)
+    def __init__(self, *, in_channels: int = 1, num_classes: int = 10, image_size: int = 28) -> None:
+        super().__init__(in_channels=in_channels, num_classes=num_classes, image_size=image_size, depth=56)
+
+    def initialise_weights(self) -> None:
+        Network.initialise_weights(self)

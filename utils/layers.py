@@ -43,12 +43,16 @@ class Network(nn.Module):
                 f"{type(self).__name__}: image_size must be at least {self.smallest_image}, got {image_size}"
             )
         self.features, self.classifier = self.layers(in_channels, num_classes, image_size)
-        initialise(self)
+        self.initialise_weights()
         subsample(self)
 
     @abstractmethod
     def layers(self, in_channels: int, num_classes: int, image_size: int) -> tuple[nn.Module, nn.Module]:
         """Return `features` and `classifier`, uninitialised."""
+
+    def initialise_weights(self) -> None:
+        """Set all weights and biases; orthogonal weights unless a subclass says otherwise."""
+        initialise(self)
 
     def forward(self, images: Tensor) -> Tensor:
         # flatten, not squeeze: a batch of 1 keeps its dimension
@@ -82,10 +86,12 @@ def linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def conv_block(
-    inputs: int, outputs: int, *sizes: int, act: Callable[[], nn.Module] = activation, **options: int | bool
-) -> list[nn.Module]:
-    """Return the convolution `conv`, batch norm and an activation, to be unpacked into a Sequential."""
-    return [conv(inputs, outputs, *sizes, **options), nn.BatchNorm2d(outputs), act()]
+    inputs: int, outputs: int, *sizes: int,
+    act: Callable[[], nn.Module] = activation, norm: bool = True, **options: int | bool,
+) -> list[nn.Module]:  # fmt: skip
+    """Return the convolution `conv`, batch norm if `norm`, and an activation, to be unpacked into a Sequential."""
+    norms = [nn.BatchNorm2d(outputs)] if norm else []
+    return [conv(inputs, outputs, *sizes, **options), *norms, act()]
 
 
 def dense_block(inputs: int, outputs: int) -> list[nn.Module]:
@@ -94,29 +100,32 @@ def dense_block(inputs: int, outputs: int) -> list[nn.Module]:
 
 
 class Conv(NamedTuple):
-    """A convolution of a `Chain`, followed by batch norm and LeakyReLU; by default it keeps the image size."""
+    """A convolution of a chain, with norm and activation; by default it keeps the image size."""
 
     channels: int
     kernel: int = 3
     padding: int | None = None
+    stride: int = 1
 
 
 class Pool(NamedTuple):
-    """A max pooling of a `Chain`."""
+    """A max pooling of a chain."""
 
     size: int = 2
     stride: int = 2
 
 
-def convolution_chain(in_channels: int, table: Sequence[Conv | Pool]) -> list[nn.Module]:
-    """Return the layers of a table, to be unpacked into a Sequential."""
+def convolution_chain(
+    in_channels: int, table: Sequence[Conv | Pool], block: Callable[..., list[nn.Module]] = conv_block
+) -> list[nn.Module]:
+    """Return the layers of a table, to be unpacked into a Sequential; `block` makes those of a convolution."""
     layers: list[nn.Module] = []
     for row in table:
         if isinstance(row, Pool):
             layers.append(nn.MaxPool2d(row.size, stride=row.stride))
         else:
             padding = row.kernel // 2 if row.padding is None else row.padding
-            layers += conv_block(in_channels, row.channels, row.kernel, padding)
+            layers += block(in_channels, row.channels, row.kernel, padding, stride=row.stride)
             in_channels = row.channels
     return layers
 
@@ -160,6 +169,29 @@ def initialise(network: nn.Module) -> None:
         if layer.bias is not None:
             bound = 1 / math.sqrt(layer.weight[0].numel())
             nn.init.uniform_(layer.bias, -bound, bound)
+
+
+def initialise_fan_out(network: nn.Module) -> None:
+    """Set convolutions to N(0, 2 / fan_out) with zero biases, and linear layers as torch does.
+
+    Based on arXiv:1502.01852, with fan_out = height * width of the kernel * output channels. Tensors on the meta
+    device are skipped.
+    """
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear) and not layer.weight.is_meta:
+            layer.reset_parameters()
+        elif isinstance(layer, nn.Conv2d) and not layer.weight.is_meta:
+            fan_out = layer.out_channels * layer.weight[0, 0].numel()
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / fan_out))
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
+def initialise_as_torch(network: nn.Module) -> None:
+    """Set all Conv2d and Linear layers as torch does; tensors on the meta device are skipped."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear) and not layer.weight.is_meta:
+            layer.reset_parameters()
 
 
 @torch.no_grad()

@@ -77,9 +77,35 @@ def check_shares(owner: object, *names: str) -> None:
     _check_attributes(owner, dict.fromkeys(names, number(least=0, below=1)))
 
 
-def _check_attributes(owner: object, limits: Mapping[str, Limit]) -> None:
-    for name, limit in limits.items():
+def blocks_in(owner: str, depth: Any, layers: int, others: int) -> int:
+    """Return n of a network with depth = layers * n + others; UsageError with the nearest depths if there is none.
+
+    Args:
+        owner: Name of the network for the message.
+        depth: The depth to check: a whole number.
+        layers: Layers of the depth that one block in each stage adds.
+        others: Layers of the depth outside of the blocks.
+    """
+    is_whole = isinstance(depth, int) and not isinstance(depth, bool)
+    count, rest = divmod(depth - others, layers) if is_whole else (0, 0)
+    if is_whole and not rest and count >= 1:
+        return count
+    rule = f"{owner}: depth must be {layers}n + {others} with n >= 1, got {depth!r}"
+    if is_whole:
+        low = layers * max(count, 1) + others
+        near = f"the nearest are {low} and {low + layers}" if count >= 1 else f"the smallest is {low}"
+        rule += f": {near}"
+    raise UsageError(rule, argument="depth")
+
+
+def check_options_of(owner: str, limits: Mapping[str, Limit], **values: Any) -> None:
+    """Raise UsageError with the argument, for the first option of a network that is not allowed."""
+    for name, value in values.items():
         try:
-            limit(name, getattr(owner, name))
+            limits[name](name, value)
         except UsageError as error:
-            raise UsageError(f"{type(owner).__name__}: {error}", argument=name) from None
+            raise UsageError(f"{owner}: {error}", argument=name) from None
+
+
+def _check_attributes(owner: object, limits: Mapping[str, Limit]) -> None:
+    check_options_of(type(owner).__name__, limits, **{name: getattr(owner, name) for name in limits})

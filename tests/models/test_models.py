@@ -51,9 +51,18 @@ NETWORKS = {
     "VGG13": Facts((9_411_914, 9_413_066, 9_459_236, 9_413_066), 2944, 11, 16),
     "MobileNetV1": Facts((3_216_650, 3_217_226, 3_309_476, 3_217_226), 10944, 28, 1),
     "ResNet56": Facts((855_482, 855_770, 861_620, 855_770), 2128, 58, 1),
+    "AlexNetCifar": Facts((2_456_778, 2_472_266, 2_495_396, 2_472_266), 1152, 6, 13),
+    "VGGCifar": Facts((14_727_114, 14_728_266, 14_774_436, 14_728_266), 4224, 14, 16),
+    "ResNetCifar": Facts((272_186, 272_474, 278_324, 272_474), 784, 22, 1),
+    "PreResNet": Facts((271_994, 272_282, 278_132, 272_282), 784, 22, 1),
+    "WideResNet": Facts((691_386, 691_674, 703_284, 691_674), 1136, 17, 1),
+    "ResNeXt29": Facts((34_425_546, 34_426_698, 34_518_948, 34_426_698), 28736, 32, 1),
+    "DenseNetBC": Facts((768_730, 769_162, 800_032, 769_162), 3162, 100, 4),
+    "HoyerMLP": Facts((266_610, 953_010, 962_100, 14_777_010), 400, 3, 1),
+    "HoyerCNN": Facts((431_080, 657_080, 702_170, 21_057_080), 570, 4, 16),
 }
 #: those without any bias but that of the last layer
-NO_BIAS = ("VGG13", "MobileNetV1", "ResNet56")
+NO_BIAS = ("VGG13", "MobileNetV1", "ResNet56", "ResNetCifar", "PreResNet", "WideResNet", "ResNeXt29", "DenseNetBC")
 #: files that hold more than one architecture, tested by themselves
 FAMILIES = ("TorchvisionModel",)
 PARAMS = [
@@ -167,7 +176,7 @@ def test_shapes_come_out_right_for_all_data(name: str, data: str, batch: int, tr
 @pytest.mark.parametrize("data", ["MNIST", pytest.param("CIFAR10", marks=pytest.mark.slow)])
 def test_a_real_forward_gives_one_row_of_finite_logits_per_image(name: str, data: str) -> None:
     channels, size, classes = SHAPES[data]
-    if name in ("VGG16", "AlexNet"):
+    if name in ("VGG16", "AlexNet", "ResNeXt29"):
         channels = 3  # slow to build, and built for three channels already
     model = real(name) if channels == 3 else make(name, data)
     images = torch.randn(2, channels, size, size)

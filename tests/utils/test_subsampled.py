@@ -56,7 +56,7 @@ def test_no_network_has_a_strided_pointwise_convolution_of_another_kind() -> Non
             model = build("models", name, **size)
         layers = [one for one in model.modules() if isinstance(one, nn.Conv2d) and is_strided_pointwise(one)]
         assert all(type(one) is SubsampledConv2d for one in layers), name
-        assert bool(layers) == ("ResNet" in name or name == "TorchvisionModel"), name
+        assert bool(layers) == ("ResNe" in name or name == "TorchvisionModel"), name
 
 
 @pytest.mark.parametrize("variant", ["default", "cifar", "preact"])

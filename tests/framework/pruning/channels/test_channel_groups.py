@@ -61,6 +61,23 @@ FREE = {
     + [f"features.{i}.residual.0" for i in range(13, 21)]
     + ["features.21.residual.0", "features.21.residual.3"]
     + [f"features.{i}.residual.0" for i in range(22, 30)],
+    "AlexNetCifar": [f"features.{i}" for i in (0, 3, 6, 8, 10)],
+    "VGGCifar": [f"features.{i}" for i in (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)],
+    "ResNetCifar": ["features.0", *(f"features.{i}.residual.{j}" for i in range(3, 12)
+                                    for j in ((0, 3) if i in (6, 9) else (0,)))],
+    "PreResNet": ["features.0", *(f"features.{i}.residual.{j}" for i in range(1, 10)
+                                  for j in ((0, 3) if i in (4, 7) else (0,)))],
+    "WideResNet": ["features.0", *(f"features.{i}.residual.{j}" for i in range(1, 7)
+                                   for j in ((0, 3) if i % 2 else (0,)))],
+    "ResNeXt29": ["features.0", *(f"features.{i}.residual.{j}" for i in range(3, 12)
+                                  for j in ((0, 3, 6) if i % 3 == 0 else (0, 3)))],
+    # three stages of 16 layers; 19 and 39 are the convolutions of the transitions
+    "DenseNetBC": ["features.0"]
+    + [f"features.{i}.residual.{j}" for i in range(1, 17) for j in (2, 5)] + ["features.19"]
+    + [f"features.{i}.residual.{j}" for i in range(21, 37) for j in (2, 5)] + ["features.39"]
+    + [f"features.{i}.residual.{j}" for i in range(41, 57) for j in (2, 5)],
+    "HoyerMLP": ["features.1", "features.3"],
+    "HoyerCNN": ["features.0", "features.3", "classifier.0"],
     "TorchvisionModel": ["conv1", "layer1.0.conv1", "layer1.1.conv1"]
     + ["layer2.0.conv1", "layer2.0.conv2", "layer2.1.conv1"]
     + ["layer3.0.conv1", "layer3.0.conv2", "layer3.1.conv1"]
