@@ -76,7 +76,7 @@ def test_an_unknown_arch_is_refused_before_data_are_loaded(flags: list[str], tmp
     [
         (
             "--arch resnet18",
-            "--arch: the model LeNet5 has no such option (network of torchvision",
+            "--arch: the model LeNet5 has no such option: network of torchvision, for --model TorchvisionModel",
         ),
         (
             "--model TorchvisionModel --arch resnet18 --set model.arch=vgg11",
