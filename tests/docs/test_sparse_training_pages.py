@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from secateur.main import main
 from secateur.framework.plugins.registry import registry
 from secateur.framework.settings.run_config import FLAGS
+from secateur.main import main
 from tests import ROOT
 from tests.docs.commands import PLAIN, SHORT, blocks
 
