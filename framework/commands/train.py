@@ -180,9 +180,8 @@ def train_in(
 
 def _fastest_format(model: nn.Module, example: Tensor) -> tuple[str, str, str]:
     """Return the source, the reason and the name of the memory format to train a network in."""
-    reason = memory_format.unmeasured_reason(model, example)
-    source, why = (FOUND, reason) if reason else (MEASURED, "the faster one")
-    return source, why, memory_format.memory_format(model, example)
+    fastest, unmeasured = memory_format.memory_format(model, example)
+    return (FOUND, unmeasured, fastest) if unmeasured else (MEASURED, "the faster one", fastest)
 
 
 class Layout:

@@ -36,30 +36,24 @@ SAMPLES, REPEATS = 4, 3
 MOST_SAMPLES, WORK = 128, 2_000_000_000
 
 
-def unmeasured_reason(model: nn.Module, example_input: Tensor) -> str:
-    """Return why the network is trained in contiguous format without a measurement; "" if it is to be measured."""
-    if example_input.dim() != 4:
-        return "the inputs are no images"
-    if faulty_layers(model):
-        return "the only safe format here"
-    if count_macs(model, example_input)[0] < WORTH_MEASURING:
-        return f"fewer than {WORTH_MEASURING:,} multiply-adds, too few to measure"
-    return ""
-
-
-def memory_format(model: nn.Module, example_input: Tensor) -> str:
+def memory_format(model: nn.Module, example_input: Tensor) -> tuple[str, str]:
     """Return the name of the memory format with the faster forward and backward pass. The model is unchanged.
 
-    "contiguous", without a measurement, if `unmeasured_reason` gives a reason.
+    With it, the reason is returned why it is "contiguous" without a measurement; "" for a measured one. Small
+    networks are not measured, and those with layers that must not be trained in channels_last.
     """
-    if unmeasured_reason(model, example_input):
-        return "contiguous"
+    if example_input.dim() != 4:
+        return "contiguous", "the inputs are no images"
+    if faulty_layers(model):
+        return "contiguous", "the only safe format here"
     macs = count_macs(model, example_input)[0]
+    if macs < WORTH_MEASURING:
+        return "contiguous", f"fewer than {WORTH_MEASURING:,} multiply-adds, too few to measure"
     # more samples for small networks, or the overhead of Python would be measured
     samples = min(MOST_SAMPLES, max(SAMPLES, WORK // macs))
     shapes = [(name, tuple(parameter.shape)) for name, parameter in model.named_parameters()]
     facts = [*_hardware(example_input.device), tuple(example_input.shape[1:]), shapes]
-    return _cached(facts, MEMORY_FORMATS, lambda: _measure(model, example_input, samples))
+    return _cached(facts, MEMORY_FORMATS, lambda: _measure(model, example_input, samples)), ""
 
 
 #: candidate multiples of channels, and the widths at which they are timed

@@ -19,7 +19,7 @@ from secateur.framework.training.trainer import Trainer
 @pytest.fixture
 def assembled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Any, Pruner]]:
     """A trainer with its pruner, from settings and listeners; nothing is written."""
-    monkeypatch.setattr("secateur.framework.network.memory_format.memory_format", lambda *_: "contiguous")
+    monkeypatch.setattr("secateur.framework.network.memory_format.memory_format", lambda *_: ("contiguous", ""))
 
     def make(*listeners: Any, **settings: Any) -> tuple[Trainer, Pruner]:
         given = {
