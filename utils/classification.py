@@ -5,13 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.utils.tensors import wide
+
 #: number of bins of equal width of the confidence
 BINS = 15
-
-
-def wide(device: torch.device) -> torch.dtype:
-    """Return float64, or float32 on a device that does not support it."""
-    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def guesses(outputs: Tensor) -> Tensor:

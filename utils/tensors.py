@@ -1,7 +1,12 @@
-"""Names of dtypes and kinds of tensors for messages."""
+"""Dtypes and kinds of tensors, and their names for messages."""
 
 import torch
 from torch import Tensor
+
+
+def wide(device: torch.device) -> torch.dtype:
+    """Return float64, or float32 on a device that does not support it."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from secateur.framework.settings.attacks import NEEDS_FOOLBOX, Attack
 from secateur.framework.studies.robustness.points import PixelModel, Points, distances, predictions
-from secateur.utils.classification import wide
 from secateur.utils.errors import RunError, UsageError
 from secateur.utils.progress import Track, no_bar
 from secateur.utils.suggest import unknown
+from secateur.utils.tensors import wide
 
 #: tolerance of a distance of epsilon in float32: relative to epsilon, and absolute
 RELATIVE, ABSOLUTE = 1e-5, 1e-6

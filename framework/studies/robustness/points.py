@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from secateur.utils.classification import guesses, wide
+from secateur.utils.classification import guesses
 from secateur.utils.errors import RunError
 from secateur.utils.loading.batches import Batch, seeded
+from secateur.utils.tensors import wide
 
 #: rounding error, beyond [0, 1], of a pixel after undoing the normalisation
 ROUNDING = 1e-4

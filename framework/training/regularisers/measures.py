@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from secateur.utils.tensors import wide
+
 #: L2 norms of groups below this share of the tensor's count as zero: their squares underflow in float32
 LEAST_NORM = 1e-15
 
@@ -57,7 +59,7 @@ def differentiable(measure: Measure, weights: Sequence[Tensor]) -> Tensor:
 
 def unit(weights: list[Tensor]) -> tuple[list[Tensor], Tensor, list[Tensor]]:
     """Return tensors divided by their L2 norms, the norms (float64), and 1 / norm per tensor; 0 for zeros."""
-    norms = torch.stack(list(torch._foreach_norm(weights, 2, dtype=_wide(weights[0]))))
+    norms = torch.stack(list(torch._foreach_norm(weights, 2, dtype=wide(weights[0].device))))
     inverse = torch.where(norms > 0, 1 / norms, 0.0)
     factors = as_list(inverse, weights)
     return list(torch._foreach_mul(weights, factors)), norms, factors
@@ -71,7 +73,7 @@ def as_list(values: Tensor, weights: list[Tensor]) -> list[Tensor]:
 
 def l1(weights: list[Tensor]) -> Measured:
     """sum |w|, with the subgradient sign(w), which is 0 at 0."""
-    value = torch.stack(list(torch._foreach_norm(weights, 1, dtype=_wide(weights[0])))).sum()
+    value = torch.stack(list(torch._foreach_norm(weights, 1, dtype=wide(weights[0].device)))).sum()
     return Measured(value, list(torch._foreach_sign(weights)))
 
 
@@ -80,7 +82,7 @@ def transformed_l1(weights: list[Tensor]) -> Measured:
     sizes = torch._foreach_abs(weights)
     shifted = torch._foreach_add(sizes, 1.0)
     shares = torch._foreach_div(sizes, shifted)
-    value = 2 * torch.stack(list(torch._foreach_norm(shares, 1, dtype=_wide(weights[0])))).sum()
+    value = 2 * torch.stack(list(torch._foreach_norm(shares, 1, dtype=wide(weights[0].device)))).sum()
     torch._foreach_mul_(shifted, shifted)
     gradients = list(torch._foreach_sign(weights))
     torch._foreach_mul_(gradients, 2.0)
@@ -94,7 +96,7 @@ def hoyer(weights: list[Tensor], power: int = 1) -> Measured:
     With u = w / |w|_2 and A = sum |u| the gradient is power A^(power - 1) (sign(w) - A u) / |w|_2.
     """
     units, _, inverse = unit(weights)
-    sums = torch.stack(list(torch._foreach_norm(units, 1, dtype=_wide(weights[0]))))
+    sums = torch.stack(list(torch._foreach_norm(units, 1, dtype=wide(weights[0].device))))
     torch._foreach_mul_(units, as_list(-sums, weights))
     torch._foreach_add_(units, list(torch._foreach_sign(weights)))
     torch._foreach_mul_(units, as_list(power * sums ** (power - 1), weights))
@@ -105,7 +107,3 @@ def hoyer(weights: list[Tensor], power: int = 1) -> Measured:
 def reciprocal(norms: Tensor) -> Tensor:
     """Return 1 / norm, and 0 for norms that count as zero: the subgradient 0 of the L2 norm of zeros."""
     return torch.where(norms > LEAST_NORM, 1 / norms, 0.0)
-
-
-def _wide(weight: Tensor) -> torch.dtype:
-    return torch.float32 if weight.device.type == "mps" else torch.float64  # which has no float64

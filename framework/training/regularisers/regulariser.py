@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -118,10 +117,10 @@ class StructuralRegulariser(Regulariser):
             self._coupled = Coupled(model, self._free) if self.groups == COUPLED and self._free else None
             self._model = weakref.ref(model)
         if self._coupled is None:
-            parts = [self._parts.get(id(weight), 1) for weight in measured_weights(model)]
-            weights: Sequence[Tensor] = measured_weights(model)
+            weights = measured_weights(model)
             if not weights:
                 return super().measured(model)
+            parts = [self._parts.get(id(weight), 1) for weight in weights]
             return differentiable(
                 lambda tensors: of_tensors(tensors, self.form, parts, self.groups == FIBRES), weights
             )

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from secateur.framework.network.layers import CONVOLUTIONS, TRANSPOSED
 from secateur.framework.pruning.channels.groups import ChannelGroup
 from secateur.framework.training.regularisers.measures import Measured, reciprocal, unit
+from secateur.utils.tensors import wide
 
 #: form of a structural measure, of the norms of a partition into groups
 LASSO, HOYER, HOYER_SQUARE = "lasso", "hoyer", "hoyer_square"
@@ -19,7 +20,7 @@ def of_tensors(weights: list[Tensor], form: str, convolution_groups: Sequence[in
 
     With the norms of the groups of a tensor divided by its norm |w|, and their sums G_n (filters) and G_c (input
     channels), the measures are |w| (G_n + G_c), G_n + G_c and G_n^2 + G_c^2. An entry u of filter n and channel c
-    of     w / |w| has the gradients u (1/n + 1/c), [u (1/n + 1/c) - u (G_n + G_c)] / |w| and
+    of w / |w| has the gradients u (1/n + 1/c), [u (1/n + 1/c) - u (G_n + G_c)] / |w| and
     2 [u (G_n/n + G_c/c) - u (G_n^2 + G_c^2)] / |w|, in which 1/0 is 0: a zero group has the subgradient 0.
 
     Args:
@@ -110,7 +111,7 @@ class Coupled:
             others = [dim for dim in range(square.dim()) if dim != place.dim]
             sums = square.sum(others) if others else square
             totals.index_add_(0, place.channels, sums[place.positions])
-        norms = totals.to(_wide(totals)).sqrt()
+        norms = totals.to(wide(totals.device)).sqrt()
         norms = torch.where(reciprocal(norms) > 0, norms, 0.0)
         sums = norms.new_zeros(self._count).index_add_(0, group_of, norms)
         whole = norms.new_zeros(self._count).index_add_(0, group_of, norms.square()).sqrt()
@@ -138,7 +139,3 @@ class Coupled:
             shape = [-1 if dim == place.dim else 1 for dim in range(weight.dim())]
             gradients[place.parameter].addcmul_(weight, along.reshape(shape))
         return gradients
-
-
-def _wide(tensor: Tensor) -> torch.dtype:
-    return torch.float32 if tensor.device.type == "mps" else torch.float64
