@@ -15,7 +15,7 @@ from secateur.framework.network.outputs import hooked, output_tensors
 from secateur.framework.network.preserve import preserved_state
 from secateur.utils.subsampled import SubsampledConv2d
 
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 #: layers whose outputs can be normalised by other values of their parameters
 FOLDABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, SubsampledConv2d)
 #: parts of names of channelwise operations that torch does not tag as pointwise
@@ -141,7 +141,7 @@ def folded(model: nn.Module, norms: Mapping[str, str]) -> nn.Module:
         layer: Any = twin.get_submodule(name)
         norm: Any = twin.get_submodule(after)
         hooks = [hooks for module in (layer, norm) for hooks in (module._forward_hooks, module._forward_pre_hooks)]
-        if type(layer) in FOLDABLE and type(norm) in NORMS and not any(hooks):
+        if type(layer) in FOLDABLE and type(norm) in BATCH_NORMS and not any(hooks):
             statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
             layer.weight, layer.bias = fuse_conv_bn_weights(layer.weight, layer.bias, *statistics)
             norm.forward = _unchanged

@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.framework.network.batch_norm import BATCH_NORMS
 from secateur.framework.network.layers import CONVOLUTIONS, TRANSPOSED, is_depthwise
 from secateur.framework.pruning.adapters import attention as attention  # registers its adapters
 from secateur.framework.pruning.adapters.base import Kept, adapter
@@ -22,7 +23,6 @@ from secateur.framework.pruning.adapters.base import heads_of as heads_of
 from secateur.utils.subsampled import SubsampledConv2d
 
 INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def _subclass(plain: type[nn.Module], prefix: str, forward: Callable[[Any, Tensor], Tensor]) -> type[nn.Module]:

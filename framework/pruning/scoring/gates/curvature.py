@@ -132,8 +132,9 @@ class Curvature:
 def _without_norms(sites: GateSites, sample: Tensor) -> GateSites:
     """Return the places in a copy without the norms that directly follow a producer, which takes less time."""
     direct = following_norms(sites.model, sites.groups, sample, directly=True)
-    gated_norms = {weight: norm for weight, norm in direct.items() if sites.outputs.get(weight) == norm}
-    norms = {weight.rpartition(".")[0]: norm for weight, norm in gated_norms.items()}
+    norms = {
+        weight.rpartition(".")[0]: norm for weight, norm in direct.items() if sites.outputs.get(weight) == norm
+    }
     return GateSites.find(folded(sites.model, norms), sites.groups, sample)
 
 

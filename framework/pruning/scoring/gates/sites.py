@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from secateur.framework.network.batch_norm import NORMS, batch_norms_after
+from secateur.framework.network.batch_norm import BATCH_NORMS, batch_norms_after
 from secateur.framework.network.layers import PRUNABLE, prunable_layers, tensor_name, unit_is_channel
 from secateur.framework.network.outputs import hooked
 from secateur.framework.network.preserve import preserved_state
@@ -56,7 +56,7 @@ class GateSites:
         for weight, name in norms.items():
             norm: Any = model.get_submodule(name)
             own = {tensor_name(name, key): weight for key in ("weight", "bias") if getattr(norm, key) is not None}
-            if place == "next norm" or type(norm) in NORMS or not own:
+            if place == "next norm" or type(norm) in BATCH_NORMS or not own:
                 outputs[weight] = name
             else:
                 scaled |= own
