@@ -7,7 +7,8 @@ tensors that were encoded or raises a UsageError, and it allocates no more than 
 import json
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -146,19 +147,13 @@ def _tensors(records: list[Record], streams: list[list[memoryview]]) -> dict[str
     return {record["name"]: found[record["name"]] for record in records}
 
 
-class _naming:
-    """Adds the name of the tensor to a UsageError of the block."""
-
-    def __init__(self, record: Record) -> None:
-        self._record = record
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        """Raise the error with the name in front."""
-        if isinstance(error, UsageError):
-            raise UsageError(f"{_quoted(self._record)}: {error}") from error
+@contextmanager
+def _naming(record: Record) -> Iterator[None]:
+    """Put the name of the tensor in front of a UsageError of the block."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{_quoted(record)}: {error}") from error
 
 
 def _quoted(record: Record) -> str:

@@ -13,7 +13,7 @@ from secateur.framework.plugins.registry import registry
 from secateur.framework.settings.run_config import FLAGS
 from secateur.main import main
 from tests import ROOT
-from tests.docs.commands import PLAIN, SHORT, blocks
+from tests.docs.commands import PLAIN, SHORT, blocks, run_folder
 
 REGULARISERS, NETWORKS, FORMAT = (
     (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
@@ -33,7 +33,7 @@ def test_a_regulariser_adds_its_penalty_to_the_loss(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert main([*shlex.split(command)[2:], *SHORT, *PLAIN]) == 0
-    place = tmp_path / capsys.readouterr().out.strip().splitlines()[-1]
+    place = run_folder(tmp_path, capsys.readouterr().out)
     rows = [json.loads(line) for line in (place / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["penalty/train"] > 0
 
